@@ -1,0 +1,240 @@
+//! The audit entry: what may be written down of a step, and under which name.
+
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+
+use super::ids::{AgentId, ConnectionId, DeliveryId, EventId, SourceId, WebhookId};
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Expected.
+    Info,
+    /// Expected now and then; worth a look if it repeats.
+    Warn,
+    /// Something did not work.
+    Error,
+}
+
+impl Level {
+    /// As it is stored and shown.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "INFO",
+            Self::Warn => "WARN",
+            Self::Error => "ERROR",
+        }
+    }
+}
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])+ $variant:ident = $name:literal,)+) => {
+        /// What happened. The first ten names are those of the seed document.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Kind { $($(#[$doc])+ $variant,)+ }
+
+        impl Kind {
+            /// Every kind, in the order of this list.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// As it is stored and shown.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// A connection starts from nothing.
+    InitStart = "INIT_START",
+    /// The token was accepted and the topics may be asked for.
+    AuthSuccess = "AUTH_SUCCESS",
+    /// Upstream made a connection for us.
+    ConnectionProvisioned = "CONNECTION_PROVISIONED",
+    /// The socket could not be dialled.
+    WsInitError = "WS_INIT_ERROR",
+    /// The socket is open.
+    WsOpen = "WS_OPEN",
+    /// The socket closed.
+    WsClose = "WS_CLOSE",
+    /// The socket broke a rule or failed.
+    WsError = "WS_ERROR",
+    /// Another try is planned.
+    ReconnectScheduled = "RECONNECT_SCHEDULED",
+    /// A try failed.
+    ReconnectFailed = "RECONNECT_FAILED",
+    /// The connection was ended on purpose.
+    ConnectionTerminated = "CONNECTION_TERMINATED",
+    /// A token was issued to us.
+    TokenAcquired = "TOKEN_ACQUIRED",
+    /// No token could be had.
+    TokenFailed = "TOKEN_FAILED",
+    /// Upstream refuses for good (403); waits for a change.
+    ConnectionRefused = "CONNECTION_REFUSED",
+    /// Upstream's limit was met (409, 422); our own leftovers were looked for.
+    LimitMet = "LIMIT_MET",
+    /// A connection of ours was deleted upstream.
+    UpstreamDeleted = "UPSTREAM_DELETED",
+    /// A connection of ours could not be deleted upstream; it is tried again.
+    UpstreamDeleteFailed = "UPSTREAM_DELETE_FAILED",
+    /// Nothing was heard for too long.
+    HeartbeatMissed = "HEARTBEAT_MISSED",
+    /// A frame that is no presence update; its bytes are kept.
+    FrameRejected = "FRAME_REJECTED",
+    /// A time without sight of an agent began or ended.
+    GapDetected = "GAP_DETECTED",
+    /// Frames came faster than they could be stored; the socket was dropped on purpose.
+    Backpressure = "BACKPRESSURE",
+    /// An actor died and a new one took its place.
+    ActorRestarted = "ACTOR_RESTARTED",
+    /// A presence update was stored.
+    EventReceived = "EVENT_RECEIVED",
+    /// A POST was tried.
+    DeliveryAttempt = "DELIVERY_ATTEMPT",
+    /// A delivery ended without a POST.
+    DeliveryEnded = "DELIVERY_ENDED",
+    /// An operator asked for another try.
+    DeliveryRetried = "DELIVERY_RETRIED",
+    /// A webhook was registered.
+    WebhookCreated = "WEBHOOK_CREATED",
+    /// A webhook was changed.
+    WebhookUpdated = "WEBHOOK_UPDATED",
+    /// A webhook was removed.
+    WebhookDeleted = "WEBHOOK_DELETED",
+    /// A webhook's secret was replaced.
+    WebhookSecretRotated = "WEBHOOK_SECRET_ROTATED",
+    /// A test ping was asked for.
+    WebhookTested = "WEBHOOK_TESTED",
+    /// A webhook was paused.
+    WebhookPaused = "WEBHOOK_PAUSED",
+    /// A webhook was resumed.
+    WebhookResumed = "WEBHOOK_RESUMED",
+    /// A source was added.
+    SourceCreated = "SOURCE_CREATED",
+    /// A source was changed.
+    SourceUpdated = "SOURCE_UPDATED",
+    /// A source was removed.
+    SourceDeleted = "SOURCE_DELETED",
+    /// An operator asked to end a connection.
+    TerminateRequested = "TERMINATE_REQUESTED",
+    /// An operator asked to start a connection anew.
+    RestartRequested = "RESTART_REQUESTED",
+    /// The bridge started.
+    BridgeStarted = "BRIDGE_STARTED",
+    /// The bridge was asked to stop.
+    BridgeStopping = "BRIDGE_STOPPING",
+}
+
+/// One row of `audit_log`. Build it with [`Entry::new`] and the `with`-less setters below; what is not set is null.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// When it happened.
+    pub at: OffsetDateTime,
+    /// What happened.
+    pub kind: Kind,
+    /// How bad it is.
+    pub level: Level,
+    /// The source concerned.
+    pub source_id: Option<SourceId>,
+    /// The connection concerned.
+    pub connection_id: Option<ConnectionId>,
+    /// The agent concerned.
+    pub agent_id: Option<AgentId>,
+    /// The webhook concerned.
+    pub webhook_id: Option<WebhookId>,
+    /// The event concerned.
+    pub event_id: Option<EventId>,
+    /// The delivery concerned.
+    pub delivery_id: Option<DeliveryId>,
+    /// Number of the attempt, from 1.
+    pub attempt: Option<i32>,
+    /// HTTP status or socket close code.
+    pub status: Option<i32>,
+    /// How long the step took, in milliseconds.
+    pub duration_ms: Option<i32>,
+    /// Outcome class of an attempt.
+    pub outcome: Option<&'static str>,
+    /// How the delivery ended.
+    pub end_state: Option<&'static str>,
+    /// Who asked for it; `None` for the bridge itself.
+    pub principal: Option<String>,
+    /// Particulars; never a secret, a token or a socket URL.
+    pub data: Map<String, Value>,
+}
+
+impl Entry {
+    /// An entry of level INFO about nothing in particular yet.
+    #[must_use]
+    pub fn new(at: OffsetDateTime, kind: Kind) -> Self {
+        Self {
+            at,
+            kind,
+            level: Level::Info,
+            source_id: None,
+            connection_id: None,
+            agent_id: None,
+            webhook_id: None,
+            event_id: None,
+            delivery_id: None,
+            attempt: None,
+            status: None,
+            duration_ms: None,
+            outcome: None,
+            end_state: None,
+            principal: None,
+            data: Map::new(),
+        }
+    }
+
+    /// The same entry at another level.
+    #[must_use]
+    pub fn level(mut self, level: Level) -> Self {
+        self.level = level;
+        self
+    }
+
+    /// The same entry with one more particular. NUL characters are dropped from strings, because jsonb refuses
+    /// them and an audit entry must never fail for its content.
+    #[must_use]
+    pub fn data(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.data.insert(key.to_owned(), without_nul(value.into()));
+        self
+    }
+}
+
+fn without_nul(value: Value) -> Value {
+    match value {
+        Value::String(text) if text.contains('\0') => Value::String(text.replace('\0', "")),
+        Value::Array(items) => Value::Array(items.into_iter().map(without_nul).collect()),
+        Value::Object(map) => Value::Object(
+            map.into_iter()
+                .map(|(key, value)| (key.replace('\0', ""), without_nul(value)))
+                .collect(),
+        ),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_have_names_of_their_own() {
+        let names: std::collections::HashSet<_> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+        assert_eq!(names.len(), Kind::ALL.len());
+    }
+
+    #[test]
+    fn data_never_holds_what_jsonb_refuses() {
+        let entry = Entry::new(OffsetDateTime::UNIX_EPOCH, Kind::FrameRejected)
+            .data("text", serde_json::json!({"a\u{0}": ["x\u{0}y"]}));
+        assert_eq!(
+            Value::Object(entry.data),
+            serde_json::json!({"text": {"a": ["xy"]}})
+        );
+    }
+}

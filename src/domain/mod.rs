@@ -1,0 +1,13 @@
+//! Floor 0: the words and the rules. No I/O, no async, no clock, nothing of ours imported from above.
+//!
+//! Every rule takes what it needs, `now` and randomness included, and returns a value.
+
+pub mod audit;
+pub mod delivery;
+pub mod ids;
+pub mod presence;
+pub mod retry;
+pub mod secret;
+pub mod signature;
+pub mod target;
+pub mod webhook;

@@ -1,0 +1,146 @@
+//! What the core knows of a presence change, whatever protocol it came by.
+
+use bytes::Bytes;
+use time::OffsetDateTime;
+
+use super::ids::{AgentId, ConnectionId, EventId, SourceId};
+
+/// System presences of Genesys Cloud in the spelling we write.
+pub const SYSTEM_PRESENCES: [&str; 10] = [
+    "AVAILABLE",
+    "AWAY",
+    "BREAK",
+    "BUSY",
+    "IDLE",
+    "MEAL",
+    "MEETING",
+    "OFFLINE",
+    "ON_QUEUE",
+    "TRAINING",
+];
+
+/// Longest presence text we keep, in characters; a longer one is cut, the raw frame has it whole.
+const PRESENCE_CHARS_MAX: usize = 100;
+
+/// One spelling for each system presence: upstream writes `ON_QUEUE`, `OnQueue` and `On Queue` for one and the
+/// same. A text that names none of them (a custom presence) is kept as it is, trimmed, without control
+/// characters; `None` if nothing is left.
+#[must_use]
+pub fn canonical_presence(text: &str) -> Option<String> {
+    let letters = |s: &str| -> String {
+        s.chars()
+            .filter(char::is_ascii_alphabetic)
+            .map(|c| c.to_ascii_uppercase())
+            .collect()
+    };
+    let wanted = letters(text);
+    if let Some(known) = SYSTEM_PRESENCES.iter().find(|known| letters(known) == wanted) {
+        return Some((*known).to_owned());
+    }
+    let kept: String = text
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(PRESENCE_CHARS_MAX)
+        .collect();
+    let kept = kept.trim();
+    (!kept.is_empty()).then(|| kept.to_owned())
+}
+
+/// One presence change as it arrived on a connection, before it has a sequence.
+#[derive(Clone, Debug)]
+pub struct PresenceChange {
+    /// Made when the frame arrived.
+    pub event_id: EventId,
+    /// The organisation it came from.
+    pub source_id: SourceId,
+    /// The organisation's name at that time.
+    pub source_name: String,
+    /// The socket it came on.
+    pub connection_id: ConnectionId,
+    /// Whose presence changed.
+    pub agent_id: AgentId,
+    /// Topic as the frame names it, else the connection's first topic.
+    pub topic: String,
+    /// System presence in our spelling; `None` if none could be read.
+    pub presence: Option<String>,
+    /// Upstream's time of the change; `None` if the frame gives none.
+    pub occurred_at: Option<OffsetDateTime>,
+    /// When the frame arrived.
+    pub received_at: OffsetDateTime,
+    /// The frame, byte for byte.
+    pub raw: Bytes,
+}
+
+/// What an event tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// An agent's presence changed.
+    PresenceUpdated,
+    /// Somebody asked for a test ping of one webhook.
+    WebhookTest,
+}
+
+impl EventKind {
+    /// As it is stored, and sent as the body's `type`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PresenceUpdated => "presence.updated",
+            Self::WebhookTest => "webhook.test",
+        }
+    }
+}
+
+/// One event as it is stored. The fields that are `None` for a test ping are set for a presence update.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Its id.
+    pub event_id: EventId,
+    /// What it tells.
+    pub kind: EventKind,
+    /// Place in the feed, which is commit order.
+    pub position: i64,
+    /// The organisation it came from, and its name at that time.
+    pub source: Option<(SourceId, String)>,
+    /// Whose presence changed.
+    pub agent_id: Option<AgentId>,
+    /// Number among the agent's events, from 1, without holes.
+    pub sequence: Option<i64>,
+    /// Topic it came in on.
+    pub topic: Option<String>,
+    /// System presence; `None` if none could be read.
+    pub presence: Option<String>,
+    /// System presence before; `None` if unknown.
+    pub previous: Option<String>,
+    /// Upstream's time of the change; `None` if it gave none.
+    pub occurred_at: Option<OffsetDateTime>,
+    /// When the frame arrived.
+    pub received_at: OffsetDateTime,
+    /// The frame, byte for byte.
+    pub raw: Bytes,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_of_a_system_presence_becomes_one() {
+        for text in ["ON_QUEUE", "OnQueue", "On Queue", "on queue", " on-queue "] {
+            assert_eq!(canonical_presence(text).as_deref(), Some("ON_QUEUE"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_custom_presence_is_kept_and_nothing_is_nothing() {
+        assert_eq!(
+            canonical_presence(" Coffee\u{0} with Ann ").as_deref(),
+            Some("Coffee with Ann")
+        );
+        assert_eq!(canonical_presence(" \u{0}\n"), None);
+        assert_eq!(
+            canonical_presence(&"x".repeat(5000)).map(|p| p.len()),
+            Some(PRESENCE_CHARS_MAX)
+        );
+    }
+}

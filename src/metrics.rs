@@ -1,0 +1,154 @@
+//! Floor 1: counters and gauges under Prometheus names. Actors count, `/metrics` writes them out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// Labels of an ended or tried delivery.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabels {
+    /// Outcome class or end state.
+    pub outcome: &'static str,
+}
+
+/// Why something upstream happened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabels {
+    /// A short word from a closed set.
+    pub reason: &'static str,
+}
+
+/// All metrics of the process. Clones share the same figures.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    /// Presence updates stored.
+    pub events: Counter,
+    /// Frames that were no presence update, by reason.
+    pub frames_rejected: Family<ReasonLabels, Counter>,
+    /// Deliveries made, one per event and matching webhook.
+    pub deliveries: Counter,
+    /// POSTs tried, by outcome class.
+    pub attempts: Family<OutcomeLabels, Counter>,
+    /// Deliveries ended, by end state.
+    pub deliveries_ended: Family<OutcomeLabels, Counter>,
+    /// Seconds from sending a POST to its verdict.
+    pub attempt_seconds: Histogram,
+    /// Seconds from a frame's arrival to the end of the first successful POST.
+    pub event_to_delivery_seconds: Histogram,
+    /// POSTs under way.
+    pub in_flight: Gauge<i64, AtomicI64>,
+    /// Sockets open upstream.
+    pub upstream_connected: Gauge<i64, AtomicI64>,
+    /// Reconnects planned, by reason.
+    pub upstream_reconnects: Family<ReasonLabels, Counter>,
+    /// Round trips of upstream pings, in seconds.
+    pub upstream_ping_seconds: Histogram,
+    /// Tokens asked for, by outcome.
+    pub token_requests: Family<OutcomeLabels, Counter>,
+    /// Open deliveries, read from the database now and then.
+    pub backlog: Gauge<i64, AtomicI64>,
+    /// Age of the oldest open delivery in seconds, read from the database now and then.
+    pub oldest_pending_seconds: Gauge<f64, AtomicU64>,
+    /// Actors that died and were replaced, by actor.
+    pub actors_restarted: Family<ReasonLabels, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All figures at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("presence_bridge");
+        let buckets = || exponential_buckets(0.0005, 2.0, 16);
+        let mut metrics = Self {
+            registry: Arc::default(),
+            events: Counter::default(),
+            frames_rejected: Family::default(),
+            deliveries: Counter::default(),
+            attempts: Family::default(),
+            deliveries_ended: Family::default(),
+            attempt_seconds: Histogram::new(buckets()),
+            event_to_delivery_seconds: Histogram::new(buckets()),
+            in_flight: Gauge::default(),
+            upstream_connected: Gauge::default(),
+            upstream_reconnects: Family::default(),
+            upstream_ping_seconds: Histogram::new(buckets()),
+            token_requests: Family::default(),
+            backlog: Gauge::default(),
+            oldest_pending_seconds: Gauge::default(),
+            actors_restarted: Family::default(),
+        };
+        let m = &metrics;
+        registry.register("events_received", "Presence updates stored", m.events.clone());
+        registry.register(
+            "frames_rejected",
+            "Frames that were no presence update",
+            m.frames_rejected.clone(),
+        );
+        registry.register("deliveries_created", "Deliveries made", m.deliveries.clone());
+        registry.register("delivery_attempts", "POSTs tried", m.attempts.clone());
+        registry.register("deliveries", "Deliveries ended", m.deliveries_ended.clone());
+        registry.register(
+            "delivery_attempt_duration_seconds",
+            "Duration of a POST",
+            m.attempt_seconds.clone(),
+        );
+        registry.register(
+            "event_to_delivery_seconds",
+            "From a frame's arrival to the end of the successful POST",
+            m.event_to_delivery_seconds.clone(),
+        );
+        registry.register("deliveries_in_flight", "POSTs under way", m.in_flight.clone());
+        registry.register(
+            "upstream_connected",
+            "Sockets open upstream",
+            m.upstream_connected.clone(),
+        );
+        registry.register(
+            "upstream_reconnects",
+            "Reconnects planned",
+            m.upstream_reconnects.clone(),
+        );
+        registry.register(
+            "upstream_ping_seconds",
+            "Round trips of upstream pings",
+            m.upstream_ping_seconds.clone(),
+        );
+        registry.register("token_requests", "Tokens asked for", m.token_requests.clone());
+        registry.register("backlog_deliveries", "Open deliveries", m.backlog.clone());
+        registry.register(
+            "oldest_pending_seconds",
+            "Age of the oldest open delivery",
+            m.oldest_pending_seconds.clone(),
+        );
+        registry.register(
+            "actors_restarted",
+            "Actors that died and were replaced",
+            m.actors_restarted.clone(),
+        );
+        metrics.registry = Arc::new(registry);
+        metrics
+    }
+
+    /// The figures in the OpenMetrics text format.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}

@@ -1,0 +1,94 @@
+//! Floor 1: what is true right now and is not worth a row. Actors write it, the API reads it.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::domain::ids::ConnectionId;
+
+/// A part that must be alive for the bridge to do its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// Keeps one actor for each connection that is wanted.
+    Supervisor,
+    /// Stores what the sockets bring.
+    Recorder,
+    /// Sends what is owed.
+    Dispatcher,
+}
+
+impl Part {
+    /// Every part.
+    pub const ALL: [Self; 3] = [Self::Supervisor, Self::Recorder, Self::Dispatcher];
+
+    /// As `/readyz` names it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Supervisor => "supervisor",
+            Self::Recorder => "recorder",
+            Self::Dispatcher => "dispatcher",
+        }
+    }
+}
+
+/// A part that has not given a sign of life for this long counts as dead.
+const SIGN_OF_LIFE_WITHIN: Duration = Duration::from_secs(15);
+
+/// The seed's `getMetrics` of one connection, and how many samples stand behind it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ConnectionMetrics {
+    /// Mean round trip of the last 100 pings, in milliseconds; 0 without samples.
+    pub average_latency_ms: f64,
+    /// Share of round trips of at most 200 ms, in percent; 0 below 10 samples.
+    pub stability_rate: f64,
+    /// Round trips behind the two figures, at most 100.
+    pub samples: usize,
+    /// Reconnect attempts since the last healthy minute.
+    pub attempt_count: u32,
+}
+
+/// Live figures of this process. Cheap to lock: nothing is held while waiting.
+#[derive(Debug, Default)]
+pub struct Status {
+    connections: Mutex<HashMap<ConnectionId, ConnectionMetrics>>,
+    signs_of_life: Mutex<HashMap<Part, Instant>>,
+}
+
+impl Status {
+    /// Notes the figures of a connection.
+    pub fn set_connection(&self, id: ConnectionId, metrics: ConnectionMetrics) {
+        lock(&self.connections).insert(id, metrics);
+    }
+
+    /// Forgets a connection that is no longer held.
+    pub fn remove_connection(&self, id: ConnectionId) {
+        lock(&self.connections).remove(&id);
+    }
+
+    /// Figures of a connection; zeros if nothing is known yet.
+    #[must_use]
+    pub fn connection(&self, id: ConnectionId) -> ConnectionMetrics {
+        lock(&self.connections).get(&id).copied().unwrap_or_default()
+    }
+
+    /// A part says that it is alive; call it at least every few seconds.
+    pub fn alive(&self, part: Part) {
+        lock(&self.signs_of_life).insert(part, Instant::now());
+    }
+
+    /// Parts that have been silent for too long, or were never heard of.
+    #[must_use]
+    pub fn dead_parts(&self) -> Vec<Part> {
+        let seen = lock(&self.signs_of_life);
+        Part::ALL
+            .into_iter()
+            .filter(|part| seen.get(part).is_none_or(|at| at.elapsed() > SIGN_OF_LIFE_WITHIN))
+            .collect()
+    }
+}
+
+/// A poisoned lock still holds usable figures: a panic elsewhere must not spread through the status.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
