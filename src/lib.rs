@@ -3,14 +3,26 @@
 //! Modules in floor order; a module imports only from floors below it (`tests/floors.rs` holds this):
 //!
 //! - 0 [`domain`]: words and rules, pure
-//! - 1 [`clock`], [`random`], [`status`], [`metrics`], `config`, `telemetry`: the ground
-//! - 2 `genesys` (sockets in), [`store`] (Postgres), `outbound` (POSTs out): three edges that never meet
-//! - 3 `actors` (what lives), `api` (REST)
-//! - 4 `app` (builds everything once), `lifecycle` (how it ends), `main`
+//! - 1 [`clock`], [`config`], [`keyfile`], [`metrics`], [`random`], [`status`], [`telemetry`]: the ground
+//! - 2 [`genesys`] (sockets in), [`store`] (Postgres), [`outbound`] (POSTs out): three edges that never meet
+//! - 3 [`actors`] (what lives), [`api`] (REST)
+//! - 4 [`app`] (builds everything once), [`lifecycle`] (how it ends), `main`
 
+pub mod actors;
+pub mod api;
+pub mod app;
 pub mod clock;
+pub mod config;
 pub mod domain;
+pub mod genesys;
+pub mod keyfile;
+pub mod lifecycle;
 pub mod metrics;
+pub mod outbound;
 pub mod random;
 pub mod status;
 pub mod store;
+pub mod telemetry;
+
+/// Version of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

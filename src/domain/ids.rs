@@ -3,7 +3,6 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 macro_rules! uuid_id {
@@ -40,7 +39,8 @@ uuid_id! {
     WebhookSecretId;
     /// One presence change.
     EventId;
-    /// One event owed to one webhook; also the `webhook-id` header.
+    /// One event owed to one webhook; also the `webhook-id` header. Derived from both (migrations/0011), never
+    /// generated.
     DeliveryId;
     /// A key that lets a caller into the REST API.
     ApiKeyId;
@@ -48,26 +48,6 @@ uuid_id! {
     GapId;
     /// One running process of the bridge; leases carry it.
     ProcessId;
-}
-
-impl DeliveryId {
-    /// The id of the delivery of `event` to `webhook`: the same whenever and wherever it is computed, so that
-    /// a receiver can drop repeats by `webhook-id` alone.
-    ///
-    /// A uuid v8 that keeps the event's leading 48 bits of time (so index entries stay together) and takes the
-    /// rest from SHA-256 over both ids.
-    #[must_use]
-    pub fn derive(event: EventId, webhook: WebhookId) -> Self {
-        let hash = Sha256::new()
-            .chain_update(event.0)
-            .chain_update(webhook.0)
-            .finalize();
-        let mut bytes = *event.0.as_bytes();
-        for (byte, hashed) in bytes.iter_mut().zip(hash).skip(6) {
-            *byte = hashed;
-        }
-        Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
-    }
 }
 
 /// A Genesys user's id as upstream writes it (mostly a uuid; the seed does not say).
@@ -78,22 +58,5 @@ pub struct AgentId(pub String);
 impl fmt::Display for AgentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_delivery_id_depends_on_event_and_webhook_only() {
-        let (event, other) = (EventId::generate(), EventId::generate());
-        let (webhook, stranger) = (WebhookId::generate(), WebhookId::generate());
-        let id = DeliveryId::derive(event, webhook);
-        assert_eq!(id, DeliveryId::derive(event, webhook));
-        assert_ne!(id, DeliveryId::derive(other, webhook));
-        assert_ne!(id, DeliveryId::derive(event, stranger));
-        assert_eq!(id.0.get_version_num(), 8);
-        assert_eq!(id.0.as_bytes()[..6], event.0.as_bytes()[..6]);
     }
 }

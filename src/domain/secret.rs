@@ -88,6 +88,12 @@ impl MasterKey {
         Some(Self::new(&bytes))
     }
 
+    /// What sealed values begin with, so that another key is noticed without opening anything.
+    #[must_use]
+    pub fn id(&self) -> &[u8] {
+        &self.id
+    }
+
     /// Seals `plain` for the row named by `bound_to`. `nonce` must be random and new for each call.
     #[must_use]
     pub fn seal(&self, plain: &[u8], bound_to: &[u8], nonce: [u8; NONCE_BYTES]) -> Vec<u8> {

@@ -9,8 +9,13 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Postgres, Transaction};
 
 use crate::domain::ids::ProcessId;
+use crate::domain::secret::MasterKey;
 
 pub mod audit;
+pub mod deliveries;
+pub mod embedded;
+pub mod events;
+pub mod partitions;
 pub mod recorder;
 mod types;
 pub mod wake;
@@ -63,13 +68,36 @@ impl StoreError {
     }
 }
 
+impl StoreError {
+    /// Whether the database did not answer, rather than answering with a refusal.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        use sqlx::Error;
+        match self {
+            Self::Database(Error::Io(_) | Error::PoolTimedOut | Error::PoolClosed | Error::Protocol(_)) => true,
+            // 08: connection, 53: out of resources, 57: shutting down or starting up.
+            Self::Database(Error::Database(error)) => {
+                error.code().is_some_and(|code| ["08", "53", "57"].iter().any(|class| code.starts_with(class)))
+            }
+            _ => false,
+        }
+    }
+}
+
 /// What every step of this module returns.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// Connections kept for the two hot paths, recording and dispatching, so that API calls cannot hold them up.
+const HOT_CONNECTIONS: u32 = 3;
 
 /// The database and the nudges. Clones share both.
 #[derive(Clone, Debug)]
 pub struct Store {
+    /// For API calls and actors' state.
     pool: PgPool,
+    /// For recording and dispatching: few statements, prepared once. Their plans do not depend on parameters, and
+    /// planning over all day partitions each time would cost more than running.
+    hot: PgPool,
     /// Nudges inside this process.
     pub wake: wake::Wake,
     /// This process; leases carry it.
@@ -77,26 +105,20 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens a pool of at most `connections` connections. Does not touch the schema.
+    /// Opens the pools; at most `connections` connections besides the hot ones. Does not touch the schema.
     ///
     /// # Errors
-    /// If no connection can be made within [`ACQUIRE_TIMEOUT`].
+    /// If no connection can be made within 5 s.
     pub async fn connect(options: PgConnectOptions, connections: u32) -> Result<Self> {
         let options = options.application_name("presence-bridge").options([
             ("statement_timeout", STATEMENT_TIMEOUT),
             ("lock_timeout", STATEMENT_TIMEOUT),
             ("idle_in_transaction_session_timeout", "10s"),
         ]);
-        let pool = PgPoolOptions::new()
-            .max_connections(connections)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_with(options)
-            .await?;
-        Ok(Self {
-            pool,
-            wake: wake::Wake::default(),
-            process: ProcessId::generate(),
-        })
+        let pool = pool_options(connections).connect_with(options.clone()).await?;
+        let options = options.options([("plan_cache_mode", "force_generic_plan")]);
+        let hot = pool_options(HOT_CONNECTIONS).connect_lazy_with(options);
+        Ok(Self { pool, hot, wake: wake::Wake::default(), process: ProcessId::generate() })
     }
 
     /// Brings the schema to what this version needs; safe to call by several processes at once.
@@ -104,7 +126,12 @@ impl Store {
     /// # Errors
     /// If a migration fails or a newer version has been here.
     pub async fn migrate(&self) -> Result<()> {
-        MIGRATOR.run(&self.pool).await?;
+        // A migration may take longer than any statement of daily work.
+        let mut connection = self.pool.acquire().await?.detach();
+        sqlx::query("set statement_timeout = 0").execute(&mut connection).await?;
+        sqlx::query("set lock_timeout = 0").execute(&mut connection).await?;
+        MIGRATOR.run(&mut connection).await?;
+        connection.close().await?;
         Ok(())
     }
 
@@ -117,12 +144,35 @@ impl Store {
         Ok(())
     }
 
+    /// Whether everything sealed in this database was sealed under this key (true if nothing is sealed yet).
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn is_sealed_under(&self, key: &MasterKey) -> Result<bool> {
+        let other = sqlx::query_scalar!(
+            r#"select exists (
+                   select from webhook_secret where substring(sealed from 1 for 4) <> $1
+                   union all
+                   select from source where substring(client_secret_sealed from 1 for 4) <> $1 and deleted_at is null
+               ) as "other!""#,
+            key.id(),
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(!other)
+    }
+
     /// Ends every connection; later calls fail.
     pub async fn close(&self) {
+        self.hot.close().await;
         self.pool.close().await;
     }
 
     async fn begin(&self) -> Result<Transaction<'static, Postgres>> {
         Ok(self.pool.begin().await?)
     }
+}
+
+fn pool_options(connections: u32) -> PgPoolOptions {
+    PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT)
 }

@@ -1,26 +1,191 @@
 //! Where connections hand in what they saw: a bounded queue, emptied by group commit.
+//!
+//! While one batch commits the next one collects, so the batch grows with the load by itself. What was taken from
+//! the queue is kept until it is committed: the database may be away for as long as it likes, and then the queue
+//! fills and connections drop their sockets on purpose.
 
-use tokio::sync::mpsc;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+
+use super::{Store, StoreError};
+use crate::clock;
+use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::presence::PresenceChange;
+use crate::metrics::{Metrics, ReasonLabels};
+use crate::random;
+use crate::status::{Part, Status};
+
+/// Changes that may wait: at 1 KiB each some 8 MiB, and 40 s of 200 changes a second.
+const QUEUE_LENGTH: usize = 8192;
+/// Changes in one transaction: enough that the commit costs little per change, few enough that it stays short.
+const BATCH_MAX: usize = 512;
+/// Sign of life while nothing arrives.
+const IDLE_TICK: Duration = Duration::from_secs(1);
+/// First and longest wait between tries while the database is away.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_LONGEST: Duration = Duration::from_secs(2);
 
 /// The queue is full: the database is away or too slow. The caller drops its socket on purpose and reports a gap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("presence changes come faster than they can be stored")]
 pub struct QueueFull;
 
+enum Item {
+    Change(Box<PresenceChange>),
+    Flush(oneshot::Sender<()>),
+}
+
 /// Hands changes in, in order. Clones feed the same queue.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Recorder {
-    queue: mpsc::Sender<PresenceChange>,
+    queue: mpsc::Sender<Item>,
 }
 
 impl Recorder {
+    /// The handle, and the worker that must be run to empty its queue.
+    #[must_use]
+    pub fn new(store: Store, status: Arc<Status>, metrics: Metrics) -> (Self, Worker) {
+        let (queue, items) = mpsc::channel(QUEUE_LENGTH);
+        let worker = Worker { items, store, status, metrics, batch: Vec::new(), retried: false };
+        (Self { queue }, worker)
+    }
+
     /// Hands one change in without waiting. What was taken is kept until it is committed, however long that takes.
     ///
     /// # Errors
     /// [`QueueFull`] if it cannot be taken; it has not been kept then.
     pub fn try_record(&self, change: PresenceChange) -> Result<(), QueueFull> {
-        self.queue.try_send(change).map_err(|_| QueueFull)
+        self.queue.try_send(Item::Change(Box::new(change))).map_err(|_| QueueFull)
     }
+
+    /// Waits until everything handed in before is committed (or the worker is gone).
+    pub async fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
+        if self.queue.send(Item::Flush(done)).await.is_ok() {
+            let _ = flushed.await;
+        }
+    }
+}
+
+/// Empties the queue into the database.
+pub struct Worker {
+    items: mpsc::Receiver<Item>,
+    store: Store,
+    status: Arc<Status>,
+    metrics: Metrics,
+    /// Taken from the queue and not yet committed.
+    batch: Vec<PresenceChange>,
+    /// A commit of this batch was tried and its answer may have been lost.
+    retried: bool,
+}
+
+impl Worker {
+    /// Runs until every handle is dropped and everything is committed.
+    pub async fn run(mut self) {
+        let mut retry_after = RETRY_FIRST;
+        loop {
+            self.status.alive(Part::Recorder);
+            let flush = if self.batch.is_empty() {
+                match timeout(IDLE_TICK, self.items.recv()).await {
+                    Err(_idle) => continue,
+                    Ok(None) => return,
+                    Ok(Some(first)) => self.collect(first),
+                }
+            } else {
+                None // a batch that failed before
+            };
+            while !self.batch.is_empty() {
+                match self.commit().await {
+                    Ok(()) => retry_after = RETRY_FIRST,
+                    Err(error) => {
+                        self.status.alive(Part::Recorder);
+                        tracing::warn!(%error, changes = self.batch.len(), "presence changes wait for the database");
+                        sleep(retry_after.mul_f64(1.0 + 0.3 * random::unit())).await;
+                        retry_after = (retry_after * 2).min(RETRY_LONGEST);
+                    }
+                }
+            }
+            if let Some(flushed) = flush {
+                let _ = flushed.send(());
+            }
+        }
+    }
+
+    /// Fills the batch with what is waiting; stops at a flush and returns it.
+    fn collect(&mut self, first: Item) -> Option<oneshot::Sender<()>> {
+        let mut next = Some(first);
+        while let Some(item) = next {
+            match item {
+                Item::Change(change) => self.batch.push(*change),
+                Item::Flush(done) => return Some(done),
+            }
+            next = if self.batch.len() < BATCH_MAX { self.items.try_recv().ok() } else { None };
+        }
+        None
+    }
+
+    /// Commits the batch, or the part of it that is not stored yet.
+    async fn commit(&mut self) -> Result<(), StoreError> {
+        if self.retried {
+            let stored: HashSet<_> = self.store.stored_events(&self.batch).await?.into_iter().collect();
+            self.batch.retain(|change| !stored.contains(&change.event_id));
+        }
+        self.retried = true;
+        match self.store.record(&self.batch).await {
+            Err(error) if is_about_content(&error) => self.commit_one_by_one().await?,
+            Err(error) => return Err(error),
+            Ok(recorded) => {
+                self.metrics.events.inc_by(recorded.events);
+                self.metrics.deliveries.inc_by(recorded.deliveries);
+            }
+        }
+        self.batch.clear();
+        self.retried = false;
+        Ok(())
+    }
+
+    /// Some change in the batch is refused for what it holds: finds it, keeps its bytes in the audit log, goes on.
+    async fn commit_one_by_one(&mut self) -> Result<(), StoreError> {
+        while let Some(change) = self.batch.first() {
+            match self.store.record(std::slice::from_ref(change)).await {
+                Ok(recorded) => {
+                    self.metrics.events.inc_by(recorded.events);
+                    self.metrics.deliveries.inc_by(recorded.deliveries);
+                }
+                Err(error) if is_about_content(&error) => {
+                    tracing::error!(%error, agent = %change.agent_id, "a presence change cannot be stored");
+                    self.store.write_audit(&[quarantine(change)]).await?;
+                    self.metrics.frames_rejected.get_or_create(&ReasonLabels { reason: "not_storable" }).inc();
+                }
+                Err(error) => return Err(error),
+            }
+            self.batch.remove(0);
+        }
+        Ok(())
+    }
+}
+
+/// Whether the database refused what was written (class 22 data, 23 constraint) rather than being away.
+fn is_about_content(error: &StoreError) -> bool {
+    let StoreError::Database(sqlx::Error::Database(error)) = error else {
+        return matches!(error, StoreError::Database(sqlx::Error::Encode(_)));
+    };
+    error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+}
+
+fn quarantine(change: &PresenceChange) -> Entry {
+    let mut entry = Entry::new(clock::now(), Kind::FrameRejected)
+        .level(Level::Error)
+        .data("reason", "not_storable")
+        .data("bytes_base64", BASE64.encode(&change.raw));
+    entry.source_id = Some(change.source_id);
+    entry.connection_id = Some(change.connection_id);
+    entry.agent_id = Some(change.agent_id.clone());
+    entry
 }

@@ -1,0 +1,224 @@
+//! Floor 4: builds everything once, in the order it is needed, and hands it to `lifecycle` to be ended.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Addr};
+use actix_web::dev::ServerHandle;
+use actix_web::{App, HttpServer, web};
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD as BASE64_URL};
+use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, interval, sleep};
+
+use crate::actors::dispatcher::{DispatcherActor, DispatcherDeps};
+use crate::actors::supervisor::{Deps, Supervisor};
+use crate::api::{self, ApiState};
+use crate::clock;
+use crate::config::{Config, ConfigError};
+use crate::domain::audit::{Entry, Kind};
+use crate::domain::secret::{MasterKey, Secret};
+use crate::domain::target::TargetPolicy;
+use crate::keyfile::{self, Kept};
+use crate::metrics::Metrics;
+use crate::outbound::post::Poster;
+use crate::random;
+use crate::status::Status;
+use crate::store::embedded::{Embedded, EmbeddedError, Options};
+use crate::store::recorder::Recorder;
+use crate::store::{Store, StoreError};
+
+/// Connections for API calls and actors' state.
+const POOL_CONNECTIONS: u32 = 8;
+/// How long a database that is away at the start is waited for.
+const DATABASE_WITHIN: Duration = Duration::from_secs(60);
+/// Threads that serve the REST API; the work is in Postgres.
+const HTTP_WORKERS: usize = 2;
+/// How often the backlog is counted, and the partitions are looked after (every so many counts).
+const COUNT_EVERY: Duration = Duration::from_secs(10);
+const SWEEP_EVERY_COUNTS: u32 = 360;
+
+/// Everything that runs, and what is needed to end it.
+pub struct Running {
+    /// Holds the sockets.
+    pub supervisor: Addr<Supervisor>,
+    /// Sends what is owed.
+    pub dispatcher: Addr<DispatcherActor>,
+    /// Stores what the sockets bring.
+    pub recorder: Recorder,
+    /// Resolves if the recorder's worker dies, which nothing survives.
+    pub recorder_died: oneshot::Receiver<()>,
+    /// The REST API.
+    pub server: ServerHandle,
+    /// The database.
+    pub store: Store,
+    /// Our own Postgres, if it is ours.
+    pub embedded: Option<Embedded>,
+}
+
+/// Opens the database (starting our own if none is configured) and brings its schema up to date.
+///
+/// # Errors
+/// A [`ConfigError`] inside if the configuration is to blame.
+pub async fn open_store(config: &Config) -> anyhow::Result<(Store, Option<Embedded>)> {
+    let (options, embedded) = match &config.database_url {
+        Some(url) => {
+            let options = url.expose().parse().map_err(|_| blame("DATABASE_URL", "is not a Postgres URL"))?;
+            (options, None)
+        }
+        None => {
+            // Started from this thread, which lives as long as the process: the server stops when it dies.
+            let server = Embedded::start(&config.data_dir, Options::default()).map_err(|error| match error {
+                EmbeddedError::Directory { .. } => blame("BRIDGE_DATA_DIR", &error.to_string()),
+                other => other.into(),
+            })?;
+            (server.connect_options(), Some(server))
+        }
+    };
+    let by = Instant::now() + DATABASE_WITHIN;
+    let store = loop {
+        match Store::connect(options.clone(), POOL_CONNECTIONS).await {
+            Ok(store) => break store,
+            Err(error) if error.is_away() && Instant::now() < by => {
+                tracing::warn!(%error, "the database does not answer yet");
+                sleep(Duration::from_secs(1)).await;
+            }
+            Err(error) => return Err(error).context("the database cannot be opened"),
+        }
+    };
+    store.migrate().await.context("the schema cannot be brought up to date")?;
+    store.make_partitions(clock::now().date()).await.context("day partitions cannot be made")?;
+    Ok((store, embedded))
+}
+
+/// Starts everything.
+///
+/// # Errors
+/// A [`ConfigError`] inside if the configuration is to blame.
+pub async fn start(config: Config) -> anyhow::Result<Running> {
+    let (store, embedded) = open_store(&config).await?;
+    let master_key = master_key(&config)?;
+    if !store.is_sealed_under(&master_key).await? {
+        return Err(blame("BRIDGE_MASTER_KEY", "is not the key that secrets in this database were sealed with"));
+    }
+    let api_key = api_key(&config)?;
+    store.set_bootstrap_key(&Sha256::digest(api_key.expose().as_bytes())).await?;
+    match &config.source {
+        Some(settings) => drop(store.upsert_environment_source(settings, &master_key).await?),
+        None => store.remove_environment_source().await?,
+    }
+
+    let (status, metrics) = (Arc::new(Status::default()), Metrics::new());
+    let targets = TargetPolicy::new(config.allow_targets.clone());
+    let (recorder, worker) = Recorder::new(store.clone(), status.clone(), metrics.clone());
+    let (alive, recorder_died) = oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let _alive = alive; // dropped with the task, however it ends
+        worker.run().await;
+    });
+    let supervisor = Supervisor::new(Deps {
+        store: store.clone(),
+        recorder: recorder.clone(),
+        status: status.clone(),
+        metrics: metrics.clone(),
+        master_key: master_key.clone(),
+    })
+    .start();
+    let dispatcher = DispatcherActor::new(DispatcherDeps {
+        store: store.clone(),
+        poster: Poster::new(targets.clone())?,
+        master_key: master_key.clone(),
+        status: status.clone(),
+        metrics: metrics.clone(),
+    })
+    .start();
+    tokio::spawn(sweep(store.clone(), metrics.clone(), config.retention_days));
+    let server = serve(&config, ApiState { store: store.clone(), status, metrics, master_key, targets })?;
+    store.write_audit(&[Entry::new(clock::now(), Kind::BridgeStarted).data("version", crate::VERSION)]).await?;
+    Ok(Running { supervisor, dispatcher, recorder, recorder_died, server, store, embedded })
+}
+
+fn serve(config: &Config, state: ApiState) -> anyhow::Result<ServerHandle> {
+    let state = web::Data::new(state);
+    let server = HttpServer::new(move || App::new().app_data(state.clone()).configure(api::configure))
+        .workers(HTTP_WORKERS)
+        .disable_signals()
+        .shutdown_timeout(2)
+        .bind(config.listen)
+        .map_err(|error| blame("BRIDGE_LISTEN", &format!("{} cannot be listened on: {error}", config.listen)))?;
+    for address in server.addrs() {
+        tracing::info!(%address, "listening");
+    }
+    let server = server.run();
+    let handle = server.handle();
+    actix::spawn(server);
+    Ok(handle)
+}
+
+/// Keeps figures and partitions up to date for as long as the process lives.
+async fn sweep(store: Store, metrics: Metrics, retention_days: u32) {
+    let mut ticks = interval(COUNT_EVERY);
+    let mut counts = 0_u32;
+    loop {
+        ticks.tick().await;
+        let now = clock::now();
+        if let Ok((open, oldest)) = store.backlog().await {
+            metrics.backlog.set(open);
+            metrics.oldest_pending_seconds.set(oldest.map_or(0.0, |at| (now - at).as_seconds_f64().max(0.0)));
+        }
+        if counts.is_multiple_of(SWEEP_EVERY_COUNTS) {
+            let swept: Result<(), StoreError> = async {
+                store.make_partitions(now.date()).await?;
+                let dropped = store.drop_partitions(now.date(), retention_days).await?;
+                if dropped > 0 {
+                    tracing::info!(dropped, "day partitions were dropped, their time is over");
+                }
+                Ok(())
+            }
+            .await;
+            if let Err(error) = swept {
+                tracing::error!(%error, "day partitions could not be looked after");
+            }
+        }
+        counts = counts.wrapping_add(1);
+    }
+}
+
+/// The master key from the configuration, or the one kept in the data directory.
+fn master_key(config: &Config) -> anyhow::Result<MasterKey> {
+    if let Some(key) = &config.master_key {
+        return Ok(key.clone());
+    }
+    let path = config.data_dir.join("master.key");
+    let (Kept::Found(text) | Kept::Made(text)) = kept(&path, || BASE64.encode(random::bytes::<32>()))?;
+    MasterKey::from_base64(&text)
+        .ok_or_else(|| blame("BRIDGE_MASTER_KEY", &format!("{} does not hold 32 bytes in base64", path.display())))
+}
+
+/// The admin key from the configuration, or the one kept in the data directory, shown when it is made.
+fn api_key(config: &Config) -> anyhow::Result<Secret> {
+    if let Some(key) = &config.api_key {
+        return Ok(key.clone());
+    }
+    let path = config.data_dir.join("api.key");
+    match kept(&path, || format!("pb_{}", BASE64_URL.encode(random::bytes::<32>())))? {
+        Kept::Found(key) => Ok(Secret::new(key)),
+        Kept::Made(key) => {
+            // To the terminal, not to the log: logs are kept and shipped.
+            println!("API key, shown once (kept in {}): {key}", path.display());
+            Ok(Secret::new(key))
+        }
+    }
+}
+
+fn kept(path: &Path, make: impl FnOnce() -> String) -> anyhow::Result<Kept> {
+    keyfile::read_or_make(path, make)
+        .map_err(|error| blame("BRIDGE_DATA_DIR", &format!("{} cannot be kept: {error}", path.display())))
+}
+
+fn blame(variable: &str, rule: &str) -> anyhow::Error {
+    ConfigError { variable: variable.to_owned(), rule: rule.to_owned() }.into()
+}

@@ -1,0 +1,35 @@
+//! Floor 1: keys that the bridge makes for itself at the first start and keeps in files that only its user can read.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// A key from its file, or a new one.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// It was there.
+    Found(String),
+    /// `make` made it and it is kept now.
+    Made(String),
+}
+
+/// Reads the key from `path`, or makes one and keeps it there with mode 0600.
+///
+/// # Errors
+/// If the file can be neither read nor made.
+pub fn read_or_make(path: &Path, make: impl FnOnce() -> String) -> io::Result<Kept> {
+    match fs::read_to_string(path) {
+        Ok(text) => return Ok(Kept::Found(text.trim().to_owned())),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    let key = make();
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    writeln!(file, "{key}")?;
+    file.sync_all()?;
+    Ok(Kept::Made(key))
+}

@@ -1,0 +1,85 @@
+//! Floor 4: how it ends. A first signal asks for a soft stop with a deadline, a second one ends it at once.
+//!
+//! Soft stop: sockets close properly and what they brought is stored; nothing new is claimed, POSTs under way may
+//! finish, the rest is given back for the next process; then the API, the database.
+
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::timeout;
+
+use crate::actors::dispatcher::Drain;
+use crate::actors::supervisor::Stop;
+use crate::app::Running;
+use crate::clock;
+use crate::domain::audit::{Entry, Kind};
+
+/// The whole soft stop ends within this; what is not done then is cut.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// POSTs under way may take this long to finish.
+const DRAIN_WITHIN: Duration = Duration::from_secs(7);
+
+/// Why the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It was asked to and finished in time.
+    Wished,
+    /// It was asked to and had to be cut, or asked twice.
+    Cut,
+    /// A part died that nothing survives.
+    Crashed,
+}
+
+/// Runs until a signal or a crash, then ends everything.
+///
+/// # Errors
+/// If signals cannot be listened for.
+pub async fn run(mut running: Running) -> std::io::Result<Ending> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let crashed = tokio::select! {
+        () = either(&mut interrupt, &mut terminate) => false,
+        _ = &mut running.recorder_died => true,
+    };
+    if crashed {
+        tracing::error!("the recorder died; the process ends so that a new one can start");
+    } else {
+        tracing::info!("stopping");
+    }
+    let ended = tokio::select! {
+        stopped = timeout(STOP_WITHIN, stop(&running)) => stopped.is_ok(),
+        () = either(&mut interrupt, &mut terminate) => false,
+    };
+    if let Some(server) = running.embedded.take() {
+        server.stop();
+    }
+    Ok(match (crashed, ended) {
+        (true, _) => Ending::Crashed,
+        (false, true) => Ending::Wished,
+        (false, false) => Ending::Cut,
+    })
+}
+
+async fn either(first: &mut Signal, second: &mut Signal) {
+    tokio::select! {
+        _ = first.recv() => {}
+        _ = second.recv() => {}
+    }
+}
+
+async fn stop(running: &Running) {
+    let said = running.store.write_audit(&[Entry::new(clock::now(), Kind::BridgeStopping)]).await;
+    if let Err(error) = said {
+        tracing::warn!(%error, "the stop could not be written down");
+    }
+    let sockets = async {
+        let _ = running.supervisor.send(Stop).await;
+        running.recorder.flush().await;
+    };
+    let posts = async {
+        let _ = running.dispatcher.send(Drain(DRAIN_WITHIN)).await;
+    };
+    futures_util::future::join(sockets, posts).await;
+    running.server.stop(true).await;
+    running.store.close().await;
+}

@@ -1,0 +1,343 @@
+//! A Postgres of our own, from the installed binaries, when no `DATABASE_URL` is given.
+//!
+//! Durable (fsync stays on unless a test asks otherwise), reachable over a Unix socket only, in a directory that
+//! only its owner may enter, so that trusting every local caller is safe. Postgres refuses root: a bridge that runs
+//! as root starts it as user `postgres`, else `nobody`. The server gets a fast-shutdown signal when the thread that
+//! started it dies, so a killed bridge leaves none behind: start it from a thread that lives as long as the process.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, User, geteuid};
+use sqlx::postgres::PgConnectOptions;
+
+/// How long the server may take to accept connections (crash recovery included) and to stop.
+const START_WITHIN: Duration = Duration::from_secs(60);
+const STOP_WITHIN: Duration = Duration::from_secs(8);
+/// A server of a bridge that was killed just now needs a moment to stop; so long we try again.
+const PREDECESSOR_GONE_WITHIN: Duration = Duration::from_secs(15);
+/// How often a file is looked at while waiting.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Longest socket directory: the kernel's limit for the whole path is 107 bytes.
+const SOCKET_DIR_BYTES_MAX: usize = 90;
+/// Name of the socket is made from it; there is no TCP.
+const PORT: u16 = 5432;
+
+/// Why the embedded server does not run. Texts tell what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbeddedError {
+    /// No server binaries on this machine.
+    #[error(
+        "no PostgreSQL server programs found (looked for initdb in {looked}); \
+         install the package `postgresql`, or set DATABASE_URL"
+    )]
+    NotInstalled {
+        /// Where we looked.
+        looked: String,
+    },
+    /// The directory cannot be used.
+    #[error("BRIDGE_DATA_DIR {path}: {what}")]
+    Directory {
+        /// Which.
+        path: String,
+        /// What is wrong and what would be right.
+        what: String,
+    },
+    /// A server program failed.
+    #[error("{program} failed: {output}")]
+    Program {
+        /// Which.
+        program: &'static str,
+        /// The end of what it said.
+        output: String,
+    },
+    /// The server ended, or did not become ready in time.
+    #[error("embedded PostgreSQL did not start: {0}; its log is {1}")]
+    NotReady(String, String),
+}
+
+/// How to run the server.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Gives up durability for speed: for tests only.
+    pub fsync_off: bool,
+}
+
+/// A running server; dropping it stops it.
+#[derive(Debug)]
+pub struct Embedded {
+    child: Child,
+    socket_dir: PathBuf,
+    log: PathBuf,
+}
+
+impl Embedded {
+    /// Starts the server with its data under `dir`, making both if need be. Blocks until it accepts connections:
+    /// seconds at the first start, well under one later.
+    ///
+    /// # Errors
+    /// [`EmbeddedError`]; nothing is left running.
+    pub fn start(dir: &Path, options: Options) -> Result<Self, EmbeddedError> {
+        let bin = find_binaries()?;
+        let dir = make_dir(dir)?;
+        let owner = server_user();
+        let (data, socket_dir, log) = (dir.join("postgres"), dir.join("run"), dir.join("postgres.log"));
+        if socket_dir.as_os_str().len() > SOCKET_DIR_BYTES_MAX {
+            return Err(directory(&dir, format!("path too long for a Unix socket (over {SOCKET_DIR_BYTES_MAX} bytes)")));
+        }
+        for path in [&data, &socket_dir] {
+            own(path, owner.as_ref()).map_err(|error| directory(path, error.to_string()))?;
+        }
+        if !data.join("PG_VERSION").exists() {
+            init(&bin, &dir, &data, owner.as_ref())?;
+        }
+        check_version(&bin, &data)?;
+        let predecessor_gone_by = Instant::now() + PREDECESSOR_GONE_WITHIN;
+        loop {
+            let mut server = Self {
+                child: spawn(&bin, &data, &socket_dir, &log, options, owner.as_ref())?,
+                socket_dir: socket_dir.clone(),
+                log: log.clone(),
+            };
+            match server.wait_until_ready(&data) {
+                Ok(()) => return Ok(server),
+                Err(_) if locked_by_another(&data) && Instant::now() < predecessor_gone_by => {
+                    std::thread::sleep(LOOK_EVERY);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// How to connect to its database `postgres` as its superuser.
+    #[must_use]
+    pub fn connect_options(&self) -> PgConnectOptions {
+        PgConnectOptions::new_without_pgpass()
+            .socket(&self.socket_dir)
+            .port(PORT)
+            .username("postgres")
+            .database("postgres")
+    }
+
+    /// The same as a `DATABASE_URL`, for another program.
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
+        let dir: String = url::form_urlencoded::byte_serialize(self.socket_dir.as_os_str().as_encoded_bytes()).collect();
+        format!("postgres://postgres@localhost:{PORT}/{database}?host={dir}")
+    }
+
+    /// Stops the server (fast shutdown: sessions end, a checkpoint is written).
+    pub fn stop(mut self) {
+        self.shut_down();
+    }
+
+    fn shut_down(&mut self) {
+        self.signal(Signal::SIGINT);
+        let by = Instant::now() + STOP_WITHIN;
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > by {
+                // Immediate shutdown: the log repairs it at the next start.
+                self.signal(Signal::SIGQUIT);
+                let _ = self.child.wait();
+                return;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Ok(pid) = i32::try_from(self.child.id()) {
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+    }
+
+    /// Ready is what postmaster.pid says, and only if its first line is our child: another server on the same
+    /// directory writes the same file.
+    fn wait_until_ready(&mut self, data: &Path) -> Result<(), EmbeddedError> {
+        let own_pid = self.child.id().to_string();
+        let by = Instant::now() + START_WITHIN;
+        loop {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Err(EmbeddedError::NotReady(format!("it ended with {status}"), self.log.display().to_string()));
+            }
+            let text = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
+            let mut lines = text.lines().map(str::trim);
+            if lines.next() == Some(own_pid.as_str()) && lines.next_back() == Some("ready") {
+                return Ok(());
+            }
+            if Instant::now() > by {
+                return Err(EmbeddedError::NotReady("not ready in time".to_owned(), self.log.display().to_string()));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+/// Whether a living process other than ours holds the lock file.
+fn locked_by_another(data: &Path) -> bool {
+    fs::read_to_string(data.join("postmaster.pid"))
+        .ok()
+        .and_then(|text| text.lines().next()?.trim().parse().ok())
+        .is_some_and(|pid| kill(Pid::from_raw(pid), None) != Err(nix::errno::Errno::ESRCH))
+}
+
+/// Directory of initdb and postgres: Debian's and RPM's versioned ones (highest version first), Homebrew's, PATH.
+fn find_binaries() -> Result<PathBuf, EmbeddedError> {
+    let mut found: Vec<(u32, PathBuf)> = Vec::new();
+    for (parent, prefix) in
+        [("/usr/lib/postgresql", ""), ("/usr", "pgsql-"), ("/opt/homebrew/opt", "postgresql@"), ("/usr/local/opt", "postgresql@")]
+    {
+        for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+            let version = entry.file_name().to_str().and_then(|name| name.strip_prefix(prefix)?.parse().ok());
+            let bin = entry.path().join("bin");
+            if let Some(version) = version.filter(|_| bin.join("initdb").exists()) {
+                found.push((version, bin));
+            }
+        }
+    }
+    if let Some((_, bin)) = found.into_iter().max() {
+        return Ok(bin);
+    }
+    let on_path = Command::new("sh").args(["-c", "command -v initdb"]).output().ok().and_then(|output| {
+        let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
+        Some(fs::canonicalize(path).ok()?.parent()?.to_path_buf())
+    });
+    on_path.ok_or_else(|| EmbeddedError::NotInstalled {
+        looked: "/usr/lib/postgresql/*/bin, /usr/pgsql-*/bin, Homebrew, PATH".to_owned(),
+    })
+}
+
+/// Whom to run the server as: nobody else if we are not root.
+fn server_user() -> Option<User> {
+    if !geteuid().is_root() {
+        return None;
+    }
+    ["postgres", "nobody"].into_iter().find_map(|name| User::from_name(name).ok().flatten())
+}
+
+fn make_dir(dir: &Path) -> Result<PathBuf, EmbeddedError> {
+    fs::create_dir_all(dir)
+        .and_then(|()| fs::canonicalize(dir))
+        .map_err(|error| directory(dir, error.to_string()))
+}
+
+/// Makes a directory that only the server's user may enter.
+fn own(path: &Path, owner: Option<&User>) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    if let Some(user) = owner {
+        chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+    }
+    fs::set_permissions(path, Permissions::from_mode(0o700))
+}
+
+fn init(bin: &Path, dir: &Path, data: &Path, owner: Option<&User>) -> Result<(), EmbeddedError> {
+    let output = command(bin, "initdb", owner)
+        .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--data-checksums"])
+        .arg("--pgdata")
+        .arg(data)
+        .output()
+        .map_err(|error| EmbeddedError::Program { program: "initdb", output: error.to_string() })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = end_of(&output);
+    if said.contains("Permission denied") {
+        let user = owner.map_or("this user", |user| user.name.as_str());
+        return Err(directory(dir, format!("{user} may not enter it; choose a directory that it can reach, such as /var/lib/presence-bridge")));
+    }
+    Err(EmbeddedError::Program { program: "initdb", output: said })
+}
+
+fn check_version(bin: &Path, data: &Path) -> Result<(), EmbeddedError> {
+    let of_data = fs::read_to_string(data.join("PG_VERSION")).unwrap_or_default();
+    let said = Command::new(bin.join("postgres")).arg("--version").output();
+    let said = said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let of_binaries =
+        said.split_whitespace().find_map(|word| word.split('.').next()?.parse::<u32>().ok()).unwrap_or_default();
+    if of_data.trim() == of_binaries.to_string() {
+        return Ok(());
+    }
+    Err(directory(data, format!("made by PostgreSQL {}, but {of_binaries} is installed", of_data.trim())))
+}
+
+fn spawn(
+    bin: &Path,
+    data: &Path,
+    socket_dir: &Path,
+    log: &Path,
+    options: Options,
+    owner: Option<&User>,
+) -> Result<Child, EmbeddedError> {
+    let failed = |error: io::Error| EmbeddedError::Program { program: "postgres", output: error.to_string() };
+    let log: File = OpenOptions::new().create(true).append(true).open(log).map_err(failed)?;
+    let mut command = command(bin, "postgres", owner);
+    command.arg("-D").arg(data).arg("-k").arg(socket_dir);
+    for setting in [
+        "listen_addresses=",
+        "unix_socket_permissions=0700",
+        "wal_level=minimal",
+        "max_wal_senders=0",
+        "shared_buffers=128MB",
+        "max_wal_size=2GB",
+        "log_min_messages=warning",
+    ] {
+        command.args(["-c", setting]);
+    }
+    if options.fsync_off {
+        command.args(["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]);
+    }
+    command.stdin(Stdio::null()).stdout(log.try_clone().map_err(failed)?).stderr(log);
+    // A group of its own: Ctrl-C in the terminal is for the bridge, which stops the server last.
+    command.process_group(0);
+    stop_with_parent(&mut command);
+    command.spawn().map_err(failed)
+}
+
+/// Asks the kernel to send the child a fast-shutdown signal when the thread that starts it dies.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "prctl in the child before exec is async-signal-safe and allocates nothing")]
+fn stop_with_parent(command: &mut Command) {
+    // SAFETY: the closure makes one system call and touches no memory of the parent.
+    unsafe {
+        command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGINT).map_err(io::Error::from));
+    }
+}
+
+/// Other kernels have no such signal: there a killed bridge leaves its server running, and the next start says so.
+#[cfg(not(target_os = "linux"))]
+fn stop_with_parent(_command: &mut Command) {}
+
+/// A server program, run as its user from a directory that the user can enter.
+fn command(bin: &Path, program: &str, owner: Option<&User>) -> Command {
+    let mut command = Command::new(bin.join(program));
+    command.current_dir("/").env_remove("PGDATA").env("LC_ALL", "C");
+    if let Some(user) = owner {
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    }
+    command
+}
+
+fn directory(path: &Path, what: String) -> EmbeddedError {
+    EmbeddedError::Directory { path: path.display().to_string(), what }
+}
+
+fn end_of(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines.iter().rev().take(3).rev().copied().collect::<Vec<_>>().join("; ")
+}
