@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::domain::secret::{MasterKey, Secret};
 use crate::domain::source::SourceSettings;
+use crate::domain::violation::Violation;
 use crate::telemetry;
 
 /// One variable: name, default as shown, effect in a sentence, and whether its value is a secret.
@@ -287,17 +288,26 @@ fn source(variables: &Variables, errors: &mut Vec<ConfigError>) -> Option<Source
             text.parse().map_err(|_| "must be a whole number of milliseconds".to_owned())
         }),
     };
-    for violation in settings.violations() {
-        let variable = match violation.field {
-            "topic_matrix" => "GENESYS_TOPICS".to_owned(),
-            field => format!("GENESYS_{}", field.to_uppercase()),
-        };
-        if !errors.iter().any(|error| error.variable == variable) {
-            errors.push(ConfigError { variable, rule: violation.message });
-        }
-    }
-    Some(settings)
+    settings
+        .check()
+        .map_err(|violations| {
+            for violation in violations {
+                let variable = variable_of(&violation);
+                if !errors.iter().any(|error| error.variable == variable) {
+                    errors.push(ConfigError { variable, rule: violation.what });
+                }
+            }
+        })
+        .ok()
 }
+
+fn variable_of(violation: &Violation) -> String {
+    match violation.field.split('/').next().unwrap_or_default() {
+        "topic_matrix" => "GENESYS_TOPICS".to_owned(),
+        field => format!("GENESYS_{}", field.to_uppercase()),
+    }
+}
+
 
 fn topics(text: &str) -> Value {
     serde_json::json!({ "topics": list(text).collect::<Vec<_>>() })

@@ -1,0 +1,78 @@
+//! One Postgres for the whole test run, one database of its own for each test.
+
+use std::sync::mpsc;
+use std::sync::{LazyLock, OnceLock};
+use std::thread;
+
+use presence_bridge::store::Store;
+use presence_bridge::store::embedded::{Embedded, Options};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, PgPool};
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+struct Server {
+    options: PgConnectOptions,
+    url_of: Box<dyn Fn(&str) -> String + Send + Sync>,
+}
+
+/// The server lives on a thread of its own: it stops when the thread that started it dies, and a test's thread dies
+/// with the test.
+static SERVER: LazyLock<Server> = LazyLock::new(|| {
+    let (started, wait) = mpsc::channel();
+    thread::spawn(move || {
+        let dir = tempfile::Builder::new().prefix("pb-test-").tempdir().unwrap();
+        // The server's user must be able to pass through.
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let server = Embedded::start(dir.path(), Options { fsync_off: true }).unwrap();
+        let template = server.url("{}");
+        started.send((server.connect_options(), template)).unwrap();
+        loop {
+            thread::park();
+        }
+    });
+    let (options, template) = wait.recv().expect("the test database starts");
+    Server { options, url_of: Box::new(move |name| template.replace("{}", name)) }
+});
+
+/// A migrated database that others are copied from.
+static TEMPLATE: OnceCell<()> = OnceCell::const_new();
+
+const TEMPLATE_NAME: &str = "bridge_template";
+
+/// Makes an empty, migrated database; gives its URL.
+pub async fn create() -> String {
+    TEMPLATE
+        .get_or_init(|| async {
+            execute(&format!("create database {TEMPLATE_NAME}")).await;
+            let options = SERVER.options.clone().database(TEMPLATE_NAME);
+            let store = Store::connect(options, 1).await.unwrap();
+            store.migrate().await.unwrap();
+            store.close().await;
+        })
+        .await;
+    let name = format!("test_{}", Uuid::new_v4().simple());
+    execute(&format!("create database {name} template {TEMPLATE_NAME}")).await;
+    (SERVER.url_of)(&name)
+}
+
+/// Makes an empty database without any schema; gives its URL.
+pub async fn create_bare() -> String {
+    let name = format!("bare_{}", Uuid::new_v4().simple());
+    execute(&format!("create database {name}")).await;
+    (SERVER.url_of)(&name)
+}
+
+/// A few connections to a test's database, to look and to meddle.
+pub async fn pool(url: &str) -> PgPool {
+    PgPoolOptions::new().max_connections(2).connect(url).await.unwrap()
+}
+
+async fn execute(statement: &str) {
+    // One statement at a time: a template cannot be copied while somebody copies it.
+    static ONE: OnceLock<tokio::sync::Mutex<()>> = OnceLock::new();
+    let _one = ONE.get_or_init(tokio::sync::Mutex::default).lock().await;
+    let pool = PgPoolOptions::new().max_connections(1).connect_with(SERVER.options.clone()).await.unwrap();
+    sqlx::query(AssertSqlSafe(statement)).execute(&pool).await.unwrap();
+    pool.close().await;
+}
