@@ -3,7 +3,7 @@
 //! Modules in floor order; a module imports only from floors below it (`tests/floors.rs` holds this):
 //!
 //! - 0 [`domain`]: words and rules, pure
-//! - 1 [`clock`], [`config`], [`keyfile`], [`metrics`], [`random`], [`status`], [`telemetry`]: the ground
+//! - 1 [`clock`], [`config`], [`keyfile`], [`metrics`], [`random`], [`status`], [`telemetry`], [`tls`]: the ground
 //! - 2 [`genesys`] (sockets in), [`store`] (Postgres), [`outbound`] (POSTs out): three edges that never meet
 //! - 3 [`actors`] (what lives), [`api`] (REST)
 //! - 4 [`app`] (builds everything once), [`lifecycle`] (how it ends), `main`
@@ -23,6 +23,7 @@ pub mod random;
 pub mod status;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 
 /// Version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

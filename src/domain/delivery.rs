@@ -1,1 +1,165 @@
-//! To be written.
+//! What came back of a POST, and what we do about it.
+//!
+//! | outcome | verdict |
+//! |---|---|
+//! | answered 2xx | delivered |
+//! | any other answer, no answer, no connection | retry after the schedule's delay, or after the receiver's `Retry-After` if that is later |
+//! | the same after the last attempt of the schedule | dead |
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use super::retry;
+
+/// What came back of one POST.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A whole answer.
+    Answered {
+        /// Its status, 200 to 599.
+        status: u16,
+        /// Its `Retry-After`, if it has one that can be read.
+        retry_after: Option<Duration>,
+    },
+    /// The deadline of the attempt came first.
+    TimedOut,
+    /// The host has no address, or could not be looked up.
+    NotResolved,
+    /// An address of the host is not allowed; nothing was sent.
+    TargetRefused,
+    /// No TCP connection.
+    NotConnected,
+    /// No TLS session, such as for a certificate that is not valid.
+    TlsFailed,
+    /// The connection ended before a whole answer: the receiver may or may not have taken it.
+    Disconnected,
+    /// What came back is not an HTTP answer.
+    BadAnswer,
+    /// The address cannot be made into a request.
+    NotBuilt,
+}
+
+impl Outcome {
+    /// A stable word for metrics and the audit log.
+    #[must_use]
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Answered { status: 200..=299, .. } => "ok",
+            Self::Answered { status: 300..=399, .. } => "http_3xx",
+            Self::Answered { status: 400..=499, .. } => "http_4xx",
+            Self::Answered { status: 500..=599, .. } => "http_5xx",
+            Self::Answered { .. } | Self::BadAnswer => "bad_answer",
+            Self::TimedOut => "timeout",
+            Self::NotResolved => "dns",
+            Self::TargetRefused => "target_refused",
+            Self::NotConnected => "connect",
+            Self::TlsFailed => "tls",
+            Self::Disconnected => "disconnected",
+            Self::NotBuilt => "not_built",
+        }
+    }
+
+    /// Status of the answer, if there was one.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Answered { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// Only 2xx is success: a redirect is not followed, an interim answer is none.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        matches!(self, Self::Answered { status: 200..=299, .. })
+    }
+}
+
+/// What is done about a delivery after an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It ended well.
+    Delivered,
+    /// Another attempt, not before this time.
+    RetryAt(OffsetDateTime),
+    /// It ended without success.
+    Dead,
+}
+
+/// How a delivery ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndState {
+    /// The receiver took it.
+    Delivered,
+    /// Every attempt failed.
+    Dead,
+    /// Its webhook was removed first.
+    WebhookGone,
+}
+
+impl EndState {
+    /// As it is stored and shown.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Dead => "dead",
+            Self::WebhookGone => "webhook_gone",
+        }
+    }
+}
+
+/// Judges attempt number `attempt` (from 1) that ended at `now`. `jitter` is random, at least 0 and below 1.
+#[must_use]
+pub fn judge(outcome: &Outcome, attempt: u32, now: OffsetDateTime, jitter: f64) -> Verdict {
+    if outcome.is_success() {
+        return Verdict::Delivered;
+    }
+    let Some(delay) = retry::delay_after(attempt, jitter) else {
+        return Verdict::Dead;
+    };
+    let wished = match outcome {
+        Outcome::Answered { retry_after, .. } => retry_after.unwrap_or_default(),
+        _ => Duration::ZERO,
+    };
+    Verdict::RetryAt(now + delay.max(wished))
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    const NOW: OffsetDateTime = datetime!(2026-11-23 15:00:00 UTC);
+
+    fn answered(status: u16) -> Outcome {
+        Outcome::Answered { status, retry_after: None }
+    }
+
+    #[test]
+    fn only_2xx_is_success() {
+        for status in [200, 201, 202, 204, 299] {
+            assert_eq!(judge(&answered(status), 1, NOW, 0.0), Verdict::Delivered, "{status}");
+        }
+        for outcome in [301, 307, 400, 404, 410, 429, 500, 503].map(answered) {
+            assert!(matches!(judge(&outcome, 1, NOW, 0.0), Verdict::RetryAt(_)), "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_failure_is_the_end_whatever_it_was() {
+        for outcome in [answered(500), Outcome::TimedOut, Outcome::NotResolved, Outcome::Disconnected] {
+            assert!(matches!(judge(&outcome, 10, NOW, 0.9), Verdict::RetryAt(_)), "{outcome:?}");
+            assert_eq!(judge(&outcome, 11, NOW, 0.0), Verdict::Dead, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_receivers_wish_is_never_undercut() {
+        let wish = |seconds| Outcome::Answered { status: 503, retry_after: Some(Duration::from_secs(seconds)) };
+        assert_eq!(judge(&wish(120), 1, NOW, 0.0), Verdict::RetryAt(NOW + Duration::from_secs(120)));
+        assert_eq!(judge(&wish(1), 1, NOW, 0.0), Verdict::RetryAt(NOW + Duration::from_secs(5)));
+    }
+}
