@@ -1,3 +1,18 @@
-//! Placeholder until the program is written; the library is what the bridge's tests use.
+//! `genesys-simulator`: Genesys Cloud and a CRM on the command line, and the demo that puts the bridge between them.
 
-fn main() {}
+mod program;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match program::run(program::Cli::parse()).await {
+        Ok(code) => code,
+        Err(error) => {
+            program::say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -57,6 +57,19 @@ impl Post {
         self.header("webhook-id").unwrap_or_default()
     }
 
+    /// `type` of the body, whatever else is in it.
+    #[must_use]
+    pub fn kind(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Kind {
+            #[serde(rename = "type")]
+            kind: String,
+        }
+        serde_json::from_slice::<Kind>(&self.body)
+            .ok()
+            .map(|body| body.kind)
+    }
+
     #[must_use]
     pub const fn verified(&self) -> bool {
         self.verdict.is_ok()
@@ -72,6 +85,12 @@ impl Post {
     #[must_use]
     pub fn n(&self) -> Option<u64> {
         self.event.as_ref().ok()?.n()
+    }
+
+    /// Bridge's id of the event.
+    #[must_use]
+    pub fn event_id(&self) -> Option<String> {
+        self.event.as_ref().ok().map(|event| event.data.event_id.clone())
     }
 
     /// Milliseconds from the upstream frame's own timestamp to the arrival here; by two readings of one wall clock.

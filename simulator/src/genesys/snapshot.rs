@@ -1,6 +1,7 @@
 //! What the simulator saw so far, as one value to assert on.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -16,6 +17,16 @@ pub struct CloseSeen {
     pub user_id: String,
     pub code: Option<u16>,
     pub reason: String,
+}
+
+/// A WebSocket that was opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OpenSeen {
+    pub connection_id: String,
+    pub user_id: String,
+    /// When the handshake was accepted.
+    #[serde(skip)]
+    pub at: Instant,
 }
 
 /// An upstream connection, as `GET /api/v2/realtime/connections` knows it and a little more.
@@ -59,6 +70,8 @@ pub struct Tally {
     pub rfc_pings: u64,
     /// Client messages that the protocol does not know, and broken frames.
     pub surprises: VecDeque<String>,
+    /// Sockets opened, oldest first.
+    pub opens: VecDeque<OpenSeen>,
     /// Close frames received, oldest first.
     pub closes: VecDeque<CloseSeen>,
     /// Last `Authorization` header seen on any route.
@@ -68,6 +81,11 @@ pub struct Tally {
 impl Tally {
     pub(super) fn close(&mut self, close: CloseSeen) {
         keep(&mut self.closes, close);
+    }
+
+    pub(super) fn open(&mut self, open: OpenSeen) {
+        self.sockets_opened += 1;
+        keep(&mut self.opens, open);
     }
 
     pub(super) fn surprise(&mut self, what: String) {

@@ -1,6 +1,7 @@
 //! The WebSocket handshake, by hand, judged by RFC 6455 section 4.2.1.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 
 use super::answers::Refusal;
 use super::faults::Route;
+use super::snapshot::OpenSeen;
 use super::socket::{self, Identity};
 use super::world::Shared;
 
@@ -53,7 +55,11 @@ pub(super) async fn upgrade(
             user_id: connection.user.clone(),
             heartbeat: connection.heartbeat,
         };
-        world.tally.sockets_opened += 1;
+        world.tally.open(OpenSeen {
+            connection_id: identity.connection_id.clone(),
+            user_id: identity.user_id.clone(),
+            at: Instant::now(),
+        });
         Ok(identity)
     })?;
 
