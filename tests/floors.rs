@@ -135,7 +135,8 @@ fn broken_rules(path: &str, text: &str) -> Vec<String> {
             "super" => (before.len() - supers) / "super::".len() + 1 == depth,
             _ => false,
         };
-        for target in at_root.then(|| segments(after)).unwrap_or_default() {
+        let targets = if at_root { segments(after) } else { Vec::new() };
+        for target in targets {
             let ours = ARROWS.iter().any(|(name, _)| *name == target);
             if ours && target != module && module != "lib" && !holds(may_import, target) {
                 broken.push(format!("{path}: `{module}` may not import `{target}`"));
