@@ -31,6 +31,7 @@ throwaway_start() {
   if [ "$(id -u)" = 0 ]; then # Postgres refuses to run as root.
     owner=$(id -un postgres 2>/dev/null || echo nobody)
     chown "$owner" "$throwaway_dir"
+    PATH=$PATH:/usr/sbin:/sbin # `su` without a dash leaves them out
     throwaway_as="runuser -u $owner --"
   fi
   (
