@@ -10,8 +10,9 @@ const ARROWS: &[(&str, &str)] = &[
     ("domain",    ""),
     ("clock",     ""),
     ("random",    ""),
-    ("config",    "domain clock random"),
-    ("telemetry", "domain config"),
+    ("keyfile",   ""),
+    ("telemetry", ""),
+    ("config",    "domain telemetry"),
     ("status",    "domain clock"),
     ("metrics",   "domain"),
     ("genesys",   "domain clock config metrics random status telemetry"),
@@ -19,7 +20,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("outbound",  "domain clock config metrics random status telemetry"),
     ("actors",    "domain clock config metrics random status telemetry genesys store outbound"),
     ("api",       "domain clock config metrics random status telemetry store"),
-    ("app",       "domain clock config metrics random status telemetry genesys store outbound actors api lifecycle"),
+    ("app",       "domain clock config metrics random status telemetry keyfile genesys store outbound actors api lifecycle"),
     ("lifecycle", "domain clock config metrics random status telemetry genesys store outbound actors api app"),
     ("main",      "domain clock config metrics random status telemetry genesys store outbound actors api app lifecycle"),
     ("lib",       ""),
@@ -46,6 +47,7 @@ const WORDS: &[(&str, &str)] = &[("now_utc", "clock"), ("SystemTime", "clock")];
 const NOT_IN_DOMAIN: &str = "tokio async await File TcpStream TcpListener UdpSocket ToSocketAddrs Instant";
 const STD_NOT_IN_DOMAIN: &str = "fs io process thread";
 
+/// Lines of code; comments, blank lines and the tests module do not count.
 const LINES_MAX: usize = 350;
 /// Files that may be longer, each with its reason.
 const LONGER: &[(&str, &str)] = &[];
@@ -177,10 +179,10 @@ fn broken_rules(path: &str, text: &str) -> Vec<String> {
 
 /// A file that has grown too long, if it has.
 fn too_long(path: &str, text: &str) -> Option<String> {
-    let lines = product_of(text).lines().count();
+    let code = code_of(product_of(text));
+    let lines = code.lines().filter(|line| !line.trim().is_empty()).count();
     let allowed = LONGER.iter().any(|(name, _)| *name == path);
-    (lines > LINES_MAX && !allowed)
-        .then(|| format!("{path}: {lines} lines without tests, at most {LINES_MAX}"))
+    (lines > LINES_MAX && !allowed).then(|| format!("{path}: {lines} lines of code, at most {LINES_MAX}"))
 }
 
 /// Every Rust file under `folder` of the repository: path relative to it, and text.
@@ -294,8 +296,9 @@ fn the_guard_finds_what_it_guards_against() {
     for (path, code) in fine {
         assert_eq!(broken_rules(path, code), Vec::<String>::new(), "{path}: {code}");
     }
-    let long = "let x = 1;\n".repeat(LINES_MAX + 1);
+    let long = "let x = 1; // one\n\n// two\n".repeat(LINES_MAX + 1);
     assert!(too_long("api/mod.rs", &long).is_some());
+    assert!(too_long("api/mod.rs", &"// only words\n\n".repeat(LINES_MAX + 1)).is_none());
     assert!(
         too_long(
             "api/mod.rs",
