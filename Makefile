@@ -1,0 +1,69 @@
+# `make demo` and `make test` are all one needs; `make help` lists the rest.
+
+# A shell that was open while rustup ran does not have cargo in its PATH yet.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+# Queries are checked against the committed .sqlx. Set here, so that a DATABASE_URL in .env does not change a build.
+export SQLX_OFFLINE := true
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help demo test fmt lint doc check bench sqlx-prepare sqlx-check compose-check clean
+
+help:
+	@echo 'make demo            shows the bridge at work against a simulated Genesys Cloud and a demo CRM'
+	@echo '                     SECONDS=n stops by itself, KILL=n kills the bridge (kill -9) after n seconds,'
+	@echo '                     AGENTS=n and RATE=n (changes a second) set the size'
+	@echo 'make test            runs every test; a database is started and stopped by the tests themselves'
+	@echo 'make fmt             formats the code'
+	@echo 'make lint            clippy with warnings as errors, and formatting checked'
+	@echo 'make doc             builds the API documentation of the code'
+	@echo 'make check           all that CI checks'
+	@echo 'make sqlx-prepare    writes .sqlx after a query or migration changed'
+	@echo 'make sqlx-check      fails if .sqlx is not fresh'
+	@echo 'make bench           measures latency and throughput (release build)'
+	@echo 'make compose-check   tries docker-compose.yml for real, if a Docker engine answers'
+	@echo 'make clean           removes what was built'
+	@echo 'demo and test install what a fresh Debian, Ubuntu or Mac lacks, and say so.'
+
+demo:
+	@scripts/setup demo
+	cargo build --locked --package presence-bridge --package genesys-simulator
+	$(TARGET)/debug/genesys-simulator demo --bridge $(TARGET)/debug/presence-bridge \
+		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(KILL),--kill-at $(KILL)) \
+		$(if $(AGENTS),--agents $(AGENTS)) $(if $(RATE),--rate $(RATE))
+
+test:
+	@scripts/setup test
+	cargo test --locked --workspace
+
+fmt:
+	cargo fmt --all
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
+
+check:
+	bash .ci/run
+
+sqlx-prepare:
+	@scripts/setup demo
+	scripts/sqlx-prepare
+
+sqlx-check:
+	@scripts/setup demo
+	scripts/sqlx-check
+
+bench:
+	@scripts/setup demo
+	cargo build --release --locked --workspace
+	$(TARGET)/release/presence-bridge-bench --bridge $(TARGET)/release/presence-bridge $(ARGS)
+
+compose-check:
+	scripts/compose-check
+
+clean:
+	cargo clean

@@ -1,0 +1,309 @@
+//! Holds the import rules of docs/ARCHITECTURE.md: who may import whom, which crate belongs where, how long a
+//! file may be. It reads the sources as text, so it judges code under any `cfg` too.
+#![allow(clippy::unwrap_used, clippy::string_slice)]
+
+use std::path::Path;
+
+/// A top-level module, and what it may import of ours besides itself. What is not listed has no floor yet.
+#[rustfmt::skip]
+const ARROWS: &[(&str, &str)] = &[
+    ("domain",    ""),
+    ("clock",     ""),
+    ("random",    ""),
+    ("keyfile",   ""),
+    ("telemetry", ""),
+    ("config",    "domain telemetry"),
+    ("status",    "domain clock"),
+    ("metrics",   "domain"),
+    ("genesys",   "domain clock config metrics random status telemetry"),
+    ("store",     "domain clock config metrics random status telemetry"),
+    ("outbound",  "domain clock config metrics random status telemetry"),
+    ("actors",    "domain clock config metrics random status telemetry genesys store outbound"),
+    ("api",       "domain clock config metrics random status telemetry store"),
+    ("app",       "domain clock config metrics random status telemetry keyfile genesys store outbound actors api lifecycle"),
+    ("lifecycle", "domain clock config metrics random status telemetry genesys store outbound actors api app"),
+    ("main",      "domain clock config metrics random status telemetry genesys store outbound actors api app lifecycle"),
+    ("lib",       ""),
+];
+
+/// A crate, and the only top-level modules whose code may name it.
+#[rustfmt::skip]
+const CRATES: &[(&str, &str)] = &[
+    ("sqlx", "store"),
+    ("awc", "genesys"), ("actix_http", "genesys"), ("actix_codec", "genesys"), ("actix_tls", "genesys"),
+    ("actix_service", "genesys"), ("backoff", "genesys"),
+    ("hyper", "outbound"), ("hyper_util", "outbound"), ("tower_service", "outbound"),
+    ("actix", "actors app lifecycle main"), ("actix_rt", "actors app lifecycle main"),
+    ("actix_web", "api app"),
+    ("anyhow", "app lifecycle main"),
+    ("rand", "random"), ("getrandom", "random"),
+    ("genesys_simulator", ""),
+];
+
+/// A word, and the only top-level modules whose code may hold it.
+const WORDS: &[(&str, &str)] = &[("now_utc", "clock"), ("SystemTime", "clock")];
+
+/// What rules without I/O have no use for. Types such as `std::net::IpAddr` are fine.
+const NOT_IN_DOMAIN: &str = "tokio async await File TcpStream TcpListener UdpSocket ToSocketAddrs Instant";
+const STD_NOT_IN_DOMAIN: &str = "fs io process thread";
+
+/// Lines of code; comments, blank lines and the tests module do not count.
+const LINES_MAX: usize = 350;
+/// Files that may be longer, each with its reason.
+const LONGER: &[(&str, &str)] = &[];
+
+/// Whether the space-separated `list` holds `word`.
+fn holds(list: &str, word: &str) -> bool {
+    list.split_whitespace().any(|w| w == word)
+}
+
+/// The code without line comments.
+fn code_of(text: &str) -> String {
+    let without_comment = |line: &str| match line.find("//") {
+        Some(at) if !line[..at].ends_with(':') => line[..at].to_owned(), // "http://" is no comment
+        _ => line.to_owned(),
+    };
+    text.lines().map(|line| without_comment(line) + "\n").collect()
+}
+
+/// What comes before the tests module, which follows other rules.
+fn product_of(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod ").next().unwrap_or_default()
+}
+
+/// Every word of the code with what stands before and after it.
+fn words(code: &str) -> impl Iterator<Item = (&str, &str, &str)> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        let start = from + code[from..].find(is_word)?;
+        let end = code[start..]
+            .find(|c| !is_word(c))
+            .map_or(code.len(), |len| start + len);
+        from = end;
+        Some((&code[..start], &code[start..end], &code[end..]))
+    })
+}
+
+/// First segments of the paths that follow, `after` being what stands behind `root`: one, or those of a group.
+fn segments(after: &str) -> Vec<&str> {
+    let Some(path) = after.strip_prefix("::") else {
+        return Vec::new();
+    };
+    let Some(group) = path.strip_prefix('{') else {
+        return words(path).next().map(|(_, word, _)| word).into_iter().collect();
+    };
+    let mut depth = 0_i32;
+    let mut wanted = true;
+    let mut found = Vec::new();
+    for (before, word, rest) in words(group) {
+        let between = &before[before
+            .rfind(|c: char| c.is_alphanumeric() || c == '_')
+            .map_or(0, |at| at + 1)..];
+        for c in between.chars() {
+            depth += i32::from(c == '{') - i32::from(c == '}');
+            wanted |= c == ',' && depth == 0;
+        }
+        if depth < 0 {
+            break;
+        }
+        if depth == 0 && wanted {
+            found.push(word);
+            wanted = false;
+        }
+        if rest.trim_start().starts_with("};") && depth == 0 {
+            break;
+        }
+    }
+    found
+}
+
+/// Every broken rule of one file under `src`; `path` is relative to `src`.
+fn broken_rules(path: &str, text: &str) -> Vec<String> {
+    let module = path.split(['/', '.']).next().unwrap_or_default();
+    let mut broken = Vec::new();
+    let Some((_, may_import)) = ARROWS.iter().find(|(name, _)| *name == module) else {
+        return vec![format!(
+            "{path}: `{module}` has no floor; give it one in tests/floors.rs"
+        )];
+    };
+    // How many `super` lead from this file to the crate's root.
+    let depth = path.split('/').filter(|part| *part != "mod.rs").count();
+    let whole = code_of(text);
+    for (before, word, after) in words(&whole) {
+        let supers = before.trim_end_matches("super::").len();
+        let at_root = match word {
+            "crate" | "presence_bridge" => true,
+            "super" => (before.len() - supers) / "super::".len() + 1 == depth,
+            _ => false,
+        };
+        let targets = if at_root { segments(after) } else { Vec::new() };
+        for target in targets {
+            let ours = ARROWS.iter().any(|(name, _)| *name == target);
+            if ours && target != module && module != "lib" && !holds(may_import, target) {
+                broken.push(format!("{path}: `{module}` may not import `{target}`"));
+            }
+        }
+    }
+    let product = code_of(product_of(text));
+    for (before, word, after) in words(&product) {
+        let starts_path = !before.ends_with("::") || before.ends_with([' ', '(', '<', '&']);
+        let is_crate = starts_path && (after.starts_with("::") || before.ends_with("use "));
+        for (name, homes) in CRATES.iter().filter(|(name, _)| *name == word && is_crate) {
+            if !holds(homes, module) {
+                broken.push(format!("{path}: `{name}` belongs to: {homes}"));
+            }
+        }
+        for (name, homes) in WORDS.iter().filter(|(name, _)| *name == word) {
+            if !holds(homes, module) {
+                broken.push(format!("{path}: `{name}` belongs to: {homes}"));
+            }
+        }
+        let of_std = if word == "std" {
+            segments(after)
+        } else {
+            Vec::new()
+        };
+        if of_std.contains(&"env") && module != "config" {
+            broken.push(format!("{path}: only `config` reads the environment"));
+        }
+        let impure = holds(NOT_IN_DOMAIN, word) || of_std.iter().any(|s| holds(STD_NOT_IN_DOMAIN, s));
+        if module == "domain" && impure {
+            broken.push(format!(
+                "{path}: `{word}` in the domain, which does no I/O and does not wait"
+            ));
+        }
+    }
+    broken
+}
+
+/// A file that has grown too long, if it has.
+fn too_long(path: &str, text: &str) -> Option<String> {
+    let code = code_of(product_of(text));
+    let lines = code.lines().filter(|line| !line.trim().is_empty()).count();
+    let allowed = LONGER.iter().any(|(name, _)| *name == path);
+    (lines > LINES_MAX && !allowed).then(|| format!("{path}: {lines} lines of code, at most {LINES_MAX}"))
+}
+
+/// Every Rust file under `folder` of the repository: path relative to it, and text.
+fn sources(folder: &str) -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let mut found = Vec::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+        {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let name = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+                found.push((name, std::fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "no sources under {}", root.display());
+    found
+}
+
+#[test]
+fn every_import_goes_to_a_lower_floor() {
+    let broken: Vec<_> = sources("src")
+        .iter()
+        .flat_map(|(path, text)| broken_rules(path, text))
+        .collect();
+    assert!(broken.is_empty(), "broken rules:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn no_file_grows_past_what_one_reads_in_a_sitting() {
+    let long: Vec<_> = ["src", "simulator/src"]
+        .iter()
+        .flat_map(|folder| sources(folder))
+        .filter_map(|(path, text)| too_long(&path, &text))
+        .collect();
+    assert!(long.is_empty(), "too long:\n{}", long.join("\n"));
+}
+
+#[test]
+fn simulator_and_bench_never_import_the_bridge() {
+    for folder in ["simulator", "bench"] {
+        for (path, text) in sources(&format!("{folder}/src")) {
+            assert!(
+                !code_of(&text).contains("presence_bridge::"),
+                "{folder}/src/{path} imports the bridge"
+            );
+        }
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join(folder)
+            .join("Cargo.toml");
+        let manifest = std::fs::read_to_string(manifest).unwrap();
+        let depends = manifest.lines().any(|line| line.starts_with("presence-bridge"));
+        assert!(!depends, "{folder}/Cargo.toml depends on the bridge");
+    }
+}
+
+#[test]
+fn the_guard_finds_what_it_guards_against() {
+    let offences = [
+        ("domain/retry.rs", "use crate::store::Store;"),
+        ("domain/retry.rs", "use std::{fmt, fs};"),
+        ("domain/retry.rs", "pub async fn wait() {}"),
+        (
+            "store/mod.rs",
+            "use crate::{domain::ids, outbound::{post, guard}};",
+        ),
+        ("store/mod.rs", "use super::genesys::socket;"),
+        ("api/webhooks.rs", "use super::super::outbound::post;"),
+        ("api/webhooks.rs", "fn f() { crate::actors::wake(); }"),
+        ("api/webhooks.rs", "let x = sqlx::query(\"select 1\");"),
+        ("actors/dispatcher.rs", "use actix_web::web;"),
+        ("outbound/post.rs", "use awc;"),
+        ("app.rs", "let home = std::env::var(\"HOME\");"),
+        ("api/health.rs", "time::OffsetDateTime::now_utc()"),
+        ("actors/mod.rs", "use rand::Rng;"),
+        ("helpers.rs", ""),
+    ];
+    for (path, code) in offences {
+        assert_eq!(
+            broken_rules(path, code).len(),
+            1,
+            "{path}: {code}: {:?}",
+            broken_rules(path, code)
+        );
+    }
+    let fine = [
+        (
+            "domain/target.rs",
+            "use std::net::IpAddr; // not crate::store\nuse super::ids::AgentId;",
+        ),
+        (
+            "store/mod.rs",
+            "use crate::{domain::{ids, store}, clock};\nuse self::audit;",
+        ),
+        ("store/events.rs", "use super::outbound;"),
+        (
+            "actors/mod.rs",
+            "use actix::Actor; use crate::{genesys, store::{self, wake}, outbound};",
+        ),
+        ("genesys/mod.rs", "let url = \"http://x/crate\"; use awc::Client;"),
+        (
+            "outbound/post.rs",
+            "#[cfg(test)]\nmod tests { use hyper::server; use tokio; use genesys_simulator::crm; }",
+        ),
+    ];
+    for (path, code) in fine {
+        assert_eq!(broken_rules(path, code), Vec::<String>::new(), "{path}: {code}");
+    }
+    let long = "let x = 1; // one\n\n// two\n".repeat(LINES_MAX + 1);
+    assert!(too_long("api/mod.rs", &long).is_some());
+    assert!(too_long("api/mod.rs", &"// only words\n\n".repeat(LINES_MAX + 1)).is_none());
+    assert!(
+        too_long(
+            "api/mod.rs",
+            &format!("fn f() {{}}\n#[cfg(test)]\nmod tests {{\n{long}}}")
+        )
+        .is_none()
+    );
+}
