@@ -8,6 +8,7 @@
 //! - 3 `actors` (what lives), `api` (REST)
 //! - 4 `app` (builds everything once), `lifecycle` (how it ends), `main`
 
+pub mod api;
 pub mod clock;
 pub mod domain;
 pub mod metrics;

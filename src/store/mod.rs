@@ -10,10 +10,18 @@ use sqlx::{PgPool, Postgres, Transaction};
 
 use crate::domain::ids::ProcessId;
 
+pub mod agents;
 pub mod audit;
+pub mod connections;
+pub mod events_feed;
+pub mod gaps;
+pub mod history;
+pub mod keys;
 pub mod recorder;
+pub mod sources;
 mod types;
 pub mod wake;
+pub mod webhooks;
 
 /// Longest that any statement may run on the server; a call to the database ends within this or fails.
 const STATEMENT_TIMEOUT: &str = "5s";
