@@ -9,5 +9,8 @@ pub mod presence;
 pub mod retry;
 pub mod secret;
 pub mod signature;
+pub mod source;
 pub mod target;
+pub mod topics;
+pub mod violation;
 pub mod webhook;

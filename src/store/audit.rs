@@ -2,9 +2,12 @@
 
 use serde_json::Value;
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 
+use super::history::choose_plan_by_values;
 use super::{Result, Store};
-use crate::domain::audit::Entry;
+use crate::domain::audit::{Entry, Kind};
+use crate::domain::ids::{AgentId, ConnectionId, DeliveryId, EventId, SourceId, WebhookId};
 
 impl Store {
     /// Writes entries that belong to no other change.
@@ -58,5 +61,160 @@ pub(super) async fn write(conn: &mut PgConnection, entries: &[Entry]) -> Result<
     )
     .execute(conn)
     .await?;
+    Ok(())
+}
+
+/// One row of the log as the API shows it.
+#[derive(Clone, Debug)]
+pub struct AuditRow {
+    /// Place in the log.
+    pub audit_id: i64,
+    /// When it happened.
+    pub at: OffsetDateTime,
+    /// What happened.
+    pub kind: String,
+    /// How bad it is.
+    pub level: String,
+    /// The source concerned.
+    pub source_id: Option<SourceId>,
+    /// The connection concerned.
+    pub connection_id: Option<ConnectionId>,
+    /// The agent concerned.
+    pub agent_id: Option<AgentId>,
+    /// The webhook concerned.
+    pub webhook_id: Option<WebhookId>,
+    /// The event concerned.
+    pub event_id: Option<EventId>,
+    /// The delivery concerned.
+    pub delivery_id: Option<DeliveryId>,
+    /// Number of the attempt.
+    pub attempt: Option<i32>,
+    /// HTTP status or socket close code.
+    pub status: Option<i32>,
+    /// How long the step took, in milliseconds.
+    pub duration_ms: Option<i32>,
+    /// Outcome class of an attempt.
+    pub outcome: Option<String>,
+    /// How the delivery ended.
+    pub end_state: Option<String>,
+    /// Who asked for it.
+    pub principal: Option<String>,
+    /// Particulars.
+    pub data: Value,
+}
+
+/// Which entries are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct AuditFilter {
+    /// Only about this agent.
+    pub agent: Option<String>,
+    /// Only about this webhook.
+    pub webhook: Option<WebhookId>,
+    /// Only about this event.
+    pub event: Option<EventId>,
+    /// Only about this delivery.
+    pub delivery: Option<DeliveryId>,
+    /// Only about this connection.
+    pub connection: Option<ConnectionId>,
+    /// Only of this kind.
+    pub kind: Option<String>,
+    /// Only of this level.
+    pub level: Option<String>,
+    /// Only at or after this time.
+    pub since: Option<OffsetDateTime>,
+    /// Only before this time.
+    pub until: Option<OffsetDateTime>,
+}
+
+impl Store {
+    /// A page of the log, newest first.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn audit_entries(
+        &self,
+        filter: &AuditFilter,
+        before: Option<i64>,
+        limit: i64,
+    ) -> Result<Vec<AuditRow>> {
+        let mut tx = self.begin().await?;
+        choose_plan_by_values(&mut tx).await?;
+        let rows = sqlx::query_as!(
+            AuditRow,
+            r#"select audit_id, at, kind, level, source_id as "source_id: SourceId",
+                      connection_id as "connection_id: ConnectionId", agent_id as "agent_id: AgentId",
+                      webhook_id as "webhook_id: WebhookId", event_id as "event_id: EventId",
+                      delivery_id as "delivery_id: DeliveryId", attempt, status, duration_ms, outcome, end_state,
+                      principal, data
+               from audit_log
+               where ($1::bigint is null or audit_id < $1)
+                 and ($2::text is null or agent_id = $2)
+                 and ($3::uuid is null or webhook_id = $3)
+                 and ($4::uuid is null or event_id = $4)
+                 and ($5::uuid is null or delivery_id = $5)
+                 and ($6::uuid is null or connection_id = $6)
+                 and ($7::text is null or kind = $7)
+                 and ($8::text is null or level = $8)
+                 and ($9::timestamptz is null or at >= $9)
+                 and ($10::timestamptz is null or at < $10)
+               order by audit_id desc
+               limit $11"#,
+            before,
+            filter.agent.as_deref(),
+            filter.webhook as _,
+            filter.event as _,
+            filter.delivery as _,
+            filter.connection as _,
+            filter.kind.as_deref(),
+            filter.level.as_deref(),
+            filter.since,
+            filter.until,
+            limit,
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(rows)
+    }
+}
+
+/// Ends everything that a webhook is owed, with an entry each, in one statement: there may be very many. Returns
+/// how many there were.
+///
+/// # Errors
+/// If the database refuses.
+pub(super) async fn end_deliveries_of(
+    conn: &mut PgConnection,
+    webhook: WebhookId,
+    at: OffsetDateTime,
+    principal: &str,
+) -> Result<u64> {
+    let ended = sqlx::query!(
+        "with gone as (
+             delete from delivery
+             where webhook_id = $1
+             returning delivery_id, event_id, lane, attempt)
+         insert into audit_log (at, kind, webhook_id, event_id, delivery_id, agent_id, attempt, end_state, principal)
+         select $2, $3, $1, event_id, delivery_id, (select agent_id from agent where agent_key = lane),
+                nullif(attempt, 0), 'webhook_gone', $4
+         from gone",
+        webhook as _,
+        at,
+        Kind::DeliveryEnded.as_str(),
+        principal,
+    )
+    .execute(conn)
+    .await?;
+    Ok(ended.rows_affected())
+}
+
+/// Gives this transaction's statements a minute each, for the one step that may have to touch very many rows.
+///
+/// # Errors
+/// If the database refuses.
+pub(super) async fn allow_a_minute(conn: &mut PgConnection) -> Result<()> {
+    sqlx::query_scalar!("select set_config('statement_timeout', '60s', true)")
+        .fetch_one(conn)
+        .await?;
     Ok(())
 }

@@ -11,14 +11,22 @@ use sqlx::{PgPool, Postgres, Transaction};
 use crate::domain::ids::ProcessId;
 use crate::domain::secret::MasterKey;
 
+pub mod agents;
 pub mod audit;
+pub mod connections;
 pub mod deliveries;
 pub mod embedded;
 pub mod events;
+pub mod events_feed;
+pub mod gaps;
+pub mod history;
+pub mod keys;
 pub mod partitions;
 pub mod recorder;
+pub mod sources;
 mod types;
 pub mod wake;
+pub mod webhooks;
 
 /// Longest that any statement may run on the server; a call to the database ends within this or fails.
 const STATEMENT_TIMEOUT: &str = "5s";

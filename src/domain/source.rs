@@ -1,0 +1,261 @@
+//! What the settings of a source must be like, whether they come from the environment or over the API.
+
+use serde_json::Value;
+use url::{Host, Url};
+
+use super::secret::Secret;
+use super::topics;
+use super::violation::{Violation, check_text, check_texts};
+
+/// Name of the source that the environment sets; nobody else may take it.
+pub const ENVIRONMENT_SOURCE_NAME: &str = "default";
+/// The protocol of the seed document: one connection per agent.
+pub const PROTOCOL_REALTIME: &str = "realtime";
+/// How often upstream pings if nobody says otherwise, in milliseconds (the seed's default).
+pub const HEARTBEAT_INTERVAL_MS_DEFAULT: i32 = 15_000;
+
+/// Upstream allows 10 connections per user of the credentials, and a connection watches one agent.
+const REALTIME_AGENTS_MAX: usize = 10;
+/// Upstream's limit of topics per connection.
+const REALTIME_TOPICS_MAX: usize = 100;
+const HEARTBEAT_INTERVAL_MS: std::ops::RangeInclusive<i32> = 1_000..=300_000;
+const NAME_CHARS_MAX: usize = 100;
+const ID_CHARS_MAX: usize = 200;
+const SECRET_CHARS_MAX: usize = 1000;
+const URL_CHARS_MAX: usize = 2048;
+const REGION_CHARS_MAX: usize = 253;
+
+/// Everything that is set of a source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceSettings {
+    /// What people call it.
+    pub name: String,
+    /// Upstream protocol.
+    pub protocol: String,
+    /// Genesys domain such as `mypurecloud.de`; `None` if `api_url` says it all.
+    pub region: Option<String>,
+    /// REST address, if it is not the region's.
+    pub api_url: Option<String>,
+    /// Token address, if it is not the protocol's own.
+    pub login_url: Option<String>,
+    /// OAuth client id.
+    pub client_id: String,
+    /// OAuth client secret.
+    pub client_secret: Secret,
+    /// Genesys users to watch.
+    pub agents: Vec<String>,
+    /// Object of topic lists.
+    pub topic_matrix: Value,
+    /// How often upstream shall ping, in milliseconds.
+    pub heartbeat_interval_ms: i32,
+}
+
+impl SourceSettings {
+    /// Holds the settings against the rules; on success repeated agents are gone.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn check(mut self) -> Result<Self, Vec<Violation>> {
+        let mut found = Vec::new();
+        check_text("name", &self.name, NAME_CHARS_MAX, &mut found);
+        if self.protocol != PROTOCOL_REALTIME {
+            found.push(Violation::new("protocol", "is not known; there is realtime"));
+        }
+        self.check_addresses(&mut found);
+        check_text("client_id", &self.client_id, ID_CHARS_MAX, &mut found);
+        check_text(
+            "client_secret",
+            self.client_secret.expose(),
+            SECRET_CHARS_MAX,
+            &mut found,
+        );
+        self.check_agents(&mut found);
+        self.check_topics(&mut found);
+        if !HEARTBEAT_INTERVAL_MS.contains(&self.heartbeat_interval_ms) {
+            found.push(Violation::new(
+                "heartbeat_interval_ms",
+                "is not between 1000 and 300000",
+            ));
+        }
+        if found.is_empty() { Ok(self) } else { Err(found) }
+    }
+
+    fn check_addresses(&self, found: &mut Vec<Violation>) {
+        match &self.region {
+            Some(region) if !is_domain(region) => {
+                found.push(Violation::new("region", "is not a domain such as mypurecloud.de"));
+            }
+            None if self.api_url.is_none() => {
+                found.push(Violation::new("region", "is missing, and so is api_url"));
+            }
+            _ => {}
+        }
+        for (field, url) in [("api_url", &self.api_url), ("login_url", &self.login_url)] {
+            if let Some(what) = url.as_deref().and_then(wrong_with_base_url) {
+                found.push(Violation::new(field, what));
+            }
+        }
+    }
+
+    fn check_agents(&mut self, found: &mut Vec<Violation>) {
+        if self.agents.is_empty() {
+            found.push(Violation::new("agents", "is empty"));
+        }
+        let given = std::mem::take(&mut self.agents);
+        self.agents = check_texts("agents", given, REALTIME_AGENTS_MAX, ID_CHARS_MAX, found);
+    }
+
+    fn check_topics(&self, found: &mut Vec<Violation>) {
+        match topics::flatten(&self.topic_matrix) {
+            Err(error) => found.push(Violation::new("topic_matrix", error.to_string())),
+            Ok(topics) => {
+                if topics.len() > REALTIME_TOPICS_MAX {
+                    found.push(Violation::new(
+                        "topic_matrix",
+                        format!("has more than {REALTIME_TOPICS_MAX} topics"),
+                    ));
+                }
+                if topics
+                    .iter()
+                    .any(|topic| topic.trim().is_empty() || topic.chars().any(char::is_control))
+                {
+                    found.push(Violation::new(
+                        "topic_matrix",
+                        "has a topic that is empty or has control characters",
+                    ));
+                }
+            }
+        }
+    }
+}
+
+fn is_domain(text: &str) -> bool {
+    text.chars().count() <= REGION_CHARS_MAX
+        && text.contains('.')
+        && text.split('.').all(|label| {
+            !label.is_empty()
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+        })
+}
+
+/// Paths are appended to a base address, so it may carry a path but nothing behind it. Plain http is allowed:
+/// simulators speak it; what is sent there is the operator's decision.
+fn wrong_with_base_url(text: &str) -> Option<&'static str> {
+    if text.chars().count() > URL_CHARS_MAX {
+        return Some("is too long");
+    }
+    let Ok(url) = Url::parse(text) else {
+        return Some("is not an absolute URL");
+    };
+    if !matches!(url.scheme(), "http" | "https") {
+        return Some("is not an http or https URL");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Some("has a user or password in it");
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Some("has a query or fragment");
+    }
+    match url.host() {
+        Some(Host::Domain(host)) if host.is_empty() => Some("has no host"),
+        None => Some("has no host"),
+        Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn good() -> SourceSettings {
+        SourceSettings {
+            name: "service-desk".into(),
+            protocol: "realtime".into(),
+            region: Some("mypurecloud.de".into()),
+            api_url: None,
+            login_url: None,
+            client_id: "id".into(),
+            client_secret: Secret::new("canary"),
+            agents: vec!["a".into()],
+            topic_matrix: json!({"presence": ["routing:agent:state"]}),
+            heartbeat_interval_ms: 15_000,
+        }
+    }
+
+    fn fields(settings: SourceSettings) -> Vec<String> {
+        settings
+            .check()
+            .unwrap_err()
+            .into_iter()
+            .map(|v| v.field)
+            .collect()
+    }
+
+    #[test]
+    fn good_settings_pass_and_lose_repeats() {
+        let agents = vec!["a".into(), "b".into(), "a".into()];
+        let checked = SourceSettings { agents, ..good() }.check().unwrap();
+        assert_eq!(checked.agents, ["a", "b"]);
+    }
+
+    #[test]
+    fn everything_wrong_is_named_at_once_and_no_secret_is_shown() {
+        let wrong = SourceSettings {
+            name: String::new(),
+            protocol: "smoke".into(),
+            region: None,
+            login_url: Some("https://u:p@h/".into()),
+            client_secret: Secret::new("canary\n"),
+            agents: Vec::new(),
+            topic_matrix: json!({}),
+            heartbeat_interval_ms: 999,
+            ..good()
+        };
+        let found = wrong.check().unwrap_err();
+        assert!(!format!("{found:?}").contains("canary"));
+        let names: Vec<_> = found.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "name",
+                "protocol",
+                "region",
+                "login_url",
+                "client_secret",
+                "agents",
+                "topic_matrix",
+                "heartbeat_interval_ms"
+            ]
+        );
+    }
+
+    #[test]
+    fn limits_of_upstream_hold() {
+        let agents = (0..11).map(|i| i.to_string()).collect();
+        assert_eq!(fields(SourceSettings { agents, ..good() }), ["agents"]);
+        let topics: Vec<_> = (0..101).map(|i| format!("t{i}")).collect();
+        let topic_matrix = json!({ "all": topics });
+        assert_eq!(fields(SourceSettings { topic_matrix, ..good() }), ["topic_matrix"]);
+    }
+
+    #[test]
+    fn only_plain_base_addresses_pass() {
+        for wrong in ["", "h", "ftp://h/", "https://h/?a", "https://h/#f", "https://u@h/", "http:///"] {
+            let api_url = Some(wrong.to_owned());
+            assert_eq!(fields(SourceSettings { api_url, ..good() }), ["api_url"], "{wrong}");
+        }
+        for wrong in ["mypurecloud", "a..b", "-a.de", "a.de/", "a.de:1", "http://a.de"] {
+            let region = Some(wrong.to_owned());
+            assert_eq!(fields(SourceSettings { region, ..good() }), ["region"], "{wrong}");
+        }
+        let api_url = Some("http://simulator:8080/genesys".to_owned());
+        let region = None;
+        assert!(SourceSettings { api_url, region, ..good() }.check().is_ok());
+    }
+}

@@ -1,0 +1,101 @@
+//! What a connection listens to: the topic matrix made flat.
+
+use serde_json::Value;
+
+/// Topics that a connection of protocol `realtime` may name.
+pub const REALTIME_TOPICS: [&str; 3] =
+    ["routing:agent:state", "routing:agent:state:history", "routing:agent:state:queue"];
+
+/// Topics that upstream allows on one connection of protocol `realtime`.
+pub const REALTIME_TOPICS_MAX: usize = 100;
+
+/// Why a topic matrix cannot be used. Texts are worded to follow the field's name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TopicsError {
+    /// Not an object of topics, lists of topics, or lists of such.
+    #[error("is not an object of topic lists")]
+    NotLists,
+    /// Nothing to listen to.
+    #[error("has no topics")]
+    Empty,
+    /// More than upstream allows, counted without duplicates.
+    #[error("has {0} topics, at most {REALTIME_TOPICS_MAX} are allowed")]
+    TooMany(usize),
+    /// Topics that upstream does not offer.
+    #[error("has topics that are not offered: {}", .0.join(", "))]
+    NotOffered(Vec<String>),
+}
+
+/// Flattens the matrix, drops duplicates in order, then counts, then holds each topic against what is offered.
+/// Counting before dropping would refuse a hundred and one copies of one topic.
+///
+/// # Errors
+/// The first rule that is broken; of topics not offered, all.
+pub fn flatten(matrix: &Value) -> Result<Vec<String>, TopicsError> {
+    let Value::Object(lists) = matrix else {
+        return Err(TopicsError::NotLists);
+    };
+    let mut topics = Vec::new();
+    for list in lists.values() {
+        collect(list, &mut topics)?;
+    }
+    let mut seen = std::collections::HashSet::new();
+    topics.retain(|topic| seen.insert(topic.clone()));
+    if topics.is_empty() {
+        return Err(TopicsError::Empty);
+    }
+    if topics.len() > REALTIME_TOPICS_MAX {
+        return Err(TopicsError::TooMany(topics.len()));
+    }
+    let not_offered: Vec<_> =
+        topics.iter().filter(|topic| !REALTIME_TOPICS.contains(&topic.as_str())).cloned().collect();
+    if not_offered.is_empty() { Ok(topics) } else { Err(TopicsError::NotOffered(not_offered)) }
+}
+
+fn collect(value: &Value, into: &mut Vec<String>) -> Result<(), TopicsError> {
+    match value {
+        Value::String(topic) => into.push(topic.trim().to_owned()),
+        Value::Array(items) => {
+            for item in items {
+                collect(item, into)?;
+            }
+        }
+        _ => return Err(TopicsError::NotLists),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn lists_become_one_list_without_duplicates_in_order() {
+        let matrix = json!({
+            "a": ["routing:agent:state:queue", "routing:agent:state"],
+            "b": [["routing:agent:state"], "routing:agent:state:history"],
+        });
+        let expected = ["routing:agent:state:queue", "routing:agent:state", "routing:agent:state:history"];
+        assert_eq!(flatten(&matrix), Ok(expected.map(str::to_owned).to_vec()));
+    }
+
+    #[test]
+    fn a_hundred_and_one_copies_are_one_topic() {
+        let matrix = json!({ "a": vec!["routing:agent:state"; 101] });
+        assert_eq!(flatten(&matrix), Ok(vec!["routing:agent:state".to_owned()]));
+    }
+
+    #[test]
+    fn nothing_too_much_and_the_unknown_are_refused() {
+        assert_eq!(flatten(&json!({})), Err(TopicsError::Empty));
+        assert_eq!(flatten(&json!({"a": []})), Err(TopicsError::Empty));
+        assert_eq!(flatten(&json!(["routing:agent:state"])), Err(TopicsError::NotLists));
+        assert_eq!(flatten(&json!({"a": [1]})), Err(TopicsError::NotLists));
+        let many: Vec<_> = (0..101).map(|n| format!("t{n}")).collect();
+        assert_eq!(flatten(&json!({ "a": many })), Err(TopicsError::TooMany(101)));
+        let refused = flatten(&json!({"a": ["x", "routing:agent:state", "y"]}));
+        assert_eq!(refused, Err(TopicsError::NotOffered(vec!["x".to_owned(), "y".to_owned()])));
+    }
+}
