@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use time::OffsetDateTime;
+
 use crate::domain::ids::ConnectionId;
 
 /// A part that must be alive for the bridge to do its work.
@@ -46,6 +48,8 @@ pub struct ConnectionMetrics {
     pub samples: usize,
     /// Reconnect attempts since the last healthy minute.
     pub attempt_count: u32,
+    /// Last moment that a frame proved its socket live; `None` before the first.
+    pub proven_at: Option<OffsetDateTime>,
 }
 
 /// Live figures of this process. Cheap to lock: nothing is held while waiting.
@@ -70,6 +74,12 @@ impl Status {
     #[must_use]
     pub fn connection(&self, id: ConnectionId) -> ConnectionMetrics {
         lock(&self.connections).get(&id).copied().unwrap_or_default()
+    }
+
+    /// Connections with the last moment of proof that each was live.
+    #[must_use]
+    pub fn proofs(&self) -> Vec<(ConnectionId, OffsetDateTime)> {
+        lock(&self.connections).iter().filter_map(|(id, metrics)| Some((*id, metrics.proven_at?))).collect()
     }
 
     /// A part says that it is alive; call it at least every few seconds.

@@ -84,8 +84,10 @@ kinds! {
     HeartbeatMissed = "HEARTBEAT_MISSED",
     /// A frame that is no presence update; its bytes are kept.
     FrameRejected = "FRAME_REJECTED",
-    /// A time without sight of an agent began or ended.
+    /// A time without sight of an agent began.
     GapDetected = "GAP_DETECTED",
+    /// A time without sight of an agent ended.
+    GapClosed = "GAP_CLOSED",
     /// Frames came faster than they could be stored; the socket was dropped on purpose.
     Backpressure = "BACKPRESSURE",
     /// An actor died and a new one took its place.

@@ -25,6 +25,7 @@ pub mod partitions;
 pub mod recorder;
 pub mod sources;
 mod types;
+pub mod upstream;
 pub mod wake;
 pub mod webhooks;
 

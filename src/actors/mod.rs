@@ -1,0 +1,12 @@
+//! Floor 3: what lives. Thin shells with a mailbox and timers around rules that are pure.
+//!
+//! - [`supervisor`] keeps one [`connection`] actor for each connection that is wanted, and one [`token`] actor for
+//!   each source; it builds a new one when one dies.
+//! - [`dispatcher`] sends what is owed.
+//!
+//! Mailboxes are bounded: whoever sends waits for the answer, or gives up; data never goes by `do_send`.
+
+pub mod connection;
+pub mod dispatcher;
+pub mod supervisor;
+pub mod token;

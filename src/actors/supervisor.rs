@@ -1,0 +1,394 @@
+//! Makes what is held match what is wanted: one connection actor for each row that is to be open.
+//!
+//! What is wanted stands in the database; the supervisor compares each second, and at once when nudged. An actor that
+//! died (actix ends one that panics and does not bring it back) is missing in the comparison and so replaced.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use time::OffsetDateTime;
+
+use super::connection::{self, Assignment, ConnectionActor, Terminate};
+use super::token::TokenActor;
+use crate::clock;
+use crate::domain::audit::{Entry, Kind, Level};
+use crate::domain::ids::{ConnectionId, SourceId};
+use crate::domain::secret::MasterKey;
+use crate::domain::topics;
+use crate::genesys::plan::{Plan, REALTIME_CONNECTIONS_MAX, plan};
+use crate::genesys::protocol::Upstream;
+use crate::genesys::realtime::{Realtime, RealtimeSettings};
+use crate::genesys::session::Ending;
+use crate::metrics::{Metrics, ReasonLabels};
+use crate::status::{Part, Status};
+use crate::store::recorder::Recorder;
+use crate::store::upstream::{WantedConnection, WantedSource};
+use crate::store::{Store, StoreError};
+
+/// How often what is held is compared with what is wanted.
+const COMPARE_EVERY: Duration = Duration::from_secs(1);
+/// How often proofs of life are written down: a kill makes a gap begin at most this much too early.
+const PROOFS_EVERY: Duration = Duration::from_secs(5);
+/// Distance between two replacements of one dead actor, so that a cause that stays does not spin.
+const REPLACE_APART: Duration = Duration::from_secs(5);
+/// All sockets are closed and deleted upstream within this when the bridge stops.
+const STOP_WITHIN: Duration = Duration::from_secs(7);
+/// How often the end of the actors is looked for while stopping.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What the supervisor needs.
+#[derive(Clone)]
+pub struct Deps {
+    /// What is wanted.
+    pub store: Store,
+    /// Where updates go.
+    pub recorder: Recorder,
+    /// Where it says that it is alive.
+    pub status: Arc<Status>,
+    /// Where it counts.
+    pub metrics: Metrics,
+    /// Opens client secrets.
+    pub master_key: MasterKey,
+}
+
+/// Closes every socket properly and deletes what we hold upstream; answered when that is done, or time is up.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Stop;
+
+/// One actor that is held.
+struct Held {
+    addr: Addr<ConnectionActor>,
+    source_version: i64,
+    generation: i64,
+    started: Instant,
+    /// Asked to end, and why.
+    ending: Option<Ending>,
+}
+
+/// What the connections of a source share.
+struct Shared {
+    version: i64,
+    upstream: Rc<dyn Upstream>,
+    tokens: Addr<TokenActor>,
+}
+
+/// The actor that keeps all others of the left half.
+pub struct Supervisor {
+    deps: Deps,
+    held: HashMap<ConnectionId, Held>,
+    shared: HashMap<SourceId, Shared>,
+    /// Agents over a source's ceiling that were told of already.
+    over_limit: HashMap<SourceId, Vec<String>>,
+    comparing: bool,
+    stopping: bool,
+}
+
+impl Supervisor {
+    /// A supervisor that starts to compare when it is started.
+    #[must_use]
+    pub fn new(deps: Deps) -> Self {
+        Self {
+            deps,
+            held: HashMap::new(),
+            shared: HashMap::new(),
+            over_limit: HashMap::new(),
+            comparing: false,
+            stopping: false,
+        }
+    }
+
+    fn listen(&self, ctx: &mut Context<Self>) {
+        let wake = self.deps.store.wake.clone();
+        let nudged = async move { wake.wait_connections_changed().await };
+        ctx.spawn(nudged.into_actor(self).map(|(), actor, ctx| {
+            actor.compare(ctx);
+            actor.listen(ctx);
+        }));
+    }
+
+    /// Reads what is wanted, makes the rows that are missing, and acts on the rest.
+    fn compare(&mut self, ctx: &mut Context<Self>) {
+        self.deps.status.alive(Part::Supervisor);
+        if self.comparing || self.stopping {
+            return;
+        }
+        self.comparing = true;
+        let (store, master_key) = (self.deps.store.clone(), self.deps.master_key.clone());
+        let read = async move { read_wanted(&store, &master_key).await };
+        ctx.spawn(read.into_actor(self).map(|wanted, actor, ctx| {
+            actor.comparing = false;
+            match wanted {
+                Ok(wanted) if !actor.stopping => actor.act(&wanted, ctx),
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "what is wanted cannot be read; what is held stays"),
+            }
+        }));
+    }
+
+    fn act(&mut self, wanted: &[(WantedSource, Plan)], ctx: &mut Context<Self>) {
+        for (source, plan) in wanted {
+            self.tell_over_limit(source, plan, ctx);
+            for connection in &source.connections {
+                let unwanted = source.deleted || plan.remove.contains(&connection.agent_id.0);
+                self.act_on(source, connection, unwanted, ctx);
+            }
+        }
+        // A row that went without us (nobody but us removes rows, so this is a former database).
+        let known: Vec<_> = wanted.iter().flat_map(|(source, _)| &source.connections).collect();
+        for (id, held) in &mut self.held {
+            if held.ending.is_none() && !known.iter().any(|connection| connection.connection_id == *id) {
+                held.end(Ending::Replaced);
+            }
+        }
+        self.held.retain(|_, held| held.addr.connected() || held.ending.is_none());
+        self.shared.retain(|id, _| wanted.iter().any(|(source, _)| source.source_id == *id));
+    }
+
+    fn act_on(
+        &mut self,
+        source: &WantedSource,
+        connection: &WantedConnection,
+        unwanted: bool,
+        ctx: &mut Context<Self>,
+    ) {
+        let id = connection.connection_id;
+        let open = connection.open && !unwanted;
+        let Some(held) = self.held.get_mut(&id) else {
+            if open {
+                self.start(source, connection, ctx);
+            } else if !connection.leftovers.is_empty() {
+                // Nobody holds it, but something of it may still exist upstream: an actor that only cleans up.
+                let ending = if unwanted { Ending::Replaced } else { Ending::Operator };
+                self.start(source, connection, ctx);
+                if let Some(held) = self.held.get_mut(&id) {
+                    held.end(ending);
+                }
+            } else if unwanted {
+                self.remove(id, ctx);
+            }
+            return;
+        };
+        if !held.addr.connected() {
+            match held.ending {
+                Some(_) if unwanted => {
+                    self.held.remove(&id);
+                    self.remove(id, ctx);
+                }
+                Some(_) => drop(self.held.remove(&id)),
+                None if held.started.elapsed() >= REPLACE_APART => {
+                    self.held.remove(&id);
+                    self.tell_death(source, connection, ctx);
+                    if open {
+                        self.start(source, connection, ctx);
+                    }
+                }
+                None => {}
+            }
+            return;
+        }
+        if held.ending.is_some() {
+            return;
+        }
+        if unwanted {
+            held.end(Ending::Replaced);
+        } else if !connection.open {
+            held.end(Ending::Operator);
+        } else if held.generation != connection.generation || held.source_version != source.version {
+            held.end(Ending::Replaced);
+        }
+    }
+
+    fn start(&mut self, source: &WantedSource, connection: &WantedConnection, ctx: &mut Context<Self>) {
+        let topics = match topics::flatten(&source.topic_matrix) {
+            Ok(topics) => topics,
+            Err(error) => {
+                tracing::error!(%error, source = %source.name, "a source's topics cannot be used");
+                return;
+            }
+        };
+        let Some((upstream, tokens)) = self.shared_of(source) else {
+            return;
+        };
+        let assignment = Assignment {
+            connection_id: connection.connection_id,
+            source_id: source.source_id,
+            source_name: source.name.clone(),
+            agent_id: connection.agent_id.clone(),
+            topics,
+            heartbeat: Duration::from_millis(u64::try_from(source.heartbeat_interval_ms).unwrap_or(15_000)),
+            leftovers: connection.leftovers.clone(),
+            proven_at: connection.proven_at,
+        };
+        let deps = connection::Deps {
+            store: self.deps.store.clone(),
+            recorder: self.deps.recorder.clone(),
+            status: self.deps.status.clone(),
+            metrics: self.deps.metrics.clone(),
+        };
+        let addr = ConnectionActor::new(deps, assignment, upstream, tokens).start();
+        let held = Held {
+            addr,
+            source_version: source.version,
+            generation: connection.generation,
+            started: Instant::now(),
+            ending: None,
+        };
+        self.held.insert(connection.connection_id, held);
+        let _ = ctx; // actors start on the arbiter of this context
+    }
+
+    /// Client and token keeper of a source, made anew when the source has changed or the keeper has died.
+    fn shared_of(&mut self, source: &WantedSource) -> Option<(Rc<dyn Upstream>, Addr<TokenActor>)> {
+        let fresh = |shared: &&Shared| shared.version == source.version && shared.tokens.connected();
+        if let Some(shared) = self.shared.get(&source.source_id).filter(fresh) {
+            return Some((shared.upstream.clone(), shared.tokens.clone()));
+        }
+        let region = source.region.as_deref().unwrap_or_default();
+        let api_url = source.api_url.clone().unwrap_or_else(|| format!("https://api.{region}"));
+        let settings = RealtimeSettings {
+            login_url: without_slash(source.login_url.clone().unwrap_or_else(|| api_url.clone())),
+            api_url: without_slash(api_url),
+            client_id: source.client_id.clone(),
+            client_secret: source.client_secret.clone(),
+        };
+        let upstream: Rc<dyn Upstream> = match Realtime::new(settings) {
+            Ok(upstream) => Rc::new(upstream),
+            Err(error) => {
+                tracing::error!(%error, "TLS cannot be set up");
+                return None;
+            }
+        };
+        let (store, metrics) = (self.deps.store.clone(), self.deps.metrics.clone());
+        let tokens = TokenActor::new(source.source_id, upstream.clone(), store, metrics).start();
+        let shared = Shared { version: source.version, upstream: upstream.clone(), tokens: tokens.clone() };
+        self.shared.insert(source.source_id, shared);
+        Some((upstream, tokens))
+    }
+
+    fn remove(&self, id: ConnectionId, ctx: &mut Context<Self>) {
+        let store = self.deps.store.clone();
+        let removed = async move {
+            if let Err(error) = store.remove_connection(id, clock::now()).await {
+                tracing::warn!(%error, "a connection that ended cannot be removed yet");
+            }
+        };
+        ctx.spawn(removed.into_actor(self));
+    }
+
+    fn tell_death(&self, source: &WantedSource, connection: &WantedConnection, ctx: &mut Context<Self>) {
+        tracing::error!(connection = %connection.connection_id, "a connection's actor died; another takes its place");
+        self.deps.metrics.actors_restarted.get_or_create(&ReasonLabels { reason: "connection" }).inc();
+        let mut entry = Entry::new(clock::now(), Kind::ActorRestarted).level(Level::Error).data("actor", "connection");
+        entry.source_id = Some(source.source_id);
+        entry.connection_id = Some(connection.connection_id);
+        entry.agent_id = Some(connection.agent_id.clone());
+        let store = self.deps.store.clone();
+        ctx.spawn(async move { drop(store.write_audit(&[entry]).await) }.into_actor(self));
+    }
+
+    /// Says once which agents stay without a connection.
+    fn tell_over_limit(&mut self, source: &WantedSource, plan: &Plan, ctx: &mut Context<Self>) {
+        let told = self.over_limit.entry(source.source_id).or_default();
+        if *told == plan.over_limit {
+            return;
+        }
+        told.clone_from(&plan.over_limit);
+        if plan.over_limit.is_empty() {
+            return;
+        }
+        tracing::error!(source = %source.name, agents = plan.over_limit.len(), "a client's ceiling of connections is reached");
+        let mut entry = Entry::new(clock::now(), Kind::LimitMet)
+            .level(Level::Error)
+            .data("agents_without_connection", plan.over_limit.clone())
+            .data("limit", REALTIME_CONNECTIONS_MAX);
+        entry.source_id = Some(source.source_id);
+        let store = self.deps.store.clone();
+        ctx.spawn(async move { drop(store.write_audit(&[entry]).await) }.into_actor(self));
+    }
+
+    fn write_proofs(&self, ctx: &mut Context<Self>) {
+        let proofs: Vec<(ConnectionId, OffsetDateTime)> = self.deps.status.proofs();
+        if proofs.is_empty() || self.stopping {
+            return;
+        }
+        let store = self.deps.store.clone();
+        let written = async move {
+            if let Err(error) = store.write_proofs(&proofs).await {
+                tracing::debug!(%error, "proofs of life wait for the database");
+            }
+        };
+        ctx.spawn(written.into_actor(self));
+    }
+}
+
+impl Held {
+    fn end(&mut self, ending: Ending) {
+        // A full mailbox is tried again at the next comparison.
+        if self.addr.try_send(Terminate(ending)).is_ok() {
+            self.ending = Some(ending);
+        }
+    }
+}
+
+fn without_slash(url: String) -> String {
+    url.trim_end_matches('/').to_owned()
+}
+
+/// Reads the sources with their plans, after making the rows that the plans miss.
+async fn read_wanted(
+    store: &Store,
+    master_key: &MasterKey,
+) -> Result<Vec<(WantedSource, Plan)>, StoreError> {
+    let planned = |source: WantedSource| {
+        let connected: Vec<String> = source.connections.iter().map(|c| c.agent_id.0.clone()).collect();
+        let plan = if source.deleted {
+            Plan { remove: connected, ..Plan::default() }
+        } else {
+            plan(&source.agents, &connected, REALTIME_CONNECTIONS_MAX)
+        };
+        (source, plan)
+    };
+    let wanted: Vec<_> = store.wanted_sources(master_key).await?.into_iter().map(planned).collect();
+    let mut added = false;
+    for (source, plan) in wanted.iter().filter(|(_, plan)| !plan.add.is_empty()) {
+        store.add_connections(source.source_id, &plan.add).await?;
+        added = true;
+    }
+    if !added {
+        return Ok(wanted);
+    }
+    Ok(store.wanted_sources(master_key).await?.into_iter().map(planned).collect())
+}
+
+impl Actor for Supervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.compare(ctx);
+        self.listen(ctx);
+        ctx.run_interval(COMPARE_EVERY, |actor, ctx| actor.compare(ctx));
+        ctx.run_interval(PROOFS_EVERY, |actor, ctx| actor.write_proofs(ctx));
+    }
+}
+
+impl Handler<Stop> for Supervisor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Stop, _ctx: &mut Self::Context) -> Self::Result {
+        self.stopping = true;
+        for held in self.held.values_mut().filter(|held| held.ending.is_none()) {
+            held.end(Ending::BridgeStops);
+        }
+        let actors: Vec<_> = self.held.values().map(|held| held.addr.clone()).collect();
+        Box::pin(async move {
+            let by = Instant::now() + STOP_WITHIN;
+            while actors.iter().any(Addr::connected) && Instant::now() < by {
+                actix::clock::sleep(LOOK_EVERY).await;
+            }
+        })
+    }
+}

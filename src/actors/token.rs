@@ -1,0 +1,193 @@
+//! Keeps the token of one source: one request at a time however many ask, renewed before it ends, and never again
+//! while the platform says no.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use tokio::sync::oneshot;
+
+use crate::clock;
+use crate::domain::audit::{Entry, Kind, Level};
+use crate::domain::ids::SourceId;
+use crate::domain::secret::Secret;
+use crate::genesys::protocol::{ErrorKind, Token, Upstream, UpstreamError};
+use crate::genesys::reconnect::SeedBackoff;
+use crate::genesys::session::TokenSerial;
+use crate::metrics::{Metrics, OutcomeLabels};
+use crate::random;
+use crate::store::Store;
+
+/// A token is renewed this long before its end, or a tenth of its life before if that is less.
+const MARGIN_MAX: Duration = Duration::from_secs(60);
+/// Shortest distance between two renewals.
+const RENEWALS_APART: Duration = Duration::from_secs(1);
+
+/// Asks for the token; answered when there is one, or with why there is none.
+#[derive(Message)]
+#[rtype(result = "Result<Held, UpstreamError>")]
+pub struct GetToken {
+    /// A token that the platform did not accept: give another one.
+    pub instead_of: Option<TokenSerial>,
+}
+
+/// A token and its name.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// Its name.
+    pub serial: TokenSerial,
+    /// The token.
+    pub secret: Secret,
+}
+
+struct Current {
+    held: Held,
+    ends: Instant,
+}
+
+/// The actor of one source.
+pub struct TokenActor {
+    source_id: SourceId,
+    upstream: Rc<dyn Upstream>,
+    store: Store,
+    metrics: Metrics,
+    current: Option<Current>,
+    serials: TokenSerial,
+    /// Who waits for the request under way; `None` if none is.
+    waiting: Option<Vec<oneshot::Sender<Result<Held, UpstreamError>>>>,
+    backoff: SeedBackoff,
+    /// After a failure: what it was, and until when nothing is asked.
+    resting: Option<(UpstreamError, Instant)>,
+}
+
+impl TokenActor {
+    /// An actor that asks when it is asked.
+    #[must_use]
+    pub fn new(source_id: SourceId, upstream: Rc<dyn Upstream>, store: Store, metrics: Metrics) -> Self {
+        Self {
+            source_id,
+            upstream,
+            store,
+            metrics,
+            current: None,
+            serials: 0,
+            waiting: None,
+            backoff: SeedBackoff::default(),
+            resting: None,
+        }
+    }
+
+    /// The token that may be used now.
+    fn usable(&self, instead_of: Option<TokenSerial>) -> Option<Held> {
+        let current = self.current.as_ref()?;
+        (current.ends > Instant::now() && Some(current.held.serial) != instead_of).then(|| current.held.clone())
+    }
+
+    /// Asks the platform, unless that is under way.
+    fn request(&mut self, ctx: &mut Context<Self>) {
+        if self.waiting.is_some() {
+            return;
+        }
+        self.waiting = Some(Vec::new());
+        let upstream = self.upstream.clone();
+        let asked = async move { upstream.token().await };
+        ctx.spawn(asked.into_actor(self).map(|answer, actor, ctx| actor.answered(answer, ctx)));
+    }
+
+    fn answered(&mut self, answer: Result<Token, UpstreamError>, ctx: &mut Context<Self>) {
+        let answer = match answer {
+            Ok(token) => {
+                self.serials += 1;
+                let held = Held { serial: self.serials, secret: token.secret };
+                self.current = Some(Current { held: held.clone(), ends: Instant::now() + token.lifetime });
+                self.resting = None;
+                self.backoff.reset();
+                let margin = MARGIN_MAX.min(token.lifetime / 10);
+                let renew_in = token.lifetime.saturating_sub(margin).max(RENEWALS_APART);
+                let serial = held.serial;
+                ctx.run_later(renew_in, move |actor, ctx| actor.renew(serial, ctx));
+                self.count("ok");
+                let entry = Entry::new(clock::now(), Kind::TokenAcquired).data("expires_in", token.lifetime.as_secs());
+                self.tell(entry, ctx);
+                Ok(held)
+            }
+            Err(error) => {
+                let wished = match error.kind {
+                    ErrorKind::RateLimited(wait) => wait.unwrap_or_default(),
+                    _ => Duration::ZERO,
+                };
+                let rest = self.backoff.next(random::unit()).max(wished);
+                self.resting = Some((error.clone(), Instant::now() + rest));
+                if let Some(current) = &self.current {
+                    // The present one stays in use until its end; a renewal is tried again.
+                    let serial = current.held.serial;
+                    ctx.run_later(rest, move |actor, ctx| actor.renew(serial, ctx));
+                }
+                self.count("failed");
+                let entry = Entry::new(clock::now(), Kind::TokenFailed)
+                    .level(Level::Error)
+                    .data("error", error.to_string());
+                self.tell(entry, ctx);
+                Err(error)
+            }
+        };
+        for waiter in self.waiting.take().unwrap_or_default() {
+            let _ = waiter.send(answer.clone());
+        }
+    }
+
+    /// Renews the token, if it is still this one.
+    fn renew(&mut self, serial: TokenSerial, ctx: &mut Context<Self>) {
+        if self.current.as_ref().is_some_and(|current| current.held.serial == serial) {
+            self.request(ctx);
+        }
+    }
+
+    fn count(&self, outcome: &'static str) {
+        self.metrics.token_requests.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+
+    fn tell(&self, mut entry: Entry, ctx: &mut Context<Self>) {
+        entry.source_id = Some(self.source_id);
+        let store = self.store.clone();
+        let told = async move {
+            if let Err(error) = store.write_audit(&[entry]).await {
+                tracing::warn!(%error, "a token's step could not be written down");
+            }
+        };
+        ctx.spawn(told.into_actor(self));
+    }
+}
+
+impl Actor for TokenActor {
+    type Context = Context<Self>;
+}
+
+impl Handler<GetToken> for TokenActor {
+    type Result = ResponseFuture<Result<Held, UpstreamError>>;
+
+    fn handle(&mut self, ask: GetToken, ctx: &mut Self::Context) -> Self::Result {
+        if let Some(held) = self.usable(ask.instead_of) {
+            return Box::pin(async move { Ok(held) });
+        }
+        if self.waiting.is_none()
+            && let Some((error, until)) = &self.resting
+            && *until > Instant::now()
+        {
+            let error = error.clone();
+            return Box::pin(async move { Err(error) });
+        }
+        self.request(ctx);
+        let (answer, answered) = oneshot::channel();
+        if let Some(waiting) = &mut self.waiting {
+            waiting.push(answer);
+        }
+        Box::pin(async move { answered.await.unwrap_or_else(|_| Err(gone())) })
+    }
+}
+
+/// What a connection is told if the token's actor is not there to answer.
+#[must_use]
+pub fn gone() -> UpstreamError {
+    UpstreamError { kind: ErrorKind::Transport, status: None, what: "token: its keeper is being replaced".to_owned() }
+}

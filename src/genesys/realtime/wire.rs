@@ -1,0 +1,177 @@
+//! What the frames of protocol `realtime` say. Pure.
+//!
+//! The seed names ping and pong and shows no update, so anything else that is a JSON object is one, and what it
+//! tells is read from the field names in use on the platform. Nothing is dropped for what it does not hold.
+
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::domain::presence::canonical_presence;
+use crate::genesys::protocol::{Frame, Update};
+
+/// What answers a ping.
+pub const PONG: &str = r#"{"type":"pong"}"#;
+
+/// Objects that may hold the particulars instead of the frame itself.
+const INNER: [&str; 6] = ["data", "eventBody", "payload", "body", "update", "event"];
+/// Where a presence may stand, in order of trust: text, or an object that holds it in turn.
+const PRESENCE: [&str; 8] = [
+    "systemPresence",
+    "presence",
+    "presenceDefinition",
+    "system",
+    "state",
+    "agentState",
+    "status",
+    "routingStatus",
+];
+/// Where a time may stand.
+const TIMES: [&str; 8] =
+    ["timestamp", "occurredAt", "occurred_at", "modifiedDate", "eventTime", "eventDate", "startTime", "time"];
+/// Objects in objects that are looked into; deeper ones hold nothing that we know.
+const DEPTH_MAX: usize = 4;
+/// Longest topic that is taken from a frame.
+const TOPIC_CHARS_MAX: usize = 200;
+
+/// Reads one text message.
+#[must_use]
+pub fn read(text: &str) -> Frame {
+    match serde_json::from_str::<Value>(text) {
+        Ok(Value::Object(frame)) => match frame.get("type").and_then(Value::as_str) {
+            Some("ping") => Frame::Ping { answer: PONG.to_owned() },
+            Some("pong") => Frame::Pong,
+            _ => Frame::Update(update(&frame)),
+        },
+        Ok(_) => Frame::Odd { reason: "not_an_object" },
+        // Valid JSON that our reader refuses, such as 1e400 or deep nesting, is an update whose particulars stay in
+        // its bytes.
+        Err(error) if error.is_data() || is_json(text) => Frame::Update(Update::default()),
+        Err(_) => Frame::Odd { reason: "not_json" },
+    }
+}
+
+/// Whether a text is one JSON object by its grammar, whatever its numbers and depth.
+fn is_json(text: &str) -> bool {
+    let text = text.trim();
+    text.starts_with('{') && serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok()
+}
+
+fn update(frame: &Map<String, Value>) -> Update {
+    let inner = INNER.iter().filter_map(|name| frame.get(*name)?.as_object());
+    let places: Vec<&Map<String, Value>> = std::iter::once(frame).chain(inner).collect();
+    let topic = ["topic", "topicName"].iter().find_map(|name| frame.get(*name)?.as_str());
+    Update {
+        topic: topic.and_then(clean_topic),
+        presence: places.iter().find_map(|place| presence(place, DEPTH_MAX)),
+        occurred_at: places.iter().find_map(|place| TIMES.iter().find_map(|name| read_time(place.get(*name)?))),
+    }
+}
+
+fn clean_topic(text: &str) -> Option<String> {
+    let topic: String = text.chars().filter(|c| !c.is_control()).take(TOPIC_CHARS_MAX).collect();
+    (!topic.trim().is_empty()).then(|| topic.trim().to_owned())
+}
+
+fn presence(place: &Map<String, Value>, depth: usize) -> Option<String> {
+    PRESENCE.iter().find_map(|name| match place.get(*name)? {
+        Value::String(text) => canonical_presence(text),
+        Value::Object(inner) if depth > 0 => presence(inner, depth - 1),
+        _ => None,
+    })
+}
+
+/// RFC 3339 text, or a number of seconds or milliseconds since 1970.
+fn read_time(value: &Value) -> Option<OffsetDateTime> {
+    let at = match value {
+        Value::String(text) => OffsetDateTime::parse(text, &Rfc3339).ok()?,
+        Value::Number(number) => {
+            let number = i128::from(number.as_i64()?);
+            // Seconds of today have ten digits, milliseconds thirteen.
+            let nanos = if number.abs() < 100_000_000_000 { number * 1_000_000_000 } else { number * 1_000_000 };
+            OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?
+        }
+        _ => return None,
+    };
+    // Postgres keeps microseconds, and years that people live in.
+    let at = at.to_offset(time::UtcOffset::UTC);
+    let at = at.replace_nanosecond(at.nanosecond() / 1000 * 1000).ok()?;
+    (1970..=9999).contains(&at.year()).then_some(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use time::macros::datetime;
+
+    use super::*;
+
+    fn update_of(text: &str) -> Update {
+        match read(text) {
+            Frame::Update(update) => update,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn ping_and_pong_are_told_from_updates() {
+        assert_eq!(read(r#"{"type":"ping"}"#), Frame::Ping { answer: PONG.to_owned() });
+        assert_eq!(read(r#"{ "type" : "pong", "n": 1 }"#), Frame::Pong);
+        assert_eq!(read("{}"), Frame::Update(Update::default()));
+    }
+
+    #[test]
+    fn a_presence_is_found_under_its_usual_names() {
+        for text in [
+            r#"{"state":"On Queue"}"#,
+            r#"{"presence":"OnQueue"}"#,
+            r#"{"presence":{"system":"ON_QUEUE"}}"#,
+            r#"{"systemPresence":"ON_QUEUE"}"#,
+            r#"{"data":{"state":"ON_QUEUE"}}"#,
+            r#"{"eventBody":{"presenceDefinition":{"id":"x","systemPresence":"ON_QUEUE"}}}"#,
+            r#"{"eventBody":{"presence":{"presenceDefinition":{"systemPresence":"ON_QUEUE"}}}}"#,
+            r#"{"routingStatus":{"status":"ON_QUEUE"}}"#,
+        ] {
+            assert_eq!(update_of(text).presence.as_deref(), Some("ON_QUEUE"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_read_from_text_seconds_and_milliseconds() {
+        let at = Some(datetime!(2026-11-23 15:00:00 UTC));
+        for text in [
+            r#"{"timestamp":"2026-11-23T15:00:00Z"}"#,
+            r#"{"data":{"modifiedDate":"2026-11-23T17:00:00.000+02:00"}}"#,
+            r#"{"eventTime":1795446000}"#,
+            r#"{"eventTime":1795446000000}"#,
+        ] {
+            assert_eq!(update_of(text).occurred_at, at, "{text}");
+        }
+        for text in [r#"{"timestamp":"today"}"#, r#"{"timestamp":9e99}"#, r#"{"timestamp":9223372036854775807}"#] {
+            assert_eq!(update_of(text).occurred_at, None, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_update_is_never_lost_for_what_it_holds() {
+        let deep = format!(r#"{{"deep":{}{}}}"#, "[".repeat(200), "]".repeat(200));
+        for text in [r#"{"n":1e400}"#, r#"{"state":"A\u0000B"}"#, r#"{"state":1,"state":2}"#, deep.as_str()] {
+            assert!(matches!(read(text), Frame::Update(_)), "{text}");
+        }
+        assert_eq!(update_of(r#"{"state":"A\u0000B"}"#).presence.as_deref(), Some("AB"));
+    }
+
+    #[test]
+    fn what_is_no_object_is_odd() {
+        assert_eq!(read("[]"), Frame::Odd { reason: "not_an_object" });
+        assert_eq!(read("hello"), Frame::Odd { reason: "not_json" });
+        assert_eq!(read(r#"{"state":"#), Frame::Odd { reason: "not_json" });
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_reader_fail(text in "\\PC{0,200}") {
+            let _ = read(&text);
+        }
+    }
+}

@@ -1,0 +1,671 @@
+//! When to speak with the platform: the life of one connection as a state machine. Pure: it takes what happened and
+//! the time, and returns what to do.
+//!
+//! ```text
+//!            ┌──────────────────────────── backing off ◀────────────── anything fails ──────────┐
+//!            ▼                                                                                   │
+//!  idle ─▶ token ─▶ verify ─▶ clean ─▶ provision ─▶ dial ─▶ open ─▶ (closed, silent, full) ──────┤
+//!            ▲       (new      (what we   │ 403 ─▶ refused: a restart or 15 minutes              │
+//!            │       tokens)   left       │ 409, 422 ─▶ list, delete our own leftovers ──────────┘
+//!            └── 401: one new token ◀─────┘ 401
+//!  terminate, from anywhere: close 1000, delete upstream ─▶ terminated
+//! ```
+//!
+//! Each try has an epoch. What comes back for an older one is ignored, except that a connection made too late is
+//! deleted again: nothing leaks, and no timer brings a terminated connection back.
+
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use time::OffsetDateTime;
+
+use super::latency::LatencyTracker;
+use super::protocol::{ErrorKind, Frame, Provisioned, Update, UpstreamError};
+use super::reconnect::SeedBackoff;
+use super::socket::Closed;
+use crate::domain::audit::{Entry, Kind, Level};
+
+/// A socket must be open this long before the count of attempts starts anew.
+const HEALTHY_AFTER: Duration = Duration::from_secs(60);
+/// Silence is two heartbeats and this.
+const SILENCE_MARGIN: Duration = Duration::from_secs(5);
+/// A refused connection asks again this rarely, should somebody have granted the permission.
+const REFUSED_RETRY: Duration = Duration::from_secs(15 * 60);
+/// Part of an odd frame that is kept in the audit log.
+const ODD_BYTES_MAX: usize = 4096;
+/// What the platform is told when we end a connection.
+const SHUTDOWN_REASON: &str = "Client initiated shutdown";
+
+/// Both clocks: one for what is written down, one for measuring.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Wall clock.
+    pub at: OffsetDateTime,
+    /// Monotonic clock.
+    pub tick: Instant,
+}
+
+/// Names a token without holding it.
+pub type TokenSerial = u64;
+
+/// Why a connection is ended on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// An operator wants it down.
+    Operator,
+    /// Its agent or source is no longer wanted, or it is built anew.
+    Replaced,
+    /// The bridge stops.
+    BridgeStops,
+}
+
+impl Ending {
+    fn cause(self) -> &'static str {
+        match self {
+            Self::Operator => "terminated",
+            Self::Replaced => "replaced",
+            Self::BridgeStops => "bridge_stopped",
+        }
+    }
+}
+
+/// Which timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timer {
+    /// Try again.
+    Retry,
+    /// Look whether anything was heard.
+    Watchdog,
+    /// Measure a round trip.
+    Ping,
+    /// The socket has been open for long enough.
+    Healthy,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// The actor lives.
+    Start,
+    /// A token was asked for.
+    Token(Result<TokenSerial, UpstreamError>),
+    /// A token was shown to the platform; gives the id that it stands for.
+    Verified(Result<String, UpstreamError>),
+    /// Our own leftovers were looked for in the platform's list.
+    Listed(Result<Vec<String>, UpstreamError>),
+    /// Deletions were tried: each id, and what became of it.
+    Deleted(Vec<(String, Result<(), UpstreamError>)>),
+    /// A connection was asked for.
+    Provisioned(Result<Provisioned, UpstreamError>),
+    /// The socket was dialled.
+    Dialled(Result<(), UpstreamError>),
+    /// A text message.
+    Text(String, Frame),
+    /// A binary message.
+    Binary(Bytes),
+    /// A ping of the peer; it was answered.
+    Pinged,
+    /// A pong of the peer.
+    Ponged(Bytes),
+    /// The socket ended.
+    Closed(Closed),
+    /// A timer rang.
+    Timer(Timer),
+    /// An update could not be handed on.
+    QueueFull,
+    /// Somebody wants it to end.
+    Terminate(Ending),
+    /// The socket is gone and deletions were tried.
+    ShutDown,
+}
+
+/// What to do. Results come back as inputs with the epoch they were asked in.
+#[derive(Debug)]
+pub enum Effect {
+    /// Ask for a token, another one than this if one is named.
+    GetToken {
+        /// A token that was not accepted.
+        instead_of: Option<TokenSerial>,
+    },
+    /// Show the token to the platform.
+    Verify,
+    /// Ask for the list of connections.
+    List,
+    /// Delete these upstream.
+    Delete(Vec<String>),
+    /// Ask for a connection.
+    Provision,
+    /// Dial its socket.
+    Dial(Provisioned),
+    /// Send text.
+    Say(String),
+    /// Send a ping.
+    Ping(Bytes),
+    /// Start the closing handshake.
+    Close(u16, &'static str),
+    /// Leave the socket without waiting for anything.
+    Drop,
+    /// Hand an update on.
+    Record(Update, String),
+    /// Set a timer of this epoch.
+    SetTimer(Timer, Duration),
+    /// Write an entry down, with the state as it is now.
+    Audit(Box<Entry>),
+    /// Agents are out of sight since then.
+    GapOpened {
+        /// Last moment of proof.
+        from: OffsetDateTime,
+        /// Why.
+        cause: &'static str,
+    },
+    /// Agents are in sight again.
+    GapClosed,
+    /// Write the state down.
+    Save,
+    /// Count a reconnect.
+    CountReconnect(&'static str),
+    /// Count an odd frame.
+    CountOdd(&'static str),
+    /// Count a round trip.
+    CountRoundTrip(Duration),
+    /// Wait for the socket to end, delete these upstream, then report [`Input::ShutDown`].
+    ShutDown(Vec<String>),
+    /// Nothing more will come.
+    Finished,
+}
+
+/// Where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Not started.
+    Idle,
+    /// Waiting for a token.
+    Token,
+    /// Waiting for the token to be accepted.
+    Verify,
+    /// Waiting for leftovers to be deleted.
+    Clean,
+    /// Waiting for a connection.
+    Provision,
+    /// At the limit: waiting for the list, then for deletions.
+    AtLimit,
+    /// Waiting for the socket.
+    Dial,
+    /// The socket is open.
+    Open,
+    /// Waiting to try again.
+    BackingOff,
+    /// Waiting for a permission.
+    Refused,
+    /// Being ended.
+    Closing(Ending),
+    /// Ended.
+    Ended(Ending),
+}
+
+impl Phase {
+    /// As it is stored and shown.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle | Self::Ended(Ending::BridgeStops | Ending::Replaced) => "idle",
+            Self::Token | Self::Verify | Self::Clean | Self::Provision | Self::AtLimit | Self::Dial => "connecting",
+            Self::Open => "open",
+            Self::BackingOff => "backing_off",
+            Self::Refused => "refused",
+            Self::Closing(_) | Self::Ended(Ending::Operator) => "terminated",
+        }
+    }
+}
+
+/// One connection's life.
+#[derive(Debug)]
+pub struct Session {
+    heartbeat: Duration,
+    phase: Phase,
+    epoch: u64,
+    reason: Option<String>,
+    backoff: SeedBackoff,
+    /// The token of this try.
+    token: Option<TokenSerial>,
+    /// The token that the platform accepted.
+    verified: Option<TokenSerial>,
+    /// A 401 of this try was answered with a new token already.
+    refreshed: bool,
+    upstream_id: Option<String>,
+    /// Made by us upstream and not yet seen deleted.
+    stale: Vec<String>,
+    opened_at: Option<OffsetDateTime>,
+    /// Last frame on an open socket.
+    heard: Option<Now>,
+    ping: Option<(u64, Instant)>,
+    pings: u64,
+    latency: LatencyTracker,
+}
+
+impl Session {
+    /// A session that has not started. `leftovers` are connections of ours that a former process may have left
+    /// upstream.
+    #[must_use]
+    pub fn new(heartbeat: Duration, leftovers: Vec<String>) -> Self {
+        Self {
+            heartbeat,
+            phase: Phase::Idle,
+            epoch: 0,
+            reason: None,
+            backoff: SeedBackoff::default(),
+            token: None,
+            verified: None,
+            refreshed: false,
+            upstream_id: None,
+            stale: leftovers,
+            opened_at: None,
+            heard: None,
+            ping: None,
+            pings: 0,
+            latency: LatencyTracker::default(),
+        }
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The present try.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Why it stands there, in words.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    /// Reconnect attempts since the last healthy minute.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.backoff.attempts()
+    }
+
+    /// Upstream's id of the present connection.
+    #[must_use]
+    pub fn upstream_id(&self) -> Option<&str> {
+        self.upstream_id.as_deref()
+    }
+
+    /// Upstream ids of ours that are not yet seen deleted.
+    #[must_use]
+    pub fn stale(&self) -> &[String] {
+        &self.stale
+    }
+
+    /// When the present socket opened.
+    #[must_use]
+    pub fn opened_at(&self) -> Option<OffsetDateTime> {
+        self.opened_at
+    }
+
+    /// Last moment that a frame proved a socket of this session live.
+    #[must_use]
+    pub fn proven_at(&self) -> Option<OffsetDateTime> {
+        self.heard.map(|now| now.at)
+    }
+
+    /// Round trips.
+    #[must_use]
+    pub fn latency(&self) -> &LatencyTracker {
+        &self.latency
+    }
+
+    /// Takes in what happened in `epoch`. `jitter` is random, at least 0 and below 1.
+    #[must_use]
+    pub fn on(&mut self, epoch: u64, input: Input, now: Now, jitter: f64) -> Vec<Effect> {
+        let mut out = Vec::new();
+        // What is true whenever it arrives.
+        let input = match input {
+            Input::Deleted(results) => {
+                self.forget_deleted(&results, now, &mut out);
+                Input::Deleted(results)
+            }
+            Input::Provisioned(Ok(made)) if epoch != self.epoch || self.phase != Phase::Provision => {
+                self.stale.push(made.upstream_id.clone());
+                out.extend([Effect::Save, Effect::Delete(vec![made.upstream_id])]);
+                return out;
+            }
+            Input::Terminate(ending) => {
+                self.terminate(ending, now, &mut out);
+                return out;
+            }
+            other => other,
+        };
+        if epoch == self.epoch {
+            self.step(input, now, jitter, &mut out);
+        }
+        out
+    }
+
+    fn step(&mut self, input: Input, now: Now, jitter: f64, out: &mut Vec<Effect>) {
+        match (self.phase, input) {
+            (Phase::Idle, Input::Start) => {
+                out.push(audit(Entry::new(now.at, Kind::InitStart)));
+                self.begin(out);
+            }
+            (Phase::BackingOff | Phase::Refused, Input::Timer(Timer::Retry)) => self.begin(out),
+            (Phase::Token, Input::Token(Ok(serial))) => {
+                self.token = Some(serial);
+                if self.verified == Some(serial) {
+                    self.clean(out);
+                } else {
+                    self.phase = Phase::Verify;
+                    out.push(Effect::Verify);
+                }
+            }
+            (Phase::Verify, Input::Verified(Ok(user))) => {
+                self.verified = self.token;
+                out.push(audit(Entry::new(now.at, Kind::AuthSuccess).data("userId", user)));
+                self.clean(out);
+            }
+            (Phase::Clean, Input::Deleted(_)) => self.provision(out),
+            (Phase::Provision, Input::Provisioned(Ok(made))) => {
+                self.phase = Phase::Dial;
+                self.upstream_id = Some(made.upstream_id.clone());
+                let entry =
+                    Entry::new(now.at, Kind::ConnectionProvisioned).data("connectionId", made.upstream_id.clone());
+                out.extend([audit(entry), Effect::Dial(made)]);
+            }
+            (Phase::Dial, Input::Dialled(Ok(()))) => self.opened(now, out),
+            (Phase::Dial, Input::Dialled(Err(error))) => {
+                let entry = Entry::new(now.at, Kind::WsInitError).level(Level::Error).data("error", error.to_string());
+                out.push(audit(entry));
+                self.leave_upstream();
+                self.back_off(&error, now, jitter, out);
+            }
+            (
+                Phase::Token | Phase::Verify | Phase::Provision | Phase::AtLimit,
+                Input::Token(Err(error))
+                | Input::Verified(Err(error))
+                | Input::Provisioned(Err(error))
+                | Input::Listed(Err(error)),
+            ) => self.refused_or_failed(error, now, jitter, out),
+            (Phase::AtLimit, Input::Listed(Ok(listed))) => {
+                let ours: Vec<_> = listed.iter().filter(|id| self.stale.contains(id)).cloned().collect();
+                // What is ours and not in the list any more needs no deleting.
+                self.stale.retain(|id| listed.contains(id));
+                let entry = Entry::new(now.at, Kind::LimitMet)
+                    .level(Level::Warn)
+                    .data("held", listed.len())
+                    .data("our_leftovers", ours.clone());
+                out.push(audit(entry));
+                if ours.is_empty() { self.limit_met(now, jitter, out) } else { out.push(Effect::Delete(ours)) }
+            }
+            (Phase::AtLimit, Input::Deleted(_)) => self.limit_met(now, jitter, out),
+            (Phase::Open, input) => self.heard(input, now, jitter, out),
+            (Phase::Closing(ending), Input::ShutDown) => {
+                self.phase = Phase::Ended(ending);
+                self.upstream_id = None;
+                let entry = Entry::new(now.at, Kind::ConnectionTerminated).data("cause", ending.cause());
+                out.extend([audit(entry), Effect::Finished]);
+            }
+            // Everything else came too late to matter.
+            _ => {}
+        }
+    }
+
+    /// Starts a try.
+    fn begin(&mut self, out: &mut Vec<Effect>) {
+        self.epoch += 1;
+        self.phase = Phase::Token;
+        self.refreshed = false;
+        out.extend([Effect::Save, Effect::GetToken { instead_of: None }]);
+    }
+
+    /// Deletes what we left upstream before asking for more: close, then open.
+    fn clean(&mut self, out: &mut Vec<Effect>) {
+        if self.stale.is_empty() {
+            self.provision(out);
+        } else {
+            self.phase = Phase::Clean;
+            out.push(Effect::Delete(self.stale.clone()));
+        }
+    }
+
+    fn provision(&mut self, out: &mut Vec<Effect>) {
+        self.phase = Phase::Provision;
+        out.push(Effect::Provision);
+    }
+
+    fn opened(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.phase = Phase::Open;
+        self.reason = None;
+        self.opened_at = Some(now.at);
+        self.heard = Some(now);
+        self.ping = None;
+        let entry = Entry::new(now.at, Kind::WsOpen).data("connectionId", self.upstream_id.clone());
+        out.extend([
+            Effect::GapClosed,
+            audit(entry),
+            Effect::SetTimer(Timer::Watchdog, self.silence()),
+            Effect::SetTimer(Timer::Ping, self.heartbeat / 2),
+            Effect::SetTimer(Timer::Healthy, HEALTHY_AFTER),
+        ]);
+    }
+
+    /// Silence that counts as death.
+    fn silence(&self) -> Duration {
+        self.heartbeat * 2 + SILENCE_MARGIN
+    }
+
+    /// What happens while the socket is open.
+    fn heard(&mut self, input: Input, now: Now, jitter: f64, out: &mut Vec<Effect>) {
+        match input {
+            Input::Timer(Timer::Watchdog) => {
+                let silent = self.heard.map_or(Duration::MAX, |heard| now.tick.saturating_duration_since(heard.tick));
+                if silent < self.silence() {
+                    out.push(Effect::SetTimer(Timer::Watchdog, self.silence() - silent));
+                    return;
+                }
+                let silent_ms = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
+                let entry = Entry::new(now.at, Kind::HeartbeatMissed).level(Level::Warn).data("silent_ms", silent_ms);
+                out.extend([audit(entry), Effect::Drop]);
+                self.lost("silence", now, jitter, out);
+            }
+            Input::Timer(Timer::Ping) => {
+                if self.ping.is_none() {
+                    self.pings += 1;
+                    self.ping = Some((self.pings, now.tick));
+                    out.push(Effect::Ping(Bytes::copy_from_slice(&self.pings.to_be_bytes())));
+                }
+                out.push(Effect::SetTimer(Timer::Ping, self.heartbeat / 2));
+            }
+            Input::Timer(Timer::Healthy) => {
+                self.backoff.reset();
+                out.push(Effect::Save);
+            }
+            Input::QueueFull => {
+                out.push(audit(Entry::new(now.at, Kind::Backpressure).level(Level::Error)));
+                out.push(Effect::Close(1000, "no room for more updates"));
+                self.lost("backpressure", now, jitter, out);
+            }
+            Input::Closed(closed) => {
+                let (kind, level) =
+                    if closed.violation { (Kind::WsError, Level::Error) } else { (Kind::WsClose, Level::Warn) };
+                let mut entry = Entry::new(now.at, kind).level(level).data("reason", closed.reason.clone());
+                entry.status = Some(i32::from(closed.code));
+                out.push(audit(entry));
+                let cause = if closed.violation { "protocol_violation" } else { "socket_closed" };
+                self.lost(cause, now, jitter, out);
+                self.reason = Some(format!("closed with {} {}", closed.code, closed.reason).trim_end().to_owned());
+            }
+            Input::Text(text, frame) => {
+                self.heard = Some(now);
+                match frame {
+                    Frame::Ping { answer } => out.push(Effect::Say(answer)),
+                    // We never ask in this way, so it measures nothing.
+                    Frame::Pong => {}
+                    Frame::Update(update) => out.push(Effect::Record(update, text)),
+                    Frame::Odd { reason } => odd(reason, text.as_bytes(), now, out),
+                }
+            }
+            Input::Binary(bytes) => {
+                self.heard = Some(now);
+                odd("binary", &bytes, now, out);
+            }
+            Input::Pinged => self.heard = Some(now),
+            Input::Ponged(payload) => {
+                self.heard = Some(now);
+                if let Some((number, sent)) = self.ping
+                    && payload.as_ref() == number.to_be_bytes()
+                {
+                    self.ping = None;
+                    let round_trip = now.tick.saturating_duration_since(sent);
+                    self.latency.record(round_trip);
+                    out.push(Effect::CountRoundTrip(round_trip));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The open socket is gone, against our wish.
+    fn lost(&mut self, cause: &'static str, now: Now, jitter: f64, out: &mut Vec<Effect>) {
+        out.push(self.gap(cause, now));
+        out.push(Effect::CountReconnect(cause));
+        self.leave_upstream();
+        self.schedule(cause.replace('_', " "), None, now, jitter, out);
+    }
+
+    fn gap(&self, cause: &'static str, now: Now) -> Effect {
+        Effect::GapOpened { from: self.heard.map_or(now.at, |heard| heard.at), cause }
+    }
+
+    /// The present connection exists upstream and is of no more use.
+    fn leave_upstream(&mut self) {
+        self.stale.extend(self.upstream_id.take());
+        self.opened_at = None;
+    }
+
+    fn refused_or_failed(&mut self, error: UpstreamError, now: Now, jitter: f64, out: &mut Vec<Effect>) {
+        match error.kind {
+            ErrorKind::Unauthorized if self.phase != Phase::Token && !self.refreshed => {
+                self.refreshed = true;
+                let instead_of = self.token;
+                self.phase = Phase::Token;
+                out.push(Effect::GetToken { instead_of });
+            }
+            ErrorKind::Forbidden if self.phase != Phase::Token => {
+                self.phase = Phase::Refused;
+                self.verified = None;
+                self.reason = Some(error.to_string());
+                let entry = Entry::new(now.at, Kind::ConnectionRefused)
+                    .level(Level::Error)
+                    .data("error", error.to_string())
+                    .data("remedy", "grant the OAuth client presence:read, then restart the connection");
+                out.extend([audit(entry), Effect::SetTimer(Timer::Retry, REFUSED_RETRY)]);
+            }
+            ErrorKind::Limit if self.phase == Phase::Provision => {
+                self.phase = Phase::AtLimit;
+                self.reason = Some(error.to_string());
+                out.push(Effect::List);
+            }
+            _ => self.back_off(&error, now, jitter, out),
+        }
+    }
+
+    fn limit_met(&mut self, now: Now, jitter: f64, out: &mut Vec<Effect>) {
+        let why = self.reason.take().unwrap_or_default();
+        self.schedule(why, None, now, jitter, out);
+    }
+
+    /// A try failed.
+    fn back_off(&mut self, error: &UpstreamError, now: Now, jitter: f64, out: &mut Vec<Effect>) {
+        let entry = Entry::new(now.at, Kind::ReconnectFailed).level(Level::Error).data("error", error.to_string());
+        out.push(audit(entry));
+        let at_least = match error.kind {
+            ErrorKind::RateLimited(wait) => wait,
+            _ => None,
+        };
+        self.schedule(error.to_string(), at_least, now, jitter, out);
+    }
+
+    fn schedule(
+        &mut self,
+        why: String,
+        at_least: Option<Duration>,
+        now: Now,
+        jitter: f64,
+        out: &mut Vec<Effect>,
+    ) {
+        self.epoch += 1;
+        self.phase = Phase::BackingOff;
+        self.reason = Some(why);
+        let delay = self.backoff.next(jitter).max(at_least.unwrap_or_default());
+        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        let entry = Entry::new(now.at, Kind::ReconnectScheduled)
+            .data("attempt", self.backoff.attempts())
+            .data("delay", delay_ms);
+        out.extend([audit(entry), Effect::SetTimer(Timer::Retry, delay)]);
+    }
+
+    fn terminate(&mut self, ending: Ending, now: Now, out: &mut Vec<Effect>) {
+        if matches!(self.phase, Phase::Closing(_) | Phase::Ended(_)) {
+            return;
+        }
+        if self.phase == Phase::Open {
+            out.push(self.gap(ending.cause(), now));
+            out.push(Effect::Close(1000, SHUTDOWN_REASON));
+        }
+        self.epoch += 1;
+        self.phase = Phase::Closing(ending);
+        self.reason = None;
+        self.leave_upstream();
+        out.push(Effect::ShutDown(self.stale.clone()));
+    }
+
+    fn forget_deleted(
+        &mut self,
+        results: &[(String, Result<(), UpstreamError>)],
+        now: Now,
+        out: &mut Vec<Effect>,
+    ) {
+        for (id, result) in results {
+            let entry = match result {
+                Ok(()) => {
+                    self.stale.retain(|stale| stale != id);
+                    Entry::new(now.at, Kind::UpstreamDeleted)
+                }
+                Err(error) => Entry::new(now.at, Kind::UpstreamDeleteFailed)
+                    .level(Level::Warn)
+                    .data("error", error.to_string()),
+            };
+            out.push(audit(entry.data("connectionId", id.clone())));
+        }
+    }
+}
+
+fn audit(entry: Entry) -> Effect {
+    Effect::Audit(Box::new(entry))
+}
+
+/// Keeps the bytes of a frame that is nothing we know.
+fn odd(reason: &'static str, bytes: &[u8], now: Now, out: &mut Vec<Effect>) {
+    let kept = bytes.get(..ODD_BYTES_MAX).unwrap_or(bytes);
+    let entry = Entry::new(now.at, Kind::FrameRejected)
+        .level(Level::Warn)
+        .data("reason", reason)
+        .data("bytes", bytes.len());
+    let entry = match std::str::from_utf8(kept) {
+        Ok(text) => entry.data("text", text),
+        Err(_) => entry.data("base64", BASE64.encode(kept)),
+    };
+    out.extend([Effect::CountOdd(reason), audit(entry)]);
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

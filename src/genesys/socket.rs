@@ -1,0 +1,341 @@
+//! One WebSocket, safe to read from a stranger.
+//!
+//! awc opens it and its codec does framing; around that stand the rules it lacks: a frame's declared length is
+//! looked at before a byte of it is kept, fragments are put together under a total limit, text must be UTF-8, pings
+//! are answered. Whatever breaks a rule ends the socket with the code that RFC 6455 names for it.
+
+use std::time::Duration;
+
+use actix_codec::{Decoder, Encoder, Framed};
+use actix_http::ws::{CloseCode, CloseReason, Codec, Frame, Item, Message, ProtocolError};
+use awc::BoxedSocket;
+use bytes::{Bytes, BytesMut};
+use futures_util::{SinkExt, StreamExt};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Largest frame and largest message; presence updates have a few hundred bytes.
+pub const FRAME_BYTES_MAX: usize = 64 * 1024;
+pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+/// What we want to say waits here; a peer that does not read makes it full, and is left.
+const QUEUE_LENGTH: usize = 64;
+/// How long the other side may take to answer our close.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+/// How long one write may take.
+const WRITE_WITHIN: Duration = Duration::from_secs(10);
+/// Longest reason of a close that is kept.
+const REASON_CHARS_MAX: usize = 123;
+
+/// What arrives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Incoming {
+    /// A whole text message.
+    Text(String),
+    /// A whole binary message.
+    Binary(Bytes),
+    /// An RFC 6455 ping; it has been answered.
+    Ping,
+    /// An RFC 6455 pong with what it echoes.
+    Pong(Bytes),
+    /// The end. Nothing follows.
+    Closed(Closed),
+}
+
+/// How a socket ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// Close code: the peer's, ours if we ended it, 1006 if it broke without one.
+    pub code: u16,
+    /// The peer's reason, or what rule it broke.
+    pub reason: String,
+    /// A rule of the protocol was broken.
+    pub violation: bool,
+}
+
+impl Closed {
+    fn broken(reason: &str) -> Self {
+        Self { code: 1006, reason: reason.to_owned(), violation: false }
+    }
+
+    fn violation(code: u16, reason: &str) -> Self {
+        Self { code, reason: reason.to_owned(), violation: true }
+    }
+}
+
+/// What can be said.
+#[derive(Clone, Debug)]
+enum Outgoing {
+    Text(String),
+    Ping(Bytes),
+    Close(u16, String),
+}
+
+/// Says something on a socket. Clones speak on the same one; nothing waits.
+#[derive(Clone, Debug)]
+pub struct Speaker {
+    queue: mpsc::Sender<Outgoing>,
+}
+
+impl Speaker {
+    /// Sends a text message; false if the socket is gone or its peer does not read.
+    #[must_use]
+    pub fn text(&self, text: String) -> bool {
+        self.queue.try_send(Outgoing::Text(text)).is_ok()
+    }
+
+    /// Sends an RFC 6455 ping; false as for text.
+    #[must_use]
+    pub fn ping(&self, payload: Bytes) -> bool {
+        self.queue.try_send(Outgoing::Ping(payload)).is_ok()
+    }
+
+    /// Starts the closing handshake; the socket then ends within two seconds.
+    pub fn close(&self, code: u16, reason: &str) {
+        let _ = self.queue.try_send(Outgoing::Close(code, reason.to_owned()));
+    }
+}
+
+/// An open socket.
+pub struct Socket {
+    framed: Framed<BoxedSocket, CappedCodec>,
+    orders: mpsc::Receiver<Outgoing>,
+    speaker: Speaker,
+    message: Fragments,
+    /// Set once we have asked to close: the code we gave, and until when we wait for the answer.
+    closing: Option<(u16, Instant)>,
+    ended: bool,
+}
+
+impl Socket {
+    /// Takes over a socket whose handshake is done.
+    pub fn new(framed: Framed<BoxedSocket, Codec>) -> Self {
+        let (queue, orders) = mpsc::channel(QUEUE_LENGTH);
+        Self {
+            framed: framed.into_map_codec(|codec| CappedCodec(codec.max_size(FRAME_BYTES_MAX))),
+            orders,
+            speaker: Speaker { queue },
+            message: Fragments::default(),
+            closing: None,
+            ended: false,
+        }
+    }
+
+    /// Who may speak on it.
+    #[must_use]
+    pub fn speaker(&self) -> Speaker {
+        self.speaker.clone()
+    }
+
+    /// The next thing that arrives; meanwhile what we want to say is said. `None` after [`Incoming::Closed`].
+    ///
+    /// Inputs: what the peer sends, what we want to say, the end of our patience after a close.
+    pub async fn next(&mut self) -> Option<Incoming> {
+        while !self.ended {
+            let patience = self.closing.map(|(_, until)| until);
+            let step = tokio::select! {
+                frame = self.framed.next() => match frame {
+                    Some(Ok(frame)) => self.take(frame).await,
+                    Some(Err(error)) => Some(Incoming::Closed(self.violated(&error).await)),
+                    None => Some(Incoming::Closed(self.end_of_stream())),
+                },
+                Some(order) = self.orders.recv() => self.say(order).await,
+                () = sleep_until(patience) => Some(Incoming::Closed(self.end_of_stream())),
+            };
+            if let Some(Incoming::Closed(_)) = step {
+                self.ended = true;
+            }
+            if step.is_some() {
+                return step;
+            }
+        }
+        None
+    }
+
+    async fn take(&mut self, frame: Frame) -> Option<Incoming> {
+        match frame {
+            Frame::Text(bytes) => self.text(bytes).await,
+            Frame::Binary(bytes) => Some(Incoming::Binary(bytes)),
+            Frame::Continuation(item) => match self.message.add(item) {
+                Ok(None) => None,
+                Ok(Some((true, bytes))) => self.text(bytes).await,
+                Ok(Some((false, bytes))) => Some(Incoming::Binary(bytes)),
+                Err(closed) => Some(Incoming::Closed(self.refuse(closed).await)),
+            },
+            Frame::Ping(payload) => match self.send(Message::Pong(payload)).await {
+                Ok(()) => Some(Incoming::Ping),
+                Err(closed) => Some(Incoming::Closed(closed)),
+            },
+            Frame::Pong(payload) => Some(Incoming::Pong(payload)),
+            Frame::Close(reason) => {
+                let code = reason.as_ref().map_or(1005, |reason| u16::from(reason.code));
+                let text = reason.and_then(|reason| reason.description).unwrap_or_default();
+                if self.closing.is_none() {
+                    // 1005 stands for a close without a code and may not be sent.
+                    let answer = (code != 1005).then(|| CloseReason::from(CloseCode::from(code)));
+                    let _ = self.send(Message::Close(answer)).await;
+                }
+                let reason = text.chars().filter(|c| !c.is_control()).take(REASON_CHARS_MAX).collect();
+                Some(Incoming::Closed(Closed { code, reason, violation: false }))
+            }
+        }
+    }
+
+    async fn text(&mut self, bytes: Bytes) -> Option<Incoming> {
+        match String::from_utf8(bytes.into()) {
+            Ok(text) => Some(Incoming::Text(text)),
+            Err(_) => {
+                let closed = Closed::violation(1007, "a text message that is not UTF-8");
+                Some(Incoming::Closed(self.refuse(closed).await))
+            }
+        }
+    }
+
+    async fn say(&mut self, order: Outgoing) -> Option<Incoming> {
+        let message = match order {
+            Outgoing::Text(text) => Message::Text(text.into()),
+            Outgoing::Ping(payload) => Message::Ping(payload),
+            Outgoing::Close(code, reason) => {
+                if self.closing.is_some() {
+                    return None;
+                }
+                self.closing = Some((code, Instant::now() + CLOSE_WITHIN));
+                Message::Close(Some(CloseReason { code: CloseCode::from(code), description: Some(reason) }))
+            }
+        };
+        self.send(message).await.err().map(Incoming::Closed)
+    }
+
+    async fn send(&mut self, message: Message) -> Result<(), Closed> {
+        match timeout(WRITE_WITHIN, self.framed.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(self.end_of_stream()),
+            Err(_) => Err(Closed::broken("the peer does not read")),
+        }
+    }
+
+    /// Tells the peer which rule it broke; what follows is not read any more.
+    async fn refuse(&mut self, closed: Closed) -> Closed {
+        let reason = CloseReason { code: CloseCode::from(closed.code), description: Some(closed.reason.clone()) };
+        let _ = self.send(Message::Close(Some(reason))).await;
+        closed
+    }
+
+    async fn violated(&mut self, error: &ProtocolError) -> Closed {
+        match error {
+            ProtocolError::Io(_) => self.end_of_stream(),
+            ProtocolError::Overflow => self.refuse(Closed::violation(1009, "a frame that is too large")).await,
+            _ => self.refuse(Closed::violation(1002, "a frame that breaks the protocol")).await,
+        }
+    }
+
+    fn end_of_stream(&self) -> Closed {
+        match self.closing {
+            Some((code, _)) => Closed { code, reason: "closed by us".to_owned(), violation: false },
+            None => Closed::broken("the connection broke"),
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => drop(timeout_at(deadline, std::future::pending::<()>()).await),
+        None => std::future::pending().await,
+    }
+}
+
+/// A message that comes in pieces.
+#[derive(Default)]
+struct Fragments {
+    bytes: BytesMut,
+    text: bool,
+}
+
+impl Fragments {
+    /// Adds a piece; gives the whole message, and whether it is text, with the last one.
+    fn add(&mut self, item: Item) -> Result<Option<(bool, Bytes)>, Closed> {
+        let (piece, last) = match item {
+            Item::FirstText(piece) => {
+                self.start(true);
+                (piece, false)
+            }
+            Item::FirstBinary(piece) => {
+                self.start(false);
+                (piece, false)
+            }
+            Item::Continue(piece) => (piece, false),
+            Item::Last(piece) => (piece, true),
+        };
+        if self.bytes.len() + piece.len() > MESSAGE_BYTES_MAX {
+            return Err(Closed::violation(1009, "a message that is too large"));
+        }
+        self.bytes.extend_from_slice(&piece);
+        Ok(last.then(|| (self.text, self.bytes.split().freeze())))
+    }
+
+    fn start(&mut self, text: bool) {
+        self.bytes.clear();
+        self.text = text;
+    }
+}
+
+/// awc's codec, which looks at a frame's length only when it has the whole frame, behind a look at the header.
+struct CappedCodec(Codec);
+
+impl Decoder for CappedCodec {
+    type Item = Frame;
+    type Error = ProtocolError;
+
+    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, ProtocolError> {
+        if declared_length(src).is_some_and(|bytes| bytes > u64::try_from(FRAME_BYTES_MAX).unwrap_or(u64::MAX)) {
+            return Err(ProtocolError::Overflow);
+        }
+        self.0.decode(src)
+    }
+}
+
+impl Encoder<Message> for CappedCodec {
+    type Error = ProtocolError;
+
+    fn encode(&mut self, message: Message, dst: &mut BytesMut) -> Result<(), ProtocolError> {
+        self.0.encode(message, dst)
+    }
+}
+
+/// Payload length that a frame's header declares (RFC 6455, section 5.2); `None` while the header is not complete.
+fn declared_length(src: &[u8]) -> Option<u64> {
+    match src.get(1)? & 0x7f {
+        126 => Some(u64::from(u16::from_be_bytes(src.get(2..4)?.try_into().ok()?))),
+        127 => Some(u64::from_be_bytes(src.get(2..10)?.try_into().ok()?)),
+        short => Some(u64::from(short)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_frame_that_declares_a_tebibyte_is_refused_by_its_header_alone() {
+        let mut header = BytesMut::from(&[0x81_u8, 127][..]);
+        header.extend_from_slice(&(1_u64 << 40).to_be_bytes());
+        assert_eq!(declared_length(&header), Some(1 << 40));
+        let refused = CappedCodec(Codec::new().client_mode()).decode(&mut header);
+        assert!(matches!(refused, Err(ProtocolError::Overflow)), "{refused:?}");
+        assert_eq!(declared_length(&[0x81, 126, 1]), None);
+        assert_eq!(declared_length(&[0x81, 5]), Some(5));
+    }
+
+    #[test]
+    fn pieces_become_one_message_under_a_total_limit() {
+        let mut fragments = Fragments::default();
+        assert_eq!(fragments.add(Item::FirstText(Bytes::from_static(b"pre"))), Ok(None));
+        assert_eq!(fragments.add(Item::Continue(Bytes::from_static(b"sen"))), Ok(None));
+        let whole = fragments.add(Item::Last(Bytes::from_static(b"ce"))).unwrap();
+        assert_eq!(whole, Some((true, Bytes::from_static(b"presence"))));
+        let piece = || Item::Continue(Bytes::from(vec![b' '; 1024]));
+        fragments.add(Item::FirstBinary(Bytes::new())).unwrap();
+        let refused = (0..=256).find_map(|_| fragments.add(piece()).err());
+        assert_eq!(refused.map(|closed| closed.code), Some(1009));
+    }
+}

@@ -1,0 +1,339 @@
+//! What the left half keeps: which connections are wanted, how each stands, and the gaps.
+//!
+//! Called by the supervisor and by connections. A change of state and its audit entries share a transaction.
+
+use serde_json::Value;
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use super::{Result, Store, StoreError, audit};
+use crate::domain::audit::{Entry, Kind, Level};
+use crate::domain::ids::{AgentId, ConnectionId, GapId, SourceId};
+use crate::domain::secret::{MasterKey, Secret};
+
+/// A source and the connections that it has rows for.
+#[derive(Clone, Debug)]
+pub struct WantedSource {
+    /// Its id.
+    pub source_id: SourceId,
+    /// What people call it.
+    pub name: String,
+    /// Counts changes; connections of another version are built anew.
+    pub version: i64,
+    /// It was removed: its connections are to end, and their rows to go.
+    pub deleted: bool,
+    /// Upstream protocol.
+    pub protocol: String,
+    /// Genesys domain, if set.
+    pub region: Option<String>,
+    /// REST address, if set.
+    pub api_url: Option<String>,
+    /// Token address, if set.
+    pub login_url: Option<String>,
+    /// OAuth client id.
+    pub client_id: String,
+    /// OAuth client secret.
+    pub client_secret: Secret,
+    /// Agents to watch.
+    pub agents: Vec<String>,
+    /// Topic lists.
+    pub topic_matrix: Value,
+    /// How often upstream shall ping, in milliseconds.
+    pub heartbeat_interval_ms: i32,
+    /// Its connections.
+    pub connections: Vec<WantedConnection>,
+}
+
+/// A connection as its row says it should be, and what a former process left.
+#[derive(Clone, Debug)]
+pub struct WantedConnection {
+    /// Its id.
+    pub connection_id: ConnectionId,
+    /// Whom it watches.
+    pub agent_id: AgentId,
+    /// Whether it is to be open.
+    pub open: bool,
+    /// Raised by a restart request.
+    pub generation: i64,
+    /// Upstream ids of ours that may still exist.
+    pub leftovers: Vec<String>,
+    /// Last moment of proof that the agent was in sight.
+    pub proven_at: Option<OffsetDateTime>,
+}
+
+/// How a connection stands.
+#[derive(Clone, Debug)]
+pub struct ConnectionState {
+    /// Which.
+    pub connection_id: ConnectionId,
+    /// One of the states of the column.
+    pub state: &'static str,
+    /// Why, in words.
+    pub reason: Option<String>,
+    /// Reconnect attempts since the last healthy minute.
+    pub attempts: u32,
+    /// Upstream's id of the present connection.
+    pub upstream_id: Option<String>,
+    /// Upstream ids of ours not yet seen deleted.
+    pub stale: Vec<String>,
+    /// When the present socket opened.
+    pub opened_at: Option<OffsetDateTime>,
+    /// Last moment of proof; `None` leaves what is there.
+    pub proven_at: Option<OffsetDateTime>,
+}
+
+/// A step of sight lost or found.
+#[derive(Clone, Debug)]
+pub enum GapStep {
+    /// Out of sight since then. If a gap of the connection is open already, it goes on.
+    Opened {
+        /// Last moment of proof.
+        from: OffsetDateTime,
+        /// Why.
+        cause: &'static str,
+    },
+    /// In sight again.
+    Closed {
+        /// Since when.
+        to: OffsetDateTime,
+    },
+}
+
+/// Whose sight it is.
+#[derive(Clone, Debug)]
+pub struct Watcher {
+    /// The source.
+    pub source_id: SourceId,
+    /// The connection.
+    pub connection_id: ConnectionId,
+    /// The agent.
+    pub agent_id: AgentId,
+}
+
+impl Store {
+    /// Sources that are wanted, or that still have connections, with their connections.
+    ///
+    /// # Errors
+    /// If the database is away, or a client secret does not open.
+    pub async fn wanted_sources(&self, master_key: &MasterKey) -> Result<Vec<WantedSource>> {
+        let rows = sqlx::query!(
+            r#"select s.source_id as "source_id: SourceId", s.name, s.version, s.deleted_at, s.protocol, s.region,
+                      s.api_url, s.login_url, s.client_id, s.client_secret_sealed, s.agents, s.topic_matrix,
+                      s.heartbeat_interval_ms
+               from source s
+               where s.deleted_at is null
+                  or exists (select from connection c where c.source_id = s.source_id)
+               order by s.created_at, s.source_id"#,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let mut sources = Vec::with_capacity(rows.len());
+        for row in rows {
+            let corrupt = |what: &str| StoreError::Corrupt {
+                table: "source",
+                column: "client_secret_sealed",
+                row: row.source_id.to_string(),
+                what: what.to_owned(),
+            };
+            let opened = master_key
+                .open(&row.client_secret_sealed, row.source_id.0.as_bytes())
+                .map_err(|error| corrupt(&error.to_string()))?;
+            let secret = String::from_utf8(opened).map_err(|_| corrupt("not text"))?;
+            sources.push(WantedSource {
+                source_id: row.source_id,
+                name: row.name,
+                version: row.version,
+                deleted: row.deleted_at.is_some(),
+                protocol: row.protocol,
+                region: row.region,
+                api_url: row.api_url,
+                login_url: row.login_url,
+                client_id: row.client_id,
+                client_secret: Secret::new(secret),
+                agents: row.agents,
+                topic_matrix: row.topic_matrix,
+                heartbeat_interval_ms: row.heartbeat_interval_ms,
+                connections: Vec::new(),
+            });
+        }
+        let connections = sqlx::query!(
+            r#"select connection_id as "connection_id: ConnectionId", source_id as "source_id: SourceId",
+                      agent_id as "agent_id: AgentId", desired, generation, upstream_connection_id,
+                      stale_upstream_ids, proven_at
+               from connection
+               order by created_at, connection_id"#,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        for row in connections {
+            let Some(source) = sources.iter_mut().find(|source| source.source_id == row.source_id) else {
+                continue; // its source came into being between the two statements
+            };
+            source.connections.push(WantedConnection {
+                connection_id: row.connection_id,
+                agent_id: row.agent_id,
+                open: row.desired == "open",
+                generation: row.generation,
+                leftovers: row.stale_upstream_ids.into_iter().chain(row.upstream_connection_id).collect(),
+                proven_at: row.proven_at,
+            });
+        }
+        Ok(sources)
+    }
+
+    /// Makes rows for agents that have none.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn add_connections(&self, source_id: SourceId, agents: &[String]) -> Result<()> {
+        let ids: Vec<_> = agents.iter().map(|_| ConnectionId::generate()).collect();
+        sqlx::query!(
+            "insert into connection (connection_id, source_id, agent_id)
+             select n.connection_id, $2, n.agent_id
+             from unnest($1::uuid[], $3::text[]) as n (connection_id, agent_id)
+             on conflict on constraint connection_agent_unique do nothing",
+            &ids as _,
+            source_id as _,
+            agents,
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Removes the row of a connection that is no longer wanted and has ended; its gap ends with it.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn remove_connection(&self, connection_id: ConnectionId, now: OffsetDateTime) -> Result<()> {
+        let mut tx = self.begin().await?;
+        sqlx::query!(
+            "update gap
+             set to_at = greatest(from_at, $2)
+             where connection_id = $1
+               and to_at is null",
+            connection_id as _,
+            now,
+        )
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query!("delete from connection where connection_id = $1", connection_id as _).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Writes down how a connection stands, the steps of its gap, and what happened on the way, all or nothing.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn write_connection(
+        &self,
+        watcher: &Watcher,
+        state: &ConnectionState,
+        gaps: &[GapStep],
+        entries: &[Entry],
+    ) -> Result<()> {
+        let mut tx = self.begin().await?;
+        sqlx::query!(
+            "update connection
+             set state = $2,
+                 state_reason = $3,
+                 attempt_count = $4,
+                 upstream_connection_id = $5,
+                 stale_upstream_ids = $6,
+                 opened_at = $7,
+                 proven_at = coalesce($8, proven_at),
+                 updated_at = case when state = $2 then updated_at else now() end
+             where connection_id = $1",
+            state.connection_id as _,
+            state.state,
+            state.reason.as_deref(),
+            i32::try_from(state.attempts).unwrap_or(i32::MAX),
+            state.upstream_id.as_deref(),
+            &state.stale,
+            state.opened_at,
+            state.proven_at,
+        )
+        .execute(&mut *tx)
+        .await?;
+        let mut told = Vec::new();
+        for gap in gaps {
+            told.extend(match gap {
+                GapStep::Opened { from, cause } => open_gap(&mut tx, watcher, *from, cause).await?,
+                GapStep::Closed { to } => close_gap(&mut tx, watcher, *to).await?,
+            });
+        }
+        told.extend_from_slice(entries);
+        audit::write(&mut tx, &told).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Notes until when connections were proven live, so that a killed process leaves a true beginning of its gap.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn write_proofs(&self, proofs: &[(ConnectionId, OffsetDateTime)]) -> Result<()> {
+        sqlx::query!(
+            "update connection c
+             set proven_at = n.proven_at
+             from unnest($1::uuid[], $2::timestamptz[]) as n (connection_id, proven_at)
+             where c.connection_id = n.connection_id",
+            &proofs.iter().map(|(connection, _)| *connection).collect::<Vec<_>>() as _,
+            &proofs.iter().map(|(_, at)| *at).collect::<Vec<_>>(),
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+}
+
+async fn open_gap(
+    conn: &mut PgConnection,
+    watcher: &Watcher,
+    from: OffsetDateTime,
+    cause: &str,
+) -> Result<Option<Entry>> {
+    let opened = sqlx::query!(
+        "insert into gap (gap_id, source_id, connection_id, agents, cause, from_at)
+         values ($1, $2, $3, $4, $5, $6)
+         on conflict (connection_id) where to_at is null do nothing",
+        GapId::generate() as _,
+        watcher.source_id as _,
+        watcher.connection_id as _,
+        std::slice::from_ref(&watcher.agent_id) as _,
+        cause,
+        from,
+    )
+    .execute(conn)
+    .await?;
+    Ok((opened.rows_affected() > 0).then(|| {
+        gap_entry(watcher, from, Kind::GapDetected).level(Level::Warn).data("cause", cause)
+    }))
+}
+
+async fn close_gap(conn: &mut PgConnection, watcher: &Watcher, to: OffsetDateTime) -> Result<Option<Entry>> {
+    let closed = sqlx::query!(
+        "update gap
+         set to_at = greatest(from_at, $2)
+         where connection_id = $1
+           and to_at is null
+         returning cause, from_at",
+        watcher.connection_id as _,
+        to,
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(closed.map(|gap| {
+        let ms = i64::try_from((to - gap.from_at).whole_milliseconds()).unwrap_or(i64::MAX);
+        gap_entry(watcher, to, Kind::GapClosed).data("cause", gap.cause).data("gap_ms", ms.max(0))
+    }))
+}
+
+fn gap_entry(watcher: &Watcher, at: OffsetDateTime, kind: Kind) -> Entry {
+    let mut entry = Entry::new(at, kind);
+    entry.source_id = Some(watcher.source_id);
+    entry.connection_id = Some(watcher.connection_id);
+    entry.agent_id = Some(watcher.agent_id.clone());
+    entry
+}
