@@ -32,10 +32,7 @@ fn view(row: &AuditRow) -> Value {
     })
 }
 
-pub(super) async fn list(
-    state: web::Data<ApiState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, ApiError> {
+pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
     let levels = [Level::Info, Level::Warn, Level::Error].map(Level::as_str);
     let mut query = Query::read(&request)?;

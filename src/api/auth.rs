@@ -112,8 +112,11 @@ pub async fn check<B: MessageBody + 'static>(
                 .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
             let error = if state.failures.one_more(address, Instant::now()) {
                 tracing::warn!(%address, "many wrong API keys");
-                ApiError::new(Code::TooManyFailures, "Wait a minute, and use a key that is in use.")
-                    .with_header(header::RETRY_AFTER, "60")
+                ApiError::new(
+                    Code::TooManyFailures,
+                    "Wait a minute, and use a key that is in use.",
+                )
+                .with_header(header::RETRY_AFTER, "60")
             } else {
                 unauthorized()
             };

@@ -225,13 +225,15 @@ async fn read(request: &HttpRequest, mut payload: Payload) -> Result<BytesMut, A
         }
         Ok(body)
     };
-    tokio::time::timeout(BODY_WITHIN, reading).await.unwrap_or_else(|_| {
-        Err(ApiError::new(
-            Code::BodyTooSlow,
-            format!("The body must arrive within {} seconds.", BODY_WITHIN.as_secs()),
-        )
-        .with_header(header::CONNECTION, "close"))
-    })
+    tokio::time::timeout(BODY_WITHIN, reading)
+        .await
+        .unwrap_or_else(|_| {
+            Err(ApiError::new(
+                Code::BodyTooSlow,
+                format!("The body must arrive within {} seconds.", BODY_WITHIN.as_secs()),
+            )
+            .with_header(header::CONNECTION, "close"))
+        })
 }
 
 fn too_large() -> ApiError {

@@ -21,10 +21,7 @@ fn view(gap: &Gap) -> Value {
     })
 }
 
-pub(super) async fn list(
-    state: web::Data<ApiState>,
-    request: HttpRequest,
-) -> Result<HttpResponse, ApiError> {
+pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let mut query = Query::read(&request)?;
     let filter = GapFilter {
         source: query.id("source")?.map(SourceId),

@@ -118,7 +118,10 @@ impl Query {
     pub fn rename(&mut self, second: &str, first: &str) -> Result<(), ApiError> {
         if self.pairs.iter().any(|(name, _)| name == second) {
             if self.pairs.iter().any(|(name, _)| name == first) {
-                return Err(ApiError::parameter(second, &format!("is another name of {first}")));
+                return Err(ApiError::parameter(
+                    second,
+                    &format!("is another name of {first}"),
+                ));
             }
             for (name, _) in &mut self.pairs {
                 if name == second {
@@ -281,7 +284,10 @@ impl Paging {
     ) -> HttpResponse {
         let more = rows.len() > self.limit;
         rows.truncate(self.limit);
-        let next = rows.last().filter(|_| more).map(|row| self.list.cursor(place(row)));
+        let next = rows
+            .last()
+            .filter(|_| more)
+            .map(|row| self.list.cursor(place(row)));
         let items: Vec<V> = rows.iter().map(view).collect();
         HttpResponse::Ok().json(json!({"items": items, "next_cursor": next}))
     }

@@ -176,7 +176,10 @@ impl From<StoreError> for ApiError {
                 return Self::new(Code::NameTaken, "Another source has this name.");
             }
             Some("delivery_pkey" | "delivery_lane_idx") => {
-                return Self::new(Code::Conflict, "Somebody else opened the delivery at the same time.");
+                return Self::new(
+                    Code::Conflict,
+                    "Somebody else opened the delivery at the same time.",
+                );
             }
             _ => {}
         }
@@ -188,7 +191,10 @@ impl From<StoreError> for ApiError {
                 .with_header(header::RETRY_AFTER, RETRY_AFTER_S);
         }
         tracing::error!(%error, "an API call failed in the store");
-        Self::new(Code::Internal, "The log of the bridge knows more under this request_id.")
+        Self::new(
+            Code::Internal,
+            "The log of the bridge knows more under this request_id.",
+        )
     }
 }
 

@@ -120,11 +120,7 @@ pub(super) async fn update(
     Ok(HttpResponse::Ok().json(view(&source)))
 }
 
-pub(super) async fn delete(
-    state: web::Data<ApiState>,
-    principal: Principal,
-    request: HttpRequest,
-) -> Reply {
+pub(super) async fn delete(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
     let id = SourceId(path_id(&request)?);
     state.store.delete_source(id, principal.as_str()).await?;
     state.store.wake.connections_changed();
@@ -134,7 +130,10 @@ pub(super) async fn delete(
 /// Reads the given fields over the present settings and checks the whole.
 fn take_settings(mut body: JsonBody, present: SourceSettings) -> Result<SourceSettings, ApiError> {
     let name = body.text("name");
-    if name.as_deref().is_some_and(|name| name.trim() == ENVIRONMENT_SOURCE_NAME) {
+    if name
+        .as_deref()
+        .is_some_and(|name| name.trim() == ENVIRONMENT_SOURCE_NAME)
+    {
         body.wrong::<()>("name", "is kept for the source from the environment");
     }
     let settings = SourceSettings {

@@ -85,21 +85,24 @@ pub(super) async fn update(
 ) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let changes = take_changes(&state, body).await?;
-    let webhook = state.store.update_webhook(id, &changes, principal.as_str()).await?;
+    let webhook = state
+        .store
+        .update_webhook(id, &changes, principal.as_str())
+        .await?;
     Ok(HttpResponse::Ok().json(view(&webhook)))
 }
 
-pub(super) async fn delete(
-    state: web::Data<ApiState>,
-    principal: Principal,
-    request: HttpRequest,
-) -> Reply {
+pub(super) async fn delete(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let ended = state.store.delete_webhook(id, principal.as_str()).await?;
     let outcome = OutcomeLabels {
         outcome: "webhook_gone",
     };
-    state.metrics.deliveries_ended.get_or_create(&outcome).inc_by(ended);
+    state
+        .metrics
+        .deliveries_ended
+        .get_or_create(&outcome)
+        .inc_by(ended);
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -135,11 +138,7 @@ pub(super) async fn pause(state: web::Data<ApiState>, principal: Principal, requ
     Ok(HttpResponse::Ok().json(view(&webhook)))
 }
 
-pub(super) async fn resume(
-    state: web::Data<ApiState>,
-    principal: Principal,
-    request: HttpRequest,
-) -> Reply {
+pub(super) async fn resume(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let webhook = state.store.resume_webhook(id, principal.as_str()).await?;
     state.store.wake.deliveries_due();
@@ -173,11 +172,16 @@ async fn take_sources(state: &ApiState, body: &mut JsonBody) -> Result<Option<Ve
     for (i, text) in texts.iter().enumerate() {
         match Uuid::try_parse(text) {
             Ok(id) => ids.push(SourceId(id)),
-            Err(_) => body.wrong::<()>(&format!("sources/{i}"), "is no uuid").unwrap_or_default(),
+            Err(_) => body
+                .wrong::<()>(&format!("sources/{i}"), "is no uuid")
+                .unwrap_or_default(),
         }
     }
     for unknown in state.store.unknown_sources(&ids).await? {
-        if let Some(i) = texts.iter().position(|text| Uuid::try_parse(text) == Ok(unknown.0)) {
+        if let Some(i) = texts
+            .iter()
+            .position(|text| Uuid::try_parse(text) == Ok(unknown.0))
+        {
             body.wrong::<()>(&format!("sources/{i}"), "is no source that we know");
         }
     }
@@ -197,8 +201,7 @@ fn secret_or_new(given: Option<SigningKey>) -> Result<SigningKey, ApiError> {
     match given {
         Some(key) => Ok(key),
         // 32 bytes are within the limits; if the rule ever says otherwise, the caller hears of it.
-        None => SigningKey::from_bytes(&random::bytes::<SECRET_BYTES>()).map_err(|_| {
-            ApiError::fields(&[Violation::new("secret", "must be given: none could be made")])
-        }),
+        None => SigningKey::from_bytes(&random::bytes::<SECRET_BYTES>())
+            .map_err(|_| ApiError::fields(&[Violation::new("secret", "must be given: none could be made")])),
     }
 }
