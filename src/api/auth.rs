@@ -58,8 +58,8 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// Counts one more; true if the address has had its share.
-    fn one_more(&self, address: IpAddr, now: Instant) -> bool {
+    /// Counts one more; returns how many there were lately.
+    fn one_more(&self, address: IpAddr, now: Instant) -> u32 {
         let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         if by_address.len() >= ADDRESSES_MAX {
             by_address.retain(|_, (since, _)| now.duration_since(*since) < WINDOW);
@@ -72,7 +72,7 @@ impl Failures {
             (*since, *count) = (now, 0);
         }
         *count = count.saturating_add(1);
-        *count > FAILURES_MAX
+        *count
     }
 }
 
@@ -110,8 +110,12 @@ pub async fn check<B: MessageBody + 'static>(
             let address = request
                 .peer_addr()
                 .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
-            let error = if state.failures.one_more(address, Instant::now()) {
-                tracing::warn!(%address, "many wrong API keys");
+            let failures = state.failures.one_more(address, Instant::now());
+            // Once a minute and address is enough for the log.
+            if failures == FAILURES_MAX + 1 {
+                tracing::warn!(%address, "many requests without a valid API key");
+            }
+            let error = if failures > FAILURES_MAX {
                 ApiError::new(
                     Code::TooManyFailures,
                     "Wait a minute, and use a key that is in use.",
@@ -161,15 +165,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_has_ten_failures_a_minute() {
+    fn failures_are_counted_by_address_and_forgotten_after_a_minute() {
         let failures = Failures::default();
         let (here, there) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
         let start = Instant::now();
-        for _ in 0..10 {
-            assert!(!failures.one_more(here, start));
+        for nth in 1..=11 {
+            assert_eq!(failures.one_more(here, start), nth);
         }
-        assert!(failures.one_more(here, start));
-        assert!(!failures.one_more(there, start));
-        assert!(!failures.one_more(here, start + WINDOW));
+        assert_eq!(failures.one_more(there, start), 1);
+        assert_eq!(failures.one_more(here, start + WINDOW), 1);
     }
 }

@@ -208,8 +208,11 @@ fn is_away(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
         sqlx::Error::Database(refusal) => refusal.code().is_some_and(|code| {
-            // 08: connection; 53: resources; 57: operator intervention; then serialization, deadlock, lock.
-            ["08", "53", "57"].iter().any(|class| code.starts_with(class))
+            // 08: connection; 28, 3D: not let in; 53: resources; 57: operator intervention; then serialization,
+            // deadlock, lock.
+            ["08", "28", "3D", "53", "57"]
+                .iter()
+                .any(|class| code.starts_with(class))
                 || ["40001", "40P01", "55P03"].contains(&code.as_ref())
         }),
         _ => false,
