@@ -21,6 +21,8 @@ const FAILURES_MAX: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(60);
 /// Addresses remembered at once; whoever fills this gains nothing but that everybody is forgotten.
 const ADDRESSES_MAX: usize = 10_000;
+/// How long the database may take to look a key up; a little more than it waits for a free connection.
+const LOOK_UP_WITHIN: Duration = Duration::from_secs(6);
 /// Longest key that is looked at.
 const KEY_BYTES_MAX: usize = 512;
 
@@ -89,14 +91,10 @@ pub async fn check<B: MessageBody + 'static>(
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let Some(state) = request.app_data::<web::Data<ApiState>>().cloned() else {
-        let error = ApiError::new(Code::Internal, "The API was built without its state.");
+        let error = ApiError::internal("the API was built without its state");
         return Ok(request.error_response(error));
     };
-    let name = match presented_key(&request) {
-        None => Ok(None),
-        Some(key) => state.store.key_name(&Sha256::digest(key).into()).await,
-    };
-    match name {
+    match look_up(&state, presented_key(&request)).await {
         Ok(Some(name)) => {
             if let Some(error) = encoded(&request) {
                 return Ok(request.error_response(error));
@@ -126,7 +124,19 @@ pub async fn check<B: MessageBody + 'static>(
             };
             Ok(request.error_response(error))
         }
-        Err(error) => Ok(request.error_response(ApiError::from(error))),
+        Err(error) => Ok(request.error_response(error)),
+    }
+}
+
+async fn look_up(state: &ApiState, key: Option<&[u8]>) -> Result<Option<String>, ApiError> {
+    let Some(key) = key else {
+        return Ok(None);
+    };
+    let hash = Sha256::digest(key).into();
+    // A connection to the database that died in silence would hold the caller for minutes.
+    match tokio::time::timeout(LOOK_UP_WITHIN, state.store.key_name(&hash)).await {
+        Ok(name) => Ok(name?),
+        Err(_) => Err(ApiError::unavailable("the key could not be looked up in time")),
     }
 }
 

@@ -10,7 +10,7 @@ use utoipa_swagger_ui::Config;
 
 use super::ApiState;
 use super::page::path_text;
-use super::problem::{ApiError, Code};
+use super::problem::ApiError;
 
 /// The contract, as this binary was built with it.
 const OPENAPI: &str = include_str!("../../openapi.yaml");
@@ -82,10 +82,7 @@ pub(super) async fn docs_redirect() -> HttpResponse {
 
 pub(super) async fn docs(request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let name = path_text(&request)?;
-    let file = utoipa_swagger_ui::serve(&name, Arc::clone(&DOCS)).map_err(|error| {
-        tracing::error!(%error, "the documentation page cannot be built");
-        ApiError::new(Code::Internal, "The documentation page cannot be built.")
-    })?;
+    let file = utoipa_swagger_ui::serve(&name, Arc::clone(&DOCS)).map_err(ApiError::internal)?;
     let file = file.ok_or_else(ApiError::not_found)?;
     Ok(HttpResponse::Ok()
         .content_type(file.content_type)

@@ -220,18 +220,14 @@ pub async fn edge<B: MessageBody + 'static>(
     if let Some(error) = response.response().error() {
         let told = match error.as_error::<ApiError>() {
             Some(error) => {
-                if response.status().is_server_error() {
-                    tracing::warn!(%request_id, %error, "an API call failed");
+                if let Some(cause) = error.cause() {
+                    tracing::error!(%request_id, cause, "an API call failed");
                 }
                 error.respond(&request_id)
             }
             None => {
-                tracing::error!(%request_id, %error, "an API call failed outside of its handler");
-                ApiError::new(
-                    Code::Internal,
-                    "The log of the bridge knows more under this request_id.",
-                )
-                .respond(&request_id)
+                tracing::error!(%request_id, cause = %error, "an API call failed outside of its handler");
+                ApiError::internal(error).respond(&request_id)
             }
         };
         response = response.into_response(told);

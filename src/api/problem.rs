@@ -1,7 +1,7 @@
 //! What a caller is told when something is not as asked for: RFC 9457 problem documents, one type for all of them.
 //!
-//! Handlers and middleware return [`ApiError`]; nothing else leaves the API as an error. What the caller sees is in
-//! it; what only the operator may see is logged where the error is made, and not kept.
+//! Handlers and middleware return [`ApiError`]; nothing else leaves the API as an error. What the caller sees and
+//! what only the operator may see are two fields of it; `api::edge` logs the second under the request's id.
 
 use std::fmt;
 
@@ -70,6 +70,7 @@ pub struct ApiError {
     detail: String,
     errors: Vec<Value>,
     headers: Vec<(HeaderName, HeaderValue)>,
+    cause: Option<String>,
 }
 
 impl ApiError {
@@ -80,7 +81,32 @@ impl ApiError {
             detail: detail.into(),
             errors: Vec::new(),
             headers: Vec::new(),
+            cause: None,
         }
+    }
+
+    /// Something of ours failed: the caller is told nothing, the log everything.
+    pub fn internal(cause: impl fmt::Display) -> Self {
+        let mut error = Self::new(
+            Code::Internal,
+            "The log of the bridge knows more under this request_id.",
+        );
+        error.cause = Some(cause.to_string());
+        error
+    }
+
+    /// The database cannot be asked now; asking again may help.
+    pub fn unavailable(cause: impl fmt::Display) -> Self {
+        let mut error = Self::new(Code::Unavailable, "The database does not answer; ask again.")
+            .with_header(header::RETRY_AFTER, RETRY_AFTER_S);
+        error.cause = Some(cause.to_string());
+        error
+    }
+
+    /// What only the operator may see.
+    #[must_use]
+    pub fn cause(&self) -> Option<&str> {
+        self.cause.as_deref()
     }
 
     /// Nothing at this path; also for ids that are no ids.
@@ -186,15 +212,9 @@ impl From<StoreError> for ApiError {
         if let StoreError::Database(cause) = &error
             && is_away(cause)
         {
-            tracing::warn!(%error, "the API cannot reach the database");
-            return Self::new(Code::Unavailable, "The database does not answer; ask again.")
-                .with_header(header::RETRY_AFTER, RETRY_AFTER_S);
+            return Self::unavailable(error);
         }
-        tracing::error!(%error, "an API call failed in the store");
-        Self::new(
-            Code::Internal,
-            "The log of the bridge knows more under this request_id.",
-        )
+        Self::internal(error)
     }
 }
 

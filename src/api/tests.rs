@@ -1,8 +1,11 @@
 //! The contract and the code are one: held against each other in both directions.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
+use actix_web::http::Method;
+use actix_web::middleware::from_fn;
+use actix_web::{App, test as actix_test};
 use serde_json::{Value, json};
 
 use super::ROUTES;
@@ -112,4 +115,73 @@ fn errors_of(contract: &Value, schema: &Value, value: &Value) -> Vec<String> {
         .iter_errors(value)
         .map(|error| error.to_string())
         .collect()
+}
+
+/// Answers a request that needs no state.
+async fn ask(method: Method, path: &str) -> (u16, HashMap<String, String>, Vec<u8>) {
+    let app =
+        actix_test::init_service(App::new().wrap(from_fn(super::edge)).configure(super::configure)).await;
+    let request = actix_test::TestRequest::with_uri(path)
+        .method(method)
+        .to_request();
+    let response = actix_test::call_service(&app, request).await;
+    let status = response.status().as_u16();
+    let headers = response.headers().iter();
+    let headers = headers
+        .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+        .collect();
+    (status, headers, actix_test::read_body(response).await.to_vec())
+}
+
+#[actix_web::test]
+async fn an_unknown_path_and_a_wrong_method_get_problem_documents() {
+    for (method, path, status, code) in [
+        (Method::GET, "/nothing", 404, "not_found"),
+        (Method::GET, "/docs/nothing", 404, "not_found"),
+        (Method::POST, "/healthz", 405, "method_not_allowed"),
+    ] {
+        let (got, headers, body) = ask(method, path).await;
+        let problem: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "{path}");
+        assert_eq!(headers["content-type"], "application/problem+json");
+        assert_eq!(problem["request_id"], headers["x-request-id"]);
+        assert_eq!(headers.contains_key("allow"), status == 405);
+        let errors = errors_of(
+            &contract(),
+            &json!({"$ref": "#/components/schemas/Problem"}),
+            &problem,
+        );
+        assert!(errors.is_empty(), "{errors:?}");
+    }
+}
+
+#[actix_web::test]
+async fn the_documentation_page_loads_nothing_from_elsewhere() {
+    let (status, headers, page) = ask(Method::GET, "/docs/").await;
+    assert_eq!(status, 200);
+    let policy = &headers["content-security-policy"];
+    assert!(policy.contains("script-src 'self'"), "{policy}");
+    let page = String::from_utf8(page).unwrap();
+    let named = page
+        .split(['"', '\''])
+        .filter(|text| [".js", ".css", ".png"].iter().any(|end| text.ends_with(end)));
+    let mut files = 0;
+    for name in named {
+        let (status, ..) = ask(Method::GET, &format!("/docs/{}", name.trim_start_matches("./"))).await;
+        assert_eq!(status, 200, "{name}");
+        files += 1;
+    }
+    assert!(files >= 4, "{page}");
+    let (_, _, initializer) = ask(Method::GET, "/docs/swagger-initializer.js").await;
+    assert!(String::from_utf8(initializer).unwrap().contains("/openapi.yaml"));
+}
+
+#[actix_web::test]
+async fn the_contract_is_served_as_it_is_written() {
+    let (status, headers, body) = ask(Method::GET, "/openapi.yaml").await;
+    assert_eq!(
+        (status, headers["content-type"].as_str()),
+        (200, "application/yaml")
+    );
+    assert_eq!(body, include_bytes!("../../openapi.yaml"));
 }
