@@ -69,12 +69,14 @@ impl WebhookInput {
         };
         let agents = list("agents", self.agents, AGENTS_MAX, ID_CHARS_MAX);
         let topics = list("topics", self.topics, LIST_MAX, ID_CHARS_MAX);
-        let presences = list("presences", self.presences, LIST_MAX, PRESENCE_CHARS_MAX).map(|texts| {
-            without_repeats(texts.iter().filter_map(|text| canonical_presence(text)).collect())
-        });
+        let presences = list("presences", self.presences, LIST_MAX, PRESENCE_CHARS_MAX)
+            .map(|texts| without_repeats(texts.iter().filter_map(|text| canonical_presence(text)).collect()));
         let sources = self.sources.map(without_repeats);
         if sources.as_ref().is_some_and(|sources| sources.len() > LIST_MAX) {
-            found.push(Violation::new("sources", format!("has more than {LIST_MAX} items")));
+            found.push(Violation::new(
+                "sources",
+                format!("has more than {LIST_MAX} items"),
+            ));
         }
         if !found.is_empty() {
             return Err(found);
@@ -92,7 +94,10 @@ impl WebhookInput {
 
 fn check_url(text: &str, targets: &TargetPolicy, found: &mut Vec<Violation>) -> Option<Url> {
     if text.chars().count() > URL_CHARS_MAX {
-        found.push(Violation::new("url", format!("is longer than {URL_CHARS_MAX} characters")));
+        found.push(Violation::new(
+            "url",
+            format!("is longer than {URL_CHARS_MAX} characters"),
+        ));
         return None;
     }
     targets
@@ -151,7 +156,10 @@ mod tests {
         let changes = good.check(&TargetPolicy::new(Vec::new())).unwrap();
         assert_eq!(changes.presences.unwrap(), ["ON_QUEUE", "Coffee"]);
         assert_eq!(changes.agents.unwrap(), ["b", "a"]);
-        assert_eq!(changes.url.unwrap().as_str(), "https://crm.example.com/hooks?sig=1");
+        assert_eq!(
+            changes.url.unwrap().as_str(),
+            "https://crm.example.com/hooks?sig=1"
+        );
         assert!(changes.topics.is_none());
     }
 }

@@ -288,9 +288,12 @@ async fn reopen(conn: &mut PgConnection, id: DeliveryId, told: &mut Entry) -> Re
     .ok_or_else(|| gone("event"))?;
     // The recorder adds to this lane under the agent's row lock; for lane 0 the webhook's lock does it. Always in
     // this order: agent, webhook, delivery.
-    sqlx::query!("select agent_key from agent where agent_key = $1 for update", event.lane)
-        .fetch_optional(&mut *conn)
-        .await?;
+    sqlx::query!(
+        "select agent_key from agent where agent_key = $1 for update",
+        event.lane
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
     webhooks::lock(conn, webhook).await.map_err(|error| match error {
         StoreError::NotFound(what) => gone(what),
         other => other,
@@ -299,7 +302,16 @@ async fn reopen(conn: &mut PgConnection, id: DeliveryId, told: &mut Entry) -> Re
         webhook,
         lane: event.lane,
     };
-    open_delivery(conn, lane, id, event_id, event.received_at, event.position, told.at).await?;
+    open_delivery(
+        conn,
+        lane,
+        id,
+        event_id,
+        event.received_at,
+        event.position,
+        told.at,
+    )
+    .await?;
     told.webhook_id = Some(webhook);
     told.event_id = Some(event_id);
     told.agent_id = ended.agent_id;

@@ -56,7 +56,9 @@ impl Source {
     /// If it was sealed under another master key or is damaged.
     pub fn client_secret(&self, master_key: &MasterKey) -> Result<Secret, OpenError> {
         let plain = master_key.open(&self.client_secret_sealed, self.source_id.0.as_bytes())?;
-        Ok(Secret::new(String::from_utf8(plain).map_err(|_| OpenError::Damaged)?))
+        Ok(Secret::new(
+            String::from_utf8(plain).map_err(|_| OpenError::Damaged)?,
+        ))
     }
 
     /// Whether it is set by variables of the process, and only there.

@@ -223,7 +223,8 @@ impl Store {
     /// # Errors
     /// If there is none, or the database refuses.
     pub async fn resume_webhook(&self, id: WebhookId, principal: &str) -> Result<Webhook> {
-        self.set_state(id, "active", Kind::WebhookResumed, principal).await
+        self.set_state(id, "active", Kind::WebhookResumed, principal)
+            .await
     }
 
     async fn set_state(&self, id: WebhookId, state: &str, kind: Kind, principal: &str) -> Result<Webhook> {
@@ -379,11 +380,20 @@ fn changed_fields(before: &Webhook, changes: &WebhookChanges) -> Vec<&'static st
         wanted.is_some_and(|wanted| wanted != now)
     }
     [
-        ("url", changes.url.as_ref().is_some_and(|url| url.as_str() != before.url)),
-        ("description", differs(&before.description, changes.description.as_ref())),
+        (
+            "url",
+            changes.url.as_ref().is_some_and(|url| url.as_str() != before.url),
+        ),
+        (
+            "description",
+            differs(&before.description, changes.description.as_ref()),
+        ),
         ("agents", differs(&before.agents, changes.agents.as_ref())),
         ("topics", differs(&before.topics, changes.topics.as_ref())),
-        ("presences", differs(&before.presences, changes.presences.as_ref())),
+        (
+            "presences",
+            differs(&before.presences, changes.presences.as_ref()),
+        ),
         ("sources", differs(&before.sources, changes.sources.as_ref())),
     ]
     .into_iter()

@@ -1,0 +1,56 @@
+//! `/v1/audit`: every step that was taken.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::{Value, json};
+
+use super::ApiState;
+use super::page::{List, Place, Query, at};
+use super::problem::ApiError;
+use crate::domain::audit::{Kind, Level};
+use crate::domain::ids::{ConnectionId, DeliveryId, EventId, WebhookId};
+use crate::store::audit::{AuditFilter, AuditRow};
+
+fn view(row: &AuditRow) -> Value {
+    json!({
+        "id": row.audit_id,
+        "at": at(row.at),
+        "kind": row.kind,
+        "level": row.level,
+        "source_id": row.source_id,
+        "connection_id": row.connection_id,
+        "agent_id": row.agent_id,
+        "webhook_id": row.webhook_id,
+        "event_id": row.event_id,
+        "delivery_id": row.delivery_id,
+        "attempt": row.attempt,
+        "status": row.status,
+        "duration_ms": row.duration_ms,
+        "outcome": row.outcome,
+        "end_state": row.end_state,
+        "principal": row.principal,
+        "data": row.data,
+    })
+}
+
+pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+    let levels = [Level::Info, Level::Warn, Level::Error].map(Level::as_str);
+    let mut query = Query::read(&request)?;
+    let filter = AuditFilter {
+        agent: query.text("agent")?,
+        webhook: query.id("webhook")?.map(WebhookId),
+        event: query.id("event")?.map(EventId),
+        delivery: query.id("delivery")?.map(DeliveryId),
+        connection: query.id("connection")?.map(ConnectionId),
+        kind: query.word("kind", &kinds)?,
+        level: query.word("level", &levels)?,
+        since: query.time("since")?,
+        until: query.time("until")?,
+    };
+    let paging = query.paging(List::Audit)?;
+    let rows = state
+        .store
+        .audit_entries(&filter, paging.after_number(), paging.rows())
+        .await?;
+    Ok(paging.respond(rows, |row| Place::Number(row.audit_id), view))
+}

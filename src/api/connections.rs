@@ -1,0 +1,84 @@
+//! `/v1/connections`: the sockets to Genesys, and the two things an operator may ask of one.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::{Value, json};
+
+use super::ApiState;
+use super::auth::Principal;
+use super::page::{List, Place, Query, at, maybe_at, path_id};
+use super::problem::ApiError;
+use crate::domain::ids::{ConnectionId, SourceId};
+use crate::store::connections::{ConnectionFilter, ConnectionRow};
+
+type Reply = Result<HttpResponse, ApiError>;
+
+const STATES: [&str; 6] = [
+    "idle",
+    "connecting",
+    "open",
+    "backing_off",
+    "refused",
+    "terminated",
+];
+
+/// Four names are those of the seed document's metrics; the rest is ours.
+fn view(state: &ApiState, row: &ConnectionRow) -> Value {
+    let live = state.status.connection(row.connection_id);
+    json!({
+        "id": row.connection_id,
+        "source_id": row.source_id,
+        "agent_id": row.agent_id,
+        "desired": row.desired,
+        "state": row.state,
+        "state_reason": row.state_reason,
+        "connectionId": row.upstream_connection_id,
+        "attemptCount": row.attempt_count,
+        "averageLatency": live.average_latency_ms,
+        "stabilityRate": live.stability_rate,
+        "samples": live.samples,
+        "opened_at": maybe_at(row.opened_at),
+        "proven_at": maybe_at(row.proven_at),
+        "created_at": at(row.created_at),
+        "updated_at": at(row.updated_at),
+    })
+}
+
+pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
+    let mut query = Query::read(&request)?;
+    let filter = ConnectionFilter {
+        source: query.id("source")?.map(SourceId),
+        agent: query.text("agent")?,
+        state: query.word("state", &STATES)?,
+    };
+    let paging = query.paging(List::Connections)?;
+    let after = paging.after_id().map(ConnectionId);
+    let rows = state.store.connections(&filter, after, paging.rows()).await?;
+    Ok(paging.respond(
+        rows,
+        |row| Place::Id(row.connection_id.0),
+        |row| view(&state, row),
+    ))
+}
+
+pub(super) async fn get(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
+    let row = state.store.connection(ConnectionId(path_id(&request)?)).await?;
+    Ok(HttpResponse::Ok().json(view(&state, &row)))
+}
+
+pub(super) async fn terminate(
+    state: web::Data<ApiState>,
+    principal: Principal,
+    request: HttpRequest,
+) -> Reply {
+    let id = ConnectionId(path_id(&request)?);
+    let row = state.store.terminate_connection(id, principal.as_str()).await?;
+    state.store.wake.connections_changed();
+    Ok(HttpResponse::Accepted().json(view(&state, &row)))
+}
+
+pub(super) async fn restart(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
+    let id = ConnectionId(path_id(&request)?);
+    let row = state.store.restart_connection(id, principal.as_str()).await?;
+    state.store.wake.connections_changed();
+    Ok(HttpResponse::Accepted().json(view(&state, &row)))
+}

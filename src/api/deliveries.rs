@@ -1,0 +1,88 @@
+//! `/v1/deliveries`: what is owed, and what became of it.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::{Value, json};
+
+use super::ApiState;
+use super::auth::Principal;
+use super::page::{List, Place, Query, at, maybe_at, path_id};
+use super::problem::ApiError;
+use crate::domain::ids::{DeliveryId, EventId, WebhookId};
+use crate::store::history::{AttemptRow, DeliveryFilter, DeliveryRow};
+
+type Reply = Result<HttpResponse, ApiError>;
+
+const STATES: [&str; 9] = [
+    "open",
+    "ended",
+    "waiting",
+    "sending",
+    "blocked",
+    "paused",
+    "delivered",
+    "dead",
+    "webhook_gone",
+];
+
+fn view(row: &DeliveryRow) -> Value {
+    json!({
+        "id": row.delivery_id,
+        "webhook_id": row.webhook_id,
+        "event_id": row.event_id,
+        "agent_id": row.agent_id,
+        "state": row.state,
+        "attempts_begun": row.attempt,
+        "due_at": maybe_at(row.due_at),
+        "last_status": row.last_status,
+        "last_outcome": row.last_outcome,
+        "created_at": maybe_at(row.created_at),
+        "ended_at": maybe_at(row.ended_at),
+    })
+}
+
+fn attempt_view(row: &AttemptRow) -> Value {
+    json!({
+        "attempt": row.attempt,
+        "at": at(row.at),
+        "status": row.status,
+        "outcome": row.outcome,
+        "duration_ms": row.duration_ms,
+        "data": row.data,
+    })
+}
+
+pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
+    let mut query = Query::read(&request)?;
+    let filter = DeliveryFilter {
+        delivery: None,
+        webhook: query.id("webhook")?.map(WebhookId),
+        agent: query.text("agent")?,
+        event: query.id("event")?.map(EventId),
+        state: query.word("state", &STATES)?,
+    };
+    let paging = query.paging(List::Deliveries)?;
+    let before = paging.after_id().map(DeliveryId);
+    let rows = state
+        .store
+        .delivery_history(&filter, before, paging.rows())
+        .await?;
+    Ok(paging.respond(rows, |row| Place::Id(row.delivery_id.0), view))
+}
+
+pub(super) async fn get(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
+    let id = DeliveryId(path_id(&request)?);
+    let mut shown = view(&state.store.delivery(id).await?);
+    let attempts = state.store.attempts(id).await?;
+    if let Some(fields) = shown.as_object_mut() {
+        fields.insert("attempts".to_owned(), attempts.iter().map(attempt_view).collect());
+    }
+    Ok(HttpResponse::Ok().json(shown))
+}
+
+pub(super) async fn retry(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
+    let id = DeliveryId(path_id(&request)?);
+    state.store.retry_delivery(id, principal.as_str()).await?;
+    state.store.wake.deliveries_due();
+    let row = state.store.delivery(id).await?;
+    Ok(HttpResponse::Accepted().json(view(&row)))
+}

@@ -1,0 +1,81 @@
+//! `/v1/events`: the feed of presence changes.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::ApiState;
+use super::page::{List, Place, Query, at, maybe_at, path_id};
+use super::problem::ApiError;
+use crate::domain::ids::{EventId, SourceId};
+use crate::domain::presence::Event;
+use crate::store::events_feed::FeedFilter;
+
+type Reply = Result<HttpResponse, ApiError>;
+
+/// An event with the fields of a POST's `data`, and its place in the feed.
+#[derive(Serialize)]
+struct View<'a> {
+    event_id: EventId,
+    sequence: Option<i64>,
+    source: Option<Value>,
+    agent: Value,
+    topic: Option<&'a str>,
+    presence: Option<Value>,
+    previous: Option<Value>,
+    occurred_at: Option<String>,
+    received_at: String,
+    /// As it came, byte for byte; null if it is no JSON that could stand here.
+    raw: Option<Box<RawValue>>,
+    position: i64,
+}
+
+fn view(event: &Event) -> View<'_> {
+    let presence = |system: &Option<String>| system.as_ref().map(|system| json!({"system": system}));
+    View {
+        event_id: event.event_id,
+        sequence: event.sequence,
+        source: event
+            .source
+            .as_ref()
+            .map(|(id, name)| json!({"id": id, "name": name})),
+        agent: json!({"id": event.agent_id}),
+        topic: event.topic.as_deref(),
+        presence: presence(&event.presence),
+        previous: presence(&event.previous),
+        occurred_at: maybe_at(event.occurred_at),
+        received_at: at(event.received_at),
+        raw: serde_json::from_slice(&event.raw).ok(),
+        position: event.position,
+    }
+}
+
+/// A page of the feed. Unlike other lists it always has a cursor: the reader comes back with it later.
+#[derive(Serialize)]
+struct FeedPage<'a> {
+    items: Vec<View<'a>>,
+    next_cursor: String,
+}
+
+pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
+    let mut query = Query::read(&request)?;
+    let filter = FeedFilter {
+        agent: query.text("agent")?,
+        source: query.id("source")?.map(SourceId),
+    };
+    query.rename("after", "cursor")?;
+    let paging = query.paging(List::Events)?;
+    let after = paging.after_number().unwrap_or(0);
+    let events = state.store.feed(&filter, after, paging.limit()).await?;
+    let reached = events.last().map_or(after, |event| event.position);
+    Ok(HttpResponse::Ok().json(FeedPage {
+        items: events.iter().map(view).collect(),
+        next_cursor: List::Events.cursor(Place::Number(reached)),
+    }))
+}
+
+pub(super) async fn get(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
+    let event = state.store.event(EventId(path_id(&request)?)).await?;
+    Ok(HttpResponse::Ok().json(view(&event)))
+}

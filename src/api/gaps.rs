@@ -1,0 +1,38 @@
+//! `/v1/gaps`: when agents could not be seen.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::{Value, json};
+
+use super::ApiState;
+use super::page::{List, Place, Query, at, maybe_at};
+use super::problem::ApiError;
+use crate::domain::ids::{ConnectionId, GapId, SourceId};
+use crate::store::gaps::{Gap, GapFilter};
+
+fn view(gap: &Gap) -> Value {
+    json!({
+        "id": gap.gap_id,
+        "source_id": gap.source_id,
+        "connection_id": gap.connection_id,
+        "agents": gap.agents,
+        "cause": gap.cause,
+        "from": at(gap.from_at),
+        "to": maybe_at(gap.to_at),
+    })
+}
+
+pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    let mut query = Query::read(&request)?;
+    let filter = GapFilter {
+        source: query.id("source")?.map(SourceId),
+        connection: query.id("connection")?.map(ConnectionId),
+        agent: query.text("agent")?,
+        open: query.boolean("open")?,
+    };
+    let paging = query.paging(List::Gaps)?;
+    let rows = state
+        .store
+        .gaps(&filter, paging.after_id().map(GapId), paging.rows())
+        .await?;
+    Ok(paging.respond(rows, |row| Place::Id(row.gap_id.0), view))
+}

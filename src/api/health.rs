@@ -1,0 +1,92 @@
+//! What is open without a key: signs of life, figures, the contract and its documentation page.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::json;
+use utoipa_swagger_ui::Config;
+
+use super::ApiState;
+use super::page::path_text;
+use super::problem::ApiError;
+
+/// The contract, as this binary was built with it.
+const OPENAPI: &str = include_str!("../../openapi.yaml");
+/// How long readiness waits for the database; whoever probes us does not wait much longer.
+const DATABASE_WITHIN: Duration = Duration::from_secs(2);
+/// The page's files are our own; its styles are partly inline, and it draws small pictures from data URLs.
+const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+                           img-src 'self' data:; font-src 'self' data:; connect-src 'self'; \
+                           base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+static DOCS: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
+    Arc::new(
+        Config::from("/openapi.yaml")
+            .validator_url("none")
+            .try_it_out_enabled(true)
+            .use_base_layout(),
+    )
+});
+
+pub(super) async fn health() -> HttpResponse {
+    HttpResponse::Ok().json(json!({"status": "ok"}))
+}
+
+pub(super) async fn readiness(state: web::Data<ApiState>) -> HttpResponse {
+    let mut reasons = Vec::new();
+    match tokio::time::timeout(DATABASE_WITHIN, state.store.sight()).await {
+        Ok(Ok(sight)) => {
+            if sight.any_source && !sight.any_open {
+                reasons.push("upstream: no connection is open".to_owned());
+            }
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "not ready: the database cannot be asked");
+            reasons.push("database: cannot be asked".to_owned());
+        }
+        Err(_) => reasons.push("database: does not answer".to_owned()),
+    }
+    for part in state.status.dead_parts() {
+        reasons.push(format!("{}: gives no sign of life", part.as_str()));
+    }
+    let mut response = if reasons.is_empty() {
+        HttpResponse::Ok()
+    } else {
+        HttpResponse::ServiceUnavailable()
+    };
+    response.json(json!({"ready": reasons.is_empty(), "reasons": reasons}))
+}
+
+pub(super) async fn metrics(state: web::Data<ApiState>) -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
+        .body(state.metrics.encode())
+}
+
+pub(super) async fn version() -> HttpResponse {
+    HttpResponse::Ok().json(json!({"name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION")}))
+}
+
+pub(super) async fn openapi() -> HttpResponse {
+    HttpResponse::Ok().content_type("application/yaml").body(OPENAPI)
+}
+
+/// The page names its files relative to `/docs/`.
+pub(super) async fn docs_redirect() -> HttpResponse {
+    HttpResponse::PermanentRedirect()
+        .insert_header((header::LOCATION, "/docs/"))
+        .finish()
+}
+
+pub(super) async fn docs(request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    let name = path_text(&request)?;
+    let file = utoipa_swagger_ui::serve(&name, Arc::clone(&DOCS)).map_err(ApiError::internal)?;
+    let file = file.ok_or_else(ApiError::not_found)?;
+    Ok(HttpResponse::Ok()
+        .content_type(file.content_type)
+        .insert_header((header::CONTENT_SECURITY_POLICY, DOCS_POLICY))
+        .insert_header((header::CACHE_CONTROL, "no-cache"))
+        .body(file.bytes.into_owned()))
+}
