@@ -173,6 +173,13 @@ async fn sends_every_kind_of_junk() {
     genesys.send_junk(Target::All, Junk::Pings(1_000));
     genesys.send_text(Target::All, r#"{"after":"pings"}"#);
     assert_eq!(socket.json().await["after"], "pings");
+    // The client writes its answers while it waits for more.
+    let waiting = tokio::spawn(async move { socket.closed().await });
+    let answered = genesys
+        .wait_until(|snapshot| snapshot.tally.other_pongs > 0, SECOND)
+        .await;
+    assert!(answered.is_ok());
+    waiting.abort();
     // Each of these breaks a rule that the client knows, so that it gives up.
     for junk in [
         Junk::InvalidUtf8,

@@ -39,6 +39,8 @@ impl Socket {
                 if ours.is_some_and(|number| number >= 1 && number <= self.pings) {
                     self.shared.change(|world| world.tally.rfc_pongs += 1);
                     self.settle(|owed| owed.rfc = false);
+                } else {
+                    self.shared.change(|world| world.tally.other_pongs += 1);
                 }
             }
             Incoming::Close { code, reason } => {

@@ -18,6 +18,9 @@ use crate::program::say;
 /// Time the bridge has to drain; it promises ten seconds.
 const DRAIN: Duration = Duration::from_secs(12);
 
+/// Folders below the data directory in which the bridge's Postgres may live.
+const POSTGRES_DEPTH: u8 = 4;
+
 /// Lines of the log shown after a failure.
 const TAIL_LINES: usize = 40;
 
@@ -87,18 +90,25 @@ impl Child {
         self.pid.load(Ordering::Relaxed)
     }
 
-    pub fn pid_cell(&self) -> Arc<AtomicI32> {
-        self.pid.clone()
+    /// What a second Ctrl-C pulls.
+    pub fn emergency(&self) -> Emergency {
+        Emergency {
+            pid: self.pid.clone(),
+            data_dir: self.data_dir.clone(),
+        }
     }
 
     /// Waits until the process ends by itself; for ever when there is none.
     pub async fn ended(&mut self) -> String {
-        match &mut self.process {
-            Some(process) => match process.wait().await {
-                Ok(status) => status.to_string(),
-                Err(error) => error.to_string(),
-            },
-            None => std::future::pending().await,
+        let Some(process) = &mut self.process else {
+            return std::future::pending().await;
+        };
+        let status = process.wait().await;
+        // Its number may be somebody else's soon.
+        self.pid.store(0, Ordering::Relaxed);
+        match status {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
         }
     }
 
@@ -111,17 +121,9 @@ impl Child {
         Ok(())
     }
 
-    /// SIGTERM to whatever process the cell names.
-    pub fn terminate(cell: &AtomicI32) {
-        if let Some(pid) = Pid::from_raw(cell.load(Ordering::Relaxed)) {
-            // It may be gone already.
-            let _ = kill_process(pid, Signal::TERM);
-        }
-    }
-
     /// Stops the process for good: politely, then not; and with it a Postgres that it may have left behind.
     pub async fn stop(&mut self) {
-        Self::terminate(&self.pid);
+        send(&self.pid, Signal::TERM);
         if let Some(process) = &mut self.process
             && timeout(DRAIN, process.wait()).await.is_err()
         {
@@ -135,7 +137,9 @@ impl Child {
 
     /// A bridge that was killed cannot stop its Postgres; nothing of the demo may stay behind.
     async fn stop_left_over_postgres(&self) {
-        let Some(pid) = postmaster(&self.data_dir, 4).filter(|pid| test_kill_process(*pid).is_ok()) else {
+        let Some(pid) =
+            postmaster(&self.data_dir, POSTGRES_DEPTH).filter(|pid| test_kill_process(*pid).is_ok())
+        else {
             return;
         };
         // SIGINT is Postgres' fast shutdown.
@@ -158,6 +162,29 @@ impl Child {
     }
 }
 
+/// Way to end the process without waiting for anything.
+pub struct Emergency {
+    pid: Arc<AtomicI32>,
+    data_dir: PathBuf,
+}
+
+impl Emergency {
+    /// SIGKILL to the bridge, which had its SIGTERM before, and a fast shutdown to the Postgres it leaves behind.
+    pub fn pull(&self) {
+        send(&self.pid, Signal::KILL);
+        if let Some(pid) = postmaster(&self.data_dir, POSTGRES_DEPTH) {
+            let _ = kill_process(pid, Signal::INT);
+        }
+    }
+}
+
+/// Sends a signal to whatever process the cell names; it may be gone already.
+fn send(cell: &AtomicI32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(cell.load(Ordering::Relaxed)) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
 /// Command that ends with us even when we are killed, where the system offers it without unsafe code.
 fn command(executable: &Path) -> Command {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -174,11 +201,14 @@ fn command(executable: &Path) -> Command {
     }
 }
 
-/// Pid of a Postgres whose data directory lies below a folder.
+/// Pid of a running Postgres whose data directory lies below a folder.
 fn postmaster(folder: &Path, depth: u8) -> Option<Pid> {
     if let Ok(file) = File::open(folder.join("postmaster.pid")) {
         let text = io::read_to_string(file).ok()?;
-        return Pid::from_raw(text.lines().next()?.trim().parse().ok()?);
+        let pid = Pid::from_raw(text.lines().next()?.trim().parse().ok()?)?;
+        // The file outlives a crash of the machine, and its number may be somebody else's now.
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        return name.starts_with("postgres").then_some(pid);
     }
     let depth = depth.checked_sub(1)?;
     let entries = fs::read_dir(folder).ok()?.filter_map(Result::ok);

@@ -22,7 +22,6 @@ use tokio::signal::unix::{SignalKind, signal};
 pub use bridge_api::pages;
 
 use super::{interrupted, say};
-use child::Child;
 
 #[derive(Debug, Args)]
 pub struct Options {
@@ -58,7 +57,7 @@ const INTERRUPTED: u8 = 130;
 /// Builds the scene, plays, judges, and clears the stage again.
 pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let mut stage = stage::Stage::build(&options).await?;
-    let pid = stage.child.pid_cell();
+    let emergency = stage.child.emergency();
     let acting = async {
         stage.open(&options).await?;
         play::run(&mut stage, &options).await
@@ -79,8 +78,7 @@ pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
             return;
         };
         interrupts.recv().await;
-        // No time for more: the bridge gets its SIGTERM and drains by itself.
-        Child::terminate(&pid);
+        emergency.pull();
         std::process::exit(i32::from(INTERRUPTED));
     });
     say("stopping the bridge …");
