@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use actix::{Actor, Addr};
 use actix_web::dev::ServerHandle;
+use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
 use base64::Engine as _;
@@ -105,7 +106,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         return Err(blame("BRIDGE_MASTER_KEY", "is not the key that secrets in this database were sealed with"));
     }
     let api_key = api_key(&config)?;
-    store.set_bootstrap_key(&Sha256::digest(api_key.expose().as_bytes())).await?;
+    store.set_bootstrap_key(&Sha256::digest(api_key.expose().as_bytes()).into()).await?;
     match &config.source {
         Some(settings) => drop(store.upsert_environment_source(settings, &master_key).await?),
         None => store.remove_environment_source().await?,
@@ -136,14 +137,14 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     })
     .start();
     tokio::spawn(sweep(store.clone(), metrics.clone(), config.retention_days));
-    let server = serve(&config, ApiState { store: store.clone(), status, metrics, master_key, targets })?;
+    let server = serve(&config, ApiState::new(store.clone(), status, metrics, master_key, targets))?;
     store.write_audit(&[Entry::new(clock::now(), Kind::BridgeStarted).data("version", crate::VERSION)]).await?;
     Ok(Running { supervisor, dispatcher, recorder, recorder_died, server, store, embedded })
 }
 
 fn serve(config: &Config, state: ApiState) -> anyhow::Result<ServerHandle> {
     let state = web::Data::new(state);
-    let server = HttpServer::new(move || App::new().app_data(state.clone()).configure(api::configure))
+    let server = HttpServer::new(move || App::new().app_data(state.clone()).wrap(from_fn(api::edge)).configure(api::configure))
         .workers(HTTP_WORKERS)
         .disable_signals()
         .shutdown_timeout(2)

@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use actix::prelude::*;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 

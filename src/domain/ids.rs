@@ -39,8 +39,7 @@ uuid_id! {
     WebhookSecretId;
     /// One presence change.
     EventId;
-    /// One event owed to one webhook; also the `webhook-id` header. Derived from both (migrations/0011), never
-    /// generated.
+    /// One event owed to one webhook; also the `webhook-id` header. Derived by the database (migrations/0011).
     DeliveryId;
     /// A key that lets a caller into the REST API.
     ApiKeyId;

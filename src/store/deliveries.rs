@@ -13,7 +13,6 @@
 //! lease is a time in `due_at` and ends by itself.
 
 use bytes::Bytes;
-use serde_json::Value;
 use sqlx::{Postgres, Transaction};
 use time::{Duration, OffsetDateTime};
 

@@ -117,8 +117,14 @@ impl Store {
         principal: &str,
     ) -> Result<(EventId, DeliveryId)> {
         let (event, now) = (EventId::generate(), clock::now());
-        let delivery = DeliveryId::derive(event, webhook);
         let mut tx = self.begin().await?;
+        let delivery = sqlx::query_scalar!(
+            r#"select delivery_id($1, $2) as "id!: DeliveryId""#,
+            event as _,
+            webhook as _
+        )
+        .fetch_one(&mut *tx)
+        .await?;
         // Keeps other pings of this webhook out: only one of them may be the first of the lane.
         webhooks::lock(&mut tx, webhook).await?;
         let position = sqlx::query_scalar!(

@@ -140,7 +140,7 @@ impl Store {
         sqlx::query("set statement_timeout = 0").execute(&mut connection).await?;
         sqlx::query("set lock_timeout = 0").execute(&mut connection).await?;
         MIGRATOR.run(&mut connection).await?;
-        connection.close().await?;
+        sqlx::Connection::close(connection).await?;
         Ok(())
     }
 

@@ -6,3 +6,4 @@
 mod support;
 
 mod delivers_signed_posts;
+mod speaks_realtime;
