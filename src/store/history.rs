@@ -318,8 +318,8 @@ async fn reopen(conn: &mut PgConnection, id: DeliveryId, told: &mut Entry) -> Re
     Ok(())
 }
 
-/// Adds a delivery to its lane: due now if nothing older is open there, else blocked. The caller keeps others from
-/// adding to the lane.
+/// Adds a delivery to its lane: due now if nothing older is open there, else blocked; refused while a younger one is
+/// being sent. The caller keeps others from adding to the lane.
 ///
 /// The head of the lane is locked first, so that it is not settled meanwhile: whoever settles it later sees the
 /// new row when it looks for the next one.
@@ -348,7 +348,14 @@ pub(super) async fn open_delivery(
     .await?;
     let leaves_first = match head {
         None => true,
-        Some(head) if head.position < position || head.sending => false,
+        Some(head) if head.position < position => false,
+        // Were ours added now, the lane would have an oldest that waits and a younger one that may come back to be
+        // tried again: two that could leave, or none.
+        Some(head) if head.sending => {
+            return Err(StoreError::Conflict(
+                "a later delivery of the same agent is being sent at this moment; ask again".to_owned(),
+            ));
+        }
         Some(head) => {
             // Ours is older than what was first so far: only the oldest may leave.
             sqlx::query!(
