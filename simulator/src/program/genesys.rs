@@ -33,7 +33,8 @@ pub struct Options {
     rate: f64,
 }
 
-fn client(text: &str) -> Result<(String, String), String> {
+/// Reads an OAuth client given as id:secret.
+pub fn client(text: &str) -> Result<(String, String), String> {
     let (id, secret) = text.split_once(':').ok_or("a client is id:secret")?;
     Ok((id.to_owned(), secret.to_owned()))
 }

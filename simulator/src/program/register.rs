@@ -1,13 +1,13 @@
-//! `genesys-simulator register`: gives a composed bridge its first webhook.
+//! `genesys-simulator register`: gives a composed bridge its first webhook and source.
 
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Args;
 use genesys_simulator::http::Api;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::demo::pages;
+use super::demo::{add_source, pages};
 use super::{say, wait};
 
 #[derive(Debug, Args)]
@@ -24,16 +24,59 @@ pub struct Options {
     /// Secret the webhook signs with (`whsec_…`); without one the bridge makes one
     #[arg(long, env = "SECRET", hide_env_values = true)]
     secret: Option<String>,
+    /// REST address of a simulated Genesys Cloud, to be added as source `demo`; without one no source is added
+    #[arg(long, env = "SOURCE_API_URL", requires_all = ["source_client", "source_agents"])]
+    source_api_url: Option<String>,
+    /// OAuth client of that source, as id:secret
+    #[arg(long, env = "SOURCE_CLIENT", hide_env_values = true, value_parser = super::genesys::client)]
+    source_client: Option<(String, String)>,
+    /// Agents of that source, separated by commas
+    #[arg(long, env = "SOURCE_AGENTS", value_delimiter = ',')]
+    source_agents: Vec<String>,
     /// Seconds to wait until the bridge is ready
     #[arg(long, default_value_t = 120)]
     patience: u64,
 }
 
-/// Registers once; a second run finds the webhook and leaves it alone.
+const SOURCE_NAME: &str = "demo";
+
+/// Registers once; a second run finds webhook and source and leaves them alone.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let api = Api::new(&options.bridge_url).with_bearer(&options.api_key);
     wait::for_ready(&api, Duration::from_secs(options.patience)).await?;
-    let known = pages(&api, "/v1/webhooks").await?;
+    register_webhook(&api, &options).await?;
+    register_source(&api, &options).await
+}
+
+async fn register_source(api: &Api, options: &Options) -> anyhow::Result<()> {
+    let (Some(api_url), Some((client_id, client_secret))) = (&options.source_api_url, &options.source_client)
+    else {
+        return Ok(());
+    };
+    let known = pages(api, "/v1/sources").await?;
+    if known
+        .iter()
+        .any(|source| source.get("name").and_then(Value::as_str) == Some(SOURCE_NAME))
+    {
+        say(&format!("source {SOURCE_NAME} is there already"));
+        return Ok(());
+    }
+    let source = json!({
+        "name": SOURCE_NAME,
+        "api_url": api_url,
+        "client_id": client_id,
+        "client_secret": client_secret,
+        "agents": options.source_agents,
+        "topic_matrix": {"presence": ["routing:agent:state"]},
+        "heartbeat_interval_ms": 5_000,
+    });
+    add_source(api, &source).await?;
+    say(&format!("source {SOURCE_NAME} at {api_url} is added"));
+    Ok(())
+}
+
+async fn register_webhook(api: &Api, options: &Options) -> anyhow::Result<()> {
+    let known = pages(api, "/v1/webhooks").await?;
     if known
         .iter()
         .any(|webhook| webhook.get("url").is_some_and(|url| *url == options.target_url))
@@ -42,8 +85,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut wish = json!({"url": options.target_url, "description": "demo CRM"});
-    if let (Some(secret), Some(wish)) = (options.secret, wish.as_object_mut()) {
-        wish.insert("secret".into(), secret.into());
+    if let (Some(secret), Some(wish)) = (&options.secret, wish.as_object_mut()) {
+        wish.insert("secret".into(), secret.as_str().into());
     }
     let reply = api.post("/v1/webhooks", &wish).await?;
     ensure!(

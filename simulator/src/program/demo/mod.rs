@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-pub use bridge_api::pages;
+pub use bridge_api::{add_source, pages};
 
 use super::{interrupted, say};
 
