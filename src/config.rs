@@ -29,32 +29,90 @@ pub struct Variable {
 }
 
 const fn plain(name: &'static str, default: &'static str, help: &'static str) -> Variable {
-    Variable { name, default, help, secret: false }
+    Variable {
+        name,
+        default,
+        help,
+        secret: false,
+    }
 }
 
 const fn secret(name: &'static str, default: &'static str, help: &'static str) -> Variable {
-    Variable { name, default, help, secret: true }
+    Variable {
+        name,
+        default,
+        help,
+        secret: true,
+    }
 }
 
 /// Every variable that the bridge reads; `--help`, `check-config` and the guard against typing errors go by it.
 pub const VARIABLES: &[Variable] = &[
-    secret("DATABASE_URL", "embedded", "Postgres; unset: an embedded one under BRIDGE_DATA_DIR"),
-    plain("BRIDGE_DATA_DIR", "./data", "where the embedded Postgres and generated keys are kept"),
+    secret(
+        "DATABASE_URL",
+        "embedded",
+        "Postgres; unset: an embedded one under BRIDGE_DATA_DIR",
+    ),
+    plain(
+        "BRIDGE_DATA_DIR",
+        "./data",
+        "where the embedded Postgres and generated keys are kept",
+    ),
     plain("BRIDGE_LISTEN", "127.0.0.1:8080", "address of the REST API"),
-    secret("BRIDGE_API_KEY", "generated", "admin key, at least 32 characters; unset: made once, kept in the data directory"),
-    secret("BRIDGE_MASTER_KEY", "generated", "32 bytes in base64 that seal secrets at rest; required with DATABASE_URL"),
-    plain("BRIDGE_ALLOW_TARGETS", "none", "CIDRs that webhooks may reach although not public; http: only inside them"),
-    plain("BRIDGE_LOG", "info", "log filter, such as info,presence_bridge=debug"),
-    plain("BRIDGE_RETENTION_DAYS", "30", "days that events and audit entries are kept, 1 to 3650"),
+    secret(
+        "BRIDGE_API_KEY",
+        "generated",
+        "admin key, at least 32 characters; unset: made once, kept in the data directory",
+    ),
+    secret(
+        "BRIDGE_MASTER_KEY",
+        "generated",
+        "32 bytes in base64 that seal secrets at rest; required with DATABASE_URL",
+    ),
+    plain(
+        "BRIDGE_ALLOW_TARGETS",
+        "none",
+        "CIDRs that webhooks may reach although not public; http: only inside them",
+    ),
+    plain(
+        "BRIDGE_LOG",
+        "info",
+        "log filter, such as info,presence_bridge=debug",
+    ),
+    plain(
+        "BRIDGE_RETENTION_DAYS",
+        "30",
+        "days that events and audit entries are kept, 1 to 3650",
+    ),
     plain("GENESYS_PROTOCOL", "realtime", "upstream protocol"),
     plain("GENESYS_REGION", "none", "Genesys domain, such as mypurecloud.de"),
-    plain("GENESYS_API_URL", "https://api.REGION", "address of the REST API upstream"),
-    plain("GENESYS_LOGIN_URL", "GENESYS_API_URL", "address that issues tokens"),
+    plain(
+        "GENESYS_API_URL",
+        "https://api.REGION",
+        "address of the REST API upstream",
+    ),
+    plain(
+        "GENESYS_LOGIN_URL",
+        "GENESYS_API_URL",
+        "address that issues tokens",
+    ),
     plain("GENESYS_CLIENT_ID", "none", "OAuth client id"),
     secret("GENESYS_CLIENT_SECRET", "none", "OAuth client secret"),
-    plain("GENESYS_AGENTS", "none", "ids of the agents to watch, separated by commas"),
-    plain("GENESYS_TOPICS", "routing:agent:state", "topics separated by commas, or a JSON object of topic lists"),
-    plain("GENESYS_HEARTBEAT_INTERVAL_MS", "15000", "how often upstream shall ping"),
+    plain(
+        "GENESYS_AGENTS",
+        "none",
+        "ids of the agents to watch, separated by commas",
+    ),
+    plain(
+        "GENESYS_TOPICS",
+        "routing:agent:state",
+        "topics separated by commas, or a JSON object of topic lists",
+    ),
+    plain(
+        "GENESYS_HEARTBEAT_INTERVAL_MS",
+        "15000",
+        "how often upstream shall ping",
+    ),
 ];
 
 /// Length that a chosen API key must have: 32 characters of a random key cannot be guessed.
@@ -136,7 +194,10 @@ impl Variables {
     /// Takes variables from a list; for tests.
     #[must_use]
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
-        let values = pairs.into_iter().map(|(k, v)| (k.to_owned(), (v.to_owned(), "environment"))).collect();
+        let values = pairs
+            .into_iter()
+            .map(|(k, v)| (k.to_owned(), (v.to_owned(), "environment")))
+            .collect();
         Self { values }
     }
 
@@ -144,17 +205,25 @@ impl Variables {
     fn read_files(&mut self) -> Result<(), ConfigError> {
         for variable in VARIABLES.iter().filter(|variable| variable.secret) {
             let file = format!("{}_FILE", variable.name);
-            let Some(path) = self.get(&file).map(str::to_owned) else { continue };
-            let content = std::fs::read_to_string(&path)
-                .map_err(|error| ConfigError { variable: file, rule: format!("{path} cannot be read: {error}") })?;
-            self.values.insert(variable.name.to_owned(), (content.trim().to_owned(), "file"));
+            let Some(path) = self.get(&file).map(str::to_owned) else {
+                continue;
+            };
+            let content = std::fs::read_to_string(&path).map_err(|error| ConfigError {
+                variable: file,
+                rule: format!("{path} cannot be read: {error}"),
+            })?;
+            self.values
+                .insert(variable.name.to_owned(), (content.trim().to_owned(), "file"));
         }
         Ok(())
     }
 
     /// A value that is set and not blank; an empty variable counts as unset, as docker-compose passes it.
     fn get(&self, name: &str) -> Option<&str> {
-        self.values.get(name).map(|(value, _)| value.trim()).filter(|value| !value.is_empty())
+        self.values
+            .get(name)
+            .map(|(value, _)| value.trim())
+            .filter(|value| !value.is_empty())
     }
 
     /// One line a variable for `check-config`: effective value, secrets masked, and where it came from.
@@ -162,17 +231,24 @@ impl Variables {
     pub fn describe(&self) -> Vec<String> {
         VARIABLES
             .iter()
-            .map(|variable| match (self.get(variable.name), self.values.get(variable.name)) {
-                (Some(_), Some((_, from))) if variable.secret => format!("{} = (secret)  [{from}]", variable.name),
-                (Some(value), Some((_, from))) => format!("{} = {value}  [{from}]", variable.name),
-                _ => format!("{} = {}  [default]", variable.name, variable.default),
-            })
+            .map(
+                |variable| match (self.get(variable.name), self.values.get(variable.name)) {
+                    (Some(_), Some((_, from))) if variable.secret => {
+                        format!("{} = (secret)  [{from}]", variable.name)
+                    }
+                    (Some(value), Some((_, from))) => format!("{} = {value}  [{from}]", variable.name),
+                    _ => format!("{} = {}  [default]", variable.name, variable.default),
+                },
+            )
             .collect()
     }
 }
 
 fn dotenv_error(rule: &str) -> ConfigError {
-    ConfigError { variable: ".env".to_owned(), rule: rule.to_owned() }
+    ConfigError {
+        variable: ".env".to_owned(),
+        rule: rule.to_owned(),
+    }
 }
 
 impl Config {
@@ -185,30 +261,48 @@ impl Config {
         let config = Self {
             database_url: parse(variables, &mut errors, "DATABASE_URL", None, |text| {
                 let known = text.starts_with("postgres://") || text.starts_with("postgresql://");
-                known.then(|| Some(Secret::new(text))).ok_or("must be a postgres:// URL".to_owned())
+                known
+                    .then(|| Some(Secret::new(text)))
+                    .ok_or("must be a postgres:// URL".to_owned())
             }),
             data_dir: PathBuf::from(variables.get("BRIDGE_DATA_DIR").unwrap_or("./data")),
-            listen: parse(variables, &mut errors, "BRIDGE_LISTEN", SocketAddr::from(([127, 0, 0, 1], 8080)), |text| {
-                text.parse().map_err(|_| "must be an address and a port, such as 127.0.0.1:8080".to_owned())
-            }),
+            listen: parse(
+                variables,
+                &mut errors,
+                "BRIDGE_LISTEN",
+                SocketAddr::from(([127, 0, 0, 1], 8080)),
+                |text| {
+                    text.parse()
+                        .map_err(|_| "must be an address and a port, such as 127.0.0.1:8080".to_owned())
+                },
+            ),
             api_key: parse(variables, &mut errors, "BRIDGE_API_KEY", None, |text| {
                 let long = text.chars().count() >= API_KEY_CHARS_MIN;
                 let printable = text.chars().all(|c| c.is_ascii_graphic());
                 (long && printable)
                     .then(|| Some(Secret::new(text)))
-                    .ok_or(format!("must have at least {API_KEY_CHARS_MIN} printable ASCII characters"))
+                    .ok_or(format!(
+                        "must have at least {API_KEY_CHARS_MIN} printable ASCII characters"
+                    ))
             }),
             master_key: parse(variables, &mut errors, "BRIDGE_MASTER_KEY", None, |text| {
                 let rule = "must be 32 bytes in base64, such as `openssl rand -base64 32` gives".to_owned();
                 MasterKey::from_base64(text).map(Some).ok_or(rule)
             }),
-            allow_targets: parse(variables, &mut errors, "BRIDGE_ALLOW_TARGETS", Vec::new(), |text| {
-                list(text)
-                    .map(|cidr| {
-                        cidr.parse().map_err(|_| format!("{cidr} is not a CIDR; such as 10.0.0.0/8,fd00::/8"))
-                    })
-                    .collect()
-            }),
+            allow_targets: parse(
+                variables,
+                &mut errors,
+                "BRIDGE_ALLOW_TARGETS",
+                Vec::new(),
+                |text| {
+                    list(text)
+                        .map(|cidr| {
+                            cidr.parse()
+                                .map_err(|_| format!("{cidr} is not a CIDR; such as 10.0.0.0/8,fd00::/8"))
+                        })
+                        .collect()
+                },
+            ),
             log: parse(variables, &mut errors, "BRIDGE_LOG", "info".to_owned(), |text| {
                 telemetry::parse_filter(text).map(|_| text.to_owned())
             }),
@@ -219,10 +313,18 @@ impl Config {
             source: source(variables, &mut errors),
         };
         if variables.get("DATABASE_URL").is_some() && variables.get("BRIDGE_MASTER_KEY").is_none() {
-            let rule = "required with DATABASE_URL: 32 bytes in base64, such as `openssl rand -base64 32` gives";
-            errors.push(ConfigError { variable: "BRIDGE_MASTER_KEY".to_owned(), rule: rule.to_owned() });
+            let rule =
+                "required with DATABASE_URL: 32 bytes in base64, such as `openssl rand -base64 32` gives";
+            errors.push(ConfigError {
+                variable: "BRIDGE_MASTER_KEY".to_owned(),
+                rule: rule.to_owned(),
+            });
         }
-        if errors.is_empty() { Ok(config) } else { Err(errors) }
+        if errors.is_empty() {
+            Ok(config)
+        } else {
+            Err(errors)
+        }
     }
 }
 
@@ -251,9 +353,14 @@ fn parse<T>(
     default: T,
     read: impl FnOnce(&str) -> Result<T, String>,
 ) -> T {
-    let Some(text) = variables.get(name) else { return default };
+    let Some(text) = variables.get(name) else {
+        return default;
+    };
     read(text).unwrap_or_else(|rule| {
-        errors.push(ConfigError { variable: name.to_owned(), rule });
+        errors.push(ConfigError {
+            variable: name.to_owned(),
+            rule,
+        });
         default
     })
 }
@@ -265,7 +372,10 @@ fn list(text: &str) -> impl Iterator<Item = &str> {
 /// The source that the GENESYS_ variables describe; none if none of them is set.
 fn source(variables: &Variables, errors: &mut Vec<ConfigError>) -> Option<SourceSettings> {
     let get = |name: &str| variables.get(name).map(str::to_owned);
-    if !VARIABLES.iter().any(|v| v.name.starts_with("GENESYS_") && variables.get(v.name).is_some()) {
+    if !VARIABLES
+        .iter()
+        .any(|v| v.name.starts_with("GENESYS_") && variables.get(v.name).is_some())
+    {
         return None;
     }
     let settings = SourceSettings {
@@ -276,17 +386,33 @@ fn source(variables: &Variables, errors: &mut Vec<ConfigError>) -> Option<Source
         login_url: get("GENESYS_LOGIN_URL"),
         client_id: get("GENESYS_CLIENT_ID").unwrap_or_default(),
         client_secret: Secret::new(get("GENESYS_CLIENT_SECRET").unwrap_or_default()),
-        agents: list(variables.get("GENESYS_AGENTS").unwrap_or_default()).map(str::to_owned).collect(),
-        topic_matrix: parse(variables, errors, "GENESYS_TOPICS", topics("routing:agent:state"), |text| {
-            if text.starts_with('{') {
-                serde_json::from_str(text).map_err(|error| format!("must be a JSON object of topic lists: {error}"))
-            } else {
-                Ok(topics(text))
-            }
-        }),
-        heartbeat_interval_ms: parse(variables, errors, "GENESYS_HEARTBEAT_INTERVAL_MS", 15_000, |text| {
-            text.parse().map_err(|_| "must be a whole number of milliseconds".to_owned())
-        }),
+        agents: list(variables.get("GENESYS_AGENTS").unwrap_or_default())
+            .map(str::to_owned)
+            .collect(),
+        topic_matrix: parse(
+            variables,
+            errors,
+            "GENESYS_TOPICS",
+            topics("routing:agent:state"),
+            |text| {
+                if text.starts_with('{') {
+                    serde_json::from_str(text)
+                        .map_err(|error| format!("must be a JSON object of topic lists: {error}"))
+                } else {
+                    Ok(topics(text))
+                }
+            },
+        ),
+        heartbeat_interval_ms: parse(
+            variables,
+            errors,
+            "GENESYS_HEARTBEAT_INTERVAL_MS",
+            15_000,
+            |text| {
+                text.parse()
+                    .map_err(|_| "must be a whole number of milliseconds".to_owned())
+            },
+        ),
     };
     settings
         .check()
@@ -294,7 +420,10 @@ fn source(variables: &Variables, errors: &mut Vec<ConfigError>) -> Option<Source
             for violation in violations {
                 let variable = variable_of(&violation);
                 if !errors.iter().any(|error| error.variable == variable) {
-                    errors.push(ConfigError { variable, rule: violation.what });
+                    errors.push(ConfigError {
+                        variable,
+                        rule: violation.what,
+                    });
                 }
             }
         })
@@ -307,7 +436,6 @@ fn variable_of(violation: &Violation) -> String {
         field => format!("GENESYS_{}", field.to_uppercase()),
     }
 }
-
 
 fn topics(text: &str) -> Value {
     serde_json::json!({ "topics": list(text).collect::<Vec<_>>() })
@@ -347,8 +475,15 @@ mod tests {
         ] {
             let said = errors(&[(name, value)]);
             assert_eq!(said.len(), 1, "{name}: {said:?}");
-            assert!(said.iter().all(|line| line.starts_with(&format!("{name}: "))), "{said:?}");
-            assert!(said.iter().all(|line| !line.contains("CANARY") && !line.contains('\n')), "{said:?}");
+            assert!(
+                said.iter().all(|line| line.starts_with(&format!("{name}: "))),
+                "{said:?}"
+            );
+            assert!(
+                said.iter()
+                    .all(|line| !line.contains("CANARY") && !line.contains('\n')),
+                "{said:?}"
+            );
         }
     }
 
@@ -356,11 +491,17 @@ mod tests {
     fn an_own_database_needs_an_own_master_key() {
         let url = ("DATABASE_URL", "postgres://bridge:CANARY@db/bridge");
         assert_eq!(errors(&[url]).len(), 1);
-        assert!(errors(&[url]).iter().all(|line| line.starts_with("BRIDGE_MASTER_KEY: ")));
+        assert!(
+            errors(&[url])
+                .iter()
+                .all(|line| line.starts_with("BRIDGE_MASTER_KEY: "))
+        );
         assert_eq!(errors(&[url, ("BRIDGE_MASTER_KEY", KEY)]), Vec::<String>::new());
-        assert!(errors(&[("DATABASE_URL", "mysql://CANARY"), ("BRIDGE_MASTER_KEY", KEY)])
-            .iter()
-            .all(|line| line.starts_with("DATABASE_URL: ") && !line.contains("CANARY")));
+        assert!(
+            errors(&[("DATABASE_URL", "mysql://CANARY"), ("BRIDGE_MASTER_KEY", KEY)])
+                .iter()
+                .all(|line| line.starts_with("DATABASE_URL: ") && !line.contains("CANARY"))
+        );
     }
 
     #[test]
@@ -376,13 +517,18 @@ mod tests {
         for (name, _) in whole.iter().skip(1) {
             let rest: Vec<_> = whole.iter().filter(|(other, _)| other != name).copied().collect();
             let said = errors(&rest);
-            assert!(said.iter().any(|line| line.starts_with(&format!("{name}: "))), "{name}: {said:?}");
+            assert!(
+                said.iter().any(|line| line.starts_with(&format!("{name}: "))),
+                "{name}: {said:?}"
+            );
         }
     }
 
     #[test]
     fn describe_masks_secrets() {
-        let shown = Variables::from_pairs([("GENESYS_CLIENT_SECRET", "CANARY")]).describe().join("\n");
+        let shown = Variables::from_pairs([("GENESYS_CLIENT_SECRET", "CANARY")])
+            .describe()
+            .join("\n");
         assert!(!shown.contains("CANARY") && shown.contains("GENESYS_CLIENT_SECRET = (secret)"));
     }
 }

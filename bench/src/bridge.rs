@@ -77,7 +77,9 @@ impl Bridge {
             .uri(format!("{}{path}", self.url))
             .header("authorization", format!("Bearer {API_KEY}"))
             .header("content-type", "application/json")
-            .body(Full::new(body.map(|body| Bytes::from(body.to_string())).unwrap_or_default()))?;
+            .body(Full::new(
+                body.map(|body| Bytes::from(body.to_string())).unwrap_or_default(),
+            ))?;
         let answer = self.client.request(request).await?;
         let status = answer.status().as_u16();
         let bytes = answer.into_body().collect().await?.to_bytes();
@@ -92,15 +94,22 @@ impl Bridge {
     /// Its resident memory without Postgres, in MiB.
     pub fn rss_mib(&self) -> f64 {
         let text = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
-        let kib = text
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<f64>().ok());
+        let kib = text.lines().find_map(|line| {
+            line.strip_prefix("VmRSS:")?
+                .split_whitespace()
+                .next()?
+                .parse::<f64>()
+                .ok()
+        });
         kib.unwrap_or_default() / 1024.0
     }
 
     /// Asks it to stop and waits.
     pub async fn stop(mut self) -> anyhow::Result<()> {
-        let asked = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().await?;
+        let asked = Command::new("kill")
+            .args(["-TERM", &self.pid().to_string()])
+            .status()
+            .await?;
         ensure!(asked.success(), "the bridge could not be asked to stop");
         let ended = tokio::time::timeout(Duration::from_secs(15), self.child.wait()).await??;
         ensure!(ended.success(), "the bridge ended with {ended}");

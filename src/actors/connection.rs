@@ -107,7 +107,12 @@ pub struct ConnectionActor {
 impl ConnectionActor {
     /// An actor that starts to connect when it is started.
     #[must_use]
-    pub fn new(deps: Deps, assignment: Assignment, upstream: Rc<dyn Upstream>, tokens: Addr<TokenActor>) -> Self {
+    pub fn new(
+        deps: Deps,
+        assignment: Assignment,
+        upstream: Rc<dyn Upstream>,
+        tokens: Addr<TokenActor>,
+    ) -> Self {
         let session = Session::new(assignment.heartbeat, assignment.leftovers.clone());
         Self {
             deps,
@@ -127,7 +132,10 @@ impl ConnectionActor {
 
     /// Tells the session what happened in an epoch, and does what it decides.
     fn feed(&mut self, epoch: u64, input: Input, ctx: &mut Context<Self>) {
-        let now = Now { at: clock::now(), tick: Instant::now() };
+        let now = Now {
+            at: clock::now(),
+            tick: Instant::now(),
+        };
         let before = self.session.phase();
         let effects = self.session.on(epoch, input, now, random::unit());
         for effect in effects {
@@ -152,7 +160,9 @@ impl ConnectionActor {
                 Input::Verified(upstream.verify(&token.secret).await)
             }),
             Effect::List => {
-                self.call(ctx, |upstream, token| async move { Input::Listed(upstream.list(&token.secret).await) });
+                self.call(ctx, |upstream, token| async move {
+                    Input::Listed(upstream.list(&token.secret).await)
+                });
             }
             Effect::Delete(ids) => self.call(ctx, |upstream, token| async move {
                 Input::Deleted(delete(&*upstream, &token, ids).await)
@@ -195,13 +205,24 @@ impl ConnectionActor {
             }
             Effect::Save => self.unsaved = true,
             Effect::CountReconnect(reason) => {
-                self.deps.metrics.upstream_reconnects.get_or_create(&ReasonLabels { reason }).inc();
+                self.deps
+                    .metrics
+                    .upstream_reconnects
+                    .get_or_create(&ReasonLabels { reason })
+                    .inc();
             }
             Effect::CountOdd(reason) => {
-                self.deps.metrics.frames_rejected.get_or_create(&ReasonLabels { reason }).inc();
+                self.deps
+                    .metrics
+                    .frames_rejected
+                    .get_or_create(&ReasonLabels { reason })
+                    .inc();
             }
             Effect::CountRoundTrip(round_trip) => {
-                self.deps.metrics.upstream_ping_seconds.observe(round_trip.as_secs_f64());
+                self.deps
+                    .metrics
+                    .upstream_ping_seconds
+                    .observe(round_trip.as_secs_f64());
             }
             Effect::ShutDown(ids) => self.shut_down(ids, ctx),
             Effect::Finished => {
@@ -242,7 +263,10 @@ impl ConnectionActor {
             return; // not reached: the session asks for a token before anything else
         };
         let step = step(self.upstream.clone(), token);
-        ctx.spawn(step.into_actor(self).map(move |input, actor, ctx| actor.feed(epoch, input, ctx)));
+        ctx.spawn(
+            step.into_actor(self)
+                .map(move |input, actor, ctx| actor.feed(epoch, input, ctx)),
+        );
     }
 
     fn dial(&self, provisioned: Provisioned, ctx: &mut Context<Self>) {
@@ -271,7 +295,11 @@ impl ConnectionActor {
             Some((Arrival(epoch, incoming), (socket, guard)))
         });
         let reader = ctx.add_stream(arrivals);
-        self.socket = Some(OpenSocket { speaker, reader, ended });
+        self.socket = Some(OpenSocket {
+            speaker,
+            reader,
+            ended,
+        });
     }
 
     fn drop_socket(&mut self, ctx: &mut Context<Self>) {
@@ -303,7 +331,10 @@ impl ConnectionActor {
             source_name: self.assignment.source_name.clone(),
             connection_id: self.assignment.connection_id,
             agent_id: self.assignment.agent_id.clone(),
-            topic: update.topic.or_else(|| self.assignment.topics.first().cloned()).unwrap_or_default(),
+            topic: update
+                .topic
+                .or_else(|| self.assignment.topics.first().cloned())
+                .unwrap_or_default(),
             presence: update.presence,
             occurred_at: update.occurred_at,
             received_at: now.at,
@@ -334,7 +365,11 @@ impl ConnectionActor {
                 return Vec::new();
             }
             let deleting = async {
-                match tokens.send(GetToken { instead_of: None }).await.unwrap_or_else(|_| Err(gone())) {
+                match tokens
+                    .send(GetToken { instead_of: None })
+                    .await
+                    .unwrap_or_else(|_| Err(gone()))
+                {
                     Ok(token) => delete(&*upstream, &token, ids).await,
                     Err(error) => ids.into_iter().map(|id| (id, Err(error.clone()))).collect(),
                 }
@@ -393,7 +428,10 @@ impl ConnectionActor {
         gaps.append(&mut self.gaps);
         if entries.len() > ENTRIES_MAX {
             let lost = entries.len() - ENTRIES_MAX;
-            tracing::error!(lost, "audit entries of a connection are lost: the database has been away for too long");
+            tracing::error!(
+                lost,
+                "audit entries of a connection are lost: the database has been away for too long"
+            );
             entries.drain(..lost);
         }
         (self.entries, self.gaps, self.unsaved) = (entries, gaps, true);
@@ -452,7 +490,10 @@ impl Actor for ConnectionActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         if let Some(from) = self.assignment.proven_at {
             // Until now nobody looked: a former process ended, however it did.
-            self.gaps.push(GapStep::Opened { from, cause: "bridge_down" });
+            self.gaps.push(GapStep::Opened {
+                from,
+                cause: "bridge_down",
+            });
         }
         self.feed(0, Input::Start, ctx);
     }

@@ -85,7 +85,11 @@ impl DispatcherActor {
     /// A dispatcher that starts its loop when it is started.
     #[must_use]
     pub fn new(deps: DispatcherDeps) -> Self {
-        Self { deps, orders: watch::Sender::new(Order::Run), drained: watch::Sender::new(false) }
+        Self {
+            deps,
+            orders: watch::Sender::new(Order::Run),
+            drained: watch::Sender::new(false),
+        }
     }
 
     fn start_loop(&mut self, ctx: &mut Context<Self>) {
@@ -96,8 +100,15 @@ impl DispatcherActor {
                 return;
             };
             tracing::error!(%error, "the dispatch loop died; it is started again");
-            actor.deps.metrics.actors_restarted.get_or_create(&ReasonLabels { reason: "dispatcher" }).inc();
-            let entry = Entry::new(clock::now(), Kind::ActorRestarted).level(Level::Error).data("actor", "dispatcher");
+            actor
+                .deps
+                .metrics
+                .actors_restarted
+                .get_or_create(&ReasonLabels { reason: "dispatcher" })
+                .inc();
+            let entry = Entry::new(clock::now(), Kind::ActorRestarted)
+                .level(Level::Error)
+                .data("actor", "dispatcher");
             let store = actor.deps.store.clone();
             ctx.spawn(async move { drop(store.write_audit(&[entry]).await) }.into_actor(actor));
             ctx.run_later(RESTART_AFTER, Self::start_loop);
@@ -118,7 +129,8 @@ impl Handler<Drain> for DispatcherActor {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, drain: Drain, _ctx: &mut Self::Context) -> Self::Result {
-        self.orders.send_replace(Order::DrainUntil(Instant::now() + drain.0));
+        self.orders
+            .send_replace(Order::DrainUntil(Instant::now() + drain.0));
         let mut drained = self.drained.subscribe();
         Box::pin(async move {
             let _ = drained.wait_for(|done| *done).await;
@@ -224,12 +236,24 @@ impl Dispatch {
         self.renew_leases().await?;
         let free = IN_FLIGHT_MAX.saturating_sub(self.in_flight.len());
         let room = Room {
-            total: if order == Order::Run { i64::try_from(free).unwrap_or(0) } else { 0 },
+            total: if order == Order::Run {
+                i64::try_from(free).unwrap_or(0)
+            } else {
+                0
+            },
             per_webhook: LANES_PER_WEBHOOK,
-            in_flight: self.lanes.iter().map(|(webhook, count)| (*webhook, *count)).collect(),
+            in_flight: self
+                .lanes
+                .iter()
+                .map(|(webhook, count)| (*webhook, *count))
+                .collect(),
         };
         let now = clock::now();
-        let cycle = self.deps.store.dispatch_cycle(now, &self.settlements, &self.entries, &room).await?;
+        let cycle = self
+            .deps
+            .store
+            .dispatch_cycle(now, &self.settlements, &self.entries, &room)
+            .await?;
         self.settlements.clear();
         self.entries.clear();
         let mut bodies = HashMap::new();
@@ -279,7 +303,10 @@ impl Dispatch {
         let prepared = match self.target(claimed.webhook_id, claimed.webhook_version).await {
             Ok(prepared) => prepared,
             Err(StoreError::NotFound(_)) => {
-                let claimed = Claimed { event: None, ..claimed };
+                let claimed = Claimed {
+                    event: None,
+                    ..claimed
+                };
                 self.end_without_post(&claimed, EndState::WebhookGone, "webhook_gone");
                 return;
             }
@@ -299,36 +326,55 @@ impl Dispatch {
         let post = Post {
             target: prepared.target.clone(),
             delivery_id: claimed.delivery_id,
-            body: bodies.entry(event.event_id).or_insert_with(|| envelope::body(&event)).clone(),
+            body: bodies
+                .entry(event.event_id)
+                .or_insert_with(|| envelope::body(&event))
+                .clone(),
             keys,
             timestamp: now.unix_timestamp(),
         };
-        let in_flight =
-            InFlight { webhook_id: claimed.webhook_id, attempt: claimed.attempt, leased_at: Instant::now() };
+        let in_flight = InFlight {
+            webhook_id: claimed.webhook_id,
+            attempt: claimed.attempt,
+            leased_at: Instant::now(),
+        };
         self.in_flight.insert(claimed.delivery_id, in_flight);
         *self.lanes.entry(claimed.webhook_id).or_default() += 1;
         self.deps.metrics.in_flight.inc();
         let (poster, finish) = (self.deps.poster.clone(), self.finish.clone());
         tokio::spawn(async move {
             let answer = poster.post(post).await;
-            let finished =
-                Finished { delivery_id: claimed.delivery_id, webhook_id: claimed.webhook_id, event, answer };
+            let finished = Finished {
+                delivery_id: claimed.delivery_id,
+                webhook_id: claimed.webhook_id,
+                event,
+                answer,
+            };
             let _ = finish.send(finished);
         });
     }
 
     /// Address and keys of a webhook, read again when its version has changed.
     async fn target(&mut self, webhook: WebhookId, version: i64) -> Result<&PreparedTarget, StoreError> {
-        if self.targets.get(&webhook).is_none_or(|known| known.version != version) {
+        if self
+            .targets
+            .get(&webhook)
+            .is_none_or(|known| known.version != version)
+        {
             self.targets.remove(&webhook);
             let read = timeout(
                 Duration::from_secs(5),
-                self.deps.store.webhook_target(webhook, clock::now(), &self.deps.master_key),
+                self.deps
+                    .store
+                    .webhook_target(webhook, clock::now(), &self.deps.master_key),
             )
             .await
             .map_err(|_| StoreError::Conflict("the database did not answer in time".to_owned()))??;
-            let prepared =
-                PreparedTarget { version: read.version, target: Target::new(&read.url), keys: read.keys };
+            let prepared = PreparedTarget {
+                version: read.version,
+                target: Target::new(&read.url),
+                keys: read.keys,
+            };
             self.targets.insert(webhook, prepared);
         }
         self.targets.get(&webhook).ok_or(StoreError::NotFound("webhook"))
@@ -350,7 +396,13 @@ impl Dispatch {
             status: None,
             outcome,
         });
-        self.deps.metrics.deliveries_ended.get_or_create(&OutcomeLabels { outcome: end.as_str() }).inc();
+        self.deps
+            .metrics
+            .deliveries_ended
+            .get_or_create(&OutcomeLabels {
+                outcome: end.as_str(),
+            })
+            .inc();
     }
 
     /// Judges what came back and keeps settlement and audit entry for the next cycle.
@@ -366,10 +418,20 @@ impl Dispatch {
             }
         }
         let now = clock::now();
-        let Answer { outcome, duration, excerpt } = &finished.answer;
-        let verdict = judge(outcome, u32::try_from(post.attempt).unwrap_or(1), now, random::unit());
+        let Answer {
+            outcome,
+            duration,
+            excerpt,
+        } = &finished.answer;
+        let verdict = judge(
+            outcome,
+            u32::try_from(post.attempt).unwrap_or(1),
+            now,
+            random::unit(),
+        );
         self.count(outcome, *duration, verdict, &finished.event, now);
-        self.entries.push(entry(&finished, post.attempt, verdict, now, excerpt));
+        self.entries
+            .push(entry(&finished, post.attempt, verdict, now, excerpt));
         self.settlements.push(Settlement {
             delivery_id: finished.delivery_id,
             attempt: post.attempt,
@@ -383,25 +445,46 @@ impl Dispatch {
         });
     }
 
-    fn count(&self, outcome: &Outcome, duration: Duration, verdict: Verdict, event: &Event, now: OffsetDateTime) {
+    fn count(
+        &self,
+        outcome: &Outcome,
+        duration: Duration,
+        verdict: Verdict,
+        event: &Event,
+        now: OffsetDateTime,
+    ) {
         let metrics = &self.deps.metrics;
-        metrics.attempts.get_or_create(&OutcomeLabels { outcome: outcome.class() }).inc();
+        metrics
+            .attempts
+            .get_or_create(&OutcomeLabels {
+                outcome: outcome.class(),
+            })
+            .inc();
         metrics.attempt_seconds.observe(duration.as_secs_f64());
         let end = match verdict {
             Verdict::Delivered => EndState::Delivered,
             Verdict::Dead => EndState::Dead,
             Verdict::RetryAt(_) => return,
         };
-        metrics.deliveries_ended.get_or_create(&OutcomeLabels { outcome: end.as_str() }).inc();
+        metrics
+            .deliveries_ended
+            .get_or_create(&OutcomeLabels {
+                outcome: end.as_str(),
+            })
+            .inc();
         if end == EndState::Delivered {
-            metrics.event_to_delivery_seconds.observe((now - event.received_at).as_seconds_f64().max(0.0));
+            metrics
+                .event_to_delivery_seconds
+                .observe((now - event.received_at).as_seconds_f64().max(0.0));
         }
     }
 }
 
 /// The audit entry of one attempt. An answer is quoted only when it is a refusal: then its text helps.
 fn entry(finished: &Finished, attempt: i32, verdict: Verdict, now: OffsetDateTime, excerpt: &[u8]) -> Entry {
-    let Answer { outcome, duration, .. } = &finished.answer;
+    let Answer {
+        outcome, duration, ..
+    } = &finished.answer;
     let mut entry = Entry::new(now, Kind::DeliveryAttempt);
     entry.source_id = finished.event.source.as_ref().map(|(source, _)| *source);
     entry.agent_id.clone_from(&finished.event.agent_id);

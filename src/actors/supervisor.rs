@@ -138,14 +138,19 @@ impl Supervisor {
             }
         }
         // A row that went without us (nobody but us removes rows, so this is a former database).
-        let known: Vec<_> = wanted.iter().flat_map(|(source, _)| &source.connections).collect();
+        let known: Vec<_> = wanted
+            .iter()
+            .flat_map(|(source, _)| &source.connections)
+            .collect();
         for (id, held) in &mut self.held {
             if held.ending.is_none() && !known.iter().any(|connection| connection.connection_id == *id) {
                 held.end(Ending::Replaced);
             }
         }
-        self.held.retain(|_, held| held.addr.connected() || held.ending.is_none());
-        self.shared.retain(|id, _| wanted.iter().any(|(source, _)| source.source_id == *id));
+        self.held
+            .retain(|_, held| held.addr.connected() || held.ending.is_none());
+        self.shared
+            .retain(|id, _| wanted.iter().any(|(source, _)| source.source_id == *id));
     }
 
     fn act_on(
@@ -162,7 +167,11 @@ impl Supervisor {
                 self.start(source, connection, ctx);
             } else if !connection.leftovers.is_empty() {
                 // Nobody holds it, but something of it may still exist upstream: an actor that only cleans up.
-                let ending = if unwanted { Ending::Replaced } else { Ending::Operator };
+                let ending = if unwanted {
+                    Ending::Replaced
+                } else {
+                    Ending::Operator
+                };
                 self.start(source, connection, ctx);
                 if let Some(held) = self.held.get_mut(&id) {
                     held.end(ending);
@@ -248,7 +257,10 @@ impl Supervisor {
             return Some((shared.upstream.clone(), shared.tokens.clone()));
         }
         let region = source.region.as_deref().unwrap_or_default();
-        let api_url = source.api_url.clone().unwrap_or_else(|| format!("https://api.{region}"));
+        let api_url = source
+            .api_url
+            .clone()
+            .unwrap_or_else(|| format!("https://api.{region}"));
         let settings = RealtimeSettings {
             login_url: without_slash(source.login_url.clone().unwrap_or_else(|| api_url.clone())),
             api_url: without_slash(api_url),
@@ -264,7 +276,11 @@ impl Supervisor {
         };
         let (store, metrics) = (self.deps.store.clone(), self.deps.metrics.clone());
         let tokens = TokenActor::new(source.source_id, upstream.clone(), store, metrics).start();
-        let shared = Shared { version: source.version, upstream: upstream.clone(), tokens: tokens.clone() };
+        let shared = Shared {
+            version: source.version,
+            upstream: upstream.clone(),
+            tokens: tokens.clone(),
+        };
         self.shared.insert(source.source_id, shared);
         Some((upstream, tokens))
     }
@@ -281,8 +297,14 @@ impl Supervisor {
 
     fn tell_death(&self, source: &WantedSource, connection: &WantedConnection, ctx: &mut Context<Self>) {
         tracing::error!(connection = %connection.connection_id, "a connection's actor died; another takes its place");
-        self.deps.metrics.actors_restarted.get_or_create(&ReasonLabels { reason: "connection" }).inc();
-        let mut entry = Entry::new(clock::now(), Kind::ActorRestarted).level(Level::Error).data("actor", "connection");
+        self.deps
+            .metrics
+            .actors_restarted
+            .get_or_create(&ReasonLabels { reason: "connection" })
+            .inc();
+        let mut entry = Entry::new(clock::now(), Kind::ActorRestarted)
+            .level(Level::Error)
+            .data("actor", "connection");
         entry.source_id = Some(source.source_id);
         entry.connection_id = Some(connection.connection_id);
         entry.agent_id = Some(connection.agent_id.clone());
@@ -339,20 +361,25 @@ fn without_slash(url: String) -> String {
 }
 
 /// Reads the sources with their plans, after making the rows that the plans miss.
-async fn read_wanted(
-    store: &Store,
-    master_key: &MasterKey,
-) -> Result<Vec<(WantedSource, Plan)>, StoreError> {
+async fn read_wanted(store: &Store, master_key: &MasterKey) -> Result<Vec<(WantedSource, Plan)>, StoreError> {
     let planned = |source: WantedSource| {
         let connected: Vec<String> = source.connections.iter().map(|c| c.agent_id.0.clone()).collect();
         let plan = if source.deleted {
-            Plan { remove: connected, ..Plan::default() }
+            Plan {
+                remove: connected,
+                ..Plan::default()
+            }
         } else {
             plan(&source.agents, &connected, REALTIME_CONNECTIONS_MAX)
         };
         (source, plan)
     };
-    let wanted: Vec<_> = store.wanted_sources(master_key).await?.into_iter().map(planned).collect();
+    let wanted: Vec<_> = store
+        .wanted_sources(master_key)
+        .await?
+        .into_iter()
+        .map(planned)
+        .collect();
     let mut added = false;
     for (source, plan) in wanted.iter().filter(|(_, plan)| !plan.add.is_empty()) {
         store.add_connections(source.source_id, &plan.add).await?;
@@ -361,7 +388,12 @@ async fn read_wanted(
     if !added {
         return Ok(wanted);
     }
-    Ok(store.wanted_sources(master_key).await?.into_iter().map(planned).collect())
+    Ok(store
+        .wanted_sources(master_key)
+        .await?
+        .into_iter()
+        .map(planned)
+        .collect())
 }
 
 impl Actor for Supervisor {

@@ -80,7 +80,8 @@ impl TokenActor {
     /// The token that may be used now.
     fn usable(&self, instead_of: Option<TokenSerial>) -> Option<Held> {
         let current = self.current.as_ref()?;
-        (current.ends > Instant::now() && Some(current.held.serial) != instead_of).then(|| current.held.clone())
+        (current.ends > Instant::now() && Some(current.held.serial) != instead_of)
+            .then(|| current.held.clone())
     }
 
     /// Asks the platform, unless that is under way.
@@ -91,15 +92,25 @@ impl TokenActor {
         self.waiting = Some(Vec::new());
         let upstream = self.upstream.clone();
         let asked = async move { upstream.token().await };
-        ctx.spawn(asked.into_actor(self).map(|answer, actor, ctx| actor.answered(answer, ctx)));
+        ctx.spawn(
+            asked
+                .into_actor(self)
+                .map(|answer, actor, ctx| actor.answered(answer, ctx)),
+        );
     }
 
     fn answered(&mut self, answer: Result<Token, UpstreamError>, ctx: &mut Context<Self>) {
         let answer = match answer {
             Ok(token) => {
                 self.serials += 1;
-                let held = Held { serial: self.serials, secret: token.secret };
-                self.current = Some(Current { held: held.clone(), ends: Instant::now() + token.lifetime });
+                let held = Held {
+                    serial: self.serials,
+                    secret: token.secret,
+                };
+                self.current = Some(Current {
+                    held: held.clone(),
+                    ends: Instant::now() + token.lifetime,
+                });
                 self.resting = None;
                 self.backoff.reset();
                 let margin = MARGIN_MAX.min(token.lifetime / 10);
@@ -107,7 +118,8 @@ impl TokenActor {
                 let serial = held.serial;
                 ctx.run_later(renew_in, move |actor, ctx| actor.renew(serial, ctx));
                 self.count("ok");
-                let entry = Entry::new(clock::now(), Kind::TokenAcquired).data("expires_in", token.lifetime.as_secs());
+                let entry = Entry::new(clock::now(), Kind::TokenAcquired)
+                    .data("expires_in", token.lifetime.as_secs());
                 self.tell(entry, ctx);
                 Ok(held)
             }
@@ -138,13 +150,20 @@ impl TokenActor {
 
     /// Renews the token, if it is still this one.
     fn renew(&mut self, serial: TokenSerial, ctx: &mut Context<Self>) {
-        if self.current.as_ref().is_some_and(|current| current.held.serial == serial) {
+        if self
+            .current
+            .as_ref()
+            .is_some_and(|current| current.held.serial == serial)
+        {
             self.request(ctx);
         }
     }
 
     fn count(&self, outcome: &'static str) {
-        self.metrics.token_requests.get_or_create(&OutcomeLabels { outcome }).inc();
+        self.metrics
+            .token_requests
+            .get_or_create(&OutcomeLabels { outcome })
+            .inc();
     }
 
     fn tell(&self, mut entry: Entry, ctx: &mut Context<Self>) {
@@ -189,5 +208,9 @@ impl Handler<GetToken> for TokenActor {
 /// What a connection is told if the token's actor is not there to answer.
 #[must_use]
 pub fn gone() -> UpstreamError {
-    UpstreamError { kind: ErrorKind::Transport, status: None, what: "token: its keeper is being replaced".to_owned() }
+    UpstreamError {
+        kind: ErrorKind::Transport,
+        status: None,
+        what: "token: its keeper is being replaced".to_owned(),
+    }
 }

@@ -3,16 +3,26 @@
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use time::PrimitiveDateTime;
 use time::format_description::well_known::Rfc2822;
 use time::macros::format_description;
-use time::PrimitiveDateTime;
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 
 /// Seconds to wait after the first, second, … failed attempt. After the last of them the next failure is the end.
-const SCHEDULE: [u64; 10] =
-    [5, 30, 2 * MINUTE, 10 * MINUTE, 30 * MINUTE, HOUR, 2 * HOUR, 5 * HOUR, 10 * HOUR, 10 * HOUR];
+const SCHEDULE: [u64; 10] = [
+    5,
+    30,
+    2 * MINUTE,
+    10 * MINUTE,
+    30 * MINUTE,
+    HOUR,
+    2 * HOUR,
+    5 * HOUR,
+    10 * HOUR,
+    10 * HOUR,
+];
 
 /// Share of a delay that jitter may add. It only ever adds: an early retry would break the receiver's rest.
 const JITTER: f64 = 0.1;
@@ -57,14 +67,20 @@ fn parse_http_date(text: &str) -> Option<OffsetDateTime> {
     if let Ok(at) = OffsetDateTime::parse(text, &Rfc2822) {
         return Some(at);
     }
-    if let Ok(at) = PrimitiveDateTime::parse(text, &imf).or_else(|_| PrimitiveDateTime::parse(text, &asctime)) {
+    if let Ok(at) = PrimitiveDateTime::parse(text, &imf).or_else(|_| PrimitiveDateTime::parse(text, &asctime))
+    {
         return Some(at.assume_utc());
     }
     // A year of two digits is one of this century: the header speaks of the near future.
     let mut parsed = time::parsing::Parsed::new();
-    parsed.parse_items(text.as_bytes(), rfc850).ok().filter(|rest| rest.is_empty())?;
+    parsed
+        .parse_items(text.as_bytes(), rfc850)
+        .ok()
+        .filter(|rest| rest.is_empty())?;
     parsed.set_year(2000 + i32::from(parsed.year_last_two()?))?;
-    PrimitiveDateTime::try_from(parsed).ok().map(PrimitiveDateTime::assume_utc)
+    PrimitiveDateTime::try_from(parsed)
+        .ok()
+        .map(PrimitiveDateTime::assume_utc)
 }
 
 #[cfg(test)]
@@ -77,7 +93,9 @@ mod tests {
 
     #[test]
     fn ten_retries_and_then_no_more() {
-        let seconds: Vec<u64> = (1..=10).map(|attempt| delay_after(attempt, 0.0).unwrap().as_secs()).collect();
+        let seconds: Vec<u64> = (1..=10)
+            .map(|attempt| delay_after(attempt, 0.0).unwrap().as_secs())
+            .collect();
         assert_eq!(seconds, SCHEDULE);
         assert_eq!(delay_after(11, 0.0), None);
         assert_eq!(delay_after(0, 0.0), None);
@@ -101,7 +119,11 @@ mod tests {
             ("soon", None),
             ("", None),
         ] {
-            assert_eq!(parse_retry_after(text, now).map(|wait| wait.as_secs()), seconds, "{text:?}");
+            assert_eq!(
+                parse_retry_after(text, now).map(|wait| wait.as_secs()),
+                seconds,
+                "{text:?}"
+            );
         }
     }
 

@@ -22,22 +22,22 @@ const fn v6(first: u16, second: u16, third: u16, prefix: u8) -> Ipv6Net {
 
 /// IPv4 ranges that are not public unicast.
 const NOT_PUBLIC_V4: [Ipv4Net; 16] = [
-    v4(0, 0, 0, 0, 8),        // this network
-    v4(10, 0, 0, 0, 8),       // private
-    v4(100, 64, 0, 0, 10),    // shared by carriers
-    v4(127, 0, 0, 0, 8),      // loopback
-    v4(169, 254, 0, 0, 16),   // link-local, cloud metadata
-    v4(172, 16, 0, 0, 12),    // private
-    v4(192, 0, 0, 0, 24),     // protocol assignments
-    v4(192, 0, 2, 0, 24),     // documentation
-    v4(192, 31, 196, 0, 24),  // AS112
-    v4(192, 52, 193, 0, 24),  // AMT
-    v4(192, 88, 99, 0, 24),   // 6to4 relays, retired
-    v4(192, 168, 0, 0, 16),   // private
-    v4(198, 18, 0, 0, 15),    // benchmarking
-    v4(198, 51, 100, 0, 24),  // documentation
-    v4(203, 0, 113, 0, 24),   // documentation
-    v4(224, 0, 0, 0, 3),      // multicast, reserved, broadcast
+    v4(0, 0, 0, 0, 8),       // this network
+    v4(10, 0, 0, 0, 8),      // private
+    v4(100, 64, 0, 0, 10),   // shared by carriers
+    v4(127, 0, 0, 0, 8),     // loopback
+    v4(169, 254, 0, 0, 16),  // link-local, cloud metadata
+    v4(172, 16, 0, 0, 12),   // private
+    v4(192, 0, 0, 0, 24),    // protocol assignments
+    v4(192, 0, 2, 0, 24),    // documentation
+    v4(192, 31, 196, 0, 24), // AS112
+    v4(192, 52, 193, 0, 24), // AMT
+    v4(192, 88, 99, 0, 24),  // 6to4 relays, retired
+    v4(192, 168, 0, 0, 16),  // private
+    v4(198, 18, 0, 0, 15),   // benchmarking
+    v4(198, 51, 100, 0, 24), // documentation
+    v4(203, 0, 113, 0, 24),  // documentation
+    v4(224, 0, 0, 0, 3),     // multicast, reserved, broadcast
 ];
 
 /// Public IPv6 unicast is inside this range, and outside the ranges below.
@@ -102,7 +102,10 @@ impl TargetPolicy {
         if text.len() > URL_BYTES_MAX {
             return Err(TargetError::TooLong);
         }
-        if text.chars().any(|c| c.is_whitespace() || c.is_control() || c == '\\') {
+        if text
+            .chars()
+            .any(|c| c.is_whitespace() || c.is_control() || c == '\\')
+        {
             return Err(TargetError::OddCharacters);
         }
         // The parser would forgive `https:host` and `https:///host`; other readers would not.
@@ -111,7 +114,13 @@ impl TargetPolicy {
         if rest.is_empty() || rest.starts_with('/') || !matches!(url.scheme(), "http" | "https") {
             return Err(TargetError::NotUrl);
         }
-        if !url.username().is_empty() || url.password().is_some() || rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@')) {
+        if !url.username().is_empty()
+            || url.password().is_some()
+            || rest
+                .split(['/', '?', '#'])
+                .next()
+                .is_some_and(|authority| authority.contains('@'))
+        {
             return Err(TargetError::UserInfo);
         }
         if url.fragment().is_some() {
@@ -141,7 +150,11 @@ impl TargetPolicy {
         if name.is_empty() {
             return Err(TargetError::NotUrl);
         }
-        if inner && self.allowed.is_empty() { Err(TargetError::NotPublic) } else { Ok(()) }
+        if inner && self.allowed.is_empty() {
+            Err(TargetError::NotPublic)
+        } else {
+            Ok(())
+        }
     }
 
     /// Judges an address that is about to be dialled.
@@ -194,12 +207,45 @@ mod tests {
     #[test]
     fn inner_addresses_are_refused_in_every_spelling() {
         for host in [
-            "127.0.0.1", "2130706433", "0x7f.1", "0177.0.0.1", "127.1", "0", "0.0.0.0", "10.1.2.3", "172.31.255.255",
-            "192.168.0.1", "169.254.169.254", "100.64.0.1", "192.0.0.8", "198.18.0.1", "203.0.113.9", "224.0.0.1",
-            "255.255.255.255", "240.0.0.1", "１２７.0.0.1", "%31%32%37.0.0.1", "[::1]", "[::]", "[::ffff:7f00:1]",
-            "[::127.0.0.1]", "[64:ff9b::7f00:1]", "[64:ff9b:1::1]", "[2002:7f00:1::]", "[2001:0:4136:e378::1]",
-            "[fd00:ec2::254]", "[fe80::1]", "[ff02::1]", "[2001:db8::1]", "[3fff::1]", "[100::1]", "localhost",
-            "LOCALHOST.", "a.localhost", "db.internal", "printer.local",
+            "127.0.0.1",
+            "2130706433",
+            "0x7f.1",
+            "0177.0.0.1",
+            "127.1",
+            "0",
+            "0.0.0.0",
+            "10.1.2.3",
+            "172.31.255.255",
+            "192.168.0.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "192.0.0.8",
+            "198.18.0.1",
+            "203.0.113.9",
+            "224.0.0.1",
+            "255.255.255.255",
+            "240.0.0.1",
+            "１２７.0.0.1",
+            "%31%32%37.0.0.1",
+            "[::1]",
+            "[::]",
+            "[::ffff:7f00:1]",
+            "[::127.0.0.1]",
+            "[64:ff9b::7f00:1]",
+            "[64:ff9b:1::1]",
+            "[2002:7f00:1::]",
+            "[2001:0:4136:e378::1]",
+            "[fd00:ec2::254]",
+            "[fe80::1]",
+            "[ff02::1]",
+            "[2001:db8::1]",
+            "[3fff::1]",
+            "[100::1]",
+            "localhost",
+            "LOCALHOST.",
+            "a.localhost",
+            "db.internal",
+            "printer.local",
         ] {
             let verdict = TargetPolicy::default().check_url(&format!("https://{host}/"));
             assert_eq!(verdict, Err(TargetError::NotPublic), "{host}");
@@ -227,16 +273,28 @@ mod tests {
             assert_eq!(TargetPolicy::default().check_url(text), Err(error), "{text:?}");
         }
         let long = format!("https://example.com/{}", "x".repeat(URL_BYTES_MAX));
-        assert_eq!(TargetPolicy::default().check_url(&long), Err(TargetError::TooLong));
+        assert_eq!(
+            TargetPolicy::default().check_url(&long),
+            Err(TargetError::TooLong)
+        );
     }
 
     #[test]
     fn an_open_network_allows_its_addresses_and_plain_http_there_only() {
         let policy = open("10.0.0.0/8");
         assert!(policy.check_url("http://10.1.2.3:8080/h").is_ok());
-        assert!(policy.check_url("http://crm:8080/h").is_ok(), "names are judged at the dial");
-        assert_eq!(policy.check_url("http://192.168.0.1/"), Err(TargetError::NotPublic));
-        assert_eq!(policy.check_url("http://93.184.216.34/"), Err(TargetError::NotHttps));
+        assert!(
+            policy.check_url("http://crm:8080/h").is_ok(),
+            "names are judged at the dial"
+        );
+        assert_eq!(
+            policy.check_url("http://192.168.0.1/"),
+            Err(TargetError::NotPublic)
+        );
+        assert_eq!(
+            policy.check_url("http://93.184.216.34/"),
+            Err(TargetError::NotHttps)
+        );
         assert!(policy.check_url("https://93.184.216.34/").is_ok());
         assert_eq!(policy.check_address(false, "10.9.9.9".parse().unwrap()), Ok(()));
     }

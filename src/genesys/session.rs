@@ -211,7 +211,9 @@ impl Phase {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Idle | Self::Ended(Ending::BridgeStops | Ending::Replaced) => "idle",
-            Self::Token | Self::Verify | Self::Clean | Self::Provision | Self::AtLimit | Self::Dial => "connecting",
+            Self::Token | Self::Verify | Self::Clean | Self::Provision | Self::AtLimit | Self::Dial => {
+                "connecting"
+            }
             Self::Open => "open",
             Self::BackingOff => "backing_off",
             Self::Refused => "refused",
@@ -375,13 +377,15 @@ impl Session {
             (Phase::Provision, Input::Provisioned(Ok(made))) => {
                 self.phase = Phase::Dial;
                 self.upstream_id = Some(made.upstream_id.clone());
-                let entry =
-                    Entry::new(now.at, Kind::ConnectionProvisioned).data("connectionId", made.upstream_id.clone());
+                let entry = Entry::new(now.at, Kind::ConnectionProvisioned)
+                    .data("connectionId", made.upstream_id.clone());
                 out.extend([audit(entry), Effect::Dial(made)]);
             }
             (Phase::Dial, Input::Dialled(Ok(()))) => self.opened(now, out),
             (Phase::Dial, Input::Dialled(Err(error))) => {
-                let entry = Entry::new(now.at, Kind::WsInitError).level(Level::Error).data("error", error.to_string());
+                let entry = Entry::new(now.at, Kind::WsInitError)
+                    .level(Level::Error)
+                    .data("error", error.to_string());
                 out.push(audit(entry));
                 self.leave_upstream();
                 self.back_off(&error, now, jitter, out);
@@ -394,7 +398,11 @@ impl Session {
                 | Input::Listed(Err(error)),
             ) => self.refused_or_failed(error, now, jitter, out),
             (Phase::AtLimit, Input::Listed(Ok(listed))) => {
-                let ours: Vec<_> = listed.iter().filter(|id| self.stale.contains(id)).cloned().collect();
+                let ours: Vec<_> = listed
+                    .iter()
+                    .filter(|id| self.stale.contains(id))
+                    .cloned()
+                    .collect();
                 // What is ours and not in the list any more needs no deleting.
                 self.stale.retain(|id| listed.contains(id));
                 let entry = Entry::new(now.at, Kind::LimitMet)
@@ -402,7 +410,11 @@ impl Session {
                     .data("held", listed.len())
                     .data("our_leftovers", ours.clone());
                 out.push(audit(entry));
-                if ours.is_empty() { self.limit_met(now, jitter, out) } else { out.push(Effect::Delete(ours)) }
+                if ours.is_empty() {
+                    self.limit_met(now, jitter, out)
+                } else {
+                    out.push(Effect::Delete(ours))
+                }
             }
             (Phase::AtLimit, Input::Deleted(_)) => self.limit_met(now, jitter, out),
             (Phase::Open, input) => self.heard(input, now, jitter, out),
@@ -465,13 +477,17 @@ impl Session {
     fn heard(&mut self, input: Input, now: Now, jitter: f64, out: &mut Vec<Effect>) {
         match input {
             Input::Timer(Timer::Watchdog) => {
-                let silent = self.heard.map_or(Duration::MAX, |heard| now.tick.saturating_duration_since(heard.tick));
+                let silent = self.heard.map_or(Duration::MAX, |heard| {
+                    now.tick.saturating_duration_since(heard.tick)
+                });
                 if silent < self.silence() {
                     out.push(Effect::SetTimer(Timer::Watchdog, self.silence() - silent));
                     return;
                 }
                 let silent_ms = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
-                let entry = Entry::new(now.at, Kind::HeartbeatMissed).level(Level::Warn).data("silent_ms", silent_ms);
+                let entry = Entry::new(now.at, Kind::HeartbeatMissed)
+                    .level(Level::Warn)
+                    .data("silent_ms", silent_ms);
                 out.extend([audit(entry), Effect::Drop]);
                 self.lost("silence", now, jitter, out);
             }
@@ -493,14 +509,27 @@ impl Session {
                 self.lost("backpressure", now, jitter, out);
             }
             Input::Closed(closed) => {
-                let (kind, level) =
-                    if closed.violation { (Kind::WsError, Level::Error) } else { (Kind::WsClose, Level::Warn) };
-                let mut entry = Entry::new(now.at, kind).level(level).data("reason", closed.reason.clone());
+                let (kind, level) = if closed.violation {
+                    (Kind::WsError, Level::Error)
+                } else {
+                    (Kind::WsClose, Level::Warn)
+                };
+                let mut entry = Entry::new(now.at, kind)
+                    .level(level)
+                    .data("reason", closed.reason.clone());
                 entry.status = Some(i32::from(closed.code));
                 out.push(audit(entry));
-                let cause = if closed.violation { "protocol_violation" } else { "socket_closed" };
+                let cause = if closed.violation {
+                    "protocol_violation"
+                } else {
+                    "socket_closed"
+                };
                 self.lost(cause, now, jitter, out);
-                self.reason = Some(format!("closed with {} {}", closed.code, closed.reason).trim_end().to_owned());
+                self.reason = Some(
+                    format!("closed with {} {}", closed.code, closed.reason)
+                        .trim_end()
+                        .to_owned(),
+                );
             }
             Input::Text(text, frame) => {
                 self.heard = Some(now);
@@ -541,7 +570,10 @@ impl Session {
     }
 
     fn gap(&self, cause: &'static str, now: Now) -> Effect {
-        Effect::GapOpened { from: self.heard.map_or(now.at, |heard| heard.at), cause }
+        Effect::GapOpened {
+            from: self.heard.map_or(now.at, |heard| heard.at),
+            cause,
+        }
     }
 
     /// The present connection exists upstream and is of no more use.
@@ -565,7 +597,10 @@ impl Session {
                 let entry = Entry::new(now.at, Kind::ConnectionRefused)
                     .level(Level::Error)
                     .data("error", error.to_string())
-                    .data("remedy", "grant the OAuth client presence:read, then restart the connection");
+                    .data(
+                        "remedy",
+                        "grant the OAuth client presence:read, then restart the connection",
+                    );
                 out.extend([audit(entry), Effect::SetTimer(Timer::Retry, REFUSED_RETRY)]);
             }
             ErrorKind::Limit if self.phase == Phase::Provision => {
@@ -584,7 +619,9 @@ impl Session {
 
     /// A try failed.
     fn back_off(&mut self, error: &UpstreamError, now: Now, jitter: f64, out: &mut Vec<Effect>) {
-        let entry = Entry::new(now.at, Kind::ReconnectFailed).level(Level::Error).data("error", error.to_string());
+        let entry = Entry::new(now.at, Kind::ReconnectFailed)
+            .level(Level::Error)
+            .data("error", error.to_string());
         out.push(audit(entry));
         let at_least = match error.kind {
             ErrorKind::RateLimited(wait) => wait,

@@ -50,7 +50,10 @@ pub struct Connector {
 
 impl Connector {
     pub fn new(policy: TargetPolicy, tls: Arc<ClientConfig>) -> Self {
-        Self { policy, tls: TlsConnector::from(tls) }
+        Self {
+            policy,
+            tls: TlsConnector::from(tls),
+        }
     }
 
     async fn open(self, uri: Uri) -> Result<Stream, ConnectError> {
@@ -70,7 +73,10 @@ impl Connector {
         if !https {
             return Ok(Stream(TokioIo::new(Box::new(tcp))));
         }
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
         let name = ServerName::try_from(bare.to_owned())
             .map_err(|error| ConnectError::Tls(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
         let tls = self.tls.connect(name, tcp).await.map_err(ConnectError::Tls)?;

@@ -66,8 +66,15 @@ pub fn body(event: &Event) -> Bytes {
     let kind = event.kind.as_str();
     let written = match event.kind {
         EventKind::WebhookTest => {
-            let data = TestData { event_id: event.event_id, received_at: &received_at };
-            serde_json::to_vec(&Body { kind, timestamp, data })
+            let data = TestData {
+                event_id: event.event_id,
+                received_at: &received_at,
+            };
+            serde_json::to_vec(&Body {
+                kind,
+                timestamp,
+                data,
+            })
         }
         EventKind::PresenceUpdated => {
             let raw = raw_value(&event.raw);
@@ -83,7 +90,11 @@ pub fn body(event: &Event) -> Bytes {
                 received_at: &received_at,
                 raw: &raw,
             };
-            serde_json::to_vec(&Body { kind, timestamp, data })
+            serde_json::to_vec(&Body {
+                kind,
+                timestamp,
+                data,
+            })
         }
     };
     // Writing strings, numbers and checked JSON into memory cannot fail.
@@ -109,9 +120,11 @@ pub fn headers(delivery_id: DeliveryId, timestamp: i64, keys: &[SigningKey], bod
         HeaderValue::from_static(concat!("presence-bridge/", env!("CARGO_PKG_VERSION"))),
     );
     let signature = signature_header(keys, &id, timestamp, body);
-    for (name, value) in
-        [("webhook-id", id), ("webhook-timestamp", timestamp.to_string()), ("webhook-signature", signature)]
-    {
+    for (name, value) in [
+        ("webhook-id", id),
+        ("webhook-timestamp", timestamp.to_string()),
+        ("webhook-signature", signature),
+    ] {
         // Ids, numbers and base64 are always fit for a header.
         if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(HeaderName::from_static(name), value);
@@ -169,14 +182,24 @@ mod tests {
             ..event()
         };
         let text = String::from_utf8_lossy(&body(&event)).into_owned();
-        assert!(text.contains(r#""presence":null,"previous":null,"occurred_at":null,"#), "{text}");
-        assert!(text.contains(r#""timestamp":"2026-11-23T15:00:00.250Z""#), "{text}");
+        assert!(
+            text.contains(r#""presence":null,"previous":null,"occurred_at":null,"#),
+            "{text}"
+        );
+        assert!(
+            text.contains(r#""timestamp":"2026-11-23T15:00:00.250Z""#),
+            "{text}"
+        );
         assert!(text.ends_with("\"raw\":\"not \u{fffd} json\"}}"), "{text}");
     }
 
     #[test]
     fn a_test_ping_says_that_it_is_one() {
-        let event = Event { kind: EventKind::WebhookTest, occurred_at: None, ..event() };
+        let event = Event {
+            kind: EventKind::WebhookTest,
+            occurred_at: None,
+            ..event()
+        };
         assert_eq!(
             String::from_utf8_lossy(&body(&event)),
             concat!(

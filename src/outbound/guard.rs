@@ -34,7 +34,10 @@ pub async fn resolve(
     host: &str,
     port: u16,
 ) -> Result<Vec<SocketAddr>, GuardError> {
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
     let found: Vec<SocketAddr> = match bare.parse::<IpAddr>() {
         Ok(ip) => vec![SocketAddr::new(ip, port)],
         Err(_) => timeout(RESOLVE_WITHIN, lookup_host((bare, port)))
@@ -46,7 +49,10 @@ pub async fn resolve(
     if found.is_empty() {
         return Err(GuardError::NotResolved);
     }
-    if found.iter().any(|address| policy.check_address(https, address.ip()).is_err()) {
+    if found
+        .iter()
+        .any(|address| policy.check_address(https, address.ip()).is_err())
+    {
         return Err(GuardError::Refused);
     }
     Ok(found.into_iter().take(ADDRESSES_MAX).collect())
@@ -60,11 +66,20 @@ mod tests {
     #[tokio::test]
     async fn a_name_is_judged_by_what_it_resolves_to() {
         let closed = TargetPolicy::default();
-        assert_eq!(resolve(&closed, true, "localhost", 80).await, Err(GuardError::Refused));
-        assert_eq!(resolve(&closed, true, "[::1]", 80).await, Err(GuardError::Refused));
+        assert_eq!(
+            resolve(&closed, true, "localhost", 80).await,
+            Err(GuardError::Refused)
+        );
+        assert_eq!(
+            resolve(&closed, true, "[::1]", 80).await,
+            Err(GuardError::Refused)
+        );
         let open = TargetPolicy::new(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
         assert!(resolve(&open, false, "localhost", 80).await.is_ok());
-        assert_eq!(resolve(&open, true, "does-not-exist.invalid", 80).await, Err(GuardError::NotResolved));
+        assert_eq!(
+            resolve(&open, true, "does-not-exist.invalid", 80).await,
+            Err(GuardError::NotResolved)
+        );
     }
 
     #[tokio::test]
@@ -73,6 +88,10 @@ mod tests {
         let half = TargetPolicy::new(vec!["127.0.0.1/32".parse().unwrap()]);
         let addresses: Vec<_> = lookup_host(("localhost", 80)).await.unwrap().collect();
         let expected_refusal = addresses.iter().any(|address| address.is_ipv6());
-        assert_eq!(resolve(&half, true, "localhost", 80).await.is_err(), expected_refusal, "{addresses:?}");
+        assert_eq!(
+            resolve(&half, true, "localhost", 80).await.is_err(),
+            expected_refusal,
+            "{addresses:?}"
+        );
     }
 }

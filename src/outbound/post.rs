@@ -51,7 +51,8 @@ impl Target {
             let url = Url::parse(text).ok()?;
             let uri: Uri = url.as_str().parse().ok()?;
             let same_host = uri.host()?.eq_ignore_ascii_case(url.host_str()?);
-            (same_host && uri.port_u16() == url.port() && uri.scheme_str() == Some(url.scheme())).then_some(uri)
+            (same_host && uri.port_u16() == url.port() && uri.scheme_str() == Some(url.scheme()))
+                .then_some(uri)
         };
         Self { uri: agreed() }
     }
@@ -117,27 +118,40 @@ impl Poster {
             Ok(Err(outcome)) => (outcome, Vec::new()),
             Err(_) => (Outcome::TimedOut, Vec::new()),
         };
-        Answer { outcome, duration: start.elapsed(), excerpt }
+        Answer {
+            outcome,
+            duration: start.elapsed(),
+            excerpt,
+        }
     }
 
     async fn attempt(&self, post: Post) -> Result<(Outcome, Vec<u8>), Outcome> {
         let uri = post.target.uri.ok_or(Outcome::NotBuilt)?;
-        let authority = uri.authority().map(|authority| authority.as_str().to_owned()).unwrap_or_default();
+        let authority = uri
+            .authority()
+            .map(|authority| authority.as_str().to_owned())
+            .unwrap_or_default();
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(uri)
             .header(HOST, authority)
             .body(Full::new(post.body.clone()))
             .map_err(|_| Outcome::NotBuilt)?;
-        request
-            .headers_mut()
-            .extend(envelope::headers(post.delivery_id, post.timestamp, &post.keys, &post.body));
+        request.headers_mut().extend(envelope::headers(
+            post.delivery_id,
+            post.timestamp,
+            &post.keys,
+            &post.body,
+        ));
         let answer = self.client.request(request).await.map_err(|error| why(&error))?;
         let status = answer.status().as_u16();
         if !(200..=599).contains(&status) {
             return Err(Outcome::BadAnswer);
         }
-        let wish = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let wish = answer
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok());
         let retry_after = wish.and_then(|text| parse_retry_after(text, clock::now()));
         let excerpt = read(answer).await.ok_or(Outcome::Disconnected)?;
         Ok((Outcome::Answered { status, retry_after }, excerpt))
@@ -151,7 +165,9 @@ async fn read(answer: Response<Incoming>) -> Option<Vec<u8>> {
     let (mut seen, mut kept) = (0, Vec::new());
     while seen < ANSWER_READ_MAX {
         let Some(frame) = body.frame().await else { break };
-        let Ok(data) = frame.ok()?.into_data() else { continue };
+        let Ok(data) = frame.ok()?.into_data() else {
+            continue;
+        };
         seen += data.len();
         let room = ANSWER_KEPT_MAX - kept.len();
         kept.extend_from_slice(data.get(..room.min(data.len())).unwrap_or_default());

@@ -14,7 +14,13 @@ use super::*;
 const SHORT: Duration = Duration::from_millis(600);
 
 fn poster(allowed: &str) -> Poster {
-    let policy = TargetPolicy::new(allowed.split(',').filter(|s| !s.is_empty()).map(|s| s.parse().unwrap()).collect());
+    let policy = TargetPolicy::new(
+        allowed
+            .split(',')
+            .filter(|s| !s.is_empty())
+            .map(|s| s.parse().unwrap())
+            .collect(),
+    );
     Poster::with(policy, Arc::new(tls::client_config().unwrap()), SHORT)
 }
 
@@ -77,8 +83,16 @@ async fn an_answer_is_taken_and_the_connection_kept() {
         receiver(|stream, _| say(stream, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")).await;
     let poster = poster("127.0.0.0/8");
     for _ in 0..3 {
-        let answer = poster.post(post_to(&format!("http://{address}/h?secret=1"))).await;
-        assert_eq!(answer.outcome, Outcome::Answered { status: 200, retry_after: None });
+        let answer = poster
+            .post(post_to(&format!("http://{address}/h?secret=1")))
+            .await;
+        assert_eq!(
+            answer.outcome,
+            Outcome::Answered {
+                status: 200,
+                retry_after: None
+            }
+        );
         assert_eq!(answer.excerpt, b"ok");
     }
     assert_eq!(connections.load(Ordering::SeqCst), 1);
@@ -87,13 +101,17 @@ async fn an_answer_is_taken_and_the_connection_kept() {
 #[tokio::test]
 async fn a_redirect_is_a_failure_and_not_followed() {
     let (elsewhere, visits) = receiver(|stream, _| say(stream, "HTTP/1.1 204 No Content\r\n\r\n")).await;
-    let text = format!("HTTP/1.1 307 Temporary Redirect\r\nlocation: http://{elsewhere}/\r\ncontent-length: 0\r\n\r\n");
+    let text = format!(
+        "HTTP/1.1 307 Temporary Redirect\r\nlocation: http://{elsewhere}/\r\ncontent-length: 0\r\n\r\n"
+    );
     let (address, _) = receiver(move |stream, _| {
         let text = text.clone();
         async move { say(stream, &text).await }
     })
     .await;
-    let answer = poster("127.0.0.0/8").post(post_to(&format!("http://{address}/"))).await;
+    let answer = poster("127.0.0.0/8")
+        .post(post_to(&format!("http://{address}/")))
+        .await;
     assert_eq!(answer.outcome.class(), "http_3xx");
     assert_eq!(visits.load(Ordering::SeqCst), 0);
 }
@@ -101,7 +119,10 @@ async fn a_redirect_is_a_failure_and_not_followed() {
 #[tokio::test]
 async fn no_more_than_16_kib_of_an_answer_are_read_and_4_kept() {
     let (address, connections) = receiver(|mut stream, _| async move {
-        stream.write_all(b"HTTP/1.1 500 Oops\r\ncontent-length: 1000000000\r\n\r\n").await.ok()?;
+        stream
+            .write_all(b"HTTP/1.1 500 Oops\r\ncontent-length: 1000000000\r\n\r\n")
+            .await
+            .ok()?;
         while stream.write_all(&[b'x'; 1024]).await.is_ok() {}
         None
     })
@@ -112,29 +133,45 @@ async fn no_more_than_16_kib_of_an_answer_are_read_and_4_kept() {
         assert_eq!(answer.outcome.class(), "http_5xx");
         assert_eq!(answer.excerpt.len(), ANSWER_KEPT_MAX);
     }
-    assert_eq!(connections.load(Ordering::SeqCst), 2, "a connection with unread bytes is not used again");
+    assert_eq!(
+        connections.load(Ordering::SeqCst),
+        2,
+        "a connection with unread bytes is not used again"
+    );
 }
 
 #[tokio::test]
 async fn a_receiver_that_drips_ends_at_the_deadline() {
     let (address, _) = receiver(|mut stream, _| async move {
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").await.ok()?;
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
+            .await
+            .ok()?;
         while stream.write_all(b"x").await.is_ok() {
             sleep(Duration::from_millis(50)).await;
         }
         None
     })
     .await;
-    let answer = poster("127.0.0.0/8").post(post_to(&format!("http://{address}/"))).await;
+    let answer = poster("127.0.0.0/8")
+        .post(post_to(&format!("http://{address}/")))
+        .await;
     assert_eq!(answer.outcome, Outcome::TimedOut);
-    assert!(answer.duration >= SHORT && answer.duration < SHORT * 3, "{:?}", answer.duration);
+    assert!(
+        answer.duration >= SHORT && answer.duration < SHORT * 3,
+        "{:?}",
+        answer.duration
+    );
 }
 
 #[tokio::test]
 async fn an_interim_answer_is_never_credited_to_another_delivery() {
     let (address, _) = receiver(|mut stream, posts| async move {
         let last = if posts == 0 { "500 Oops" } else { "204 No Content" };
-        stream.write_all(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n").await.ok()?;
+        stream
+            .write_all(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n")
+            .await
+            .ok()?;
         sleep(Duration::from_millis(30)).await;
         say(stream, &format!("HTTP/1.1 {last}\r\ncontent-length: 0\r\n\r\n")).await
     })
@@ -142,7 +179,10 @@ async fn an_interim_answer_is_never_credited_to_another_delivery() {
     let poster = poster("127.0.0.0/8");
     let first = poster.post(post_to(&format!("http://{address}/"))).await;
     let second = poster.post(post_to(&format!("http://{address}/"))).await;
-    assert_eq!((first.outcome.status(), second.outcome.status()), (Some(500), Some(204)));
+    assert_eq!(
+        (first.outcome.status(), second.outcome.status()),
+        (Some(500), Some(204))
+    );
 }
 
 #[tokio::test]
@@ -173,7 +213,11 @@ async fn what_went_wrong_is_told_apart() {
         // The TLS receiver waits for a POST that never comes in clear; it closes when the hello is odd to it.
         let answer = poster.post(post_to(&url)).await;
         let tls_may_time_out = outcome == Outcome::TlsFailed && answer.outcome == Outcome::TimedOut;
-        assert!(answer.outcome == outcome || tls_may_time_out, "{url}: {:?}", answer.outcome);
+        assert!(
+            answer.outcome == outcome || tls_may_time_out,
+            "{url}: {:?}",
+            answer.outcome
+        );
     }
 }
 
@@ -181,8 +225,15 @@ async fn what_went_wrong_is_told_apart() {
 async fn a_forbidden_address_sees_no_connection() {
     let (address, visits) = receiver(|stream, _| say(stream, "HTTP/1.1 204 No Content\r\n\r\n")).await;
     let poster = poster("");
-    for url in [format!("http://{address}/"), format!("https://localhost:{}/", address.port())] {
-        assert_eq!(poster.post(post_to(&url)).await.outcome, Outcome::TargetRefused, "{url}");
+    for url in [
+        format!("http://{address}/"),
+        format!("https://localhost:{}/", address.port()),
+    ] {
+        assert_eq!(
+            poster.post(post_to(&url)).await.outcome,
+            Outcome::TargetRefused,
+            "{url}"
+        );
     }
     assert_eq!(visits.load(Ordering::SeqCst), 0);
 }

@@ -114,12 +114,19 @@ impl Store {
         entries: &[Entry],
         room: &Room,
     ) -> Result<Cycle> {
-        let mut tx = self.hot.begin_with("begin; select pg_advisory_xact_lock(7700452)").await?;
+        let mut tx = self
+            .hot
+            .begin_with("begin; select pg_advisory_xact_lock(7700452)")
+            .await?;
         if !settlements.is_empty() {
             settle(&mut tx, self, now, settlements).await?;
         }
         audit::write(&mut tx, entries).await?;
-        let cycle = if room.total > 0 { claim(&mut tx, self, now, room).await? } else { Cycle::default() };
+        let cycle = if room.total > 0 {
+            claim(&mut tx, self, now, room).await?
+        } else {
+            Cycle::default()
+        };
         tx.commit().await?;
         Ok(cycle)
     }
@@ -193,11 +200,16 @@ impl Store {
                 row: row.secret_id.to_string(),
                 what,
             };
-            let bytes =
-                master_key.open(&row.sealed, row.secret_id.0.as_bytes()).map_err(|e| corrupt(e.to_string()))?;
+            let bytes = master_key
+                .open(&row.sealed, row.secret_id.0.as_bytes())
+                .map_err(|e| corrupt(e.to_string()))?;
             let key = SigningKey::from_bytes(&bytes).map_err(|e| corrupt(e.to_string()))?;
             target
-                .get_or_insert(WebhookTarget { version: row.version, url: row.url, keys: Vec::new() })
+                .get_or_insert(WebhookTarget {
+                    version: row.version,
+                    url: row.url,
+                    keys: Vec::new(),
+                })
                 .keys
                 .push((key, row.expires_at));
         }
@@ -386,7 +398,11 @@ async fn claim(
         now,
         now + LEASE,
         store.process as _,
-        &room.in_flight.iter().map(|(webhook, _)| *webhook).collect::<Vec<_>>() as _,
+        &room
+            .in_flight
+            .iter()
+            .map(|(webhook, _)| *webhook)
+            .collect::<Vec<_>>() as _,
         &room.in_flight.iter().map(|(_, count)| *count).collect::<Vec<_>>(),
         room.per_webhook,
         room.total,
@@ -394,7 +410,10 @@ async fn claim(
     .fetch_all(&mut **tx)
     .await?;
     let full = i64::try_from(rows.len()).is_ok_and(|moved| moved >= room.total);
-    let mut cycle = Cycle { more: full, claimed: Vec::new() };
+    let mut cycle = Cycle {
+        more: full,
+        claimed: Vec::new(),
+    };
     for row in rows {
         if !row.leased {
             cycle.more = true; // it took a place that another may want

@@ -89,7 +89,10 @@ impl Embedded {
         let owner = server_user();
         let (data, socket_dir, log) = (dir.join("postgres"), dir.join("run"), dir.join("postgres.log"));
         if socket_dir.as_os_str().len() > SOCKET_DIR_BYTES_MAX {
-            return Err(directory(&dir, format!("path too long for a Unix socket (over {SOCKET_DIR_BYTES_MAX} bytes)")));
+            return Err(directory(
+                &dir,
+                format!("path too long for a Unix socket (over {SOCKET_DIR_BYTES_MAX} bytes)"),
+            ));
         }
         for path in [&data, &socket_dir] {
             own(path, owner.as_ref()).map_err(|error| directory(path, error.to_string()))?;
@@ -128,7 +131,8 @@ impl Embedded {
     /// The same as a `DATABASE_URL`, for another program.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
-        let dir: String = url::form_urlencoded::byte_serialize(self.socket_dir.as_os_str().as_encoded_bytes()).collect();
+        let dir: String =
+            url::form_urlencoded::byte_serialize(self.socket_dir.as_os_str().as_encoded_bytes()).collect();
         format!("postgres://postgres@localhost:{PORT}/{database}?host={dir}")
     }
 
@@ -164,7 +168,10 @@ impl Embedded {
         let by = Instant::now() + START_WITHIN;
         loop {
             if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(EmbeddedError::NotReady(format!("it ended with {status}"), self.log.display().to_string()));
+                return Err(EmbeddedError::NotReady(
+                    format!("it ended with {status}"),
+                    self.log.display().to_string(),
+                ));
             }
             let text = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
             let mut lines = text.lines().map(str::trim);
@@ -172,7 +179,10 @@ impl Embedded {
                 return Ok(());
             }
             if Instant::now() > by {
-                return Err(EmbeddedError::NotReady("not ready in time".to_owned(), self.log.display().to_string()));
+                return Err(EmbeddedError::NotReady(
+                    "not ready in time".to_owned(),
+                    self.log.display().to_string(),
+                ));
             }
             std::thread::sleep(LOOK_EVERY);
         }
@@ -196,11 +206,17 @@ fn locked_by_another(data: &Path) -> bool {
 /// Directory of initdb and postgres: Debian's and RPM's versioned ones (highest version first), Homebrew's, PATH.
 fn find_binaries() -> Result<PathBuf, EmbeddedError> {
     let mut found: Vec<(u32, PathBuf)> = Vec::new();
-    for (parent, prefix) in
-        [("/usr/lib/postgresql", ""), ("/usr", "pgsql-"), ("/opt/homebrew/opt", "postgresql@"), ("/usr/local/opt", "postgresql@")]
-    {
+    for (parent, prefix) in [
+        ("/usr/lib/postgresql", ""),
+        ("/usr", "pgsql-"),
+        ("/opt/homebrew/opt", "postgresql@"),
+        ("/usr/local/opt", "postgresql@"),
+    ] {
         for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-            let version = entry.file_name().to_str().and_then(|name| name.strip_prefix(prefix)?.parse().ok());
+            let version = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.strip_prefix(prefix)?.parse().ok());
             let bin = entry.path().join("bin");
             if let Some(version) = version.filter(|_| bin.join("initdb").exists()) {
                 found.push((version, bin));
@@ -210,10 +226,14 @@ fn find_binaries() -> Result<PathBuf, EmbeddedError> {
     if let Some((_, bin)) = found.into_iter().max() {
         return Ok(bin);
     }
-    let on_path = Command::new("sh").args(["-c", "command -v initdb"]).output().ok().and_then(|output| {
-        let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
-        Some(fs::canonicalize(path).ok()?.parent()?.to_path_buf())
-    });
+    let on_path = Command::new("sh")
+        .args(["-c", "command -v initdb"])
+        .output()
+        .ok()
+        .and_then(|output| {
+            let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
+            Some(fs::canonicalize(path).ok()?.parent()?.to_path_buf())
+        });
     on_path.ok_or_else(|| EmbeddedError::NotInstalled {
         looked: "/usr/lib/postgresql/*/bin, /usr/pgsql-*/bin, Homebrew, PATH".to_owned(),
     })
@@ -224,7 +244,9 @@ fn server_user() -> Option<User> {
     if !geteuid().is_root() {
         return None;
     }
-    ["postgres", "nobody"].into_iter().find_map(|name| User::from_name(name).ok().flatten())
+    ["postgres", "nobody"]
+        .into_iter()
+        .find_map(|name| User::from_name(name).ok().flatten())
 }
 
 fn make_dir(dir: &Path) -> Result<PathBuf, EmbeddedError> {
@@ -247,32 +269,59 @@ fn own(path: &Path, owner: Option<&User>) -> io::Result<()> {
 
 fn init(bin: &Path, dir: &Path, data: &Path, owner: Option<&User>) -> Result<(), EmbeddedError> {
     let output = command(bin, "initdb", owner)
-        .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--data-checksums"])
+        .args([
+            "--username=postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--data-checksums",
+        ])
         .arg("--pgdata")
         .arg(data)
         .output()
-        .map_err(|error| EmbeddedError::Program { program: "initdb", output: error.to_string() })?;
+        .map_err(|error| EmbeddedError::Program {
+            program: "initdb",
+            output: error.to_string(),
+        })?;
     if output.status.success() {
         return Ok(());
     }
     let said = end_of(&output);
     if said.contains("Permission denied") {
         let user = owner.map_or("this user", |user| user.name.as_str());
-        return Err(directory(dir, format!("{user} may not enter it; choose a directory that it can reach, such as /var/lib/presence-bridge")));
+        return Err(directory(
+            dir,
+            format!(
+                "{user} may not enter it; choose a directory that it can reach, such as /var/lib/presence-bridge"
+            ),
+        ));
     }
-    Err(EmbeddedError::Program { program: "initdb", output: said })
+    Err(EmbeddedError::Program {
+        program: "initdb",
+        output: said,
+    })
 }
 
 fn check_version(bin: &Path, data: &Path) -> Result<(), EmbeddedError> {
     let of_data = fs::read_to_string(data.join("PG_VERSION")).unwrap_or_default();
     let said = Command::new(bin.join("postgres")).arg("--version").output();
-    let said = said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    let of_binaries =
-        said.split_whitespace().find_map(|word| word.split('.').next()?.parse::<u32>().ok()).unwrap_or_default();
+    let said = said
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default();
+    let of_binaries = said
+        .split_whitespace()
+        .find_map(|word| word.split('.').next()?.parse::<u32>().ok())
+        .unwrap_or_default();
     if of_data.trim() == of_binaries.to_string() {
         return Ok(());
     }
-    Err(directory(data, format!("made by PostgreSQL {}, but {of_binaries} is installed", of_data.trim())))
+    Err(directory(
+        data,
+        format!(
+            "made by PostgreSQL {}, but {of_binaries} is installed",
+            of_data.trim()
+        ),
+    ))
 }
 
 fn spawn(
@@ -283,8 +332,15 @@ fn spawn(
     options: Options,
     owner: Option<&User>,
 ) -> Result<Child, EmbeddedError> {
-    let failed = |error: io::Error| EmbeddedError::Program { program: "postgres", output: error.to_string() };
-    let log: File = OpenOptions::new().create(true).append(true).open(log).map_err(failed)?;
+    let failed = |error: io::Error| EmbeddedError::Program {
+        program: "postgres",
+        output: error.to_string(),
+    };
+    let log: File = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log)
+        .map_err(failed)?;
     let mut command = command(bin, "postgres", owner);
     command.arg("-D").arg(data).arg("-k").arg(socket_dir);
     for setting in [
@@ -299,9 +355,19 @@ fn spawn(
         command.args(["-c", setting]);
     }
     if options.fsync_off {
-        command.args(["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]);
+        command.args([
+            "-c",
+            "fsync=off",
+            "-c",
+            "synchronous_commit=off",
+            "-c",
+            "full_page_writes=off",
+        ]);
     }
-    command.stdin(Stdio::null()).stdout(log.try_clone().map_err(failed)?).stderr(log);
+    command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().map_err(failed)?)
+        .stderr(log);
     // A group of its own: Ctrl-C in the terminal is for the bridge, which stops the server last.
     command.process_group(0);
     stop_with_parent(&mut command);
@@ -310,7 +376,10 @@ fn spawn(
 
 /// Asks the kernel to send the child a fast-shutdown signal when the thread that starts it dies.
 #[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "prctl in the child before exec is async-signal-safe and allocates nothing")]
+#[expect(
+    unsafe_code,
+    reason = "prctl in the child before exec is async-signal-safe and allocates nothing"
+)]
 fn stop_with_parent(command: &mut Command) {
     // SAFETY: the closure makes one system call and touches no memory of the parent.
     unsafe {
@@ -333,11 +402,21 @@ fn command(bin: &Path, program: &str, owner: Option<&User>) -> Command {
 }
 
 fn directory(path: &Path, what: String) -> EmbeddedError {
-    EmbeddedError::Directory { path: path.display().to_string(), what }
+    EmbeddedError::Directory {
+        path: path.display().to_string(),
+        what,
+    }
 }
 
 fn end_of(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
     let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines.iter().rev().take(3).rev().copied().collect::<Vec<_>>().join("; ")
+    lines
+        .iter()
+        .rev()
+        .take(3)
+        .rev()
+        .copied()
+        .collect::<Vec<_>>()
+        .join("; ")
 }

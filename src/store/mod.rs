@@ -83,11 +83,13 @@ impl StoreError {
     pub fn is_away(&self) -> bool {
         use sqlx::Error;
         match self {
-            Self::Database(Error::Io(_) | Error::PoolTimedOut | Error::PoolClosed | Error::Protocol(_)) => true,
-            // 08: connection, 53: out of resources, 57: shutting down or starting up.
-            Self::Database(Error::Database(error)) => {
-                error.code().is_some_and(|code| ["08", "53", "57"].iter().any(|class| code.starts_with(class)))
+            Self::Database(Error::Io(_) | Error::PoolTimedOut | Error::PoolClosed | Error::Protocol(_)) => {
+                true
             }
+            // 08: connection, 53: out of resources, 57: shutting down or starting up.
+            Self::Database(Error::Database(error)) => error
+                .code()
+                .is_some_and(|code| ["08", "53", "57"].iter().any(|class| code.starts_with(class))),
             _ => false,
         }
     }
@@ -127,7 +129,12 @@ impl Store {
         let pool = pool_options(connections).connect_with(options.clone()).await?;
         let options = options.options([("plan_cache_mode", "force_generic_plan")]);
         let hot = pool_options(HOT_CONNECTIONS).connect_lazy_with(options);
-        Ok(Self { pool, hot, wake: wake::Wake::default(), process: ProcessId::generate() })
+        Ok(Self {
+            pool,
+            hot,
+            wake: wake::Wake::default(),
+            process: ProcessId::generate(),
+        })
     }
 
     /// Brings the schema to what this version needs; safe to call by several processes at once.
@@ -137,8 +144,12 @@ impl Store {
     pub async fn migrate(&self) -> Result<()> {
         // A migration may take longer than any statement of daily work.
         let mut connection = self.pool.acquire().await?.detach();
-        sqlx::query("set statement_timeout = 0").execute(&mut connection).await?;
-        sqlx::query("set lock_timeout = 0").execute(&mut connection).await?;
+        sqlx::query("set statement_timeout = 0")
+            .execute(&mut connection)
+            .await?;
+        sqlx::query("set lock_timeout = 0")
+            .execute(&mut connection)
+            .await?;
         MIGRATOR.run(&mut connection).await?;
         sqlx::Connection::close(connection).await?;
         Ok(())
@@ -183,5 +194,7 @@ impl Store {
 }
 
 fn pool_options(connections: u32) -> PgPoolOptions {
-    PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT)
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
 }

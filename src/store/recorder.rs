@@ -52,7 +52,14 @@ impl Recorder {
     #[must_use]
     pub fn new(store: Store, status: Arc<Status>, metrics: Metrics) -> (Self, Worker) {
         let (queue, items) = mpsc::channel(QUEUE_LENGTH);
-        let worker = Worker { items, store, status, metrics, batch: Vec::new(), retried: false };
+        let worker = Worker {
+            items,
+            store,
+            status,
+            metrics,
+            batch: Vec::new(),
+            retried: false,
+        };
         (Self { queue }, worker)
     }
 
@@ -61,7 +68,9 @@ impl Recorder {
     /// # Errors
     /// [`QueueFull`] if it cannot be taken; it has not been kept then.
     pub fn try_record(&self, change: PresenceChange) -> Result<(), QueueFull> {
-        self.queue.try_send(Item::Change(Box::new(change))).map_err(|_| QueueFull)
+        self.queue
+            .try_send(Item::Change(Box::new(change)))
+            .map_err(|_| QueueFull)
     }
 
     /// Waits until everything handed in before is committed (or the worker is gone).
@@ -125,7 +134,11 @@ impl Worker {
                 Item::Change(change) => self.batch.push(*change),
                 Item::Flush(done) => return Some(done),
             }
-            next = if self.batch.len() < BATCH_MAX { self.items.try_recv().ok() } else { None };
+            next = if self.batch.len() < BATCH_MAX {
+                self.items.try_recv().ok()
+            } else {
+                None
+            };
         }
         None
     }
@@ -161,7 +174,12 @@ impl Worker {
                 Err(error) if is_about_content(&error) => {
                     tracing::error!(%error, agent = %change.agent_id, "a presence change cannot be stored");
                     self.store.write_audit(&[quarantine(change)]).await?;
-                    self.metrics.frames_rejected.get_or_create(&ReasonLabels { reason: "not_storable" }).inc();
+                    self.metrics
+                        .frames_rejected
+                        .get_or_create(&ReasonLabels {
+                            reason: "not_storable",
+                        })
+                        .inc();
                 }
                 Err(error) => return Err(error),
             }
@@ -176,7 +194,9 @@ fn is_about_content(error: &StoreError) -> bool {
     let StoreError::Database(sqlx::Error::Database(error)) = error else {
         return matches!(error, StoreError::Database(sqlx::Error::Encode(_)));
     };
-    error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+    error
+        .code()
+        .is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
 }
 
 fn quarantine(change: &PresenceChange) -> Entry {

@@ -166,7 +166,10 @@ impl Store {
         .fetch_all(&self.pool)
         .await?;
         for row in connections {
-            let Some(source) = sources.iter_mut().find(|source| source.source_id == row.source_id) else {
+            let Some(source) = sources
+                .iter_mut()
+                .find(|source| source.source_id == row.source_id)
+            else {
                 continue; // its source came into being between the two statements
             };
             source.connections.push(WantedConnection {
@@ -174,7 +177,11 @@ impl Store {
                 agent_id: row.agent_id,
                 open: row.desired == "open",
                 generation: row.generation,
-                leftovers: row.stale_upstream_ids.into_iter().chain(row.upstream_connection_id).collect(),
+                leftovers: row
+                    .stale_upstream_ids
+                    .into_iter()
+                    .chain(row.upstream_connection_id)
+                    .collect(),
                 proven_at: row.proven_at,
             });
         }
@@ -217,7 +224,12 @@ impl Store {
         )
         .execute(&mut *tx)
         .await?;
-        sqlx::query!("delete from connection where connection_id = $1", connection_id as _).execute(&mut *tx).await?;
+        sqlx::query!(
+            "delete from connection where connection_id = $1",
+            connection_id as _
+        )
+        .execute(&mut *tx)
+        .await?;
         tx.commit().await?;
         Ok(())
     }
@@ -279,7 +291,10 @@ impl Store {
              set proven_at = n.proven_at
              from unnest($1::uuid[], $2::timestamptz[]) as n (connection_id, proven_at)
              where c.connection_id = n.connection_id",
-            &proofs.iter().map(|(connection, _)| *connection).collect::<Vec<_>>() as _,
+            &proofs
+                .iter()
+                .map(|(connection, _)| *connection)
+                .collect::<Vec<_>>() as _,
             &proofs.iter().map(|(_, at)| *at).collect::<Vec<_>>(),
         )
         .execute(&self.pool)
@@ -308,7 +323,9 @@ async fn open_gap(
     .execute(conn)
     .await?;
     Ok((opened.rows_affected() > 0).then(|| {
-        gap_entry(watcher, from, Kind::GapDetected).level(Level::Warn).data("cause", cause)
+        gap_entry(watcher, from, Kind::GapDetected)
+            .level(Level::Warn)
+            .data("cause", cause)
     }))
 }
 
@@ -326,7 +343,9 @@ async fn close_gap(conn: &mut PgConnection, watcher: &Watcher, to: OffsetDateTim
     .await?;
     Ok(closed.map(|gap| {
         let ms = i64::try_from((to - gap.from_at).whole_milliseconds()).unwrap_or(i64::MAX);
-        gap_entry(watcher, to, Kind::GapClosed).data("cause", gap.cause).data("gap_ms", ms.max(0))
+        gap_entry(watcher, to, Kind::GapClosed)
+            .data("cause", gap.cause)
+            .data("gap_ms", ms.max(0))
     }))
 }
 

@@ -1,7 +1,13 @@
 //! One test binary: each file is a promise to users, kept against real parts: the program itself as a process, a
 //! real Postgres, the simulated Genesys Cloud and a receiver that checks signatures on its own.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::as_conversions)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::as_conversions
+)]
 
 mod support;
 
