@@ -12,12 +12,13 @@ const ARROWS: &[(&str, &str)] = &[
     ("random",    ""),
     ("keyfile",   ""),
     ("telemetry", ""),
+    ("tls",       ""),
     ("config",    "domain telemetry"),
     ("status",    "domain clock"),
     ("metrics",   "domain"),
-    ("genesys",   "domain clock config metrics random status telemetry"),
+    ("genesys",   "domain clock config metrics random status telemetry tls"),
     ("store",     "domain clock config metrics random status telemetry"),
-    ("outbound",  "domain clock config metrics random status telemetry"),
+    ("outbound",  "domain clock config metrics random status telemetry tls"),
     ("actors",    "domain clock config metrics random status telemetry genesys store outbound"),
     ("api",       "domain clock config metrics random status telemetry store"),
     ("app",       "domain clock config metrics random status telemetry keyfile genesys store outbound actors api lifecycle"),
@@ -181,7 +182,9 @@ fn broken_rules(path: &str, text: &str) -> Vec<String> {
 fn too_long(path: &str, text: &str) -> Option<String> {
     let code = code_of(product_of(text));
     let lines = code.lines().filter(|line| !line.trim().is_empty()).count();
-    let allowed = LONGER.iter().any(|(name, _)| *name == path);
+    // A file of nothing but tests is read test by test.
+    let tests = path.ends_with("tests.rs");
+    let allowed = tests || LONGER.iter().any(|(name, _)| *name == path);
     (lines > LINES_MAX && !allowed).then(|| format!("{path}: {lines} lines of code, at most {LINES_MAX}"))
 }
 

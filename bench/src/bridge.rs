@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 const API_KEY: &str = "bench-key-of-sufficient-length-0123456789";
+const MASTER_KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
 
 /// A running bridge; killed if dropped.
 pub struct Bridge {
@@ -28,14 +29,22 @@ pub struct Bridge {
 
 impl Bridge {
     /// Starts the program and waits until it is ready.
-    pub async fn start(program: &Path) -> anyhow::Result<Self> {
+    pub async fn start(program: &Path, database_url: Option<&str>) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("pb-bench-").tempdir()?;
         // Postgres runs as a user of its own and must be able to pass through.
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let log = fs::File::create(dir.path().join("bridge.log"))?;
-        let child = Command::new(program)
-            .env_clear()
+        let program =
+            fs::canonicalize(program).with_context(|| format!("{} is not there", program.display()))?;
+        let mut command = Command::new(&program);
+        command.env_clear();
+        if let Some(url) = database_url {
+            command
+                .env("DATABASE_URL", url)
+                .env("BRIDGE_MASTER_KEY", MASTER_KEY);
+        }
+        command
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("BRIDGE_DATA_DIR", dir.path())
             .env("BRIDGE_LISTEN", format!("127.0.0.1:{port}"))
@@ -45,7 +54,8 @@ impl Bridge {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
-            .kill_on_drop(true)
+            .kill_on_drop(true);
+        let child = command
             .spawn()
             .with_context(|| format!("{} cannot be run", program.display()))?;
         let bridge = Self {

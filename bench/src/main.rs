@@ -32,6 +32,9 @@ struct Options {
     /// The program to measure; build it with --release.
     #[arg(long, default_value = "target/release/presence-bridge")]
     bridge: PathBuf,
+    /// A Postgres to use instead of the embedded one; its CPU is not counted then.
+    #[arg(long)]
+    database_url: Option<String>,
     /// Agents, ten to an OAuth client and one to a socket.
     #[arg(long, default_value_t = 200)]
     agents: usize,
@@ -91,7 +94,7 @@ impl World {
         })
         .await?;
         let crm = Crm::start(CrmOptions::default()).await?;
-        let bridge = Bridge::start(&options.bridge).await?;
+        let bridge = Bridge::start(&options.bridge, options.database_url.as_deref()).await?;
         for (watched, (client, secret)) in agents.chunks(AGENTS_PER_CLIENT).zip(&clients) {
             let source = json!({
                 "name": client, "protocol": "realtime", "api_url": genesys.api_url(), "client_id": client,

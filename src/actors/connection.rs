@@ -12,9 +12,9 @@ use time::OffsetDateTime;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::journal::Journal;
 use super::token::{GetToken, Held, TokenActor, gone};
 use crate::clock;
-use crate::domain::audit::Entry;
 use crate::domain::ids::{AgentId, ConnectionId, EventId, SourceId};
 use crate::domain::presence::PresenceChange;
 use crate::genesys::protocol::{Provisioned, Update, Upstream, UpstreamError, Wanted};
@@ -33,8 +33,6 @@ const SOCKET_ENDS_WITHIN: Duration = Duration::from_secs(3);
 const DELETIONS_WITHIN: Duration = Duration::from_secs(3);
 /// Wait before a write that failed is tried again.
 const WRITE_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// Audit entries that wait for the database at most; the oldest go first, with a log line.
-const ENTRIES_MAX: usize = 1000;
 
 /// What a connection needs, the same for all.
 #[derive(Clone)]
@@ -95,11 +93,8 @@ pub struct ConnectionActor {
     session: Session,
     token: Option<Held>,
     socket: Option<OpenSocket>,
-    /// Not yet written down.
-    entries: Vec<Entry>,
-    gaps: Vec<GapStep>,
-    unsaved: bool,
-    writing: bool,
+    /// What is not yet written down.
+    journal: Journal,
     /// The session is over; the actor ends when everything is written down.
     finished: bool,
 }
@@ -114,6 +109,11 @@ impl ConnectionActor {
         tokens: Addr<TokenActor>,
     ) -> Self {
         let session = Session::new(assignment.heartbeat, assignment.leftovers.clone());
+        let journal = Journal::new(Watcher {
+            source_id: assignment.source_id,
+            connection_id: assignment.connection_id,
+            agent_id: assignment.agent_id.clone(),
+        });
         Self {
             deps,
             assignment,
@@ -122,10 +122,7 @@ impl ConnectionActor {
             session,
             token: None,
             socket: None,
-            entries: Vec::new(),
-            gaps: Vec::new(),
-            unsaved: false,
-            writing: false,
+            journal,
             finished: false,
         }
     }
@@ -191,19 +188,10 @@ impl ConnectionActor {
                 let epoch = self.session.epoch();
                 ctx.run_later(after, move |actor, ctx| actor.ring(epoch, timer, ctx));
             }
-            Effect::Audit(entry) => {
-                self.entries.push(*entry);
-                self.unsaved = true;
-            }
-            Effect::GapOpened { from, cause } => {
-                self.gaps.push(GapStep::Opened { from, cause });
-                self.unsaved = true;
-            }
-            Effect::GapClosed => {
-                self.gaps.push(GapStep::Closed { to: now.at });
-                self.unsaved = true;
-            }
-            Effect::Save => self.unsaved = true,
+            Effect::Audit(entry) => self.journal.tell(*entry),
+            Effect::GapOpened { from, cause } => self.journal.gap(GapStep::Opened { from, cause }),
+            Effect::GapClosed => self.journal.gap(GapStep::Closed { to: now.at }),
+            Effect::Save => self.journal.save(),
             Effect::CountReconnect(reason) => {
                 self.deps
                     .metrics
@@ -227,7 +215,7 @@ impl ConnectionActor {
             Effect::ShutDown(ids) => self.shut_down(ids, ctx),
             Effect::Finished => {
                 self.finished = true;
-                self.unsaved = true;
+                self.journal.save();
             }
         }
     }
@@ -397,63 +385,22 @@ impl ConnectionActor {
         );
     }
 
-    /// Writes down what is not written yet, in order: one write at a time, the next takes all that has come since.
+    /// Writes down what is not written yet, one write at a time; the next takes all that has come since.
     fn write(&mut self, ctx: &mut Context<Self>) {
-        if self.writing || !self.unsaved {
-            return;
-        }
-        (self.writing, self.unsaved) = (true, false);
-        let (entries, gaps) = (self.attributed(), std::mem::take(&mut self.gaps));
-        let (store, watcher, state) = (self.deps.store.clone(), self.watcher(), self.state());
-        let written = async move {
-            let written = store.write_connection(&watcher, &state, &gaps, &entries).await;
-            (written, entries, gaps)
-        };
-        ctx.spawn(written.into_actor(self).map(|(written, entries, gaps), actor, ctx| {
-            actor.writing = false;
-            if let Err(error) = written {
-                tracing::warn!(%error, connection = %actor.assignment.connection_id, "state waits for the database");
-                actor.keep_unwritten(entries, gaps);
-                ctx.run_later(WRITE_AGAIN_AFTER, |actor, ctx| actor.write(ctx));
-            } else if actor.unsaved {
-                actor.write(ctx);
-            } else if actor.finished {
+        let state = self.state();
+        let Some(write) = self.journal.next_write(self.deps.store.clone(), state) else {
+            if self.finished && self.journal.is_settled() {
                 ctx.stop();
             }
+            return;
+        };
+        ctx.spawn(write.into_actor(self).map(|written, actor, ctx| match actor.journal.written(written) {
+            Ok(()) => actor.write(ctx),
+            Err(error) => {
+                tracing::warn!(%error, connection = %actor.assignment.connection_id, "state waits for the database");
+                ctx.run_later(WRITE_AGAIN_AFTER, |actor, ctx| actor.write(ctx));
+            }
         }));
-    }
-
-    fn keep_unwritten(&mut self, mut entries: Vec<Entry>, mut gaps: Vec<GapStep>) {
-        entries.append(&mut self.entries);
-        gaps.append(&mut self.gaps);
-        if entries.len() > ENTRIES_MAX {
-            let lost = entries.len() - ENTRIES_MAX;
-            tracing::error!(
-                lost,
-                "audit entries of a connection are lost: the database has been away for too long"
-            );
-            entries.drain(..lost);
-        }
-        (self.entries, self.gaps, self.unsaved) = (entries, gaps, true);
-    }
-
-    /// The entries that wait, with whom they are about.
-    fn attributed(&mut self) -> Vec<Entry> {
-        let mut entries = std::mem::take(&mut self.entries);
-        for entry in &mut entries {
-            entry.source_id = Some(self.assignment.source_id);
-            entry.connection_id = Some(self.assignment.connection_id);
-            entry.agent_id = Some(self.assignment.agent_id.clone());
-        }
-        entries
-    }
-
-    fn watcher(&self) -> Watcher {
-        Watcher {
-            source_id: self.assignment.source_id,
-            connection_id: self.assignment.connection_id,
-            agent_id: self.assignment.agent_id.clone(),
-        }
     }
 
     fn state(&self) -> ConnectionState {
@@ -490,10 +437,7 @@ impl Actor for ConnectionActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         if let Some(from) = self.assignment.proven_at {
             // Until now nobody looked: a former process ended, however it did.
-            self.gaps.push(GapStep::Opened {
-                from,
-                cause: "bridge_down",
-            });
+            self.journal.gap(GapStep::Opened { from, cause: "bridge_down" });
         }
         self.feed(0, Input::Start, ctx);
     }

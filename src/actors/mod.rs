@@ -8,5 +8,7 @@
 
 pub mod connection;
 pub mod dispatcher;
+mod journal;
+mod shared;
 pub mod supervisor;
 pub mod token;

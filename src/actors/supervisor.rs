@@ -4,7 +4,6 @@
 //! died (actix ends one that panics and does not bring it back) is missing in the comparison and so replaced.
 
 use std::collections::HashMap;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,15 +11,13 @@ use actix::prelude::*;
 use time::OffsetDateTime;
 
 use super::connection::{self, Assignment, ConnectionActor, Terminate};
-use super::token::TokenActor;
+use super::shared::SharedClients;
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::{ConnectionId, SourceId};
 use crate::domain::secret::MasterKey;
 use crate::domain::topics;
 use crate::genesys::plan::{Plan, REALTIME_CONNECTIONS_MAX, plan};
-use crate::genesys::protocol::Upstream;
-use crate::genesys::realtime::{Realtime, RealtimeSettings};
 use crate::genesys::session::Ending;
 use crate::metrics::{Metrics, ReasonLabels};
 use crate::status::{Part, Status};
@@ -69,18 +66,11 @@ struct Held {
     ending: Option<Ending>,
 }
 
-/// What the connections of a source share.
-struct Shared {
-    version: i64,
-    upstream: Rc<dyn Upstream>,
-    tokens: Addr<TokenActor>,
-}
-
 /// The actor that keeps all others of the left half.
 pub struct Supervisor {
     deps: Deps,
     held: HashMap<ConnectionId, Held>,
-    shared: HashMap<SourceId, Shared>,
+    shared: SharedClients,
     /// Agents over a source's ceiling that were told of already.
     over_limit: HashMap<SourceId, Vec<String>>,
     comparing: bool,
@@ -91,10 +81,11 @@ impl Supervisor {
     /// A supervisor that starts to compare when it is started.
     #[must_use]
     pub fn new(deps: Deps) -> Self {
+        let shared = SharedClients::new(deps.store.clone(), deps.metrics.clone());
         Self {
             deps,
             held: HashMap::new(),
-            shared: HashMap::new(),
+            shared,
             over_limit: HashMap::new(),
             comparing: false,
             stopping: false,
@@ -149,8 +140,7 @@ impl Supervisor {
         }
         self.held
             .retain(|_, held| held.addr.connected() || held.ending.is_none());
-        self.shared
-            .retain(|id, _| wanted.iter().any(|(source, _)| source.source_id == *id));
+        self.shared.forget_all_but(|id| wanted.iter().any(|(source, _)| source.source_id == id));
     }
 
     fn act_on(
@@ -164,7 +154,7 @@ impl Supervisor {
         let open = connection.open && !unwanted;
         let Some(held) = self.held.get_mut(&id) else {
             if open {
-                self.start(source, connection, ctx);
+                self.start(source, connection);
             } else if !connection.leftovers.is_empty() {
                 // Nobody holds it, but something of it may still exist upstream: an actor that only cleans up.
                 let ending = if unwanted {
@@ -172,7 +162,7 @@ impl Supervisor {
                 } else {
                     Ending::Operator
                 };
-                self.start(source, connection, ctx);
+                self.start(source, connection);
                 if let Some(held) = self.held.get_mut(&id) {
                     held.end(ending);
                 }
@@ -192,7 +182,7 @@ impl Supervisor {
                     self.held.remove(&id);
                     self.tell_death(source, connection, ctx);
                     if open {
-                        self.start(source, connection, ctx);
+                        self.start(source, connection);
                     }
                 }
                 None => {}
@@ -211,7 +201,7 @@ impl Supervisor {
         }
     }
 
-    fn start(&mut self, source: &WantedSource, connection: &WantedConnection, ctx: &mut Context<Self>) {
+    fn start(&mut self, source: &WantedSource, connection: &WantedConnection) {
         let topics = match topics::flatten(&source.topic_matrix) {
             Ok(topics) => topics,
             Err(error) => {
@@ -219,7 +209,7 @@ impl Supervisor {
                 return;
             }
         };
-        let Some((upstream, tokens)) = self.shared_of(source) else {
+        let Some((upstream, tokens)) = self.shared.of(source) else {
             return;
         };
         let assignment = Assignment {
@@ -247,42 +237,6 @@ impl Supervisor {
             ending: None,
         };
         self.held.insert(connection.connection_id, held);
-        let _ = ctx; // actors start on the arbiter of this context
-    }
-
-    /// Client and token keeper of a source, made anew when the source has changed or the keeper has died.
-    fn shared_of(&mut self, source: &WantedSource) -> Option<(Rc<dyn Upstream>, Addr<TokenActor>)> {
-        let fresh = |shared: &&Shared| shared.version == source.version && shared.tokens.connected();
-        if let Some(shared) = self.shared.get(&source.source_id).filter(fresh) {
-            return Some((shared.upstream.clone(), shared.tokens.clone()));
-        }
-        let region = source.region.as_deref().unwrap_or_default();
-        let api_url = source
-            .api_url
-            .clone()
-            .unwrap_or_else(|| format!("https://api.{region}"));
-        let settings = RealtimeSettings {
-            login_url: without_slash(source.login_url.clone().unwrap_or_else(|| api_url.clone())),
-            api_url: without_slash(api_url),
-            client_id: source.client_id.clone(),
-            client_secret: source.client_secret.clone(),
-        };
-        let upstream: Rc<dyn Upstream> = match Realtime::new(settings) {
-            Ok(upstream) => Rc::new(upstream),
-            Err(error) => {
-                tracing::error!(%error, "TLS cannot be set up");
-                return None;
-            }
-        };
-        let (store, metrics) = (self.deps.store.clone(), self.deps.metrics.clone());
-        let tokens = TokenActor::new(source.source_id, upstream.clone(), store, metrics).start();
-        let shared = Shared {
-            version: source.version,
-            upstream: upstream.clone(),
-            tokens: tokens.clone(),
-        };
-        self.shared.insert(source.source_id, shared);
-        Some((upstream, tokens))
     }
 
     fn remove(&self, id: ConnectionId, ctx: &mut Context<Self>) {
@@ -354,10 +308,6 @@ impl Held {
             self.ending = Some(ending);
         }
     }
-}
-
-fn without_slash(url: String) -> String {
-    url.trim_end_matches('/').to_owned()
 }
 
 /// Reads the sources with their plans, after making the rows that the plans miss.

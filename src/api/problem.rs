@@ -209,33 +209,10 @@ impl From<StoreError> for ApiError {
             }
             _ => {}
         }
-        if let StoreError::Database(cause) = &error
-            && is_away(cause)
-        {
+        if error.is_away() {
             return Self::unavailable(error);
         }
         Self::internal(error)
-    }
-}
-
-/// Whether asking again may help: no connection, a connection that broke, a server that stops or starts, a statement
-/// that ran out of time, or a lock that was not to be had.
-fn is_away(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed => true,
-        sqlx::Error::Database(refusal) => refusal.code().is_some_and(|code| {
-            // 08: connection; 28, 3D: not let in; 53: resources; 57: operator intervention; then serialization,
-            // deadlock, lock.
-            ["08", "28", "3D", "53", "57"]
-                .iter()
-                .any(|class| code.starts_with(class))
-                || ["40001", "40P01", "55P03"].contains(&code.as_ref())
-        }),
-        _ => false,
     }
 }
 

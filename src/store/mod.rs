@@ -78,18 +78,26 @@ impl StoreError {
 }
 
 impl StoreError {
-    /// Whether the database did not answer, rather than answering with a refusal.
+    /// Whether asking again may help: no connection, a connection that broke, a server that stops or starts, a
+    /// statement that ran out of time, or a lock that was not to be had.
     #[must_use]
     pub fn is_away(&self) -> bool {
         use sqlx::Error;
         match self {
-            Self::Database(Error::Io(_) | Error::PoolTimedOut | Error::PoolClosed | Error::Protocol(_)) => {
-                true
-            }
-            // 08: connection, 53: out of resources, 57: shutting down or starting up.
-            Self::Database(Error::Database(error)) => error
-                .code()
-                .is_some_and(|code| ["08", "53", "57"].iter().any(|class| code.starts_with(class))),
+            Self::Database(
+                Error::Io(_)
+                | Error::Tls(_)
+                | Error::Protocol(_)
+                | Error::PoolTimedOut
+                | Error::PoolClosed
+                | Error::WorkerCrashed,
+            ) => true,
+            // 08: connection; 28, 3D: not let in; 53: resources; 57: operator intervention; then serialization,
+            // deadlock, lock.
+            Self::Database(Error::Database(refusal)) => refusal.code().is_some_and(|code| {
+                ["08", "28", "3D", "53", "57"].iter().any(|class| code.starts_with(class))
+                    || ["40001", "40P01", "55P03"].contains(&code.as_ref())
+            }),
             _ => false,
         }
     }
@@ -125,6 +133,8 @@ impl Store {
             ("statement_timeout", STATEMENT_TIMEOUT),
             ("lock_timeout", STATEMENT_TIMEOUT),
             ("idle_in_transaction_session_timeout", "10s"),
+            // Our statements are short: compiling one costs more than running it.
+            ("jit", "off"),
         ]);
         let pool = pool_options(connections).connect_with(options.clone()).await?;
         let options = options.options([("plan_cache_mode", "force_generic_plan")]);

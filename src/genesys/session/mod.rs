@@ -16,211 +16,22 @@
 
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::Bytes;
 use time::OffsetDateTime;
 
 use super::latency::LatencyTracker;
-use super::protocol::{ErrorKind, Frame, Provisioned, Update, UpstreamError};
+use super::protocol::{ErrorKind, UpstreamError};
 use super::reconnect::SeedBackoff;
-use super::socket::Closed;
 use crate::domain::audit::{Entry, Kind, Level};
 
-/// A socket must be open this long before the count of attempts starts anew.
-const HEALTHY_AFTER: Duration = Duration::from_secs(60);
-/// Silence is two heartbeats and this.
-const SILENCE_MARGIN: Duration = Duration::from_secs(5);
+mod open;
+mod words;
+
+pub use words::{Effect, Ending, Input, Now, Phase, Timer, TokenSerial};
+
 /// A refused connection asks again this rarely, should somebody have granted the permission.
 const REFUSED_RETRY: Duration = Duration::from_secs(15 * 60);
-/// Part of an odd frame that is kept in the audit log.
-const ODD_BYTES_MAX: usize = 4096;
 /// What the platform is told when we end a connection.
 const SHUTDOWN_REASON: &str = "Client initiated shutdown";
-
-/// Both clocks: one for what is written down, one for measuring.
-#[derive(Clone, Copy, Debug)]
-pub struct Now {
-    /// Wall clock.
-    pub at: OffsetDateTime,
-    /// Monotonic clock.
-    pub tick: Instant,
-}
-
-/// Names a token without holding it.
-pub type TokenSerial = u64;
-
-/// Why a connection is ended on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// An operator wants it down.
-    Operator,
-    /// Its agent or source is no longer wanted, or it is built anew.
-    Replaced,
-    /// The bridge stops.
-    BridgeStops,
-}
-
-impl Ending {
-    fn cause(self) -> &'static str {
-        match self {
-            Self::Operator => "terminated",
-            Self::Replaced => "replaced",
-            Self::BridgeStops => "bridge_stopped",
-        }
-    }
-}
-
-/// Which timer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Timer {
-    /// Try again.
-    Retry,
-    /// Look whether anything was heard.
-    Watchdog,
-    /// Measure a round trip.
-    Ping,
-    /// The socket has been open for long enough.
-    Healthy,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum Input {
-    /// The actor lives.
-    Start,
-    /// A token was asked for.
-    Token(Result<TokenSerial, UpstreamError>),
-    /// A token was shown to the platform; gives the id that it stands for.
-    Verified(Result<String, UpstreamError>),
-    /// Our own leftovers were looked for in the platform's list.
-    Listed(Result<Vec<String>, UpstreamError>),
-    /// Deletions were tried: each id, and what became of it.
-    Deleted(Vec<(String, Result<(), UpstreamError>)>),
-    /// A connection was asked for.
-    Provisioned(Result<Provisioned, UpstreamError>),
-    /// The socket was dialled.
-    Dialled(Result<(), UpstreamError>),
-    /// A text message.
-    Text(String, Frame),
-    /// A binary message.
-    Binary(Bytes),
-    /// A ping of the peer; it was answered.
-    Pinged,
-    /// A pong of the peer.
-    Ponged(Bytes),
-    /// The socket ended.
-    Closed(Closed),
-    /// A timer rang.
-    Timer(Timer),
-    /// An update could not be handed on.
-    QueueFull,
-    /// Somebody wants it to end.
-    Terminate(Ending),
-    /// The socket is gone and deletions were tried.
-    ShutDown,
-}
-
-/// What to do. Results come back as inputs with the epoch they were asked in.
-#[derive(Debug)]
-pub enum Effect {
-    /// Ask for a token, another one than this if one is named.
-    GetToken {
-        /// A token that was not accepted.
-        instead_of: Option<TokenSerial>,
-    },
-    /// Show the token to the platform.
-    Verify,
-    /// Ask for the list of connections.
-    List,
-    /// Delete these upstream.
-    Delete(Vec<String>),
-    /// Ask for a connection.
-    Provision,
-    /// Dial its socket.
-    Dial(Provisioned),
-    /// Send text.
-    Say(String),
-    /// Send a ping.
-    Ping(Bytes),
-    /// Start the closing handshake.
-    Close(u16, &'static str),
-    /// Leave the socket without waiting for anything.
-    Drop,
-    /// Hand an update on.
-    Record(Update, String),
-    /// Set a timer of this epoch.
-    SetTimer(Timer, Duration),
-    /// Write an entry down, with the state as it is now.
-    Audit(Box<Entry>),
-    /// Agents are out of sight since then.
-    GapOpened {
-        /// Last moment of proof.
-        from: OffsetDateTime,
-        /// Why.
-        cause: &'static str,
-    },
-    /// Agents are in sight again.
-    GapClosed,
-    /// Write the state down.
-    Save,
-    /// Count a reconnect.
-    CountReconnect(&'static str),
-    /// Count an odd frame.
-    CountOdd(&'static str),
-    /// Count a round trip.
-    CountRoundTrip(Duration),
-    /// Wait for the socket to end, delete these upstream, then report [`Input::ShutDown`].
-    ShutDown(Vec<String>),
-    /// Nothing more will come.
-    Finished,
-}
-
-/// Where it stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Not started.
-    Idle,
-    /// Waiting for a token.
-    Token,
-    /// Waiting for the token to be accepted.
-    Verify,
-    /// Waiting for leftovers to be deleted.
-    Clean,
-    /// Waiting for a connection.
-    Provision,
-    /// At the limit: waiting for the list, then for deletions.
-    AtLimit,
-    /// Waiting for the socket.
-    Dial,
-    /// The socket is open.
-    Open,
-    /// Waiting to try again.
-    BackingOff,
-    /// Waiting for a permission.
-    Refused,
-    /// Being ended.
-    Closing(Ending),
-    /// Ended.
-    Ended(Ending),
-}
-
-impl Phase {
-    /// As it is stored and shown.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Idle | Self::Ended(Ending::BridgeStops | Ending::Replaced) => "idle",
-            Self::Token | Self::Verify | Self::Clean | Self::Provision | Self::AtLimit | Self::Dial => {
-                "connecting"
-            }
-            Self::Open => "open",
-            Self::BackingOff => "backing_off",
-            Self::Refused => "refused",
-            Self::Closing(_) | Self::Ended(Ending::Operator) => "terminated",
-        }
-    }
-}
 
 /// One connection's life.
 #[derive(Debug)]
@@ -452,115 +263,6 @@ impl Session {
         out.push(Effect::Provision);
     }
 
-    fn opened(&mut self, now: Now, out: &mut Vec<Effect>) {
-        self.phase = Phase::Open;
-        self.reason = None;
-        self.opened_at = Some(now.at);
-        self.heard = Some(now);
-        self.ping = None;
-        let entry = Entry::new(now.at, Kind::WsOpen).data("connectionId", self.upstream_id.clone());
-        out.extend([
-            Effect::GapClosed,
-            audit(entry),
-            Effect::SetTimer(Timer::Watchdog, self.silence()),
-            Effect::SetTimer(Timer::Ping, self.heartbeat / 2),
-            Effect::SetTimer(Timer::Healthy, HEALTHY_AFTER),
-        ]);
-    }
-
-    /// Silence that counts as death.
-    fn silence(&self) -> Duration {
-        self.heartbeat * 2 + SILENCE_MARGIN
-    }
-
-    /// What happens while the socket is open.
-    fn heard(&mut self, input: Input, now: Now, jitter: f64, out: &mut Vec<Effect>) {
-        match input {
-            Input::Timer(Timer::Watchdog) => {
-                let silent = self.heard.map_or(Duration::MAX, |heard| {
-                    now.tick.saturating_duration_since(heard.tick)
-                });
-                if silent < self.silence() {
-                    out.push(Effect::SetTimer(Timer::Watchdog, self.silence() - silent));
-                    return;
-                }
-                let silent_ms = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
-                let entry = Entry::new(now.at, Kind::HeartbeatMissed)
-                    .level(Level::Warn)
-                    .data("silent_ms", silent_ms);
-                out.extend([audit(entry), Effect::Drop]);
-                self.lost("silence", now, jitter, out);
-            }
-            Input::Timer(Timer::Ping) => {
-                if self.ping.is_none() {
-                    self.pings += 1;
-                    self.ping = Some((self.pings, now.tick));
-                    out.push(Effect::Ping(Bytes::copy_from_slice(&self.pings.to_be_bytes())));
-                }
-                out.push(Effect::SetTimer(Timer::Ping, self.heartbeat / 2));
-            }
-            Input::Timer(Timer::Healthy) => {
-                self.backoff.reset();
-                out.push(Effect::Save);
-            }
-            Input::QueueFull => {
-                out.push(audit(Entry::new(now.at, Kind::Backpressure).level(Level::Error)));
-                out.push(Effect::Close(1000, "no room for more updates"));
-                self.lost("backpressure", now, jitter, out);
-            }
-            Input::Closed(closed) => {
-                let (kind, level) = if closed.violation {
-                    (Kind::WsError, Level::Error)
-                } else {
-                    (Kind::WsClose, Level::Warn)
-                };
-                let mut entry = Entry::new(now.at, kind)
-                    .level(level)
-                    .data("reason", closed.reason.clone());
-                entry.status = Some(i32::from(closed.code));
-                out.push(audit(entry));
-                let cause = if closed.violation {
-                    "protocol_violation"
-                } else {
-                    "socket_closed"
-                };
-                self.lost(cause, now, jitter, out);
-                self.reason = Some(
-                    format!("closed with {} {}", closed.code, closed.reason)
-                        .trim_end()
-                        .to_owned(),
-                );
-            }
-            Input::Text(text, frame) => {
-                self.heard = Some(now);
-                match frame {
-                    Frame::Ping { answer } => out.push(Effect::Say(answer)),
-                    // We never ask in this way, so it measures nothing.
-                    Frame::Pong => {}
-                    Frame::Update(update) => out.push(Effect::Record(update, text)),
-                    Frame::Odd { reason } => odd(reason, text.as_bytes(), now, out),
-                }
-            }
-            Input::Binary(bytes) => {
-                self.heard = Some(now);
-                odd("binary", &bytes, now, out);
-            }
-            Input::Pinged => self.heard = Some(now),
-            Input::Ponged(payload) => {
-                self.heard = Some(now);
-                if let Some((number, sent)) = self.ping
-                    && payload.as_ref() == number.to_be_bytes()
-                {
-                    self.ping = None;
-                    let round_trip = now.tick.saturating_duration_since(sent);
-                    self.latency.record(round_trip);
-                    out.push(Effect::CountRoundTrip(round_trip));
-                }
-            }
-            _ => {}
-        }
-    }
-
     /// The open socket is gone, against our wish.
     fn lost(&mut self, cause: &'static str, now: Now, jitter: f64, out: &mut Vec<Effect>) {
         out.push(self.gap(cause, now));
@@ -689,20 +391,5 @@ fn audit(entry: Entry) -> Effect {
     Effect::Audit(Box::new(entry))
 }
 
-/// Keeps the bytes of a frame that is nothing we know.
-fn odd(reason: &'static str, bytes: &[u8], now: Now, out: &mut Vec<Effect>) {
-    let kept = bytes.get(..ODD_BYTES_MAX).unwrap_or(bytes);
-    let entry = Entry::new(now.at, Kind::FrameRejected)
-        .level(Level::Warn)
-        .data("reason", reason)
-        .data("bytes", bytes.len());
-    let entry = match std::str::from_utf8(kept) {
-        Ok(text) => entry.data("text", text),
-        Err(_) => entry.data("base64", BASE64.encode(kept)),
-    };
-    out.extend([Effect::CountOdd(reason), audit(entry)]);
-}
-
 #[cfg(test)]
-#[path = "session_tests.rs"]
 mod tests;

@@ -1,0 +1,115 @@
+//! What a connection has to write down: its state, its gaps and its audit entries, in order, one write at a time.
+//!
+//! A write that fails is kept and tried again with all that has come since, so a database that is away loses nothing.
+
+use crate::domain::audit::Entry;
+use crate::store::upstream::{ConnectionState, GapStep, Watcher};
+use crate::store::{Store, StoreError};
+
+/// Audit entries that wait for the database at most; the oldest go first, with a log line.
+const ENTRIES_MAX: usize = 1000;
+
+/// What waits, and whether a write is under way.
+pub struct Journal {
+    watcher: Watcher,
+    entries: Vec<Entry>,
+    gaps: Vec<GapStep>,
+    /// Something, if only the state, is not written down.
+    unsaved: bool,
+    writing: bool,
+}
+
+/// A write that came back, with what it tried to write.
+pub struct Written {
+    result: Result<(), StoreError>,
+    entries: Vec<Entry>,
+    gaps: Vec<GapStep>,
+}
+
+impl Journal {
+    /// An empty journal of one connection.
+    pub fn new(watcher: Watcher) -> Self {
+        Self {
+            watcher,
+            entries: Vec::new(),
+            gaps: Vec::new(),
+            unsaved: false,
+            writing: false,
+        }
+    }
+
+    /// An entry to be written, about this connection.
+    pub fn tell(&mut self, mut entry: Entry) {
+        entry.source_id = Some(self.watcher.source_id);
+        entry.connection_id = Some(self.watcher.connection_id);
+        entry.agent_id = Some(self.watcher.agent_id.clone());
+        self.entries.push(entry);
+        self.unsaved = true;
+    }
+
+    /// A step of sight lost or found.
+    pub fn gap(&mut self, step: GapStep) {
+        self.gaps.push(step);
+        self.unsaved = true;
+    }
+
+    /// The state has changed.
+    pub fn save(&mut self) {
+        self.unsaved = true;
+    }
+
+    /// Everything is written down.
+    pub fn is_settled(&self) -> bool {
+        !self.unsaved && !self.writing
+    }
+
+    /// The next write, with the state as it is now; `None` if there is nothing to write or one is under way.
+    pub fn next_write(
+        &mut self,
+        store: Store,
+        state: ConnectionState,
+    ) -> Option<impl Future<Output = Written> + use<>> {
+        if self.writing || !self.unsaved {
+            return None;
+        }
+        (self.writing, self.unsaved) = (true, false);
+        let (entries, gaps) = (std::mem::take(&mut self.entries), std::mem::take(&mut self.gaps));
+        let watcher = self.watcher.clone();
+        Some(async move {
+            let result = store.write_connection(&watcher, &state, &gaps, &entries).await;
+            Written {
+                result,
+                entries,
+                gaps,
+            }
+        })
+    }
+
+    /// Takes a write back in.
+    ///
+    /// # Errors
+    /// If it failed; what it tried to write waits again, before what has come since.
+    pub fn written(&mut self, written: Written) -> Result<(), StoreError> {
+        self.writing = false;
+        let Written {
+            result,
+            mut entries,
+            mut gaps,
+        } = written;
+        if result.is_ok() {
+            return Ok(());
+        }
+        entries.append(&mut self.entries);
+        gaps.append(&mut self.gaps);
+        if entries.len() > ENTRIES_MAX {
+            let lost = entries.len() - ENTRIES_MAX;
+            tracing::error!(
+                lost,
+                "audit entries of a connection are lost: the database has been away for too long"
+            );
+            entries.drain(..lost);
+        }
+        (self.entries, self.gaps, self.unsaved) = (entries, gaps, true);
+        result
+    }
+}

@@ -1,0 +1,196 @@
+//! What can happen to a session and what it can ask for.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use time::OffsetDateTime;
+
+use crate::domain::audit::Entry;
+use crate::genesys::protocol::{Frame, Provisioned, Update, UpstreamError};
+use crate::genesys::socket::Closed;
+
+/// Both clocks: one for what is written down, one for measuring.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Wall clock.
+    pub at: OffsetDateTime,
+    /// Monotonic clock.
+    pub tick: Instant,
+}
+
+/// Names a token without holding it.
+pub type TokenSerial = u64;
+
+/// Why a connection is ended on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// An operator wants it down.
+    Operator,
+    /// Its agent or source is no longer wanted, or it is built anew.
+    Replaced,
+    /// The bridge stops.
+    BridgeStops,
+}
+
+impl Ending {
+    /// As a gap and an audit entry name it.
+    #[must_use]
+    pub fn cause(self) -> &'static str {
+        match self {
+            Self::Operator => "terminated",
+            Self::Replaced => "replaced",
+            Self::BridgeStops => "bridge_stopped",
+        }
+    }
+}
+
+/// Which timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timer {
+    /// Try again.
+    Retry,
+    /// Look whether anything was heard.
+    Watchdog,
+    /// Measure a round trip.
+    Ping,
+    /// The socket has been open for long enough.
+    Healthy,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// The actor lives.
+    Start,
+    /// A token was asked for.
+    Token(Result<TokenSerial, UpstreamError>),
+    /// A token was shown to the platform; gives the id that it stands for.
+    Verified(Result<String, UpstreamError>),
+    /// Our own leftovers were looked for in the platform's list.
+    Listed(Result<Vec<String>, UpstreamError>),
+    /// Deletions were tried: each id, and what became of it.
+    Deleted(Vec<(String, Result<(), UpstreamError>)>),
+    /// A connection was asked for.
+    Provisioned(Result<Provisioned, UpstreamError>),
+    /// The socket was dialled.
+    Dialled(Result<(), UpstreamError>),
+    /// A text message.
+    Text(String, Frame),
+    /// A binary message.
+    Binary(Bytes),
+    /// A ping of the peer; it was answered.
+    Pinged,
+    /// A pong of the peer.
+    Ponged(Bytes),
+    /// The socket ended.
+    Closed(Closed),
+    /// A timer rang.
+    Timer(Timer),
+    /// An update could not be handed on.
+    QueueFull,
+    /// Somebody wants it to end.
+    Terminate(Ending),
+    /// The socket is gone and deletions were tried.
+    ShutDown,
+}
+
+/// What to do. Results come back as inputs with the epoch they were asked in.
+#[derive(Debug)]
+pub enum Effect {
+    /// Ask for a token, another one than this if one is named.
+    GetToken {
+        /// A token that was not accepted.
+        instead_of: Option<TokenSerial>,
+    },
+    /// Show the token to the platform.
+    Verify,
+    /// Ask for the list of connections.
+    List,
+    /// Delete these upstream.
+    Delete(Vec<String>),
+    /// Ask for a connection.
+    Provision,
+    /// Dial its socket.
+    Dial(Provisioned),
+    /// Send text.
+    Say(String),
+    /// Send a ping.
+    Ping(Bytes),
+    /// Start the closing handshake.
+    Close(u16, &'static str),
+    /// Leave the socket without waiting for anything.
+    Drop,
+    /// Hand an update on.
+    Record(Update, String),
+    /// Set a timer of this epoch.
+    SetTimer(Timer, Duration),
+    /// Write an entry down, with the state as it is now.
+    Audit(Box<Entry>),
+    /// Agents are out of sight since then.
+    GapOpened {
+        /// Last moment of proof.
+        from: OffsetDateTime,
+        /// Why.
+        cause: &'static str,
+    },
+    /// Agents are in sight again.
+    GapClosed,
+    /// Write the state down.
+    Save,
+    /// Count a reconnect.
+    CountReconnect(&'static str),
+    /// Count an odd frame.
+    CountOdd(&'static str),
+    /// Count a round trip.
+    CountRoundTrip(Duration),
+    /// Wait for the socket to end, delete these upstream, then report [`Input::ShutDown`].
+    ShutDown(Vec<String>),
+    /// Nothing more will come.
+    Finished,
+}
+
+/// Where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Not started.
+    Idle,
+    /// Waiting for a token.
+    Token,
+    /// Waiting for the token to be accepted.
+    Verify,
+    /// Waiting for leftovers to be deleted.
+    Clean,
+    /// Waiting for a connection.
+    Provision,
+    /// At the limit: waiting for the list, then for deletions.
+    AtLimit,
+    /// Waiting for the socket.
+    Dial,
+    /// The socket is open.
+    Open,
+    /// Waiting to try again.
+    BackingOff,
+    /// Waiting for a permission.
+    Refused,
+    /// Being ended.
+    Closing(Ending),
+    /// Ended.
+    Ended(Ending),
+}
+
+impl Phase {
+    /// As it is stored and shown.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle | Self::Ended(Ending::BridgeStops | Ending::Replaced) => "idle",
+            Self::Token | Self::Verify | Self::Clean | Self::Provision | Self::AtLimit | Self::Dial => {
+                "connecting"
+            }
+            Self::Open => "open",
+            Self::BackingOff => "backing_off",
+            Self::Refused => "refused",
+            Self::Closing(_) | Self::Ended(Ending::Operator) => "terminated",
+        }
+    }
+}
