@@ -1,10 +1,20 @@
 //! What came back of a POST, and what we do about it.
 //!
-//! | outcome | verdict |
-//! |---|---|
-//! | answered 2xx | delivered |
-//! | any other answer, no answer, no connection | retry after the schedule's delay, or after the receiver's `Retry-After` if that is later |
-//! | the same after the last attempt of the schedule | dead |
+//! | outcome | class | did the receiver get it? | verdict |
+//! |---|---|---|---|
+//! | answered 2xx | `ok` | yes | delivered |
+//! | answered 3xx, 4xx, 5xx | `http_3xx`, `http_4xx`, `http_5xx` | yes, and refused it | retry |
+//! | not HTTP, or a status that is none | `bad_answer` | unknown | retry |
+//! | no whole answer by the deadline | `timeout` | unknown | retry |
+//! | connection ended before a whole answer | `disconnected` | unknown | retry |
+//! | host has no address | `dns` | no | retry |
+//! | an address that is not allowed | `target_refused` | no | retry |
+//! | no TCP connection | `connect` | no | retry |
+//! | no TLS session | `tls` | no | retry |
+//! | no request can be made of the address | `not_built` | no | retry |
+//!
+//! Retry is after the schedule's delay, or after the receiver's `Retry-After` if that is later; after the last attempt
+//! of the schedule it is dead. Where "unknown" is retried a receiver may see a delivery twice, under the same id.
 
 use std::time::Duration;
 
@@ -173,12 +183,40 @@ mod tests {
     }
 
     #[test]
+    fn the_words_for_outcomes_never_change() {
+        for (outcome, class, status) in [
+            (answered(204), "ok", Some(204)),
+            (answered(307), "http_3xx", Some(307)),
+            (answered(410), "http_4xx", Some(410)),
+            (answered(503), "http_5xx", Some(503)),
+            (Outcome::BadAnswer, "bad_answer", None),
+            (Outcome::TimedOut, "timeout", None),
+            (Outcome::Disconnected, "disconnected", None),
+            (Outcome::NotResolved, "dns", None),
+            (Outcome::TargetRefused, "target_refused", None),
+            (Outcome::NotConnected, "connect", None),
+            (Outcome::TlsFailed, "tls", None),
+            (Outcome::NotBuilt, "not_built", None),
+        ] {
+            assert_eq!((outcome.class(), outcome.status()), (class, status));
+            assert_eq!(outcome.is_success(), class == "ok");
+        }
+    }
+
+    #[test]
     fn the_last_failure_is_the_end_whatever_it_was() {
         for outcome in [
+            answered(307),
+            answered(410),
             answered(500),
             Outcome::TimedOut,
             Outcome::NotResolved,
+            Outcome::TargetRefused,
+            Outcome::NotConnected,
+            Outcome::TlsFailed,
             Outcome::Disconnected,
+            Outcome::BadAnswer,
+            Outcome::NotBuilt,
         ] {
             assert!(
                 matches!(judge(&outcome, 10, NOW, 0.9), Verdict::RetryAt(_)),

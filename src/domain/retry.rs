@@ -44,17 +44,20 @@ pub fn delay_after(attempt: u32, jitter: f64) -> Option<Duration> {
 #[must_use]
 pub fn parse_retry_after(text: &str, now: OffsetDateTime) -> Option<Duration> {
     let text = text.trim();
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Digits that do not fit are a very long wait, not junk.
-        let seconds = text.parse().unwrap_or(u64::MAX);
-        return Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
+    // RFC 9110 knows whole seconds only, but `1.5` and `1e12` say as plainly how long the receiver wants its rest.
+    if text.starts_with(|c: char| c.is_ascii_digit())
+        && let Ok(seconds) = text.parse::<f64>()
+    {
+        // A number that does not fit is a very long wait, not junk.
+        let wait = Duration::try_from_secs_f64(seconds).unwrap_or(RETRY_AFTER_MAX);
+        return Some(wait.min(RETRY_AFTER_MAX));
     }
-    let at = parse_http_date(text)?;
+    let at = parse_http_date(text, now)?;
     let wait = Duration::try_from(at - now).unwrap_or(Duration::ZERO);
     Some(wait.min(RETRY_AFTER_MAX))
 }
 
-fn parse_http_date(text: &str) -> Option<OffsetDateTime> {
+fn parse_http_date(text: &str, now: OffsetDateTime) -> Option<OffsetDateTime> {
     let rfc850 = format_description!(
         "[weekday], [day]-[month repr:short]-[year repr:last_two] [hour]:[minute]:[second] GMT"
     );
@@ -71,13 +74,15 @@ fn parse_http_date(text: &str) -> Option<OffsetDateTime> {
     {
         return Some(at.assume_utc());
     }
-    // A year of two digits is one of this century: the header speaks of the near future.
+    // RFC 9110, 5.6.7: two digits that would lie more than 50 years ahead are the past.
     let mut parsed = time::parsing::Parsed::new();
     parsed
         .parse_items(text.as_bytes(), rfc850)
         .ok()
         .filter(|rest| rest.is_empty())?;
-    parsed.set_year(2000 + i32::from(parsed.year_last_two()?))?;
+    let this_century = now.year() - now.year().rem_euclid(100);
+    let year = this_century + i32::from(parsed.year_last_two()?);
+    parsed.set_year(if year > now.year() + 50 { year - 100 } else { year })?;
     PrimitiveDateTime::try_from(parsed)
         .ok()
         .map(PrimitiveDateTime::assume_utc)
@@ -96,7 +101,10 @@ mod tests {
         let seconds: Vec<u64> = (1..=10)
             .map(|attempt| delay_after(attempt, 0.0).unwrap().as_secs())
             .collect();
-        assert_eq!(seconds, SCHEDULE);
+        assert_eq!(
+            seconds,
+            [5, 30, 120, 600, 1800, 3600, 7200, 18_000, 36_000, 36_000]
+        );
         assert_eq!(delay_after(11, 0.0), None);
         assert_eq!(delay_after(0, 0.0), None);
         assert_eq!(delay_after(u32::MAX, 0.5), None);
@@ -114,7 +122,15 @@ mod tests {
             ("Mon, 23 Nov 2026 14:00:00 GMT", Some(0)),
             ("99999999999999999999999", Some(86_400)),
             ("Mon, 23 Nov 2099 15:00:00 GMT", Some(86_400)),
-            ("1e12", None),
+            ("1e12", Some(86_400)),
+            ("1e999", Some(86_400)),
+            ("1.5", Some(1)),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", Some(0)),
+            ("-0", None),
+            ("+5", None),
+            ("inf", None),
+            ("5 apples", None),
+            ("Mon, 31 Feb 2026 15:01:00 GMT", None),
             ("-5", None),
             ("soon", None),
             ("", None),

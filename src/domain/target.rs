@@ -21,7 +21,7 @@ const fn v6(first: u16, second: u16, third: u16, prefix: u8) -> Ipv6Net {
 }
 
 /// IPv4 ranges that are not public unicast.
-const NOT_PUBLIC_V4: [Ipv4Net; 16] = [
+const NOT_PUBLIC_V4: [Ipv4Net; 17] = [
     v4(0, 0, 0, 0, 8),       // this network
     v4(10, 0, 0, 0, 8),      // private
     v4(100, 64, 0, 0, 10),   // shared by carriers
@@ -34,6 +34,7 @@ const NOT_PUBLIC_V4: [Ipv4Net; 16] = [
     v4(192, 52, 193, 0, 24), // AMT
     v4(192, 88, 99, 0, 24),  // 6to4 relays, retired
     v4(192, 168, 0, 0, 16),  // private
+    v4(192, 175, 48, 0, 24), // AS112
     v4(198, 18, 0, 0, 15),   // benchmarking
     v4(198, 51, 100, 0, 24), // documentation
     v4(203, 0, 113, 0, 24),  // documentation
@@ -80,6 +81,23 @@ pub enum TargetError {
     NotPublic,
 }
 
+impl TargetError {
+    /// A stable word for programs.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NotUrl => "not_url",
+            Self::TooLong => "too_long",
+            Self::OddCharacters => "odd_characters",
+            Self::NotHttps => "not_https",
+            Self::UserInfo => "user_info",
+            Self::Fragment => "fragment",
+            Self::Port => "port",
+            Self::NotPublic => "not_public",
+        }
+    }
+}
+
 /// What the operator opened besides the public internet.
 #[derive(Clone, Debug, Default)]
 pub struct TargetPolicy {
@@ -109,8 +127,15 @@ impl TargetPolicy {
             return Err(TargetError::OddCharacters);
         }
         // The parser would forgive `https:host` and `https:///host`; other readers would not.
-        let rest = text.split_once("://").map_or("", |(_, rest)| rest);
+        let rest = text
+            .split_once(':')
+            .and_then(|(_, rest)| rest.strip_prefix("//"))
+            .unwrap_or_default();
         let url = Url::parse(text).map_err(|_| TargetError::NotUrl)?;
+        // The parser writes letters outside ASCII three times as long; what is stored must be within the limit too.
+        if url.as_str().len() > URL_BYTES_MAX {
+            return Err(TargetError::TooLong);
+        }
         if rest.is_empty() || rest.starts_with('/') || !matches!(url.scheme(), "http" | "https") {
             return Err(TargetError::NotUrl);
         }
@@ -147,7 +172,9 @@ impl TargetPolicy {
         let inner = ["localhost", "local", "internal", "home.arpa"]
             .iter()
             .any(|suffix| name == *suffix || name.ends_with(&format!(".{suffix}")));
-        if name.is_empty() {
+        // The parser lets `a{b}` be a host; the one that makes requests does not, and no such name can be looked up.
+        let spelt = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if name.is_empty() || !name.bytes().all(spelt) {
             return Err(TargetError::NotUrl);
         }
         if inner && self.allowed.is_empty() {
@@ -261,6 +288,11 @@ mod tests {
             ("https://exa\tmple.com/", TargetError::OddCharacters),
             (" https://example.com/", TargetError::OddCharacters),
             ("https:example.com", TargetError::NotUrl),
+            ("https:example.com/?then=://b", TargetError::NotUrl),
+            ("https:/example.com/a://b", TargetError::NotUrl),
+            ("https://a{b}/", TargetError::NotUrl),
+            ("https://a*b/", TargetError::NotUrl),
+            ("https://./", TargetError::NotUrl),
             ("https:///example.com/", TargetError::NotUrl),
             ("https://example.com:65536/", TargetError::NotUrl),
             ("https://example.com:0/", TargetError::Port),
@@ -275,6 +307,11 @@ mod tests {
         let long = format!("https://example.com/{}", "x".repeat(URL_BYTES_MAX));
         assert_eq!(
             TargetPolicy::default().check_url(&long),
+            Err(TargetError::TooLong)
+        );
+        let grows = format!("https://example.com/{}", "é".repeat(700));
+        assert_eq!(
+            TargetPolicy::default().check_url(&grows),
             Err(TargetError::TooLong)
         );
     }

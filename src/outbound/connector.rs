@@ -21,8 +21,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
-use super::guard::{self, GuardError};
-use crate::domain::target::TargetPolicy;
+use super::guard::{Guard, GuardError, without_brackets};
 
 /// Longest wait for one address, so that a dead one leaves time for the next.
 const DIAL_WITHIN: Duration = Duration::from_secs(4);
@@ -36,6 +35,9 @@ pub enum ConnectError {
     /// No address answered.
     #[error("no address of the host could be connected to")]
     NotConnected,
+    /// Neither came about in time.
+    #[error("no connection in time")]
+    TimedOut,
     /// TLS failed.
     #[error("no TLS session: {0}")]
     Tls(io::Error),
@@ -44,24 +46,36 @@ pub enum ConnectError {
 /// Opens connections. Clones share policy and TLS configuration.
 #[derive(Clone)]
 pub struct Connector {
-    policy: TargetPolicy,
+    guard: Guard,
     tls: TlsConnector,
+    /// Longest wait for a connection that is ready to use.
+    within: Duration,
 }
 
 impl Connector {
-    pub fn new(policy: TargetPolicy, tls: Arc<ClientConfig>) -> Self {
+    /// A connector that gives up `within` this time. The deadline of an attempt is not enough: the client goes on
+    /// opening in the background when another connection comes free first, and a receiver that accepts and then says
+    /// nothing would hold that socket for ever.
+    pub fn new(guard: Guard, tls: Arc<ClientConfig>, within: Duration) -> Self {
         Self {
-            policy,
+            guard,
             tls: TlsConnector::from(tls),
+            within,
         }
     }
 
-    async fn open(self, uri: Uri) -> Result<Stream, ConnectError> {
+    async fn open_in_time(self, uri: Uri) -> Result<Stream, ConnectError> {
+        timeout(self.within, self.open(uri))
+            .await
+            .unwrap_or(Err(ConnectError::TimedOut))
+    }
+
+    async fn open(&self, uri: Uri) -> Result<Stream, ConnectError> {
         let https = uri.scheme_str() == Some("https");
         let host = uri.host().ok_or(GuardError::NotResolved)?;
         let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
         let mut tcp = None;
-        for address in guard::resolve(&self.policy, https, host, port).await? {
+        for address in self.guard.resolve(https, host, port).await? {
             if let Ok(Ok(stream)) = timeout(DIAL_WITHIN, TcpStream::connect(address)).await {
                 tcp = Some(stream);
                 break;
@@ -73,11 +87,7 @@ impl Connector {
         if !https {
             return Ok(Stream(TokioIo::new(Box::new(tcp))));
         }
-        let bare = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'))
-            .unwrap_or(host);
-        let name = ServerName::try_from(bare.to_owned())
+        let name = ServerName::try_from(without_brackets(host).to_owned())
             .map_err(|error| ConnectError::Tls(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
         let tls = self.tls.connect(name, tcp).await.map_err(ConnectError::Tls)?;
         Ok(Stream(TokioIo::new(Box::new(tls))))
@@ -94,7 +104,7 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        Box::pin(self.clone().open(uri))
+        Box::pin(self.clone().open_in_time(uri))
     }
 }
 

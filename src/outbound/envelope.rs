@@ -103,10 +103,14 @@ pub fn body(event: &Event) -> Bytes {
 
 /// The frame as it was if it is JSON, else as a JSON string of its text.
 fn raw_value(raw: &[u8]) -> Box<RawValue> {
-    let text = String::from_utf8_lossy(raw);
-    serde_json::from_str(&text)
-        .or_else(|_| serde_json::value::to_raw_value(&text))
-        .unwrap_or_else(|_| RawValue::NULL.to_owned())
+    // Mended text could be JSON too, but it would not be the frame.
+    let frame = std::str::from_utf8(raw)
+        .ok()
+        .and_then(|text| serde_json::from_str(text).ok());
+    frame.unwrap_or_else(|| {
+        serde_json::value::to_raw_value(&String::from_utf8_lossy(raw))
+            .unwrap_or_else(|_| RawValue::NULL.to_owned())
+    })
 }
 
 /// The headers of one attempt at `timestamp`, in Unix seconds.
@@ -191,6 +195,19 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with("\"raw\":\"not \u{fffd} json\"}}"), "{text}");
+    }
+
+    #[test]
+    fn a_frame_that_is_almost_json_is_a_string_too() {
+        for (raw, written) in [
+            (&b"{\"a\":\"\xff\"}"[..], "\"{\\\"a\\\":\\\"\u{fffd}\\\"}\""),
+            (b"{} {}", "\"{} {}\""),
+            (b"", "\"\""),
+            (b"{\"a\":1,}", "\"{\\\"a\\\":1,}\""),
+            (b" {\"a\":1,\"a\":\"\\u0000\"} ", "{\"a\":1,\"a\":\"\\u0000\"}"),
+        ] {
+            assert_eq!(raw_value(raw).get(), written);
+        }
     }
 
     #[test]

@@ -1,9 +1,14 @@
-//! Which addresses a host may be dialled at: resolved at every dial, all of them judged, one bad one refuses.
+//! Which addresses a host may be dialled at: looked up for every dial, all of them judged, one bad one refuses.
 
+use std::collections::HashMap;
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::lookup_host;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::domain::target::TargetPolicy;
@@ -24,74 +29,208 @@ pub enum GuardError {
     Refused,
 }
 
-/// Resolves `host` (a name, or an address with or without brackets) and judges every address that it has.
-///
-/// # Errors
-/// [`GuardError`].
-pub async fn resolve(
-    policy: &TargetPolicy,
-    https: bool,
-    host: &str,
-    port: u16,
-) -> Result<Vec<SocketAddr>, GuardError> {
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-        .unwrap_or(host);
-    let found: Vec<SocketAddr> = match bare.parse::<IpAddr>() {
-        Ok(ip) => vec![SocketAddr::new(ip, port)],
-        Err(_) => timeout(RESOLVE_WITHIN, lookup_host((bare, port)))
+/// Asks for the addresses of a name; none if it has none or cannot be looked up.
+pub type LookUp = fn(String) -> Pin<Box<dyn Future<Output = Vec<IpAddr>> + Send>>;
+
+/// Where the addresses of a name will be.
+type Found = watch::Receiver<Option<Vec<IpAddr>>>;
+
+/// Asks the system's resolver.
+pub fn ask_the_system(name: String) -> Pin<Box<dyn Future<Output = Vec<IpAddr>> + Send>> {
+    Box::pin(async move {
+        lookup_host((name, 0))
             .await
-            .map_err(|_| GuardError::NotResolved)?
-            .map_err(|_| GuardError::NotResolved)?
-            .collect(),
-    };
-    if found.is_empty() {
-        return Err(GuardError::NotResolved);
+            .map(|found| found.map(|address| address.ip()).collect())
+            .unwrap_or_default()
+    })
+}
+
+/// Looks hosts up and judges what it finds. Clones share the questions under way.
+///
+/// A name is asked for once at a time and everybody who waits for it shares the answer. The system's resolver holds
+/// a thread until it gives up, long after we have, and there are 512 of them: hosts whose name servers hang would
+/// otherwise take them all by their many lanes, and no other host could be looked up.
+#[derive(Clone)]
+pub struct Guard {
+    policy: TargetPolicy,
+    look_up: LookUp,
+    /// Longest wait for an answer.
+    within: Duration,
+    /// Names that are being asked for, and where the answer will be.
+    under_way: Arc<Mutex<HashMap<String, Found>>>,
+}
+
+impl Guard {
+    pub fn new(policy: TargetPolicy, look_up: LookUp) -> Self {
+        Self {
+            policy,
+            look_up,
+            within: RESOLVE_WITHIN,
+            under_way: Arc::default(),
+        }
     }
-    if found
-        .iter()
-        .any(|address| policy.check_address(https, address.ip()).is_err())
-    {
-        return Err(GuardError::Refused);
+
+    /// Addresses at which `host` (a name, or an address with or without brackets) may be dialled now.
+    ///
+    /// # Errors
+    /// [`GuardError`].
+    pub async fn resolve(&self, https: bool, host: &str, port: u16) -> Result<Vec<SocketAddr>, GuardError> {
+        let bare = without_brackets(host);
+        let found = match bare.parse() {
+            Ok(ip) => vec![ip],
+            Err(_) => self.ask(bare).await,
+        };
+        if found.is_empty() {
+            return Err(GuardError::NotResolved);
+        }
+        if found
+            .iter()
+            .any(|ip| self.policy.check_address(https, *ip).is_err())
+        {
+            return Err(GuardError::Refused);
+        }
+        Ok(found
+            .into_iter()
+            .take(ADDRESSES_MAX)
+            .map(|ip| SocketAddr::new(ip, port))
+            .collect())
     }
-    Ok(found.into_iter().take(ADDRESSES_MAX).collect())
+
+    async fn ask(&self, name: &str) -> Vec<IpAddr> {
+        let mut answer = {
+            let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+            match under_way.get(name) {
+                Some(answer) => answer.clone(),
+                None => {
+                    let (tell, answer) = watch::channel(None);
+                    under_way.insert(name.to_owned(), answer.clone());
+                    tokio::spawn(self.clone().find(name.to_owned(), tell));
+                    answer
+                }
+            }
+        };
+        match timeout(self.within, answer.wait_for(Option::is_some)).await {
+            Ok(Ok(found)) => found.clone().unwrap_or_default(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Runs as a task of its own: it must go on when those who asked have given up, or the thread would be held and
+    /// the next one to ask would take another.
+    async fn find(self, name: String, tell: watch::Sender<Option<Vec<IpAddr>>>) {
+        let found = (self.look_up)(name.clone()).await;
+        self.under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&name);
+        tell.send_replace(Some(found));
+    }
+}
+
+/// An IPv6 address as a URL writes it, without its brackets; anything else as it is.
+pub fn without_brackets(host: &str) -> &str {
+    host.strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
+    fn guard(allowed: &[&str], look_up: LookUp) -> Guard {
+        let allowed = allowed.iter().map(|net| net.parse().unwrap()).collect();
+        Guard::new(TargetPolicy::new(allowed), look_up)
+    }
+
+    /// `a-b.test` has the addresses a and b; what is no address is left out.
+    fn written_in_the_name(name: String) -> Pin<Box<dyn Future<Output = Vec<IpAddr>> + Send>> {
+        let found = name
+            .trim_end_matches(".test")
+            .split('-')
+            .filter_map(|text| text.parse().ok())
+            .collect();
+        Box::pin(std::future::ready(found))
+    }
+
     #[tokio::test]
-    async fn a_name_is_judged_by_what_it_resolves_to() {
-        let closed = TargetPolicy::default();
+    async fn one_bad_address_refuses_the_host() {
+        let guard = guard(&["10.0.0.0/8"], written_in_the_name);
+        for (https, host, expected) in [
+            (true, "93.184.216.34.test", Ok(1)),
+            (true, "93.184.216.34-10.0.0.1.test", Ok(2)),
+            (false, "10.0.0.1.test", Ok(1)),
+            (true, "93.184.216.34-127.0.0.1.test", Err(GuardError::Refused)),
+            (
+                true,
+                "93.184.216.34-::ffff:10.0.0.1.test",
+                Err(GuardError::Refused),
+            ),
+            (false, "10.0.0.1-93.184.216.34.test", Err(GuardError::Refused)),
+            (true, "1.1.1.1-1.1.1.2-1.1.1.3-1.1.1.4-1.1.1.5.test", Ok(4)),
+            (
+                true,
+                "1.1.1.1-1.1.1.2-1.1.1.3-1.1.1.4-10.0.0.1-::1.test",
+                Err(GuardError::Refused),
+            ),
+            (true, "none.test", Err(GuardError::NotResolved)),
+            (true, "[::1]", Err(GuardError::Refused)),
+            (true, "169.254.169.254", Err(GuardError::Refused)),
+        ] {
+            let found = guard.resolve(https, host, 443).await;
+            assert_eq!(found.map(|found| found.len()), expected, "{host}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_systems_resolver_is_asked_and_its_answer_judged() {
+        let closed = guard(&[], ask_the_system);
         assert_eq!(
-            resolve(&closed, true, "localhost", 80).await,
+            closed.resolve(true, "localhost", 80).await,
             Err(GuardError::Refused)
         );
+        let open = guard(&["127.0.0.0/8", "::1/128"], ask_the_system);
+        assert!(open.resolve(false, "localhost", 80).await.is_ok());
+        // A label over 63 letters has no address anywhere, and no name server need be asked to know.
+        let nowhere = "x".repeat(64);
         assert_eq!(
-            resolve(&closed, true, "[::1]", 80).await,
-            Err(GuardError::Refused)
-        );
-        let open = TargetPolicy::new(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
-        assert!(resolve(&open, false, "localhost", 80).await.is_ok());
-        assert_eq!(
-            resolve(&open, true, "does-not-exist.invalid", 80).await,
+            open.resolve(true, &nowhere, 80).await,
             Err(GuardError::NotResolved)
         );
     }
 
     #[tokio::test]
-    async fn one_bad_address_refuses_all() {
-        // localhost has both addresses here; only one of them is open.
-        let half = TargetPolicy::new(vec!["127.0.0.1/32".parse().unwrap()]);
-        let addresses: Vec<_> = lookup_host(("localhost", 80)).await.unwrap().collect();
-        let expected_refusal = addresses.iter().any(|address| address.is_ipv6());
+    async fn a_name_that_hangs_is_asked_for_once_however_many_wait() {
+        static ASKED: AtomicUsize = AtomicUsize::new(0);
+        let mut guard = guard(&[], |_| {
+            ASKED.fetch_add(1, Ordering::SeqCst);
+            Box::pin(std::future::pending())
+        });
+        guard.within = Duration::from_millis(20);
+        for _ in 0..3 {
+            let askers = (0..100).map(|_| guard.resolve(true, "slow.test", 443));
+            for found in futures_util::future::join_all(askers).await {
+                assert_eq!(found, Err(GuardError::NotResolved));
+            }
+        }
+        assert_eq!(ASKED.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn an_old_answer_is_never_used_again() {
+        static ASKED: AtomicUsize = AtomicUsize::new(0);
+        let guard = guard(&[], |_| {
+            let inner = ASKED.fetch_add(1, Ordering::SeqCst) > 0;
+            let found = if inner { [10, 0, 0, 1] } else { [1, 1, 1, 1] };
+            Box::pin(std::future::ready(vec![found.into()]))
+        });
+        assert!(guard.resolve(true, "turncoat.test", 443).await.is_ok());
         assert_eq!(
-            resolve(&half, true, "localhost", 80).await.is_err(),
-            expected_refusal,
-            "{addresses:?}"
+            guard.resolve(true, "turncoat.test", 443).await,
+            Err(GuardError::Refused)
         );
     }
 }

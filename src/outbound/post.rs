@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::header::{HOST, RETRY_AFTER};
-use hyper::{Method, Request, Response, Uri};
+use hyper::body::Body;
+use hyper::header::{HOST, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Request, Uri};
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
@@ -17,7 +17,7 @@ use url::Url;
 
 use super::connector::{ConnectError, Connector};
 use super::envelope;
-use super::guard::GuardError;
+use super::guard::{Guard, GuardError, LookUp, ask_the_system};
 use crate::clock;
 use crate::domain::delivery::Outcome;
 use crate::domain::ids::DeliveryId;
@@ -32,6 +32,9 @@ pub const DEADLINE: Duration = Duration::from_secs(15);
 const ANSWER_READ_MAX: usize = 16 * 1024;
 /// Bytes of it that are kept.
 const ANSWER_KEPT_MAX: usize = 4 * 1024;
+/// Longest head of an answer, and most of an answer that is held at once. The client's own limit, 400 KiB, times the
+/// attempts under way is more than the machine has.
+const ANSWER_HELD_MAX: usize = 16 * 1024;
 /// Idle connections are kept this long, and so many for one receiver: as many as it has lanes under way.
 const IDLE_WITHIN: Duration = Duration::from_secs(30);
 const IDLE_PER_HOST_MAX: usize = 100;
@@ -39,8 +42,8 @@ const IDLE_PER_HOST_MAX: usize = 100;
 /// Where a webhook's POSTs go, parsed once.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// `None` if the text cannot be made into a request; every attempt says so then.
-    uri: Option<Uri>,
+    /// Address and `Host` header; `None` if the text cannot be made into a request: every attempt says so then.
+    parsed: Option<(Uri, HeaderValue)>,
 }
 
 impl Target {
@@ -50,11 +53,19 @@ impl Target {
         let agreed = || {
             let url = Url::parse(text).ok()?;
             let uri: Uri = url.as_str().parse().ok()?;
-            let same_host = uri.host()?.eq_ignore_ascii_case(url.host_str()?);
-            (same_host && uri.port_u16() == url.port() && uri.scheme_str() == Some(url.scheme()))
-                .then_some(uri)
+            let agree = uri.host()?.eq_ignore_ascii_case(url.host_str()?)
+                && uri.port_u16() == url.port()
+                && uri.scheme_str() == Some(url.scheme());
+            if !agree || !matches!(url.scheme(), "http" | "https") {
+                return None;
+            }
+            let host = match url.port() {
+                Some(port) => format!("{}:{port}", url.host_str()?),
+                None => url.host_str()?.to_owned(),
+            };
+            Some((uri, HeaderValue::try_from(host).ok()?))
         };
-        Self { uri: agreed() }
+        Self { parsed: agreed() }
     }
 }
 
@@ -97,16 +108,19 @@ impl Poster {
     /// # Errors
     /// If TLS cannot be set up.
     pub fn new(policy: TargetPolicy) -> Result<Self, rustls::Error> {
-        Ok(Self::with(policy, Arc::new(tls::client_config()?), DEADLINE))
+        let tls = Arc::new(tls::client_config()?);
+        Ok(Self::with(policy, ask_the_system, tls, DEADLINE))
     }
 
-    fn with(policy: TargetPolicy, tls: Arc<ClientConfig>, deadline: Duration) -> Self {
+    fn with(policy: TargetPolicy, look_up: LookUp, tls: Arc<ClientConfig>, deadline: Duration) -> Self {
+        let connector = Connector::new(Guard::new(policy, look_up), tls, deadline);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_WITHIN)
             .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
+            .http1_max_buf_size(ANSWER_HELD_MAX)
             .set_host(false)
-            .build(Connector::new(policy, tls));
+            .build(connector);
         Self { client, deadline }
     }
 
@@ -126,15 +140,11 @@ impl Poster {
     }
 
     async fn attempt(&self, post: Post) -> Result<(Outcome, Vec<u8>), Outcome> {
-        let uri = post.target.uri.ok_or(Outcome::NotBuilt)?;
-        let authority = uri
-            .authority()
-            .map(|authority| authority.as_str().to_owned())
-            .unwrap_or_default();
+        let (uri, host) = post.target.parsed.ok_or(Outcome::NotBuilt)?;
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(uri)
-            .header(HOST, authority)
+            .header(HOST, host)
             .body(Full::new(post.body.clone()))
             .map_err(|_| Outcome::NotBuilt)?;
         request.headers_mut().extend(envelope::headers(
@@ -153,15 +163,14 @@ impl Poster {
             .get(RETRY_AFTER)
             .and_then(|value| value.to_str().ok());
         let retry_after = wish.and_then(|text| parse_retry_after(text, clock::now()));
-        let excerpt = read(answer).await.ok_or(Outcome::Disconnected)?;
+        let excerpt = read(answer.into_body()).await.ok_or(Outcome::Disconnected)?;
         Ok((Outcome::Answered { status, retry_after }, excerpt))
     }
 }
 
 /// Reads the body to its end or to the limit, whichever comes first; `None` if the connection broke before. What is
 /// left unread makes hyper drop the connection, so it cannot be taken for the next answer.
-async fn read(answer: Response<Incoming>) -> Option<Vec<u8>> {
-    let mut body = answer.into_body();
+async fn read(mut body: impl Body<Data = Bytes> + Unpin) -> Option<Vec<u8>> {
     let (mut seen, mut kept) = (0, Vec::new());
     while seen < ANSWER_READ_MAX {
         let Some(frame) = body.frame().await else { break };
@@ -183,6 +192,7 @@ fn why(error: &Error) -> Outcome {
                 ConnectError::Guard(GuardError::NotResolved) => Outcome::NotResolved,
                 ConnectError::Guard(GuardError::Refused) => Outcome::TargetRefused,
                 ConnectError::NotConnected => Outcome::NotConnected,
+                ConnectError::TimedOut => Outcome::TimedOut,
                 ConnectError::Tls(_) => Outcome::TlsFailed,
             };
         }
@@ -199,3 +209,7 @@ fn why(error: &Error) -> Outcome {
 #[cfg(test)]
 #[path = "post_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "post_tls_tests.rs"]
+mod tls_tests;
