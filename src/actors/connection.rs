@@ -23,9 +23,9 @@ use crate::genesys::socket::{Incoming, Socket, Speaker};
 use crate::metrics::{Metrics, ReasonLabels};
 use crate::random;
 use crate::status::{ConnectionMetrics, Status};
-use crate::store::Store;
 use crate::store::recorder::Recorder;
 use crate::store::upstream::{ConnectionState, GapStep, Watcher};
+use crate::store::{Store, StoreError};
 
 /// A socket that we asked to close ends within this, or is left.
 const SOCKET_ENDS_WITHIN: Duration = Duration::from_secs(3);
@@ -405,8 +405,16 @@ impl ConnectionActor {
         (self.writing, self.unsaved) = (true, false);
         let (entries, gaps) = (self.attributed(), std::mem::take(&mut self.gaps));
         let (store, watcher, state) = (self.deps.store.clone(), self.watcher(), self.state());
+        let recorder = self.deps.recorder.clone();
         let written = async move {
-            let written = store.write_connection(&watcher, &state, &gaps, &entries).await;
+            // Where a gap begins, everything before is stored: else a crash now would lose a frame without a word.
+            let written = if recorder.flushed().await {
+                store.write_connection(&watcher, &state, &gaps, &entries).await
+            } else {
+                Err(StoreError::Conflict(
+                    "presence changes before it are not stored yet".to_owned(),
+                ))
+            };
             (written, entries, gaps)
         };
         ctx.spawn(written.into_actor(self).map(|(written, entries, gaps), actor, ctx| {

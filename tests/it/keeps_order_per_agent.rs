@@ -13,7 +13,10 @@ const STATES: [&str; 4] = ["AVAILABLE", "BUSY", "AWAY", "ON_QUEUE"];
 /// The same numbers in every run.
 fn numbers(seed: u64) -> impl Iterator<Item = u64> {
     std::iter::successors(Some(seed), |n| {
-        Some(n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407))
+        Some(
+            n.wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407),
+        )
     })
     .skip(1)
     .map(|n| n >> 33)
@@ -45,7 +48,11 @@ async fn first_deliveries_are_in_order_while_receivers_fail_and_dawdle() {
     world.drained(&pool).await;
     for path in ["/hooks/a", "/hooks/b"] {
         let posts = world.crm.received(path);
-        assert!(posts.len() > 160, "some failed and were repeated: {}", posts.len());
+        assert!(
+            posts.len() > 160,
+            "some failed and were repeated: {}",
+            posts.len()
+        );
         let findings = Findings::of(&posts, 1..=160);
         assert!(findings.is_clean(), "{path}: {findings:#?}");
     }
@@ -60,7 +67,9 @@ async fn a_failing_lane_holds_up_itself_and_nothing_else() {
     world.register("/hooks/a").await;
     world.crm.next("/hooks/a", [Behaviour::status(500)]);
     world.genesys.set_presence("ann", "AVAILABLE").await;
-    let refused = world.crm.wait_for(1, SOON).await.unwrap()[0].webhook_id().to_owned();
+    let refused = world.crm.wait_for(1, SOON).await.unwrap()[0]
+        .webhook_id()
+        .to_owned();
     for state in STATES {
         world.genesys.set_presence("ann", state).await;
         world.genesys.set_presence("bob", state).await;
@@ -135,7 +144,9 @@ async fn many_changes_at_once_of_one_agent_stay_in_order() {
     let events = feed(&world.bridge).await;
     assert_sequences_have_no_holes(&events);
     assert!(
-        events.windows(2).all(|two| two[1]["previous"] == two[0]["presence"]),
+        events
+            .windows(2)
+            .all(|two| two[1]["previous"] == two[0]["presence"]),
         "each event knows the one before it"
     );
 }

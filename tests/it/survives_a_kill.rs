@@ -22,13 +22,16 @@ fn instant(text: &Value) -> Option<OffsetDateTime> {
 async fn killed_again_and_again_it_loses_nothing_and_keeps_order() {
     let mut world = World::watching(&AGENTS).await;
     world.register("/hooks/a").await;
-    world
-        .crm
-        .always("/hooks/a", Behaviour::status(204).after(Duration::from_millis(15)));
+    world.crm.always(
+        "/hooks/a",
+        Behaviour::status(204).after(Duration::from_millis(15)),
+    );
     for round in 0..5 {
         for n in 0..30 {
             for agent in AGENTS {
-                world.genesys.push_presence(agent, ["BUSY", "AWAY", "MEAL"][n % 3]);
+                world
+                    .genesys
+                    .push_presence(agent, ["BUSY", "AWAY", "MEAL"][n % 3]);
             }
         }
         let enough = world.crm.count() + 10 + round * 7;
@@ -112,7 +115,10 @@ async fn what_a_killed_bridge_was_sending_leaves_soon_after() {
     assert_eq!(posts[0].webhook_id(), posts[1].webhook_id());
     assert_eq!(posts[0].body, posts[1].body);
     let delivered = world.delivery_in(posts[0].webhook_id(), "delivered").await;
-    assert_eq!(delivered["attempts_begun"], 2, "the attempt that was cut off counts");
+    assert_eq!(
+        delivered["attempts_begun"], 2,
+        "the attempt that was cut off counts"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,9 @@ pub async fn feed(bridge: &Bridge) -> Vec<Value> {
             return events;
         }
         events.extend(items.iter().cloned());
-        let cursor = page["next_cursor"].as_str().expect("the feed always has a cursor");
+        let cursor = page["next_cursor"]
+            .as_str()
+            .expect("the feed always has a cursor");
         path = format!("/v1/events?limit=200&cursor={cursor}");
     }
 }
