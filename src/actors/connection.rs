@@ -23,9 +23,9 @@ use crate::genesys::socket::{Incoming, Socket, Speaker};
 use crate::metrics::{Metrics, ReasonLabels};
 use crate::random;
 use crate::status::{ConnectionMetrics, Status};
-use crate::store::Store;
 use crate::store::recorder::Recorder;
 use crate::store::upstream::{ConnectionState, GapStep, Watcher};
+use crate::store::Store;
 
 /// A socket that we asked to close ends within this, or is left.
 const SOCKET_ENDS_WITHIN: Duration = Duration::from_secs(3);
@@ -387,8 +387,8 @@ impl ConnectionActor {
 
     /// Writes down what is not written yet, one write at a time; the next takes all that has come since.
     fn write(&mut self, ctx: &mut Context<Self>) {
-        let state = self.state();
-        let Some(write) = self.journal.next_write(self.deps.store.clone(), state) else {
+        let (store, recorder) = (self.deps.store.clone(), self.deps.recorder.clone());
+        let Some(write) = self.journal.next_write(store, recorder, self.state()) else {
             if self.finished && self.journal.is_settled() {
                 ctx.stop();
             }

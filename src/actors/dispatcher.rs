@@ -13,7 +13,7 @@ use actix::prelude::*;
 use bytes::Bytes;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
@@ -173,6 +173,8 @@ struct Dispatch {
     settlements: Vec<Settlement>,
     /// Audit entries of the same attempts.
     entries: Vec<Entry>,
+    /// The last cycle failed, perhaps after its commit.
+    in_doubt: bool,
 }
 
 impl Dispatch {
@@ -188,6 +190,7 @@ impl Dispatch {
             finish,
             settlements: Vec::new(),
             entries: Vec::new(),
+            in_doubt: false,
         }
     }
 
@@ -223,15 +226,36 @@ impl Dispatch {
                 () = sleep(wait) => {}
             }
         }
+        if let Err(error) = self.settle_last().await {
+            tracing::warn!(%error, settlements = self.settlements.len(), "answers could not be written down; they are repeated");
+        }
         if let Err(error) = self.deps.store.release_leases(clock::now()).await {
             tracing::warn!(%error, "claimed deliveries could not be given back; their leases end by themselves");
         }
+    }
+
+    /// Writes down what came back at the last moment, so that it is not sent again.
+    async fn settle_last(&mut self) -> Result<(), StoreError> {
+        while let Ok(finished) = self.finished.try_recv() {
+            self.conclude(finished);
+        }
+        if self.settlements.is_empty() {
+            return Ok(());
+        }
+        self.deps
+            .store
+            .dispatch_cycle(clock::now(), &self.settlements, &self.entries, &Room::default())
+            .await?;
+        Ok(())
     }
 
     /// One step: writes down what came back, claims what is due, and sends it. Says whether there may be more.
     async fn cycle(&mut self, order: Order) -> Result<bool, StoreError> {
         while let Ok(finished) = self.finished.try_recv() {
             self.conclude(finished);
+        }
+        if self.in_doubt {
+            self.resolve_doubt().await?;
         }
         self.renew_leases().await?;
         let free = IN_FLIGHT_MAX.saturating_sub(self.in_flight.len());
@@ -249,11 +273,13 @@ impl Dispatch {
                 .collect(),
         };
         let now = clock::now();
+        self.in_doubt = true;
         let cycle = self
             .deps
             .store
             .dispatch_cycle(now, &self.settlements, &self.entries, &room)
             .await?;
+        self.in_doubt = false;
         self.settlements.clear();
         self.entries.clear();
         let mut bodies = HashMap::new();
@@ -261,6 +287,24 @@ impl Dispatch {
             self.send(claimed, &mut bodies).await;
         }
         Ok(cycle.more || !self.settlements.is_empty())
+    }
+
+    /// Finds out what a failed cycle did: what it wrote is not written again, what it claimed unheard is given back.
+    async fn resolve_doubt(&mut self) -> Result<(), StoreError> {
+        let settled = self.settlements.iter().map(|settlement| settlement.delivery_id);
+        let known: Vec<_> = self.in_flight.keys().copied().chain(settled).collect();
+        let written = self
+            .deps
+            .store
+            .resolve_doubt(clock::now(), &known, &self.entries)
+            .await?;
+        self.entries.retain(|entry| {
+            entry
+                .delivery_id
+                .is_none_or(|delivery| !written.contains(&(delivery, entry.at)))
+        });
+        self.in_doubt = false;
+        Ok(())
     }
 
     async fn renew_leases(&mut self) -> Result<(), StoreError> {
@@ -362,14 +406,11 @@ impl Dispatch {
             .is_none_or(|known| known.version != version)
         {
             self.targets.remove(&webhook);
-            let read = timeout(
-                Duration::from_secs(5),
-                self.deps
-                    .store
-                    .webhook_target(webhook, clock::now(), &self.deps.master_key),
-            )
-            .await
-            .map_err(|_| StoreError::Conflict("the database did not answer in time".to_owned()))??;
+            let read = self
+                .deps
+                .store
+                .webhook_target(webhook, clock::now(), &self.deps.master_key)
+                .await?;
             let prepared = PreparedTarget {
                 version: read.version,
                 target: Target::new(&read.url),

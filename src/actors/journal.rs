@@ -3,6 +3,7 @@
 //! A write that fails is kept and tried again with all that has come since, so a database that is away loses nothing.
 
 use crate::domain::audit::Entry;
+use crate::store::recorder::Recorder;
 use crate::store::upstream::{ConnectionState, GapStep, Watcher};
 use crate::store::{Store, StoreError};
 
@@ -67,6 +68,7 @@ impl Journal {
     pub fn next_write(
         &mut self,
         store: Store,
+        recorder: Recorder,
         state: ConnectionState,
     ) -> Option<impl Future<Output = Written> + use<>> {
         if self.writing || !self.unsaved {
@@ -76,12 +78,13 @@ impl Journal {
         let (entries, gaps) = (std::mem::take(&mut self.entries), std::mem::take(&mut self.gaps));
         let watcher = self.watcher.clone();
         Some(async move {
-            let result = store.write_connection(&watcher, &state, &gaps, &entries).await;
-            Written {
-                result,
-                entries,
-                gaps,
-            }
+            // Where a gap begins, everything before is stored: else a crash now would lose a frame without a word.
+            let result = if recorder.flushed().await {
+                store.write_connection(&watcher, &state, &gaps, &entries).await
+            } else {
+                Err(StoreError::Conflict("presence changes before it are not stored yet".to_owned()))
+            };
+            Written { result, entries, gaps }
         })
     }
 

@@ -291,8 +291,12 @@ impl Supervisor {
         if proofs.is_empty() || self.stopping {
             return;
         }
-        let store = self.deps.store.clone();
+        let (store, recorder) = (self.deps.store.clone(), self.deps.recorder.clone());
         let written = async move {
+            // A proof says "everything before is stored": a gap that begins later than a lost frame would hide it.
+            if !recorder.flushed().await {
+                return;
+            }
             if let Err(error) = store.write_proofs(&proofs).await {
                 tracing::debug!(%error, "proofs of life wait for the database");
             }

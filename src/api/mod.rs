@@ -206,6 +206,9 @@ const HEADERS: [(HeaderName, &str); 4] = [
     ),
 ];
 
+/// Longest that a call may take: its body may take 10 s to arrive, the rest is the database's.
+const ANSWER_WITHIN: std::time::Duration = std::time::Duration::from_secs(16);
+
 /// Outermost middleware: gives the request an id, writes that id into problem documents, sets the headers that every
 /// response carries.
 ///
@@ -216,7 +219,10 @@ pub async fn edge<B: MessageBody + 'static>(
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let request_id = Uuid::now_v7().to_string();
-    let mut response = next.call(request).await?.map_into_boxed_body();
+    // A database that went silent must not keep callers waiting, nor the connections that their calls hold.
+    let answer = tokio::time::timeout(ANSWER_WITHIN, next.call(request)).await;
+    let answer = answer.map_err(|_| ApiError::unavailable("no answer in time"))?;
+    let mut response = answer?.map_into_boxed_body();
     if let Some(error) = response.response().error() {
         let told = match error.as_error::<ApiError>() {
             Some(error) => {

@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use super::history::choose_plan_by_values;
-use super::{Result, Store};
+use super::{Result, Store, answered};
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::ids::{AgentId, ConnectionId, DeliveryId, EventId, SourceId, WebhookId};
 
@@ -15,10 +15,13 @@ impl Store {
     /// # Errors
     /// If the database refuses.
     pub async fn write_audit(&self, entries: &[Entry]) -> Result<()> {
-        let mut tx = self.begin().await?;
-        write(&mut tx, entries).await?;
-        tx.commit().await?;
-        Ok(())
+        answered(async {
+            let mut tx = self.begin().await?;
+            write(&mut tx, entries).await?;
+            tx.commit().await?;
+            Ok(())
+        })
+        .await
     }
 }
 

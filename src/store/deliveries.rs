@@ -12,11 +12,13 @@
 //! then never be answered twice at once, in this process or another. Nothing is held while a POST is under way: the
 //! lease is a time in `due_at` and ends by itself.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use sqlx::{Postgres, Transaction};
 use time::{Duration, OffsetDateTime};
 
-use super::{Result, Store, StoreError, audit};
+use super::{Result, Store, StoreError, answered, audit};
 use crate::domain::audit::Entry;
 use crate::domain::delivery::EndState;
 use crate::domain::ids::{AgentId, DeliveryId, EventId, SourceId, WebhookId, WebhookSecretId};
@@ -105,8 +107,9 @@ impl Store {
     /// One cycle: settles what came back, frees the next of each lane that moved, claims what is due.
     ///
     /// # Errors
-    /// If the database is away; nothing has changed then, unless the answer to the commit was lost: then the
-    /// settlements, given again, find no row of theirs and change nothing.
+    /// If the database is away; nothing has changed then, unless the answer to the commit was lost: ask
+    /// [`resolve_doubt`](Self::resolve_doubt) before the next cycle. Settlements, given again, find no row of theirs
+    /// and change nothing.
     pub async fn dispatch_cycle(
         &self,
         now: OffsetDateTime,
@@ -114,21 +117,74 @@ impl Store {
         entries: &[Entry],
         room: &Room,
     ) -> Result<Cycle> {
-        let mut tx = self
-            .hot
-            .begin_with("begin; select pg_advisory_xact_lock(7700452)")
+        answered(async {
+            let mut tx = self
+                .hot
+                .begin_with("begin; select pg_advisory_xact_lock(7700452)")
+                .await?;
+            if !settlements.is_empty() {
+                settle(&mut tx, self, now, settlements).await?;
+            }
+            audit::write(&mut tx, entries).await?;
+            let cycle = if room.total > 0 {
+                claim(&mut tx, self, now, room).await?
+            } else {
+                Cycle::default()
+            };
+            tx.commit().await?;
+            Ok(cycle)
+        })
+        .await
+    }
+
+    /// Asked after a cycle that failed, because its commit may have happened all the same: gives back at once what
+    /// it claimed and nobody heard of (`known` is under way or waits to be settled), and says which of these entries
+    /// are written, so that they are not written twice.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn resolve_doubt(
+        &self,
+        now: OffsetDateTime,
+        known: &[DeliveryId],
+        entries: &[Entry],
+    ) -> Result<HashSet<(DeliveryId, OffsetDateTime)>> {
+        let told: Vec<_> = entries
+            .iter()
+            .filter_map(|e| Some((e.delivery_id?, e.at)))
+            .collect();
+        answered(async {
+            let mut tx = self
+                .hot
+                .begin_with("begin; select pg_advisory_xact_lock(7700452)")
+                .await?;
+            sqlx::query!(
+                "update delivery
+                 set due_at = $3,
+                     leased_by = null,
+                     attempt = attempt - 1
+                 where leased_by = $1
+                   and due_at is not null
+                   and delivery_id <> all ($2)",
+                self.process as _,
+                known as _,
+                now,
+            )
+            .execute(&mut *tx)
             .await?;
-        if !settlements.is_empty() {
-            settle(&mut tx, self, now, settlements).await?;
-        }
-        audit::write(&mut tx, entries).await?;
-        let cycle = if room.total > 0 {
-            claim(&mut tx, self, now, room).await?
-        } else {
-            Cycle::default()
-        };
-        tx.commit().await?;
-        Ok(cycle)
+            let written = sqlx::query!(
+                r#"select l.delivery_id as "delivery_id!: DeliveryId", l.at
+                   from unnest($1::uuid[], $2::timestamptz[]) as told (delivery_id, at)
+                   join audit_log l on l.delivery_id = told.delivery_id and l.at = told.at"#,
+                &told.iter().map(|(delivery, _)| *delivery).collect::<Vec<_>>() as _,
+                &told.iter().map(|(_, at)| *at).collect::<Vec<_>>(),
+            )
+            .fetch_all(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok(written.into_iter().map(|row| (row.delivery_id, row.at)).collect())
+        })
+        .await
     }
 
     /// Keeps the leases of attempts that are still under way.
@@ -136,18 +192,21 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn renew_leases(&self, now: OffsetDateTime, deliveries: &[DeliveryId]) -> Result<()> {
-        sqlx::query!(
-            "update delivery
+        answered(async {
+            sqlx::query!(
+                "update delivery
              set due_at = $3
              where delivery_id = any ($1)
                and leased_by = $2",
-            deliveries as _,
-            self.process as _,
-            now + LEASE,
-        )
-        .execute(&self.hot)
-        .await?;
-        Ok(())
+                deliveries as _,
+                self.process as _,
+                now + LEASE,
+            )
+            .execute(&self.hot)
+            .await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Gives back what was claimed and not finished, so that the next process need not wait for the lease.
@@ -155,18 +214,21 @@ impl Store {
     /// # Errors
     /// If the database is away; the leases end by themselves then.
     pub async fn release_leases(&self, now: OffsetDateTime) -> Result<u64> {
-        let released = sqlx::query!(
-            "update delivery
+        answered(async {
+            let released = sqlx::query!(
+                "update delivery
              set due_at = $2,
                  leased_by = null
              where leased_by = $1
                and due_at is not null",
-            self.process as _,
-            now,
-        )
-        .execute(&self.hot)
-        .await?;
-        Ok(released.rows_affected())
+                self.process as _,
+                now,
+            )
+            .execute(&self.hot)
+            .await?;
+            Ok(released.rows_affected())
+        })
+        .await
     }
 
     /// Address and signing keys of a webhook.
@@ -179,6 +241,7 @@ impl Store {
         now: OffsetDateTime,
         master_key: &MasterKey,
     ) -> Result<WebhookTarget> {
+        answered(async {
         let rows = sqlx::query!(
             r#"select w.url, w.version, s.webhook_secret_id as "secret_id: WebhookSecretId", s.sealed, s.expires_at
                from webhook w
@@ -214,6 +277,8 @@ impl Store {
                 .push((key, row.expires_at));
         }
         target.ok_or(StoreError::NotFound("webhook"))
+        })
+        .await
     }
 
     /// Number of open deliveries, and since when the oldest is open.
@@ -221,10 +286,13 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn backlog(&self) -> Result<(i64, Option<OffsetDateTime>)> {
-        let row = sqlx::query!(r#"select count(*) as "open!", min(created_at) as oldest from delivery"#)
-            .fetch_one(&self.pool)
-            .await?;
-        Ok((row.open, row.oldest))
+        answered(async {
+            let row = sqlx::query!(r#"select count(*) as "open!", min(created_at) as oldest from delivery"#)
+                .fetch_one(&self.pool)
+                .await?;
+            Ok((row.open, row.oldest))
+        })
+        .await
     }
 }
 

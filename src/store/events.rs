@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use sqlx::{Postgres, Transaction};
 use time::OffsetDateTime;
 
-use super::{Result, Store};
+use super::{Result, Store, answered};
 use crate::clock;
 use crate::domain::ids::{AgentId, EventId, SourceId};
 use crate::domain::presence::PresenceChange;
@@ -50,15 +50,19 @@ impl Store {
         if changes.is_empty() {
             return Ok(Recorded::default());
         }
-        let mut tx = self
-            .hot
-            .begin_with("begin; select pg_advisory_xact_lock(7700451)")
-            .await?;
-        let mut agents = agents_of(&mut tx, changes).await?;
-        let numbered = number(changes, &mut agents);
-        update_agents(&mut tx, changes, &agents).await?;
-        let deliveries = insert_events(&mut tx, changes, &numbered).await?;
-        tx.commit().await?;
+        let deliveries = answered(async {
+            let mut tx = self
+                .hot
+                .begin_with("begin; select pg_advisory_xact_lock(7700451)")
+                .await?;
+            let mut agents = agents_of(&mut tx, changes).await?;
+            let numbered = number(changes, &mut agents);
+            update_agents(&mut tx, changes, &agents).await?;
+            let deliveries = insert_events(&mut tx, changes, &numbered).await?;
+            tx.commit().await?;
+            Ok(deliveries)
+        })
+        .await?;
         self.wake.deliveries_due();
         Ok(Recorded {
             events: u64::try_from(changes.len()).unwrap_or(u64::MAX),
@@ -71,17 +75,20 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn stored_events(&self, changes: &[PresenceChange]) -> Result<Vec<EventId>> {
-        let ids: Vec<_> = changes.iter().map(|change| change.event_id).collect();
-        let times: Vec<_> = changes.iter().map(|change| change.received_at).collect();
-        Ok(sqlx::query_scalar!(
-            r#"select e.event_id as "event_id: EventId"
+        answered(async {
+            let ids: Vec<_> = changes.iter().map(|change| change.event_id).collect();
+            let times: Vec<_> = changes.iter().map(|change| change.received_at).collect();
+            Ok(sqlx::query_scalar!(
+                r#"select e.event_id as "event_id: EventId"
                from unnest($1::uuid[], $2::timestamptz[]) as wanted (event_id, received_at)
                join event e on e.event_id = wanted.event_id and e.received_at = wanted.received_at"#,
-            &ids as _,
-            &times,
-        )
-        .fetch_all(&self.hot)
-        .await?)
+                &ids as _,
+                &times,
+            )
+            .fetch_all(&self.hot)
+            .await?)
+        })
+        .await
     }
 }
 

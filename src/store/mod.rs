@@ -3,10 +3,12 @@
 //! Each function is one step with a name; a state change and its audit entry share its transaction. No
 //! transaction is held across a call to the outside.
 
+use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::{Connection, PgPool, Postgres, Transaction};
+use tokio::time::timeout;
 
 use crate::domain::ids::ProcessId;
 use crate::domain::secret::MasterKey;
@@ -33,6 +35,13 @@ pub mod webhooks;
 const STATEMENT_TIMEOUT: &str = "5s";
 /// How long a caller waits for a free connection of the pool.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest that a whole step may take on our side: a server, or a network, that has gone silent answers no
+/// `statement_timeout` either.
+const STEP_WITHIN: Duration = Duration::from_secs(6);
+/// How long a connection may take for a sign of life before it counts as dead.
+const PING_WITHIN: Duration = Duration::from_secs(2);
+/// A hot connection that was used within this is taken to be alive: asking would cost as much as using it.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// Brings the schema to what this version needs.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
@@ -136,9 +145,11 @@ impl Store {
             // Our statements are short: compiling one costs more than running it.
             ("jit", "off"),
         ]);
-        let pool = pool_options(connections).connect_with(options.clone()).await?;
+        let pool = pool_options(connections, Duration::ZERO)
+            .connect_with(options.clone())
+            .await?;
         let options = options.options([("plan_cache_mode", "force_generic_plan")]);
-        let hot = pool_options(HOT_CONNECTIONS).connect_lazy_with(options);
+        let hot = pool_options(HOT_CONNECTIONS, FRESH).connect_lazy_with(options);
         Ok(Self {
             pool,
             hot,
@@ -161,7 +172,7 @@ impl Store {
             .execute(&mut connection)
             .await?;
         MIGRATOR.run(&mut connection).await?;
-        sqlx::Connection::close(connection).await?;
+        connection.close().await?;
         Ok(())
     }
 
@@ -170,8 +181,11 @@ impl Store {
     /// # Errors
     /// If it does not answer.
     pub async fn ping(&self) -> Result<()> {
-        sqlx::query("select 1").execute(&self.pool).await?;
-        Ok(())
+        answered(async {
+            sqlx::query("select 1").execute(&self.pool).await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Whether everything sealed in this database was sealed under this key (true if nothing is sealed yet).
@@ -192,10 +206,13 @@ impl Store {
         Ok(!other)
     }
 
-    /// Ends every connection; later calls fail.
+    /// Ends every connection; later calls fail. A server that is silent is not waited for.
     pub async fn close(&self) {
-        self.hot.close().await;
-        self.pool.close().await;
+        let closed = async {
+            self.hot.close().await;
+            self.pool.close().await;
+        };
+        let _ = timeout(PING_WITHIN, closed).await;
     }
 
     async fn begin(&self) -> Result<Transaction<'static, Postgres>> {
@@ -203,8 +220,40 @@ impl Store {
     }
 }
 
-fn pool_options(connections: u32) -> PgPoolOptions {
+/// A pool that never waits on a dead connection. sqlx asks for a sign of life itself, before and after use, but
+/// would wait for it for ever; a connection that is given up in the middle of a step would keep its place in the pool.
+fn pool_options(connections: u32, fresh: Duration) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire(false)
+        .before_acquire(move |connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for >= fresh {
+                    alive(connection).await?;
+                }
+                Ok(true)
+            })
+        })
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                alive(connection).await?;
+                Ok(true)
+            })
+        })
+}
+
+/// Asks a connection for a sign of life; after an error the pool drops it without a farewell.
+async fn alive(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    timeout(PING_WITHIN, connection.ping())
+        .await
+        .map_err(|_| sqlx::Error::Io(ErrorKind::TimedOut.into()))?
+}
+
+/// Gives a step up that the database leaves unanswered; its connection goes back to the pool, which drops it.
+async fn answered<T>(step: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(STEP_WITHIN, step).await.unwrap_or_else(|_| {
+        let silent = io::Error::new(ErrorKind::TimedOut, "no answer in time");
+        Err(StoreError::Database(sqlx::Error::Io(silent)))
+    })
 }

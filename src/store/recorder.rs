@@ -6,11 +6,12 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
 use super::{Store, StoreError};
@@ -25,6 +26,8 @@ use crate::status::{Part, Status};
 const QUEUE_LENGTH: usize = 8192;
 /// Changes in one transaction: enough that the commit costs little per change, few enough that it stays short.
 const BATCH_MAX: usize = 512;
+/// How long a proof of sight waits for the changes before it.
+const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 /// Sign of life while nothing arrives.
 const IDLE_TICK: Duration = Duration::from_secs(1);
 /// First and longest wait between tries while the database is away.
@@ -45,6 +48,9 @@ enum Item {
 #[derive(Clone)]
 pub struct Recorder {
     queue: mpsc::Sender<Item>,
+    /// Changes handed in so far, and how many of them are committed.
+    handed_in: Arc<AtomicU64>,
+    committed: watch::Receiver<u64>,
 }
 
 impl Recorder {
@@ -52,6 +58,7 @@ impl Recorder {
     #[must_use]
     pub fn new(store: Store, status: Arc<Status>, metrics: Metrics) -> (Self, Worker) {
         let (queue, items) = mpsc::channel(QUEUE_LENGTH);
+        let (committed, see_committed) = watch::channel(0);
         let worker = Worker {
             items,
             store,
@@ -59,8 +66,15 @@ impl Recorder {
             metrics,
             batch: Vec::new(),
             retried: false,
+            taken: 0,
+            committed,
         };
-        (Self { queue }, worker)
+        let recorder = Self {
+            queue,
+            handed_in: Arc::default(),
+            committed: see_committed,
+        };
+        (recorder, worker)
     }
 
     /// Hands one change in without waiting. What was taken is kept until it is committed, however long that takes.
@@ -70,7 +84,17 @@ impl Recorder {
     pub fn try_record(&self, change: PresenceChange) -> Result<(), QueueFull> {
         self.queue
             .try_send(Item::Change(Box::new(change)))
-            .map_err(|_| QueueFull)
+            .map_err(|_| QueueFull)?;
+        self.handed_in.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether everything handed in before is committed within a moment; false while the database is away.
+    pub async fn flushed(&self) -> bool {
+        let goal = self.handed_in.load(Ordering::Relaxed);
+        let mut committed = self.committed.clone();
+        let waited = timeout(FLUSH_WITHIN, committed.wait_for(|count| *count >= goal)).await;
+        matches!(waited, Ok(Ok(_)))
     }
 
     /// Waits until everything handed in before is committed (or the worker is gone).
@@ -92,6 +116,9 @@ pub struct Worker {
     batch: Vec<PresenceChange>,
     /// A commit of this batch was tried and its answer may have been lost.
     retried: bool,
+    /// Changes taken from the queue so far, and where it tells how many of them are committed.
+    taken: u64,
+    committed: watch::Sender<u64>,
 }
 
 impl Worker {
@@ -131,7 +158,10 @@ impl Worker {
         let mut next = Some(first);
         while let Some(item) = next {
             match item {
-                Item::Change(change) => self.batch.push(*change),
+                Item::Change(change) => {
+                    self.batch.push(*change);
+                    self.taken += 1;
+                }
                 Item::Flush(done) => return Some(done),
             }
             next = if self.batch.len() < BATCH_MAX {
@@ -160,6 +190,7 @@ impl Worker {
         }
         self.batch.clear();
         self.retried = false;
+        self.committed.send_replace(self.taken);
         Ok(())
     }
 

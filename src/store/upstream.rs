@@ -6,7 +6,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use super::{Result, Store, StoreError, audit};
+use super::{Result, Store, StoreError, answered, audit};
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::{AgentId, ConnectionId, GapId, SourceId};
 use crate::domain::secret::{MasterKey, Secret};
@@ -116,6 +116,7 @@ impl Store {
     /// # Errors
     /// If the database is away, or a client secret does not open.
     pub async fn wanted_sources(&self, master_key: &MasterKey) -> Result<Vec<WantedSource>> {
+        answered(async {
         let rows = sqlx::query!(
             r#"select s.source_id as "source_id: SourceId", s.name, s.version, s.deleted_at, s.protocol, s.region,
                       s.api_url, s.login_url, s.client_id, s.client_secret_sealed, s.agents, s.topic_matrix,
@@ -186,6 +187,8 @@ impl Store {
             });
         }
         Ok(sources)
+        })
+        .await
     }
 
     /// Makes rows for agents that have none.
@@ -193,19 +196,22 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn add_connections(&self, source_id: SourceId, agents: &[String]) -> Result<()> {
-        let ids: Vec<_> = agents.iter().map(|_| ConnectionId::generate()).collect();
-        sqlx::query!(
-            "insert into connection (connection_id, source_id, agent_id)
+        answered(async {
+            let ids: Vec<_> = agents.iter().map(|_| ConnectionId::generate()).collect();
+            sqlx::query!(
+                "insert into connection (connection_id, source_id, agent_id)
              select n.connection_id, $2, n.agent_id
              from unnest($1::uuid[], $3::text[]) as n (connection_id, agent_id)
              on conflict on constraint connection_agent_unique do nothing",
-            &ids as _,
-            source_id as _,
-            agents,
-        )
-        .execute(&self.pool)
-        .await?;
-        Ok(())
+                &ids as _,
+                source_id as _,
+                agents,
+            )
+            .execute(&self.pool)
+            .await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Removes the row of a connection that is no longer wanted and has ended; its gap ends with it.
@@ -213,25 +219,28 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn remove_connection(&self, connection_id: ConnectionId, now: OffsetDateTime) -> Result<()> {
-        let mut tx = self.begin().await?;
-        sqlx::query!(
-            "update gap
+        answered(async {
+            let mut tx = self.begin().await?;
+            sqlx::query!(
+                "update gap
              set to_at = greatest(from_at, $2)
              where connection_id = $1
                and to_at is null",
-            connection_id as _,
-            now,
-        )
-        .execute(&mut *tx)
-        .await?;
-        sqlx::query!(
-            "delete from connection where connection_id = $1",
-            connection_id as _
-        )
-        .execute(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        Ok(())
+                connection_id as _,
+                now,
+            )
+            .execute(&mut *tx)
+            .await?;
+            sqlx::query!(
+                "delete from connection where connection_id = $1",
+                connection_id as _
+            )
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Writes down how a connection stands, the steps of its gap, and what happened on the way, all or nothing.
@@ -245,9 +254,10 @@ impl Store {
         gaps: &[GapStep],
         entries: &[Entry],
     ) -> Result<()> {
-        let mut tx = self.begin().await?;
-        sqlx::query!(
-            "update connection
+        answered(async {
+            let mut tx = self.begin().await?;
+            sqlx::query!(
+                "update connection
              set state = $2,
                  state_reason = $3,
                  attempt_count = $4,
@@ -257,28 +267,30 @@ impl Store {
                  proven_at = coalesce($8, proven_at),
                  updated_at = case when state = $2 then updated_at else now() end
              where connection_id = $1",
-            state.connection_id as _,
-            state.state,
-            state.reason.as_deref(),
-            i32::try_from(state.attempts).unwrap_or(i32::MAX),
-            state.upstream_id.as_deref(),
-            &state.stale,
-            state.opened_at,
-            state.proven_at,
-        )
-        .execute(&mut *tx)
-        .await?;
-        let mut told = Vec::new();
-        for gap in gaps {
-            told.extend(match gap {
-                GapStep::Opened { from, cause } => open_gap(&mut tx, watcher, *from, cause).await?,
-                GapStep::Closed { to } => close_gap(&mut tx, watcher, *to).await?,
-            });
-        }
-        told.extend_from_slice(entries);
-        audit::write(&mut tx, &told).await?;
-        tx.commit().await?;
-        Ok(())
+                state.connection_id as _,
+                state.state,
+                state.reason.as_deref(),
+                i32::try_from(state.attempts).unwrap_or(i32::MAX),
+                state.upstream_id.as_deref(),
+                &state.stale,
+                state.opened_at,
+                state.proven_at,
+            )
+            .execute(&mut *tx)
+            .await?;
+            let mut told = Vec::new();
+            for gap in gaps {
+                told.extend(match gap {
+                    GapStep::Opened { from, cause } => open_gap(&mut tx, watcher, *from, cause).await?,
+                    GapStep::Closed { to } => close_gap(&mut tx, watcher, *to).await?,
+                });
+            }
+            told.extend_from_slice(entries);
+            audit::write(&mut tx, &told).await?;
+            tx.commit().await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Notes until when connections were proven live, so that a killed process leaves a true beginning of its gap.
@@ -286,20 +298,23 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn write_proofs(&self, proofs: &[(ConnectionId, OffsetDateTime)]) -> Result<()> {
-        sqlx::query!(
-            "update connection c
+        answered(async {
+            sqlx::query!(
+                "update connection c
              set proven_at = n.proven_at
              from unnest($1::uuid[], $2::timestamptz[]) as n (connection_id, proven_at)
              where c.connection_id = n.connection_id",
-            &proofs
-                .iter()
-                .map(|(connection, _)| *connection)
-                .collect::<Vec<_>>() as _,
-            &proofs.iter().map(|(_, at)| *at).collect::<Vec<_>>(),
-        )
-        .execute(&self.pool)
-        .await?;
-        Ok(())
+                &proofs
+                    .iter()
+                    .map(|(connection, _)| *connection)
+                    .collect::<Vec<_>>() as _,
+                &proofs.iter().map(|(_, at)| *at).collect::<Vec<_>>(),
+            )
+            .execute(&self.pool)
+            .await?;
+            Ok(())
+        })
+        .await
     }
 }
 

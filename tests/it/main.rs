@@ -12,4 +12,7 @@
 mod support;
 
 mod delivers_signed_posts;
+mod keeps_order_per_agent;
+mod retries_then_gives_up;
 mod speaks_realtime;
+mod survives_a_kill;

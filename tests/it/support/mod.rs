@@ -3,6 +3,7 @@
 pub mod bridge;
 pub mod client;
 pub mod database;
+pub mod look;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
