@@ -67,10 +67,7 @@ pub struct Running {
 pub async fn open_store(config: &Config) -> anyhow::Result<(Store, Option<Embedded>)> {
     let (options, embedded) = match &config.database_url {
         Some(url) => {
-            let options = url
-                .expose()
-                .parse()
-                .map_err(|_| blame("DATABASE_URL", "is not a Postgres URL"))?;
+            let options = url.expose().parse().map_err(|_| blame("DATABASE_URL", "is not a Postgres URL"))?;
             (options, None)
         }
         None => {
@@ -94,14 +91,8 @@ pub async fn open_store(config: &Config) -> anyhow::Result<(Store, Option<Embedd
             Err(error) => return Err(error).context("the database cannot be opened"),
         }
     };
-    store
-        .migrate()
-        .await
-        .context("the schema cannot be brought up to date")?;
-    store
-        .make_partitions(clock::now().date())
-        .await
-        .context("day partitions cannot be made")?;
+    store.migrate().await.context("the schema cannot be brought up to date")?;
+    store.make_partitions(clock::now().date()).await.context("day partitions cannot be made")?;
     Ok((store, embedded))
 }
 
@@ -119,9 +110,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         ));
     }
     let api_key = api_key(&config)?;
-    store
-        .set_bootstrap_key(&Sha256::digest(api_key.expose().as_bytes()).into())
-        .await?;
+    store.set_bootstrap_key(&Sha256::digest(api_key.expose().as_bytes()).into()).await?;
     match &config.source {
         Some(settings) => drop(store.upsert_environment_source(settings, &master_key).await?),
         None => store.remove_environment_source().await?,
@@ -152,42 +141,23 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     })
     .start();
     tokio::spawn(sweep(store.clone(), metrics.clone(), config.retention_days));
-    let server = serve(
-        &config,
-        ApiState::new(store.clone(), status, metrics, master_key, targets),
-    )?;
+    let server = serve(&config, ApiState::new(store.clone(), status, metrics, master_key, targets))?;
     store
         .write_audit(&[Entry::new(clock::now(), Kind::BridgeStarted).data("version", crate::VERSION)])
         .await?;
-    Ok(Running {
-        supervisor,
-        dispatcher,
-        recorder,
-        recorder_died,
-        server,
-        store,
-        embedded,
-    })
+    Ok(Running { supervisor, dispatcher, recorder, recorder_died, server, store, embedded })
 }
 
 fn serve(config: &Config, state: ApiState) -> anyhow::Result<ServerHandle> {
     let state = web::Data::new(state);
     let server = HttpServer::new(move || {
-        App::new()
-            .app_data(state.clone())
-            .wrap(from_fn(api::edge))
-            .configure(api::configure)
+        App::new().app_data(state.clone()).wrap(from_fn(api::edge)).configure(api::configure)
     })
     .workers(HTTP_WORKERS)
     .disable_signals()
     .shutdown_timeout(2)
     .bind(config.listen)
-    .map_err(|error| {
-        blame(
-            "BRIDGE_LISTEN",
-            &format!("{} cannot be listened on: {error}", config.listen),
-        )
-    })?;
+    .map_err(|error| blame("BRIDGE_LISTEN", &format!("{} cannot be listened on: {error}", config.listen)))?;
     for address in server.addrs() {
         tracing::info!(%address, "listening");
     }
@@ -206,9 +176,7 @@ async fn sweep(store: Store, metrics: Metrics, retention_days: u32) {
         let now = clock::now();
         if let Ok((open, oldest)) = store.backlog().await {
             metrics.backlog.set(open);
-            metrics
-                .oldest_pending_seconds
-                .set(oldest.map_or(0.0, |at| (now - at).as_seconds_f64().max(0.0)));
+            metrics.oldest_pending_seconds.set(oldest.map_or(0.0, |at| (now - at).as_seconds_f64().max(0.0)));
         }
         if counts.is_multiple_of(SWEEP_EVERY_COUNTS) {
             let swept: Result<(), StoreError> = async {
@@ -236,10 +204,7 @@ fn master_key(config: &Config) -> anyhow::Result<MasterKey> {
     let path = config.data_dir.join("master.key");
     let (Kept::Found(text) | Kept::Made(text)) = kept(&path, || BASE64.encode(random::bytes::<32>()))?;
     MasterKey::from_base64(&text).ok_or_else(|| {
-        blame(
-            "BRIDGE_MASTER_KEY",
-            &format!("{} does not hold 32 bytes in base64", path.display()),
-        )
+        blame("BRIDGE_MASTER_KEY", &format!("{} does not hold 32 bytes in base64", path.display()))
     })
 }
 
@@ -249,9 +214,7 @@ fn api_key(config: &Config) -> anyhow::Result<Secret> {
         return Ok(key.clone());
     }
     let path = config.data_dir.join("api.key");
-    match kept(&path, || {
-        format!("pb_{}", BASE64_URL.encode(random::bytes::<32>()))
-    })? {
+    match kept(&path, || format!("pb_{}", BASE64_URL.encode(random::bytes::<32>())))? {
         Kept::Found(key) => Ok(Secret::new(key)),
         Kept::Made(key) => {
             // To the terminal, not to the log: logs are kept and shipped.
@@ -262,18 +225,10 @@ fn api_key(config: &Config) -> anyhow::Result<Secret> {
 }
 
 fn kept(path: &Path, make: impl FnOnce() -> String) -> anyhow::Result<Kept> {
-    keyfile::read_or_make(path, make).map_err(|error| {
-        blame(
-            "BRIDGE_DATA_DIR",
-            &format!("{} cannot be kept: {error}", path.display()),
-        )
-    })
+    keyfile::read_or_make(path, make)
+        .map_err(|error| blame("BRIDGE_DATA_DIR", &format!("{} cannot be kept: {error}", path.display())))
 }
 
 fn blame(variable: &str, rule: &str) -> anyhow::Error {
-    ConfigError {
-        variable: variable.to_owned(),
-        rule: rule.to_owned(),
-    }
-    .into()
+    ConfigError { variable: variable.to_owned(), rule: rule.to_owned() }.into()
 }

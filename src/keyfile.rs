@@ -28,11 +28,7 @@ pub fn read_or_make(path: &Path, make: impl FnOnce() -> String) -> io::Result<Ke
         fs::create_dir_all(dir)?;
     }
     let key = make();
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     writeln!(file, "{key}")?;
     file.sync_all()?;
     Ok(Kept::Made(key))

@@ -67,10 +67,7 @@ async fn either(first: &mut Signal, second: &mut Signal) {
 }
 
 async fn stop(running: &Running) {
-    let said = running
-        .store
-        .write_audit(&[Entry::new(clock::now(), Kind::BridgeStopping)])
-        .await;
+    let said = running.store.write_audit(&[Entry::new(clock::now(), Kind::BridgeStopping)]).await;
     if let Err(error) = said {
         tracing::warn!(%error, "the stop could not be written down");
     }

@@ -34,10 +34,7 @@ enum Command {
 fn variables_help() -> String {
     let mut text = "Configuration, by environment or a .env file:\n".to_owned();
     for variable in VARIABLES {
-        text.push_str(&format!(
-            "  {:<30} {} [{}]\n",
-            variable.name, variable.help, variable.default
-        ));
+        text.push_str(&format!("  {:<30} {} [{}]\n", variable.name, variable.help, variable.default));
     }
     text.push_str("A secret NAME may be given as NAME_FILE, the path of a file that holds it.");
     text
@@ -131,10 +128,7 @@ fn healthcheck(listen: SocketAddr) -> ExitCode {
     match ask() {
         Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => ExitCode::SUCCESS,
         Ok(answer) => {
-            eprintln!(
-                "presence-bridge: not ready: {}",
-                answer.lines().last().unwrap_or_default()
-            );
+            eprintln!("presence-bridge: not ready: {}", answer.lines().last().unwrap_or_default());
             ExitCode::FAILURE
         }
         Err(error) => {

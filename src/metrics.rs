@@ -112,16 +112,8 @@ impl Metrics {
             m.event_to_delivery_seconds.clone(),
         );
         registry.register("deliveries_in_flight", "POSTs under way", m.in_flight.clone());
-        registry.register(
-            "upstream_connected",
-            "Sockets open upstream",
-            m.upstream_connected.clone(),
-        );
-        registry.register(
-            "upstream_reconnects",
-            "Reconnects planned",
-            m.upstream_reconnects.clone(),
-        );
+        registry.register("upstream_connected", "Sockets open upstream", m.upstream_connected.clone());
+        registry.register("upstream_reconnects", "Reconnects planned", m.upstream_reconnects.clone());
         registry.register(
             "upstream_ping_seconds",
             "Round trips of upstream pings",

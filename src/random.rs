@@ -5,10 +5,7 @@
 /// # Panics
 /// If the operating system has no randomness to give: nothing safe could be done then.
 #[must_use]
-#[expect(
-    clippy::expect_used,
-    reason = "a key or nonce that is not random must never be used"
-)]
+#[expect(clippy::expect_used, reason = "a key or nonce that is not random must never be used")]
 pub fn bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).expect("the operating system gives randomness");

@@ -79,10 +79,7 @@ impl Status {
     /// Connections with the last moment of proof that each was live.
     #[must_use]
     pub fn proofs(&self) -> Vec<(ConnectionId, OffsetDateTime)> {
-        lock(&self.connections)
-            .iter()
-            .filter_map(|(id, metrics)| Some((*id, metrics.proven_at?)))
-            .collect()
+        lock(&self.connections).iter().filter_map(|(id, metrics)| Some((*id, metrics.proven_at?))).collect()
     }
 
     /// A part says that it is alive; call it at least every few seconds.

@@ -13,18 +13,11 @@ use tracing_subscriber::EnvFilter;
 /// If `filter` cannot be read; the text says where.
 pub fn start(filter: &str) -> Result<(), String> {
     let filter = parse_filter(filter)?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = if std::io::stderr().is_terminal() {
         builder.compact().try_init()
     } else {
-        builder
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false)
-            .try_init()
+        builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
     };
     started.map_err(|error| error.to_string())
 }
@@ -34,11 +27,6 @@ pub fn start(filter: &str) -> Result<(), String> {
 /// # Errors
 /// If it cannot be read.
 pub fn parse_filter(filter: &str) -> Result<EnvFilter, String> {
-    let quiet = "sqlx=error"
-        .parse()
-        .map_err(|_| "built-in directive".to_owned())?;
-    Ok(EnvFilter::builder()
-        .parse(filter)
-        .map_err(|error| error.to_string())?
-        .add_directive(quiet))
+    let quiet = "sqlx=error".parse().map_err(|_| "built-in directive".to_owned())?;
+    Ok(EnvFilter::builder().parse(filter).map_err(|error| error.to_string())?.add_directive(quiet))
 }

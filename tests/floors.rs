@@ -78,9 +78,7 @@ fn words(code: &str) -> impl Iterator<Item = (&str, &str, &str)> {
     let mut from = 0;
     std::iter::from_fn(move || {
         let start = from + code[from..].find(is_word)?;
-        let end = code[start..]
-            .find(|c| !is_word(c))
-            .map_or(code.len(), |len| start + len);
+        let end = code[start..].find(|c| !is_word(c)).map_or(code.len(), |len| start + len);
         from = end;
         Some((&code[..start], &code[start..end], &code[end..]))
     })
@@ -98,9 +96,8 @@ fn segments(after: &str) -> Vec<&str> {
     let mut wanted = true;
     let mut found = Vec::new();
     for (before, word, rest) in words(group) {
-        let between = &before[before
-            .rfind(|c: char| c.is_alphanumeric() || c == '_')
-            .map_or(0, |at| at + 1)..];
+        let between =
+            &before[before.rfind(|c: char| c.is_alphanumeric() || c == '_').map_or(0, |at| at + 1)..];
         for c in between.chars() {
             depth += i32::from(c == '{') - i32::from(c == '}');
             wanted |= c == ',' && depth == 0;
@@ -124,9 +121,7 @@ fn broken_rules(path: &str, text: &str) -> Vec<String> {
     let module = path.split(['/', '.']).next().unwrap_or_default();
     let mut broken = Vec::new();
     let Some((_, may_import)) = ARROWS.iter().find(|(name, _)| *name == module) else {
-        return vec![format!(
-            "{path}: `{module}` has no floor; give it one in tests/floors.rs"
-        )];
+        return vec![format!("{path}: `{module}` has no floor; give it one in tests/floors.rs")];
     };
     // How many `super` lead from this file to the crate's root.
     let depth = path.split('/').filter(|part| *part != "mod.rs").count();
@@ -160,19 +155,13 @@ fn broken_rules(path: &str, text: &str) -> Vec<String> {
                 broken.push(format!("{path}: `{name}` belongs to: {homes}"));
             }
         }
-        let of_std = if word == "std" {
-            segments(after)
-        } else {
-            Vec::new()
-        };
+        let of_std = if word == "std" { segments(after) } else { Vec::new() };
         if of_std.contains(&"env") && module != "config" {
             broken.push(format!("{path}: only `config` reads the environment"));
         }
         let impure = holds(NOT_IN_DOMAIN, word) || of_std.iter().any(|s| holds(STD_NOT_IN_DOMAIN, s));
         if module == "domain" && impure {
-            broken.push(format!(
-                "{path}: `{word}` in the domain, which does no I/O and does not wait"
-            ));
+            broken.push(format!("{path}: `{word}` in the domain, which does no I/O and does not wait"));
         }
     }
     broken
@@ -194,10 +183,7 @@ fn sources(folder: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut folders = vec![root.clone()];
     while let Some(folder) = folders.pop() {
-        for path in std::fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-        {
+        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|e| e == "rs") {
@@ -212,10 +198,7 @@ fn sources(folder: &str) -> Vec<(String, String)> {
 
 #[test]
 fn every_import_goes_to_a_lower_floor() {
-    let broken: Vec<_> = sources("src")
-        .iter()
-        .flat_map(|(path, text)| broken_rules(path, text))
-        .collect();
+    let broken: Vec<_> = sources("src").iter().flat_map(|(path, text)| broken_rules(path, text)).collect();
     assert!(broken.is_empty(), "broken rules:\n{}", broken.join("\n"));
 }
 
@@ -233,14 +216,9 @@ fn no_file_grows_past_what_one_reads_in_a_sitting() {
 fn simulator_and_bench_never_import_the_bridge() {
     for folder in ["simulator", "bench"] {
         for (path, text) in sources(&format!("{folder}/src")) {
-            assert!(
-                !code_of(&text).contains("presence_bridge::"),
-                "{folder}/src/{path} imports the bridge"
-            );
+            assert!(!code_of(&text).contains("presence_bridge::"), "{folder}/src/{path} imports the bridge");
         }
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join(folder)
-            .join("Cargo.toml");
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join("Cargo.toml");
         let manifest = std::fs::read_to_string(manifest).unwrap();
         let depends = manifest.lines().any(|line| line.starts_with("presence-bridge"));
         assert!(!depends, "{folder}/Cargo.toml depends on the bridge");
@@ -253,10 +231,7 @@ fn the_guard_finds_what_it_guards_against() {
         ("domain/retry.rs", "use crate::store::Store;"),
         ("domain/retry.rs", "use std::{fmt, fs};"),
         ("domain/retry.rs", "pub async fn wait() {}"),
-        (
-            "store/mod.rs",
-            "use crate::{domain::ids, outbound::{post, guard}};",
-        ),
+        ("store/mod.rs", "use crate::{domain::ids, outbound::{post, guard}};"),
         ("store/mod.rs", "use super::genesys::socket;"),
         ("api/webhooks.rs", "use super::super::outbound::post;"),
         ("api/webhooks.rs", "fn f() { crate::actors::wake(); }"),
@@ -269,27 +244,13 @@ fn the_guard_finds_what_it_guards_against() {
         ("helpers.rs", ""),
     ];
     for (path, code) in offences {
-        assert_eq!(
-            broken_rules(path, code).len(),
-            1,
-            "{path}: {code}: {:?}",
-            broken_rules(path, code)
-        );
+        assert_eq!(broken_rules(path, code).len(), 1, "{path}: {code}: {:?}", broken_rules(path, code));
     }
     let fine = [
-        (
-            "domain/target.rs",
-            "use std::net::IpAddr; // not crate::store\nuse super::ids::AgentId;",
-        ),
-        (
-            "store/mod.rs",
-            "use crate::{domain::{ids, store}, clock};\nuse self::audit;",
-        ),
+        ("domain/target.rs", "use std::net::IpAddr; // not crate::store\nuse super::ids::AgentId;"),
+        ("store/mod.rs", "use crate::{domain::{ids, store}, clock};\nuse self::audit;"),
         ("store/events.rs", "use super::outbound;"),
-        (
-            "actors/mod.rs",
-            "use actix::Actor; use crate::{genesys, store::{self, wake}, outbound};",
-        ),
+        ("actors/mod.rs", "use actix::Actor; use crate::{genesys, store::{self, wake}, outbound};"),
         ("genesys/mod.rs", "let url = \"http://x/crate\"; use awc::Client;"),
         (
             "outbound/post.rs",
@@ -302,11 +263,5 @@ fn the_guard_finds_what_it_guards_against() {
     let long = "let x = 1; // one\n\n// two\n".repeat(LINES_MAX + 1);
     assert!(too_long("api/mod.rs", &long).is_some());
     assert!(too_long("api/mod.rs", &"// only words\n\n".repeat(LINES_MAX + 1)).is_none());
-    assert!(
-        too_long(
-            "api/mod.rs",
-            &format!("fn f() {{}}\n#[cfg(test)]\nmod tests {{\n{long}}}")
-        )
-        .is_none()
-    );
+    assert!(too_long("api/mod.rs", &format!("fn f() {{}}\n#[cfg(test)]\nmod tests {{\n{long}}}")).is_none());
 }

@@ -40,9 +40,7 @@ impl Bridge {
         let mut command = Command::new(&program);
         command.env_clear();
         if let Some(url) = database_url {
-            command
-                .env("DATABASE_URL", url)
-                .env("BRIDGE_MASTER_KEY", MASTER_KEY);
+            command.env("DATABASE_URL", url).env("BRIDGE_MASTER_KEY", MASTER_KEY);
         }
         command
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -55,9 +53,7 @@ impl Bridge {
             .stdout(Stdio::null())
             .stderr(log)
             .kill_on_drop(true);
-        let child = command
-            .spawn()
-            .with_context(|| format!("{} cannot be run", program.display()))?;
+        let child = command.spawn().with_context(|| format!("{} cannot be run", program.display()))?;
         let bridge = Self {
             child,
             client: Client::builder(TokioExecutor::new()).build_http(),
@@ -87,9 +83,7 @@ impl Bridge {
             .uri(format!("{}{path}", self.url))
             .header("authorization", format!("Bearer {API_KEY}"))
             .header("content-type", "application/json")
-            .body(Full::new(
-                body.map(|body| Bytes::from(body.to_string())).unwrap_or_default(),
-            ))?;
+            .body(Full::new(body.map(|body| Bytes::from(body.to_string())).unwrap_or_default()))?;
         let answer = self.client.request(request).await?;
         let status = answer.status().as_u16();
         let bytes = answer.into_body().collect().await?.to_bytes();
@@ -104,22 +98,15 @@ impl Bridge {
     /// Its resident memory without Postgres, in MiB.
     pub fn rss_mib(&self) -> f64 {
         let text = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
-        let kib = text.lines().find_map(|line| {
-            line.strip_prefix("VmRSS:")?
-                .split_whitespace()
-                .next()?
-                .parse::<f64>()
-                .ok()
-        });
+        let kib = text
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<f64>().ok());
         kib.unwrap_or_default() / 1024.0
     }
 
     /// Asks it to stop and waits.
     pub async fn stop(mut self) -> anyhow::Result<()> {
-        let asked = Command::new("kill")
-            .args(["-TERM", &self.pid().to_string()])
-            .status()
-            .await?;
+        let asked = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().await?;
         ensure!(asked.success(), "the bridge could not be asked to stop");
         let ended = tokio::time::timeout(Duration::from_secs(15), self.child.wait()).await??;
         ensure!(ended.success(), "the bridge ended with {ended}");

@@ -22,11 +22,7 @@ impl Usage {
     /// What the bridge, and the Postgres that it started, have used until now.
     pub fn of(pid: u32) -> Self {
         let (bridge_ms, postgres_ms) = read(pid);
-        Self {
-            pid,
-            bridge_ms,
-            postgres_ms,
-        }
+        Self { pid, bridge_ms, postgres_ms }
     }
 
     /// What they have used since.
@@ -41,11 +37,7 @@ impl Usage {
 
 impl Used {
     /// The same divided by so many deliveries, for people.
-    #[expect(
-        clippy::as_conversions,
-        clippy::cast_precision_loss,
-        reason = "figures for people to read"
-    )]
+    #[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "figures for people to read")]
     pub fn per(&self, deliveries: u64) -> String {
         let each = |ms: u64| ms as f64 / deliveries.max(1) as f64;
         format!(
@@ -67,9 +59,7 @@ fn read(pid: u32) -> (u64, u64) {
         .collect();
     let own = all.iter().find(|p| p.pid == pid).map_or(0, |p| p.own_ms);
     let postmasters: Vec<&Stat> = all.iter().filter(|p| p.parent == pid).collect();
-    let backends = all
-        .iter()
-        .filter(|p| postmasters.iter().any(|master| master.pid == p.parent));
+    let backends = all.iter().filter(|p| postmasters.iter().any(|master| master.pid == p.parent));
     let postgres = postmasters.iter().map(|p| p.own_ms + p.children_ms).sum::<u64>()
         + backends.map(|p| p.own_ms).sum::<u64>();
     (own, postgres)
@@ -85,12 +75,8 @@ struct Stat {
 fn stat(pid: u32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name is in brackets and may hold anything; fields are counted behind it.
-    let fields: Vec<u64> = text
-        .rsplit_once(')')?
-        .1
-        .split_whitespace()
-        .map(|field| field.parse().unwrap_or(0))
-        .collect();
+    let fields: Vec<u64> =
+        text.rsplit_once(')')?.1.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
     let field = |n: usize| fields.get(n).copied().unwrap_or(0);
     Some(Stat {
         pid,

@@ -88,11 +88,8 @@ impl World {
             .enumerate()
             .map(|(n, _)| (format!("client-{n}"), format!("secret-{n}")))
             .collect();
-        let genesys = Genesys::start(GenesysOptions {
-            clients: clients.clone(),
-            ..Default::default()
-        })
-        .await?;
+        let genesys =
+            Genesys::start(GenesysOptions { clients: clients.clone(), ..Default::default() }).await?;
         let crm = Crm::start(CrmOptions::default()).await?;
         let bridge = Bridge::start(&options.bridge, options.database_url.as_deref()).await?;
         for (watched, (client, secret)) in agents.chunks(AGENTS_PER_CLIENT).zip(&clients) {
@@ -107,23 +104,12 @@ impl World {
             .wait_until(|seen| seen.connected() == agents.len(), Duration::from_secs(120))
             .await
             .map_err(|_| anyhow::anyhow!("the sockets did not open"))?;
-        Ok(Self {
-            genesys,
-            crm,
-            bridge,
-            agents,
-        })
+        Ok(Self { genesys, crm, bridge, agents })
     }
 
     async fn register(&self, path: &str) -> anyhow::Result<()> {
-        let webhook = self
-            .bridge
-            .post("/v1/webhooks", &json!({"url": self.crm.url(path)}))
-            .await?;
-        let secret = webhook
-            .get("secret")
-            .and_then(|s| s.as_str())
-            .context("no secret in the answer")?;
+        let webhook = self.bridge.post("/v1/webhooks", &json!({"url": self.crm.url(path)})).await?;
+        let secret = webhook.get("secret").and_then(|s| s.as_str()).context("no secret in the answer")?;
         self.crm.set_secrets_of(path, vec![Secret::parse(secret)?]);
         Ok(())
     }
@@ -131,10 +117,7 @@ impl World {
     /// Changes the next agent's presence; gives the change's number.
     fn change(&self, n: u64) -> u64 {
         let pick = |len: usize| usize::try_from(n).unwrap_or_default() % len;
-        let agent = self
-            .agents
-            .get(pick(self.agents.len()))
-            .map_or("", String::as_str);
+        let agent = self.agents.get(pick(self.agents.len())).map_or("", String::as_str);
         // Each round gives every agent another state than the round before.
         let round = usize::try_from(n).unwrap_or_default() / self.agents.len();
         let state = STATES.get(round % STATES.len()).copied().unwrap_or("IDLE");
@@ -207,11 +190,7 @@ async fn flood(world: &World, options: &Options, fan_out: u64, changes: u64) -> 
     for group in by_path(&posts).values() {
         report_order(group, numbers.clone())?;
     }
-    #[expect(
-        clippy::as_conversions,
-        clippy::cast_precision_loss,
-        reason = "a count for people to read"
-    )]
+    #[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "a count for people to read")]
     let rate = (changes * fan_out) as f64 / seconds;
     println!(
         "flooded, fan-out {fan_out}: {rate:.0} deliveries/s  ({} in {seconds:.1} s; {})",
@@ -229,21 +208,13 @@ fn report_order(posts: &[Arc<Post>], numbers: Vec<u64>) -> anyhow::Result<()> {
 }
 
 fn since(world: &World, before: u64) -> Vec<Arc<Post>> {
-    world
-        .crm
-        .posts()
-        .into_iter()
-        .filter(|post| post.number > before)
-        .collect()
+    world.crm.posts().into_iter().filter(|post| post.number > before).collect()
 }
 
 fn by_path(posts: &[Arc<Post>]) -> HashMap<String, Vec<Arc<Post>>> {
     let mut groups: HashMap<String, Vec<_>> = HashMap::new();
     for post in posts {
-        groups
-            .entry(post.path().to_owned())
-            .or_default()
-            .push(post.clone());
+        groups.entry(post.path().to_owned()).or_default().push(post.clone());
     }
     groups
 }

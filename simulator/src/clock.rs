@@ -31,13 +31,7 @@ pub fn parse_rfc3339(text: &str) -> Option<OffsetDateTime> {
 /// Writes the time of day as `09:30:00.250`, for lines that people read.
 #[must_use]
 pub fn time_of_day(at: OffsetDateTime) -> String {
-    format!(
-        "{:02}:{:02}:{:02}.{:03}",
-        at.hour(),
-        at.minute(),
-        at.second(),
-        at.millisecond()
-    )
+    format!("{:02}:{:02}:{:02}.{:03}", at.hour(), at.minute(), at.second(), at.millisecond())
 }
 
 #[cfg(test)]

@@ -26,10 +26,7 @@ pub struct Api {
 impl fmt::Debug for Api {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Without the bearer: it may end up in a log.
-        formatter
-            .debug_struct("Api")
-            .field("base", &self.base)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Api").field("base", &self.base).finish_non_exhaustive()
     }
 }
 
@@ -78,11 +75,7 @@ impl Api {
     #[must_use]
     pub fn new(base: &str) -> Self {
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Self {
-            base: base.trim_end_matches('/').to_owned(),
-            bearer: None,
-            client,
-        }
+        Self { base: base.trim_end_matches('/').to_owned(), bearer: None, client }
     }
 
     /// The same client, with a bearer token on every request.
@@ -125,9 +118,7 @@ impl Api {
         body: Option<(&str, String)>,
     ) -> Result<Reply, Unreachable> {
         let failed = |why: String| Unreachable(format!("{method} {}{path}: {why}", self.base));
-        let mut request = Request::builder()
-            .method(&method)
-            .uri(format!("{}{path}", self.base));
+        let mut request = Request::builder().method(&method).uri(format!("{}{path}", self.base));
         if let Some(bearer) = &self.bearer {
             request = request.header(AUTHORIZATION, format!("Bearer {bearer}"));
         }
@@ -141,28 +132,17 @@ impl Api {
             }
             None => Bytes::new(),
         };
-        let request = request
-            .body(Full::new(body))
-            .map_err(|error| failed(error.to_string()))?;
+        let request = request.body(Full::new(body)).map_err(|error| failed(error.to_string()))?;
         let exchange = async {
-            let response = self
-                .client
-                .request(request)
-                .await
-                .map_err(|error| failed(format!("{error:?}")))?;
+            let response =
+                self.client.request(request).await.map_err(|error| failed(format!("{error:?}")))?;
             let (head, body) = response.into_parts();
             let body = Limited::new(body, BODY_LIMIT_BYTES)
                 .collect()
                 .await
                 .map_err(|error| failed(error.to_string()))?;
-            Ok(Reply {
-                status: head.status.as_u16(),
-                headers: head.headers,
-                body: body.to_bytes(),
-            })
+            Ok(Reply { status: head.status.as_u16(), headers: head.headers, body: body.to_bytes() })
         };
-        tokio::time::timeout(DEADLINE, exchange)
-            .await
-            .map_err(|_| failed("no answer in time".into()))?
+        tokio::time::timeout(DEADLINE, exchange).await.map_err(|_| failed("no answer in time".into()))?
     }
 }

@@ -9,25 +9,9 @@ const DAY: [(&str, &[(&str, u64)]); 8] = [
     ("OFFLINE", &[("AVAILABLE", 1)]),
     (
         "AVAILABLE",
-        &[
-            ("ON_QUEUE", 14),
-            ("BUSY", 3),
-            ("MEETING", 2),
-            ("AWAY", 2),
-            ("BREAK", 1),
-            ("OFFLINE", 1),
-        ],
+        &[("ON_QUEUE", 14), ("BUSY", 3), ("MEETING", 2), ("AWAY", 2), ("BREAK", 1), ("OFFLINE", 1)],
     ),
-    (
-        "ON_QUEUE",
-        &[
-            ("AVAILABLE", 6),
-            ("BREAK", 3),
-            ("MEAL", 2),
-            ("BUSY", 2),
-            ("AWAY", 1),
-        ],
-    ),
+    ("ON_QUEUE", &[("AVAILABLE", 6), ("BREAK", 3), ("MEAL", 2), ("BUSY", 2), ("AWAY", 1)]),
     ("BUSY", &[("AVAILABLE", 4), ("ON_QUEUE", 3)]),
     ("AWAY", &[("AVAILABLE", 5), ("OFFLINE", 1)]),
     ("BREAK", &[("ON_QUEUE", 3), ("AVAILABLE", 2)]),
@@ -57,11 +41,7 @@ impl Shift {
     pub fn new(agents: &[String], seed: u64) -> Self {
         let agents: Vec<_> = agents.iter().map(|agent| (agent.clone(), "OFFLINE")).collect();
         let absent = agents.len();
-        Self {
-            agents,
-            chance: Chance(seed),
-            absent,
-        }
+        Self { agents, chance: Chance(seed), absent }
     }
 }
 
@@ -79,10 +59,7 @@ impl Iterator for Shift {
         let (agent, state) = self.agents.get_mut(position)?;
         let (_, ways) = DAY.iter().find(|(from, _)| from == state)?;
         *state = self.chance.weighted(ways)?;
-        Some(Step {
-            agent: agent.clone(),
-            state,
-        })
+        Some(Step { agent: agent.clone(), state })
     }
 }
 
@@ -107,14 +84,13 @@ impl Chance {
     fn weighted(&mut self, ways: &[(&'static str, u64)]) -> Option<&'static str> {
         let total: u64 = ways.iter().map(|(_, weight)| weight).sum();
         let mut drawn = self.next() % total.max(1);
-        ways.iter()
-            .find_map(|(state, weight)| match drawn.checked_sub(*weight) {
-                None => Some(*state),
-                Some(rest) => {
-                    drawn = rest;
-                    None
-                }
-            })
+        ways.iter().find_map(|(state, weight)| match drawn.checked_sub(*weight) {
+            None => Some(*state),
+            Some(rest) => {
+                drawn = rest;
+                None
+            }
+        })
     }
 }
 

@@ -8,24 +8,22 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use futures_util::stream;
-use time::OffsetDateTime;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::assignment::Assignment;
 use super::journal::Journal;
 use super::token::{GetToken, Held, TokenActor, gone};
 use crate::clock;
-use crate::domain::ids::{AgentId, ConnectionId, EventId, SourceId};
-use crate::domain::presence::PresenceChange;
 use crate::genesys::protocol::{Provisioned, Update, Upstream, UpstreamError, Wanted};
 use crate::genesys::session::{Effect, Ending, Input, Now, Phase, Session, Timer, TokenSerial};
 use crate::genesys::socket::{Incoming, Socket, Speaker};
 use crate::metrics::{Metrics, ReasonLabels};
 use crate::random;
 use crate::status::{ConnectionMetrics, Status};
-use crate::store::recorder::Recorder;
-use crate::store::upstream::{ConnectionState, GapStep, Watcher};
 use crate::store::Store;
+use crate::store::recorder::Recorder;
+use crate::store::upstream::{ConnectionState, GapStep};
 
 /// A socket that we asked to close ends within this, or is left.
 const SOCKET_ENDS_WITHIN: Duration = Duration::from_secs(3);
@@ -45,27 +43,6 @@ pub struct Deps {
     pub status: Arc<Status>,
     /// Where it counts.
     pub metrics: Metrics,
-}
-
-/// Which connection, and whom it watches.
-#[derive(Clone, Debug)]
-pub struct Assignment {
-    /// Its id.
-    pub connection_id: ConnectionId,
-    /// The source.
-    pub source_id: SourceId,
-    /// The source's name, which events carry.
-    pub source_name: String,
-    /// The agent.
-    pub agent_id: AgentId,
-    /// Topics, flat; the first stands for updates that name none.
-    pub topics: Vec<String>,
-    /// How often upstream shall ping.
-    pub heartbeat: Duration,
-    /// Upstream ids of ours that may still exist.
-    pub leftovers: Vec<String>,
-    /// Last moment of proof by a former process or actor.
-    pub proven_at: Option<OffsetDateTime>,
 }
 
 /// Asks the connection to end; it does so by itself then, within some seconds.
@@ -109,11 +86,7 @@ impl ConnectionActor {
         tokens: Addr<TokenActor>,
     ) -> Self {
         let session = Session::new(assignment.heartbeat, assignment.leftovers.clone());
-        let journal = Journal::new(Watcher {
-            source_id: assignment.source_id,
-            connection_id: assignment.connection_id,
-            agent_id: assignment.agent_id.clone(),
-        });
+        let journal = Journal::new(assignment.watcher());
         Self {
             deps,
             assignment,
@@ -129,10 +102,7 @@ impl ConnectionActor {
 
     /// Tells the session what happened in an epoch, and does what it decides.
     fn feed(&mut self, epoch: u64, input: Input, ctx: &mut Context<Self>) {
-        let now = Now {
-            at: clock::now(),
-            tick: Instant::now(),
-        };
+        let now = Now { at: clock::now(), tick: Instant::now() };
         let before = self.session.phase();
         let effects = self.session.on(epoch, input, now, random::unit());
         for effect in effects {
@@ -157,9 +127,10 @@ impl ConnectionActor {
                 Input::Verified(upstream.verify(&token.secret).await)
             }),
             Effect::List => {
-                self.call(ctx, |upstream, token| async move {
-                    Input::Listed(upstream.list(&token.secret).await)
-                });
+                self.call(
+                    ctx,
+                    |upstream, token| async move { Input::Listed(upstream.list(&token.secret).await) },
+                );
             }
             Effect::Delete(ids) => self.call(ctx, |upstream, token| async move {
                 Input::Deleted(delete(&*upstream, &token, ids).await)
@@ -193,24 +164,13 @@ impl ConnectionActor {
             Effect::GapClosed => self.journal.gap(GapStep::Closed { to: now.at }),
             Effect::Save => self.journal.save(),
             Effect::CountReconnect(reason) => {
-                self.deps
-                    .metrics
-                    .upstream_reconnects
-                    .get_or_create(&ReasonLabels { reason })
-                    .inc();
+                self.deps.metrics.upstream_reconnects.get_or_create(&ReasonLabels { reason }).inc();
             }
             Effect::CountOdd(reason) => {
-                self.deps
-                    .metrics
-                    .frames_rejected
-                    .get_or_create(&ReasonLabels { reason })
-                    .inc();
+                self.deps.metrics.frames_rejected.get_or_create(&ReasonLabels { reason }).inc();
             }
             Effect::CountRoundTrip(round_trip) => {
-                self.deps
-                    .metrics
-                    .upstream_ping_seconds
-                    .observe(round_trip.as_secs_f64());
+                self.deps.metrics.upstream_ping_seconds.observe(round_trip.as_secs_f64());
             }
             Effect::ShutDown(ids) => self.shut_down(ids, ctx),
             Effect::Finished => {
@@ -251,10 +211,7 @@ impl ConnectionActor {
             return; // not reached: the session asks for a token before anything else
         };
         let step = step(self.upstream.clone(), token);
-        ctx.spawn(
-            step.into_actor(self)
-                .map(move |input, actor, ctx| actor.feed(epoch, input, ctx)),
-        );
+        ctx.spawn(step.into_actor(self).map(move |input, actor, ctx| actor.feed(epoch, input, ctx)));
     }
 
     fn dial(&self, provisioned: Provisioned, ctx: &mut Context<Self>) {
@@ -283,11 +240,7 @@ impl ConnectionActor {
             Some((Arrival(epoch, incoming), (socket, guard)))
         });
         let reader = ctx.add_stream(arrivals);
-        self.socket = Some(OpenSocket {
-            speaker,
-            reader,
-            ended,
-        });
+        self.socket = Some(OpenSocket { speaker, reader, ended });
     }
 
     fn drop_socket(&mut self, ctx: &mut Context<Self>) {
@@ -313,21 +266,7 @@ impl ConnectionActor {
     }
 
     fn record(&self, update: Update, text: String, now: Now, ctx: &mut Context<Self>) {
-        let change = PresenceChange {
-            event_id: EventId::generate(),
-            source_id: self.assignment.source_id,
-            source_name: self.assignment.source_name.clone(),
-            connection_id: self.assignment.connection_id,
-            agent_id: self.assignment.agent_id.clone(),
-            topic: update
-                .topic
-                .or_else(|| self.assignment.topics.first().cloned())
-                .unwrap_or_default(),
-            presence: update.presence,
-            occurred_at: update.occurred_at,
-            received_at: now.at,
-            raw: text.into(),
-        };
+        let change = self.assignment.change(update, text, now.at);
         if self.deps.recorder.try_record(change).is_err() {
             let epoch = self.session.epoch();
             self.feed_later(epoch, Input::QueueFull, ctx);
@@ -353,11 +292,7 @@ impl ConnectionActor {
                 return Vec::new();
             }
             let deleting = async {
-                match tokens
-                    .send(GetToken { instead_of: None })
-                    .await
-                    .unwrap_or_else(|_| Err(gone()))
-                {
+                match tokens.send(GetToken { instead_of: None }).await.unwrap_or_else(|_| Err(gone())) {
                     Ok(token) => delete(&*upstream, &token, ids).await,
                     Err(error) => ids.into_iter().map(|id| (id, Err(error.clone()))).collect(),
                 }

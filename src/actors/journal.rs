@@ -30,13 +30,7 @@ pub struct Written {
 impl Journal {
     /// An empty journal of one connection.
     pub fn new(watcher: Watcher) -> Self {
-        Self {
-            watcher,
-            entries: Vec::new(),
-            gaps: Vec::new(),
-            unsaved: false,
-            writing: false,
-        }
+        Self { watcher, entries: Vec::new(), gaps: Vec::new(), unsaved: false, writing: false }
     }
 
     /// An entry to be written, about this connection.
@@ -94,11 +88,7 @@ impl Journal {
     /// If it failed; what it tried to write waits again, before what has come since.
     pub fn written(&mut self, written: Written) -> Result<(), StoreError> {
         self.writing = false;
-        let Written {
-            result,
-            mut entries,
-            mut gaps,
-        } = written;
+        let Written { result, mut entries, mut gaps } = written;
         if result.is_ok() {
             return Ok(());
         }

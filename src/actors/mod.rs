@@ -2,11 +2,13 @@
 //!
 //! - [`supervisor`] keeps one [`connection`] actor for each connection that is wanted, and one [`token`] actor for
 //!   each source; it builds a new one when one dies.
-//! - [`dispatcher`] sends what is owed.
+//! - [`dispatcher`] sends what is owed, by the loop in `dispatch`.
 //!
 //! Mailboxes are bounded: whoever sends waits for the answer, or gives up; data never goes by `do_send`.
 
+pub mod assignment;
 pub mod connection;
+mod dispatch;
 pub mod dispatcher;
 mod journal;
 mod shared;

@@ -30,11 +30,7 @@ pub struct SharedClients {
 impl SharedClients {
     /// None yet.
     pub fn new(store: Store, metrics: Metrics) -> Self {
-        Self {
-            store,
-            metrics,
-            by_source: HashMap::new(),
-        }
+        Self { store, metrics, by_source: HashMap::new() }
     }
 
     /// Those of a source, made anew when the source has changed or the keeper has died; `None` if they cannot be.
@@ -50,18 +46,10 @@ impl SharedClients {
                 return None;
             }
         };
-        let keeper = TokenActor::new(
-            source.source_id,
-            upstream.clone(),
-            self.store.clone(),
-            self.metrics.clone(),
-        );
+        let keeper =
+            TokenActor::new(source.source_id, upstream.clone(), self.store.clone(), self.metrics.clone());
         let tokens = keeper.start();
-        let shared = Shared {
-            version: source.version,
-            upstream: upstream.clone(),
-            tokens: tokens.clone(),
-        };
+        let shared = Shared { version: source.version, upstream: upstream.clone(), tokens: tokens.clone() };
         self.by_source.insert(source.source_id, shared);
         Some((upstream, tokens))
     }
@@ -75,15 +63,9 @@ impl SharedClients {
 fn settings(source: &WantedSource) -> RealtimeSettings {
     let without_slash = |url: &str| url.trim_end_matches('/').to_owned();
     let region = source.region.as_deref().unwrap_or_default();
-    let api_url = source
-        .api_url
-        .as_deref()
-        .map_or_else(|| format!("https://api.{region}"), without_slash);
+    let api_url = source.api_url.as_deref().map_or_else(|| format!("https://api.{region}"), without_slash);
     RealtimeSettings {
-        login_url: source
-            .login_url
-            .as_deref()
-            .map_or_else(|| api_url.clone(), without_slash),
+        login_url: source.login_url.as_deref().map_or_else(|| api_url.clone(), without_slash),
         api_url,
         client_id: source.client_id.clone(),
         client_secret: source.client_secret.clone(),

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use time::OffsetDateTime;
 
-use super::connection::{self, Assignment, ConnectionActor, Terminate};
+use super::assignment::Assignment;
+use super::connection::{self, ConnectionActor, Terminate};
 use super::shared::SharedClients;
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
@@ -129,17 +130,13 @@ impl Supervisor {
             }
         }
         // A row that went without us (nobody but us removes rows, so this is a former database).
-        let known: Vec<_> = wanted
-            .iter()
-            .flat_map(|(source, _)| &source.connections)
-            .collect();
+        let known: Vec<_> = wanted.iter().flat_map(|(source, _)| &source.connections).collect();
         for (id, held) in &mut self.held {
             if held.ending.is_none() && !known.iter().any(|connection| connection.connection_id == *id) {
                 held.end(Ending::Replaced);
             }
         }
-        self.held
-            .retain(|_, held| held.addr.connected() || held.ending.is_none());
+        self.held.retain(|_, held| held.addr.connected() || held.ending.is_none());
         self.shared.forget_all_but(|id| wanted.iter().any(|(source, _)| source.source_id == id));
     }
 
@@ -157,11 +154,7 @@ impl Supervisor {
                 self.start(source, connection);
             } else if !connection.leftovers.is_empty() {
                 // Nobody holds it, but something of it may still exist upstream: an actor that only cleans up.
-                let ending = if unwanted {
-                    Ending::Replaced
-                } else {
-                    Ending::Operator
-                };
+                let ending = if unwanted { Ending::Replaced } else { Ending::Operator };
                 self.start(source, connection);
                 if let Some(held) = self.held.get_mut(&id) {
                     held.end(ending);
@@ -251,14 +244,9 @@ impl Supervisor {
 
     fn tell_death(&self, source: &WantedSource, connection: &WantedConnection, ctx: &mut Context<Self>) {
         tracing::error!(connection = %connection.connection_id, "a connection's actor died; another takes its place");
-        self.deps
-            .metrics
-            .actors_restarted
-            .get_or_create(&ReasonLabels { reason: "connection" })
-            .inc();
-        let mut entry = Entry::new(clock::now(), Kind::ActorRestarted)
-            .level(Level::Error)
-            .data("actor", "connection");
+        self.deps.metrics.actors_restarted.get_or_create(&ReasonLabels { reason: "connection" }).inc();
+        let mut entry =
+            Entry::new(clock::now(), Kind::ActorRestarted).level(Level::Error).data("actor", "connection");
         entry.source_id = Some(source.source_id);
         entry.connection_id = Some(connection.connection_id);
         entry.agent_id = Some(connection.agent_id.clone());
@@ -319,21 +307,13 @@ async fn read_wanted(store: &Store, master_key: &MasterKey) -> Result<Vec<(Wante
     let planned = |source: WantedSource| {
         let connected: Vec<String> = source.connections.iter().map(|c| c.agent_id.0.clone()).collect();
         let plan = if source.deleted {
-            Plan {
-                remove: connected,
-                ..Plan::default()
-            }
+            Plan { remove: connected, ..Plan::default() }
         } else {
             plan(&source.agents, &connected, REALTIME_CONNECTIONS_MAX)
         };
         (source, plan)
     };
-    let wanted: Vec<_> = store
-        .wanted_sources(master_key)
-        .await?
-        .into_iter()
-        .map(planned)
-        .collect();
+    let wanted: Vec<_> = store.wanted_sources(master_key).await?.into_iter().map(planned).collect();
     let mut added = false;
     for (source, plan) in wanted.iter().filter(|(_, plan)| !plan.add.is_empty()) {
         store.add_connections(source.source_id, &plan.add).await?;
@@ -342,12 +322,7 @@ async fn read_wanted(store: &Store, master_key: &MasterKey) -> Result<Vec<(Wante
     if !added {
         return Ok(wanted);
     }
-    Ok(store
-        .wanted_sources(master_key)
-        .await?
-        .into_iter()
-        .map(planned)
-        .collect())
+    Ok(store.wanted_sources(master_key).await?.into_iter().map(planned).collect())
 }
 
 impl Actor for Supervisor {

@@ -92,25 +92,15 @@ impl TokenActor {
         self.waiting = Some(Vec::new());
         let upstream = self.upstream.clone();
         let asked = async move { upstream.token().await };
-        ctx.spawn(
-            asked
-                .into_actor(self)
-                .map(|answer, actor, ctx| actor.answered(answer, ctx)),
-        );
+        ctx.spawn(asked.into_actor(self).map(|answer, actor, ctx| actor.answered(answer, ctx)));
     }
 
     fn answered(&mut self, answer: Result<Token, UpstreamError>, ctx: &mut Context<Self>) {
         let answer = match answer {
             Ok(token) => {
                 self.serials += 1;
-                let held = Held {
-                    serial: self.serials,
-                    secret: token.secret,
-                };
-                self.current = Some(Current {
-                    held: held.clone(),
-                    ends: Instant::now() + token.lifetime,
-                });
+                let held = Held { serial: self.serials, secret: token.secret };
+                self.current = Some(Current { held: held.clone(), ends: Instant::now() + token.lifetime });
                 self.resting = None;
                 self.backoff.reset();
                 let margin = MARGIN_MAX.min(token.lifetime / 10);
@@ -150,20 +140,13 @@ impl TokenActor {
 
     /// Renews the token, if it is still this one.
     fn renew(&mut self, serial: TokenSerial, ctx: &mut Context<Self>) {
-        if self
-            .current
-            .as_ref()
-            .is_some_and(|current| current.held.serial == serial)
-        {
+        if self.current.as_ref().is_some_and(|current| current.held.serial == serial) {
             self.request(ctx);
         }
     }
 
     fn count(&self, outcome: &'static str) {
-        self.metrics
-            .token_requests
-            .get_or_create(&OutcomeLabels { outcome })
-            .inc();
+        self.metrics.token_requests.get_or_create(&OutcomeLabels { outcome }).inc();
     }
 
     fn tell(&self, mut entry: Entry, ctx: &mut Context<Self>) {

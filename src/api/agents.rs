@@ -35,10 +35,7 @@ pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Re
         .map(|text| canonical_presence(&text).ok_or_else(|| ApiError::parameter("presence", "is empty")))
         .transpose()?;
     let paging = query.paging(List::Agents)?;
-    let rows = state
-        .store
-        .agents(source, presence.as_deref(), paging.after_number(), paging.rows())
-        .await?;
+    let rows = state.store.agents(source, presence.as_deref(), paging.after_number(), paging.rows()).await?;
     Ok(paging.respond(rows, |row| Place::Number(row.agent_key), view))
 }
 
@@ -54,8 +51,6 @@ pub(super) async fn get(state: web::Data<ApiState>, request: HttpRequest) -> Rep
             "Say which source is meant: add ?source=<id of the source>.",
         ));
     }
-    let row = rows
-        .pop()
-        .ok_or_else(|| ApiError::new(Code::NotFound, "There is no such agent."))?;
+    let row = rows.pop().ok_or_else(|| ApiError::new(Code::NotFound, "There is no such agent."))?;
     Ok(HttpResponse::Ok().json(view(&row)))
 }

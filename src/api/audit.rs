@@ -48,9 +48,6 @@ pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Re
         until: query.time("until")?,
     };
     let paging = query.paging(List::Audit)?;
-    let rows = state
-        .store
-        .audit_entries(&filter, paging.after_number(), paging.rows())
-        .await?;
+    let rows = state.store.audit_entries(&filter, paging.after_number(), paging.rows()).await?;
     Ok(paging.respond(rows, |row| Place::Number(row.audit_id), view))
 }

@@ -43,13 +43,7 @@ impl FromRequest for Principal {
     type Future = Ready<Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(
-            request
-                .extensions()
-                .get::<Self>()
-                .cloned()
-                .ok_or_else(unauthorized),
-        )
+        ready(request.extensions().get::<Self>().cloned().ok_or_else(unauthorized))
     }
 }
 
@@ -99,26 +93,19 @@ pub async fn check<B: MessageBody + 'static>(
             if let Some(error) = encoded(&request) {
                 return Ok(request.error_response(error));
             }
-            request
-                .extensions_mut()
-                .insert(Principal(format!("api-key:{name}")));
+            request.extensions_mut().insert(Principal(format!("api-key:{name}")));
             Ok(next.call(request).await?.map_into_boxed_body())
         }
         Ok(None) => {
-            let address = request
-                .peer_addr()
-                .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
+            let address = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
             let failures = state.failures.one_more(address, Instant::now());
             // Once a minute and address is enough for the log.
             if failures == FAILURES_MAX + 1 {
                 tracing::warn!(%address, "many requests without a valid API key");
             }
             let error = if failures > FAILURES_MAX {
-                ApiError::new(
-                    Code::TooManyFailures,
-                    "Wait a minute, and use a key that is in use.",
-                )
-                .with_header(header::RETRY_AFTER, "60")
+                ApiError::new(Code::TooManyFailures, "Wait a minute, and use a key that is in use.")
+                    .with_header(header::RETRY_AFTER, "60")
             } else {
                 unauthorized()
             };
@@ -163,11 +150,8 @@ fn encoded(request: &ServiceRequest) -> Option<ApiError> {
 
 /// The same for a missing, malformed, unknown and revoked key.
 fn unauthorized() -> ApiError {
-    ApiError::new(
-        Code::Unauthorized,
-        "Send \"Authorization: Bearer <key>\" with a key that is in use.",
-    )
-    .with_header(header::WWW_AUTHENTICATE, "Bearer realm=\"presence-bridge\"")
+    ApiError::new(Code::Unauthorized, "Send \"Authorization: Bearer <key>\" with a key that is in use.")
+        .with_header(header::WWW_AUTHENTICATE, "Bearer realm=\"presence-bridge\"")
 }
 
 #[cfg(test)]

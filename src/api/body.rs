@@ -146,8 +146,7 @@ impl JsonBody {
     /// If anything is wrong.
     pub fn finish(mut self, more: Vec<Violation>) -> Result<(), ApiError> {
         for name in self.fields.keys() {
-            self.violations
-                .push(Violation::new(escape(name), "is not a field of this object"));
+            self.violations.push(Violation::new(escape(name), "is not a field of this object"));
         }
         for violation in more {
             // What has the wrong type or is missing was told already; the rules would only repeat it.
@@ -189,20 +188,14 @@ fn escape(name: &str) -> String {
 }
 
 fn check_media_type(request: &HttpRequest) -> Result<(), ApiError> {
-    let given = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
+    let given =
+        request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = given.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/json") {
         return Ok(());
     }
-    Err(ApiError::new(
-        Code::UnsupportedMediaType,
-        "Send the body with Content-Type: application/json.",
-    )
-    .with_header(header::ACCEPT, "application/json"))
+    Err(ApiError::new(Code::UnsupportedMediaType, "Send the body with Content-Type: application/json.")
+        .with_header(header::ACCEPT, "application/json"))
 }
 
 async fn read(request: &HttpRequest, mut payload: Payload) -> Result<BytesMut, ApiError> {
@@ -225,21 +218,16 @@ async fn read(request: &HttpRequest, mut payload: Payload) -> Result<BytesMut, A
         }
         Ok(body)
     };
-    tokio::time::timeout(BODY_WITHIN, reading)
-        .await
-        .unwrap_or_else(|_| {
-            Err(ApiError::new(
-                Code::BodyTooSlow,
-                format!("The body must arrive within {} seconds.", BODY_WITHIN.as_secs()),
-            )
-            .with_header(header::CONNECTION, "close"))
-        })
+    tokio::time::timeout(BODY_WITHIN, reading).await.unwrap_or_else(|_| {
+        Err(ApiError::new(
+            Code::BodyTooSlow,
+            format!("The body must arrive within {} seconds.", BODY_WITHIN.as_secs()),
+        )
+        .with_header(header::CONNECTION, "close"))
+    })
 }
 
 fn too_large() -> ApiError {
-    ApiError::new(
-        Code::BodyTooLarge,
-        format!("A body may have {BODY_BYTES_MAX} bytes."),
-    )
-    .with_header(header::CONNECTION, "close")
+    ApiError::new(Code::BodyTooLarge, format!("A body may have {BODY_BYTES_MAX} bytes."))
+        .with_header(header::CONNECTION, "close")
 }

@@ -12,14 +12,7 @@ use crate::store::connections::{ConnectionFilter, ConnectionRow};
 
 type Reply = Result<HttpResponse, ApiError>;
 
-const STATES: [&str; 6] = [
-    "idle",
-    "connecting",
-    "open",
-    "backing_off",
-    "refused",
-    "terminated",
-];
+const STATES: [&str; 6] = ["idle", "connecting", "open", "backing_off", "refused", "terminated"];
 
 /// Four names are those of the seed document's metrics; the rest is ours.
 fn view(state: &ApiState, row: &ConnectionRow) -> Value {
@@ -53,11 +46,7 @@ pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Re
     let paging = query.paging(List::Connections)?;
     let after = paging.after_id().map(ConnectionId);
     let rows = state.store.connections(&filter, after, paging.rows()).await?;
-    Ok(paging.respond(
-        rows,
-        |row| Place::Id(row.connection_id.0),
-        |row| view(&state, row),
-    ))
+    Ok(paging.respond(rows, |row| Place::Id(row.connection_id.0), |row| view(&state, row)))
 }
 
 pub(super) async fn get(state: web::Data<ApiState>, request: HttpRequest) -> Reply {

@@ -12,17 +12,8 @@ use crate::store::history::{AttemptRow, DeliveryFilter, DeliveryRow};
 
 type Reply = Result<HttpResponse, ApiError>;
 
-const STATES: [&str; 9] = [
-    "open",
-    "ended",
-    "waiting",
-    "sending",
-    "blocked",
-    "paused",
-    "delivered",
-    "dead",
-    "webhook_gone",
-];
+const STATES: [&str; 9] =
+    ["open", "ended", "waiting", "sending", "blocked", "paused", "delivered", "dead", "webhook_gone"];
 
 fn view(row: &DeliveryRow) -> Value {
     json!({
@@ -62,10 +53,7 @@ pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Re
     };
     let paging = query.paging(List::Deliveries)?;
     let before = paging.after_id().map(DeliveryId);
-    let rows = state
-        .store
-        .delivery_history(&filter, before, paging.rows())
-        .await?;
+    let rows = state.store.delivery_history(&filter, before, paging.rows()).await?;
     Ok(paging.respond(rows, |row| Place::Id(row.delivery_id.0), view))
 }
 

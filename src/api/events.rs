@@ -36,10 +36,7 @@ fn view(event: &Event) -> View<'_> {
     View {
         event_id: event.event_id,
         sequence: event.sequence,
-        source: event
-            .source
-            .as_ref()
-            .map(|(id, name)| json!({"id": id, "name": name})),
+        source: event.source.as_ref().map(|(id, name)| json!({"id": id, "name": name})),
         agent: json!({"id": event.agent_id}),
         topic: event.topic.as_deref(),
         presence: presence(&event.presence),
@@ -60,10 +57,7 @@ struct FeedPage<'a> {
 
 pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
     let mut query = Query::read(&request)?;
-    let filter = FeedFilter {
-        agent: query.text("agent")?,
-        source: query.id("source")?.map(SourceId),
-    };
+    let filter = FeedFilter { agent: query.text("agent")?, source: query.id("source")?.map(SourceId) };
     query.rename("after", "cursor")?;
     let paging = query.paging(List::Events)?;
     let after = paging.after_number().unwrap_or(0);

@@ -30,9 +30,6 @@ pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Re
         open: query.boolean("open")?,
     };
     let paging = query.paging(List::Gaps)?;
-    let rows = state
-        .store
-        .gaps(&filter, paging.after_id().map(GapId), paging.rows())
-        .await?;
+    let rows = state.store.gaps(&filter, paging.after_id().map(GapId), paging.rows()).await?;
     Ok(paging.respond(rows, |row| Place::Id(row.gap_id.0), view))
 }

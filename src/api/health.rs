@@ -22,12 +22,7 @@ const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
                            base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 static DOCS: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
-    Arc::new(
-        Config::from("/openapi.yaml")
-            .validator_url("none")
-            .try_it_out_enabled(true)
-            .use_base_layout(),
-    )
+    Arc::new(Config::from("/openapi.yaml").validator_url("none").try_it_out_enabled(true).use_base_layout())
 });
 
 pub(super) async fn health() -> HttpResponse {
@@ -51,11 +46,8 @@ pub(super) async fn readiness(state: web::Data<ApiState>) -> HttpResponse {
     for part in state.status.dead_parts() {
         reasons.push(format!("{}: gives no sign of life", part.as_str()));
     }
-    let mut response = if reasons.is_empty() {
-        HttpResponse::Ok()
-    } else {
-        HttpResponse::ServiceUnavailable()
-    };
+    let mut response =
+        if reasons.is_empty() { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     response.json(json!({"ready": reasons.is_empty(), "reasons": reasons}))
 }
 
@@ -75,9 +67,7 @@ pub(super) async fn openapi() -> HttpResponse {
 
 /// The page names its files relative to `/docs/`.
 pub(super) async fn docs_redirect() -> HttpResponse {
-    HttpResponse::PermanentRedirect()
-        .insert_header((header::LOCATION, "/docs/"))
-        .finish()
+    HttpResponse::PermanentRedirect().insert_header((header::LOCATION, "/docs/")).finish()
 }
 
 pub(super) async fn docs(request: HttpRequest) -> Result<HttpResponse, ApiError> {

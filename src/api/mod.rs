@@ -65,14 +65,7 @@ impl ApiState {
         master_key: MasterKey,
         targets: TargetPolicy,
     ) -> Self {
-        Self {
-            store,
-            status,
-            metrics,
-            master_key,
-            targets,
-            failures: auth::Failures::default(),
-        }
+        Self { store, status, metrics, master_key, targets, failures: auth::Failures::default() }
     }
 }
 
@@ -87,11 +80,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     const fn new(method: &'static str, path: &'static str, handler: fn(Route) -> Route) -> Self {
-        Self {
-            method,
-            path,
-            handler,
-        }
+        Self { method, path, handler }
     }
 }
 
@@ -102,9 +91,7 @@ pub const ROUTES: &[Endpoint] = &[
     Endpoint::new("GET", "/v1/webhooks/{id}", |r| r.to(webhooks::get)),
     Endpoint::new("PATCH", "/v1/webhooks/{id}", |r| r.to(webhooks::update)),
     Endpoint::new("DELETE", "/v1/webhooks/{id}", |r| r.to(webhooks::delete)),
-    Endpoint::new("POST", "/v1/webhooks/{id}/rotate-secret", |r| {
-        r.to(webhooks::rotate_secret)
-    }),
+    Endpoint::new("POST", "/v1/webhooks/{id}/rotate-secret", |r| r.to(webhooks::rotate_secret)),
     Endpoint::new("POST", "/v1/webhooks/{id}/test", |r| r.to(webhooks::test)),
     Endpoint::new("POST", "/v1/webhooks/{id}/pause", |r| r.to(webhooks::pause)),
     Endpoint::new("POST", "/v1/webhooks/{id}/resume", |r| r.to(webhooks::resume)),
@@ -115,12 +102,8 @@ pub const ROUTES: &[Endpoint] = &[
     Endpoint::new("DELETE", "/v1/sources/{id}", |r| r.to(sources::delete)),
     Endpoint::new("GET", "/v1/connections", |r| r.to(connections::list)),
     Endpoint::new("GET", "/v1/connections/{id}", |r| r.to(connections::get)),
-    Endpoint::new("POST", "/v1/connections/{id}/terminate", |r| {
-        r.to(connections::terminate)
-    }),
-    Endpoint::new("POST", "/v1/connections/{id}/restart", |r| {
-        r.to(connections::restart)
-    }),
+    Endpoint::new("POST", "/v1/connections/{id}/terminate", |r| r.to(connections::terminate)),
+    Endpoint::new("POST", "/v1/connections/{id}/restart", |r| r.to(connections::restart)),
     Endpoint::new("GET", "/v1/agents", |r| r.to(agents::list)),
     Endpoint::new("GET", "/v1/agents/{id}", |r| r.to(agents::get)),
     Endpoint::new("GET", "/v1/events", |r| r.to(events::list)),
@@ -155,11 +138,7 @@ pub fn configure(config: &mut ServiceConfig) {
             }
         }
     }
-    config.service(
-        guarded
-            .default_service(web::to(not_found))
-            .wrap(from_fn(auth::check)),
-    );
+    config.service(guarded.default_service(web::to(not_found)).wrap(from_fn(auth::check)));
     config.default_service(web::to(not_found));
 }
 
@@ -200,10 +179,7 @@ const HEADERS: [(HeaderName, &str); 4] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::CACHE_CONTROL, "no-store"),
     (header::REFERRER_POLICY, "no-referrer"),
-    (
-        header::CONTENT_SECURITY_POLICY,
-        "default-src 'none'; frame-ancestors 'none'",
-    ),
+    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
 ];
 
 /// Longest that a call may take: its body may take 10 s to arrive, the rest is the database's.

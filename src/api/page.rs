@@ -118,10 +118,7 @@ impl Query {
     pub fn rename(&mut self, second: &str, first: &str) -> Result<(), ApiError> {
         if self.pairs.iter().any(|(name, _)| name == second) {
             if self.pairs.iter().any(|(name, _)| name == first) {
-                return Err(ApiError::parameter(
-                    second,
-                    &format!("is another name of {first}"),
-                ));
+                return Err(ApiError::parameter(second, &format!("is another name of {first}")));
             }
             for (name, _) in &mut self.pairs {
                 if name == second {
@@ -152,9 +149,7 @@ impl Query {
         what: &str,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Result<Option<T>, ApiError> {
-        self.text(name)?
-            .map(|text| parse(&text).ok_or_else(|| ApiError::parameter(name, what)))
-            .transpose()
+        self.text(name)?.map(|text| parse(&text).ok_or_else(|| ApiError::parameter(name, what))).transpose()
     }
 }
 
@@ -228,10 +223,7 @@ impl List {
             }
         });
         place.ok_or_else(|| {
-            ApiError::new(
-                Code::InvalidCursor,
-                "Pass next_cursor of a page of this list, unchanged.",
-            )
+            ApiError::new(Code::InvalidCursor, "Pass next_cursor of a page of this list, unchanged.")
         })
     }
 }
@@ -284,10 +276,7 @@ impl Paging {
     ) -> HttpResponse {
         let more = rows.len() > self.limit;
         rows.truncate(self.limit);
-        let next = rows
-            .last()
-            .filter(|_| more)
-            .map(|row| self.list.cursor(place(row)));
+        let next = rows.last().filter(|_| more).map(|row| self.list.cursor(place(row)));
         let items: Vec<V> = rows.iter().map(view).collect();
         HttpResponse::Ok().json(json!({"items": items, "next_cursor": next}))
     }
@@ -297,9 +286,7 @@ impl Paging {
 #[must_use]
 pub fn at(time: OffsetDateTime) -> String {
     // Fails only beyond the year 9999, which no row of ours has.
-    time.to_offset(time::UtcOffset::UTC)
-        .format(&Rfc3339)
-        .unwrap_or_default()
+    time.to_offset(time::UtcOffset::UTC).format(&Rfc3339).unwrap_or_default()
 }
 
 /// A time that may be missing.

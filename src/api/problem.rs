@@ -76,21 +76,12 @@ pub struct ApiError {
 impl ApiError {
     /// An error with a sentence for people.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self {
-            code,
-            detail: detail.into(),
-            errors: Vec::new(),
-            headers: Vec::new(),
-            cause: None,
-        }
+        Self { code, detail: detail.into(), errors: Vec::new(), headers: Vec::new(), cause: None }
     }
 
     /// Something of ours failed: the caller is told nothing, the log everything.
     pub fn internal(cause: impl fmt::Display) -> Self {
-        let mut error = Self::new(
-            Code::Internal,
-            "The log of the bridge knows more under this request_id.",
-        );
+        let mut error = Self::new(Code::Internal, "The log of the bridge knows more under this request_id.");
         error.cause = Some(cause.to_string());
         error
     }
@@ -202,10 +193,7 @@ impl From<StoreError> for ApiError {
                 return Self::new(Code::NameTaken, "Another source has this name.");
             }
             Some("delivery_pkey" | "delivery_lane_idx") => {
-                return Self::new(
-                    Code::Conflict,
-                    "Somebody else opened the delivery at the same time.",
-                );
+                return Self::new(Code::Conflict, "Somebody else opened the delivery at the same time.");
             }
             _ => {}
         }

@@ -39,10 +39,7 @@ fn view(source: &Source) -> Value {
 
 pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
     let paging = Query::read(&request)?.paging(List::Sources)?;
-    let rows = state
-        .store
-        .sources(paging.after_id().map(SourceId), paging.rows())
-        .await?;
+    let rows = state.store.sources(paging.after_id().map(SourceId), paging.rows()).await?;
     Ok(paging.respond(rows, |row| Place::Id(row.source_id.0), view))
 }
 
@@ -66,10 +63,7 @@ pub(super) async fn create(state: web::Data<ApiState>, principal: Principal, mut
         heartbeat_interval_ms: HEARTBEAT_INTERVAL_MS_DEFAULT,
     };
     let settings = take_settings(body, nothing_yet)?;
-    let source = state
-        .store
-        .create_source(&settings, &state.master_key, principal.as_str())
-        .await?;
+    let source = state.store.create_source(&settings, &state.master_key, principal.as_str()).await?;
     state.store.wake.connections_changed();
     Ok(HttpResponse::Created()
         .insert_header((header::LOCATION, format!("/v1/sources/{}", source.source_id)))
@@ -112,10 +106,7 @@ pub(super) async fn update(
         heartbeat_interval_ms: before.heartbeat_interval_ms,
     };
     let settings = take_settings(body, present)?;
-    let source = state
-        .store
-        .update_source(&before, &settings, &state.master_key, principal.as_str())
-        .await?;
+    let source = state.store.update_source(&before, &settings, &state.master_key, principal.as_str()).await?;
     state.store.wake.connections_changed();
     Ok(HttpResponse::Ok().json(view(&source)))
 }
@@ -130,10 +121,7 @@ pub(super) async fn delete(state: web::Data<ApiState>, principal: Principal, req
 /// Reads the given fields over the present settings and checks the whole.
 fn take_settings(mut body: JsonBody, present: SourceSettings) -> Result<SourceSettings, ApiError> {
     let name = body.text("name");
-    if name
-        .as_deref()
-        .is_some_and(|name| name.trim() == ENVIRONMENT_SOURCE_NAME)
-    {
+    if name.as_deref().is_some_and(|name| name.trim() == ENVIRONMENT_SOURCE_NAME) {
         body.wrong::<()>("name", "is kept for the source from the environment");
     }
     let settings = SourceSettings {
@@ -143,14 +131,10 @@ fn take_settings(mut body: JsonBody, present: SourceSettings) -> Result<SourceSe
         api_url: body.text_or_null("api_url").unwrap_or(present.api_url),
         login_url: body.text_or_null("login_url").unwrap_or(present.login_url),
         client_id: body.text("client_id").unwrap_or(present.client_id),
-        client_secret: body
-            .text("client_secret")
-            .map_or(present.client_secret, Secret::new),
+        client_secret: body.text("client_secret").map_or(present.client_secret, Secret::new),
         agents: body.texts("agents").unwrap_or(present.agents),
         topic_matrix: body.value("topic_matrix").unwrap_or(present.topic_matrix),
-        heartbeat_interval_ms: body
-            .integer("heartbeat_interval_ms")
-            .unwrap_or(present.heartbeat_interval_ms),
+        heartbeat_interval_ms: body.integer("heartbeat_interval_ms").unwrap_or(present.heartbeat_interval_ms),
     };
     match settings.check() {
         Ok(settings) => body.finish(Vec::new()).map(|()| settings),

@@ -15,10 +15,7 @@ const DEPTH_MAX: usize = 32;
 /// If it is no JSON, repeats a key or nests deeper than 32 levels.
 pub fn parse(bytes: &[u8]) -> Result<Value, serde_json::Error> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = Strict {
-        depth_left: DEPTH_MAX,
-    }
-    .deserialize(&mut reader)?;
+    let value = Strict { depth_left: DEPTH_MAX }.deserialize(&mut reader)?;
     reader.end()?;
     Ok(value)
 }
@@ -32,9 +29,7 @@ impl Strict {
     fn deeper<E: Error>(self) -> Result<Self, E> {
         match self.depth_left.checked_sub(1) {
             Some(depth_left) => Ok(Self { depth_left }),
-            None => Err(E::custom(format_args!(
-                "it is nested deeper than {DEPTH_MAX} levels"
-            ))),
+            None => Err(E::custom(format_args!("it is nested deeper than {DEPTH_MAX} levels"))),
         }
     }
 }
@@ -71,9 +66,7 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value)
-            .map(Value::Number)
-            .ok_or_else(|| E::custom("a number is out of range"))
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number is out of range"))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {

@@ -24,17 +24,13 @@ fn words(value: &Value) -> BTreeSet<String> {
 
 #[test]
 fn every_route_is_in_the_contract_and_the_other_way_round() {
-    let routed: BTreeSet<String> = ROUTES
-        .iter()
-        .map(|route| format!("{} {}", route.method, route.path.replace(":.*", "")))
-        .collect();
+    let routed: BTreeSet<String> =
+        ROUTES.iter().map(|route| format!("{} {}", route.method, route.path.replace(":.*", ""))).collect();
     assert_eq!(routed.len(), ROUTES.len(), "a route is there twice");
     let contract = contract();
     let mut promised = BTreeSet::new();
     for (path, item) in contract["paths"].as_object().unwrap() {
-        for method in [
-            "get", "put", "post", "delete", "options", "head", "patch", "trace",
-        ] {
+        for method in ["get", "put", "post", "delete", "options", "head", "patch", "trace"] {
             if item.get(method).is_some() {
                 promised.insert(format!("{} {path}", method.to_uppercase()));
             }
@@ -75,9 +71,7 @@ fn every_example_of_the_contract_keeps_its_schema() {
 /// Looks for media types, which have a schema beside their examples.
 fn check_examples(contract: &Value, at: &Value, checked: &mut usize) {
     match at {
-        Value::Array(items) => items
-            .iter()
-            .for_each(|item| check_examples(contract, item, checked)),
+        Value::Array(items) => items.iter().for_each(|item| check_examples(contract, item, checked)),
         Value::Object(fields) => {
             if let (Some(schema), Some(Value::Object(examples))) =
                 (fields.get("schema"), fields.get("examples"))
@@ -92,9 +86,7 @@ fn check_examples(contract: &Value, at: &Value, checked: &mut usize) {
                     *checked += 1;
                 }
             }
-            fields
-                .values()
-                .for_each(|value| check_examples(contract, value, checked));
+            fields.values().for_each(|value| check_examples(contract, value, checked));
         }
         _ => {}
     }
@@ -107,29 +99,20 @@ fn errors_of(contract: &Value, schema: &Value, value: &Value) -> Vec<String> {
         "components": contract["components"],
         "allOf": [schema],
     });
-    let validator = jsonschema::options()
-        .should_validate_formats(true)
-        .build(&whole)
-        .unwrap();
-    validator
-        .iter_errors(value)
-        .map(|error| error.to_string())
-        .collect()
+    let validator = jsonschema::options().should_validate_formats(true).build(&whole).unwrap();
+    validator.iter_errors(value).map(|error| error.to_string()).collect()
 }
 
 /// Answers a request that needs no state.
 async fn ask(method: Method, path: &str) -> (u16, HashMap<String, String>, Vec<u8>) {
     let app =
         actix_test::init_service(App::new().wrap(from_fn(super::edge)).configure(super::configure)).await;
-    let request = actix_test::TestRequest::with_uri(path)
-        .method(method)
-        .to_request();
+    let request = actix_test::TestRequest::with_uri(path).method(method).to_request();
     let response = actix_test::call_service(&app, request).await;
     let status = response.status().as_u16();
     let headers = response.headers().iter();
-    let headers = headers
-        .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
-        .collect();
+    let headers =
+        headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
     (status, headers, actix_test::read_body(response).await.to_vec())
 }
 
@@ -146,11 +129,7 @@ async fn an_unknown_path_and_a_wrong_method_get_problem_documents() {
         assert_eq!(headers["content-type"], "application/problem+json");
         assert_eq!(problem["request_id"], headers["x-request-id"]);
         assert_eq!(headers.contains_key("allow"), status == 405);
-        let errors = errors_of(
-            &contract(),
-            &json!({"$ref": "#/components/schemas/Problem"}),
-            &problem,
-        );
+        let errors = errors_of(&contract(), &json!({"$ref": "#/components/schemas/Problem"}), &problem);
         assert!(errors.is_empty(), "{errors:?}");
     }
 }
@@ -162,9 +141,8 @@ async fn the_documentation_page_loads_nothing_from_elsewhere() {
     let policy = &headers["content-security-policy"];
     assert!(policy.contains("script-src 'self'"), "{policy}");
     let page = String::from_utf8(page).unwrap();
-    let named = page
-        .split(['"', '\''])
-        .filter(|text| [".js", ".css", ".png"].iter().any(|end| text.ends_with(end)));
+    let named =
+        page.split(['"', '\'']).filter(|text| [".js", ".css", ".png"].iter().any(|end| text.ends_with(end)));
     let mut files = 0;
     for name in named {
         let (status, ..) = ask(Method::GET, &format!("/docs/{}", name.trim_start_matches("./"))).await;
@@ -179,9 +157,6 @@ async fn the_documentation_page_loads_nothing_from_elsewhere() {
 #[actix_web::test]
 async fn the_contract_is_served_as_it_is_written() {
     let (status, headers, body) = ask(Method::GET, "/openapi.yaml").await;
-    assert_eq!(
-        (status, headers["content-type"].as_str()),
-        (200, "application/yaml")
-    );
+    assert_eq!((status, headers["content-type"].as_str()), (200, "application/yaml"));
     assert_eq!(body, include_bytes!("../../openapi.yaml"));
 }

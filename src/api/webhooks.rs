@@ -51,10 +51,7 @@ fn view_with_secret(webhook: &Webhook, secret: &SigningKey) -> Value {
 
 pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
     let paging = Query::read(&request)?.paging(List::Webhooks)?;
-    let rows = state
-        .store
-        .webhooks(paging.after_id().map(WebhookId), paging.rows())
-        .await?;
+    let rows = state.store.webhooks(paging.after_id().map(WebhookId), paging.rows()).await?;
     Ok(paging.respond(rows, |row| Place::Id(row.webhook_id.0), view))
 }
 
@@ -63,10 +60,8 @@ pub(super) async fn create(state: web::Data<ApiState>, principal: Principal, mut
     let secret = take_secret(&mut body);
     let changes = take_changes(&state, body).await?;
     let secret = secret_or_new(secret)?;
-    let webhook = state
-        .store
-        .create_webhook(&changes, &secret, &state.master_key, principal.as_str())
-        .await?;
+    let webhook =
+        state.store.create_webhook(&changes, &secret, &state.master_key, principal.as_str()).await?;
     Ok(HttpResponse::Created()
         .insert_header((header::LOCATION, format!("/v1/webhooks/{}", webhook.webhook_id)))
         .json(view_with_secret(&webhook, &secret)))
@@ -85,24 +80,15 @@ pub(super) async fn update(
 ) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let changes = take_changes(&state, body).await?;
-    let webhook = state
-        .store
-        .update_webhook(id, &changes, principal.as_str())
-        .await?;
+    let webhook = state.store.update_webhook(id, &changes, principal.as_str()).await?;
     Ok(HttpResponse::Ok().json(view(&webhook)))
 }
 
 pub(super) async fn delete(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let ended = state.store.delete_webhook(id, principal.as_str()).await?;
-    let outcome = OutcomeLabels {
-        outcome: "webhook_gone",
-    };
-    state
-        .metrics
-        .deliveries_ended
-        .get_or_create(&outcome)
-        .inc_by(ended);
+    let outcome = OutcomeLabels { outcome: "webhook_gone" };
+    state.metrics.deliveries_ended.get_or_create(&outcome).inc_by(ended);
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -116,10 +102,8 @@ pub(super) async fn rotate_secret(
     let secret = take_secret(&mut body);
     body.finish(Vec::new())?;
     let secret = secret_or_new(secret)?;
-    let webhook = state
-        .store
-        .rotate_webhook_secret(id, &secret, &state.master_key, principal.as_str())
-        .await?;
+    let webhook =
+        state.store.rotate_webhook_secret(id, &secret, &state.master_key, principal.as_str()).await?;
     Ok(HttpResponse::Ok().json(view_with_secret(&webhook, &secret)))
 }
 
@@ -172,16 +156,11 @@ async fn take_sources(state: &ApiState, body: &mut JsonBody) -> Result<Option<Ve
     for (i, text) in texts.iter().enumerate() {
         match Uuid::try_parse(text) {
             Ok(id) => ids.push(SourceId(id)),
-            Err(_) => body
-                .wrong::<()>(&format!("sources/{i}"), "is no uuid")
-                .unwrap_or_default(),
+            Err(_) => body.wrong::<()>(&format!("sources/{i}"), "is no uuid").unwrap_or_default(),
         }
     }
     for unknown in state.store.unknown_sources(&ids).await? {
-        if let Some(i) = texts
-            .iter()
-            .position(|text| Uuid::try_parse(text) == Ok(unknown.0))
-        {
+        if let Some(i) = texts.iter().position(|text| Uuid::try_parse(text) == Ok(unknown.0)) {
             body.wrong::<()>(&format!("sources/{i}"), "is no source that we know");
         }
     }

@@ -212,9 +212,7 @@ fn without_nul(value: Value) -> Value {
         Value::String(text) if text.contains('\0') => Value::String(text.replace('\0', "")),
         Value::Array(items) => Value::Array(items.into_iter().map(without_nul).collect()),
         Value::Object(map) => Value::Object(
-            map.into_iter()
-                .map(|(key, value)| (key.replace('\0', ""), without_nul(value)))
-                .collect(),
+            map.into_iter().map(|(key, value)| (key.replace('\0', ""), without_nul(value))).collect(),
         ),
         other => other,
     }
@@ -234,9 +232,6 @@ mod tests {
     fn data_never_holds_what_jsonb_refuses() {
         let entry = Entry::new(OffsetDateTime::UNIX_EPOCH, Kind::FrameRejected)
             .data("text", serde_json::json!({"a\u{0}": ["x\u{0}y"]}));
-        assert_eq!(
-            Value::Object(entry.data),
-            serde_json::json!({"text": {"a": ["xy"]}})
-        );
+        assert_eq!(Value::Object(entry.data), serde_json::json!({"text": {"a": ["xy"]}}));
     }
 }

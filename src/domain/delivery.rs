@@ -55,18 +55,10 @@ impl Outcome {
     #[must_use]
     pub fn class(&self) -> &'static str {
         match self {
-            Self::Answered {
-                status: 200..=299, ..
-            } => "ok",
-            Self::Answered {
-                status: 300..=399, ..
-            } => "http_3xx",
-            Self::Answered {
-                status: 400..=499, ..
-            } => "http_4xx",
-            Self::Answered {
-                status: 500..=599, ..
-            } => "http_5xx",
+            Self::Answered { status: 200..=299, .. } => "ok",
+            Self::Answered { status: 300..=399, .. } => "http_3xx",
+            Self::Answered { status: 400..=499, .. } => "http_4xx",
+            Self::Answered { status: 500..=599, .. } => "http_5xx",
             Self::Answered { .. } | Self::BadAnswer => "bad_answer",
             Self::TimedOut => "timeout",
             Self::NotResolved => "dns",
@@ -90,13 +82,7 @@ impl Outcome {
     /// Only 2xx is success: a redirect is not followed, an interim answer is none.
     #[must_use]
     pub fn is_success(&self) -> bool {
-        matches!(
-            self,
-            Self::Answered {
-                status: 200..=299,
-                ..
-            }
-        )
+        matches!(self, Self::Answered { status: 200..=299, .. })
     }
 }
 
@@ -159,26 +145,16 @@ mod tests {
     const NOW: OffsetDateTime = datetime!(2026-11-23 15:00:00 UTC);
 
     fn answered(status: u16) -> Outcome {
-        Outcome::Answered {
-            status,
-            retry_after: None,
-        }
+        Outcome::Answered { status, retry_after: None }
     }
 
     #[test]
     fn only_2xx_is_success() {
         for status in [200, 201, 202, 204, 299] {
-            assert_eq!(
-                judge(&answered(status), 1, NOW, 0.0),
-                Verdict::Delivered,
-                "{status}"
-            );
+            assert_eq!(judge(&answered(status), 1, NOW, 0.0), Verdict::Delivered, "{status}");
         }
         for outcome in [301, 307, 400, 404, 410, 429, 500, 503].map(answered) {
-            assert!(
-                matches!(judge(&outcome, 1, NOW, 0.0), Verdict::RetryAt(_)),
-                "{outcome:?}"
-            );
+            assert!(matches!(judge(&outcome, 1, NOW, 0.0), Verdict::RetryAt(_)), "{outcome:?}");
         }
     }
 
@@ -218,27 +194,16 @@ mod tests {
             Outcome::BadAnswer,
             Outcome::NotBuilt,
         ] {
-            assert!(
-                matches!(judge(&outcome, 10, NOW, 0.9), Verdict::RetryAt(_)),
-                "{outcome:?}"
-            );
+            assert!(matches!(judge(&outcome, 10, NOW, 0.9), Verdict::RetryAt(_)), "{outcome:?}");
             assert_eq!(judge(&outcome, 11, NOW, 0.0), Verdict::Dead, "{outcome:?}");
         }
     }
 
     #[test]
     fn a_receivers_wish_is_never_undercut() {
-        let wish = |seconds| Outcome::Answered {
-            status: 503,
-            retry_after: Some(Duration::from_secs(seconds)),
-        };
-        assert_eq!(
-            judge(&wish(120), 1, NOW, 0.0),
-            Verdict::RetryAt(NOW + Duration::from_secs(120))
-        );
-        assert_eq!(
-            judge(&wish(1), 1, NOW, 0.0),
-            Verdict::RetryAt(NOW + Duration::from_secs(5))
-        );
+        let wish =
+            |seconds| Outcome::Answered { status: 503, retry_after: Some(Duration::from_secs(seconds)) };
+        assert_eq!(judge(&wish(120), 1, NOW, 0.0), Verdict::RetryAt(NOW + Duration::from_secs(120)));
+        assert_eq!(judge(&wish(1), 1, NOW, 0.0), Verdict::RetryAt(NOW + Duration::from_secs(5)));
     }
 }

@@ -6,18 +6,8 @@ use time::OffsetDateTime;
 use super::ids::{AgentId, ConnectionId, EventId, SourceId};
 
 /// System presences of Genesys Cloud in the spelling we write.
-pub const SYSTEM_PRESENCES: [&str; 10] = [
-    "AVAILABLE",
-    "AWAY",
-    "BREAK",
-    "BUSY",
-    "IDLE",
-    "MEAL",
-    "MEETING",
-    "OFFLINE",
-    "ON_QUEUE",
-    "TRAINING",
-];
+pub const SYSTEM_PRESENCES: [&str; 10] =
+    ["AVAILABLE", "AWAY", "BREAK", "BUSY", "IDLE", "MEAL", "MEETING", "OFFLINE", "ON_QUEUE", "TRAINING"];
 
 /// Longest presence text we keep, in characters; a longer one is cut, the raw frame has it whole.
 const PRESENCE_CHARS_MAX: usize = 100;
@@ -28,20 +18,13 @@ const PRESENCE_CHARS_MAX: usize = 100;
 #[must_use]
 pub fn canonical_presence(text: &str) -> Option<String> {
     let letters = |s: &str| -> String {
-        s.chars()
-            .filter(char::is_ascii_alphabetic)
-            .map(|c| c.to_ascii_uppercase())
-            .collect()
+        s.chars().filter(char::is_ascii_alphabetic).map(|c| c.to_ascii_uppercase()).collect()
     };
     let wanted = letters(text);
     if let Some(known) = SYSTEM_PRESENCES.iter().find(|known| letters(known) == wanted) {
         return Some((*known).to_owned());
     }
-    let kept: String = text
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(PRESENCE_CHARS_MAX)
-        .collect();
+    let kept: String = text.chars().filter(|c| !c.is_control()).take(PRESENCE_CHARS_MAX).collect();
     let kept = kept.trim();
     (!kept.is_empty()).then(|| kept.to_owned())
 }
@@ -133,14 +116,8 @@ mod tests {
 
     #[test]
     fn a_custom_presence_is_kept_and_nothing_is_nothing() {
-        assert_eq!(
-            canonical_presence(" Coffee\u{0} with Ann ").as_deref(),
-            Some("Coffee with Ann")
-        );
+        assert_eq!(canonical_presence(" Coffee\u{0} with Ann ").as_deref(), Some("Coffee with Ann"));
         assert_eq!(canonical_presence(" \u{0}\n"), None);
-        assert_eq!(
-            canonical_presence(&"x".repeat(5000)).map(|p| p.len()),
-            Some(PRESENCE_CHARS_MAX)
-        );
+        assert_eq!(canonical_presence(&"x".repeat(5000)).map(|p| p.len()), Some(PRESENCE_CHARS_MAX));
     }
 }

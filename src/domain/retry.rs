@@ -11,18 +11,8 @@ const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 
 /// Seconds to wait after the first, second, … failed attempt. After the last of them the next failure is the end.
-const SCHEDULE: [u64; 10] = [
-    5,
-    30,
-    2 * MINUTE,
-    10 * MINUTE,
-    30 * MINUTE,
-    HOUR,
-    2 * HOUR,
-    5 * HOUR,
-    10 * HOUR,
-    10 * HOUR,
-];
+const SCHEDULE: [u64; 10] =
+    [5, 30, 2 * MINUTE, 10 * MINUTE, 30 * MINUTE, HOUR, 2 * HOUR, 5 * HOUR, 10 * HOUR, 10 * HOUR];
 
 /// Share of a delay that jitter may add. It only ever adds: an early retry would break the receiver's rest.
 const JITTER: f64 = 0.1;
@@ -76,16 +66,11 @@ fn parse_http_date(text: &str, now: OffsetDateTime) -> Option<OffsetDateTime> {
     }
     // RFC 9110, 5.6.7: two digits that would lie more than 50 years ahead are the past.
     let mut parsed = time::parsing::Parsed::new();
-    parsed
-        .parse_items(text.as_bytes(), rfc850)
-        .ok()
-        .filter(|rest| rest.is_empty())?;
+    parsed.parse_items(text.as_bytes(), rfc850).ok().filter(|rest| rest.is_empty())?;
     let this_century = now.year() - now.year().rem_euclid(100);
     let year = this_century + i32::from(parsed.year_last_two()?);
     parsed.set_year(if year > now.year() + 50 { year - 100 } else { year })?;
-    PrimitiveDateTime::try_from(parsed)
-        .ok()
-        .map(PrimitiveDateTime::assume_utc)
+    PrimitiveDateTime::try_from(parsed).ok().map(PrimitiveDateTime::assume_utc)
 }
 
 #[cfg(test)]
@@ -98,13 +83,9 @@ mod tests {
 
     #[test]
     fn ten_retries_and_then_no_more() {
-        let seconds: Vec<u64> = (1..=10)
-            .map(|attempt| delay_after(attempt, 0.0).unwrap().as_secs())
-            .collect();
-        assert_eq!(
-            seconds,
-            [5, 30, 120, 600, 1800, 3600, 7200, 18_000, 36_000, 36_000]
-        );
+        let seconds: Vec<u64> =
+            (1..=10).map(|attempt| delay_after(attempt, 0.0).unwrap().as_secs()).collect();
+        assert_eq!(seconds, [5, 30, 120, 600, 1800, 3600, 7200, 18_000, 36_000, 36_000]);
         assert_eq!(delay_after(11, 0.0), None);
         assert_eq!(delay_after(0, 0.0), None);
         assert_eq!(delay_after(u32::MAX, 0.5), None);
@@ -135,11 +116,7 @@ mod tests {
             ("soon", None),
             ("", None),
         ] {
-            assert_eq!(
-                parse_retry_after(text, now).map(|wait| wait.as_secs()),
-                seconds,
-                "{text:?}"
-            );
+            assert_eq!(parse_retry_after(text, now).map(|wait| wait.as_secs()), seconds, "{text:?}");
         }
     }
 

@@ -67,18 +67,13 @@ impl MasterKey {
     /// From 32 bytes.
     #[must_use]
     pub fn new(bytes: &[u8; 32]) -> Self {
-        let hash = Sha256::new()
-            .chain_update(b"presence-bridge master key id")
-            .chain_update(bytes)
-            .finalize();
+        let hash =
+            Sha256::new().chain_update(b"presence-bridge master key id").chain_update(bytes).finalize();
         let mut id = [0; KEY_ID_BYTES];
         for (to, from) in id.iter_mut().zip(hash) {
             *to = from;
         }
-        Self {
-            cipher: XChaCha20Poly1305::new(&(*bytes).into()),
-            id,
-        }
+        Self { cipher: XChaCha20Poly1305::new(&(*bytes).into()), id }
     }
 
     /// From the base64 text of 32 bytes; `None` if it is anything else.
@@ -97,15 +92,9 @@ impl MasterKey {
     /// Seals `plain` for the row named by `bound_to`. `nonce` must be random and new for each call.
     #[must_use]
     pub fn seal(&self, plain: &[u8], bound_to: &[u8], nonce: [u8; NONCE_BYTES]) -> Vec<u8> {
-        let payload = Payload {
-            msg: plain,
-            aad: bound_to,
-        };
+        let payload = Payload { msg: plain, aad: bound_to };
         // The AEAD fails only for plaintexts beyond 256 GiB, which no configuration value is.
-        let ciphertext = self
-            .cipher
-            .encrypt(&XNonce::from(nonce), payload)
-            .unwrap_or_default();
+        let ciphertext = self.cipher.encrypt(&XNonce::from(nonce), payload).unwrap_or_default();
         let mut sealed = Vec::with_capacity(KEY_ID_BYTES + NONCE_BYTES + ciphertext.len());
         sealed.extend_from_slice(&self.id);
         sealed.extend_from_slice(&nonce);
@@ -118,23 +107,13 @@ impl MasterKey {
     /// # Errors
     /// [`OpenError`] if it was sealed under another key, altered, or copied from another row.
     pub fn open(&self, sealed: &[u8], bound_to: &[u8]) -> Result<Vec<u8>, OpenError> {
-        let (id, rest) = sealed
-            .split_first_chunk::<KEY_ID_BYTES>()
-            .ok_or(OpenError::Damaged)?;
-        let (nonce, ciphertext) = rest
-            .split_first_chunk::<NONCE_BYTES>()
-            .ok_or(OpenError::Damaged)?;
+        let (id, rest) = sealed.split_first_chunk::<KEY_ID_BYTES>().ok_or(OpenError::Damaged)?;
+        let (nonce, ciphertext) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(OpenError::Damaged)?;
         if *id != self.id {
             return Err(OpenError::OtherKey);
         }
         self.cipher
-            .decrypt(
-                &XNonce::from(*nonce),
-                Payload {
-                    msg: ciphertext,
-                    aad: bound_to,
-                },
-            )
+            .decrypt(&XNonce::from(*nonce), Payload { msg: ciphertext, aad: bound_to })
             .map_err(|_| OpenError::Damaged)
     }
 }
@@ -149,10 +128,7 @@ mod tests {
         let sealed = key.seal(b"whsec", b"row 1", [1; 24]);
         assert_eq!(key.open(&sealed, b"row 1"), Ok(b"whsec".to_vec()));
         assert_eq!(key.open(&sealed, b"row 2"), Err(OpenError::Damaged));
-        assert_eq!(
-            MasterKey::new(&[8; 32]).open(&sealed, b"row 1"),
-            Err(OpenError::OtherKey)
-        );
+        assert_eq!(MasterKey::new(&[8; 32]).open(&sealed, b"row 1"), Err(OpenError::OtherKey));
         assert_eq!(key.open(&sealed[..10], b"row 1"), Err(OpenError::Damaged));
         let mut altered = sealed.clone();
         altered[30] ^= 1;

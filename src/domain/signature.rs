@@ -50,10 +50,7 @@ impl SigningKey {
             return Err(KeyError::WrongLength);
         }
         let prepared = Hmac::new_from_slice(bytes).map_err(|_| KeyError::WrongLength)?;
-        Ok(Self {
-            bytes: bytes.to_vec(),
-            prepared,
-        })
+        Ok(Self { bytes: bytes.to_vec(), prepared })
     }
 
     /// From the text that receivers keep: `whsec_…`.
@@ -90,10 +87,7 @@ impl SigningKey {
 /// The whole `webhook-signature` header: an entry for each key, so that a rotation never breaks a receiver.
 #[must_use]
 pub fn signature_header(keys: &[SigningKey], id: &str, timestamp: i64, body: &[u8]) -> String {
-    keys.iter()
-        .map(|key| key.sign(id, timestamp, body))
-        .collect::<Vec<_>>()
-        .join(" ")
+    keys.iter().map(|key| key.sign(id, timestamp, body)).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -119,36 +113,23 @@ mod tests {
                 "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
             ),
         ] {
-            assert_eq!(
-                SigningKey::parse(secret)
-                    .unwrap()
-                    .sign(id, timestamp, body.as_bytes()),
-                expected
-            );
+            assert_eq!(SigningKey::parse(secret).unwrap().sign(id, timestamp, body.as_bytes()), expected);
         }
     }
 
     #[test]
     fn a_rotation_signs_with_both_keys() {
-        let (old, new) = (
-            SigningKey::from_bytes(&[1; 32]).unwrap(),
-            SigningKey::from_bytes(&[2; 32]).unwrap(),
-        );
+        let (old, new) =
+            (SigningKey::from_bytes(&[1; 32]).unwrap(), SigningKey::from_bytes(&[2; 32]).unwrap());
         let header = signature_header(&[new.clone(), old.clone()], "id", 1, b"{}");
-        assert_eq!(
-            header,
-            format!("{} {}", new.sign("id", 1, b"{}"), old.sign("id", 1, b"{}"))
-        );
+        assert_eq!(header, format!("{} {}", new.sign("id", 1, b"{}"), old.sign("id", 1, b"{}")));
     }
 
     #[test]
     fn the_public_library_of_the_standard_accepts_ours() {
         let key = SigningKey::from_bytes(&[7; 24]).unwrap();
         let body = "{\"name\":\"Zoë\"}".as_bytes();
-        let timestamp = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap()
-            .as_secs();
+        let timestamp = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
         let mut headers = http::HeaderMap::new();
         headers.insert("webhook-id", "0198".parse().unwrap());
         headers.insert("webhook-timestamp", timestamp.to_string().parse().unwrap());
@@ -163,13 +144,7 @@ mod tests {
     fn a_text_that_is_no_secret_is_refused_by_its_rule() {
         assert_eq!(SigningKey::parse("sk_123").err(), Some(KeyError::NoPrefix));
         assert_eq!(SigningKey::parse("whsec_!!").err(), Some(KeyError::NotBase64));
-        assert_eq!(
-            SigningKey::parse("whsec_c2hvcnQ=").err(),
-            Some(KeyError::WrongLength)
-        );
-        assert_eq!(
-            SigningKey::from_bytes(&[0; 65]).err(),
-            Some(KeyError::WrongLength)
-        );
+        assert_eq!(SigningKey::parse("whsec_c2hvcnQ=").err(), Some(KeyError::WrongLength));
+        assert_eq!(SigningKey::from_bytes(&[0; 65]).err(), Some(KeyError::WrongLength));
     }
 }

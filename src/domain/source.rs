@@ -63,19 +63,11 @@ impl SourceSettings {
         }
         self.check_addresses(&mut found);
         check_text("client_id", &self.client_id, ID_CHARS_MAX, &mut found);
-        check_text(
-            "client_secret",
-            self.client_secret.expose(),
-            SECRET_CHARS_MAX,
-            &mut found,
-        );
+        check_text("client_secret", self.client_secret.expose(), SECRET_CHARS_MAX, &mut found);
         self.check_agents(&mut found);
         self.check_topics(&mut found);
         if !HEARTBEAT_INTERVAL_MS.contains(&self.heartbeat_interval_ms) {
-            found.push(Violation::new(
-                "heartbeat_interval_ms",
-                "is not between 1000 and 300000",
-            ));
+            found.push(Violation::new("heartbeat_interval_ms", "is not between 1000 and 300000"));
         }
         if found.is_empty() { Ok(self) } else { Err(found) }
     }
@@ -115,10 +107,7 @@ impl SourceSettings {
                         format!("has more than {REALTIME_TOPICS_MAX} topics"),
                     ));
                 }
-                if topics
-                    .iter()
-                    .any(|topic| topic.trim().is_empty() || topic.chars().any(char::is_control))
-                {
+                if topics.iter().any(|topic| topic.trim().is_empty() || topic.chars().any(char::is_control)) {
                     found.push(Violation::new(
                         "topic_matrix",
                         "has a topic that is empty or has control characters",
@@ -185,12 +174,7 @@ mod tests {
     }
 
     fn fields(settings: SourceSettings) -> Vec<String> {
-        settings
-            .check()
-            .unwrap_err()
-            .into_iter()
-            .map(|v| v.field)
-            .collect()
+        settings.check().unwrap_err().into_iter().map(|v| v.field).collect()
     }
 
     #[test]
@@ -237,32 +221,14 @@ mod tests {
         assert_eq!(fields(SourceSettings { agents, ..good() }), ["agents"]);
         let topics: Vec<_> = (0..101).map(|i| format!("t{i}")).collect();
         let topic_matrix = json!({ "all": topics });
-        assert_eq!(
-            fields(SourceSettings {
-                topic_matrix,
-                ..good()
-            }),
-            ["topic_matrix"]
-        );
+        assert_eq!(fields(SourceSettings { topic_matrix, ..good() }), ["topic_matrix"]);
     }
 
     #[test]
     fn only_plain_base_addresses_pass() {
-        for wrong in [
-            "",
-            "h",
-            "ftp://h/",
-            "https://h/?a",
-            "https://h/#f",
-            "https://u@h/",
-            "http:///",
-        ] {
+        for wrong in ["", "h", "ftp://h/", "https://h/?a", "https://h/#f", "https://u@h/", "http:///"] {
             let api_url = Some(wrong.to_owned());
-            assert_eq!(
-                fields(SourceSettings { api_url, ..good() }),
-                ["api_url"],
-                "{wrong}"
-            );
+            assert_eq!(fields(SourceSettings { api_url, ..good() }), ["api_url"], "{wrong}");
         }
         for wrong in ["mypurecloud", "a..b", "-a.de", "a.de/", "a.de:1", "http://a.de"] {
             let region = Some(wrong.to_owned());
@@ -270,14 +236,6 @@ mod tests {
         }
         let api_url = Some("http://simulator:8080/genesys".to_owned());
         let region = None;
-        assert!(
-            SourceSettings {
-                api_url,
-                region,
-                ..good()
-            }
-            .check()
-            .is_ok()
-        );
+        assert!(SourceSettings { api_url, region, ..good() }.check().is_ok());
     }
 }

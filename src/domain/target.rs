@@ -120,17 +120,11 @@ impl TargetPolicy {
         if text.len() > URL_BYTES_MAX {
             return Err(TargetError::TooLong);
         }
-        if text
-            .chars()
-            .any(|c| c.is_whitespace() || c.is_control() || c == '\\')
-        {
+        if text.chars().any(|c| c.is_whitespace() || c.is_control() || c == '\\') {
             return Err(TargetError::OddCharacters);
         }
         // The parser would forgive `https:host` and `https:///host`; other readers would not.
-        let rest = text
-            .split_once(':')
-            .and_then(|(_, rest)| rest.strip_prefix("//"))
-            .unwrap_or_default();
+        let rest = text.split_once(':').and_then(|(_, rest)| rest.strip_prefix("//")).unwrap_or_default();
         let url = Url::parse(text).map_err(|_| TargetError::NotUrl)?;
         // The parser writes letters outside ASCII three times as long; what is stored must be within the limit too.
         if url.as_str().len() > URL_BYTES_MAX {
@@ -141,10 +135,7 @@ impl TargetPolicy {
         }
         if !url.username().is_empty()
             || url.password().is_some()
-            || rest
-                .split(['/', '?', '#'])
-                .next()
-                .is_some_and(|authority| authority.contains('@'))
+            || rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@'))
         {
             return Err(TargetError::UserInfo);
         }
@@ -177,11 +168,7 @@ impl TargetPolicy {
         if name.is_empty() || !name.bytes().all(spelt) {
             return Err(TargetError::NotUrl);
         }
-        if inner && self.allowed.is_empty() {
-            Err(TargetError::NotPublic)
-        } else {
-            Ok(())
-        }
+        if inner && self.allowed.is_empty() { Err(TargetError::NotPublic) } else { Ok(()) }
     }
 
     /// Judges an address that is about to be dialled.
@@ -305,33 +292,18 @@ mod tests {
             assert_eq!(TargetPolicy::default().check_url(text), Err(error), "{text:?}");
         }
         let long = format!("https://example.com/{}", "x".repeat(URL_BYTES_MAX));
-        assert_eq!(
-            TargetPolicy::default().check_url(&long),
-            Err(TargetError::TooLong)
-        );
+        assert_eq!(TargetPolicy::default().check_url(&long), Err(TargetError::TooLong));
         let grows = format!("https://example.com/{}", "é".repeat(700));
-        assert_eq!(
-            TargetPolicy::default().check_url(&grows),
-            Err(TargetError::TooLong)
-        );
+        assert_eq!(TargetPolicy::default().check_url(&grows), Err(TargetError::TooLong));
     }
 
     #[test]
     fn an_open_network_allows_its_addresses_and_plain_http_there_only() {
         let policy = open("10.0.0.0/8");
         assert!(policy.check_url("http://10.1.2.3:8080/h").is_ok());
-        assert!(
-            policy.check_url("http://crm:8080/h").is_ok(),
-            "names are judged at the dial"
-        );
-        assert_eq!(
-            policy.check_url("http://192.168.0.1/"),
-            Err(TargetError::NotPublic)
-        );
-        assert_eq!(
-            policy.check_url("http://93.184.216.34/"),
-            Err(TargetError::NotHttps)
-        );
+        assert!(policy.check_url("http://crm:8080/h").is_ok(), "names are judged at the dial");
+        assert_eq!(policy.check_url("http://192.168.0.1/"), Err(TargetError::NotPublic));
+        assert_eq!(policy.check_url("http://93.184.216.34/"), Err(TargetError::NotHttps));
         assert!(policy.check_url("https://93.184.216.34/").is_ok());
         assert_eq!(policy.check_address(false, "10.9.9.9".parse().unwrap()), Ok(()));
     }

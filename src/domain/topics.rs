@@ -3,11 +3,8 @@
 use serde_json::Value;
 
 /// Topics that a connection of protocol `realtime` may name.
-pub const REALTIME_TOPICS: [&str; 3] = [
-    "routing:agent:state",
-    "routing:agent:state:history",
-    "routing:agent:state:queue",
-];
+pub const REALTIME_TOPICS: [&str; 3] =
+    ["routing:agent:state", "routing:agent:state:history", "routing:agent:state:queue"];
 
 /// Topics that upstream allows on one connection of protocol `realtime`.
 pub const REALTIME_TOPICS_MAX: usize = 100;
@@ -50,16 +47,9 @@ pub fn flatten(matrix: &Value) -> Result<Vec<String>, TopicsError> {
     if topics.len() > REALTIME_TOPICS_MAX {
         return Err(TopicsError::TooMany(topics.len()));
     }
-    let not_offered: Vec<_> = topics
-        .iter()
-        .filter(|topic| !REALTIME_TOPICS.contains(&topic.as_str()))
-        .cloned()
-        .collect();
-    if not_offered.is_empty() {
-        Ok(topics)
-    } else {
-        Err(TopicsError::NotOffered(not_offered))
-    }
+    let not_offered: Vec<_> =
+        topics.iter().filter(|topic| !REALTIME_TOPICS.contains(&topic.as_str())).cloned().collect();
+    if not_offered.is_empty() { Ok(topics) } else { Err(TopicsError::NotOffered(not_offered)) }
 }
 
 fn collect(value: &Value, into: &mut Vec<String>) -> Result<(), TopicsError> {
@@ -87,11 +77,7 @@ mod tests {
             "a": ["routing:agent:state:queue", "routing:agent:state"],
             "b": [["routing:agent:state"], "routing:agent:state:history"],
         });
-        let expected = [
-            "routing:agent:state:queue",
-            "routing:agent:state",
-            "routing:agent:state:history",
-        ];
+        let expected = ["routing:agent:state:queue", "routing:agent:state", "routing:agent:state:history"];
         assert_eq!(flatten(&matrix), Ok(expected.map(str::to_owned).to_vec()));
     }
 
@@ -105,17 +91,11 @@ mod tests {
     fn nothing_too_much_and_the_unknown_are_refused() {
         assert_eq!(flatten(&json!({})), Err(TopicsError::Empty));
         assert_eq!(flatten(&json!({"a": []})), Err(TopicsError::Empty));
-        assert_eq!(
-            flatten(&json!(["routing:agent:state"])),
-            Err(TopicsError::NotLists)
-        );
+        assert_eq!(flatten(&json!(["routing:agent:state"])), Err(TopicsError::NotLists));
         assert_eq!(flatten(&json!({"a": [1]})), Err(TopicsError::NotLists));
         let many: Vec<_> = (0..101).map(|n| format!("t{n}")).collect();
         assert_eq!(flatten(&json!({ "a": many })), Err(TopicsError::TooMany(101)));
         let refused = flatten(&json!({"a": ["x", "routing:agent:state", "y"]}));
-        assert_eq!(
-            refused,
-            Err(TopicsError::NotOffered(vec!["x".to_owned(), "y".to_owned()]))
-        );
+        assert_eq!(refused, Err(TopicsError::NotOffered(vec!["x".to_owned(), "y".to_owned()])));
     }
 }

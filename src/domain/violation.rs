@@ -15,10 +15,7 @@ impl Violation {
     /// A violation of `field`.
     #[must_use]
     pub fn new(field: impl Into<String>, what: impl Into<String>) -> Self {
-        Self {
-            field: field.into(),
-            what: what.into(),
-        }
+        Self { field: field.into(), what: what.into() }
     }
 }
 
@@ -33,10 +30,7 @@ pub(super) fn check_text(field: &str, text: &str, chars_max: usize, found: &mut 
     if text.trim().is_empty() {
         found.push(Violation::new(field, "is empty"));
     } else if text.chars().count() > chars_max {
-        found.push(Violation::new(
-            field,
-            format!("is longer than {chars_max} characters"),
-        ));
+        found.push(Violation::new(field, format!("is longer than {chars_max} characters")));
     } else if text.chars().any(char::is_control) {
         found.push(Violation::new(field, "has control characters"));
     }
@@ -63,8 +57,5 @@ pub(super) fn check_texts(
 /// The list in its order, each value once.
 pub(super) fn without_repeats<T: Clone + Eq + std::hash::Hash>(values: Vec<T>) -> Vec<T> {
     let mut seen = std::collections::HashSet::new();
-    values
-        .into_iter()
-        .filter(|value| seen.insert(value.clone()))
-        .collect()
+    values.into_iter().filter(|value| seen.insert(value.clone())).collect()
 }

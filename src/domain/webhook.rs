@@ -73,37 +73,21 @@ impl WebhookInput {
             .map(|texts| without_repeats(texts.iter().filter_map(|text| canonical_presence(text)).collect()));
         let sources = self.sources.map(without_repeats);
         if sources.as_ref().is_some_and(|sources| sources.len() > LIST_MAX) {
-            found.push(Violation::new(
-                "sources",
-                format!("has more than {LIST_MAX} items"),
-            ));
+            found.push(Violation::new("sources", format!("has more than {LIST_MAX} items")));
         }
         if !found.is_empty() {
             return Err(found);
         }
-        Ok(WebhookChanges {
-            url,
-            description: self.description,
-            agents,
-            topics,
-            presences,
-            sources,
-        })
+        Ok(WebhookChanges { url, description: self.description, agents, topics, presences, sources })
     }
 }
 
 fn check_url(text: &str, targets: &TargetPolicy, found: &mut Vec<Violation>) -> Option<Url> {
     if text.chars().count() > URL_CHARS_MAX {
-        found.push(Violation::new(
-            "url",
-            format!("is longer than {URL_CHARS_MAX} characters"),
-        ));
+        found.push(Violation::new("url", format!("is longer than {URL_CHARS_MAX} characters")));
         return None;
     }
-    targets
-        .check_url(text)
-        .map_err(|error| found.push(Violation::new("url", error.to_string())))
-        .ok()
+    targets.check_url(text).map_err(|error| found.push(Violation::new("url", error.to_string()))).ok()
 }
 
 /// Line breaks are fine in a description, other control characters are not.
@@ -139,10 +123,7 @@ mod tests {
             ..WebhookInput::default()
         };
         let found = wrong.check(&TargetPolicy::new(Vec::new())).unwrap_err();
-        assert_eq!(
-            fields(&found),
-            ["url", "description", "agents/1", "agents/2", "topics"]
-        );
+        assert_eq!(fields(&found), ["url", "description", "agents/1", "agents/2", "topics"]);
     }
 
     #[test]
@@ -156,10 +137,7 @@ mod tests {
         let changes = good.check(&TargetPolicy::new(Vec::new())).unwrap();
         assert_eq!(changes.presences.unwrap(), ["ON_QUEUE", "Coffee"]);
         assert_eq!(changes.agents.unwrap(), ["b", "a"]);
-        assert_eq!(
-            changes.url.unwrap().as_str(),
-            "https://crm.example.com/hooks?sig=1"
-        );
+        assert_eq!(changes.url.unwrap().as_str(), "https://crm.example.com/hooks?sig=1");
         assert!(changes.topics.is_none());
     }
 }

@@ -67,18 +67,13 @@ mod tests {
 
     fn tracker(samples_ms: impl IntoIterator<Item = u64>) -> LatencyTracker {
         let mut tracker = LatencyTracker::default();
-        samples_ms
-            .into_iter()
-            .for_each(|ms| tracker.record(Duration::from_millis(ms)));
+        samples_ms.into_iter().for_each(|ms| tracker.record(Duration::from_millis(ms)));
         tracker
     }
 
     #[test]
     fn without_samples_both_figures_are_zero() {
-        assert_eq!(
-            (tracker([]).average_ms(), tracker([]).stability_rate()),
-            (0.0, 0.0)
-        );
+        assert_eq!((tracker([]).average_ms(), tracker([]).stability_rate()), (0.0, 0.0));
     }
 
     #[test]

@@ -17,18 +17,10 @@ pub struct Plan {
 /// Plans: who is connected and still wanted stays, even if the order of the wanted changed.
 #[must_use]
 pub fn plan(wanted: &[String], connected: &[String], limit: usize) -> Plan {
-    let keep: Vec<&String> = connected
-        .iter()
-        .filter(|agent| wanted.contains(agent))
-        .take(limit)
-        .collect();
+    let keep: Vec<&String> = connected.iter().filter(|agent| wanted.contains(agent)).take(limit).collect();
     let mut free = limit.saturating_sub(keep.len());
     let mut plan = Plan {
-        remove: connected
-            .iter()
-            .filter(|agent| !keep.contains(agent))
-            .cloned()
-            .collect(),
+        remove: connected.iter().filter(|agent| !keep.contains(agent)).cloned().collect(),
         ..Plan::default()
     };
     for agent in wanted.iter().filter(|agent| !keep.contains(agent)) {
@@ -53,36 +45,17 @@ mod tests {
     #[test]
     fn who_is_connected_and_wanted_stays() {
         let plan = plan(&names("c b a"), &names("a b"), 10);
-        assert_eq!(
-            plan,
-            Plan {
-                add: names("c"),
-                ..Plan::default()
-            }
-        );
+        assert_eq!(plan, Plan { add: names("c"), ..Plan::default() });
     }
 
     #[test]
     fn the_ceiling_is_said_and_not_crossed() {
         let plan = plan(&names("a b c d d"), &names("d x"), 2);
-        assert_eq!(
-            plan,
-            Plan {
-                add: names("a"),
-                remove: names("x"),
-                over_limit: names("b c")
-            }
-        );
+        assert_eq!(plan, Plan { add: names("a"), remove: names("x"), over_limit: names("b c") });
     }
 
     #[test]
     fn nobody_wanted_is_nobody_connected() {
-        assert_eq!(
-            plan(&[], &names("a"), 10),
-            Plan {
-                remove: names("a"),
-                ..Plan::default()
-            }
-        );
+        assert_eq!(plan(&[], &names("a"), 10), Plan { remove: names("a"), ..Plan::default() });
     }
 }

@@ -54,11 +54,7 @@ impl Backoff for SeedBackoff {
         let exponent = i32::try_from(self.attempt.min(ATTEMPT_MAX)).unwrap_or(0);
         let wished = BASE_MS * 2_f64.powi(exponent) + self.jitter * JITTER_MS;
         self.attempt = self.attempt.saturating_add(1);
-        let ms = if wished < MAX_MS {
-            wished
-        } else {
-            MAX_MS - self.jitter * SPREAD_AT_MAX_MS
-        };
+        let ms = if wished < MAX_MS { wished } else { MAX_MS - self.jitter * SPREAD_AT_MAX_MS };
         Some(Duration::from_secs_f64(ms.round() / 1000.0))
     }
 }
@@ -79,27 +75,16 @@ mod tests {
 
     #[test]
     fn at_the_cap_clients_do_not_all_wait_the_same() {
-        let mut backoff = SeedBackoff {
-            attempt: 40,
-            jitter: 0.0,
-        };
+        let mut backoff = SeedBackoff { attempt: 40, jitter: 0.0 };
         let delays: std::collections::HashSet<_> =
             (0..10_u8).map(|n| backoff.next(f64::from(n) / 10.0)).collect();
         assert_eq!(delays.len(), 10);
-        assert!(
-            delays
-                .iter()
-                .all(|delay| (21_000..=30_000).contains(&delay.as_millis())),
-            "{delays:?}"
-        );
+        assert!(delays.iter().all(|delay| (21_000..=30_000).contains(&delay.as_millis())), "{delays:?}");
     }
 
     #[test]
     fn it_never_gives_up() {
-        let mut backoff = SeedBackoff {
-            attempt: u32::MAX - 1,
-            jitter: 0.0,
-        };
+        let mut backoff = SeedBackoff { attempt: u32::MAX - 1, jitter: 0.0 };
         assert_eq!(backoff.next(0.0), backoff.next(0.0));
     }
 }

@@ -54,19 +54,11 @@ pub struct Closed {
 
 impl Closed {
     fn broken(reason: &str) -> Self {
-        Self {
-            code: 1006,
-            reason: reason.to_owned(),
-            violation: false,
-        }
+        Self { code: 1006, reason: reason.to_owned(), violation: false }
     }
 
     fn violation(code: u16, reason: &str) -> Self {
-        Self {
-            code,
-            reason: reason.to_owned(),
-            violation: true,
-        }
+        Self { code, reason: reason.to_owned(), violation: true }
     }
 }
 
@@ -182,16 +174,8 @@ impl Socket {
                     let answer = (code != 1005).then(|| CloseReason::from(CloseCode::from(code)));
                     let _ = self.send(Message::Close(answer)).await;
                 }
-                let reason = text
-                    .chars()
-                    .filter(|c| !c.is_control())
-                    .take(REASON_CHARS_MAX)
-                    .collect();
-                Some(Incoming::Closed(Closed {
-                    code,
-                    reason,
-                    violation: false,
-                }))
+                let reason = text.chars().filter(|c| !c.is_control()).take(REASON_CHARS_MAX).collect();
+                Some(Incoming::Closed(Closed { code, reason, violation: false }))
             }
         }
     }
@@ -215,10 +199,7 @@ impl Socket {
                     return None;
                 }
                 self.closing = Some((code, Instant::now() + CLOSE_WITHIN));
-                Message::Close(Some(CloseReason {
-                    code: CloseCode::from(code),
-                    description: Some(reason),
-                }))
+                Message::Close(Some(CloseReason { code: CloseCode::from(code), description: Some(reason) }))
             }
         };
         self.send(message).await.err().map(Incoming::Closed)
@@ -234,10 +215,8 @@ impl Socket {
 
     /// Tells the peer which rule it broke; what follows is not read any more.
     async fn refuse(&mut self, closed: Closed) -> Closed {
-        let reason = CloseReason {
-            code: CloseCode::from(closed.code),
-            description: Some(closed.reason.clone()),
-        };
+        let reason =
+            CloseReason { code: CloseCode::from(closed.code), description: Some(closed.reason.clone()) };
         let _ = self.send(Message::Close(Some(reason))).await;
         closed
     }
@@ -246,23 +225,15 @@ impl Socket {
         match error {
             ProtocolError::Io(_) => self.end_of_stream(),
             ProtocolError::Overflow => {
-                self.refuse(Closed::violation(1009, "a frame that is too large"))
-                    .await
+                self.refuse(Closed::violation(1009, "a frame that is too large")).await
             }
-            _ => {
-                self.refuse(Closed::violation(1002, "a frame that breaks the protocol"))
-                    .await
-            }
+            _ => self.refuse(Closed::violation(1002, "a frame that breaks the protocol")).await,
         }
     }
 
     fn end_of_stream(&self) -> Closed {
         match self.closing {
-            Some((code, _)) => Closed {
-                code,
-                reason: "closed by us".to_owned(),
-                violation: false,
-            },
+            Some((code, _)) => Closed { code, reason: "closed by us".to_owned(), violation: false },
             None => Closed::broken("the connection broke"),
         }
     }
@@ -363,14 +334,8 @@ mod tests {
     #[test]
     fn pieces_become_one_message_under_a_total_limit() {
         let mut fragments = Fragments::default();
-        assert_eq!(
-            fragments.add(Item::FirstText(Bytes::from_static(b"pre"))),
-            Ok(None)
-        );
-        assert_eq!(
-            fragments.add(Item::Continue(Bytes::from_static(b"sen"))),
-            Ok(None)
-        );
+        assert_eq!(fragments.add(Item::FirstText(Bytes::from_static(b"pre"))), Ok(None));
+        assert_eq!(fragments.add(Item::Continue(Bytes::from_static(b"sen"))), Ok(None));
         let whole = fragments.add(Item::Last(Bytes::from_static(b"ce"))).unwrap();
         assert_eq!(whole, Some((true, Bytes::from_static(b"presence"))));
         let piece = || Item::Continue(Bytes::from(vec![b' '; 1024]));

@@ -57,17 +57,11 @@ impl Connector {
     /// opening in the background when another connection comes free first, and a receiver that accepts and then says
     /// nothing would hold that socket for ever.
     pub fn new(guard: Guard, tls: Arc<ClientConfig>, within: Duration) -> Self {
-        Self {
-            guard,
-            tls: TlsConnector::from(tls),
-            within,
-        }
+        Self { guard, tls: TlsConnector::from(tls), within }
     }
 
     async fn open_in_time(self, uri: Uri) -> Result<Stream, ConnectError> {
-        timeout(self.within, self.open(uri))
-            .await
-            .unwrap_or(Err(ConnectError::TimedOut))
+        timeout(self.within, self.open(uri)).await.unwrap_or(Err(ConnectError::TimedOut))
     }
 
     async fn open(&self, uri: Uri) -> Result<Stream, ConnectError> {

@@ -66,15 +66,8 @@ pub fn body(event: &Event) -> Bytes {
     let kind = event.kind.as_str();
     let written = match event.kind {
         EventKind::WebhookTest => {
-            let data = TestData {
-                event_id: event.event_id,
-                received_at: &received_at,
-            };
-            serde_json::to_vec(&Body {
-                kind,
-                timestamp,
-                data,
-            })
+            let data = TestData { event_id: event.event_id, received_at: &received_at };
+            serde_json::to_vec(&Body { kind, timestamp, data })
         }
         EventKind::PresenceUpdated => {
             let raw = raw_value(&event.raw);
@@ -90,11 +83,7 @@ pub fn body(event: &Event) -> Bytes {
                 received_at: &received_at,
                 raw: &raw,
             };
-            serde_json::to_vec(&Body {
-                kind,
-                timestamp,
-                data,
-            })
+            serde_json::to_vec(&Body { kind, timestamp, data })
         }
     };
     // Writing strings, numbers and checked JSON into memory cannot fail.
@@ -104,9 +93,7 @@ pub fn body(event: &Event) -> Bytes {
 /// The frame as it was if it is JSON, else as a JSON string of its text.
 fn raw_value(raw: &[u8]) -> Box<RawValue> {
     // Mended text could be JSON too, but it would not be the frame.
-    let frame = std::str::from_utf8(raw)
-        .ok()
-        .and_then(|text| serde_json::from_str(text).ok());
+    let frame = std::str::from_utf8(raw).ok().and_then(|text| serde_json::from_str(text).ok());
     frame.unwrap_or_else(|| {
         serde_json::value::to_raw_value(&String::from_utf8_lossy(raw))
             .unwrap_or_else(|_| RawValue::NULL.to_owned())
@@ -119,16 +106,12 @@ pub fn headers(delivery_id: DeliveryId, timestamp: i64, keys: &[SigningKey], bod
     let id = delivery_id.to_string();
     let mut headers = HeaderMap::with_capacity(5);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(
-        USER_AGENT,
-        HeaderValue::from_static(concat!("presence-bridge/", env!("CARGO_PKG_VERSION"))),
-    );
+    headers
+        .insert(USER_AGENT, HeaderValue::from_static(concat!("presence-bridge/", env!("CARGO_PKG_VERSION"))));
     let signature = signature_header(keys, &id, timestamp, body);
-    for (name, value) in [
-        ("webhook-id", id),
-        ("webhook-timestamp", timestamp.to_string()),
-        ("webhook-signature", signature),
-    ] {
+    for (name, value) in
+        [("webhook-id", id), ("webhook-timestamp", timestamp.to_string()), ("webhook-signature", signature)]
+    {
         // Ids, numbers and base64 are always fit for a header.
         if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(HeaderName::from_static(name), value);
@@ -186,14 +169,8 @@ mod tests {
             ..event()
         };
         let text = String::from_utf8_lossy(&body(&event)).into_owned();
-        assert!(
-            text.contains(r#""presence":null,"previous":null,"occurred_at":null,"#),
-            "{text}"
-        );
-        assert!(
-            text.contains(r#""timestamp":"2026-11-23T15:00:00.250Z""#),
-            "{text}"
-        );
+        assert!(text.contains(r#""presence":null,"previous":null,"occurred_at":null,"#), "{text}");
+        assert!(text.contains(r#""timestamp":"2026-11-23T15:00:00.250Z""#), "{text}");
         assert!(text.ends_with("\"raw\":\"not \u{fffd} json\"}}"), "{text}");
     }
 
@@ -212,11 +189,7 @@ mod tests {
 
     #[test]
     fn a_test_ping_says_that_it_is_one() {
-        let event = Event {
-            kind: EventKind::WebhookTest,
-            occurred_at: None,
-            ..event()
-        };
+        let event = Event { kind: EventKind::WebhookTest, occurred_at: None, ..event() };
         assert_eq!(
             String::from_utf8_lossy(&body(&event)),
             concat!(

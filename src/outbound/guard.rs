@@ -62,12 +62,7 @@ pub struct Guard {
 
 impl Guard {
     pub fn new(policy: TargetPolicy, look_up: LookUp) -> Self {
-        Self {
-            policy,
-            look_up,
-            within: RESOLVE_WITHIN,
-            under_way: Arc::default(),
-        }
+        Self { policy, look_up, within: RESOLVE_WITHIN, under_way: Arc::default() }
     }
 
     /// Addresses at which `host` (a name, or an address with or without brackets) may be dialled now.
@@ -83,17 +78,10 @@ impl Guard {
         if found.is_empty() {
             return Err(GuardError::NotResolved);
         }
-        if found
-            .iter()
-            .any(|ip| self.policy.check_address(https, *ip).is_err())
-        {
+        if found.iter().any(|ip| self.policy.check_address(https, *ip).is_err()) {
             return Err(GuardError::Refused);
         }
-        Ok(found
-            .into_iter()
-            .take(ADDRESSES_MAX)
-            .map(|ip| SocketAddr::new(ip, port))
-            .collect())
+        Ok(found.into_iter().take(ADDRESSES_MAX).map(|ip| SocketAddr::new(ip, port)).collect())
     }
 
     async fn ask(&self, name: &str) -> Vec<IpAddr> {
@@ -119,19 +107,14 @@ impl Guard {
     /// the next one to ask would take another.
     async fn find(self, name: String, tell: watch::Sender<Option<Vec<IpAddr>>>) {
         let found = (self.look_up)(name.clone()).await;
-        self.under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&name);
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
         tell.send_replace(Some(found));
     }
 }
 
 /// An IPv6 address as a URL writes it, without its brackets; anything else as it is.
 pub fn without_brackets(host: &str) -> &str {
-    host.strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-        .unwrap_or(host)
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
 #[cfg(test)]
@@ -148,11 +131,7 @@ mod tests {
 
     /// `a-b.test` has the addresses a and b; what is no address is left out.
     fn written_in_the_name(name: String) -> Pin<Box<dyn Future<Output = Vec<IpAddr>> + Send>> {
-        let found = name
-            .trim_end_matches(".test")
-            .split('-')
-            .filter_map(|text| text.parse().ok())
-            .collect();
+        let found = name.trim_end_matches(".test").split('-').filter_map(|text| text.parse().ok()).collect();
         Box::pin(std::future::ready(found))
     }
 
@@ -164,18 +143,10 @@ mod tests {
             (true, "93.184.216.34-10.0.0.1.test", Ok(2)),
             (false, "10.0.0.1.test", Ok(1)),
             (true, "93.184.216.34-127.0.0.1.test", Err(GuardError::Refused)),
-            (
-                true,
-                "93.184.216.34-::ffff:10.0.0.1.test",
-                Err(GuardError::Refused),
-            ),
+            (true, "93.184.216.34-::ffff:10.0.0.1.test", Err(GuardError::Refused)),
             (false, "10.0.0.1-93.184.216.34.test", Err(GuardError::Refused)),
             (true, "1.1.1.1-1.1.1.2-1.1.1.3-1.1.1.4-1.1.1.5.test", Ok(4)),
-            (
-                true,
-                "1.1.1.1-1.1.1.2-1.1.1.3-1.1.1.4-10.0.0.1-::1.test",
-                Err(GuardError::Refused),
-            ),
+            (true, "1.1.1.1-1.1.1.2-1.1.1.3-1.1.1.4-10.0.0.1-::1.test", Err(GuardError::Refused)),
             (true, "none.test", Err(GuardError::NotResolved)),
             (true, "[::1]", Err(GuardError::Refused)),
             (true, "169.254.169.254", Err(GuardError::Refused)),
@@ -188,18 +159,12 @@ mod tests {
     #[tokio::test]
     async fn the_systems_resolver_is_asked_and_its_answer_judged() {
         let closed = guard(&[], ask_the_system);
-        assert_eq!(
-            closed.resolve(true, "localhost", 80).await,
-            Err(GuardError::Refused)
-        );
+        assert_eq!(closed.resolve(true, "localhost", 80).await, Err(GuardError::Refused));
         let open = guard(&["127.0.0.0/8", "::1/128"], ask_the_system);
         assert!(open.resolve(false, "localhost", 80).await.is_ok());
         // A label over 63 letters has no address anywhere, and no name server need be asked to know.
         let nowhere = "x".repeat(64);
-        assert_eq!(
-            open.resolve(true, &nowhere, 80).await,
-            Err(GuardError::NotResolved)
-        );
+        assert_eq!(open.resolve(true, &nowhere, 80).await, Err(GuardError::NotResolved));
     }
 
     #[tokio::test]
@@ -228,9 +193,6 @@ mod tests {
             Box::pin(std::future::ready(vec![found.into()]))
         });
         assert!(guard.resolve(true, "turncoat.test", 443).await.is_ok());
-        assert_eq!(
-            guard.resolve(true, "turncoat.test", 443).await,
-            Err(GuardError::Refused)
-        );
+        assert_eq!(guard.resolve(true, "turncoat.test", 443).await, Err(GuardError::Refused));
     }
 }

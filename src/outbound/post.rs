@@ -132,11 +132,7 @@ impl Poster {
             Ok(Err(outcome)) => (outcome, Vec::new()),
             Err(_) => (Outcome::TimedOut, Vec::new()),
         };
-        Answer {
-            outcome,
-            duration: start.elapsed(),
-            excerpt,
-        }
+        Answer { outcome, duration: start.elapsed(), excerpt }
     }
 
     async fn attempt(&self, post: Post) -> Result<(Outcome, Vec<u8>), Outcome> {
@@ -158,10 +154,7 @@ impl Poster {
         if !(200..=599).contains(&status) {
             return Err(Outcome::BadAnswer);
         }
-        let wish = answer
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok());
+        let wish = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let retry_after = wish.and_then(|text| parse_retry_after(text, clock::now()));
         let excerpt = read(answer.into_body()).await.ok_or(Outcome::Disconnected)?;
         Ok((Outcome::Answered { status, retry_after }, excerpt))

@@ -19,13 +19,8 @@ fn poster(allowed: &str) -> Poster {
 }
 
 fn poster_that_asks(allowed: &str, look_up: LookUp) -> Poster {
-    let policy = TargetPolicy::new(
-        allowed
-            .split(',')
-            .filter(|s| !s.is_empty())
-            .map(|s| s.parse().unwrap())
-            .collect(),
-    );
+    let policy =
+        TargetPolicy::new(allowed.split(',').filter(|s| !s.is_empty()).map(|s| s.parse().unwrap()).collect());
     Poster::with(policy, look_up, Arc::new(tls::client_config().unwrap()), SHORT)
 }
 
@@ -88,16 +83,8 @@ async fn an_answer_is_taken_and_the_connection_kept() {
         receiver(|stream, _| say(stream, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")).await;
     let poster = poster("127.0.0.0/8");
     for _ in 0..3 {
-        let answer = poster
-            .post(post_to(&format!("http://{address}/h?secret=1")))
-            .await;
-        assert_eq!(
-            answer.outcome,
-            Outcome::Answered {
-                status: 200,
-                retry_after: None
-            }
-        );
+        let answer = poster.post(post_to(&format!("http://{address}/h?secret=1"))).await;
+        assert_eq!(answer.outcome, Outcome::Answered { status: 200, retry_after: None });
         assert_eq!(answer.excerpt, b"ok");
     }
     assert_eq!(connections.load(Ordering::SeqCst), 1);
@@ -114,9 +101,7 @@ async fn a_redirect_is_a_failure_and_not_followed() {
         async move { say(stream, &text).await }
     })
     .await;
-    let answer = poster("127.0.0.0/8")
-        .post(post_to(&format!("http://{address}/")))
-        .await;
+    let answer = poster("127.0.0.0/8").post(post_to(&format!("http://{address}/"))).await;
     assert_eq!(answer.outcome.class(), "http_3xx");
     assert_eq!(visits.load(Ordering::SeqCst), 0);
 }
@@ -124,10 +109,7 @@ async fn a_redirect_is_a_failure_and_not_followed() {
 #[tokio::test]
 async fn no_more_than_16_kib_of_an_answer_are_read_and_4_kept() {
     let (address, connections) = receiver(|mut stream, _| async move {
-        stream
-            .write_all(b"HTTP/1.1 500 Oops\r\ncontent-length: 1000000000\r\n\r\n")
-            .await
-            .ok()?;
+        stream.write_all(b"HTTP/1.1 500 Oops\r\ncontent-length: 1000000000\r\n\r\n").await.ok()?;
         while stream.write_all(&[b'x'; 1024]).await.is_ok() {}
         None
     })
@@ -138,45 +120,29 @@ async fn no_more_than_16_kib_of_an_answer_are_read_and_4_kept() {
         assert_eq!(answer.outcome.class(), "http_5xx");
         assert_eq!(answer.excerpt.len(), ANSWER_KEPT_MAX);
     }
-    assert_eq!(
-        connections.load(Ordering::SeqCst),
-        2,
-        "a connection with unread bytes is not used again"
-    );
+    assert_eq!(connections.load(Ordering::SeqCst), 2, "a connection with unread bytes is not used again");
 }
 
 #[tokio::test]
 async fn a_receiver_that_drips_ends_at_the_deadline() {
     let (address, _) = receiver(|mut stream, _| async move {
-        stream
-            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
-            .await
-            .ok()?;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").await.ok()?;
         while stream.write_all(b"x").await.is_ok() {
             sleep(Duration::from_millis(50)).await;
         }
         None
     })
     .await;
-    let answer = poster("127.0.0.0/8")
-        .post(post_to(&format!("http://{address}/")))
-        .await;
+    let answer = poster("127.0.0.0/8").post(post_to(&format!("http://{address}/"))).await;
     assert_eq!(answer.outcome, Outcome::TimedOut);
-    assert!(
-        answer.duration >= SHORT && answer.duration < SHORT * 3,
-        "{:?}",
-        answer.duration
-    );
+    assert!(answer.duration >= SHORT && answer.duration < SHORT * 3, "{:?}", answer.duration);
 }
 
 #[tokio::test]
 async fn an_interim_answer_is_never_credited_to_another_delivery() {
     let (address, _) = receiver(|mut stream, posts| async move {
         let last = if posts == 0 { "500 Oops" } else { "204 No Content" };
-        stream
-            .write_all(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n")
-            .await
-            .ok()?;
+        stream.write_all(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n").await.ok()?;
         sleep(Duration::from_millis(30)).await;
         say(stream, &format!("HTTP/1.1 {last}\r\ncontent-length: 0\r\n\r\n")).await
     })
@@ -184,10 +150,7 @@ async fn an_interim_answer_is_never_credited_to_another_delivery() {
     let poster = poster("127.0.0.0/8");
     let first = poster.post(post_to(&format!("http://{address}/"))).await;
     let second = poster.post(post_to(&format!("http://{address}/"))).await;
-    assert_eq!(
-        (first.outcome.status(), second.outcome.status()),
-        (Some(500), Some(204))
-    );
+    assert_eq!((first.outcome.status(), second.outcome.status()), (Some(500), Some(204)));
 }
 
 #[tokio::test]
@@ -196,10 +159,7 @@ async fn what_went_wrong_is_told_apart() {
     let (closes, _) = receiver(|_, _| async { None }).await;
     let (babbles, _) = receiver(|stream, _| say(stream, "SSH-2.0-hello\r\n\r\n")).await;
     let (switches, _) = receiver(|stream, _| {
-        say(
-            stream,
-            "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
-        )
+        say(stream, "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n")
     })
     .await;
     let (odd, _) = receiver(|stream, _| say(stream, "HTTP/1.1 799 Odd\r\ncontent-length: 0\r\n\r\n")).await;
@@ -225,10 +185,7 @@ async fn what_went_wrong_is_told_apart() {
         (format!("http://{odd}/"), Outcome::BadAnswer),
         (format!("http://{hangs}/"), Outcome::TimedOut),
         (format!("http://{nobody}/"), Outcome::NotConnected),
-        (
-            format!("https://{}.invalid/", "x".repeat(64)),
-            Outcome::NotResolved,
-        ),
+        (format!("https://{}.invalid/", "x".repeat(64)), Outcome::NotResolved),
         ("https://10.0.0.1/".to_owned(), Outcome::TargetRefused),
         ("http://93.184.216.34/".to_owned(), Outcome::TargetRefused),
         ("nonsense".to_owned(), Outcome::NotBuilt),
@@ -242,15 +199,8 @@ async fn what_went_wrong_is_told_apart() {
 async fn a_forbidden_address_sees_no_connection() {
     let (address, visits) = receiver(|stream, _| say(stream, "HTTP/1.1 204 No Content\r\n\r\n")).await;
     let poster = poster("");
-    for url in [
-        format!("http://{address}/"),
-        format!("https://localhost:{}/", address.port()),
-    ] {
-        assert_eq!(
-            poster.post(post_to(&url)).await.outcome,
-            Outcome::TargetRefused,
-            "{url}"
-        );
+    for url in [format!("http://{address}/"), format!("https://localhost:{}/", address.port())] {
+        assert_eq!(poster.post(post_to(&url)).await.outcome, Outcome::TargetRefused, "{url}");
     }
     assert_eq!(visits.load(Ordering::SeqCst), 0);
 }
@@ -310,9 +260,7 @@ async fn an_answer_that_never_ends_ends_at_the_deadline_at_the_latest() {
         (CHUNKED.to_owned(), "000000000000"),
     ];
     let pauses = [Duration::ZERO, Duration::from_millis(20)];
-    let posts = pauses
-        .iter()
-        .flat_map(|pause| cases.iter().map(move |case| (case, *pause)));
+    let posts = pauses.iter().flat_map(|pause| cases.iter().map(move |case| (case, *pause)));
     let posts = posts.map(|((head, again), pause)| async move {
         let (head_sent, again) = (head.clone(), *again);
         let (address, _) = receiver(move |mut stream, _| {
@@ -326,12 +274,8 @@ async fn an_answer_that_never_ends_ends_at_the_deadline_at_the_latest() {
             }
         })
         .await;
-        let answer = poster("127.0.0.0/8")
-            .post(post_to(&format!("http://{address}/")))
-            .await;
-        let Answer {
-            outcome, duration, ..
-        } = answer;
+        let answer = poster("127.0.0.0/8").post(post_to(&format!("http://{address}/"))).await;
+        let Answer { outcome, duration, .. } = answer;
         assert!(!outcome.is_success(), "{head:?} {again:?}: {outcome:?}");
         assert!(duration < SHORT * 3, "{head:?} {again:?}: {duration:?}");
     });
@@ -341,18 +285,13 @@ async fn an_answer_that_never_ends_ends_at_the_deadline_at_the_latest() {
 #[tokio::test]
 async fn a_head_of_16_kib_is_too_long_and_a_common_one_is_not() {
     for (bytes, class) in [(8 * 1024, "ok"), (20 * 1024, "bad_answer")] {
-        let text = format!(
-            "HTTP/1.1 200 OK\r\nx: {}\r\ncontent-length: 0\r\n\r\n",
-            "y".repeat(bytes)
-        );
+        let text = format!("HTTP/1.1 200 OK\r\nx: {}\r\ncontent-length: 0\r\n\r\n", "y".repeat(bytes));
         let (address, _) = receiver(move |stream, _| {
             let text = text.clone();
             async move { say(stream, &text).await }
         })
         .await;
-        let answer = poster("127.0.0.0/8")
-            .post(post_to(&format!("http://{address}/")))
-            .await;
+        let answer = poster("127.0.0.0/8").post(post_to(&format!("http://{address}/"))).await;
         assert_eq!(answer.outcome.class(), class, "{bytes}");
     }
 }
@@ -373,11 +312,7 @@ async fn reading_stops_at_the_16th_kib() {
 async fn a_name_is_judged_anew_whenever_it_is_dialled() {
     static ASKED: AtomicUsize = AtomicUsize::new(0);
     let poster = poster_that_asks("127.0.0.1/32", |_| {
-        let last = if ASKED.fetch_add(1, Ordering::SeqCst) == 0 {
-            1
-        } else {
-            2
-        };
+        let last = if ASKED.fetch_add(1, Ordering::SeqCst) == 0 { 1 } else { 2 };
         Box::pin(std::future::ready(vec![[127, 0, 0, last].into()]))
     });
     let (address, connections) = receiver(|stream, _| async move {
@@ -419,10 +354,7 @@ async fn what_arrives_is_what_the_standard_asks_for() {
     let headers: http::HeaderMap = lines
         .map(|line| line.split_once(": ").unwrap())
         .map(|(name, value)| {
-            (
-                http::HeaderName::try_from(name).unwrap(),
-                http::HeaderValue::try_from(value).unwrap(),
-            )
+            (http::HeaderName::try_from(name).unwrap(), http::HeaderValue::try_from(value).unwrap())
         })
         .collect();
     let mut names: Vec<_> = headers.keys().map(http::HeaderName::as_str).collect();

@@ -108,9 +108,7 @@ async fn a_certificate_is_checked_and_http_1_1_is_spoken() {
         (true, "other.test", "tls"),
         (false, "localhost", "tls"),
     ] {
-        let answer = poster(trusting)
-            .post(post_to(format!("https://{host}:{port}/")))
-            .await;
+        let answer = poster(trusting).post(post_to(format!("https://{host}:{port}/"))).await;
         assert_eq!(answer.outcome.class(), class, "{host} {trusting}");
     }
 }
@@ -129,9 +127,7 @@ async fn a_receiver_without_tls_is_told_apart_from_a_silent_one() {
     let poster = poster(true);
     let answer = poster.post(post_to(format!("https://localhost:{babble}/"))).await;
     assert_eq!(answer.outcome, Outcome::TlsFailed);
-    let answer = poster
-        .post(post_to(format!("https://localhost:{silence}/")))
-        .await;
+    let answer = poster.post(post_to(format!("https://localhost:{silence}/"))).await;
     assert_eq!(answer.outcome, Outcome::TimedOut);
 }
 

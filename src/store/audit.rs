@@ -216,8 +216,6 @@ pub(super) async fn end_deliveries_of(
 /// # Errors
 /// If the database refuses.
 pub(super) async fn allow_a_minute(conn: &mut PgConnection) -> Result<()> {
-    sqlx::query_scalar!("select set_config('statement_timeout', '60s', true)")
-        .fetch_one(conn)
-        .await?;
+    sqlx::query_scalar!("select set_config('statement_timeout', '60s', true)").fetch_one(conn).await?;
     Ok(())
 }

@@ -18,13 +18,11 @@ use bytes::Bytes;
 use sqlx::{Postgres, Transaction};
 use time::{Duration, OffsetDateTime};
 
-use super::{Result, Store, StoreError, answered, audit};
+use super::{Result, Store, answered, audit};
 use crate::domain::audit::Entry;
 use crate::domain::delivery::EndState;
-use crate::domain::ids::{AgentId, DeliveryId, EventId, SourceId, WebhookId, WebhookSecretId};
+use crate::domain::ids::{AgentId, DeliveryId, EventId, SourceId, WebhookId};
 use crate::domain::presence::{Event, EventKind};
-use crate::domain::secret::MasterKey;
-use crate::domain::signature::SigningKey;
 
 /// How long a claim holds without being renewed: what a killed process had claimed is free after that.
 pub const LEASE: Duration = Duration::seconds(8);
@@ -92,17 +90,6 @@ pub struct Cycle {
     pub more: bool,
 }
 
-/// Where a webhook's POSTs go and what signs them.
-#[derive(Clone, Debug)]
-pub struct WebhookTarget {
-    /// Version of the webhook that this belongs to.
-    pub version: i64,
-    /// Address, as registered.
-    pub url: String,
-    /// Keys with the time they stop signing (`None`: the present one), present one first.
-    pub keys: Vec<(SigningKey, Option<OffsetDateTime>)>,
-}
-
 impl Store {
     /// One cycle: settles what came back, frees the next of each lane that moved, claims what is due.
     ///
@@ -118,19 +105,13 @@ impl Store {
         room: &Room,
     ) -> Result<Cycle> {
         answered(async {
-            let mut tx = self
-                .hot
-                .begin_with("begin; select pg_advisory_xact_lock(7700452)")
-                .await?;
+            let mut tx = self.hot.begin_with("begin; select pg_advisory_xact_lock(7700452)").await?;
             if !settlements.is_empty() {
                 settle(&mut tx, self, now, settlements).await?;
             }
             audit::write(&mut tx, entries).await?;
-            let cycle = if room.total > 0 {
-                claim(&mut tx, self, now, room).await?
-            } else {
-                Cycle::default()
-            };
+            let cycle =
+                if room.total > 0 { claim(&mut tx, self, now, room).await? } else { Cycle::default() };
             tx.commit().await?;
             Ok(cycle)
         })
@@ -149,15 +130,9 @@ impl Store {
         known: &[DeliveryId],
         entries: &[Entry],
     ) -> Result<HashSet<(DeliveryId, OffsetDateTime)>> {
-        let told: Vec<_> = entries
-            .iter()
-            .filter_map(|e| Some((e.delivery_id?, e.at)))
-            .collect();
+        let told: Vec<_> = entries.iter().filter_map(|e| Some((e.delivery_id?, e.at))).collect();
         answered(async {
-            let mut tx = self
-                .hot
-                .begin_with("begin; select pg_advisory_xact_lock(7700452)")
-                .await?;
+            let mut tx = self.hot.begin_with("begin; select pg_advisory_xact_lock(7700452)").await?;
             sqlx::query!(
                 "update delivery
                  set due_at = $3,
@@ -227,70 +202,6 @@ impl Store {
             .execute(&self.hot)
             .await?;
             Ok(released.rows_affected())
-        })
-        .await
-    }
-
-    /// Address and signing keys of a webhook.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`] if it is gone, [`StoreError::Corrupt`] if a secret does not open.
-    pub async fn webhook_target(
-        &self,
-        webhook_id: WebhookId,
-        now: OffsetDateTime,
-        master_key: &MasterKey,
-    ) -> Result<WebhookTarget> {
-        answered(async {
-        let rows = sqlx::query!(
-            r#"select w.url, w.version, s.webhook_secret_id as "secret_id: WebhookSecretId", s.sealed, s.expires_at
-               from webhook w
-               join webhook_secret s on s.webhook_id = w.webhook_id
-               where w.webhook_id = $1
-                 and w.deleted_at is null
-                 and (s.expires_at is null or s.expires_at > $2)
-               order by s.expires_at desc nulls first, s.created_at desc"#,
-            webhook_id as _,
-            now,
-        )
-        .fetch_all(&self.hot)
-        .await?;
-        let mut target = None;
-        for row in rows {
-            let corrupt = |what: String| StoreError::Corrupt {
-                table: "webhook_secret",
-                column: "sealed",
-                row: row.secret_id.to_string(),
-                what,
-            };
-            let bytes = master_key
-                .open(&row.sealed, row.secret_id.0.as_bytes())
-                .map_err(|e| corrupt(e.to_string()))?;
-            let key = SigningKey::from_bytes(&bytes).map_err(|e| corrupt(e.to_string()))?;
-            target
-                .get_or_insert(WebhookTarget {
-                    version: row.version,
-                    url: row.url,
-                    keys: Vec::new(),
-                })
-                .keys
-                .push((key, row.expires_at));
-        }
-        target.ok_or(StoreError::NotFound("webhook"))
-        })
-        .await
-    }
-
-    /// Number of open deliveries, and since when the oldest is open.
-    ///
-    /// # Errors
-    /// If the database is away.
-    pub async fn backlog(&self) -> Result<(i64, Option<OffsetDateTime>)> {
-        answered(async {
-            let row = sqlx::query!(r#"select count(*) as "open!", min(created_at) as oldest from delivery"#)
-                .fetch_one(&self.pool)
-                .await?;
-            Ok((row.open, row.oldest))
         })
         .await
     }
@@ -466,11 +377,7 @@ async fn claim(
         now,
         now + LEASE,
         store.process as _,
-        &room
-            .in_flight
-            .iter()
-            .map(|(webhook, _)| *webhook)
-            .collect::<Vec<_>>() as _,
+        &room.in_flight.iter().map(|(webhook, _)| *webhook).collect::<Vec<_>>() as _,
         &room.in_flight.iter().map(|(_, count)| *count).collect::<Vec<_>>(),
         room.per_webhook,
         room.total,
@@ -478,10 +385,7 @@ async fn claim(
     .fetch_all(&mut **tx)
     .await?;
     let full = i64::try_from(rows.len()).is_ok_and(|moved| moved >= room.total);
-    let mut cycle = Cycle {
-        more: full,
-        claimed: Vec::new(),
-    };
+    let mut cycle = Cycle { more: full, claimed: Vec::new() };
     for row in rows {
         if !row.leased {
             cycle.more = true; // it took a place that another may want

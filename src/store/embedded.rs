@@ -213,10 +213,7 @@ fn find_binaries() -> Result<PathBuf, EmbeddedError> {
         ("/usr/local/opt", "postgresql@"),
     ] {
         for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-            let version = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.strip_prefix(prefix)?.parse().ok());
+            let version = entry.file_name().to_str().and_then(|name| name.strip_prefix(prefix)?.parse().ok());
             let bin = entry.path().join("bin");
             if let Some(version) = version.filter(|_| bin.join("initdb").exists()) {
                 found.push((version, bin));
@@ -226,14 +223,10 @@ fn find_binaries() -> Result<PathBuf, EmbeddedError> {
     if let Some((_, bin)) = found.into_iter().max() {
         return Ok(bin);
     }
-    let on_path = Command::new("sh")
-        .args(["-c", "command -v initdb"])
-        .output()
-        .ok()
-        .and_then(|output| {
-            let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
-            Some(fs::canonicalize(path).ok()?.parent()?.to_path_buf())
-        });
+    let on_path = Command::new("sh").args(["-c", "command -v initdb"]).output().ok().and_then(|output| {
+        let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
+        Some(fs::canonicalize(path).ok()?.parent()?.to_path_buf())
+    });
     on_path.ok_or_else(|| EmbeddedError::NotInstalled {
         looked: "/usr/lib/postgresql/*/bin, /usr/pgsql-*/bin, Homebrew, PATH".to_owned(),
     })
@@ -244,9 +237,7 @@ fn server_user() -> Option<User> {
     if !geteuid().is_root() {
         return None;
     }
-    ["postgres", "nobody"]
-        .into_iter()
-        .find_map(|name| User::from_name(name).ok().flatten())
+    ["postgres", "nobody"].into_iter().find_map(|name| User::from_name(name).ok().flatten())
 }
 
 fn make_dir(dir: &Path) -> Result<PathBuf, EmbeddedError> {
@@ -269,20 +260,11 @@ fn own(path: &Path, owner: Option<&User>) -> io::Result<()> {
 
 fn init(bin: &Path, dir: &Path, data: &Path, owner: Option<&User>) -> Result<(), EmbeddedError> {
     let output = command(bin, "initdb", owner)
-        .args([
-            "--username=postgres",
-            "--auth=trust",
-            "--encoding=UTF8",
-            "--locale=C",
-            "--data-checksums",
-        ])
+        .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--data-checksums"])
         .arg("--pgdata")
         .arg(data)
         .output()
-        .map_err(|error| EmbeddedError::Program {
-            program: "initdb",
-            output: error.to_string(),
-        })?;
+        .map_err(|error| EmbeddedError::Program { program: "initdb", output: error.to_string() })?;
     if output.status.success() {
         return Ok(());
     }
@@ -296,18 +278,13 @@ fn init(bin: &Path, dir: &Path, data: &Path, owner: Option<&User>) -> Result<(),
             ),
         ));
     }
-    Err(EmbeddedError::Program {
-        program: "initdb",
-        output: said,
-    })
+    Err(EmbeddedError::Program { program: "initdb", output: said })
 }
 
 fn check_version(bin: &Path, data: &Path) -> Result<(), EmbeddedError> {
     let of_data = fs::read_to_string(data.join("PG_VERSION")).unwrap_or_default();
     let said = Command::new(bin.join("postgres")).arg("--version").output();
-    let said = said
-        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-        .unwrap_or_default();
+    let said = said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     let of_binaries = said
         .split_whitespace()
         .find_map(|word| word.split('.').next()?.parse::<u32>().ok())
@@ -315,13 +292,7 @@ fn check_version(bin: &Path, data: &Path) -> Result<(), EmbeddedError> {
     if of_data.trim() == of_binaries.to_string() {
         return Ok(());
     }
-    Err(directory(
-        data,
-        format!(
-            "made by PostgreSQL {}, but {of_binaries} is installed",
-            of_data.trim()
-        ),
-    ))
+    Err(directory(data, format!("made by PostgreSQL {}, but {of_binaries} is installed", of_data.trim())))
 }
 
 fn spawn(
@@ -332,15 +303,8 @@ fn spawn(
     options: Options,
     owner: Option<&User>,
 ) -> Result<Child, EmbeddedError> {
-    let failed = |error: io::Error| EmbeddedError::Program {
-        program: "postgres",
-        output: error.to_string(),
-    };
-    let log: File = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(log)
-        .map_err(failed)?;
+    let failed = |error: io::Error| EmbeddedError::Program { program: "postgres", output: error.to_string() };
+    let log: File = OpenOptions::new().create(true).append(true).open(log).map_err(failed)?;
     let mut command = command(bin, "postgres", owner);
     command.arg("-D").arg(data).arg("-k").arg(socket_dir);
     for setting in [
@@ -355,19 +319,9 @@ fn spawn(
         command.args(["-c", setting]);
     }
     if options.fsync_off {
-        command.args([
-            "-c",
-            "fsync=off",
-            "-c",
-            "synchronous_commit=off",
-            "-c",
-            "full_page_writes=off",
-        ]);
+        command.args(["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]);
     }
-    command
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().map_err(failed)?)
-        .stderr(log);
+    command.stdin(Stdio::null()).stdout(log.try_clone().map_err(failed)?).stderr(log);
     // A group of its own: Ctrl-C in the terminal is for the bridge, which stops the server last.
     command.process_group(0);
     stop_with_parent(&mut command);
@@ -376,10 +330,7 @@ fn spawn(
 
 /// Asks the kernel to send the child a fast-shutdown signal when the thread that starts it dies.
 #[cfg(target_os = "linux")]
-#[expect(
-    unsafe_code,
-    reason = "prctl in the child before exec is async-signal-safe and allocates nothing"
-)]
+#[expect(unsafe_code, reason = "prctl in the child before exec is async-signal-safe and allocates nothing")]
 fn stop_with_parent(command: &mut Command) {
     // SAFETY: the closure makes one system call and touches no memory of the parent.
     unsafe {
@@ -402,21 +353,11 @@ fn command(bin: &Path, program: &str, owner: Option<&User>) -> Command {
 }
 
 fn directory(path: &Path, what: String) -> EmbeddedError {
-    EmbeddedError::Directory {
-        path: path.display().to_string(),
-        what,
-    }
+    EmbeddedError::Directory { path: path.display().to_string(), what }
 }
 
 fn end_of(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
     let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines
-        .iter()
-        .rev()
-        .take(3)
-        .rev()
-        .copied()
-        .collect::<Vec<_>>()
-        .join("; ")
+    lines.iter().rev().take(3).rev().copied().collect::<Vec<_>>().join("; ")
 }

@@ -51,10 +51,7 @@ impl Store {
             return Ok(Recorded::default());
         }
         let deliveries = answered(async {
-            let mut tx = self
-                .hot
-                .begin_with("begin; select pg_advisory_xact_lock(7700451)")
-                .await?;
+            let mut tx = self.hot.begin_with("begin; select pg_advisory_xact_lock(7700451)").await?;
             let mut agents = agents_of(&mut tx, changes).await?;
             let numbered = number(changes, &mut agents);
             update_agents(&mut tx, changes, &agents).await?;
@@ -64,10 +61,7 @@ impl Store {
         })
         .await?;
         self.wake.deliveries_due();
-        Ok(Recorded {
-            events: u64::try_from(changes.len()).unwrap_or(u64::MAX),
-            deliveries,
-        })
+        Ok(Recorded { events: u64::try_from(changes.len()).unwrap_or(u64::MAX), deliveries })
     }
 
     /// Which of these events are stored already; asked after a commit whose answer was lost.
@@ -175,10 +169,8 @@ async fn update_agents(
     changes: &[PresenceChange],
     agents: &Agents,
 ) -> Result<()> {
-    let states: Vec<(&AgentState, &PresenceChange)> = agents
-        .values()
-        .filter_map(|state| Some((state, changes.get(state.last)?)))
-        .collect();
+    let states: Vec<(&AgentState, &PresenceChange)> =
+        agents.values().filter_map(|state| Some((state, changes.get(state.last)?))).collect();
     sqlx::query!(
         "update agent a
          set sequence = n.sequence,
@@ -192,32 +184,14 @@ async fn update_agents(
                      $7::timestamptz[], $8::uuid[])
               as n (agent_key, sequence, presence, topic, since, occurred_at, received_at, event_id)
          where a.agent_key = n.agent_key",
-        &states
-            .iter()
-            .map(|(state, _)| state.agent_key)
-            .collect::<Vec<_>>(),
+        &states.iter().map(|(state, _)| state.agent_key).collect::<Vec<_>>(),
         &states.iter().map(|(state, _)| state.sequence).collect::<Vec<_>>(),
-        &states
-            .iter()
-            .map(|(state, _)| state.presence.as_deref())
-            .collect::<Vec<_>>() as _,
-        &states
-            .iter()
-            .map(|(_, change)| change.topic.as_str())
-            .collect::<Vec<_>>() as _,
+        &states.iter().map(|(state, _)| state.presence.as_deref()).collect::<Vec<_>>() as _,
+        &states.iter().map(|(_, change)| change.topic.as_str()).collect::<Vec<_>>() as _,
         &states.iter().map(|(state, _)| state.since).collect::<Vec<_>>() as _,
-        &states
-            .iter()
-            .map(|(_, change)| change.occurred_at)
-            .collect::<Vec<_>>() as _,
-        &states
-            .iter()
-            .map(|(_, change)| change.received_at)
-            .collect::<Vec<_>>(),
-        &states
-            .iter()
-            .map(|(_, change)| change.event_id)
-            .collect::<Vec<_>>() as _,
+        &states.iter().map(|(_, change)| change.occurred_at).collect::<Vec<_>>() as _,
+        &states.iter().map(|(_, change)| change.received_at).collect::<Vec<_>>(),
+        &states.iter().map(|(_, change)| change.event_id).collect::<Vec<_>>() as _,
     )
     .execute(&mut **tx)
     .await?;

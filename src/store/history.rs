@@ -5,7 +5,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use super::{Result, Store, StoreError, audit, webhooks};
+use super::{Result, Store, StoreError, answered, audit, webhooks};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::ids::{AgentId, DeliveryId, EventId, WebhookId};
@@ -82,6 +82,20 @@ pub(super) struct Lane {
 }
 
 impl Store {
+    /// Number of open deliveries, and since when the oldest is open.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn backlog(&self) -> Result<(i64, Option<OffsetDateTime>)> {
+        answered(async {
+            let row = sqlx::query!(r#"select count(*) as "open!", min(created_at) as oldest from delivery"#)
+                .fetch_one(&self.pool)
+                .await?;
+            Ok((row.open, row.oldest))
+        })
+        .await
+    }
+
     /// A page of deliveries. Ids begin with the time of their event, so the newest events come first.
     ///
     /// # Errors
@@ -165,10 +179,7 @@ impl Store {
     /// # Errors
     /// If there is none, or the database does not answer.
     pub async fn delivery(&self, id: DeliveryId) -> Result<DeliveryRow> {
-        let only = DeliveryFilter {
-            delivery: Some(id),
-            ..DeliveryFilter::default()
-        };
+        let only = DeliveryFilter { delivery: Some(id), ..DeliveryFilter::default() };
         let rows = self.delivery_history(&only, None, 1).await?;
         rows.into_iter().next().ok_or(StoreError::NotFound("delivery"))
     }
@@ -288,30 +299,15 @@ async fn reopen(conn: &mut PgConnection, id: DeliveryId, told: &mut Entry) -> Re
     .ok_or_else(|| gone("event"))?;
     // The recorder adds to this lane under the agent's row lock; for lane 0 the webhook's lock does it. Always in
     // this order: agent, webhook, delivery.
-    sqlx::query!(
-        "select agent_key from agent where agent_key = $1 for update",
-        event.lane
-    )
-    .fetch_optional(&mut *conn)
-    .await?;
+    sqlx::query!("select agent_key from agent where agent_key = $1 for update", event.lane)
+        .fetch_optional(&mut *conn)
+        .await?;
     webhooks::lock(conn, webhook).await.map_err(|error| match error {
         StoreError::NotFound(what) => gone(what),
         other => other,
     })?;
-    let lane = Lane {
-        webhook,
-        lane: event.lane,
-    };
-    open_delivery(
-        conn,
-        lane,
-        id,
-        event_id,
-        event.received_at,
-        event.position,
-        told.at,
-    )
-    .await?;
+    let lane = Lane { webhook, lane: event.lane };
+    open_delivery(conn, lane, id, event_id, event.received_at, event.position, told.at).await?;
     told.webhook_id = Some(webhook);
     told.event_id = Some(event_id);
     told.agent_id = ended.agent_id;

@@ -26,6 +26,7 @@ pub mod keys;
 pub mod partitions;
 pub mod recorder;
 pub mod sources;
+pub mod targets;
 mod types;
 pub mod upstream;
 pub mod wake;
@@ -145,17 +146,10 @@ impl Store {
             // Our statements are short: compiling one costs more than running it.
             ("jit", "off"),
         ]);
-        let pool = pool_options(connections, Duration::ZERO)
-            .connect_with(options.clone())
-            .await?;
+        let pool = pool_options(connections, Duration::ZERO).connect_with(options.clone()).await?;
         let options = options.options([("plan_cache_mode", "force_generic_plan")]);
         let hot = pool_options(HOT_CONNECTIONS, FRESH).connect_lazy_with(options);
-        Ok(Self {
-            pool,
-            hot,
-            wake: wake::Wake::default(),
-            process: ProcessId::generate(),
-        })
+        Ok(Self { pool, hot, wake: wake::Wake::default(), process: ProcessId::generate() })
     }
 
     /// Brings the schema to what this version needs; safe to call by several processes at once.
@@ -165,12 +159,8 @@ impl Store {
     pub async fn migrate(&self) -> Result<()> {
         // A migration may take longer than any statement of daily work.
         let mut connection = self.pool.acquire().await?.detach();
-        sqlx::query("set statement_timeout = 0")
-            .execute(&mut connection)
-            .await?;
-        sqlx::query("set lock_timeout = 0")
-            .execute(&mut connection)
-            .await?;
+        sqlx::query("set statement_timeout = 0").execute(&mut connection).await?;
+        sqlx::query("set lock_timeout = 0").execute(&mut connection).await?;
         MIGRATOR.run(&mut connection).await?;
         connection.close().await?;
         Ok(())
@@ -245,9 +235,7 @@ fn pool_options(connections: u32, fresh: Duration) -> PgPoolOptions {
 
 /// Asks a connection for a sign of life; after an error the pool drops it without a farewell.
 async fn alive(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    timeout(PING_WITHIN, connection.ping())
-        .await
-        .map_err(|_| sqlx::Error::Io(ErrorKind::TimedOut.into()))?
+    timeout(PING_WITHIN, connection.ping()).await.map_err(|_| sqlx::Error::Io(ErrorKind::TimedOut.into()))?
 }
 
 /// Gives a step up that the database leaves unanswered; its connection goes back to the pool, which drops it.

@@ -15,13 +15,10 @@ impl Store {
     pub async fn make_partitions(&self, today: Date) -> Result<i32> {
         answered(async {
             let first = today.saturating_sub(Duration::days(1));
-            let made = sqlx::query_scalar!(
-                r#"select make_day_partitions($1, $2) as "made!""#,
-                first,
-                DAYS_AHEAD
-            )
-            .fetch_one(&self.pool)
-            .await?;
+            let made =
+                sqlx::query_scalar!(r#"select make_day_partitions($1, $2) as "made!""#, first, DAYS_AHEAD)
+                    .fetch_one(&self.pool)
+                    .await?;
             Ok(made)
         })
         .await

@@ -59,21 +59,9 @@ impl Recorder {
     pub fn new(store: Store, status: Arc<Status>, metrics: Metrics) -> (Self, Worker) {
         let (queue, items) = mpsc::channel(QUEUE_LENGTH);
         let (committed, see_committed) = watch::channel(0);
-        let worker = Worker {
-            items,
-            store,
-            status,
-            metrics,
-            batch: Vec::new(),
-            retried: false,
-            taken: 0,
-            committed,
-        };
-        let recorder = Self {
-            queue,
-            handed_in: Arc::default(),
-            committed: see_committed,
-        };
+        let worker =
+            Worker { items, store, status, metrics, batch: Vec::new(), retried: false, taken: 0, committed };
+        let recorder = Self { queue, handed_in: Arc::default(), committed: see_committed };
         (recorder, worker)
     }
 
@@ -82,9 +70,7 @@ impl Recorder {
     /// # Errors
     /// [`QueueFull`] if it cannot be taken; it has not been kept then.
     pub fn try_record(&self, change: PresenceChange) -> Result<(), QueueFull> {
-        self.queue
-            .try_send(Item::Change(Box::new(change)))
-            .map_err(|_| QueueFull)?;
+        self.queue.try_send(Item::Change(Box::new(change))).map_err(|_| QueueFull)?;
         self.handed_in.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -164,11 +150,7 @@ impl Worker {
                 }
                 Item::Flush(done) => return Some(done),
             }
-            next = if self.batch.len() < BATCH_MAX {
-                self.items.try_recv().ok()
-            } else {
-                None
-            };
+            next = if self.batch.len() < BATCH_MAX { self.items.try_recv().ok() } else { None };
         }
         None
     }
@@ -207,9 +189,7 @@ impl Worker {
                     self.store.write_audit(&[quarantine(change)]).await?;
                     self.metrics
                         .frames_rejected
-                        .get_or_create(&ReasonLabels {
-                            reason: "not_storable",
-                        })
+                        .get_or_create(&ReasonLabels { reason: "not_storable" })
                         .inc();
                 }
                 Err(error) => return Err(error),
@@ -225,9 +205,7 @@ fn is_about_content(error: &StoreError) -> bool {
     let StoreError::Database(sqlx::Error::Database(error)) = error else {
         return matches!(error, StoreError::Database(sqlx::Error::Encode(_)));
     };
-    error
-        .code()
-        .is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+    error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
 }
 
 fn quarantine(change: &PresenceChange) -> Entry {

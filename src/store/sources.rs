@@ -56,9 +56,7 @@ impl Source {
     /// If it was sealed under another master key or is damaged.
     pub fn client_secret(&self, master_key: &MasterKey) -> Result<Secret, OpenError> {
         let plain = master_key.open(&self.client_secret_sealed, self.source_id.0.as_bytes())?;
-        Ok(Secret::new(
-            String::from_utf8(plain).map_err(|_| OpenError::Damaged)?,
-        ))
+        Ok(Secret::new(String::from_utf8(plain).map_err(|_| OpenError::Damaged)?))
     }
 
     /// Whether it is set by variables of the process, and only there.
@@ -69,9 +67,7 @@ impl Source {
 
     /// Names of the fields in which `wanted` differs. A secret that no longer opens counts as different.
     fn changed_fields(&self, wanted: &SourceSettings, master_key: &MasterKey) -> Vec<&'static str> {
-        let secret_kept = self
-            .client_secret(master_key)
-            .is_ok_and(|kept| kept == wanted.client_secret);
+        let secret_kept = self.client_secret(master_key).is_ok_and(|kept| kept == wanted.client_secret);
         [
             ("name", self.name != wanted.name),
             ("protocol", self.protocol != wanted.protocol),
@@ -82,10 +78,7 @@ impl Source {
             ("client_secret", !secret_kept),
             ("agents", self.agents != wanted.agents),
             ("topic_matrix", self.topic_matrix != wanted.topic_matrix),
-            (
-                "heartbeat_interval_ms",
-                self.heartbeat_interval_ms != wanted.heartbeat_interval_ms,
-            ),
+            ("heartbeat_interval_ms", self.heartbeat_interval_ms != wanted.heartbeat_interval_ms),
         ]
         .into_iter()
         .filter_map(|(name, differs)| differs.then_some(name))

@@ -231,12 +231,9 @@ impl Store {
             )
             .execute(&mut *tx)
             .await?;
-            sqlx::query!(
-                "delete from connection where connection_id = $1",
-                connection_id as _
-            )
-            .execute(&mut *tx)
-            .await?;
+            sqlx::query!("delete from connection where connection_id = $1", connection_id as _)
+                .execute(&mut *tx)
+                .await?;
             tx.commit().await?;
             Ok(())
         })
@@ -304,10 +301,7 @@ impl Store {
              set proven_at = n.proven_at
              from unnest($1::uuid[], $2::timestamptz[]) as n (connection_id, proven_at)
              where c.connection_id = n.connection_id",
-                &proofs
-                    .iter()
-                    .map(|(connection, _)| *connection)
-                    .collect::<Vec<_>>() as _,
+                &proofs.iter().map(|(connection, _)| *connection).collect::<Vec<_>>() as _,
                 &proofs.iter().map(|(_, at)| *at).collect::<Vec<_>>(),
             )
             .execute(&self.pool)
@@ -337,11 +331,8 @@ async fn open_gap(
     )
     .execute(conn)
     .await?;
-    Ok((opened.rows_affected() > 0).then(|| {
-        gap_entry(watcher, from, Kind::GapDetected)
-            .level(Level::Warn)
-            .data("cause", cause)
-    }))
+    Ok((opened.rows_affected() > 0)
+        .then(|| gap_entry(watcher, from, Kind::GapDetected).level(Level::Warn).data("cause", cause)))
 }
 
 async fn close_gap(conn: &mut PgConnection, watcher: &Watcher, to: OffsetDateTime) -> Result<Option<Entry>> {
@@ -358,9 +349,7 @@ async fn close_gap(conn: &mut PgConnection, watcher: &Watcher, to: OffsetDateTim
     .await?;
     Ok(closed.map(|gap| {
         let ms = i64::try_from((to - gap.from_at).whole_milliseconds()).unwrap_or(i64::MAX);
-        gap_entry(watcher, to, Kind::GapClosed)
-            .data("cause", gap.cause)
-            .data("gap_ms", ms.max(0))
+        gap_entry(watcher, to, Kind::GapClosed).data("cause", gap.cause).data("gap_ms", ms.max(0))
     }))
 }
 

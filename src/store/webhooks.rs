@@ -223,8 +223,7 @@ impl Store {
     /// # Errors
     /// If there is none, or the database refuses.
     pub async fn resume_webhook(&self, id: WebhookId, principal: &str) -> Result<Webhook> {
-        self.set_state(id, "active", Kind::WebhookResumed, principal)
-            .await
+        self.set_state(id, "active", Kind::WebhookResumed, principal).await
     }
 
     async fn set_state(&self, id: WebhookId, state: &str, kind: Kind, principal: &str) -> Result<Webhook> {
@@ -286,9 +285,7 @@ impl Store {
         )
         .execute(&mut *tx)
         .await?;
-        sqlx::query!("delete from webhook_secret where webhook_id = $1", id as _)
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query!("delete from webhook_secret where webhook_id = $1", id as _).execute(&mut *tx).await?;
         let ended = audit::end_deliveries_of(&mut tx, id, now, principal).await?;
         let told = entry(now, Kind::WebhookDeleted, id, principal).data("deliveries_ended", ended);
         audit::write(&mut tx, &[told]).await?;
@@ -380,20 +377,11 @@ fn changed_fields(before: &Webhook, changes: &WebhookChanges) -> Vec<&'static st
         wanted.is_some_and(|wanted| wanted != now)
     }
     [
-        (
-            "url",
-            changes.url.as_ref().is_some_and(|url| url.as_str() != before.url),
-        ),
-        (
-            "description",
-            differs(&before.description, changes.description.as_ref()),
-        ),
+        ("url", changes.url.as_ref().is_some_and(|url| url.as_str() != before.url)),
+        ("description", differs(&before.description, changes.description.as_ref())),
         ("agents", differs(&before.agents, changes.agents.as_ref())),
         ("topics", differs(&before.topics, changes.topics.as_ref())),
-        (
-            "presences",
-            differs(&before.presences, changes.presences.as_ref()),
-        ),
+        ("presences", differs(&before.presences, changes.presences.as_ref())),
         ("sources", differs(&before.sources, changes.sources.as_ref())),
     ]
     .into_iter()

@@ -12,11 +12,7 @@ async fn a_presence_change_arrives_signed_and_whole() {
     world.genesys.set_presence("ann", "AVAILABLE").await;
     let change = world.genesys.set_presence("ann", "On Queue").await;
     let posts = world.crm.wait_for(2, SOON).await.unwrap();
-    assert!(
-        posts.iter().all(|post| post.verdict.is_ok()),
-        "{:?}",
-        posts[0].verdict
-    );
+    assert!(posts.iter().all(|post| post.verdict.is_ok()), "{:?}", posts[0].verdict);
     let body: serde_json::Value = serde_json::from_slice(&posts[1].body).unwrap();
     assert_eq!(body["type"], "presence.updated");
     let data = &body["data"];
@@ -26,36 +22,19 @@ async fn a_presence_change_arrives_signed_and_whole() {
     assert_eq!(data["topic"], "routing:agent:state");
     assert_eq!(data["presence"], json!({"system": "ON_QUEUE"}));
     assert_eq!(data["previous"], json!({"system": "AVAILABLE"}));
-    assert_eq!(
-        data["raw"],
-        serde_json::from_str::<serde_json::Value>(&change.frame).unwrap()
-    );
+    assert_eq!(data["raw"], serde_json::from_str::<serde_json::Value>(&change.frame).unwrap());
     let text = String::from_utf8(posts[1].body.to_vec()).unwrap();
-    assert!(
-        text.contains(&*change.frame),
-        "the frame is in the body byte for byte: {text}"
-    );
+    assert!(text.contains(&*change.frame), "the frame is in the body byte for byte: {text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn filters_choose_what_a_webhook_is_told() {
     let world = World::watching(&["ann", "bob"]).await;
-    world
-        .register_with("/hooks/bob", json!({"agents": ["bob"]}))
-        .await;
-    world
-        .register_with("/hooks/away", json!({"presences": ["AWAY"]}))
-        .await;
-    world
-        .register_with("/hooks/none", json!({"topics": ["routing:agent:state:queue"]}))
-        .await;
+    world.register_with("/hooks/bob", json!({"agents": ["bob"]})).await;
+    world.register_with("/hooks/away", json!({"presences": ["AWAY"]})).await;
+    world.register_with("/hooks/none", json!({"topics": ["routing:agent:state:queue"]})).await;
     world.register("/hooks/all").await;
-    for (agent, state) in [
-        ("ann", "AVAILABLE"),
-        ("bob", "AVAILABLE"),
-        ("ann", "AWAY"),
-        ("bob", "MEAL"),
-    ] {
+    for (agent, state) in [("ann", "AVAILABLE"), ("bob", "AVAILABLE"), ("ann", "AWAY"), ("bob", "MEAL")] {
         world.genesys.set_presence(agent, state).await;
     }
     world.crm.wait_for(4 + 2 + 1, SOON).await.unwrap();

@@ -13,10 +13,7 @@ const STATES: [&str; 4] = ["AVAILABLE", "BUSY", "AWAY", "ON_QUEUE"];
 /// The same numbers in every run.
 fn numbers(seed: u64) -> impl Iterator<Item = u64> {
     std::iter::successors(Some(seed), |n| {
-        Some(
-            n.wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407),
-        )
+        Some(n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407))
     })
     .skip(1)
     .map(|n| n >> 33)
@@ -39,20 +36,12 @@ async fn first_deliveries_are_in_order_while_receivers_fail_and_dawdle() {
             world.genesys.push_presence(agent, STATES[round % STATES.len()]);
         }
     }
-    world
-        .crm
-        .wait_until(|posts| posts.iter().any(|post| post.n() == Some(1)), SOON)
-        .await
-        .unwrap();
+    world.crm.wait_until(|posts| posts.iter().any(|post| post.n() == Some(1)), SOON).await.unwrap();
     let pool = database::pool(&world.bridge.database_url).await;
     world.drained(&pool).await;
     for path in ["/hooks/a", "/hooks/b"] {
         let posts = world.crm.received(path);
-        assert!(
-            posts.len() > 160,
-            "some failed and were repeated: {}",
-            posts.len()
-        );
+        assert!(posts.len() > 160, "some failed and were repeated: {}", posts.len());
         let findings = Findings::of(&posts, 1..=160);
         assert!(findings.is_clean(), "{path}: {findings:#?}");
     }
@@ -67,9 +56,7 @@ async fn a_failing_lane_holds_up_itself_and_nothing_else() {
     world.register("/hooks/a").await;
     world.crm.next("/hooks/a", [Behaviour::status(500)]);
     world.genesys.set_presence("ann", "AVAILABLE").await;
-    let refused = world.crm.wait_for(1, SOON).await.unwrap()[0]
-        .webhook_id()
-        .to_owned();
+    let refused = world.crm.wait_for(1, SOON).await.unwrap()[0].webhook_id().to_owned();
     for state in STATES {
         world.genesys.set_presence("ann", state).await;
         world.genesys.set_presence("bob", state).await;
@@ -103,27 +90,13 @@ async fn a_webhook_that_hangs_does_not_delay_another() {
     world
         .crm
         .wait_until(
-            |posts| {
-                posts
-                    .iter()
-                    .filter(|post| post.path() == "/hooks/well" && post.accepted())
-                    .count()
-                    == 60
-            },
+            |posts| posts.iter().filter(|post| post.path() == "/hooks/well" && post.accepted()).count() == 60,
             SOON,
         )
         .await
         .unwrap();
-    assert_eq!(
-        world.crm.hangups(),
-        [],
-        "all was delivered before the first POST to the other gave up"
-    );
-    assert_eq!(
-        world.crm.received("/hooks/hangs").len(),
-        3,
-        "one POST a lane is under way, no more"
-    );
+    assert_eq!(world.crm.hangups(), [], "all was delivered before the first POST to the other gave up");
+    assert_eq!(world.crm.received("/hooks/hangs").len(), 3, "one POST a lane is under way, no more");
     assert!(Findings::of(&world.crm.received("/hooks/well"), 1..=60).is_clean());
 }
 
@@ -144,9 +117,7 @@ async fn many_changes_at_once_of_one_agent_stay_in_order() {
     let events = feed(&world.bridge).await;
     assert_sequences_have_no_holes(&events);
     assert!(
-        events
-            .windows(2)
-            .all(|two| two[1]["previous"] == two[0]["presence"]),
+        events.windows(2).all(|two| two[1]["previous"] == two[0]["presence"]),
         "each event knows the one before it"
     );
 }

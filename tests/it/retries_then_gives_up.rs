@@ -28,9 +28,7 @@ async fn after_first(behaviours: impl IntoIterator<Item = Behaviour>) -> (World,
     world.register("/hooks/a").await;
     world.crm.next("/hooks/a", behaviours);
     world.genesys.set_presence("ann", "AVAILABLE").await;
-    let id = world.crm.wait_for(1, SOON).await.unwrap()[0]
-        .webhook_id()
-        .to_owned();
+    let id = world.crm.wait_for(1, SOON).await.unwrap()[0].webhook_id().to_owned();
     (world, id)
 }
 
@@ -84,27 +82,16 @@ async fn after_eleven_failures_it_is_dead_and_its_lane_is_free() {
     })
     .await;
     let attempts = dead["attempts"].as_array().unwrap();
-    let told: Vec<_> = attempts
-        .iter()
-        .map(|attempt| attempt["attempt"].as_i64().unwrap())
-        .collect();
+    let told: Vec<_> = attempts.iter().map(|attempt| attempt["attempt"].as_i64().unwrap()).collect();
     assert_eq!(told, (1..=11).collect::<Vec<_>>(), "one audit entry an attempt");
-    assert!(
-        attempts
-            .iter()
-            .all(|a| a["status"] == 500 && a["outcome"] == "http_5xx")
-    );
+    assert!(attempts.iter().all(|a| a["status"] == 500 && a["outcome"] == "http_5xx"));
     let ends = world.audit("DELIVERY_ATTEMPT").await;
     let ends: Vec<_> = ends.iter().filter(|entry| entry["end_state"] == "dead").collect();
     assert_eq!(ends.len(), 1);
     assert_eq!(ends[0]["level"], "ERROR");
     let posts = world.crm.wait_for(12, SOON).await.unwrap();
     assert!(posts[..11].iter().all(|post| post.webhook_id() == id));
-    assert_eq!(
-        posts[11].event.as_ref().unwrap().data.sequence,
-        2,
-        "the next one leaves"
-    );
+    assert_eq!(posts[11].event.as_ref().unwrap().data.sequence, 2, "the next one leaves");
     assert_eq!(altered_repeats(&posts), Vec::<String>::new());
 }
 
@@ -114,10 +101,7 @@ async fn an_operator_can_send_at_once_and_can_open_again_what_was_given_up() {
     world.delivery_in(&id, "waiting").await;
     let retry = format!("/v1/deliveries/{id}/retry");
     let pool = database::pool(&world.bridge.database_url).await;
-    sqlx::query("update delivery set attempt = 10")
-        .execute(&pool)
-        .await
-        .unwrap();
+    sqlx::query("update delivery set attempt = 10").execute(&pool).await.unwrap();
     assert_eq!(world.bridge.post(&retry, &json!({})).await.status, 202);
     world.delivery_in(&id, "dead").await;
     assert_eq!(world.bridge.post(&retry, &json!({})).await.status, 202);
@@ -129,11 +113,7 @@ async fn an_operator_can_send_at_once_and_can_open_again_what_was_given_up() {
     assert_eq!(altered_repeats(&posts), Vec::<String>::new());
     let asked = world.audit("DELIVERY_RETRIED").await;
     assert_eq!(asked.len(), 2);
-    assert!(
-        asked
-            .iter()
-            .all(|entry| entry["principal"] == "api-key:bootstrap")
-    );
+    assert!(asked.iter().all(|entry| entry["principal"] == "api-key:bootstrap"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,47 +131,24 @@ async fn whatever_is_no_success_is_offered_again_as_the_same_post() {
         (Behaviour::ResetUnanswered, "disconnected"),
         (raw("HTTP/1.1 100 Continue\r\n\r\n"), "disconnected"),
         (raw("HTTP/1.1 204"), "disconnected"),
-        (
-            raw("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nshort"),
-            "disconnected",
-        ),
-        (
-            raw("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"),
-            "bad_answer",
-        ),
+        (raw("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nshort"), "disconnected"),
+        (raw("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"), "bad_answer"),
         (raw("220 mail.example ESMTP\r\n"), "bad_answer"),
     ];
     // The last attempt of the schedule is one of these, so the operator's retries below stop in time.
-    let behaviours: Vec<_> = failures
-        .iter()
-        .map(|(behaviour, _)| behaviour.clone())
-        .take(10)
-        .collect();
+    let behaviours: Vec<_> = failures.iter().map(|(behaviour, _)| behaviour.clone()).take(10).collect();
     world.crm.next("/hooks/a", behaviours);
     world.genesys.set_presence("ann", "AVAILABLE").await;
-    let id = world.crm.wait_for(1, SOON).await.unwrap()[0]
-        .webhook_id()
-        .to_owned();
+    let id = world.crm.wait_for(1, SOON).await.unwrap()[0].webhook_id().to_owned();
     for count in 1..=10 {
         attempts_are(&world, &id, count).await;
-        world
-            .bridge
-            .post(&format!("/v1/deliveries/{id}/retry"), &json!({}))
-            .await;
+        world.bridge.post(&format!("/v1/deliveries/{id}/retry"), &json!({})).await;
     }
     let delivered = world.delivery_in(&id, "delivered").await;
-    let outcomes: Vec<_> = delivered["attempts"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|a| a["outcome"].clone())
-        .collect();
-    let expected: Vec<_> = failures
-        .iter()
-        .take(10)
-        .map(|(_, outcome)| json!(outcome))
-        .chain([json!("ok")])
-        .collect();
+    let outcomes: Vec<_> =
+        delivered["attempts"].as_array().unwrap().iter().map(|a| a["outcome"].clone()).collect();
+    let expected: Vec<_> =
+        failures.iter().take(10).map(|(_, outcome)| json!(outcome)).chain([json!("ok")]).collect();
     assert_eq!(outcomes, expected);
     let posts = world.crm.received("/hooks/a");
     assert_eq!(posts.len(), 11);

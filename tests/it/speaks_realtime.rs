@@ -35,16 +35,8 @@ async fn ten_connections_share_one_token() {
     let agents = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
     let world = World::watching(&agents).await;
     assert_eq!(world.genesys.snapshot().requests(Route::Token), 1);
-    let answer = world
-        .bridge
-        .post("/v1/sources", &source(&world, &[&agents[..], &["k"]].concat()))
-        .await;
-    assert_eq!(
-        answer.status,
-        422,
-        "an eleventh agent is one too many: {}",
-        answer.text()
-    );
+    let answer = world.bridge.post("/v1/sources", &source(&world, &[&agents[..], &["k"]].concat())).await;
+    assert_eq!(answer.status, 422, "an eleventh agent is one too many: {}", answer.text());
 }
 
 fn source(world: &World, agents: &[&str]) -> serde_json::Value {
@@ -60,31 +52,17 @@ async fn the_topic_matrix_is_flattened_without_duplicates_in_order() {
         r#"{"a": ["routing:agent:state:queue", "routing:agent:state"], "b": ["routing:agent:state"]}"#;
     let world = World::with_options(&["ann"], GenesysOptions::default(), &[("GENESYS_TOPICS", topics)]).await;
     let seen = world.genesys.snapshot();
-    assert_eq!(
-        seen.connections[0].topics,
-        ["routing:agent:state:queue", "routing:agent:state"]
-    );
+    assert_eq!(seen.connections[0].topics, ["routing:agent:state:queue", "routing:agent:state"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_expires_is_renewed_before_its_end_and_nothing_breaks() {
-    let options = GenesysOptions {
-        token_lifetime: Duration::from_secs(3),
-        ..Default::default()
-    };
+    let options = GenesysOptions { token_lifetime: Duration::from_secs(3), ..Default::default() };
     let world = World::with_options(&["ann"], options, &[]).await;
-    world
-        .genesys
-        .wait_until(|seen| seen.requests(Route::Token) >= 3, SOON)
-        .await
-        .unwrap();
+    world.genesys.wait_until(|seen| seen.requests(Route::Token) >= 3, SOON).await.unwrap();
     let seen = world.genesys.snapshot();
     assert_eq!(seen.connected(), 1);
-    assert_eq!(
-        seen.tally.statuses.get(&401),
-        None,
-        "no request was made with a token past its end"
-    );
+    assert_eq!(seen.tally.statuses.get(&401), None, "no request was made with a token past its end");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,25 +73,16 @@ async fn an_expired_token_is_refreshed_once_for_all_connections() {
     world.genesys.drop_sockets(Target::All);
     world
         .genesys
-        .wait_until(
-            |seen| seen.tally.sockets_opened >= 20 && seen.connected() == 10,
-            SOON,
-        )
+        .wait_until(|seen| seen.tally.sockets_opened >= 20 && seen.connected() == 10, SOON)
         .await
         .unwrap();
-    assert_eq!(
-        world.genesys.snapshot().requests(Route::Token),
-        2,
-        "one refresh answers a storm of 401"
-    );
+    assert_eq!(world.genesys.snapshot().requests(Route::Token), 2, "one refresh answers a storm of 401");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_secret_is_told_and_not_hammered() {
-    let options = GenesysOptions {
-        clients: vec![("sim-client".into(), "another".into())],
-        ..Default::default()
-    };
+    let options =
+        GenesysOptions { clients: vec![("sim-client".into(), "another".into())], ..Default::default() };
     let world = World::starting(&["a", "b", "c"], options, &[]).await;
     let failed = world.audit_of("TOKEN_FAILED", 1).await;
     assert_eq!(failed[0]["level"], "ERROR");
@@ -134,14 +103,7 @@ async fn a_missing_permission_is_final_and_visible_until_somebody_acts() {
     let id = connection(&world, "refused").await;
     let asked = world.genesys.snapshot().requests(Route::UsersMe);
     world.genesys.grant_presence_read("sim-client", true);
-    assert_eq!(
-        world
-            .bridge
-            .post(&format!("/v1/connections/{id}/restart"), &json!({}))
-            .await
-            .status,
-        202
-    );
+    assert_eq!(world.bridge.post(&format!("/v1/connections/{id}/restart"), &json!({})).await.status, 202);
     world.sockets_open(1).await;
     assert!(world.genesys.snapshot().requests(Route::UsersMe) > asked);
 }
@@ -158,10 +120,7 @@ async fn connection(world: &World, state: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_the_limit_only_our_own_leftovers_are_deleted() {
-    let options = GenesysOptions {
-        connection_limit: 2,
-        ..Default::default()
-    };
+    let options = GenesysOptions { connection_limit: 2, ..Default::default() };
     let world = World::starting(&["ann"], options, &[]).await;
     world.sockets_open(1).await;
     let ours = world.genesys.snapshot().connections[0].connection_id.clone();
@@ -171,17 +130,8 @@ async fn at_the_limit_only_our_own_leftovers_are_deleted() {
     world.genesys.drop_sockets(Target::Connection(ours.clone()));
     world.audit_of("LIMIT_MET", 1).await;
     world.sockets_open(1).await;
-    let ids: Vec<_> = world
-        .genesys
-        .snapshot()
-        .connections
-        .iter()
-        .map(|c| c.connection_id.clone())
-        .collect();
-    assert!(
-        ids.contains(&stranger),
-        "another program's connection is not ours to delete"
-    );
+    let ids: Vec<_> = world.genesys.snapshot().connections.iter().map(|c| c.connection_id.clone()).collect();
+    assert!(ids.contains(&stranger), "another program's connection is not ours to delete");
     assert!(!ids.contains(&ours));
 }
 
@@ -190,22 +140,12 @@ async fn stranger_connection(world: &World) -> String {
     let client = crate::support::client::Client::new(world.genesys.api_url());
     let form = b"grant_type=client_credentials&client_id=sim-client&client_secret=sim-secret".to_vec();
     let headers = [("content-type", "application/x-www-form-urlencoded")];
-    let token = client
-        .try_send("POST", "/api/v2/oauth/token", &headers, Some(form))
-        .await
-        .unwrap()
-        .json();
+    let token = client.try_send("POST", "/api/v2/oauth/token", &headers, Some(form)).await.unwrap().json();
     let bearer = format!("Bearer {}", token["access_token"].as_str().unwrap());
     let body = json!({"userId": "stranger", "topics": ["routing:agent:state"], "heartbeatInterval": 15000});
-    let headers = [
-        ("content-type", "application/json"),
-        ("authorization", bearer.as_str()),
-    ];
+    let headers = [("content-type", "application/json"), ("authorization", bearer.as_str())];
     let path = "/api/v2/realtime/connections";
-    let made = client
-        .try_send("POST", path, &headers, Some(body.to_string().into_bytes()))
-        .await
-        .unwrap();
+    let made = client.try_send("POST", path, &headers, Some(body.to_string().into_bytes())).await.unwrap();
     assert_eq!(made.status, 200, "{}", made.text());
     made.json()["connectionId"].as_str().unwrap().to_owned()
 }
@@ -215,10 +155,7 @@ async fn a_socket_address_on_a_foreign_host_is_not_dialled() {
     let genesys = GenesysOptions::default();
     let world = World::starting(&["ann"], genesys, &[]).await;
     world.sockets_open(1).await;
-    world.genesys.tamper(
-        Tamper::WsUrl("ws://elsewhere.example/realtime/ws/CANARY".into()),
-        1,
-    );
+    world.genesys.tamper(Tamper::WsUrl("ws://elsewhere.example/realtime/ws/CANARY".into()), 1);
     world.genesys.drop_sockets(Target::All);
     let told = world.audit_of("WS_INIT_ERROR", 1).await;
     assert!(
@@ -246,10 +183,7 @@ async fn answers_that_lack_what_they_must_hold_are_tried_again() {
         world.genesys.drop_sockets(Target::All);
         world
             .genesys
-            .wait_until(
-                |seen| seen.tally.sockets_opened >= 2 && seen.connected() == 1,
-                SOON,
-            )
+            .wait_until(|seen| seen.tally.sockets_opened >= 2 && seen.connected() == 1, SOON)
             .await
             .unwrap_or_else(|_| panic!("{name}: no socket again; log:\n{}", world.bridge.log()));
         let tokens = world.genesys.snapshot().requests(Route::Token);
@@ -267,11 +201,8 @@ async fn pings_of_both_kinds_are_answered() {
         &[("GENESYS_HEARTBEAT_INTERVAL_MS", "1000")],
     )
     .await;
-    let seen = world
-        .genesys
-        .wait_until(|s| s.tally.json_pongs >= 2 && s.tally.rfc_pongs >= 2, SOON)
-        .await
-        .unwrap();
+    let seen =
+        world.genesys.wait_until(|s| s.tally.json_pongs >= 2 && s.tally.rfc_pongs >= 2, SOON).await.unwrap();
     assert_eq!((seen.tally.pongs_missed, seen.tally.sockets_opened), (0, 1));
 }
 
@@ -291,10 +222,7 @@ async fn latency_is_measured_by_our_own_round_trips() {
     .await;
     let average = connection["averageLatency"].as_f64().unwrap();
     assert!(average > 0.0 && average < 1000.0, "{connection}");
-    assert!(
-        connection["stabilityRate"].as_f64().unwrap() > 0.0,
-        "{connection}"
-    );
+    assert!(connection["stabilityRate"].as_f64().unwrap() > 0.0, "{connection}");
     let seen = world.genesys.snapshot();
     let upstream = seen.connections[0].connection_id.as_str();
     assert_eq!(connection["connectionId"], upstream);
@@ -308,11 +236,7 @@ async fn every_close_that_we_did_not_ask_for_is_followed_by_a_reconnect() {
         world.genesys.close_sockets(Target::All, code, "maintenance");
         reopened(&world, 2).await;
         world.genesys.set_presence("ann", "AVAILABLE").await;
-        world
-            .crm
-            .wait_for(1, SOON)
-            .await
-            .unwrap_or_else(|_| panic!("after close {code}"));
+        world.crm.wait_for(1, SOON).await.unwrap_or_else(|_| panic!("after close {code}"));
         let closed = world.audit_of("WS_CLOSE", 1).await;
         assert_eq!(closed[0]["status"], code, "{}", closed[0]);
     }
@@ -341,11 +265,7 @@ async fn a_socket_that_is_cut_or_reset_is_replaced_and_nothing_leaks_upstream() 
         reopened(&world, round).await;
     }
     let seen = world.genesys.snapshot();
-    assert_eq!(
-        seen.connections.len(),
-        1,
-        "each reconnect deletes what it replaces"
-    );
+    assert_eq!(seen.connections.len(), 1, "each reconnect deletes what it replaces");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -387,36 +307,15 @@ async fn silence_is_noticed_and_the_socket_replaced() {
 async fn a_terminated_connection_closes_with_1000_is_deleted_upstream_and_stays_down() {
     let world = World::watching(&["ann"]).await;
     let id = connection(&world, "open").await;
-    assert_eq!(
-        world
-            .bridge
-            .post(&format!("/v1/connections/{id}/terminate"), &json!({}))
-            .await
-            .status,
-        202
-    );
-    let seen = world
-        .genesys
-        .wait_until(|seen| seen.connections.is_empty(), SOON)
-        .await
-        .unwrap();
+    assert_eq!(world.bridge.post(&format!("/v1/connections/{id}/terminate"), &json!({})).await.status, 202);
+    let seen = world.genesys.wait_until(|seen| seen.connections.is_empty(), SOON).await.unwrap();
     let close = seen.tally.closes.back().expect("a close frame");
-    assert_eq!(
-        (close.code, close.reason.as_str()),
-        (Some(1000), "Client initiated shutdown")
-    );
+    assert_eq!((close.code, close.reason.as_str()), (Some(1000), "Client initiated shutdown"));
     world.audit_of("CONNECTION_TERMINATED", 1).await;
     connection(&world, "terminated").await;
     let posts = |world: &World| world.genesys.snapshot().requests(Route::CreateConnection);
     let before = posts(&world);
-    assert_eq!(
-        world
-            .bridge
-            .post(&format!("/v1/connections/{id}/restart"), &json!({}))
-            .await
-            .status,
-        202
-    );
+    assert_eq!(world.bridge.post(&format!("/v1/connections/{id}/restart"), &json!({})).await.status, 202);
     world.sockets_open(1).await;
     assert_eq!(posts(&world), before + 1);
 }
@@ -424,31 +323,15 @@ async fn a_terminated_connection_closes_with_1000_is_deleted_upstream_and_stays_
 #[tokio::test(flavor = "multi_thread")]
 async fn terminating_during_a_backoff_does_not_let_the_timer_resurrect_it() {
     let world = World::watching(&["ann"]).await;
-    world
-        .genesys
-        .fault(Route::CreateConnection, Fault::status(503).forever());
+    world.genesys.fault(Route::CreateConnection, Fault::status(503).forever());
     world.genesys.drop_sockets(Target::All);
     let id = connection(&world, "backing_off").await;
-    assert_eq!(
-        world
-            .bridge
-            .post(&format!("/v1/connections/{id}/terminate"), &json!({}))
-            .await
-            .status,
-        202
-    );
+    assert_eq!(world.bridge.post(&format!("/v1/connections/{id}/terminate"), &json!({})).await.status, 202);
     connection(&world, "terminated").await;
     world.genesys.clear_faults();
     // A fence: a restart later opens exactly one socket, so no timer of before the terminate did.
     let opened = world.genesys.snapshot().tally.sockets_opened;
-    assert_eq!(
-        world
-            .bridge
-            .post(&format!("/v1/connections/{id}/restart"), &json!({}))
-            .await
-            .status,
-        202
-    );
+    assert_eq!(world.bridge.post(&format!("/v1/connections/{id}/restart"), &json!({})).await.status, 202);
     world.sockets_open(1).await;
     assert_eq!(world.genesys.snapshot().tally.sockets_opened, opened + 1);
 }
@@ -461,18 +344,10 @@ async fn odd_frames_are_kept_counted_and_harm_nothing() {
         world.genesys.send_junk(Target::All, junk);
     }
     let kept = world.audit_of("FRAME_REJECTED", 3).await;
-    assert!(
-        kept.iter()
-            .any(|entry| entry["data"].to_string().contains("this is not JSON")),
-        "{kept:?}"
-    );
+    assert!(kept.iter().any(|entry| entry["data"].to_string().contains("this is not JSON")), "{kept:?}");
     world.genesys.set_presence("ann", "AVAILABLE").await;
     world.crm.wait_for(1, SOON).await.unwrap();
-    assert_eq!(
-        world.genesys.snapshot().tally.sockets_opened,
-        1,
-        "the socket stays open"
-    );
+    assert_eq!(world.genesys.snapshot().tally.sockets_opened, 1, "the socket stays open");
     assert!(world.bridge.metric("presence_bridge_frames_rejected_total").await >= 0.0);
 }
 
@@ -480,34 +355,15 @@ async fn odd_frames_are_kept_counted_and_harm_nothing() {
 async fn an_update_of_any_shape_becomes_an_event_with_its_bytes() {
     let world = World::watching(&["ann"]).await;
     world.register("/hooks/a").await;
-    for junk in [
-        Junk::EmptyObject,
-        Junk::NulEscape,
-        Junk::HugeNumber,
-        Junk::Nested,
-        Junk::NoUser,
-    ] {
+    for junk in [Junk::EmptyObject, Junk::NulEscape, Junk::HugeNumber, Junk::Nested, Junk::NoUser] {
         world.genesys.send_junk(Target::All, junk);
     }
     let posts = world.crm.wait_for(5, SOON).await.unwrap();
     assert!(posts.iter().all(|post| post.verdict.is_ok()));
-    let bodies: Vec<_> = posts
-        .iter()
-        .map(|post| String::from_utf8_lossy(&post.body).into_owned())
-        .collect();
-    assert!(
-        bodies[0].contains(r#""presence":null"#) && bodies[0].contains(r#""raw":{}"#),
-        "{}",
-        bodies[0]
-    );
-    assert!(
-        bodies.iter().any(|body| body.contains(r#""state":"A\u0000B""#)),
-        "NUL stays escaped in raw"
-    );
-    assert!(
-        bodies.iter().any(|body| body.contains("1e400")),
-        "a number no double can hold stays as it is"
-    );
+    let bodies: Vec<_> = posts.iter().map(|post| String::from_utf8_lossy(&post.body).into_owned()).collect();
+    assert!(bodies[0].contains(r#""presence":null"#) && bodies[0].contains(r#""raw":{}"#), "{}", bodies[0]);
+    assert!(bodies.iter().any(|body| body.contains(r#""state":"A\u0000B""#)), "NUL stays escaped in raw");
+    assert!(bodies.iter().any(|body| body.contains("1e400")), "a number no double can hold stays as it is");
     assert!(
         bodies.iter().all(|body| body.contains(r#""agent":{"id":"ann"}"#)),
         "the connection tells the agent"
@@ -531,18 +387,11 @@ async fn frames_that_break_the_protocol_cost_the_socket_and_nothing_else() {
         world.genesys.send_junk(Target::All, junk);
         world
             .genesys
-            .wait_until(
-                |seen| seen.tally.sockets_opened >= 2 && seen.connected() == 1,
-                SOON,
-            )
+            .wait_until(|seen| seen.tally.sockets_opened >= 2 && seen.connected() == 1, SOON)
             .await
             .unwrap_or_else(|_| panic!("{name}: no socket again; log:\n{}", world.bridge.log()));
         world.genesys.set_presence("ann", "AVAILABLE").await;
-        world
-            .crm
-            .wait_for(1, SOON)
-            .await
-            .unwrap_or_else(|_| panic!("{name}: nothing arrives"));
+        world.crm.wait_for(1, SOON).await.unwrap_or_else(|_| panic!("{name}: nothing arrives"));
     }
 }
 
@@ -563,11 +412,7 @@ async fn a_time_without_sight_is_a_gap_on_record() {
     reopened(&world, 2).await;
     let gap = eventually("a closed gap", || async {
         let page = world.bridge.get("/v1/gaps").await.json();
-        page["items"]
-            .as_array()?
-            .iter()
-            .find(|gap| gap["to"].is_string())
-            .cloned()
+        page["items"].as_array()?.iter().find(|gap| gap["to"].is_string()).cloned()
     })
     .await;
     assert_eq!(gap["agents"], json!(["ann"]));

@@ -22,24 +22,15 @@ fn instant(text: &Value) -> Option<OffsetDateTime> {
 async fn killed_again_and_again_it_loses_nothing_and_keeps_order() {
     let mut world = World::watching(&AGENTS).await;
     world.register("/hooks/a").await;
-    world.crm.always(
-        "/hooks/a",
-        Behaviour::status(204).after(Duration::from_millis(15)),
-    );
+    world.crm.always("/hooks/a", Behaviour::status(204).after(Duration::from_millis(15)));
     for round in 0..5 {
         for n in 0..30 {
             for agent in AGENTS {
-                world
-                    .genesys
-                    .push_presence(agent, ["BUSY", "AWAY", "MEAL"][n % 3]);
+                world.genesys.push_presence(agent, ["BUSY", "AWAY", "MEAL"][n % 3]);
             }
         }
         let enough = world.crm.count() + 10 + round * 7;
-        world
-            .crm
-            .wait_until(|posts| posts.len() as u64 >= enough, SOON)
-            .await
-            .unwrap();
+        world.crm.wait_until(|posts| posts.len() as u64 >= enough, SOON).await.unwrap();
         world.bridge.kill().await;
         world.genesys.set_presence("ann", "AVAILABLE").await; // nobody sees this one
         world.bridge.restart().await;
@@ -69,10 +60,8 @@ async fn killed_again_and_again_it_loses_nothing_and_keeps_order() {
     assert_sequences_have_no_holes(&events);
     let posts = world.crm.posts();
     let arrived: BTreeSet<_> = posts.iter().filter_map(|post| post.event_id()).collect();
-    let stored: BTreeSet<_> = events
-        .iter()
-        .map(|event| event["event_id"].as_str().unwrap().to_owned())
-        .collect();
+    let stored: BTreeSet<_> =
+        events.iter().map(|event| event["event_id"].as_str().unwrap().to_owned()).collect();
     assert_eq!(arrived, stored, "what is in the feed arrived, and nothing else");
     assert_eq!(altered_repeats(&posts), Vec::<String>::new());
     assert_eq!(doubled_events(&posts), Vec::<String>::new());
@@ -115,10 +104,7 @@ async fn what_a_killed_bridge_was_sending_leaves_soon_after() {
     assert_eq!(posts[0].webhook_id(), posts[1].webhook_id());
     assert_eq!(posts[0].body, posts[1].body);
     let delivered = world.delivery_in(posts[0].webhook_id(), "delivered").await;
-    assert_eq!(
-        delivered["attempts_begun"], 2,
-        "the attempt that was cut off counts"
-    );
+    assert_eq!(delivered["attempts_begun"], 2, "the attempt that was cut off counts");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -49,13 +49,7 @@ pub(super) async fn carry_out(behaviour: &Behaviour, stream: &mut TcpStream) -> 
         }
         Behaviour::EndlessHead => {
             let line = Bytes::from_static(b"x-endless: and on and on\r\n");
-            repeat(
-                stream,
-                Bytes::from_static(b"HTTP/1.1 200 OK\r\n"),
-                line,
-                Duration::ZERO,
-            )
-            .await
+            repeat(stream, Bytes::from_static(b"HTTP/1.1 200 OK\r\n"), line, Duration::ZERO).await
         }
         Behaviour::EndlessBody { status } => {
             let start = head(*status, "transfer-encoding: chunked\r\n");
@@ -66,33 +60,15 @@ pub(super) async fn carry_out(behaviour: &Behaviour, stream: &mut TcpStream) -> 
         }
         Behaviour::EndlessTrailers { status } => {
             let start = format!("{}0\r\n", head(*status, "transfer-encoding: chunked\r\n"));
-            repeat(
-                stream,
-                start.into(),
-                Bytes::from_static(b"x-trailer: more\r\n"),
-                Duration::ZERO,
-            )
-            .await
+            repeat(stream, start.into(), Bytes::from_static(b"x-trailer: more\r\n"), Duration::ZERO).await
         }
-        Behaviour::Interim {
-            interim,
-            wait,
-            status,
-        } => {
+        Behaviour::Interim { interim, wait, status } => {
             let first = format!("HTTP/1.1 {interim} Interim\r\n\r\n");
             if let Err(ended) = write(stream, first.as_bytes(), 0).await {
                 return ended;
             }
-            give(
-                &Answer {
-                    status: *status,
-                    headers: Vec::new(),
-                    body: Bytes::new(),
-                    delay: *wait,
-                },
-                stream,
-            )
-            .await
+            give(&Answer { status: *status, headers: Vec::new(), body: Bytes::new(), delay: *wait }, stream)
+                .await
         }
         Behaviour::Bomb { status } => {
             let answer = Answer {
@@ -137,9 +113,7 @@ async fn give(answer: &Answer, stream: &mut TcpStream) -> Ended {
 }
 
 fn head(status: u16, lines: &str) -> String {
-    let reason = axum::http::StatusCode::from_u16(status)
-        .ok()
-        .and_then(|status| status.canonical_reason());
+    let reason = axum::http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
     format!("HTTP/1.1 {status} {}\r\n{lines}\r\n", reason.unwrap_or("Unknown"))
 }
 

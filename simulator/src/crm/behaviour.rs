@@ -36,11 +36,7 @@ pub enum Behaviour {
     /// Ends the body and then sends trailers for ever.
     EndlessTrailers { status: u16 },
     /// Sends an interim answer (100, 103), waits, then sends the final one.
-    Interim {
-        interim: u16,
-        wait: Duration,
-        status: u16,
-    },
+    Interim { interim: u16, wait: Duration, status: u16 },
     /// Sends a gzip body that inflates to 256 MiB.
     Bomb { status: u16 },
     /// Sends these bytes as they are, then closes.
@@ -57,12 +53,7 @@ impl Behaviour {
     /// Answers with a status at once.
     #[must_use]
     pub const fn status(status: u16) -> Self {
-        Self::Answer(Answer {
-            status,
-            headers: Vec::new(),
-            body: Bytes::new(),
-            delay: Duration::ZERO,
-        })
+        Self::Answer(Answer { status, headers: Vec::new(), body: Bytes::new(), delay: Duration::ZERO })
     }
 
     /// Refuses with a `Retry-After`, verbatim.
@@ -125,11 +116,7 @@ impl Behaviour {
 /// takes 13 bits. The checksum is left wrong: whoever gets that far has inflated everything already.
 pub(super) fn gzip_bomb(copies: usize) -> Bytes {
     let mut file = vec![0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 255];
-    let mut bits = Bits {
-        file: &mut file,
-        byte: 0,
-        filled: 0,
-    };
+    let mut bits = Bits { file: &mut file, byte: 0, filled: 0 };
     bits.push("1 10".chars());
     bits.push("00110000".chars());
     for _ in 0..copies {
@@ -186,13 +173,6 @@ mod tests {
         assert!(Behaviour::default().accepts());
         assert!(!Behaviour::retry_after(429, "5").accepts());
         assert!(!Behaviour::Hang.accepts());
-        assert!(
-            Behaviour::Interim {
-                interim: 103,
-                wait: Duration::ZERO,
-                status: 200
-            }
-            .accepts()
-        );
+        assert!(Behaviour::Interim { interim: 103, wait: Duration::ZERO, status: 200 }.accepts());
     }
 }

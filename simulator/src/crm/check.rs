@@ -11,10 +11,7 @@ type Lane<'a> = (&'a str, &'a str, &'a str);
 /// POSTs that are the first of their `(path, webhook-id)`.
 pub fn first_arrivals(posts: &[Arc<Post>]) -> Vec<&Arc<Post>> {
     let mut seen = BTreeSet::new();
-    posts
-        .iter()
-        .filter(|post| seen.insert((post.path(), post.webhook_id())))
-        .collect()
+    posts.iter().filter(|post| seen.insert((post.path(), post.webhook_id()))).collect()
 }
 
 /// POSTs that repeat an earlier one.
@@ -48,18 +45,13 @@ pub fn inversions(posts: &[Arc<Post>]) -> Vec<String> {
 pub fn holes(posts: &[Arc<Post>]) -> Vec<String> {
     let mut sequences: BTreeMap<Lane<'_>, BTreeSet<u64>> = BTreeMap::new();
     for (post, event) in events(posts.iter()) {
-        sequences
-            .entry(lane(post, event))
-            .or_default()
-            .insert(event.sequence());
+        sequences.entry(lane(post, event)).or_default().insert(event.sequence());
     }
     let mut found = Vec::new();
     for ((path, _, agent), numbers) in sequences {
         for (before, after) in numbers.iter().zip(numbers.iter().skip(1)) {
             if *after != before + 1 {
-                found.push(format!(
-                    "{path} {agent}: sequence {before} is followed by {after}"
-                ));
+                found.push(format!("{path} {agent}: sequence {before} is followed by {after}"));
             }
         }
     }
@@ -91,15 +83,9 @@ pub fn doubled_events(posts: &[Arc<Post>]) -> Vec<String> {
     let mut ids: HashMap<(&str, &str), &str> = HashMap::new();
     let mut found = Vec::new();
     for (post, event) in events(posts.iter()) {
-        let id = ids
-            .entry((post.path(), event.data.event_id.as_str()))
-            .or_insert_with(|| post.webhook_id());
+        let id = ids.entry((post.path(), event.data.event_id.as_str())).or_insert_with(|| post.webhook_id());
         if *id != post.webhook_id() {
-            found.push(format!(
-                "event {} came as {id} and as {}",
-                event.data.event_id,
-                post.webhook_id()
-            ));
+            found.push(format!("event {} came as {id} and as {}", event.data.event_id, post.webhook_id()));
         }
     }
     found
@@ -110,10 +96,7 @@ pub fn doubled_events(posts: &[Arc<Post>]) -> Vec<String> {
 pub fn missing(posts: &[Arc<Post>], expected: impl IntoIterator<Item = u64>) -> Vec<u64> {
     let accepted = posts.iter().filter(|post| post.accepted() && post.verified());
     let present: BTreeSet<u64> = accepted.filter_map(|post| post.n()).collect();
-    expected
-        .into_iter()
-        .filter(|number| !present.contains(number))
-        .collect()
+    expected.into_iter().filter(|number| !present.contains(number)).collect()
 }
 
 /// POSTs whose signature is wrong, or that claim to be a presence event and are not the documented one.

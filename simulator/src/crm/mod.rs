@@ -80,11 +80,7 @@ pub struct StillWaiting(pub Vec<Arc<Post>>);
 
 impl fmt::Display for StillWaiting {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "the CRM did not get there in time; {} POSTs arrived",
-            self.0.len()
-        )
+        write!(formatter, "the CRM did not get there in time; {} POSTs arrived", self.0.len())
     }
 }
 
@@ -100,26 +96,14 @@ impl Crm {
         let address = listener.local_addr()?;
         let desk = Arc::new(Desk::new(options.secrets, options.tolerance, options.keep));
         let task = tokio::spawn(server::serve(listener, desk.clone()));
-        let server = Arc::new(Server {
-            desk: desk.clone(),
-            task: Mutex::new(Some(task)),
-        });
-        Ok(Self {
-            desk,
-            address,
-            server,
-        })
+        let server = Arc::new(Server { desk: desk.clone(), task: Mutex::new(Some(task)) });
+        Ok(Self { desk, address, server })
     }
 
     /// Closes the port and every connection.
     pub async fn stop(&self) {
         self.desk.stop.send_replace(true);
-        let task = self
-            .server
-            .task
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let task = self.server.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task {
             // It ends by itself; a panic inside it was already printed.
             let _ = task.await;
@@ -206,8 +190,7 @@ impl Crm {
     /// # Errors
     /// With what arrived, when `within` has passed.
     pub async fn wait_for(&self, count: u64, within: Duration) -> Result<Vec<Arc<Post>>, StillWaiting> {
-        self.wait(|| (self.desk.count() >= count).then(|| self.posts()), within)
-            .await
+        self.wait(|| (self.desk.count() >= count).then(|| self.posts()), within).await
     }
 
     /// Waits until a condition on the POSTs is true; looks again at every arrival, never by polling.
@@ -235,11 +218,7 @@ impl Crm {
         count: usize,
         within: Duration,
     ) -> Result<Vec<Hangup>, StillWaiting> {
-        self.wait(
-            || Some(self.hangups()).filter(|hangups| hangups.len() >= count),
-            within,
-        )
-        .await
+        self.wait(|| Some(self.hangups()).filter(|hangups| hangups.len() >= count), within).await
     }
 
     async fn wait<T>(
@@ -258,8 +237,6 @@ impl Crm {
                 let _ = bell.changed().await;
             }
         };
-        tokio::time::timeout(within, waiting)
-            .await
-            .map_err(|_| StillWaiting(self.posts()))
+        tokio::time::timeout(within, waiting).await.map_err(|_| StillWaiting(self.posts()))
     }
 }

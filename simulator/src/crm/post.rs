@@ -45,10 +45,7 @@ impl Post {
     /// First header of that (lower-case) name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
     /// Id by which a receiver recognises a repeat.
@@ -65,9 +62,7 @@ impl Post {
             #[serde(rename = "type")]
             kind: String,
         }
-        serde_json::from_slice::<Kind>(&self.body)
-            .ok()
-            .map(|body| body.kind)
+        serde_json::from_slice::<Kind>(&self.body).ok().map(|body| body.kind)
     }
 
     #[must_use]
@@ -172,10 +167,7 @@ impl Event {
 
     #[must_use]
     pub fn previous(&self) -> Option<&str> {
-        self.data
-            .previous
-            .as_ref()
-            .map(|presence| presence.system.as_str())
+        self.data.previous.as_ref().map(|presence| presence.system.as_str())
     }
 
     #[must_use]

@@ -56,19 +56,9 @@ pub(super) struct Desk {
 
 impl Desk {
     pub(super) fn new(secrets: Vec<Secret>, tolerance: Duration, keep: usize) -> Self {
-        let state = Mutex::new(State {
-            secrets,
-            ..State::default()
-        });
+        let state = Mutex::new(State { secrets, ..State::default() });
         let stream = broadcast::Sender::new(STREAM_CAPACITY);
-        Self {
-            stop: watch::Sender::new(false),
-            tolerance,
-            keep,
-            state,
-            bell: watch::Sender::new(0),
-            stream,
-        }
+        Self { stop: watch::Sender::new(false), tolerance, keep, state, bell: watch::Sender::new(0), stream }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -126,12 +116,7 @@ impl Desk {
     }
 
     pub(super) fn plan_next(&self, path: &str, behaviours: impl IntoIterator<Item = Behaviour>) {
-        self.state()
-            .plans
-            .entry(path.to_owned())
-            .or_default()
-            .next
-            .extend(behaviours);
+        self.state().plans.entry(path.to_owned()).or_default().next.extend(behaviours);
     }
 
     pub(super) fn plan_always(&self, path: Option<&str>, behaviour: Behaviour) {

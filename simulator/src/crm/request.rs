@@ -54,21 +54,14 @@ pub(super) async fn read(stream: &mut TcpStream, buffer: &mut BytesMut) -> Resul
         let started = !buffer.is_empty();
         match stream.read_buf(buffer).await {
             Ok(0) | Err(_) => {
-                return Err(if started {
-                    NoRequest::Cut
-                } else {
-                    NoRequest::Closed
-                });
+                return Err(if started { NoRequest::Cut } else { NoRequest::Closed });
             }
             Ok(_) => {}
         }
     };
     buffer.advance(head.bytes);
     let length = length(&head)?;
-    if head
-        .headers
-        .iter()
-        .any(|(name, value)| name == "expect" && value.eq_ignore_ascii_case("100-continue"))
+    if head.headers.iter().any(|(name, value)| name == "expect" && value.eq_ignore_ascii_case("100-continue"))
     {
         let going_on = stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await;
         going_on.map_err(|_| NoRequest::Cut)?;
@@ -85,18 +78,8 @@ pub(super) async fn read(stream: &mut TcpStream, buffer: &mut BytesMut) -> Resul
             .iter()
             .any(|(name, value)| name == "connection" && value.to_ascii_lowercase().contains(word))
     };
-    let keep_alive = if head.http_11 {
-        !asked("close")
-    } else {
-        asked("keep-alive")
-    };
-    Ok(Request {
-        method: head.method,
-        target: head.target,
-        headers: head.headers,
-        body,
-        keep_alive,
-    })
+    let keep_alive = if head.http_11 { !asked("close") } else { asked("keep-alive") };
+    Ok(Request { method: head.method, target: head.target, headers: head.headers, body, keep_alive })
 }
 
 /// Reads the head once all of it is there.
@@ -133,11 +116,8 @@ fn length(head: &Head) -> Result<usize, NoRequest> {
     if head.headers.iter().any(|(name, _)| name == "transfer-encoding") {
         return Err(NoRequest::Refused(411, "a body must declare its length".into()));
     }
-    let mut lengths = head
-        .headers
-        .iter()
-        .filter(|(name, _)| name == "content-length")
-        .map(|(_, value)| value);
+    let mut lengths =
+        head.headers.iter().filter(|(name, _)| name == "content-length").map(|(_, value)| value);
     let Some(length) = lengths.next() else {
         return if head.method == "POST" {
             Err(NoRequest::Refused(411, "a POST must declare its length".into()))

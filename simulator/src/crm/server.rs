@@ -49,11 +49,7 @@ async fn converse(desk: Arc<Desk>, mut stream: TcpStream, connection: u64) {
             Err(NoRequest::Cut) => return desk.complain(format!("{peer} left in the middle of a request")),
             Err(NoRequest::Refused(status, why)) => {
                 desk.complain(format!("{peer} was refused with {status}: {why}"));
-                carry_out(
-                    &Behaviour::status(status).header("connection", "close"),
-                    &mut stream,
-                )
-                .await;
+                carry_out(&Behaviour::status(status).header("connection", "close"), &mut stream).await;
                 return;
             }
         };
@@ -66,12 +62,7 @@ async fn converse(desk: Arc<Desk>, mut stream: TcpStream, connection: u64) {
         let (arrived, arrived_at) = (Instant::now(), OffsetDateTime::now_utc());
         let verdict = judge(&desk, &request, arrived_at);
         let event = Event::read(&request.body);
-        let Request {
-            target,
-            headers,
-            body,
-            ..
-        } = request;
+        let Request { target, headers, body, .. } = request;
         let (number, behaviour) = (0, Behaviour::default());
         let post = Post {
             number,
@@ -91,11 +82,7 @@ async fn converse(desk: Arc<Desk>, mut stream: TcpStream, connection: u64) {
             Ended::Answered if keep_alive => {}
             Ended::Answered | Ended::Over => return,
             Ended::HungUp(sent) => {
-                return desk.hung_up(Hangup {
-                    post: post.number,
-                    after: arrived.elapsed(),
-                    sent,
-                });
+                return desk.hung_up(Hangup { post: post.number, after: arrived.elapsed(), sent });
             }
         }
     }
@@ -104,15 +91,9 @@ async fn converse(desk: Arc<Desk>, mut stream: TcpStream, connection: u64) {
 /// Checks the three headers and the signature.
 fn judge(desk: &Desk, request: &Request, at: OffsetDateTime) -> Result<(), Distrust> {
     let once = |wanted: &'static str| {
-        let mut values = request
-            .headers
-            .iter()
-            .filter(|(name, _)| name == wanted)
-            .map(|(_, value)| value.as_str());
-        values
-            .next()
-            .filter(|_| values.next().is_none())
-            .ok_or(Distrust::Header(wanted))
+        let mut values =
+            request.headers.iter().filter(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+        values.next().filter(|_| values.next().is_none()).ok_or(Distrust::Header(wanted))
     };
     let signed = Signed {
         id: once("webhook-id")?,

@@ -39,12 +39,8 @@ impl Secret {
     /// # Errors
     /// When the prefix is missing, the rest is not padded standard base64, or the length is not the spec's.
     pub fn parse(text: &str) -> Result<Self, NotASecret> {
-        let key = text
-            .strip_prefix("whsec_")
-            .and_then(|encoded| STANDARD.decode(encoded).ok());
-        key.filter(|key| (24..=64).contains(&key.len()))
-            .map(Self)
-            .ok_or(NotASecret)
+        let key = text.strip_prefix("whsec_").and_then(|encoded| STANDARD.decode(encoded).ok());
+        key.filter(|key| (24..=64).contains(&key.len())).map(Self).ok_or(NotASecret)
     }
 
     fn mac(&self, id: &str, timestamp: &str, body: &[u8]) -> Option<Hmac<Sha256>> {
@@ -62,16 +58,13 @@ impl Secret {
     /// Signature as the header carries it, for tests of the receiver itself.
     #[must_use]
     pub fn sign(&self, id: &str, timestamp: &str, body: &[u8]) -> String {
-        let bytes = self
-            .mac(id, timestamp, body)
-            .map(|mac| mac.finalize().into_bytes().to_vec());
+        let bytes = self.mac(id, timestamp, body).map(|mac| mac.finalize().into_bytes().to_vec());
         format!("v1,{}", STANDARD.encode(bytes.unwrap_or_default()))
     }
 
     fn matches(&self, id: &str, timestamp: &str, body: &[u8], signature: &[u8]) -> bool {
         // `verify_slice` compares in constant time.
-        self.mac(id, timestamp, body)
-            .is_some_and(|mac| mac.verify_slice(signature).is_ok())
+        self.mac(id, timestamp, body).is_some_and(|mac| mac.verify_slice(signature).is_ok())
     }
 }
 
@@ -122,12 +115,7 @@ pub struct Signed<'a> {
 /// # Errors
 /// The first reason found not to.
 pub fn verify(signed: Signed<'_>, secrets: &[Secret], now: i64, tolerance: Duration) -> Result<(), Distrust> {
-    let Signed {
-        id,
-        timestamp,
-        signatures,
-        body,
-    } = signed;
+    let Signed { id, timestamp, signatures, body } = signed;
     if id.contains('.') {
         return Err(Distrust::DotInId);
     }
@@ -150,11 +138,9 @@ pub fn verify(signed: Signed<'_>, secrets: &[Secret], now: i64, tolerance: Durat
     if offered.is_empty() {
         return Err(Distrust::NoV1);
     }
-    let matched = offered.iter().any(|signature| {
-        secrets
-            .iter()
-            .any(|secret| secret.matches(id, timestamp, body, signature))
-    });
+    let matched = offered
+        .iter()
+        .any(|signature| secrets.iter().any(|secret| secret.matches(id, timestamp, body, signature)));
     if matched { Ok(()) } else { Err(Distrust::Mismatch) }
 }
 
@@ -172,36 +158,21 @@ mod tests {
     };
 
     fn check(signed: Signed<'_>) -> Result<(), Distrust> {
-        verify(
-            signed,
-            &[Secret::parse(SECRET).unwrap()],
-            1_649_367_553,
-            TOLERANCE,
-        )
+        verify(signed, &[Secret::parse(SECRET).unwrap()], 1_649_367_553, TOLERANCE)
     }
 
     #[test]
     fn reproduces_both_published_vectors() {
         assert_eq!(check(GOOD), Ok(()));
         let secret = Secret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
-        let signature = secret.sign(
-            "msg_p5jXN8AQM9LWM0D4loKWxJek",
-            "1614265330",
-            br#"{"test": 2432232314}"#,
-        );
+        let signature = secret.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", br#"{"test": 2432232314}"#);
         assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
     }
 
     #[test]
     fn any_of_several_signatures_may_match() {
         let signatures = format!("v1a,abc v1,AAAA {}", GOOD.signatures);
-        assert_eq!(
-            check(Signed {
-                signatures: &signatures,
-                ..GOOD
-            }),
-            Ok(())
-        );
+        assert_eq!(check(Signed { signatures: &signatures, ..GOOD }), Ok(()));
         let old = Secret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let both = [old, Secret::parse(SECRET).unwrap()];
         assert_eq!(verify(GOOD, &both, 1_649_367_553, TOLERANCE), Ok(()));
@@ -210,53 +181,20 @@ mod tests {
     #[test]
     fn names_each_reason_for_distrust() {
         assert_eq!(check(Signed { body: b"{}", ..GOOD }), Err(Distrust::Mismatch));
-        assert_eq!(
-            check(Signed {
-                id: "msg_other",
-                ..GOOD
-            }),
-            Err(Distrust::Mismatch)
-        );
+        assert_eq!(check(Signed { id: "msg_other", ..GOOD }), Err(Distrust::Mismatch));
         assert_eq!(check(Signed { id: "a.b", ..GOOD }), Err(Distrust::DotInId));
-        assert_eq!(
-            check(Signed {
-                signatures: "v1a,abc",
-                ..GOOD
-            }),
-            Err(Distrust::NoV1)
-        );
+        assert_eq!(check(Signed { signatures: "v1a,abc", ..GOOD }), Err(Distrust::NoV1));
         for timestamp in ["", "+1649367553", "1649367553.0", "99999999999999999999"] {
             assert_eq!(check(Signed { timestamp, ..GOOD }), Err(Distrust::Timestamp));
         }
-        assert_eq!(
-            check(Signed {
-                timestamp: "1649367252",
-                ..GOOD
-            }),
-            Err(Distrust::Stale(301))
-        );
-        assert_eq!(
-            check(Signed {
-                timestamp: "1649367854",
-                ..GOOD
-            }),
-            Err(Distrust::Stale(-301))
-        );
-        assert_eq!(
-            verify(GOOD, &[], 1_649_367_553, TOLERANCE),
-            Err(Distrust::NoSecret)
-        );
+        assert_eq!(check(Signed { timestamp: "1649367252", ..GOOD }), Err(Distrust::Stale(301)));
+        assert_eq!(check(Signed { timestamp: "1649367854", ..GOOD }), Err(Distrust::Stale(-301)));
+        assert_eq!(verify(GOOD, &[], 1_649_367_553, TOLERANCE), Err(Distrust::NoSecret));
     }
 
     #[test]
     fn refuses_secrets_that_are_none() {
-        for text in [
-            "",
-            "C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
-            "whsec_",
-            "whsec_AAAA",
-            "whsec_***",
-        ] {
+        for text in ["", "C2FVsBQIhrscChlQIMV+b5sSYspob7oD", "whsec_", "whsec_AAAA", "whsec_***"] {
             assert_eq!(Secret::parse(text), Err(NotASecret));
         }
     }

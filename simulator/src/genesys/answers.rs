@@ -20,14 +20,7 @@ pub(super) struct Refusal {
 
 impl Refusal {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            code,
-            message: message.into(),
-            oauth: false,
-            retry_after: None,
-            body: None,
-        }
+        Self { status, code, message: message.into(), oauth: false, retry_after: None, body: None }
     }
 
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
@@ -35,11 +28,7 @@ impl Refusal {
     }
 
     pub(super) fn unauthorized() -> Self {
-        Self::new(
-            StatusCode::UNAUTHORIZED,
-            "bad.credentials",
-            "Invalid login credentials.",
-        )
+        Self::new(StatusCode::UNAUTHORIZED, "bad.credentials", "Invalid login credentials.")
     }
 
     pub(super) fn forbidden() -> Self {
@@ -63,11 +52,7 @@ impl Refusal {
     }
 
     pub(super) fn media_type() -> Self {
-        Self::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported.media.type",
-            "Send application/json.",
-        )
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported.media.type", "Send application/json.")
     }
 
     pub(super) fn unprocessable(message: impl Into<String>) -> Self {
@@ -76,10 +61,7 @@ impl Refusal {
 
     /// OAuth's refusal of a token request (RFC 6749 section 5.2).
     pub(super) fn oauth(status: StatusCode, code: &'static str, message: &'static str) -> Self {
-        Self {
-            oauth: true,
-            ..Self::new(status, code, message)
-        }
+        Self { oauth: true, ..Self::new(status, code, message) }
     }
 
     /// Refusal that a test or a person asked for.
@@ -125,13 +107,8 @@ impl IntoResponse for Refusal {
             }
         });
         let mut response = (self.status, body).into_response();
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(retry_after) = self
-            .retry_after
-            .and_then(|value| HeaderValue::from_str(&value).ok())
-        {
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(retry_after) = self.retry_after.and_then(|value| HeaderValue::from_str(&value).ok()) {
             response.headers_mut().insert(header::RETRY_AFTER, retry_after);
         }
         response

@@ -40,12 +40,5 @@ pub(super) async fn ledger(
     State(shared): State<Arc<Shared>>,
     Query(from): Query<After>,
 ) -> Json<Vec<Change>> {
-    Json(shared.read(|world| {
-        world
-            .ledger
-            .after(from.after)
-            .take(LEDGER_PAGE)
-            .cloned()
-            .collect()
-    }))
+    Json(shared.read(|world| world.ledger.after(from.after).take(LEDGER_PAGE).cloned().collect()))
 }

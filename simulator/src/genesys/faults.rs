@@ -51,25 +51,13 @@ impl Fault {
     /// Refuses one request with a status.
     #[must_use]
     pub const fn status(status: u16) -> Self {
-        Self {
-            status: Some(status),
-            times: 1,
-            retry_after: None,
-            delay_ms: 0,
-            body: None,
-        }
+        Self { status: Some(status), times: 1, retry_after: None, delay_ms: 0, body: None }
     }
 
     /// Answers one request properly, but late.
     #[must_use]
     pub fn delay(delay: Duration) -> Self {
-        Self {
-            status: None,
-            times: 1,
-            retry_after: None,
-            delay_ms: millis(delay),
-            body: None,
-        }
+        Self { status: None, times: 1, retry_after: None, delay_ms: millis(delay), body: None }
     }
 
     /// Makes it last for so many requests.
@@ -159,10 +147,7 @@ impl Faults {
 
     pub(super) fn add_tamper(&mut self, tamper: Tamper, times: u32) {
         if times > 0 {
-            self.tampers
-                .entry(tamper.route())
-                .or_default()
-                .push_back((tamper, times));
+            self.tampers.entry(tamper.route()).or_default().push_back((tamper, times));
         }
     }
 

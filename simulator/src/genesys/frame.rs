@@ -206,11 +206,8 @@ impl Reader {
         let Some(masked) = head.get(..length) else {
             return Ok(None);
         };
-        let payload: Vec<u8> = masked
-            .iter()
-            .zip(mask.to_be_bytes().into_iter().cycle())
-            .map(|(byte, key)| byte ^ key)
-            .collect();
+        let payload: Vec<u8> =
+            masked.iter().zip(mask.to_be_bytes().into_iter().cycle()).map(|(byte, key)| byte ^ key).collect();
         let consumed = self.buffer.len() - head.len() + length;
         self.buffer.advance(consumed);
         Ok(Some(Frame { fin, opcode, payload }))
@@ -240,10 +237,9 @@ impl Reader {
             return Ok(None);
         }
         match self.collected.take() {
-            Some((Opcode::Text, payload)) => String::from_utf8(payload)
-                .map(Incoming::Text)
-                .map(Some)
-                .map_err(|_| Violation::InvalidUtf8),
+            Some((Opcode::Text, payload)) => {
+                String::from_utf8(payload).map(Incoming::Text).map(Some).map_err(|_| Violation::InvalidUtf8)
+            }
             Some((_, payload)) => Ok(Some(Incoming::Binary(payload.into()))),
             None => Ok(None),
         }
@@ -254,10 +250,7 @@ impl Reader {
 fn close(payload: &[u8]) -> Result<Incoming, Violation> {
     let Some((code, reason)) = payload.split_first_chunk::<2>() else {
         return if payload.is_empty() {
-            Ok(Incoming::Close {
-                code: None,
-                reason: String::new(),
-            })
+            Ok(Incoming::Close { code: None, reason: String::new() })
         } else {
             Err(Violation::InvalidClose)
         };
@@ -268,10 +261,7 @@ fn close(payload: &[u8]) -> Result<Incoming, Violation> {
         return Err(Violation::InvalidClose);
     }
     let reason = std::str::from_utf8(reason).map_err(|_| Violation::InvalidUtf8)?;
-    Ok(Incoming::Close {
-        code: Some(code),
-        reason: reason.to_owned(),
-    })
+    Ok(Incoming::Close { code: Some(code), reason: reason.to_owned() })
 }
 
 #[cfg(test)]

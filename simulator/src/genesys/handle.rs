@@ -43,11 +43,7 @@ pub struct StillWaiting(pub Box<Snapshot>);
 
 impl fmt::Display for StillWaiting {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "the simulator did not get there in time: {:#?}",
-            self.0
-        )
+        write!(formatter, "the simulator did not get there in time: {:#?}", self.0)
     }
 }
 
@@ -61,34 +57,19 @@ impl Genesys {
     pub async fn start(options: GenesysOptions) -> io::Result<Self> {
         let listener = TcpListener::bind(options.listen).await?;
         let address = listener.local_addr()?;
-        let origin = options
-            .public_url
-            .clone()
-            .unwrap_or_else(|| format!("http://{address}"));
+        let origin = options.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
         // http becomes ws, https becomes wss.
         let ws_origin = origin.trim_end_matches('/').replacen("http", "ws", 1);
         let shared = Arc::new(Shared::new(options, ws_origin));
         let task = tokio::spawn(super::server::serve(listener, shared.clone()));
-        let server = Arc::new(Server {
-            shared: shared.clone(),
-            task: Mutex::new(Some(task)),
-        });
-        Ok(Self {
-            shared,
-            address,
-            server,
-        })
+        let server = Arc::new(Server { shared: shared.clone(), task: Mutex::new(Some(task)) });
+        Ok(Self { shared, address, server })
     }
 
     /// Closes the port and every socket, without a close frame: the machine is gone.
     pub async fn stop(&self) {
         self.shared.stop.send_replace(true);
-        let task = self
-            .server
-            .task
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let task = self.server.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task {
             // It ends by itself; a panic inside it was already printed.
             let _ = task.await;
@@ -114,23 +95,15 @@ impl Genesys {
 
     /// Gives an agent a state without waiting; the change's number.
     pub fn push_presence(&self, agent: &str, state: &str) -> u64 {
-        self.apply(Verb::Presence {
-            agent: agent.to_owned(),
-            state: state.to_owned(),
-            raw: None,
-        })
+        self.apply(Verb::Presence { agent: agent.to_owned(), state: state.to_owned(), raw: None })
     }
 
     /// Like [`Genesys::set_presence`] with the frame's text replaced: sent as it is, except that `$n` becomes the
     /// change's number and `$timestamp` its time.
     pub async fn set_presence_raw(&self, agent: &str, state: &str, raw: &str) -> Change {
         let raw = Some(raw.to_owned());
-        self.settled(self.apply(Verb::Presence {
-            agent: agent.to_owned(),
-            state: state.to_owned(),
-            raw,
-        }))
-        .await
+        self.settled(self.apply(Verb::Presence { agent: agent.to_owned(), state: state.to_owned(), raw }))
+            .await
     }
 
     /// Waits until a change is no longer pending.
@@ -155,8 +128,7 @@ impl Genesys {
     /// Every change after a number (0: all), oldest first.
     #[must_use]
     pub fn changes_after(&self, number: u64) -> Vec<Change> {
-        self.shared
-            .read(|world| world.ledger.after(number).cloned().collect())
+        self.shared.read(|world| world.ledger.after(number).cloned().collect())
     }
 
     /// Every change whose frame a live socket took, oldest first.
@@ -233,39 +205,27 @@ impl Genesys {
 
     /// Expires one token; whether it was valid.
     pub fn expire_token(&self, token: &str) -> bool {
-        self.apply(Verb::ExpireTokens {
-            token: Some(token.to_owned()),
-        }) > 0
+        self.apply(Verb::ExpireTokens { token: Some(token.to_owned()) }) > 0
     }
 
     /// Expires every token of a client; how many there were.
     pub fn revoke_client(&self, client: &str) -> u64 {
-        self.apply(Verb::RevokeClient {
-            client: client.to_owned(),
-        })
+        self.apply(Verb::RevokeClient { client: client.to_owned() })
     }
 
     /// Lifetime of tokens issued from now on, in whole seconds.
     pub fn set_token_lifetime(&self, lifetime: Duration) {
-        self.apply(Verb::TokenLifetime {
-            seconds: lifetime.as_secs(),
-        });
+        self.apply(Verb::TokenLifetime { seconds: lifetime.as_secs() });
     }
 
     /// Adds an OAuth client, or changes its secret.
     pub fn set_client(&self, client: &str, secret: &str) {
-        self.apply(Verb::Client {
-            client: client.to_owned(),
-            secret: secret.to_owned(),
-        });
+        self.apply(Verb::Client { client: client.to_owned(), secret: secret.to_owned() });
     }
 
     /// Gives or takes a client's `presence:read`.
     pub fn grant_presence_read(&self, client: &str, granted: bool) {
-        self.apply(Verb::PresenceRead {
-            client: client.to_owned(),
-            granted,
-        });
+        self.apply(Verb::PresenceRead { client: client.to_owned(), granted });
     }
 
     /// Closes TCP without a close frame; how many sockets it hit.
@@ -280,11 +240,7 @@ impl Genesys {
 
     /// Closes with a code and a reason; how many sockets it hit.
     pub fn close_sockets(&self, target: Target, code: u16, reason: &str) -> u64 {
-        self.apply(Verb::Close {
-            target,
-            code: Some(code),
-            reason: reason.to_owned(),
-        })
+        self.apply(Verb::Close { target, code: Some(code), reason: reason.to_owned() })
     }
 
     /// Keeps TCP open and says nothing more; how many sockets it hit.
@@ -299,10 +255,7 @@ impl Genesys {
 
     /// Sends a text frame with any content; how many sockets it went to.
     pub fn send_text(&self, target: Target, text: &str) -> u64 {
-        self.apply(Verb::Text {
-            target,
-            text: text.to_owned(),
-        })
+        self.apply(Verb::Text { target, text: text.to_owned() })
     }
 
     /// Sends rubbish; how many sockets it went to.

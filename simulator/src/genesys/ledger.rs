@@ -68,12 +68,7 @@ pub(super) struct Ledger {
 
 impl Ledger {
     pub(super) const fn new(capacity: usize) -> Self {
-        Self {
-            changes: VecDeque::new(),
-            capacity,
-            last: 0,
-            written: 0,
-        }
+        Self { changes: VecDeque::new(), capacity, last: 0, written: 0 }
     }
 
     /// Number of the newest change, 0 before the first.

@@ -5,11 +5,8 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Topics that the seed allows; everything else is refused with 422.
-pub const TOPICS: [&str; 3] = [
-    "routing:agent:state",
-    "routing:agent:state:history",
-    "routing:agent:state:queue",
-];
+pub const TOPICS: [&str; 3] =
+    ["routing:agent:state", "routing:agent:state:history", "routing:agent:state:queue"];
 
 /// Settings of [`Genesys`](super::Genesys); the defaults are the seed's figures.
 #[derive(Debug, Clone)]

@@ -39,12 +39,7 @@ impl Outbox {
     /// Adds a presence frame; its time of sending is now.
     pub(super) fn push_change(&mut self, number: u64, frame: &[u8]) {
         let end = self.written + self.buffer.len() + frame.len();
-        self.marks.push_back(Mark {
-            number,
-            sent: Instant::now(),
-            sent_at: OffsetDateTime::now_utc(),
-            end,
-        });
+        self.marks.push_back(Mark { number, sent: Instant::now(), sent_at: OffsetDateTime::now_utc(), end });
         self.push(frame);
     }
 
@@ -76,10 +71,7 @@ mod tests {
         outbox.push_change(1, b"one");
         outbox.push_change(2, b"two");
         assert!(outbox.wrote(6).is_empty());
-        assert_eq!(
-            outbox.wrote(1).iter().map(|mark| mark.number).collect::<Vec<_>>(),
-            [1]
-        );
+        assert_eq!(outbox.wrote(1).iter().map(|mark| mark.number).collect::<Vec<_>>(), [1]);
         assert!(outbox.wrote(2).is_empty());
         assert_eq!(outbox.abandon().map(|mark| mark.number).collect::<Vec<_>>(), [2]);
         assert!(outbox.is_empty());

@@ -25,9 +25,7 @@ type Answer = Result<Json<Value>, Refusal>;
 /// First thing on every route: a fault that came after the checks would never hit a request that fails them, and
 /// "the next three requests are refused" would not mean the next three.
 pub(super) async fn arrive(shared: &Shared, route: Route, headers: &HeaderMap) -> Result<(), Refusal> {
-    let authorization = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
+    let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let fault = shared.change(|world| {
         *world.tally.requests.entry(route).or_default() += 1;
         if let Some(authorization) = authorization {
@@ -42,11 +40,7 @@ pub(super) async fn arrive(shared: &Shared, route: Route, headers: &HeaderMap) -
     match fault.status.map(StatusCode::from_u16) {
         Some(Ok(status)) => {
             let refusal = Refusal::asked_for(status, fault.retry_after, fault.body);
-            Err(if route == Route::Token {
-                refusal.into_oauth()
-            } else {
-                refusal
-            })
+            Err(if route == Route::Token { refusal.into_oauth() } else { refusal })
         }
         Some(Err(_)) | None => Ok(()),
     }
@@ -56,34 +50,18 @@ pub(super) async fn arrive(shared: &Shared, route: Route, headers: &HeaderMap) -
 pub(super) async fn token(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Answer {
     arrive(&shared, Route::Token, &headers).await?;
     if !has_type(&headers, "application/x-www-form-urlencoded") {
-        return Err(Refusal::oauth(
-            StatusCode::BAD_REQUEST,
-            "invalid_request",
-            "send a form",
-        ));
+        return Err(Refusal::oauth(StatusCode::BAD_REQUEST, "invalid_request", "send a form"));
     }
     let form: Vec<(String, String)> = form_urlencoded::parse(&body).into_owned().collect();
-    let field = |name: &str| {
-        form.iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
-    };
+    let field = |name: &str| form.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     match field("grant_type") {
         Some("client_credentials") => {}
         Some(_) => {
             let why = "only client_credentials is supported";
-            return Err(Refusal::oauth(
-                StatusCode::BAD_REQUEST,
-                "unsupported_grant_type",
-                why,
-            ));
+            return Err(Refusal::oauth(StatusCode::BAD_REQUEST, "unsupported_grant_type", why));
         }
         None => {
-            return Err(Refusal::oauth(
-                StatusCode::BAD_REQUEST,
-                "invalid_request",
-                "grant_type is missing",
-            ));
+            return Err(Refusal::oauth(StatusCode::BAD_REQUEST, "invalid_request", "grant_type is missing"));
         }
     }
     let basic = basic(&headers);
@@ -93,27 +71,16 @@ pub(super) async fn token(State(shared): State<Arc<Shared>>, headers: HeaderMap,
         (None, _, _) => None,
     };
     let issued = shared.change(|world| {
-        let (id, _) = presented.filter(|(id, secret)| {
-            world
-                .clients
-                .get(*id)
-                .is_some_and(|client| client.secret == *secret)
-        })?;
+        let (id, _) = presented
+            .filter(|(id, secret)| world.clients.get(*id).is_some_and(|client| client.secret == *secret))?;
         let access_token = format!("sim-{}", Uuid::new_v4().simple());
         let lifetime = world.token_lifetime;
-        let token = Token {
-            client: id.to_owned(),
-            expires: Instant::now() + lifetime,
-        };
+        let token = Token { client: id.to_owned(), expires: Instant::now() + lifetime };
         // Expired tokens answer 401 whether they are remembered or not.
         world.tokens.retain(|_, token| token.expires > Instant::now());
         world.tokens.insert(access_token.clone(), token);
         world.tally.tokens_issued += 1;
-        Some((
-            access_token,
-            lifetime.as_secs(),
-            world.faults.take_tamper(Route::Token),
-        ))
+        Some((access_token, lifetime.as_secs(), world.faults.take_tamper(Route::Token)))
     });
     let Some((access_token, expires_in, tamper)) = issued else {
         return Err(Refusal::oauth(
@@ -163,11 +130,7 @@ pub(super) async fn create_connection(
     let key = Uuid::new_v4().simple().to_string();
     let ws_url = format!("{}/realtime/ws/{key}", shared.ws_origin);
     let tamper = shared.change(|world| {
-        let held = world
-            .connections
-            .iter()
-            .filter(|connection| connection.client == client)
-            .count();
+        let held = world.connections.iter().filter(|connection| connection.client == client).count();
         if held >= shared.options.connection_limit {
             let limit = shared.options.connection_limit;
             return Err(Refusal::conflict(format!(
@@ -201,10 +164,7 @@ pub(super) async fn list_connections(State(shared): State<Arc<Shared>>, headers:
     arrive(&shared, Route::ListConnections, &headers).await?;
     let client = authorize(&shared, &headers)?;
     let entities: Vec<_> = shared.read(|world| {
-        let own = world
-            .connections
-            .iter()
-            .filter(|connection| connection.client == client);
+        let own = world.connections.iter().filter(|connection| connection.client == client);
         own.map(Connection::seen).collect()
     });
     Ok(Json(json!({"total": entities.len(), "entities": entities})))
@@ -219,20 +179,14 @@ pub(super) async fn delete_connection(
     arrive(&shared, Route::DeleteConnection, &headers).await?;
     let client = authorize(&shared, &headers)?;
     shared.change(|world| {
-        let position = world
-            .connections
-            .iter()
-            .position(|one| one.id == id && one.client == client);
+        let position = world.connections.iter().position(|one| one.id == id && one.client == client);
         // Somebody else's connection is as unknown as one that never was.
         let connection = position.map(|position| world.connections.remove(position));
         let connection = connection.ok_or_else(|| Refusal::not_found("no such connection"))?;
         if let Some(socket) = connection.socket {
             let reason = "connection deleted".to_owned();
             // The task may have ended in this instant: then its socket is closed already.
-            let _ = socket.send(super::socket::Order::Close {
-                code: Some(1000),
-                reason,
-            });
+            let _ = socket.send(super::socket::Order::Close { code: Some(1000), reason });
         }
         Ok(StatusCode::NO_CONTENT)
     })
@@ -240,18 +194,12 @@ pub(super) async fn delete_connection(
 
 /// Client behind a valid bearer token that may read presence.
 fn authorize(shared: &Shared, headers: &HeaderMap) -> Result<String, Refusal> {
-    let bearer = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let bearer = bearer.and_then(|value| value.split_once(' '));
-    let token = bearer
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, token)| token);
+    let token = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token);
     shared.read(|world| {
         let token = token.and_then(|token| world.tokens.get(token));
-        let token = token
-            .filter(|token| token.expires > Instant::now())
-            .ok_or_else(Refusal::unauthorized)?;
+        let token = token.filter(|token| token.expires > Instant::now()).ok_or_else(Refusal::unauthorized)?;
         match world.clients.get(&token.client) {
             Some(client) if client.presence_read => Ok(token.client.clone()),
             Some(_) => Err(Refusal::forbidden()),
@@ -262,29 +210,17 @@ fn authorize(shared: &Shared, headers: &HeaderMap) -> Result<String, Refusal> {
 
 /// Id and secret of HTTP Basic, when that is how the client authenticates.
 fn basic(headers: &HeaderMap) -> Option<(String, String)> {
-    let (scheme, encoded) = headers
-        .get(header::AUTHORIZATION)?
-        .to_str()
-        .ok()?
-        .split_once(' ')?;
+    let (scheme, encoded) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;
     }
     let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
-    decoded
-        .split_once(':')
-        .map(|(id, secret)| (id.to_owned(), secret.to_owned()))
+    decoded.split_once(':').map(|(id, secret)| (id.to_owned(), secret.to_owned()))
 }
 
 fn has_type(headers: &HeaderMap, wanted: &str) -> bool {
-    let value = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    value
-        .split(';')
-        .next()
-        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case(wanted))
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(wanted))
 }
 
 /// Body of `POST connections`, read field by field so that each fault has its own message.
@@ -299,22 +235,13 @@ impl Wanted {
     fn read(body: &[u8]) -> Result<Self, Refusal> {
         let body: Value =
             serde_json::from_slice(body).map_err(|_| Refusal::bad_request("the body is not JSON"))?;
-        let user = body
-            .get("userId")
-            .and_then(Value::as_str)
-            .filter(|user| !user.is_empty());
+        let user = body.get("userId").and_then(Value::as_str).filter(|user| !user.is_empty());
         let topics = body.get("topics").and_then(Value::as_array);
-        let topics: Option<Vec<String>> = topics.and_then(|topics| {
-            topics
-                .iter()
-                .map(|topic| topic.as_str().map(str::to_owned))
-                .collect()
-        });
+        let topics: Option<Vec<String>> =
+            topics.and_then(|topics| topics.iter().map(|topic| topic.as_str().map(str::to_owned)).collect());
         let heartbeat_ms = body.get("heartbeatInterval").and_then(Value::as_u64);
         Ok(Self {
-            user: user
-                .ok_or_else(|| Refusal::bad_request("userId must be a string"))?
-                .to_owned(),
+            user: user.ok_or_else(|| Refusal::bad_request("userId must be a string"))?.to_owned(),
             topics: topics.ok_or_else(|| Refusal::bad_request("topics must be a flat array of strings"))?,
             heartbeat_ms: heartbeat_ms
                 .ok_or_else(|| Refusal::bad_request("heartbeatInterval must be a whole number"))?,

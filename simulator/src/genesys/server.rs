@@ -25,14 +25,8 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/api/v2/oauth/token", post(rest::token))
         .route("/api/v2/users/me", get(rest::users_me))
-        .route(
-            "/api/v2/realtime/connections",
-            get(rest::list_connections).post(rest::create_connection),
-        )
-        .route(
-            "/api/v2/realtime/connections/{id}",
-            delete(rest::delete_connection),
-        )
+        .route("/api/v2/realtime/connections", get(rest::list_connections).post(rest::create_connection))
+        .route("/api/v2/realtime/connections/{id}", delete(rest::delete_connection))
         .route("/realtime/ws/{key}", get(upgrade::upgrade))
         .route("/_sim/verbs", post(control::verbs))
         .route("/_sim/snapshot", get(control::snapshot))
@@ -51,9 +45,7 @@ async fn correlate(State(shared): State<Arc<Shared>>, request: Request, next: Ne
         shared.change(|world| *world.tally.statuses.entry(status).or_default() += 1);
     }
     if let Ok(id) = HeaderValue::from_str(&Uuid::new_v4().to_string()) {
-        response
-            .headers_mut()
-            .insert(HeaderName::from_static("inin-correlation-id"), id);
+        response.headers_mut().insert(HeaderName::from_static("inin-correlation-id"), id);
     }
     response
 }

@@ -126,26 +126,18 @@ impl Snapshot {
     /// Connections with an open socket.
     #[must_use]
     pub fn connected(&self) -> usize {
-        self.connections
-            .iter()
-            .filter(|connection| connection.connected)
-            .count()
+        self.connections.iter().filter(|connection| connection.connected).count()
     }
 
     /// Whether an agent has an open socket.
     #[must_use]
     pub fn watches(&self, agent: &str) -> bool {
-        self.connections
-            .iter()
-            .any(|connection| connection.connected && connection.user_id == agent)
+        self.connections.iter().any(|connection| connection.connected && connection.user_id == agent)
     }
 
     /// Connections that exist for an agent, open or not.
     #[must_use]
     pub fn connections_of(&self, agent: &str) -> Vec<&ConnectionSeen> {
-        self.connections
-            .iter()
-            .filter(|connection| connection.user_id == agent)
-            .collect()
+        self.connections.iter().filter(|connection| connection.user_id == agent).collect()
     }
 }

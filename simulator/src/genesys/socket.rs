@@ -275,21 +275,15 @@ impl Socket {
         let options = &self.shared.options;
         self.pings += 1;
         if options.json_pings {
-            self.outbox
-                .push(&frame::encode(Opcode::Text, br#"{"type":"ping"}"#));
+            self.outbox.push(&frame::encode(Opcode::Text, br#"{"type":"ping"}"#));
         }
         if options.rfc_pings {
-            self.outbox
-                .push(&frame::encode(Opcode::Ping, &self.pings.to_be_bytes()));
+            self.outbox.push(&frame::encode(Opcode::Ping, &self.pings.to_be_bytes()));
         }
         // An unanswered ping keeps its own deadline: a later ping must not prolong it.
         if (options.json_pings || options.rfc_pings) && self.owed.is_none() {
             let window = options.pong_window.unwrap_or(self.identity.heartbeat);
-            self.owed = Some(Owed {
-                until: now + window,
-                json: options.json_pings,
-                rfc: options.rfc_pings,
-            });
+            self.owed = Some(Owed { until: now + window, json: options.json_pings, rfc: options.rfc_pings });
         }
     }
 

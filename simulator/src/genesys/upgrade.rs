@@ -37,10 +37,7 @@ pub(super) async fn upgrade(
     let (door, mut orders) = mpsc::unbounded_channel();
     let identity = shared.change(|world| {
         let single_use = shared.options.single_use_ws_url;
-        let connection = world
-            .connections
-            .iter_mut()
-            .find(|connection| connection.key == key);
+        let connection = world.connections.iter_mut().find(|connection| connection.key == key);
         let connection = connection.ok_or_else(|| Refusal::not_found("no such connection"))?;
         if connection.socket.is_some() {
             return Err(Refusal::conflict("the connection already has a socket"));
@@ -97,16 +94,10 @@ fn judge(request: &Request) -> Result<String, &'static str> {
     if !lists(headers, &header::CONNECTION, "upgrade") || !lists(headers, &header::UPGRADE, "websocket") {
         return Err("Connection: Upgrade and Upgrade: websocket are required");
     }
-    if headers
-        .get(header::SEC_WEBSOCKET_VERSION)
-        .is_none_or(|version| version != "13")
-    {
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err("Sec-WebSocket-Version must be 13");
     }
-    let key = headers
-        .get(header::SEC_WEBSOCKET_KEY)
-        .map(HeaderValue::as_bytes)
-        .unwrap_or_default();
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes).unwrap_or_default();
     if STANDARD.decode(key).map(|nonce| nonce.len()) != Ok(16) {
         return Err("Sec-WebSocket-Key must be 16 bytes in base64");
     }
@@ -131,9 +122,6 @@ fn lists(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> bool {
 mod tests {
     #[test]
     fn computes_the_accept_of_the_rfc() {
-        assert_eq!(
-            super::accept(b"dGhlIHNhbXBsZSBub25jZQ=="),
-            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-        );
+        assert_eq!(super::accept(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 }

@@ -175,10 +175,7 @@ pub(super) fn apply(shared: &Shared, verb: Verb) -> u64 {
             let known = world.clients.entry(client);
             known
                 .and_modify(|client| client.secret.clone_from(&secret))
-                .or_insert(super::world::Client {
-                    secret,
-                    presence_read: true,
-                });
+                .or_insert(super::world::Client { secret, presence_read: true });
             1
         }
         Verb::PresenceRead { client, granted } => world.clients.get_mut(&client).map_or(0, |client| {
@@ -199,10 +196,9 @@ pub(super) fn apply(shared: &Shared, verb: Verb) -> u64 {
         }
         Verb::Drop { target } => order(world, &target, || Order::Drop),
         Verb::Reset { target } => order(world, &target, || Order::Reset),
-        Verb::Close { target, code, reason } => order(world, &target, || Order::Close {
-            code,
-            reason: reason.clone(),
-        }),
+        Verb::Close { target, code, reason } => {
+            order(world, &target, || Order::Close { code, reason: reason.clone() })
+        }
         Verb::Silence { target } => order(world, &target, || Order::Silence(true)),
         Verb::Resume { target } => order(world, &target, || Order::Silence(false)),
         Verb::Text { target, text } => {
@@ -212,15 +208,10 @@ pub(super) fn apply(shared: &Shared, verb: Verb) -> u64 {
         Verb::Junk { target, junk } => order(world, &target, || junk.order()),
         Verb::Repeat { target } => order(world, &target, || Order::Repeat),
         Verb::Forget { target } => {
-            let close = || Order::Close {
-                code: Some(1000),
-                reason: "connection deleted".to_owned(),
-            };
+            let close = || Order::Close { code: Some(1000), reason: "connection deleted".to_owned() };
             order(world, &target, close);
             let before = world.connections.len();
-            world
-                .connections
-                .retain(|connection| !target.means(&connection.id, &connection.user));
+            world.connections.retain(|connection| !target.means(&connection.id, &connection.user));
             count(before - world.connections.len())
         }
     })
@@ -238,25 +229,15 @@ impl Target {
 
 /// Gives an order to each open socket that is meant; gives back how many there are.
 fn order(world: &World, target: &Target, order: impl Fn() -> Order) -> u64 {
-    let meant = world
-        .connections
-        .iter()
-        .filter(|one| target.means(&one.id, &one.user));
-    count(
-        meant
-            .filter_map(|one| one.socket.as_ref())
-            .filter(|socket| socket.send(order()).is_ok())
-            .count(),
-    )
+    let meant = world.connections.iter().filter(|one| target.means(&one.id, &one.user));
+    count(meant.filter_map(|one| one.socket.as_ref()).filter(|socket| socket.send(order()).is_ok()).count())
 }
 
 /// Forgets tokens: a token that is not known is answered with 401, just like an expired one.
 fn remove_tokens(world: &mut World, doomed: impl Fn(&str, &str) -> bool) -> u64 {
     let now = Instant::now();
     let before = world.tokens.values().filter(|token| token.expires > now).count();
-    world
-        .tokens
-        .retain(|id, token| token.expires > now && !doomed(id, &token.client));
+    world.tokens.retain(|id, token| token.expires > now && !doomed(id, &token.client));
     count(before - world.tokens.len())
 }
 
@@ -279,19 +260,14 @@ impl Junk {
             Self::HugeNumber => text(
                 r#"{"type":"update","topic":"routing:agent:state","userId":"huge","state":"AVAILABLE","timestamp":"2026-01-01T00:00:00.000Z","n":1e400}"#,
             ),
-            Self::Nested => text(&format!(
-                r#"{{"type":"update","deep":{}{}}}"#,
-                "[".repeat(200),
-                "]".repeat(200)
-            )),
+            Self::Nested => {
+                text(&format!(r#"{{"type":"update","deep":{}{}}}"#, "[".repeat(200), "]".repeat(200)))
+            }
             Self::NoUser => text(r#"{"type":"update","topic":"routing:agent:state","state":"AVAILABLE"}"#),
             Self::ForeignUser => text(
                 r#"{"type":"update","topic":"routing:agent:state","userId":"nobody-asked-for-me","state":"AVAILABLE","timestamp":"2026-01-01T00:00:00.000Z"}"#,
             ),
-            Self::Long(bytes) => text(&format!(
-                r#"{{"type":"{}"}}"#,
-                "x".repeat(bytes.saturating_sub(11))
-            )),
+            Self::Long(bytes) => text(&format!(r#"{{"type":"{}"}}"#, "x".repeat(bytes.saturating_sub(11)))),
             Self::OversizedHeader => frame::header(true, Opcode::Text, 1 << 40),
             Self::Masked => vec![0x81, 0x82, 1, 2, 3, 4, b'{' ^ 1, b'}' ^ 2],
             Self::ReservedBit => vec![0xC1, 2, b'{', b'}'],

@@ -28,13 +28,7 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(options: GenesysOptions, ws_origin: String) -> Self {
         let world = Mutex::new(World::new(&options));
-        Self {
-            options,
-            ws_origin,
-            stop: watch::Sender::new(false),
-            world,
-            bell: watch::Sender::new(0),
-        }
+        Self { options, ws_origin, stop: watch::Sender::new(false), world, bell: watch::Sender::new(0) }
     }
 
     /// Looks at the state.
@@ -90,9 +84,7 @@ pub(super) struct Connection {
 impl Connection {
     /// Whether plain presence updates belong on this connection.
     fn hears_states(&self) -> bool {
-        TOPICS
-            .first()
-            .is_some_and(|state| self.topics.iter().any(|topic| topic == state))
+        TOPICS.first().is_some_and(|state| self.topics.iter().any(|topic| topic == state))
     }
 
     pub(super) fn seen(&self) -> ConnectionSeen {
@@ -128,15 +120,7 @@ impl World {
         let clients = options
             .clients
             .iter()
-            .map(|(id, secret)| {
-                (
-                    id.clone(),
-                    Client {
-                        secret: secret.clone(),
-                        presence_read: true,
-                    },
-                )
-            })
+            .map(|(id, secret)| (id.clone(), Client { secret: secret.clone(), presence_read: true }))
             .collect();
         Self {
             clients,
@@ -173,10 +157,7 @@ impl World {
         let changed_at = OffsetDateTime::now_utc();
         let timestamp = crate::clock::rfc3339_ms(changed_at);
         let frame: Arc<str> = match raw {
-            Some(raw) => raw
-                .replace("$n", &number.to_string())
-                .replace("$timestamp", &timestamp)
-                .into(),
+            Some(raw) => raw.replace("$n", &number.to_string()).replace("$timestamp", &timestamp).into(),
             None => serde_json::json!({
                 "type": "update",
                 "topic": TOPICS.first(),
@@ -196,14 +177,7 @@ impl World {
             .filter(|connection| connection.user == agent && (raw.is_some() || connection.hears_states()))
             .filter_map(|connection| connection.socket.as_ref());
         let owed = sockets
-            .filter(|socket| {
-                socket
-                    .send(Order::Presence {
-                        number,
-                        frame: frame.clone(),
-                    })
-                    .is_ok()
-            })
+            .filter(|socket| socket.send(Order::Presence { number, frame: frame.clone() }).is_ok())
             .count();
         self.ledger.append(Change {
             number,

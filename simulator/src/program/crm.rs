@@ -21,21 +21,11 @@ pub struct Options {
 
 /// Prints arriving POSTs until a signal.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    let secrets: Result<Vec<_>, _> = options
-        .secret
-        .iter()
-        .map(|secret| Secret::parse(secret))
-        .collect();
+    let secrets: Result<Vec<_>, _> = options.secret.iter().map(|secret| Secret::parse(secret)).collect();
     let secrets = secrets.context("CRM_SECRET")?;
-    let crm = Crm::start(CrmOptions {
-        listen: options.listen,
-        secrets,
-        keep: 1_000,
-        ..CrmOptions::default()
-    });
-    let crm = crm
-        .await
-        .with_context(|| format!("cannot listen on {}", options.listen))?;
+    let crm =
+        Crm::start(CrmOptions { listen: options.listen, secrets, keep: 1_000, ..CrmOptions::default() });
+    let crm = crm.await.with_context(|| format!("cannot listen on {}", options.listen))?;
     say(&format!("demo CRM at {}", crm.url("/")));
     let mut arriving = crm.subscribe();
     let printing = async {

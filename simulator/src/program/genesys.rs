@@ -47,10 +47,7 @@ pub fn pace(rate: f64) -> anyhow::Result<Duration> {
 
 /// Serves until a signal.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    ensure!(
-        !options.play || !options.agents.is_empty(),
-        "--play needs --agents"
-    );
+    ensure!(!options.play || !options.agents.is_empty(), "--play needs --agents");
     let pace = pace(options.rate)?;
     let agents = options.agents.clone();
     let genesys = Genesys::start(GenesysOptions {
@@ -62,9 +59,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         ledger_capacity: 10_000,
         ..GenesysOptions::default()
     });
-    let genesys = genesys
-        .await
-        .with_context(|| format!("cannot listen on {}", options.listen))?;
+    let genesys = genesys.await.with_context(|| format!("cannot listen on {}", options.listen))?;
     say(&format!("simulated Genesys Cloud at {}", genesys.api_url()));
     let playing = async {
         let mut ticks = interval(pace);

@@ -25,7 +25,5 @@ pub fn of(post: &Post, latency_ms: Option<f64>) -> String {
 
 /// Latency by the frame's own timestamp and our clock, for a CRM that knows nothing else.
 pub fn wall_latency_ms(post: &Post) -> Option<f64> {
-    post.latency_ms()
-        .and_then(|latency| i32::try_from(latency).ok())
-        .map(f64::from)
+    post.latency_ms().and_then(|latency| i32::try_from(latency).ok()).map(f64::from)
 }

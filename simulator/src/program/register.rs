@@ -54,10 +54,7 @@ async fn register_source(api: &Api, options: &Options) -> anyhow::Result<()> {
         return Ok(());
     };
     let known = pages(api, "/v1/sources").await?;
-    if known
-        .iter()
-        .any(|source| source.get("name").and_then(Value::as_str) == Some(SOURCE_NAME))
-    {
+    if known.iter().any(|source| source.get("name").and_then(Value::as_str) == Some(SOURCE_NAME)) {
         say(&format!("source {SOURCE_NAME} is there already"));
         return Ok(());
     }
@@ -77,10 +74,7 @@ async fn register_source(api: &Api, options: &Options) -> anyhow::Result<()> {
 
 async fn register_webhook(api: &Api, options: &Options) -> anyhow::Result<()> {
     let known = pages(api, "/v1/webhooks").await?;
-    if known
-        .iter()
-        .any(|webhook| webhook.get("url").is_some_and(|url| *url == options.target_url))
-    {
+    if known.iter().any(|webhook| webhook.get("url").is_some_and(|url| *url == options.target_url)) {
         say(&format!("{} is registered already", options.target_url));
         return Ok(());
     }
@@ -89,18 +83,9 @@ async fn register_webhook(api: &Api, options: &Options) -> anyhow::Result<()> {
         wish.insert("secret".into(), secret.as_str().into());
     }
     let reply = api.post("/v1/webhooks", &wish).await?;
-    ensure!(
-        reply.status == 201,
-        "the bridge refused the webhook: {} {}",
-        reply.status,
-        reply.excerpt()
-    );
-    let id = reply
-        .json()
-        .get("id")
-        .and_then(|id| id.as_str())
-        .map(str::to_owned)
-        .context("no id came back")?;
+    ensure!(reply.status == 201, "the bridge refused the webhook: {} {}", reply.status, reply.excerpt());
+    let id =
+        reply.json().get("id").and_then(|id| id.as_str()).map(str::to_owned).context("no id came back")?;
     say(&format!("{} is registered as {id}", options.target_url));
     Ok(())
 }

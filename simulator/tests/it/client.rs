@@ -32,18 +32,13 @@ impl Client {
     pub async fn with(genesys: &Genesys, id: &str, secret: &str) -> Self {
         let token = Self::token(genesys, id, secret).await;
         let token = token["access_token"].as_str().unwrap().to_owned();
-        Self {
-            api: Api::new(&genesys.api_url()).with_bearer(&token),
-        }
+        Self { api: Api::new(&genesys.api_url()).with_bearer(&token) }
     }
 
     pub async fn token(genesys: &Genesys, id: &str, secret: &str) -> Value {
         let form = format!("grant_type=client_credentials&client_id={id}&client_secret={secret}");
         let api = Api::new(&genesys.api_url());
-        api.post_text("/api/v2/oauth/token", "application/x-www-form-urlencoded", form)
-            .await
-            .unwrap()
-            .json()
+        api.post_text("/api/v2/oauth/token", "application/x-www-form-urlencoded", form).await.unwrap().json()
     }
 
     pub fn wish(agent: &str, heartbeat_ms: u64) -> Value {
@@ -51,11 +46,8 @@ impl Client {
     }
 
     pub async fn provision(&self, agent: &str, heartbeat_ms: u64) -> (String, String) {
-        let reply = self
-            .api
-            .post("/api/v2/realtime/connections", &Self::wish(agent, heartbeat_ms))
-            .await
-            .unwrap();
+        let reply =
+            self.api.post("/api/v2/realtime/connections", &Self::wish(agent, heartbeat_ms)).await.unwrap();
         assert_eq!(reply.status, 200, "{}", reply.excerpt());
         let text = |name: &str| reply.json()[name].as_str().unwrap().to_owned();
         (text("connectionId"), text("wsUrl"))
@@ -78,9 +70,7 @@ impl Client {
 
 impl Socket {
     async fn next(&mut self) -> Option<Result<Message, Error>> {
-        tokio::time::timeout(SECOND, self.0.next())
-            .await
-            .expect("nothing came")
+        tokio::time::timeout(SECOND, self.0.next()).await.expect("nothing came")
     }
 
     pub async fn text(&mut self) -> String {
@@ -102,13 +92,7 @@ impl Socket {
     }
 
     pub async fn close(&mut self, code: u16, reason: &str) {
-        self.0
-            .close(Some(CloseFrame {
-                code: code.into(),
-                reason: reason.into(),
-            }))
-            .await
-            .unwrap();
+        self.0.close(Some(CloseFrame { code: code.into(), reason: reason.into() })).await.unwrap();
         assert_eq!(self.closed().await.map(|(code, _)| code), Some(code));
     }
 

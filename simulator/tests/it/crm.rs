@@ -46,23 +46,14 @@ async fn records_verifies_and_streams_what_arrives() {
     let mut stream = TcpStream::connect(crm.address()).await.unwrap();
     let body = r#"{"type":"webhook.ping"}"#;
     for _ in 0..2 {
-        stream
-            .write_all(post("/hooks/a?x=1", "msg_1", body).as_bytes())
-            .await
-            .unwrap();
-        assert_eq!(
-            read_until(&mut stream, "\r\n\r\n").await,
-            "HTTP/1.1 204 No Content\r\n\r\n"
-        );
+        stream.write_all(post("/hooks/a?x=1", "msg_1", body).as_bytes()).await.unwrap();
+        assert_eq!(read_until(&mut stream, "\r\n\r\n").await, "HTTP/1.1 204 No Content\r\n\r\n");
         crm.set_secrets_of("/hooks/a", vec![Secret::parse(SECRET).unwrap()]);
     }
     let posts = crm.wait_for(2, SECOND).await.unwrap();
     assert_eq!(posts[0].verdict, Err(Distrust::NoSecret));
     assert!(posts[1].verified() && posts[1].accepted());
-    assert_eq!(
-        (posts[1].path(), posts[1].webhook_id(), posts[1].connection),
-        ("/hooks/a", "msg_1", 1)
-    );
+    assert_eq!((posts[1].path(), posts[1].webhook_id(), posts[1].connection), ("/hooks/a", "msg_1", 1));
     assert_eq!(posts[1].body, body);
     assert_eq!(posts[1].kind().as_deref(), Some("webhook.ping"));
     assert_eq!(crm.received("/hooks/b").len(), 0);
@@ -73,35 +64,17 @@ async fn records_verifies_and_streams_what_arrives() {
 #[tokio::test]
 async fn follows_a_plan_per_path() {
     let crm = Crm::start(CrmOptions::default()).await.unwrap();
-    crm.next(
-        "/a",
-        [
-            Behaviour::status(500),
-            Behaviour::retry_after(429, "1e12").body("slow down"),
-        ],
-    );
+    crm.next("/a", [Behaviour::status(500), Behaviour::retry_after(429, "1e12").body("slow down")]);
     crm.always("/a", Behaviour::redirect(307, "/b"));
     crm.always_everywhere(Behaviour::status(410));
     let mut stream = TcpStream::connect(crm.address()).await.unwrap();
     for (path, answer) in [
-        (
-            "/a",
-            "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n",
-        ),
-        (
-            "/a",
-            "HTTP/1.1 429 Too Many Requests\r\nretry-after: 1e12\r\ncontent-length: 9\r\n\r\nslow down",
-        ),
-        (
-            "/a",
-            "HTTP/1.1 307 Temporary Redirect\r\nlocation: /b\r\ncontent-length: 0\r\n\r\n",
-        ),
+        ("/a", "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n"),
+        ("/a", "HTTP/1.1 429 Too Many Requests\r\nretry-after: 1e12\r\ncontent-length: 9\r\n\r\nslow down"),
+        ("/a", "HTTP/1.1 307 Temporary Redirect\r\nlocation: /b\r\ncontent-length: 0\r\n\r\n"),
         ("/c", "HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n"),
     ] {
-        stream
-            .write_all(post(path, "msg_1", "{}").as_bytes())
-            .await
-            .unwrap();
+        stream.write_all(post(path, "msg_1", "{}").as_bytes()).await.unwrap();
         assert_eq!(read_until(&mut stream, answer).await, answer);
     }
 }
@@ -113,11 +86,7 @@ async fn misbehaves_on_the_raw_socket() {
     let every = Duration::from_millis(5);
     for (behaviour, end) in [
         (
-            Behaviour::Interim {
-                interim: 103,
-                wait,
-                status: 200,
-            },
+            Behaviour::Interim { interim: 103, wait, status: 200 },
             "HTTP/1.1 103 Interim\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
         ),
         (Behaviour::status(200).after(wait), "content-length: 0\r\n\r\n"),
@@ -125,25 +94,13 @@ async fn misbehaves_on_the_raw_socket() {
         (Behaviour::DripHead { every }, "x-drip: ..."),
         (Behaviour::EndlessHead, "on\r\nx-endless: and on and on\r\n"),
         (Behaviour::EndlessBody { status: 200 }, "xx\r\n1000\r\nxx"),
-        (
-            Behaviour::EndlessTrailers { status: 200 },
-            "0\r\nx-trailer: more\r\nx-trailer: more\r\n",
-        ),
-        (
-            Behaviour::Bomb { status: 200 },
-            "content-encoding: gzip\r\ncontent-length: 1690747\r\n\r\n",
-        ),
-        (
-            Behaviour::Raw("HTTP/1.1 999 ?\r\n\r\n".into()),
-            "HTTP/1.1 999 ?\r\n\r\n",
-        ),
+        (Behaviour::EndlessTrailers { status: 200 }, "0\r\nx-trailer: more\r\nx-trailer: more\r\n"),
+        (Behaviour::Bomb { status: 200 }, "content-encoding: gzip\r\ncontent-length: 1690747\r\n\r\n"),
+        (Behaviour::Raw("HTTP/1.1 999 ?\r\n\r\n".into()), "HTTP/1.1 999 ?\r\n\r\n"),
     ] {
         crm.next("/a", [behaviour.clone()]);
         let mut stream = TcpStream::connect(crm.address()).await.unwrap();
-        stream
-            .write_all(post("/a", "msg_1", "{}").as_bytes())
-            .await
-            .unwrap();
+        stream.write_all(post("/a", "msg_1", "{}").as_bytes()).await.unwrap();
         let answer = read_until(&mut stream, end).await;
         assert!(answer.ends_with(end), "{behaviour:?}: {answer}");
     }
@@ -154,29 +111,18 @@ async fn misbehaves_on_the_raw_socket() {
     for behaviour in [Behaviour::CloseUnanswered, Behaviour::ResetUnanswered] {
         crm.next("/a", [behaviour]);
         let mut stream = TcpStream::connect(crm.address()).await.unwrap();
-        stream
-            .write_all(post("/a", "msg_1", "{}").as_bytes())
-            .await
-            .unwrap();
+        stream.write_all(post("/a", "msg_1", "{}").as_bytes()).await.unwrap();
         assert_eq!(read_until(&mut stream, "never").await, "");
     }
     crm.next("/a", [Behaviour::Hang]);
     let mut stream = TcpStream::connect(crm.address()).await.unwrap();
-    stream
-        .write_all(post("/a", "msg_1", "{}").as_bytes())
-        .await
-        .unwrap();
+    stream.write_all(post("/a", "msg_1", "{}").as_bytes()).await.unwrap();
     let hanging = crm.wait_for(12, SECOND).await.unwrap();
     drop(stream);
     let last = hanging.last().unwrap().number;
     let hung_up = |count| crm.wait_for_hangups(count, SECOND);
     let mut count = 6;
-    while !hung_up(count)
-        .await
-        .unwrap()
-        .iter()
-        .any(|hangup| hangup.post == last && hangup.sent == 0)
-    {
+    while !hung_up(count).await.unwrap().iter().any(|hangup| hangup.post == last && hangup.sent == 0) {
         count += 1;
     }
 }
@@ -186,22 +132,10 @@ async fn complains_about_requests_that_are_none() {
     let crm = Crm::start(CrmOptions::default()).await.unwrap();
     for (request, status) in [
         ("POST / HTTP/1.1\r\nHost: crm\r\n\r\n", "411"),
-        (
-            "POST / HTTP/1.1\r\nHost: crm\r\nTransfer-Encoding: chunked\r\n\r\n",
-            "411",
-        ),
-        (
-            "POST / HTTP/1.1\r\nHost: crm\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-            "400",
-        ),
-        (
-            "POST / HTTP/1.1\r\nHost: crm\r\nContent-Length: +1\r\n\r\n",
-            "400",
-        ),
-        (
-            "POST / HTTP/1.1\r\nHost: crm\r\nContent-Length: 99999999\r\n\r\n",
-            "413",
-        ),
+        ("POST / HTTP/1.1\r\nHost: crm\r\nTransfer-Encoding: chunked\r\n\r\n", "411"),
+        ("POST / HTTP/1.1\r\nHost: crm\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "400"),
+        ("POST / HTTP/1.1\r\nHost: crm\r\nContent-Length: +1\r\n\r\n", "400"),
+        ("POST / HTTP/1.1\r\nHost: crm\r\nContent-Length: 99999999\r\n\r\n", "413"),
         ("POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n", "400"),
         ("GET / HTTP/1.1\r\nHost: crm\r\n\r\n", "405"),
         ("nonsense\r\n\r\n", "400"),
@@ -209,10 +143,7 @@ async fn complains_about_requests_that_are_none() {
         let mut stream = TcpStream::connect(crm.address()).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let answer = read_until(&mut stream, "\r\n\r\n").await;
-        assert!(
-            answer.starts_with(&format!("HTTP/1.1 {status} ")),
-            "{request:?}: {answer}"
-        );
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {answer}");
     }
     assert_eq!((crm.count(), crm.complaints().len()), (0, 8));
     crm.stop().await;

@@ -13,10 +13,7 @@ async fn gives_tokens_for_a_form_and_for_basic() {
     let api = Api::new(&genesys.api_url());
     let form = "application/x-www-form-urlencoded";
     let good = "grant_type=client_credentials&client_id=sim-client&client_secret=sim-secret";
-    let reply = api
-        .post_text("/api/v2/oauth/token", form, good.into())
-        .await
-        .unwrap();
+    let reply = api.post_text("/api/v2/oauth/token", form, good.into()).await.unwrap();
     assert_eq!(reply.status, 200);
     assert_eq!(reply.json()["token_type"], "bearer");
     assert_eq!(reply.json()["expires_in"], 86_400);
@@ -24,26 +21,11 @@ async fn gives_tokens_for_a_form_and_for_basic() {
 
     let wrong = good.replace("sim-secret", "guess");
     let reply = api.post_text("/api/v2/oauth/token", form, wrong).await.unwrap();
-    assert_eq!(
-        (reply.status, &reply.json()["error"]),
-        (401, &json!("invalid_client"))
-    );
-    for body in [
-        "client_id=sim-client&client_secret=sim-secret",
-        "grant_type=password",
-    ] {
-        assert_eq!(
-            api.post_text("/api/v2/oauth/token", form, body.into())
-                .await
-                .unwrap()
-                .status,
-            400
-        );
+    assert_eq!((reply.status, &reply.json()["error"]), (401, &json!("invalid_client")));
+    for body in ["client_id=sim-client&client_secret=sim-secret", "grant_type=password"] {
+        assert_eq!(api.post_text("/api/v2/oauth/token", form, body.into()).await.unwrap().status, 400);
     }
-    let reply = api
-        .post_text("/api/v2/oauth/token", "application/json", "{}".into())
-        .await
-        .unwrap();
+    let reply = api.post_text("/api/v2/oauth/token", "application/json", "{}".into()).await.unwrap();
     assert_eq!(reply.status, 400);
     assert_eq!(genesys.snapshot().requests(Route::Token), 5);
     assert_eq!(genesys.snapshot().tally.tokens_issued, 1);
@@ -54,14 +36,7 @@ async fn believes_a_token_until_it_expires_and_a_client_until_it_may_not() {
     let genesys = crate::client::genesys().await;
     let client = Client::new(&genesys).await;
     assert_eq!(client.api.get("/api/v2/users/me").await.unwrap().status, 200);
-    assert!(
-        genesys
-            .snapshot()
-            .tally
-            .last_authorization
-            .unwrap()
-            .starts_with("Bearer sim-")
-    );
+    assert!(genesys.snapshot().tally.last_authorization.unwrap().starts_with("Bearer sim-"));
 
     genesys.grant_presence_read("sim-client", false);
     let reply = client.api.get("/api/v2/users/me").await.unwrap();
@@ -70,10 +45,7 @@ async fn believes_a_token_until_it_expires_and_a_client_until_it_may_not() {
 
     assert_eq!(genesys.expire_tokens(), 1);
     let reply = client.api.get("/api/v2/users/me").await.unwrap();
-    assert_eq!(
-        (reply.status, &reply.json()["code"]),
-        (401, &json!("bad.credentials"))
-    );
+    assert_eq!((reply.status, &reply.json()["code"]), (401, &json!("bad.credentials")));
     assert!(reply.json()["contextId"].is_string());
 
     genesys.set_token_lifetime(Duration::ZERO);
@@ -88,86 +60,36 @@ async fn judges_a_connection_request_by_shape_then_by_value() {
     let topic = "routing:agent:state";
     let cases = [
         (400, json!({"topics": [topic], "heartbeatInterval": 15_000})),
-        (
-            400,
-            json!({"userId": 7, "topics": [topic], "heartbeatInterval": 15_000}),
-        ),
-        (
-            400,
-            json!({"userId": "a", "topics": {"state": [topic]}, "heartbeatInterval": 15_000}),
-        ),
-        (
-            400,
-            json!({"userId": "a", "topics": [[topic]], "heartbeatInterval": 15_000}),
-        ),
+        (400, json!({"userId": 7, "topics": [topic], "heartbeatInterval": 15_000})),
+        (400, json!({"userId": "a", "topics": {"state": [topic]}, "heartbeatInterval": 15_000})),
+        (400, json!({"userId": "a", "topics": [[topic]], "heartbeatInterval": 15_000})),
         (400, json!({"userId": "a", "topics": [topic]})),
-        (
-            400,
-            json!({"userId": "a", "topics": [topic], "heartbeatInterval": "15000"}),
-        ),
-        (
-            422,
-            json!({"userId": "a", "topics": [], "heartbeatInterval": 15_000}),
-        ),
-        (
-            422,
-            json!({"userId": "a", "topics": vec![topic; 101], "heartbeatInterval": 15_000}),
-        ),
-        (
-            422,
-            json!({"userId": "a", "topics": ["v2.users.a.presence"], "heartbeatInterval": 15_000}),
-        ),
-        (
-            422,
-            json!({"userId": "a", "topics": [topic], "heartbeatInterval": 99}),
-        ),
-        (
-            422,
-            json!({"userId": "a", "topics": [topic], "heartbeatInterval": 300_001}),
-        ),
-        (
-            200,
-            json!({"userId": "a", "topics": vec![topic; 100], "heartbeatInterval": 100}),
-        ),
+        (400, json!({"userId": "a", "topics": [topic], "heartbeatInterval": "15000"})),
+        (422, json!({"userId": "a", "topics": [], "heartbeatInterval": 15_000})),
+        (422, json!({"userId": "a", "topics": vec![topic; 101], "heartbeatInterval": 15_000})),
+        (422, json!({"userId": "a", "topics": ["v2.users.a.presence"], "heartbeatInterval": 15_000})),
+        (422, json!({"userId": "a", "topics": [topic], "heartbeatInterval": 99})),
+        (422, json!({"userId": "a", "topics": [topic], "heartbeatInterval": 300_001})),
+        (200, json!({"userId": "a", "topics": vec![topic; 100], "heartbeatInterval": 100})),
     ];
     for (status, body) in cases {
-        let reply = client
-            .api
-            .post("/api/v2/realtime/connections", &body)
-            .await
-            .unwrap();
+        let reply = client.api.post("/api/v2/realtime/connections", &body).await.unwrap();
         assert_eq!(reply.status, status, "{body} {}", reply.excerpt());
     }
-    let reply = client
-        .api
-        .post_text("/api/v2/realtime/connections", "application/json", "{".into())
-        .await
-        .unwrap();
+    let reply =
+        client.api.post_text("/api/v2/realtime/connections", "application/json", "{".into()).await.unwrap();
     assert_eq!(reply.status, 400);
-    let reply = client
-        .api
-        .post_text("/api/v2/realtime/connections", "text/plain", "{}".into())
-        .await
-        .unwrap();
+    let reply =
+        client.api.post_text("/api/v2/realtime/connections", "text/plain", "{}".into()).await.unwrap();
     assert_eq!(reply.status, 415);
     let stranger = Api::new(&genesys.api_url());
-    assert_eq!(
-        stranger
-            .post("/api/v2/realtime/connections", &json!({}))
-            .await
-            .unwrap()
-            .status,
-        401
-    );
+    assert_eq!(stranger.post("/api/v2/realtime/connections", &json!({})).await.unwrap().status, 401);
 }
 
 #[tokio::test]
 async fn holds_ten_connections_a_client_until_one_is_deleted() {
     let genesys = Genesys::start(GenesysOptions {
-        clients: vec![
-            ("sim-client".into(), "sim-secret".into()),
-            ("other".into(), "secret".into()),
-        ],
+        clients: vec![("sim-client".into(), "sim-secret".into()), ("other".into(), "secret".into())],
         ..GenesysOptions::default()
     });
     let genesys = genesys.await.unwrap();
@@ -177,21 +99,8 @@ async fn holds_ten_connections_a_client_until_one_is_deleted() {
         ids.push(client.provision(&format!("agent-{number}"), 15_000).await.0);
     }
     let body = Client::wish("agent-10", 15_000);
-    assert_eq!(
-        client
-            .api
-            .post("/api/v2/realtime/connections", &body)
-            .await
-            .unwrap()
-            .status,
-        409
-    );
-    let list = client
-        .api
-        .get("/api/v2/realtime/connections")
-        .await
-        .unwrap()
-        .json();
+    assert_eq!(client.api.post("/api/v2/realtime/connections", &body).await.unwrap().status, 409);
+    let list = client.api.get("/api/v2/realtime/connections").await.unwrap().json();
     assert_eq!(list["entities"].as_array().unwrap().len(), 10);
     assert_eq!(list["entities"][0]["userId"], "agent-0");
     assert_eq!(list["entities"][0]["connected"], false);
@@ -199,81 +108,37 @@ async fn holds_ten_connections_a_client_until_one_is_deleted() {
     let other = Client::with(&genesys, "other", "secret").await;
     let path = format!("/api/v2/realtime/connections/{}", ids[3]);
     assert_eq!(other.api.delete(&path).await.unwrap().status, 404);
-    assert_eq!(
-        other
-            .api
-            .get("/api/v2/realtime/connections")
-            .await
-            .unwrap()
-            .json()["entities"],
-        json!([])
-    );
+    assert_eq!(other.api.get("/api/v2/realtime/connections").await.unwrap().json()["entities"], json!([]));
     assert_eq!(client.api.delete(&path).await.unwrap().status, 204);
     assert_eq!(client.api.delete(&path).await.unwrap().status, 404);
-    assert_eq!(
-        client
-            .api
-            .post("/api/v2/realtime/connections", &body)
-            .await
-            .unwrap()
-            .status,
-        200
-    );
+    assert_eq!(client.api.post("/api/v2/realtime/connections", &body).await.unwrap().status, 200);
 }
 
 #[tokio::test]
 async fn refuses_delays_and_spoils_on_request() {
     let genesys = crate::client::genesys().await;
     let client = Client::new(&genesys).await;
-    genesys.fault(
-        Route::CreateConnection,
-        Fault::status(429).times(2).retry_after("7"),
-    );
+    genesys.fault(Route::CreateConnection, Fault::status(429).times(2).retry_after("7"));
     genesys.fault(Route::CreateConnection, Fault::status(500).body("<html>"));
     let body = Client::wish("a", 15_000);
     let mut seen = Vec::new();
     for _ in 0..4 {
-        let reply = client
-            .api
-            .post("/api/v2/realtime/connections", &body)
-            .await
-            .unwrap();
+        let reply = client.api.post("/api/v2/realtime/connections", &body).await.unwrap();
         seen.push((reply.status, reply.header("retry-after").map(str::to_owned)));
     }
     let seven = Some("7".to_owned());
-    assert_eq!(
-        seen,
-        [(429, seven.clone()), (429, seven), (500, None), (200, None)]
-    );
+    assert_eq!(seen, [(429, seven.clone()), (429, seven), (500, None), (200, None)]);
 
     genesys.tamper(Tamper::NoWsUrl, 1);
     genesys.tamper(Tamper::WsUrl("ws://elsewhere.example/x".into()), 1);
-    let reply = client
-        .api
-        .post("/api/v2/realtime/connections", &body)
-        .await
-        .unwrap()
-        .json();
+    let reply = client.api.post("/api/v2/realtime/connections", &body).await.unwrap().json();
     assert!(reply["connectionId"].is_string() && reply.get("wsUrl").is_none());
-    let reply = client
-        .api
-        .post("/api/v2/realtime/connections", &body)
-        .await
-        .unwrap()
-        .json();
+    let reply = client.api.post("/api/v2/realtime/connections", &body).await.unwrap().json();
     assert_eq!(reply["wsUrl"], "ws://elsewhere.example/x");
     genesys.tamper(Tamper::NoAccessToken, 1);
     genesys.tamper(Tamper::ExpiresIn(0), 1);
-    assert!(
-        Client::token(&genesys, "sim-client", "sim-secret")
-            .await
-            .get("access_token")
-            .is_none()
-    );
-    assert_eq!(
-        Client::token(&genesys, "sim-client", "sim-secret").await["expires_in"],
-        0
-    );
+    assert!(Client::token(&genesys, "sim-client", "sim-secret").await.get("access_token").is_none());
+    assert_eq!(Client::token(&genesys, "sim-client", "sim-secret").await["expires_in"], 0);
 
     genesys.fault(Route::Upgrade, Fault::status(503));
     let (_, url) = client.provision("a", 15_000).await;
@@ -298,10 +163,7 @@ async fn obeys_the_same_verbs_over_rest() {
         {"verb": "junk", "junk": {"fragments": 3}, "target": "all"},
     ]);
     let reply = api.post("/_sim/verbs", &verbs).await.unwrap();
-    assert_eq!(
-        (reply.status, reply.json()),
-        (200, json!({"touched": [1, 1, 1, 0, 0, 0]}))
-    );
+    assert_eq!((reply.status, reply.json()), (200, json!({"touched": [1, 1, 1, 0, 0, 0]})));
     assert_eq!(api.get("/api/v2/users/me").await.unwrap().status, 503);
     let snapshot = api.get("/_sim/snapshot").await.unwrap().json();
     assert_eq!(snapshot["agents"]["a"], "AVAILABLE");
@@ -310,12 +172,6 @@ async fn obeys_the_same_verbs_over_rest() {
     assert_eq!(ledger[0]["fate"], "unwatched");
     let frame: Value = serde_json::from_str(ledger[0]["frame"].as_str().unwrap()).unwrap();
     assert_eq!(frame["state"], "AVAILABLE");
-    assert_eq!(
-        api.post("/_sim/verbs", &json!({"verb": "explode"}))
-            .await
-            .unwrap()
-            .status,
-        400
-    );
+    assert_eq!(api.post("/_sim/verbs", &json!({"verb": "explode"})).await.unwrap().status, 400);
     assert_eq!(genesys.apply(Verb::ClearFaults), 1);
 }

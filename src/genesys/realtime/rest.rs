@@ -109,18 +109,10 @@ impl Realtime {
                 .limit(connections)
                 .timeout(CALL_WITHIN)
                 .handshake_timeout(CALL_WITHIN);
-            Client::builder()
-                .connector(connector)
-                .disable_redirects()
-                .timeout(CALL_WITHIN)
-                .finish()
+            Client::builder().connector(connector).disable_redirects().timeout(CALL_WITHIN).finish()
         };
         let (rest, sockets) = (client(REQUESTS_MAX), client(0)); // 0: no limit
-        Ok(Self {
-            settings,
-            rest,
-            sockets,
-        })
+        Ok(Self { settings, rest, sockets })
     }
 
     fn connections_url(&self) -> String {
@@ -158,9 +150,7 @@ impl Upstream for Realtime {
             // Missing, zero, negative: the answer does not say.
             let said = answer.expires_in.filter(|seconds| *seconds > 0.0);
             let lifetime = said.map_or(LIFETIME_DEFAULT, |seconds| {
-                Duration::try_from_secs_f64(seconds)
-                    .unwrap_or(LIFETIME_MAX)
-                    .min(LIFETIME_MAX)
+                Duration::try_from_secs_f64(seconds).unwrap_or(LIFETIME_MAX).min(LIFETIME_MAX)
             });
             Ok(Token { secret, lifetime })
         }
@@ -169,14 +159,9 @@ impl Upstream for Realtime {
 
     fn verify<'a>(&'a self, token: &'a Secret) -> Step<'a, String> {
         async move {
-            let request = self
-                .rest
-                .get(format!("{}/api/v2/users/me", self.settings.api_url));
+            let request = self.rest.get(format!("{}/api/v2/users/me", self.settings.api_url));
             let answer: UserAnswer = call("users/me", authorized(request, token), Vec::new()).await?;
-            answer
-                .id
-                .filter(|id| !id.is_empty())
-                .ok_or_else(|| bad("users/me", "no id"))
+            answer.id.filter(|id| !id.is_empty()).ok_or_else(|| bad("users/me", "no id"))
         }
         .boxed_local()
     }
@@ -208,10 +193,7 @@ impl Upstream for Realtime {
             let request = authorized(self.rest.get(self.connections_url()), token);
             let (ListAnswer::Page { entities } | ListAnswer::Plain(entities)) =
                 call("list of connections", request, Vec::new()).await?;
-            Ok(entities
-                .into_iter()
-                .filter_map(|connection| connection.connection_id)
-                .collect())
+            Ok(entities.into_iter().filter_map(|connection| connection.connection_id).collect())
         }
         .boxed_local()
     }
@@ -219,10 +201,7 @@ impl Upstream for Realtime {
     fn delete<'a>(&'a self, token: &'a Secret, upstream_id: &'a str) -> Step<'a, ()> {
         async move {
             let id: String = url::form_urlencoded::byte_serialize(upstream_id.as_bytes()).collect();
-            let request = authorized(
-                self.rest.delete(format!("{}/{id}", self.connections_url())),
-                token,
-            );
+            let request = authorized(self.rest.delete(format!("{}/{id}", self.connections_url())), token);
             match exchange("delete", request, Vec::new()).await {
                 Ok(_) => Ok(()),
                 Err(error) if error.status == Some(404) => Ok(()),
@@ -237,18 +216,14 @@ impl Upstream for Realtime {
             if provisioned.socket_url.expose().is_empty() {
                 return Err(bad("connections", "no wsUrl"));
             }
-            let url = self
-                .judge_socket_url(provisioned.socket_url.expose())
-                .ok_or_else(|| UpstreamError {
+            let url =
+                self.judge_socket_url(provisioned.socket_url.expose()).ok_or_else(|| UpstreamError {
                     kind: ErrorKind::ForeignHost,
                     status: None,
                     what: "the socket address is not on the source's host, or not protected".to_owned(),
                 })?;
-            let failed = |kind, status, what: &str| UpstreamError {
-                kind,
-                status,
-                what: format!("socket: {what}"),
-            };
+            let failed =
+                |kind, status, what: &str| UpstreamError { kind, status, what: format!("socket: {what}") };
             match timeout(CALL_WITHIN, self.sockets.ws(url.as_str()).connect()).await {
                 Err(_) => Err(failed(ErrorKind::TimedOut, None, "no handshake in time")),
                 Ok(Ok((_, framed))) => Ok(Socket::new(framed)),
@@ -264,11 +239,9 @@ impl Upstream for Realtime {
                 Ok(Err(awc::error::WsClientError::SendRequest(_))) => {
                     Err(failed(ErrorKind::Transport, None, "no connection"))
                 }
-                Ok(Err(_)) => Err(failed(
-                    ErrorKind::BadAnswer,
-                    None,
-                    "the handshake was not answered as it must be",
-                )),
+                Ok(Err(_)) => {
+                    Err(failed(ErrorKind::BadAnswer, None, "the handshake was not answered as it must be"))
+                }
             }
         }
         .boxed_local()
@@ -303,28 +276,17 @@ async fn exchange(
     request: ClientRequest,
     body: Vec<u8>,
 ) -> Result<BytesMut, UpstreamError> {
-    let failed = |kind, what: &str| UpstreamError {
-        kind,
-        status: None,
-        what: format!("{name}: {what}"),
-    };
+    let failed = |kind, what: &str| UpstreamError { kind, status: None, what: format!("{name}: {what}") };
     let whole = async {
-        let mut answer = request
-            .send_body(body)
-            .await
-            .map_err(|_| failed(ErrorKind::Transport, "no answer"))?;
+        let mut answer =
+            request.send_body(body).await.map_err(|_| failed(ErrorKind::Transport, "no answer"))?;
         let status = answer.status();
-        let (retry_after, correlation) = (
-            header(&answer, RETRY_AFTER.as_str()),
-            header(&answer, "inin-correlation-id"),
-        );
+        let (retry_after, correlation) =
+            (header(&answer, RETRY_AFTER.as_str()), header(&answer, "inin-correlation-id"));
         let read = read(&mut answer).await;
         match (kind_of(status, retry_after.as_deref()), read) {
             (None, Some(read)) => Ok(read),
-            (None, None) => Err(failed(
-                ErrorKind::BadAnswer,
-                "the answer broke off or is too long",
-            )),
+            (None, None) => Err(failed(ErrorKind::BadAnswer, "the answer broke off or is too long")),
             (Some(kind), read) => {
                 let said: ErrorAnswer = serde_json::from_slice(&read.unwrap_or_default()).unwrap_or_default();
                 let mut what = format!("{name}: status {}", status.as_u16());
@@ -333,11 +295,7 @@ async fn exchange(
                         what.push_str(&format!(", {label} {}", clean(&text)));
                     }
                 }
-                Err(UpstreamError {
-                    kind,
-                    status: Some(status.as_u16()),
-                    what,
-                })
+                Err(UpstreamError { kind, status: Some(status.as_u16()), what })
             }
         }
     };
@@ -383,18 +341,11 @@ fn kind_of(status: StatusCode, retry_after: Option<&str>) -> Option<ErrorKind> {
 
 /// Words of a stranger, fit for a log line.
 fn clean(text: &str) -> String {
-    text.chars()
-        .filter(|c| !c.is_control())
-        .take(TEXT_CHARS_MAX)
-        .collect()
+    text.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect()
 }
 
 fn bad(name: &'static str, what: &str) -> UpstreamError {
-    UpstreamError {
-        kind: ErrorKind::BadAnswer,
-        status: None,
-        what: format!("{name}: {what}"),
-    }
+    UpstreamError { kind: ErrorKind::BadAnswer, status: None, what: format!("{name}: {what}") }
 }
 
 #[cfg(test)]
@@ -415,10 +366,7 @@ mod tests {
     #[actix_rt::test]
     async fn only_the_sources_own_hosts_are_dialled() {
         let public = realtime("https://api.mypurecloud.de");
-        for url in [
-            "wss://api.mypurecloud.de/ws/1",
-            "wss://streaming.mypurecloud.de:443/ws/1",
-        ] {
+        for url in ["wss://api.mypurecloud.de/ws/1", "wss://streaming.mypurecloud.de:443/ws/1"] {
             assert!(public.judge_socket_url(url).is_some(), "{url}");
         }
         for url in [

@@ -27,16 +27,8 @@ const PRESENCE: [&str; 8] = [
     "routingStatus",
 ];
 /// Where a time may stand.
-const TIMES: [&str; 8] = [
-    "timestamp",
-    "occurredAt",
-    "occurred_at",
-    "modifiedDate",
-    "eventTime",
-    "eventDate",
-    "startTime",
-    "time",
-];
+const TIMES: [&str; 8] =
+    ["timestamp", "occurredAt", "occurred_at", "modifiedDate", "eventTime", "eventDate", "startTime", "time"];
 /// Objects in objects that are looked into; deeper ones hold nothing that we know.
 const DEPTH_MAX: usize = 4;
 /// Longest topic that is taken from a frame.
@@ -47,15 +39,11 @@ const TOPIC_CHARS_MAX: usize = 200;
 pub fn read(text: &str) -> Frame {
     match serde_json::from_str::<Value>(text) {
         Ok(Value::Object(frame)) => match frame.get("type").and_then(Value::as_str) {
-            Some("ping") => Frame::Ping {
-                answer: PONG.to_owned(),
-            },
+            Some("ping") => Frame::Ping { answer: PONG.to_owned() },
             Some("pong") => Frame::Pong,
             _ => Frame::Update(update(&frame)),
         },
-        Ok(_) => Frame::Odd {
-            reason: "not_an_object",
-        },
+        Ok(_) => Frame::Odd { reason: "not_an_object" },
         // Valid JSON that our reader refuses, such as 1e400 or deep nesting, is an update whose particulars stay in
         // its bytes.
         Err(error) if error.is_data() || is_json(text) => Frame::Update(Update::default()),
@@ -72,9 +60,7 @@ fn is_json(text: &str) -> bool {
 fn update(frame: &Map<String, Value>) -> Update {
     let inner = INNER.iter().filter_map(|name| frame.get(*name)?.as_object());
     let places: Vec<&Map<String, Value>> = std::iter::once(frame).chain(inner).collect();
-    let topic = ["topic", "topicName"]
-        .iter()
-        .find_map(|name| frame.get(*name)?.as_str());
+    let topic = ["topic", "topicName"].iter().find_map(|name| frame.get(*name)?.as_str());
     Update {
         topic: topic.and_then(clean_topic),
         presence: places.iter().find_map(|place| presence(place, DEPTH_MAX)),
@@ -85,11 +71,7 @@ fn update(frame: &Map<String, Value>) -> Update {
 }
 
 fn clean_topic(text: &str) -> Option<String> {
-    let topic: String = text
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(TOPIC_CHARS_MAX)
-        .collect();
+    let topic: String = text.chars().filter(|c| !c.is_control()).take(TOPIC_CHARS_MAX).collect();
     (!topic.trim().is_empty()).then(|| topic.trim().to_owned())
 }
 
@@ -108,11 +90,8 @@ fn read_time(value: &Value) -> Option<OffsetDateTime> {
         Value::Number(number) => {
             let number = i128::from(number.as_i64()?);
             // Seconds of today have ten digits, milliseconds thirteen.
-            let nanos = if number.abs() < 100_000_000_000 {
-                number * 1_000_000_000
-            } else {
-                number * 1_000_000
-            };
+            let nanos =
+                if number.abs() < 100_000_000_000 { number * 1_000_000_000 } else { number * 1_000_000 };
             OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?
         }
         _ => return None,
@@ -139,12 +118,7 @@ mod tests {
 
     #[test]
     fn ping_and_pong_are_told_from_updates() {
-        assert_eq!(
-            read(r#"{"type":"ping"}"#),
-            Frame::Ping {
-                answer: PONG.to_owned()
-            }
-        );
+        assert_eq!(read(r#"{"type":"ping"}"#), Frame::Ping { answer: PONG.to_owned() });
         assert_eq!(read(r#"{ "type" : "pong", "n": 1 }"#), Frame::Pong);
         assert_eq!(read("{}"), Frame::Update(Update::default()));
     }
@@ -176,11 +150,9 @@ mod tests {
         ] {
             assert_eq!(update_of(text).occurred_at, at, "{text}");
         }
-        for text in [
-            r#"{"timestamp":"today"}"#,
-            r#"{"timestamp":9e99}"#,
-            r#"{"timestamp":9223372036854775807}"#,
-        ] {
+        for text in
+            [r#"{"timestamp":"today"}"#, r#"{"timestamp":9e99}"#, r#"{"timestamp":9223372036854775807}"#]
+        {
             assert_eq!(update_of(text).occurred_at, None, "{text}");
         }
     }
@@ -188,28 +160,15 @@ mod tests {
     #[test]
     fn an_update_is_never_lost_for_what_it_holds() {
         let deep = format!(r#"{{"deep":{}{}}}"#, "[".repeat(200), "]".repeat(200));
-        for text in [
-            r#"{"n":1e400}"#,
-            r#"{"state":"A\u0000B"}"#,
-            r#"{"state":1,"state":2}"#,
-            deep.as_str(),
-        ] {
+        for text in [r#"{"n":1e400}"#, r#"{"state":"A\u0000B"}"#, r#"{"state":1,"state":2}"#, deep.as_str()] {
             assert!(matches!(read(text), Frame::Update(_)), "{text}");
         }
-        assert_eq!(
-            update_of(r#"{"state":"A\u0000B"}"#).presence.as_deref(),
-            Some("AB")
-        );
+        assert_eq!(update_of(r#"{"state":"A\u0000B"}"#).presence.as_deref(), Some("AB"));
     }
 
     #[test]
     fn what_is_no_object_is_odd() {
-        assert_eq!(
-            read("[]"),
-            Frame::Odd {
-                reason: "not_an_object"
-            }
-        );
+        assert_eq!(read("[]"), Frame::Odd { reason: "not_an_object" });
         assert_eq!(read("hello"), Frame::Odd { reason: "not_json" });
         assert_eq!(read(r#"{"state":"#), Frame::Odd { reason: "not_json" });
     }

@@ -209,11 +209,7 @@ impl Session {
                 | Input::Listed(Err(error)),
             ) => self.refused_or_failed(error, now, jitter, out),
             (Phase::AtLimit, Input::Listed(Ok(listed))) => {
-                let ours: Vec<_> = listed
-                    .iter()
-                    .filter(|id| self.stale.contains(id))
-                    .cloned()
-                    .collect();
+                let ours: Vec<_> = listed.iter().filter(|id| self.stale.contains(id)).cloned().collect();
                 // What is ours and not in the list any more needs no deleting.
                 self.stale.retain(|id| listed.contains(id));
                 let entry = Entry::new(now.at, Kind::LimitMet)
@@ -272,10 +268,7 @@ impl Session {
     }
 
     fn gap(&self, cause: &'static str, now: Now) -> Effect {
-        Effect::GapOpened {
-            from: self.heard.map_or(now.at, |heard| heard.at),
-            cause,
-        }
+        Effect::GapOpened { from: self.heard.map_or(now.at, |heard| heard.at), cause }
     }
 
     /// The present connection exists upstream and is of no more use.
@@ -299,10 +292,7 @@ impl Session {
                 let entry = Entry::new(now.at, Kind::ConnectionRefused)
                     .level(Level::Error)
                     .data("error", error.to_string())
-                    .data(
-                        "remedy",
-                        "grant the OAuth client presence:read, then restart the connection",
-                    );
+                    .data("remedy", "grant the OAuth client presence:read, then restart the connection");
                 out.extend([audit(entry), Effect::SetTimer(Timer::Retry, REFUSED_RETRY)]);
             }
             ErrorKind::Limit if self.phase == Phase::Provision => {
@@ -321,9 +311,8 @@ impl Session {
 
     /// A try failed.
     fn back_off(&mut self, error: &UpstreamError, now: Now, jitter: f64, out: &mut Vec<Effect>) {
-        let entry = Entry::new(now.at, Kind::ReconnectFailed)
-            .level(Level::Error)
-            .data("error", error.to_string());
+        let entry =
+            Entry::new(now.at, Kind::ReconnectFailed).level(Level::Error).data("error", error.to_string());
         out.push(audit(entry));
         let at_least = match error.kind {
             ErrorKind::RateLimited(wait) => wait,

@@ -44,17 +44,15 @@ impl Session {
     pub(super) fn heard(&mut self, input: Input, now: Now, jitter: f64, out: &mut Vec<Effect>) {
         match input {
             Input::Timer(Timer::Watchdog) => {
-                let silent = self.heard.map_or(Duration::MAX, |heard| {
-                    now.tick.saturating_duration_since(heard.tick)
-                });
+                let silent =
+                    self.heard.map_or(Duration::MAX, |heard| now.tick.saturating_duration_since(heard.tick));
                 if silent < self.silence() {
                     out.push(Effect::SetTimer(Timer::Watchdog, self.silence() - silent));
                     return;
                 }
                 let silent_ms = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
-                let entry = Entry::new(now.at, Kind::HeartbeatMissed)
-                    .level(Level::Warn)
-                    .data("silent_ms", silent_ms);
+                let entry =
+                    Entry::new(now.at, Kind::HeartbeatMissed).level(Level::Warn).data("silent_ms", silent_ms);
                 out.extend([audit(entry), Effect::Drop]);
                 self.lost("silence", now, jitter, out);
             }
@@ -81,22 +79,13 @@ impl Session {
                 } else {
                     (Kind::WsClose, Level::Warn)
                 };
-                let mut entry = Entry::new(now.at, kind)
-                    .level(level)
-                    .data("reason", closed.reason.clone());
+                let mut entry = Entry::new(now.at, kind).level(level).data("reason", closed.reason.clone());
                 entry.status = Some(i32::from(closed.code));
                 out.push(audit(entry));
-                let cause = if closed.violation {
-                    "protocol_violation"
-                } else {
-                    "socket_closed"
-                };
+                let cause = if closed.violation { "protocol_violation" } else { "socket_closed" };
                 self.lost(cause, now, jitter, out);
-                self.reason = Some(
-                    format!("closed with {} {}", closed.code, closed.reason)
-                        .trim_end()
-                        .to_owned(),
-                );
+                self.reason =
+                    Some(format!("closed with {} {}", closed.code, closed.reason).trim_end().to_owned());
             }
             Input::Text(text, frame) => {
                 self.heard = Some(now);

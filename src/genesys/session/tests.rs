@@ -23,19 +23,11 @@ impl Story {
     fn with_leftovers(leftovers: &[&str]) -> Self {
         let leftovers = leftovers.iter().map(|id| (*id).to_owned()).collect();
         let session = Session::new(Duration::from_secs(15), leftovers);
-        Self {
-            session,
-            start: Instant::now(),
-            passed: Duration::ZERO,
-            jitter: 0.0,
-        }
+        Self { session, start: Instant::now(), passed: Duration::ZERO, jitter: 0.0 }
     }
 
     fn now(&self) -> Now {
-        Now {
-            at: datetime!(2026-11-23 15:00 UTC) + self.passed,
-            tick: self.start + self.passed,
-        }
+        Now { at: datetime!(2026-11-23 15:00 UTC) + self.passed, tick: self.start + self.passed }
     }
 
     fn wait(&mut self, seconds: u64) -> &mut Self {
@@ -66,12 +58,7 @@ impl Story {
             self.on(Input::Verified(Ok("user".to_owned())));
         }
         if self.session.phase() == Phase::Clean {
-            let results = self
-                .session
-                .stale()
-                .iter()
-                .map(|id| (id.clone(), Ok(())))
-                .collect();
+            let results = self.session.stale().iter().map(|id| (id.clone(), Ok(()))).collect();
             self.on(Input::Deleted(results));
         }
         self.on(Input::Provisioned(Ok(made(id))));
@@ -82,49 +69,30 @@ impl Story {
 }
 
 fn made(id: &str) -> Provisioned {
-    Provisioned {
-        upstream_id: id.to_owned(),
-        socket_url: crate::domain::secret::Secret::new("wss://x"),
-    }
+    Provisioned { upstream_id: id.to_owned(), socket_url: crate::domain::secret::Secret::new("wss://x") }
 }
 
 fn error(kind: ErrorKind) -> UpstreamError {
-    UpstreamError {
-        kind,
-        status: None,
-        what: "it failed".to_owned(),
-    }
+    UpstreamError { kind, status: None, what: "it failed".to_owned() }
 }
 
 fn closed(code: u16) -> Input {
-    Input::Closed(Closed {
-        code,
-        reason: String::new(),
-        violation: false,
-    })
+    Input::Closed(Closed { code, reason: String::new(), violation: false })
 }
 
 fn kinds(effects: &[Effect]) -> Vec<Kind> {
     effects
         .iter()
-        .filter_map(|e| {
-            if let Effect::Audit(entry) = e {
-                Some(entry.kind)
-            } else {
-                None
-            }
-        })
+        .filter_map(|e| if let Effect::Audit(entry) = e { Some(entry.kind) } else { None })
         .collect()
 }
 
 fn retry_in(effects: &[Effect]) -> Option<Duration> {
-    effects.iter().find_map(|e| {
-        if let Effect::SetTimer(Timer::Retry, after) = e {
-            Some(*after)
-        } else {
-            None
-        }
-    })
+    effects.iter().find_map(
+        |e| {
+            if let Effect::SetTimer(Timer::Retry, after) = e { Some(*after) } else { None }
+        },
+    )
 }
 
 macro_rules! assert_some_effect {
@@ -139,17 +107,11 @@ fn the_steps_come_in_the_seeds_order() {
     let mut story = Story::new();
     assert_some_effect!(story.on(Input::Start), Effect::GetToken { instead_of: None });
     assert_some_effect!(story.on(Input::Token(Ok(1))), Effect::Verify);
-    assert_some_effect!(
-        story.on(Input::Verified(Ok("user".to_owned()))),
-        Effect::Provision
-    );
+    assert_some_effect!(story.on(Input::Verified(Ok("user".to_owned()))), Effect::Provision);
     assert_some_effect!(story.on(Input::Provisioned(Ok(made("a")))), Effect::Dial(_));
     let opened = story.on(Input::Dialled(Ok(())));
     assert_eq!(kinds(&opened), [Kind::WsOpen]);
-    assert_eq!(
-        (story.session.phase(), story.session.upstream_id()),
-        (Phase::Open, Some("a"))
-    );
+    assert_eq!((story.session.phase(), story.session.upstream_id()), (Phase::Open, Some("a")));
 }
 
 #[test]
@@ -157,19 +119,9 @@ fn every_close_that_we_did_not_ask_for_is_followed_by_another_try() {
     for code in [1000, 1001, 1005, 1006, 1011, 1012, 4999] {
         let mut story = Story::new();
         let effects = story.open("a").on(closed(code));
-        assert_eq!(
-            kinds(&effects),
-            [Kind::WsClose, Kind::ReconnectScheduled],
-            "{code}"
-        );
+        assert_eq!(kinds(&effects), [Kind::WsClose, Kind::ReconnectScheduled], "{code}");
         assert_eq!(retry_in(&effects), Some(Duration::from_secs(1)), "{code}");
-        assert_some_effect!(
-            effects,
-            Effect::GapOpened {
-                cause: "socket_closed",
-                ..
-            }
-        );
+        assert_some_effect!(effects, Effect::GapOpened { cause: "socket_closed", .. });
     }
 }
 
@@ -191,11 +143,7 @@ fn attempts_start_anew_only_after_a_healthy_minute() {
     let mut story = Story::new();
     story.open("a").on(closed(1006));
     let soon = story.open("b").wait(59).on(closed(1006));
-    assert_eq!(
-        retry_in(&soon),
-        Some(Duration::from_secs(2)),
-        "an open socket alone resets nothing"
-    );
+    assert_eq!(retry_in(&soon), Some(Duration::from_secs(2)), "an open socket alone resets nothing");
     story.open("c").wait(60).on(Input::Timer(Timer::Healthy));
     assert_eq!(retry_in(&story.on(closed(1006))), Some(Duration::from_secs(1)));
 }
@@ -208,16 +156,10 @@ fn a_failed_handshake_is_tried_again_with_another_connection() {
     story.on(Input::Verified(Ok("user".to_owned())));
     story.on(Input::Provisioned(Ok(made("a"))));
     let failed = story.on(Input::Dialled(Err(error(ErrorKind::Transport))));
-    assert_eq!(
-        kinds(&failed),
-        [Kind::WsInitError, Kind::ReconnectFailed, Kind::ReconnectScheduled]
-    );
+    assert_eq!(kinds(&failed), [Kind::WsInitError, Kind::ReconnectFailed, Kind::ReconnectScheduled]);
     story.on(Input::Timer(Timer::Retry));
     assert_some_effect!(story.on(Input::Token(Ok(1))), Effect::Delete(ids) if ids == &["a"]);
-    assert_some_effect!(
-        story.on(Input::Deleted(vec![("a".to_owned(), Ok(()))])),
-        Effect::Provision
-    );
+    assert_some_effect!(story.on(Input::Deleted(vec![("a".to_owned(), Ok(()))])), Effect::Provision);
 }
 
 #[test]
@@ -237,10 +179,7 @@ fn what_could_not_be_deleted_is_remembered() {
     story.on(Input::Start);
     story.on(Input::Token(Ok(1)));
     story.on(Input::Verified(Ok("user".to_owned())));
-    let failed = story.on(Input::Deleted(vec![(
-        "old".to_owned(),
-        Err(error(ErrorKind::Status)),
-    )]));
+    let failed = story.on(Input::Deleted(vec![("old".to_owned(), Err(error(ErrorKind::Status)))]));
     assert_eq!(kinds(&failed), [Kind::UpstreamDeleteFailed]);
     assert_some_effect!(failed, Effect::Provision);
     assert_eq!(story.session.stale(), ["old"]);
@@ -258,10 +197,7 @@ fn a_401_brings_one_new_token_and_then_patience() {
     assert_some_effect!(story.on(Input::Token(Ok(2))), Effect::Verify);
     story.on(Input::Verified(Ok("user".to_owned())));
     let again = story.on(Input::Provisioned(Err(error(ErrorKind::Unauthorized))));
-    assert!(
-        retry_in(&again).is_some(),
-        "no second refresh in one try: {again:?}"
-    );
+    assert!(retry_in(&again).is_some(), "no second refresh in one try: {again:?}");
 }
 
 #[test]
@@ -270,10 +206,7 @@ fn a_token_is_verified_once() {
     story.open("a").on(closed(1006));
     story.on(Input::Timer(Timer::Retry));
     let known = story.on(Input::Token(Ok(1)));
-    assert!(
-        !known.iter().any(|effect| matches!(effect, Effect::Verify)),
-        "{known:?}"
-    );
+    assert!(!known.iter().any(|effect| matches!(effect, Effect::Verify)), "{known:?}");
 }
 
 #[test]
@@ -296,14 +229,8 @@ fn at_the_limit_only_our_own_leftovers_are_deleted() {
     story.on(Input::Verified(Ok("user".to_owned())));
     let failed = |id: &str| (id.to_owned(), Err(error(ErrorKind::Status)));
     story.on(Input::Deleted(vec![failed("ours"), failed("gone")]));
-    assert_some_effect!(
-        story.on(Input::Provisioned(Err(error(ErrorKind::Limit)))),
-        Effect::List
-    );
-    let listed = story.on(Input::Listed(Ok(vec![
-        "ours".to_owned(),
-        "a stranger's".to_owned(),
-    ])));
+    assert_some_effect!(story.on(Input::Provisioned(Err(error(ErrorKind::Limit)))), Effect::List);
+    let listed = story.on(Input::Listed(Ok(vec!["ours".to_owned(), "a stranger's".to_owned()])));
     assert_eq!(kinds(&listed), [Kind::LimitMet]);
     assert_some_effect!(listed, Effect::Delete(ids) if ids == &["ours"]);
     let backed_off = story.on(Input::Deleted(vec![("ours".to_owned(), Ok(()))]));
@@ -317,18 +244,13 @@ fn a_rate_limit_is_obeyed() {
     story.on(Input::Start);
     story.on(Input::Token(Ok(1)));
     let limited = ErrorKind::RateLimited(Some(Duration::from_secs(90)));
-    assert_eq!(
-        retry_in(&story.on(Input::Verified(Err(error(limited))))),
-        Some(Duration::from_secs(90))
-    );
+    assert_eq!(retry_in(&story.on(Input::Verified(Err(error(limited))))), Some(Duration::from_secs(90)));
 }
 
 #[test]
 fn json_pings_are_answered_and_pongs_that_nobody_asked_for_measure_nothing() {
     let mut story = Story::new();
-    let ping = Frame::Ping {
-        answer: "pong!".to_owned(),
-    };
+    let ping = Frame::Ping { answer: "pong!".to_owned() };
     assert_some_effect!(story.open("a").on(Input::Text(String::new(), ping)), Effect::Say(text) if text == "pong!");
     story.on(Input::Text(String::new(), Frame::Pong));
     story.on(Input::Ponged(Bytes::from_static(b"unasked")));
@@ -339,13 +261,7 @@ fn json_pings_are_answered_and_pongs_that_nobody_asked_for_measure_nothing() {
 fn a_round_trip_is_measured_from_our_ping_to_its_pong() {
     let mut story = Story::new();
     let effects = story.open("a").on(Input::Timer(Timer::Ping));
-    let payload = effects.iter().find_map(|e| {
-        if let Effect::Ping(p) = e {
-            Some(p.clone())
-        } else {
-            None
-        }
-    });
+    let payload = effects.iter().find_map(|e| if let Effect::Ping(p) = e { Some(p.clone()) } else { None });
     story.passed += Duration::from_millis(120);
     story.on(Input::Ponged(payload.clone().unwrap()));
     story.on(Input::Ponged(payload.unwrap()));
@@ -423,13 +339,7 @@ fn no_room_for_updates_costs_the_socket_and_is_told() {
     let mut story = Story::new();
     let effects = story.open("a").on(Input::QueueFull);
     assert_eq!(kinds(&effects), [Kind::Backpressure, Kind::ReconnectScheduled]);
-    assert_some_effect!(
-        effects,
-        Effect::GapOpened {
-            cause: "backpressure",
-            ..
-        }
-    );
+    assert_some_effect!(effects, Effect::GapOpened { cause: "backpressure", .. });
 }
 
 #[test]

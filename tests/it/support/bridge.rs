@@ -71,10 +71,7 @@ impl Bridge {
 
     async fn answers(&self) {
         eventually("the API answers", || async {
-            self.client
-                .try_send("GET", "/healthz", &[], None)
-                .await
-                .filter(|answer| answer.status == 200)
+            self.client.try_send("GET", "/healthz", &[], None).await.filter(|answer| answer.status == 200)
         })
         .await;
     }
@@ -102,10 +99,7 @@ impl Bridge {
     /// Asks the process to stop and waits for its end.
     pub async fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
-        tokio::time::timeout(SOON, self.child.wait())
-            .await
-            .expect("it stops in time")
-            .unwrap()
+        tokio::time::timeout(SOON, self.child.wait()).await.expect("it stops in time").unwrap()
     }
 
     /// Sends the process a signal.
@@ -142,13 +136,7 @@ impl Bridge {
         if body.is_some() {
             headers.push(("content-type", "application/json"));
         }
-        self.send_raw(
-            method,
-            path,
-            &headers,
-            body.map(|body| body.to_string().into_bytes()),
-        )
-        .await
+        self.send_raw(method, path, &headers, body.map(|body| body.to_string().into_bytes())).await
     }
 
     /// Sends exactly this.
@@ -166,9 +154,7 @@ impl Bridge {
     /// Value of a metric line that begins with `name` (labels included), 0 if there is none.
     pub async fn metric(&self, name: &str) -> f64 {
         let text = self.send_raw("GET", "/metrics", &[], None).await.text();
-        text.lines()
-            .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
-            .unwrap_or(0.0)
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0.0)
     }
 }
 
@@ -191,9 +177,8 @@ async fn spawn(variables: &[(String, String)], log: &Arc<Mutex<String>>) -> (Chi
     let written = log.clone();
     tokio::spawn(async move {
         while let Ok(Some(line)) = lines.next_line().await {
-            if let Some(at) = serde_json::from_str::<Value>(&line)
-                .ok()
-                .filter(|l| l["message"] == "listening")
+            if let Some(at) =
+                serde_json::from_str::<Value>(&line).ok().filter(|l| l["message"] == "listening")
             {
                 found.send_replace(at["address"].as_str().map(str::to_owned));
             }

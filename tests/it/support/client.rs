@@ -34,10 +34,7 @@ pub struct Client {
 
 impl Client {
     pub fn new(base: String) -> Self {
-        Self {
-            hyper: Hyper::builder(TokioExecutor::new()).build_http(),
-            base,
-        }
+        Self { hyper: Hyper::builder(TokioExecutor::new()).build_http(), base }
     }
 
     /// Sends one request; `None` if there was no answer.
@@ -48,22 +45,14 @@ impl Client {
         headers: &[(&str, &str)],
         body: Option<Vec<u8>>,
     ) -> Option<Answer> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.base));
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request
-            .body(Full::new(Bytes::from(body.unwrap_or_default())))
-            .unwrap();
+        let request = request.body(Full::new(Bytes::from(body.unwrap_or_default()))).unwrap();
         let answer = self.hyper.request(request).await.ok()?;
         let (head, body) = answer.into_parts();
         let body = body.collect().await.ok()?.to_bytes();
-        Some(Answer {
-            status: head.status.as_u16(),
-            headers: head.headers,
-            body,
-        })
+        Some(Answer { status: head.status.as_u16(), headers: head.headers, body })
     }
 }

@@ -32,10 +32,7 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
         }
     });
     let (options, template) = wait.recv().expect("the test database starts");
-    Server {
-        options,
-        url_of: Box::new(move |name| template.replace("{}", name)),
-    }
+    Server { options, url_of: Box::new(move |name| template.replace("{}", name)) }
 });
 
 /// A migrated database that others are copied from.
@@ -68,25 +65,14 @@ pub async fn create_bare() -> String {
 
 /// A few connections to a test's database, to look and to meddle.
 pub async fn pool(url: &str) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(2)
-        .connect(url)
-        .await
-        .unwrap()
+    PgPoolOptions::new().max_connections(2).connect(url).await.unwrap()
 }
 
 async fn execute(statement: &str) {
     // One statement at a time: a template cannot be copied while somebody copies it.
     static ONE: OnceLock<tokio::sync::Mutex<()>> = OnceLock::new();
     let _one = ONE.get_or_init(tokio::sync::Mutex::default).lock().await;
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .connect_with(SERVER.options.clone())
-        .await
-        .unwrap();
-    sqlx::query(AssertSqlSafe(statement))
-        .execute(&pool)
-        .await
-        .unwrap();
+    let pool = PgPoolOptions::new().max_connections(1).connect_with(SERVER.options.clone()).await.unwrap();
+    sqlx::query(AssertSqlSafe(statement)).execute(&pool).await.unwrap();
     pool.close().await;
 }

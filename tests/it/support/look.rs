@@ -16,9 +16,7 @@ pub async fn feed(bridge: &Bridge) -> Vec<Value> {
             return events;
         }
         events.extend(items.iter().cloned());
-        let cursor = page["next_cursor"]
-            .as_str()
-            .expect("the feed always has a cursor");
+        let cursor = page["next_cursor"].as_str().expect("the feed always has a cursor");
         path = format!("/v1/events?limit=200&cursor={cursor}");
     }
 }
@@ -32,9 +30,7 @@ pub async fn all(bridge: &Bridge, path: &str) -> Vec<Value> {
     while let Some(path) = next {
         let page = bridge.get(&path).await.json();
         items.extend(page["items"].as_array().expect("a page").iter().cloned());
-        next = page["next_cursor"]
-            .as_str()
-            .map(|cursor| format!("{first}&cursor={cursor}"));
+        next = page["next_cursor"].as_str().map(|cursor| format!("{first}&cursor={cursor}"));
     }
     items
 }
@@ -72,10 +68,7 @@ impl World {
 
     /// Deliveries that have not ended.
     pub async fn open_deliveries(&self, pool: &PgPool) -> i64 {
-        sqlx::query_scalar("select count(*) from delivery")
-            .fetch_one(pool)
-            .await
-            .unwrap()
+        sqlx::query_scalar("select count(*) from delivery").fetch_one(pool).await.unwrap()
     }
 
     /// A delivery with its attempts, as the API shows it.

@@ -57,17 +57,10 @@ impl World {
 
     /// Waits until so many sockets are open upstream and the bridge says so too.
     pub async fn sockets_open(&self, count: usize) {
-        self.genesys
-            .wait_until(|seen| seen.connected() == count, SOON)
-            .await
-            .unwrap();
+        self.genesys.wait_until(|seen| seen.connected() == count, SOON).await.unwrap();
         eventually("connections are open", || async {
             let page = self.bridge.get("/v1/connections?limit=200").await.json();
-            let open = page["items"]
-                .as_array()?
-                .iter()
-                .filter(|c| c["state"] == "open")
-                .count();
+            let open = page["items"].as_array()?.iter().filter(|c| c["state"] == "open").count();
             (open == count).then_some(())
         })
         .await;
@@ -75,10 +68,7 @@ impl World {
 
     /// Registers a webhook at `path` of the receiver and teaches the receiver its secret; gives its id.
     pub async fn register(&self, path: &str) -> String {
-        self.register_with(path, json!({})).await["id"]
-            .as_str()
-            .unwrap()
-            .to_owned()
+        self.register_with(path, json!({})).await["id"].as_str().unwrap().to_owned()
     }
 
     /// The same with more fields; gives the whole answer.
@@ -94,11 +84,7 @@ impl World {
 
     /// Audit entries of a kind, newest first.
     pub async fn audit(&self, kind: &str) -> Vec<Value> {
-        let page = self
-            .bridge
-            .get(&format!("/v1/audit?limit=200&kind={kind}"))
-            .await
-            .json();
+        let page = self.bridge.get(&format!("/v1/audit?limit=200&kind={kind}")).await.json();
         page["items"].as_array().expect("a page of audit entries").clone()
     }
 

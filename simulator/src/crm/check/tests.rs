@@ -41,12 +41,8 @@ fn all(posts: Vec<Post>) -> Vec<Arc<Post>> {
 
 #[test]
 fn finds_nothing_in_a_good_record() {
-    let posts = all(vec![
-        post("a1", "a", 1, 1),
-        post("b1", "b", 7, 2),
-        post("a1", "a", 1, 1),
-        post("a2", "a", 2, 3),
-    ]);
+    let posts =
+        all(vec![post("a1", "a", 1, 1), post("b1", "b", 7, 2), post("a1", "a", 1, 1), post("a2", "a", 2, 3)]);
     assert_eq!(Findings::of(&posts, 1..=3), Findings::default());
     assert!(Findings::of(&posts, 1..=3).is_clean());
     assert_eq!(repeats(&posts), 1);
@@ -54,24 +50,14 @@ fn finds_nothing_in_a_good_record() {
 
 #[test]
 fn finds_a_later_change_before_an_earlier_one() {
-    assert_eq!(
-        inversions(&all(vec![post("a2", "a", 2, 2), post("a1", "a", 1, 1)])).len(),
-        1
-    );
+    assert_eq!(inversions(&all(vec![post("a2", "a", 2, 2), post("a1", "a", 1, 1)])).len(), 1);
     // The sequence ascends, but it was given in the wrong order.
-    assert_eq!(
-        inversions(&all(vec![post("a1", "a", 1, 2), post("a2", "a", 2, 1)])).len(),
-        1
-    );
+    assert_eq!(inversions(&all(vec![post("a1", "a", 1, 2), post("a2", "a", 2, 1)])).len(), 1);
 }
 
 #[test]
 fn finds_holes_losses_and_changed_repeats() {
-    let posts = all(vec![
-        post("a1", "a", 1, 1),
-        post("a3", "a", 3, 3),
-        post("a1", "a", 1, 4),
-    ]);
+    let posts = all(vec![post("a1", "a", 1, 1), post("a3", "a", 3, 3), post("a1", "a", 1, 4)]);
     assert_eq!(holes(&posts), ["/hooks/a a: sequence 1 is followed by 3"]);
     assert_eq!(missing(&posts, 1..=3), [2]);
     assert_eq!(altered_repeats(&posts).len(), 1);
@@ -79,14 +65,8 @@ fn finds_holes_losses_and_changed_repeats() {
 
 #[test]
 fn counts_only_what_was_accepted_and_believed() {
-    let refused = Post {
-        behaviour: Behaviour::status(500),
-        ..post("a1", "a", 1, 1)
-    };
-    let forged = Post {
-        verdict: Err(Distrust::Mismatch),
-        ..post("a2", "a", 2, 2)
-    };
+    let refused = Post { behaviour: Behaviour::status(500), ..post("a1", "a", 1, 1) };
+    let forged = Post { verdict: Err(Distrust::Mismatch), ..post("a2", "a", 2, 2) };
     let posts = all(vec![refused, forged]);
     assert_eq!(missing(&posts, 1..=2), [1, 2]);
     assert_eq!(distrusted(&posts), ["post 2: no signature matches"]);

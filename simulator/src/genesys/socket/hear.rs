@@ -64,11 +64,7 @@ impl Socket {
 
     fn hear_text(&mut self, text: &str) {
         let message: Option<serde_json::Value> = serde_json::from_str(text).ok();
-        match message
-            .as_ref()
-            .and_then(|message| message.get("type"))
-            .and_then(|kind| kind.as_str())
-        {
+        match message.as_ref().and_then(|message| message.get("type")).and_then(|kind| kind.as_str()) {
             Some("pong") => {
                 self.shared.change(|world| world.tally.json_pongs += 1);
                 self.settle(|owed| owed.json = false);

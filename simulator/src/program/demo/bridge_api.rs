@@ -13,20 +13,14 @@ pub async fn pages(api: &Api, path: &str) -> anyhow::Result<Vec<Value>> {
     loop {
         let url = match &cursor {
             Some(cursor) => {
-                let query: String = form_urlencoded::Serializer::new(String::new())
-                    .append_pair("cursor", cursor)
-                    .finish();
+                let query: String =
+                    form_urlencoded::Serializer::new(String::new()).append_pair("cursor", cursor).finish();
                 format!("{path}?{query}")
             }
             None => path.to_owned(),
         };
         let reply = api.get(&url).await?;
-        ensure!(
-            reply.status == 200,
-            "GET {path}: {} {}",
-            reply.status,
-            reply.excerpt()
-        );
+        ensure!(reply.status == 200, "GET {path}: {} {}", reply.status, reply.excerpt());
         let mut page = reply.json();
         let Some(Value::Array(found)) = page.get_mut("items").map(Value::take) else {
             anyhow::bail!("GET {path}: no items in {}", reply.excerpt());
@@ -45,41 +39,22 @@ pub async fn pages(api: &Api, path: &str) -> anyhow::Result<Vec<Value>> {
 /// A second and third Genesys organisation.
 pub async fn add_source(api: &Api, source: &Value) -> anyhow::Result<()> {
     let reply = api.post("/v1/sources", source).await?;
-    ensure!(
-        reply.status == 201,
-        "POST /v1/sources: {} {}",
-        reply.status,
-        reply.excerpt()
-    );
+    ensure!(reply.status == 201, "POST /v1/sources: {} {}", reply.status, reply.excerpt());
     Ok(())
 }
 
 /// Registers a webhook; gives back the secret it signs with.
 pub async fn add_webhook(api: &Api, url: &str) -> anyhow::Result<String> {
-    let reply = api
-        .post("/v1/webhooks", &json!({"url": url, "description": "demo CRM"}))
-        .await?;
-    ensure!(
-        reply.status == 201,
-        "POST /v1/webhooks: {} {}",
-        reply.status,
-        reply.excerpt()
-    );
-    let secret = reply
-        .json()
-        .get("secret")
-        .and_then(Value::as_str)
-        .map(str::to_owned);
+    let reply = api.post("/v1/webhooks", &json!({"url": url, "description": "demo CRM"})).await?;
+    ensure!(reply.status == 201, "POST /v1/webhooks: {} {}", reply.status, reply.excerpt());
+    let secret = reply.json().get("secret").and_then(Value::as_str).map(str::to_owned);
     secret.context("POST /v1/webhooks: no secret in the answer")
 }
 
 /// Connections that the bridge calls open.
 pub async fn open_connections(api: &Api) -> anyhow::Result<usize> {
     let items = pages(api, "/v1/connections").await?;
-    Ok(items
-        .iter()
-        .filter(|item| item.get("state").is_some_and(|state| state == "open"))
-        .count())
+    Ok(items.iter().filter(|item| item.get("state").is_some_and(|state| state == "open")).count())
 }
 
 /// The bridge's own feed: event id, and the simulator's number of the change it holds (a frame may have none).
@@ -89,10 +64,7 @@ pub async fn feed(api: &Api) -> anyhow::Result<BTreeMap<String, Option<u64>>> {
     for item in items {
         // The feed may hold the event itself or the envelope a webhook gets.
         let event = item.get("data").unwrap_or(&item);
-        let id = event
-            .get("event_id")
-            .or_else(|| event.get("id"))
-            .and_then(Value::as_str);
+        let id = event.get("event_id").or_else(|| event.get("id")).and_then(Value::as_str);
         let id = id.with_context(|| format!("GET /v1/events: an item without an id: {item}"))?;
         events.insert(id.to_owned(), event.get("raw").and_then(number));
     }

@@ -43,23 +43,13 @@ impl Child {
         data_dir: PathBuf,
         log: PathBuf,
     ) -> Self {
-        Self {
-            executable,
-            environment,
-            data_dir,
-            log,
-            process: None,
-            pid: Arc::default(),
-        }
+        Self { executable, environment, data_dir, log, process: None, pid: Arc::default() }
     }
 
     /// Starts the process; its output is appended to the log.
     pub fn start(&mut self) -> anyhow::Result<()> {
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&self.log)
-            .context("cannot open the log")?;
+        let log =
+            OpenOptions::new().create(true).append(true).open(&self.log).context("cannot open the log")?;
         let mut command = command(&self.executable);
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
@@ -92,10 +82,7 @@ impl Child {
 
     /// What a second Ctrl-C pulls.
     pub fn emergency(&self) -> Emergency {
-        Emergency {
-            pid: self.pid.clone(),
-            data_dir: self.data_dir.clone(),
-        }
+        Emergency { pid: self.pid.clone(), data_dir: self.data_dir.clone() }
     }
 
     /// Waits until the process ends by itself; for ever when there is none.
@@ -188,9 +175,8 @@ fn send(cell: &AtomicI32, signal: Signal) {
 /// Command that ends with us even when we are killed, where the system offers it without unsafe code.
 fn command(executable: &Path) -> Command {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let setpriv = std::env::split_paths(&path)
-        .map(|folder| folder.join("setpriv"))
-        .find(|file| file.is_file());
+    let setpriv =
+        std::env::split_paths(&path).map(|folder| folder.join("setpriv")).find(|file| file.is_file());
     match setpriv {
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
@@ -213,7 +199,5 @@ fn postmaster(folder: &Path, depth: u8) -> Option<Pid> {
     let depth = depth.checked_sub(1)?;
     let entries = fs::read_dir(folder).ok()?.filter_map(Result::ok);
     let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    folders
-        .map(|entry| entry.path())
-        .find_map(|path| postmaster(&path, depth))
+    folders.map(|entry| entry.path()).find_map(|path| postmaster(&path, depth))
 }

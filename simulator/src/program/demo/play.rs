@@ -37,10 +37,9 @@ async fn print(crm: Crm, genesys: Genesys) {
     let mut arriving = crm.subscribe();
     loop {
         match arriving.recv().await {
-            Ok(post) => say(&line::of(
-                &post,
-                latency(&genesys, &post).map(|latency| latency.as_secs_f64() * 1e3),
-            )),
+            Ok(post) => {
+                say(&line::of(&post, latency(&genesys, &post).map(|latency| latency.as_secs_f64() * 1e3)))
+            }
             Err(RecvError::Lagged(missed)) => say(&format!("({missed} more)")),
             Err(RecvError::Closed) => return,
         }
@@ -55,9 +54,7 @@ fn latency(genesys: &Genesys, post: &Post) -> Option<Duration> {
 /// Plays until the time is over; the moment of the kill, if there was one.
 async fn play(stage: &mut Stage, options: &Options) -> anyhow::Result<Option<std::time::Instant>> {
     let start = Instant::now();
-    let end = options
-        .seconds
-        .map(|seconds| start + Duration::from_secs(seconds));
+    let end = options.seconds.map(|seconds| start + Duration::from_secs(seconds));
     let mut kill_at = options.kill_at.map(|second| start + Duration::from_secs(second));
     let mut killed = None;
     let mut ticks = interval(pace(options.rate)?);
@@ -98,16 +95,9 @@ async fn arrive(stage: &mut Stage, killed: Option<std::time::Instant>) -> anyhow
     // A bridge that gave up its sockets has nothing undelivered, and would be praised for it.
     stage.all_watched().await?;
     let Some(killed) = killed else {
-        let expected: Vec<u64> = stage
-            .genesys
-            .written()
-            .iter()
-            .map(|change| change.number)
-            .collect();
-        let arrived = stage.crm.wait_until(
-            |posts| check::missing(posts, expected.iter().copied()).is_empty(),
-            ARRIVAL,
-        );
+        let expected: Vec<u64> = stage.genesys.written().iter().map(|change| change.number).collect();
+        let arrived =
+            stage.crm.wait_until(|posts| check::missing(posts, expected.iter().copied()).is_empty(), ARRIVAL);
         // What is still missing after the wait is the verdict's business.
         let _ = arrived.await;
         return Ok(Evidence {
@@ -126,26 +116,16 @@ async fn arrive(stage: &mut Stage, killed: Option<std::time::Instant>) -> anyhow
     let (api, crm, genesys) = (&stage.api, &stage.crm, &stage.genesys);
     let complete = wait::until("the events of the feed at the CRM", ARRIVAL, async || {
         let feed = bridge_api::feed(api).await?;
-        let arrived: BTreeSet<_> = crm
-            .posts()
-            .iter()
-            .filter(|post| post.accepted())
-            .filter_map(|post| post.event_id())
-            .collect();
+        let arrived: BTreeSet<_> =
+            crm.posts().iter().filter(|post| post.accepted()).filter_map(|post| post.event_id()).collect();
         let recorded: BTreeSet<u64> = feed.values().copied().flatten().collect();
-        let recorded_all = genesys
-            .written()
-            .iter()
-            .all(|change| blind.excuses(change) || recorded.contains(&change.number));
+        let recorded_all =
+            genesys.written().iter().all(|change| blind.excuses(change) || recorded.contains(&change.number));
         Ok((recorded_all && feed.keys().all(|id| arrived.contains(id))).then_some(()))
     });
     // What is still missing after the wait is the verdict's business.
     let _ = complete.await;
     let feed: Feed = bridge_api::feed(api).await?;
     let after_kill = Some((blind, feed));
-    Ok(Evidence {
-        changes: genesys.changes_after(0),
-        posts: crm.posts(),
-        after_kill,
-    })
+    Ok(Evidence { changes: genesys.changes_after(0), posts: crm.posts(), after_kill })
 }

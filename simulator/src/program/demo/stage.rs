@@ -44,9 +44,7 @@ impl Stage {
     pub async fn build(options: &Options) -> anyhow::Result<Self> {
         let bridge = fs::canonicalize(&options.bridge)
             .with_context(|| format!("no bridge at {}", options.bridge.display()))?;
-        let agents: Vec<String> = (1..=options.agents)
-            .map(|number| format!("agent-{number:02}"))
-            .collect();
+        let agents: Vec<String> = (1..=options.agents).map(|number| format!("agent-{number:02}")).collect();
         let clients: Vec<(String, String)> = (1..=agents.len().div_ceil(AGENTS_PER_CLIENT))
             .map(|number| (format!("demo-client-{number}"), Uuid::new_v4().to_string()))
             .collect();
@@ -55,12 +53,8 @@ impl Stage {
             agents: agents.clone(),
             ..GenesysOptions::default()
         });
-        let genesys = genesys
-            .await
-            .context("cannot start the simulated Genesys Cloud")?;
-        let crm = Crm::start(CrmOptions::default())
-            .await
-            .context("cannot start the CRM")?;
+        let genesys = genesys.await.context("cannot start the simulated Genesys Cloud")?;
+        let crm = Crm::start(CrmOptions::default()).await.context("cannot start the CRM")?;
 
         let (folder, temporary) = match &options.data_dir {
             Some(folder) => (std::path::absolute(folder)?, None),
@@ -95,35 +89,16 @@ impl Stage {
         let bridge_url = format!("http://{listen}");
         let api = Api::new(&bridge_url).with_bearer(&api_key);
         let heartbeat_ms = options.heartbeat_ms;
-        Ok(Self {
-            genesys,
-            crm,
-            child,
-            api,
-            agents,
-            clients,
-            bridge_url,
-            api_key,
-            heartbeat_ms,
-            temporary,
-        })
+        Ok(Self { genesys, crm, child, api, agents, clients, bridge_url, api_key, heartbeat_ms, temporary })
     }
 
     /// Starts the bridge, registers the other sources and the webhook, and waits until every agent is watched.
     pub async fn open(&mut self, options: &Options) -> anyhow::Result<()> {
         self.child.start()?;
-        say(&format!(
-            "bridge starting, pid {}, log {}",
-            self.child.pid(),
-            self.child.log.display()
-        ));
+        say(&format!("bridge starting, pid {}, log {}", self.child.pid(), self.child.log.display()));
         self.ready().await?;
-        for (number, (agents, (id, secret))) in self
-            .agents
-            .chunks(AGENTS_PER_CLIENT)
-            .zip(&self.clients)
-            .enumerate()
-            .skip(1)
+        for (number, (agents, (id, secret))) in
+            self.agents.chunks(AGENTS_PER_CLIENT).zip(&self.clients).enumerate().skip(1)
         {
             let source = json!({
                 "name": format!("demo-{}", number + 1),
@@ -138,8 +113,7 @@ impl Stage {
             bridge_api::add_source(&self.api, &source).await?;
         }
         let secret = bridge_api::add_webhook(&self.api, &self.crm.url("/hooks/presence")).await?;
-        self.crm
-            .set_secrets(vec![Secret::parse(&secret).context("secret of the webhook")?]);
+        self.crm.set_secrets(vec![Secret::parse(&secret).context("secret of the webhook")?]);
         let wanted = self.agents.len();
         let what = format!("{wanted} open connections");
         let api = self.api.clone();
@@ -161,14 +135,10 @@ impl Stage {
 
     /// Waits until the simulator sees a socket for every agent.
     pub async fn all_watched(&self) -> anyhow::Result<()> {
-        let watched = self.genesys.wait_until(
-            |snapshot| self.agents.iter().all(|agent| snapshot.watches(agent)),
-            PATIENCE,
-        );
-        watched
-            .await
-            .ok()
-            .context("the bridge did not come back to every agent")?;
+        let watched = self
+            .genesys
+            .wait_until(|snapshot| self.agents.iter().all(|agent| snapshot.watches(agent)), PATIENCE);
+        watched.await.ok().context("the bridge did not come back to every agent")?;
         Ok(())
     }
 
@@ -186,22 +156,14 @@ impl Stage {
 
     /// Tells what there is to look at while it plays.
     fn print_guide(&self, options: &Options) {
-        let Self {
-            bridge_url: url,
-            api_key: key,
-            ..
-        } = self;
+        let Self { bridge_url: url, api_key: key, .. } = self;
         say("");
         say(&format!(
             "  {} agents on {} OAuth clients, all connections open",
             self.agents.len(),
             self.clients.len()
         ));
-        say(&format!(
-            "  bridge     pid {}, log {}",
-            self.child.pid(),
-            self.child.log.display()
-        ));
+        say(&format!("  bridge     pid {}, log {}", self.child.pid(), self.child.log.display()));
         say(&format!("  docs       {url}/docs"));
         say(&format!("  metrics    {url}/metrics"));
         say(&format!("  API key    {key}"));

@@ -28,10 +28,7 @@ impl Blind {
     /// Whether a change may be missing from the feed: sent from just before the kill until the agent's next socket.
     pub fn excuses(&self, change: &Change) -> bool {
         change.sent + BEFORE_KILL >= self.killed
-            && self
-                .reopened
-                .get(&change.agent)
-                .is_none_or(|reopened| change.sent < *reopened)
+            && self.reopened.get(&change.agent).is_none_or(|reopened| change.sent < *reopened)
     }
 }
 
@@ -53,11 +50,7 @@ pub struct Verdict {
 impl Evidence {
     /// Decides.
     pub fn judge(&self) -> Verdict {
-        let written: Vec<_> = self
-            .changes
-            .iter()
-            .filter(|change| change.fate == Fate::Written)
-            .collect();
+        let written: Vec<_> = self.changes.iter().filter(|change| change.fate == Fate::Written).collect();
         let unseen = self.changes.len() - written.len();
         // After a kill the feed says what was committed; without one, everything written must have been.
         let owed: Vec<u64> = match &self.after_kill {
@@ -68,19 +61,9 @@ impl Evidence {
         let (blind, unexcused, undelivered) = self.after_the_kill(&written);
 
         let faults: [(&str, Vec<String>); 8] = [
-            (
-                "missing",
-                findings
-                    .missing
-                    .iter()
-                    .map(|number| format!("change {number}"))
-                    .collect(),
-            ),
+            ("missing", findings.missing.iter().map(|number| format!("change {number}")).collect()),
             ("events of the feed not delivered", undelivered),
-            (
-                "written outside the blind interval but not in the feed",
-                unexcused,
-            ),
+            ("written outside the blind interval but not in the feed", unexcused),
             ("out of order", findings.inversions),
             ("gaps in data.sequence", findings.holes),
             ("repeats with another body", findings.altered_repeats),
@@ -94,40 +77,20 @@ impl Evidence {
         let mut lines = vec![
             String::new(),
             format!("  changes played          {}", self.changes.len()),
-            format!(
-                "  written to a socket     {} ({unseen} had no live socket)",
-                written.len()
-            ),
-            format!(
-                "  POSTs arrived           {first} + {} repeats",
-                self.posts.len() - first
-            ),
+            format!("  written to a socket     {} ({unseen} had no live socket)", written.len()),
+            format!("  POSTs arrived           {first} + {} repeats", self.posts.len() - first),
             format!("  signature ok            {verified} of {}", self.posts.len()),
         ];
         if let Some((_, feed)) = &self.after_kill {
             lines.push(format!("  events in the feed      {}", feed.len()));
-            lines.push(format!(
-                "  lost in the blind time  {blind} written around the kill, before a commit"
-            ));
+            lines.push(format!("  lost in the blind time  {blind} written around the kill, before a commit"));
         }
         lines.push(self.latency());
         for (name, found) in &faults {
             lines.push(format!("  {name:<55} {}", found.len()));
-            lines.extend(
-                found
-                    .iter()
-                    .take(EXAMPLES)
-                    .map(|example| format!("      {example}")),
-            );
+            lines.extend(found.iter().take(EXAMPLES).map(|example| format!("      {example}")));
         }
-        lines.push(format!(
-            "  {}",
-            if kept {
-                "KEPT: every promise"
-            } else {
-                "BROKEN: see above"
-            }
-        ));
+        lines.push(format!("  {}", if kept { "KEPT: every promise" } else { "BROKEN: see above" }));
         Verdict { kept, lines }
     }
 
@@ -141,25 +104,18 @@ impl Evidence {
             .iter()
             .filter(|change| !recorded.contains(&change.number))
             .partition(|change| blind.excuses(change));
-        let accepted = self
-            .posts
-            .iter()
-            .filter(|post| post.accepted() && post.verified());
+        let accepted = self.posts.iter().filter(|post| post.accepted() && post.verified());
         let arrived: BTreeSet<String> = accepted.filter_map(|post| post.event_id()).collect();
         let undelivered = feed.keys().filter(|id| !arrived.contains(*id)).cloned().collect();
-        let unexcused = unexcused
-            .iter()
-            .map(|change| format!("change {} of {}", change.number, change.agent));
+        let unexcused =
+            unexcused.iter().map(|change| format!("change {} of {}", change.number, change.agent));
         (excused.len(), unexcused.collect(), undelivered)
     }
 
     /// Frame's first byte out to POST's last byte in, over first arrivals.
     fn latency(&self) -> String {
-        let sent: BTreeMap<u64, Instant> = self
-            .changes
-            .iter()
-            .map(|change| (change.number, change.sent))
-            .collect();
+        let sent: BTreeMap<u64, Instant> =
+            self.changes.iter().map(|change| (change.number, change.sent)).collect();
         let mut latencies: Vec<Duration> = check::first_arrivals(&self.posts)
             .into_iter()
             .filter_map(|post| Some(post.arrived.saturating_duration_since(*sent.get(&post.n()?)?)))
@@ -167,17 +123,11 @@ impl Evidence {
         latencies.sort_unstable();
         let at = |percent: usize| {
             let rank = (latencies.len() * percent).div_ceil(100).saturating_sub(1);
-            latencies.get(rank).map_or_else(
-                || "-".to_owned(),
-                |latency| format!("{:.1} ms", latency.as_secs_f64() * 1e3),
-            )
+            latencies
+                .get(rank)
+                .map_or_else(|| "-".to_owned(), |latency| format!("{:.1} ms", latency.as_secs_f64() * 1e3))
         };
-        format!(
-            "  latency                 p50 {}, p99 {}, max {}",
-            at(50),
-            at(99),
-            at(100)
-        )
+        format!("  latency                 p50 {}, p99 {}, max {}", at(50), at(99), at(100))
     }
 }
 

@@ -51,32 +51,20 @@ fn posts(numbers: &[u64]) -> Vec<Arc<Post>> {
 }
 
 fn feed(numbers: &[u64]) -> Feed {
-    numbers
-        .iter()
-        .map(|number| (format!("event-{number}"), Some(*number)))
-        .collect()
+    numbers.iter().map(|number| (format!("event-{number}"), Some(*number))).collect()
 }
 
 #[tokio::test]
 async fn without_a_kill_everything_written_must_arrive_in_order_and_be_believed() {
     let judge = |changes: &[Change], posts| {
-        Evidence {
-            changes: changes.to_vec(),
-            posts,
-            after_kill: None,
-        }
-        .judge()
-        .kept
+        Evidence { changes: changes.to_vec(), posts, after_kill: None }.judge().kept
     };
     let mut changes = changes().await;
     assert!(judge(&changes, posts(&[1, 2, 3, 4])));
     assert!(judge(&changes, posts(&[1, 2, 1, 3, 4])));
     assert!(!judge(&changes, posts(&[1, 2, 3])));
     assert!(!judge(&changes, posts(&[1, 3, 2, 4])));
-    let forged = Arc::new(Post {
-        verdict: Err(Distrust::Mismatch),
-        ..post(4)
-    });
+    let forged = Arc::new(Post { verdict: Err(Distrust::Mismatch), ..post(4) });
     assert!(!judge(&changes, [posts(&[1, 2, 3]), vec![forged]].concat()));
     changes[3].fate = Fate::Unwatched;
     assert!(judge(&changes, posts(&[1, 2, 3])));
@@ -97,27 +85,12 @@ async fn after_a_kill_only_what_was_sent_into_the_blind_time_may_be_missing() {
         change.sent = sent;
     }
     let judge = |recorded: &[u64], arrived: &[u64]| {
-        let blind = Blind {
-            killed,
-            reopened: BTreeMap::from([("a".to_owned(), killed + 3 * second)]),
-        };
+        let blind = Blind { killed, reopened: BTreeMap::from([("a".to_owned(), killed + 3 * second)]) };
         let after_kill = Some((blind, feed(recorded)));
-        Evidence {
-            changes: changes.clone(),
-            posts: posts(arrived),
-            after_kill,
-        }
-        .judge()
-        .kept
+        Evidence { changes: changes.clone(), posts: posts(arrived), after_kill }.judge().kept
     };
     assert!(judge(&[1, 2, 3, 4], &[1, 2, 3, 4]));
-    assert!(
-        !judge(&[2, 3, 4], &[2, 3, 4]),
-        "sent long before the kill and lost"
-    );
-    assert!(
-        !judge(&[1, 2, 3], &[1, 2, 3]),
-        "sent after the socket was back and lost"
-    );
+    assert!(!judge(&[2, 3, 4], &[2, 3, 4]), "sent long before the kill and lost");
+    assert!(!judge(&[1, 2, 3], &[1, 2, 3]), "sent after the socket was back and lost");
     assert!(!judge(&[1, 2, 3, 4], &[1, 2, 3]), "recorded and not delivered");
 }

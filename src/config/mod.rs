@@ -1,0 +1,286 @@
+//! Floor 1: the configuration, and the only place that reads the environment.
+//!
+//! Everything comes from variables (a `.env` file in the working directory stands behind the environment). What is
+//! wrong is said in one line that names the variable and the rule, never a secret's value.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+use crate::domain::secret::{MasterKey, Secret};
+use crate::domain::source::SourceSettings;
+use crate::domain::violation::Violation;
+use crate::telemetry;
+
+mod variables;
+
+pub use variables::{VARIABLES, Variable, Variables};
+
+/// Length that a chosen API key must have: 32 characters of a random key cannot be guessed.
+const API_KEY_CHARS_MIN: usize = 32;
+
+/// A variable that breaks its rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// Which variable.
+    pub variable: String,
+    /// The rule, without the value if that is a secret.
+    pub rule: String,
+}
+
+impl std::error::Error for ConfigError {}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.variable, self.rule)
+    }
+}
+
+/// The configuration as the program uses it.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Postgres; `None`: embedded.
+    pub database_url: Option<Secret>,
+    /// Where the embedded Postgres and generated keys are kept.
+    pub data_dir: PathBuf,
+    /// Address of the REST API.
+    pub listen: SocketAddr,
+    /// Chosen admin key; `None`: generated.
+    pub api_key: Option<Secret>,
+    /// Chosen master key; `None`: generated (embedded database only).
+    pub master_key: Option<MasterKey>,
+    /// Targets that webhooks may reach although they are not public.
+    pub allow_targets: Vec<IpNet>,
+    /// Log filter.
+    pub log: String,
+    /// Days that events and audit entries are kept.
+    pub retention_days: u32,
+    /// The source described by the GENESYS_ variables, if any is set.
+    pub source: Option<SourceSettings>,
+}
+
+impl Config {
+    /// Reads all variables and reports everything that is wrong with them.
+    ///
+    /// # Errors
+    /// One entry for each variable that breaks its rule.
+    pub fn from_variables(variables: &Variables) -> Result<Self, Vec<ConfigError>> {
+        let mut errors = unknown(variables);
+        let config = Self {
+            database_url: parse(variables, &mut errors, "DATABASE_URL", None, |text| {
+                let known = text.starts_with("postgres://") || text.starts_with("postgresql://");
+                known.then(|| Some(Secret::new(text))).ok_or("must be a postgres:// URL".to_owned())
+            }),
+            data_dir: PathBuf::from(variables.get("BRIDGE_DATA_DIR").unwrap_or("./data")),
+            listen: parse(
+                variables,
+                &mut errors,
+                "BRIDGE_LISTEN",
+                SocketAddr::from(([127, 0, 0, 1], 8080)),
+                |text| {
+                    text.parse()
+                        .map_err(|_| "must be an address and a port, such as 127.0.0.1:8080".to_owned())
+                },
+            ),
+            api_key: parse(variables, &mut errors, "BRIDGE_API_KEY", None, |text| {
+                let long = text.chars().count() >= API_KEY_CHARS_MIN;
+                let printable = text.chars().all(|c| c.is_ascii_graphic());
+                (long && printable)
+                    .then(|| Some(Secret::new(text)))
+                    .ok_or(format!("must have at least {API_KEY_CHARS_MIN} printable ASCII characters"))
+            }),
+            master_key: parse(variables, &mut errors, "BRIDGE_MASTER_KEY", None, |text| {
+                let rule = "must be 32 bytes in base64, such as `openssl rand -base64 32` gives".to_owned();
+                MasterKey::from_base64(text).map(Some).ok_or(rule)
+            }),
+            allow_targets: parse(variables, &mut errors, "BRIDGE_ALLOW_TARGETS", Vec::new(), |text| {
+                list(text)
+                    .map(|cidr| {
+                        cidr.parse().map_err(|_| format!("{cidr} is not a CIDR; such as 10.0.0.0/8,fd00::/8"))
+                    })
+                    .collect()
+            }),
+            log: parse(variables, &mut errors, "BRIDGE_LOG", "info".to_owned(), |text| {
+                telemetry::parse_filter(text).map(|_| text.to_owned())
+            }),
+            retention_days: parse(variables, &mut errors, "BRIDGE_RETENTION_DAYS", 30, |text| {
+                let days = text.parse().ok().filter(|days| (1..=3650).contains(days));
+                days.ok_or_else(|| "must be a whole number from 1 to 3650".to_owned())
+            }),
+            source: source(variables, &mut errors),
+        };
+        if variables.get("DATABASE_URL").is_some() && variables.get("BRIDGE_MASTER_KEY").is_none() {
+            let rule =
+                "required with DATABASE_URL: 32 bytes in base64, such as `openssl rand -base64 32` gives";
+            errors.push(ConfigError { variable: "BRIDGE_MASTER_KEY".to_owned(), rule: rule.to_owned() });
+        }
+        if errors.is_empty() { Ok(config) } else { Err(errors) }
+    }
+}
+
+/// Variables with our prefixes that we do not know: most likely typing errors, so nothing may start.
+fn unknown(variables: &Variables) -> Vec<ConfigError> {
+    let known = |name: &str| {
+        VARIABLES.iter().any(|variable| {
+            name == variable.name || (variable.secret && name.strip_suffix("_FILE") == Some(variable.name))
+        })
+    };
+    variables
+        .names()
+        .filter(|name| (name.starts_with("BRIDGE_") || name.starts_with("GENESYS_")) && !known(name))
+        .map(|name| ConfigError {
+            variable: name.to_owned(),
+            rule: "unknown variable; `presence-bridge --help` lists those that exist".to_owned(),
+        })
+        .collect()
+}
+
+fn parse<T>(
+    variables: &Variables,
+    errors: &mut Vec<ConfigError>,
+    name: &str,
+    default: T,
+    read: impl FnOnce(&str) -> Result<T, String>,
+) -> T {
+    let Some(text) = variables.get(name) else {
+        return default;
+    };
+    read(text).unwrap_or_else(|rule| {
+        errors.push(ConfigError { variable: name.to_owned(), rule });
+        default
+    })
+}
+
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+/// The source that the GENESYS_ variables describe; none if none of them is set.
+fn source(variables: &Variables, errors: &mut Vec<ConfigError>) -> Option<SourceSettings> {
+    let get = |name: &str| variables.get(name).map(str::to_owned);
+    if !VARIABLES.iter().any(|v| v.name.starts_with("GENESYS_") && variables.get(v.name).is_some()) {
+        return None;
+    }
+    let settings = SourceSettings {
+        name: "default".to_owned(),
+        protocol: get("GENESYS_PROTOCOL").unwrap_or_else(|| "realtime".to_owned()),
+        region: get("GENESYS_REGION"),
+        api_url: get("GENESYS_API_URL"),
+        login_url: get("GENESYS_LOGIN_URL"),
+        client_id: get("GENESYS_CLIENT_ID").unwrap_or_default(),
+        client_secret: Secret::new(get("GENESYS_CLIENT_SECRET").unwrap_or_default()),
+        agents: list(variables.get("GENESYS_AGENTS").unwrap_or_default()).map(str::to_owned).collect(),
+        topic_matrix: parse(variables, errors, "GENESYS_TOPICS", topics("routing:agent:state"), |text| {
+            if text.starts_with('{') {
+                serde_json::from_str(text)
+                    .map_err(|error| format!("must be a JSON object of topic lists: {error}"))
+            } else {
+                Ok(topics(text))
+            }
+        }),
+        heartbeat_interval_ms: parse(variables, errors, "GENESYS_HEARTBEAT_INTERVAL_MS", 15_000, |text| {
+            text.parse().map_err(|_| "must be a whole number of milliseconds".to_owned())
+        }),
+    };
+    settings
+        .check()
+        .map_err(|violations| {
+            for violation in violations {
+                let variable = variable_of(&violation);
+                if !errors.iter().any(|error| error.variable == variable) {
+                    errors.push(ConfigError { variable, rule: violation.what });
+                }
+            }
+        })
+        .ok()
+}
+
+fn variable_of(violation: &Violation) -> String {
+    match violation.field.split('/').next().unwrap_or_default() {
+        "topic_matrix" => "GENESYS_TOPICS".to_owned(),
+        field => format!("GENESYS_{}", field.to_uppercase()),
+    }
+}
+
+fn topics(text: &str) -> Value {
+    serde_json::json!({ "topics": list(text).collect::<Vec<_>>() })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+
+    fn errors(pairs: &[(&str, &str)]) -> Vec<String> {
+        match Config::from_variables(&Variables::from_pairs(pairs.iter().copied())) {
+            Ok(_) => Vec::new(),
+            Err(errors) => errors.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn nothing_set_is_a_working_configuration() {
+        let config = Config::from_variables(&Variables::default()).unwrap();
+        assert!(config.database_url.is_none() && config.source.is_none());
+        assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+    }
+
+    #[test]
+    fn each_wrong_variable_is_named_once_and_no_secret_is_shown() {
+        for (name, value) in [
+            ("BRIDGE_LISTEN", "8080"),
+            ("BRIDGE_API_KEY", "tooshort-CANARY"),
+            ("BRIDGE_MASTER_KEY", "CANARY"),
+            ("BRIDGE_ALLOW_TARGETS", "10.0.0.0/8,ten"),
+            ("BRIDGE_RETENTION_DAYS", "0"),
+            ("BRIDGE_LOG", "presence=loudest"),
+            ("BRIDGE_LISTENN", "127.0.0.1:1"),
+        ] {
+            let said = errors(&[(name, value)]);
+            assert_eq!(said.len(), 1, "{name}: {said:?}");
+            assert!(said.iter().all(|line| line.starts_with(&format!("{name}: "))), "{said:?}");
+            assert!(said.iter().all(|line| !line.contains("CANARY") && !line.contains('\n')), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn an_own_database_needs_an_own_master_key() {
+        let url = ("DATABASE_URL", "postgres://bridge:CANARY@db/bridge");
+        assert_eq!(errors(&[url]).len(), 1);
+        assert!(errors(&[url]).iter().all(|line| line.starts_with("BRIDGE_MASTER_KEY: ")));
+        assert_eq!(errors(&[url, ("BRIDGE_MASTER_KEY", KEY)]), Vec::<String>::new());
+        assert!(
+            errors(&[("DATABASE_URL", "mysql://CANARY"), ("BRIDGE_MASTER_KEY", KEY)])
+                .iter()
+                .all(|line| line.starts_with("DATABASE_URL: ") && !line.contains("CANARY"))
+        );
+    }
+
+    #[test]
+    fn a_source_from_the_environment_is_checked_like_one_from_the_api() {
+        let whole = [
+            ("GENESYS_REGION", "mypurecloud.de"),
+            ("GENESYS_CLIENT_ID", "id"),
+            ("GENESYS_CLIENT_SECRET", "secret"),
+            ("GENESYS_AGENTS", "a, b,,c"),
+        ];
+        let config = Config::from_variables(&Variables::from_pairs(whole)).unwrap();
+        assert_eq!(config.source.unwrap().agents, ["a", "b", "c"]);
+        for (name, _) in whole.iter().skip(1) {
+            let rest: Vec<_> = whole.iter().filter(|(other, _)| other != name).copied().collect();
+            let said = errors(&rest);
+            assert!(said.iter().any(|line| line.starts_with(&format!("{name}: "))), "{name}: {said:?}");
+        }
+    }
+
+    #[test]
+    fn describe_masks_secrets() {
+        let shown = Variables::from_pairs([("GENESYS_CLIENT_SECRET", "CANARY")]).describe().join("\n");
+        assert!(!shown.contains("CANARY") && shown.contains("GENESYS_CLIENT_SECRET = (secret)"));
+    }
+}

@@ -1,0 +1,148 @@
+//! The variables there are, and what they are set to: the only place that reads the environment.
+
+use std::collections::BTreeMap;
+
+use super::ConfigError;
+
+/// One variable: name, default as shown, effect in a sentence, and whether its value is a secret.
+pub struct Variable {
+    /// Its name in the environment.
+    pub name: &'static str,
+    /// What holds when it is unset.
+    pub default: &'static str,
+    /// What it does.
+    pub help: &'static str,
+    /// Its value is never shown; `NAME_FILE` may hold a file's path instead.
+    pub secret: bool,
+}
+
+const fn plain(name: &'static str, default: &'static str, help: &'static str) -> Variable {
+    Variable { name, default, help, secret: false }
+}
+
+const fn secret(name: &'static str, default: &'static str, help: &'static str) -> Variable {
+    Variable { name, default, help, secret: true }
+}
+
+/// Every variable that the bridge reads; `--help`, `check-config` and the guard against typing errors go by it.
+pub const VARIABLES: &[Variable] = &[
+    secret("DATABASE_URL", "embedded", "Postgres; unset: an embedded one under BRIDGE_DATA_DIR"),
+    plain("BRIDGE_DATA_DIR", "./data", "where the embedded Postgres and generated keys are kept"),
+    plain("BRIDGE_LISTEN", "127.0.0.1:8080", "address of the REST API"),
+    secret(
+        "BRIDGE_API_KEY",
+        "generated",
+        "admin key, at least 32 characters; unset: made once, kept in the data directory",
+    ),
+    secret(
+        "BRIDGE_MASTER_KEY",
+        "generated",
+        "32 bytes in base64 that seal secrets at rest; required with DATABASE_URL",
+    ),
+    plain(
+        "BRIDGE_ALLOW_TARGETS",
+        "none",
+        "CIDRs that webhooks may reach although not public; http: only inside them",
+    ),
+    plain("BRIDGE_LOG", "info", "log filter, such as info,presence_bridge=debug"),
+    plain("BRIDGE_RETENTION_DAYS", "30", "days that events and audit entries are kept, 1 to 3650"),
+    plain("GENESYS_PROTOCOL", "realtime", "upstream protocol"),
+    plain("GENESYS_REGION", "none", "Genesys domain, such as mypurecloud.de"),
+    plain("GENESYS_API_URL", "https://api.REGION", "address of the REST API upstream"),
+    plain("GENESYS_LOGIN_URL", "GENESYS_API_URL", "address that issues tokens"),
+    plain("GENESYS_CLIENT_ID", "none", "OAuth client id"),
+    secret("GENESYS_CLIENT_SECRET", "none", "OAuth client secret"),
+    plain("GENESYS_AGENTS", "none", "ids of the agents to watch, separated by commas"),
+    plain(
+        "GENESYS_TOPICS",
+        "routing:agent:state",
+        "topics separated by commas, or a JSON object of topic lists",
+    ),
+    plain("GENESYS_HEARTBEAT_INTERVAL_MS", "15000", "how often upstream shall ping"),
+];
+
+/// Variables as found: name to value and where it came from.
+#[derive(Clone, Debug, Default)]
+pub struct Variables {
+    values: BTreeMap<String, (String, &'static str)>,
+}
+
+impl Variables {
+    /// Reads the environment, and behind it `.env` in the working directory.
+    ///
+    /// # Errors
+    /// If `.env` exists and cannot be read, or a `NAME_FILE` cannot be.
+    pub fn read() -> Result<Self, ConfigError> {
+        let mut values = BTreeMap::new();
+        match dotenvy::from_path_iter(".env") {
+            Ok(lines) => {
+                for line in lines {
+                    let (name, value) = line.map_err(|_| dotenv_error("a line is not NAME=value"))?;
+                    values.insert(name, (value, ".env"));
+                }
+            }
+            Err(error) if error.not_found() => {}
+            Err(_) => return Err(dotenv_error("cannot be read")),
+        }
+        for (name, value) in std::env::vars_os() {
+            if let (Ok(name), value) = (name.into_string(), value.to_string_lossy()) {
+                values.insert(name, (value.into_owned(), "environment"));
+            }
+        }
+        let mut variables = Self { values };
+        variables.read_files()?;
+        Ok(variables)
+    }
+
+    /// Takes variables from a list; for tests.
+    #[must_use]
+    pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let values = pairs.into_iter().map(|(k, v)| (k.to_owned(), (v.to_owned(), "environment"))).collect();
+        Self { values }
+    }
+
+    /// Puts the content of `NAME_FILE` in the place of `NAME`, for secrets.
+    fn read_files(&mut self) -> Result<(), ConfigError> {
+        for variable in VARIABLES.iter().filter(|variable| variable.secret) {
+            let file = format!("{}_FILE", variable.name);
+            let Some(path) = self.get(&file).map(str::to_owned) else {
+                continue;
+            };
+            let content = std::fs::read_to_string(&path).map_err(|error| ConfigError {
+                variable: file,
+                rule: format!("{path} cannot be read: {error}"),
+            })?;
+            self.values.insert(variable.name.to_owned(), (content.trim().to_owned(), "file"));
+        }
+        Ok(())
+    }
+
+    /// A value that is set and not blank; an empty variable counts as unset, as docker-compose passes it.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(|(value, _)| value.trim()).filter(|value| !value.is_empty())
+    }
+
+    /// Names of all that is set, ours and others.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.values.keys().map(String::as_str)
+    }
+
+    /// One line a variable for `check-config`: effective value, secrets masked, and where it came from.
+    #[must_use]
+    pub fn describe(&self) -> Vec<String> {
+        VARIABLES
+            .iter()
+            .map(|variable| match (self.get(variable.name), self.values.get(variable.name)) {
+                (Some(_), Some((_, from))) if variable.secret => {
+                    format!("{} = (secret)  [{from}]", variable.name)
+                }
+                (Some(value), Some((_, from))) => format!("{} = {value}  [{from}]", variable.name),
+                _ => format!("{} = {}  [default]", variable.name, variable.default),
+            })
+            .collect()
+    }
+}
+
+fn dotenv_error(rule: &str) -> ConfigError {
+    ConfigError { variable: ".env".to_owned(), rule: rule.to_owned() }
+}
