@@ -17,7 +17,7 @@ use super::token::{GetToken, Held, TokenActor, gone};
 use crate::clock;
 use crate::genesys::protocol::{Provisioned, Update, Upstream, UpstreamError, Wanted};
 use crate::genesys::session::{Effect, Ending, Input, Now, Phase, Session, Timer, TokenSerial};
-use crate::genesys::socket::{Incoming, Socket, Speaker};
+use crate::genesys::socket::{Closed, Incoming, Socket, Speaker};
 use crate::metrics::{Metrics, ReasonLabels};
 use crate::random;
 use crate::status::{ConnectionMetrics, Status};
@@ -256,11 +256,7 @@ impl ConnectionActor {
         {
             self.drop_socket(ctx);
             let epoch = self.session.epoch();
-            let closed = Input::Closed(crate::genesys::socket::Closed {
-                code: 1006,
-                reason: "the peer does not read".to_owned(),
-                violation: false,
-            });
+            let closed = Input::Closed(Closed::broken("the peer does not read"));
             self.feed_later(epoch, closed, ctx);
         }
     }

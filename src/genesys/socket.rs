@@ -53,7 +53,9 @@ pub struct Closed {
 }
 
 impl Closed {
-    fn broken(reason: &str) -> Self {
+    /// It ended without a close frame.
+    #[must_use]
+    pub fn broken(reason: &str) -> Self {
         Self { code: 1006, reason: reason.to_owned(), violation: false }
     }
 
