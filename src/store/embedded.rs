@@ -113,6 +113,12 @@ impl Embedded {
                 Err(_) if locked_by_another(&data) && Instant::now() < predecessor_gone_by => {
                     std::thread::sleep(LOOK_EVERY);
                 }
+                Err(_) if locked_by_another(&data) => {
+                    return Err(directory(
+                        &dir,
+                        "another bridge is using it; give each a directory of its own".to_owned(),
+                    ));
+                }
                 Err(error) => return Err(error),
             }
         }

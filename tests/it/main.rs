@@ -12,7 +12,9 @@
 mod support;
 
 mod delivers_signed_posts;
+mod drains_on_stop;
 mod keeps_order_per_agent;
 mod retries_then_gives_up;
 mod speaks_realtime;
 mod survives_a_kill;
+mod survives_database_loss;

@@ -69,23 +69,29 @@ async fn killed_again_and_again_it_loses_nothing_and_keeps_order() {
     assert_eq!(holes(&posts), Vec::<String>::new());
     assert_eq!(distrusted(&posts), Vec::<String>::new());
 
-    // What upstream wrote to a socket of ours is an event, or lies in a gap that we admit to.
-    let numbers: BTreeSet<_> = posts.iter().filter_map(|post| post.n()).collect();
-    let gaps = all(&world.bridge, "/v1/gaps").await;
-    let admitted = |agent: &str, at: OffsetDateTime| {
-        gaps.iter().any(|gap| {
-            gap["agents"].as_array().unwrap().iter().any(|a| a == agent)
-                && instant(&gap["from"]).unwrap() <= at
-                && instant(&gap["to"]).is_none_or(|to| at <= to)
-        })
-    };
-    let silent: Vec<_> = world
-        .genesys
-        .changes_after(0)
-        .into_iter()
-        .filter(|change| !numbers.contains(&change.number) && !admitted(&change.agent, change.sent_at))
-        .collect();
-    assert!(silent.is_empty(), "lost without a word: {silent:#?}\n{gaps:#?}");
+    let silent = world.lost_without_a_word().await;
+    assert!(silent.is_empty(), "{silent:#?}");
+}
+
+/// A proof of sight must not overtake the changes before it, or a gap would begin after a change that is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_received_and_not_stored_lies_in_the_gap() {
+    let mut world = World::watching(&["ann"]).await;
+    let pool = database::pool(&world.bridge.database_url).await;
+    let mut recording = pool.begin().await.unwrap();
+    sqlx::query("select pg_advisory_xact_lock(7700451)").execute(&mut *recording).await.unwrap();
+    world.genesys.set_presence("ann", "BUSY").await;
+    eventually("it cannot be stored", || async {
+        world.bridge.log().contains("presence changes wait for the database").then_some(())
+    })
+    .await;
+    world.bridge.kill().await;
+    recording.rollback().await.unwrap();
+    world.bridge.restart().await;
+    world.sockets_open(1).await;
+    assert!(feed(&world.bridge).await.is_empty(), "the change died with the process");
+    let silent = world.lost_without_a_word().await;
+    assert!(silent.is_empty(), "{silent:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

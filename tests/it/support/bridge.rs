@@ -19,6 +19,9 @@ pub const API_KEY: &str = "test-key-of-sufficient-length-0123456789";
 /// Master key of every test bridge.
 pub const MASTER_KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
 
+/// Value of a variable that a test takes away.
+pub const UNSET: &str = "-unset-";
+
 /// A running bridge; dropping it kills the process.
 pub struct Bridge {
     child: Child,
@@ -55,6 +58,7 @@ impl Bridge {
         all.reverse(); // the last one given counts
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all.dedup_by(|a, b| a.0 == b.0);
+        all.retain(|(_, value)| value != UNSET);
         let log = Arc::new(Mutex::new(String::new()));
         let (child, url) = spawn(&all, &log).await;
         let bridge = Self {

@@ -1,9 +1,14 @@
 //! Looking at everything the bridge keeps, and moving a retry's clock.
 
-use serde_json::Value;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use genesys_simulator::clock::parse_rfc3339;
+use genesys_simulator::genesys::Change;
+use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use super::{Bridge, World, eventually};
+use super::{Bridge, SOON, World, eventually};
 
 /// All events of the feed, in its order, page by page.
 pub async fn feed(bridge: &Bridge) -> Vec<Value> {
@@ -59,16 +64,36 @@ pub async fn hurry(pool: &PgPool) -> u64 {
 impl World {
     /// Waits until nothing is owed any more, making retries due at once.
     pub async fn drained(&self, pool: &PgPool) {
-        eventually("everything is delivered", || async {
+        // Each retry waits up to a second for the dispatcher's poll, so this is longer than any single wait.
+        let by = Instant::now() + 3 * SOON;
+        while self.open_deliveries(pool).await > 0 {
+            assert!(Instant::now() < by, "not everything is delivered");
             hurry(pool).await;
-            self.open_deliveries(pool).await.eq(&0).then_some(())
-        })
-        .await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Deliveries that have not ended.
     pub async fn open_deliveries(&self, pool: &PgPool) -> i64 {
         sqlx::query_scalar("select count(*) from delivery").fetch_one(pool).await.unwrap()
+    }
+
+    /// Changes that upstream gave an agent and that are neither an event nor within a gap that we admit to.
+    pub async fn lost_without_a_word(&self) -> Vec<Change> {
+        let events = feed(&self.bridge).await;
+        let numbers: BTreeSet<_> = events.iter().filter_map(|event| event["raw"]["n"].as_u64()).collect();
+        let gaps = all(&self.bridge, "/v1/gaps").await;
+        let time = |text: &Value| parse_rfc3339(text.as_str()?);
+        let admitted = |change: &Change| {
+            gaps.iter().any(|gap| {
+                gap["agents"].as_array().unwrap().contains(&json!(change.agent))
+                    && time(&gap["from"]).unwrap() <= change.sent_at
+                    && time(&gap["to"]).is_none_or(|to| change.sent_at <= to)
+            })
+        };
+        let mut changes = self.genesys.changes_after(0);
+        changes.retain(|change| !numbers.contains(&change.number) && !admitted(change));
+        changes
     }
 
     /// A delivery with its attempts, as the API shows it.

@@ -1,0 +1,183 @@
+//! The database may go away, go silent, restart, or take a commit without saying so: nothing is lost, nothing is told
+//! twice, and the bridge says what is the matter.
+
+use std::time::{Duration, Instant};
+
+use genesys_simulator::crm::Behaviour;
+use genesys_simulator::crm::check::{Findings, repeats};
+use genesys_simulator::genesys::GenesysOptions;
+use presence_bridge::store::embedded::{Embedded, Options};
+
+use crate::support::chaos::{Chaos, Mode};
+use crate::support::look::{assert_sequences_have_no_holes, feed};
+use crate::support::{Bridge, SOON, World, database, eventually};
+
+const AGENTS: [&str; 3] = ["ann", "bob", "cid"];
+
+/// A world whose bridge reaches its database over a wire that can be hurt.
+async fn wired() -> (World, Chaos) {
+    let chaos = Chaos::before(&database::create().await).await;
+    let url = chaos.url();
+    (on_database(&url).await, chaos)
+}
+
+async fn on_database(url: &str) -> World {
+    let world = World::with_options(&AGENTS, GenesysOptions::default(), &[("DATABASE_URL", url)]).await;
+    world.register("/hooks/a").await;
+    world
+}
+
+fn push(world: &World, count: usize) {
+    for n in 0..count {
+        for agent in AGENTS {
+            world.genesys.push_presence(agent, ["BUSY", "AWAY", "MEAL"][n % 3]);
+        }
+    }
+}
+
+/// Waits for every change up to this number, and looks at what came and at what is kept.
+async fn all_arrived_once(world: &World, last: u64) {
+    world
+        .crm
+        .wait_until(
+            |posts| {
+                let accepted = posts.iter().filter(|post| post.accepted());
+                accepted.filter_map(|post| post.n()).collect::<std::collections::BTreeSet<_>>().len() as u64
+                    == last
+            },
+            SOON,
+        )
+        .await
+        .unwrap();
+    let findings = Findings::of(&world.crm.posts(), 1..=last);
+    assert!(findings.is_clean(), "{findings:#?}");
+    let events = feed(&world.bridge).await;
+    assert_sequences_have_no_holes(&events);
+    let mut ids: Vec<_> = events.iter().map(|event| event["event_id"].to_string()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!((ids.len(), events.len()), (last as usize, last as usize), "each change is one event");
+}
+
+async fn ready(world: &World) {
+    eventually("ready again", || async { (world.bridge.get("/readyz").await.status == 200).then_some(()) })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_database_is_away_changes_wait_and_readiness_says_why() {
+    let (world, chaos) = wired().await;
+    push(&world, 5);
+    world.crm.wait_for(15, SOON).await.unwrap();
+    chaos.set(Mode::Refuse);
+    push(&world, 20);
+    let answer = eventually("not ready", || async {
+        let answer = world.bridge.get("/readyz").await;
+        (answer.status == 503).then(|| answer.text())
+    })
+    .await;
+    assert!(answer.contains("database"), "{answer}");
+    assert_eq!(world.bridge.get("/healthz").await.status, 200, "the process stays up");
+    assert_eq!(world.bridge.get("/v1/events").await.status, 503);
+    assert_eq!(world.genesys.snapshot().connected(), AGENTS.len(), "sockets stay open");
+    chaos.set(Mode::Pass);
+    let back = Instant::now();
+    all_arrived_once(&world, 75).await;
+    let took = back.elapsed();
+    assert!(took < Duration::from_secs(5), "delivered {took:?} after it was back");
+    ready(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_without_an_answer_neither_loses_nor_doubles() {
+    let (world, chaos) = wired().await;
+    let mut last = 0;
+    for round in 1..=6 {
+        chaos.swallow_commits(2);
+        push(&world, 4);
+        last += 12;
+        eventually("answers are lost", || async { (chaos.swallowed() >= round * 2).then_some(()) }).await;
+    }
+    let back = Instant::now();
+    all_arrived_once(&world, last).await;
+    let took = back.elapsed();
+    assert!(took < Duration::from_secs(5), "what a lost answer had claimed left after {took:?}");
+    assert_eq!(repeats(&world.crm.posts()), 0, "no answered POST is repeated");
+    let pool = database::pool(&chaos.url()).await;
+    let twice: Vec<(String, i64)> = eventually("all ends are written", || async {
+        let open: i64 = world.open_deliveries(&pool).await;
+        let rows = sqlx::query_as(
+            "select kind || ' ' || coalesce(delivery_id, event_id)::text || ' ' || coalesce(attempt, 0), count(*)
+             from audit_log
+             where kind in ('EVENT_RECEIVED', 'DELIVERY_ATTEMPT')
+             group by 1
+             having count(*) > 1",
+        );
+        (open == 0).then_some(rows.fetch_all(&pool).await.unwrap())
+    })
+    .await;
+    assert_eq!(twice, [], "written down twice");
+    let attempts: i64 = sqlx::query_scalar("select count(*) from audit_log where kind = 'DELIVERY_ATTEMPT'")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(attempts, world.crm.count() as i64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_falls_silent_is_given_up_and_found_again() {
+    let (world, chaos) = wired().await;
+    push(&world, 2);
+    world.crm.wait_for(6, SOON).await.unwrap();
+    chaos.set(Mode::Silent);
+    let silent = Instant::now();
+    push(&world, 10);
+    eventually("the recorder gives its step up", || async {
+        world.bridge.log().contains("presence changes wait for the database").then_some(())
+    })
+    .await;
+    let took = silent.elapsed();
+    assert!(took < Duration::from_secs(8), "it took {took:?}");
+    assert_eq!(world.bridge.get("/readyz").await.status, 503);
+    chaos.set(Mode::PassNew); // connections from before never answer again
+    let back = Instant::now();
+    all_arrived_once(&world, 36).await;
+    let took = back.elapsed();
+    assert!(took < Duration::from_secs(10), "delivered {took:?} after it was back");
+    ready(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_postgres_is_survived() {
+    let dir = tempfile::Builder::new().prefix("pb-restart-").tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let start = || {
+        let path = dir.path().to_owned();
+        tokio::task::block_in_place(|| Embedded::start(&path, Options { fsync_off: true }).unwrap())
+    };
+    let server = start();
+    let world = on_database(&server.url("postgres")).await;
+    world.crm.always("/hooks/a", Behaviour::status(204).after(Duration::from_millis(10)));
+    push(&world, 10);
+    world.crm.wait_for(8, SOON).await.unwrap();
+    tokio::task::block_in_place(|| server.stop());
+    push(&world, 10);
+    let _server = start();
+    all_arrived_once(&world, 60).await;
+    ready(&world).await;
+}
+
+/// The order of starting does not matter: a bridge waits for a database that is not there yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_comes_later_than_the_bridge_is_waited_for() {
+    let chaos = Chaos::before(&database::create().await).await;
+    chaos.set(Mode::Refuse);
+    let later = chaos.clone();
+    let opened = tokio::spawn(async move {
+        eventually("the bridge has tried", || async { (later.refused() > 0).then_some(()) }).await;
+        later.set(Mode::Pass);
+    });
+    let bridge = Bridge::start_on(&chaos.url(), &[]).await;
+    opened.await.unwrap();
+    assert!(bridge.log().contains("does not answer yet"));
+}
