@@ -157,7 +157,7 @@ impl ConnectionActor {
             Effect::Record(update, text) => self.record(update, text, now, ctx),
             Effect::SetTimer(timer, after) => {
                 let epoch = self.session.epoch();
-                ctx.run_later(after, move |actor, ctx| actor.ring(epoch, timer, ctx));
+                ctx.run_later(after, move |actor, ctx| actor.feed(epoch, Input::Timer(timer), ctx));
             }
             Effect::Audit(entry) => self.journal.tell(*entry),
             Effect::GapOpened { from, cause } => self.journal.gap(GapStep::Opened { from, cause }),
@@ -178,10 +178,6 @@ impl ConnectionActor {
                 self.journal.save();
             }
         }
-    }
-
-    fn ring(&mut self, epoch: u64, timer: Timer, ctx: &mut Context<Self>) {
-        self.feed(epoch, Input::Timer(timer), ctx);
     }
 
     fn get_token(&self, instead_of: Option<TokenSerial>, ctx: &mut Context<Self>) {
