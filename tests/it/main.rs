@@ -18,3 +18,5 @@ mod retries_then_gives_up;
 mod speaks_realtime;
 mod survives_a_kill;
 mod survives_database_loss;
+mod verifies_elsewhere;
+mod writes_everything_down;
