@@ -16,7 +16,7 @@ use super::journal::Journal;
 use super::token::{GetToken, Held, TokenActor, gone};
 use crate::clock;
 use crate::genesys::protocol::{Provisioned, Update, Upstream, UpstreamError, Wanted};
-use crate::genesys::session::{Effect, Ending, Input, Now, Phase, Session, Timer, TokenSerial};
+use crate::genesys::session::{Effect, Ending, Input, Now, Phase, Session, TokenSerial};
 use crate::genesys::socket::{Closed, Incoming, Socket, Speaker};
 use crate::metrics::{Metrics, ReasonLabels};
 use crate::random;

@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use super::client::{Answer, Client};
-use super::{SOON, database, eventually};
+use super::{SOON, contract, database, eventually};
 
 /// Key that every test bridge accepts.
 pub const API_KEY: &str = "test-key-of-sufficient-length-0123456789";
@@ -143,7 +143,7 @@ impl Bridge {
         self.send_raw(method, path, &headers, body.map(|body| body.to_string().into_bytes())).await
     }
 
-    /// Sends exactly this.
+    /// Sends exactly this; the answer must be one that openapi.yaml promises.
     pub async fn send_raw(
         &self,
         method: &str,
@@ -152,7 +152,9 @@ impl Bridge {
         body: Option<Vec<u8>>,
     ) -> Answer {
         let answer = self.client.try_send(method, path, headers, body).await;
-        answer.unwrap_or_else(|| panic!("no answer to {method} {path}; log:\n{}", self.log()))
+        let answer = answer.unwrap_or_else(|| panic!("no answer to {method} {path}; log:\n{}", self.log()));
+        contract::check(method, path, &answer);
+        answer
     }
 
     /// Value of a metric line that begins with `name` (labels included), 0 if there is none.

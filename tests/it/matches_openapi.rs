@@ -1,0 +1,171 @@
+//! What is served is what openapi.yaml promises. Every answer of every test is held against it
+//! (support/contract.rs); this walk sees to it that each operation succeeds at least once.
+
+use serde_json::json;
+
+use crate::support::bridge::API_KEY;
+use crate::support::{SOON, World, contract, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_operation_succeeds_as_promised() {
+    let world = World::watching(&["ann"]).await;
+    let b = &world.bridge;
+    let hook = world.register("/hooks/a").await;
+    world.genesys.set_presence("ann", "AVAILABLE").await;
+    world.crm.wait_for(1, SOON).await.unwrap();
+    let delivery = eventually("an ended delivery", || async {
+        let page = b.get("/v1/deliveries?state=delivered").await.json();
+        page["items"][0]["id"].as_str().map(str::to_owned)
+    })
+    .await;
+    let event = b.get("/v1/events").await.json()["items"][0]["event_id"].as_str().unwrap().to_owned();
+    let connection = b.get("/v1/connections").await.json()["items"][0]["id"].as_str().unwrap().to_owned();
+    let source = json!({
+        "name": "second", "protocol": "realtime", "api_url": world.genesys.api_url(), "client_id": "sim-client",
+        "client_secret": "sim-secret", "agents": ["bob"], "topic_matrix": {"state": ["routing:agent:state"]},
+    });
+    let source = b.post("/v1/sources", &source).await.json()["id"].as_str().unwrap().to_owned();
+    for path in [
+        "/v1/webhooks",
+        "/v1/sources",
+        "/v1/agents",
+        "/v1/agents/ann",
+        "/v1/audit",
+        "/v1/gaps",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/version",
+        "/openapi.yaml",
+        "/docs",
+        "/docs/index.html",
+    ] {
+        let status = b.get(path).await.status;
+        assert!(status < 400, "{path} answered {status}");
+    }
+    for path in [
+        format!("/v1/webhooks/{hook}"),
+        format!("/v1/sources/{source}"),
+        format!("/v1/connections/{connection}"),
+        format!("/v1/events/{event}"),
+        format!("/v1/deliveries/{delivery}"),
+    ] {
+        assert_eq!(b.get(&path).await.status, 200, "{path}");
+    }
+    assert_eq!(b.post(&format!("/v1/deliveries/{delivery}/retry"), &json!({})).await.status, 202);
+    for step in ["rotate-secret", "test", "pause", "resume"] {
+        let status = b.post(&format!("/v1/webhooks/{hook}/{step}"), &json!({})).await.status;
+        assert!(status < 300, "{step} answered {status}");
+    }
+    assert_eq!(b.patch(&format!("/v1/webhooks/{hook}"), &json!({"description": "x"})).await.status, 200);
+    assert_eq!(b.patch(&format!("/v1/sources/{source}"), &json!({"name": "third"})).await.status, 200);
+    assert_eq!(b.delete(&format!("/v1/sources/{source}")).await.status, 204);
+    assert_eq!(b.delete(&format!("/v1/webhooks/{hook}")).await.status, 204);
+    for step in ["terminate", "restart"] {
+        let status = b.post(&format!("/v1/connections/{connection}/{step}"), &json!({})).await.status;
+        assert_eq!(status, 202, "{step}");
+    }
+    let seen = contract::SEEN.lock().unwrap().clone();
+    let missing: Vec<_> = contract::operations()
+        .into_iter()
+        .filter(|operation| !seen.contains(operation) && !operation.contains("/docs/{"))
+        .collect();
+    assert!(missing.is_empty(), "never seen to succeed: {missing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_contract_and_its_page_are_served_and_need_nothing_from_elsewhere() {
+    let world = World::watching(&["ann"]).await;
+    let served = world.bridge.get("/openapi.yaml").await;
+    assert_eq!(served.text(), include_str!("../../openapi.yaml"));
+    let page = world.bridge.get("/docs/index.html").await.text();
+    for attribute in ["src=\"", "href=\""] {
+        for rest in page.split(attribute).skip(1) {
+            let target = rest.split('"').next().unwrap();
+            assert!(!target.contains("//"), "{target} is not local");
+            assert_eq!(
+                world.bridge.get(&format!("/docs/{}", target.trim_start_matches("./"))).await.status,
+                200
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_gets_a_problem_document_and_never_a_5xx() {
+    let world = World::watching(&["ann"]).await;
+    let b = &world.bridge;
+    let bearer = format!("Bearer {API_KEY}");
+    let key = ("authorization", bearer.as_str());
+    let json = ("content-type", "application/json");
+    let deep = format!(r#"{{"url":{}{}}}"#, "[".repeat(200), "]".repeat(200));
+    let big = format!(r#"{{"url":"https://example.com/{}"}}"#, "x".repeat(300_000));
+    type Case<'a> = (&'a str, &'a str, Vec<(&'a str, &'a str)>, &'a str, u16);
+    let cases: Vec<Case> = vec![
+        ("GET", "/v1/webhooks", vec![], "", 401),
+        ("GET", "/v1/webhooks", vec![("authorization", "Bearer wrong")], "", 401),
+        ("GET", "/v1/webhooks", vec![("authorization", "Basic eDp5")], "", 401),
+        ("POST", "/v1/webhooks", vec![json], "{", 401),
+        ("POST", "/v1/webhooks", vec![key, json], "{", 400),
+        (
+            "POST",
+            "/v1/webhooks",
+            vec![key, json],
+            r#"{"url":"https://a.example/","url":"https://b.example/"}"#,
+            400,
+        ),
+        ("POST", "/v1/webhooks", vec![key, json], &deep, 400),
+        ("POST", "/v1/webhooks", vec![key, json], &big, 413),
+        ("POST", "/v1/webhooks", vec![key, ("content-type", "text/plain")], "{}", 415),
+        ("POST", "/v1/webhooks", vec![key, json, ("content-encoding", "br")], "{}", 415),
+        (
+            "POST",
+            "/v1/webhooks",
+            vec![key, json],
+            r#"{"url":"https://a.example/","description":"x\u0000y"}"#,
+            422,
+        ),
+        ("POST", "/v1/webhooks", vec![key, json], r#"{"url":"https://a.example/","colour":"red"}"#, 422),
+        ("POST", "/v1/webhooks", vec![key, json], r#"{"url":"https://10.0.0.1/"}"#, 422),
+        ("POST", "/v1/webhooks", vec![key, json], r#"{"url":"https://2852039166/"}"#, 422),
+        ("POST", "/v1/webhooks", vec![key, json], r#"{"url":"https://[::ffff:a00:1]/"}"#, 422),
+        ("POST", "/v1/webhooks", vec![key, json], r#"{"url":"https://u:p@a.example/"}"#, 422),
+        (
+            "POST",
+            "/v1/webhooks",
+            vec![key, json],
+            r#"{"url":"https://a.example/","secret":"whsec_short"}"#,
+            422,
+        ),
+        ("GET", "/v1/webhooks?cursor=rubbish", vec![key], "", 400),
+        ("GET", "/v1/webhooks?limit=0", vec![key], "", 400),
+        ("GET", "/v1/webhooks/nonsense", vec![key], "", 404),
+        ("GET", "/v1/webhooks/019ab2f0-7c11-7a3e-8f55-0b1c2d3e4f50", vec![key], "", 404),
+        ("GET", "/v1/webhooks/%00", vec![key], "", 404),
+        ("GET", "/v1/nothing", vec![key], "", 404),
+        ("PUT", "/v1/webhooks", vec![key], "", 405),
+    ];
+    for (method, path, headers, body, status) in cases {
+        let answer = b.send_raw(method, path, &headers, Some(body.as_bytes().to_vec())).await;
+        let shown = body.chars().take(80).collect::<String>();
+        let allowed = answer.status == status || (status == 400 && answer.status == 422);
+        assert!(allowed, "{method} {path} {shown}: {} {}", answer.status, answer.text());
+        let problem = answer.json();
+        assert!(problem["code"].is_string() && problem["request_id"].is_string(), "{problem}");
+        assert_eq!(answer.headers["content-type"], "application/problem+json", "{method} {path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guessing_keys_is_throttled_and_the_right_key_still_works() {
+    let world = World::watching(&["ann"]).await;
+    let mut statuses = Vec::new();
+    for n in 0..11 {
+        let guess = format!("Bearer guess-{n}");
+        statuses.push(
+            world.bridge.send_raw("GET", "/v1/webhooks", &[("authorization", &guess)], None).await.status,
+        );
+    }
+    assert_eq!((statuses[0], statuses[10]), (401, 429), "{statuses:?}");
+    assert_eq!(world.bridge.get("/v1/webhooks").await.status, 200);
+}
