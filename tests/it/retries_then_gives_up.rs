@@ -35,7 +35,9 @@ async fn after_first(behaviours: impl IntoIterator<Item = Behaviour>) -> (World,
 async fn attempts_are(world: &World, id: &str, count: usize) -> Value {
     eventually("the attempt is written down", || async {
         let delivery = world.delivery(id).await;
-        let done = delivery["attempts"].as_array()?.len() == count && delivery["state"] != "sending";
+        let done = delivery["attempts_begun"] == count
+            && delivery["attempts"].as_array()?.len() == count
+            && delivery["state"] != "sending";
         done.then_some(delivery)
     })
     .await

@@ -78,7 +78,9 @@ async fn while_the_database_is_away_changes_wait_and_readiness_says_why() {
     .await;
     assert!(answer.contains("database"), "{answer}");
     assert_eq!(world.bridge.get("/healthz").await.status, 200, "the process stays up");
-    assert_eq!(world.bridge.get("/v1/events").await.status, 503);
+    let refused = world.bridge.get("/v1/events").await;
+    assert_eq!(refused.status, 503);
+    assert!(refused.headers.contains_key("retry-after"));
     assert_eq!(world.genesys.snapshot().connected(), AGENTS.len(), "sockets stay open");
     chaos.set(Mode::Pass);
     let back = Instant::now();
@@ -170,7 +172,7 @@ async fn a_restart_of_postgres_is_survived() {
 /// The order of starting does not matter: a bridge waits for a database that is not there yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_comes_later_than_the_bridge_is_waited_for() {
-    let chaos = Chaos::before(&database::create().await).await;
+    let chaos = Chaos::before(&database::create_bare().await).await;
     chaos.set(Mode::Refuse);
     let later = chaos.clone();
     let opened = tokio::spawn(async move {
