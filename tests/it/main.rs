@@ -14,6 +14,8 @@ mod support;
 mod delivers_signed_posts;
 mod drains_on_stop;
 mod keeps_order_per_agent;
+mod keeps_tokens;
+mod leaves_nothing_upstream;
 mod retries_then_gives_up;
 mod speaks_realtime;
 mod survives_a_kill;
