@@ -130,18 +130,20 @@ impl Socket {
 
     /// The next thing that arrives; meanwhile what we want to say is said. `None` after [`Incoming::Closed`].
     ///
-    /// Inputs: what the peer sends, what we want to say, the end of our patience after a close.
+    /// Inputs, in this order: what we want to say, the end of our patience after a close, what the peer sends. Reading
+    /// comes last, since a burst that wants answers would otherwise outrun them and fill their queue.
     pub async fn next(&mut self) -> Option<Incoming> {
         while !self.ended {
             let patience = self.closing.map(|(_, until)| until);
             let step = tokio::select! {
+                biased;
+                Some(order) = self.orders.recv() => self.say(order).await,
+                () = sleep_until(patience) => Some(Incoming::Closed(self.end_of_stream())),
                 frame = self.framed.next() => match frame {
                     Some(Ok(frame)) => self.take(frame).await,
                     Some(Err(error)) => Some(Incoming::Closed(self.violated(&error).await)),
                     None => Some(Incoming::Closed(self.end_of_stream())),
                 },
-                Some(order) = self.orders.recv() => self.say(order).await,
-                () = sleep_until(patience) => Some(Incoming::Closed(self.end_of_stream())),
             };
             if let Some(Incoming::Closed(_)) = step {
                 self.ended = true;
@@ -318,31 +320,5 @@ fn declared_length(src: &[u8]) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn a_frame_that_declares_a_tebibyte_is_refused_by_its_header_alone() {
-        let mut header = BytesMut::from(&[0x81_u8, 127][..]);
-        header.extend_from_slice(&(1_u64 << 40).to_be_bytes());
-        assert_eq!(declared_length(&header), Some(1 << 40));
-        let refused = CappedCodec(Codec::new().client_mode()).decode(&mut header);
-        assert!(matches!(refused, Err(ProtocolError::Overflow)), "{refused:?}");
-        assert_eq!(declared_length(&[0x81, 126, 1]), None);
-        assert_eq!(declared_length(&[0x81, 5]), Some(5));
-    }
-
-    #[test]
-    fn pieces_become_one_message_under_a_total_limit() {
-        let mut fragments = Fragments::default();
-        assert_eq!(fragments.add(Item::FirstText(Bytes::from_static(b"pre"))), Ok(None));
-        assert_eq!(fragments.add(Item::Continue(Bytes::from_static(b"sen"))), Ok(None));
-        let whole = fragments.add(Item::Last(Bytes::from_static(b"ce"))).unwrap();
-        assert_eq!(whole, Some((true, Bytes::from_static(b"presence"))));
-        let piece = || Item::Continue(Bytes::from(vec![b' '; 1024]));
-        fragments.add(Item::FirstBinary(Bytes::new())).unwrap();
-        let refused = (0..=256).find_map(|_| fragments.add(piece()).err());
-        assert_eq!(refused.map(|closed| closed.code), Some(1009));
-    }
-}
+#[path = "socket_tests.rs"]
+mod tests;

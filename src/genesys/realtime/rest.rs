@@ -36,6 +36,8 @@ const LIFETIME_MAX: Duration = Duration::from_secs(48 * 3600);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(180);
 /// Longest error text of the platform that is kept.
 const TEXT_CHARS_MAX: usize = 200;
+/// Longest id of the platform that is taken; its own have 36 characters.
+const UPSTREAM_ID_CHARS_MAX: usize = 200;
 
 /// Where and as whom.
 #[derive(Clone, Debug)]
@@ -80,6 +82,8 @@ struct ConnectionRequest<'a> {
 #[serde(rename_all = "camelCase")]
 struct ConnectionAnswer {
     ws_url: Option<String>,
+    // A listing may call it plainly an id, as the platform does elsewhere.
+    #[serde(alias = "id")]
     connection_id: Option<String>,
 }
 
@@ -126,7 +130,9 @@ impl Realtime {
         let secure = url.scheme() == "wss" || (url.scheme() == "ws" && api.scheme() == "http");
         let (host, api_host) = (url.host_str()?, api.host_str()?);
         let domain = api_host.strip_prefix("api.").unwrap_or(api_host);
-        let own = host == api_host || (api_host != domain && host.ends_with(&format!(".{domain}")));
+        // Hosts beside `api.` share our trust in its domain, unless that is a top-level one.
+        let shared = api_host != domain && domain.contains('.');
+        let own = host == api_host || (shared && host.ends_with(&format!(".{domain}")));
         let plain = url.username().is_empty() && url.password().is_none();
         (secure && own && plain).then_some(url)
     }
@@ -178,9 +184,9 @@ impl Upstream for Realtime {
             let request = authorized(self.rest.post(self.connections_url()), token)
                 .insert_header((CONTENT_TYPE, "application/json"));
             let answer: ConnectionAnswer = call("connections", request, body).await?;
-            let upstream_id = answer.connection_id.filter(|id| !id.is_empty());
+            let upstream_id = answer.connection_id.filter(|id| is_id(id));
             Ok(Provisioned {
-                upstream_id: upstream_id.ok_or_else(|| bad("connections", "no connectionId"))?,
+                upstream_id: upstream_id.ok_or_else(|| bad("connections", "no usable connectionId"))?,
                 // Without an address the connection exists all the same: dialling fails, and it is deleted.
                 socket_url: Secret::new(answer.ws_url.unwrap_or_default()),
             })
@@ -256,6 +262,11 @@ fn authorized(request: ClientRequest, token: &Secret) -> ClientRequest {
     request.insert_header((AUTHORIZATION, format!("Bearer {}", token.expose())))
 }
 
+/// Whether an id can be stored, shown and put into a path.
+fn is_id(id: &str) -> bool {
+    is_header_safe(id) && id.len() <= UPSTREAM_ID_CHARS_MAX
+}
+
 fn is_header_safe(token: &str) -> bool {
     !token.is_empty() && token.chars().all(|c| c.is_ascii_graphic())
 }
@@ -278,8 +289,13 @@ async fn exchange(
 ) -> Result<BytesMut, UpstreamError> {
     let failed = |kind, what: &str| UpstreamError { kind, status: None, what: format!("{name}: {what}") };
     let whole = async {
-        let mut answer =
-            request.send_body(body).await.map_err(|_| failed(ErrorKind::Transport, "no answer"))?;
+        // Each call has a connection of its own: after a 100 or 103 awc puts one back whose real answer is still to
+        // come, and the next call would be given it, such as another agent's socket address.
+        let mut answer = request
+            .force_close()
+            .send_body(body)
+            .await
+            .map_err(|_| failed(ErrorKind::Transport, "no answer"))?;
         let status = answer.status();
         let (retry_after, correlation) =
             (header(&answer, RETRY_AFTER.as_str()), header(&answer, "inin-correlation-id"));
@@ -349,39 +365,5 @@ fn bad(name: &'static str, what: &str) -> UpstreamError {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    fn realtime(api_url: &str) -> Realtime {
-        let settings = RealtimeSettings {
-            api_url: api_url.to_owned(),
-            login_url: api_url.to_owned(),
-            client_id: "id".to_owned(),
-            client_secret: Secret::new("secret"),
-        };
-        Realtime::new(settings).unwrap()
-    }
-
-    #[actix_rt::test]
-    async fn only_the_sources_own_hosts_are_dialled() {
-        let public = realtime("https://api.mypurecloud.de");
-        for url in ["wss://api.mypurecloud.de/ws/1", "wss://streaming.mypurecloud.de:443/ws/1"] {
-            assert!(public.judge_socket_url(url).is_some(), "{url}");
-        }
-        for url in [
-            "ws://api.mypurecloud.de/ws/1",
-            "https://api.mypurecloud.de/ws/1",
-            "wss://mypurecloud.de.evil.example/ws",
-            "wss://evilmypurecloud.de/ws",
-            "wss://user@api.mypurecloud.de/ws",
-            "rubbish",
-            "",
-        ] {
-            assert!(public.judge_socket_url(url).is_none(), "{url}");
-        }
-        let local = realtime("http://127.0.0.1:9090");
-        assert!(local.judge_socket_url("ws://127.0.0.1:9090/ws/1").is_some());
-        assert!(local.judge_socket_url("ws://127.0.0.2:9090/ws/1").is_none());
-    }
-}
+#[path = "rest_tests.rs"]
+mod tests;
