@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use crate::domain::ids::{AgentId, ConnectionId, EventId, SourceId};
 use crate::domain::presence::PresenceChange;
 use crate::genesys::protocol::Update;
+use crate::genesys::session::Ending;
 use crate::store::upstream::Watcher;
 
 /// Which connection, and whom it watches.
@@ -28,6 +29,8 @@ pub struct Assignment {
     pub leftovers: Vec<String>,
     /// Last moment of proof by a former process or actor.
     pub proven_at: Option<OffsetDateTime>,
+    /// It is to end at once, for this reason: there is nothing to do but to delete leftovers.
+    pub ends_at_once: Option<Ending>,
 }
 
 impl Assignment {

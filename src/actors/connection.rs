@@ -12,10 +12,11 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::assignment::Assignment;
+use super::deletions::{delete, delete_at_the_end};
 use super::journal::Journal;
-use super::token::{GetToken, Held, TokenActor, gone};
+use super::token::{Held, Tokens};
 use crate::clock;
-use crate::genesys::protocol::{Provisioned, Update, Upstream, UpstreamError, Wanted};
+use crate::genesys::protocol::{Provisioned, Update, Upstream, Wanted};
 use crate::genesys::session::{Effect, Ending, Input, Now, Phase, Session, TokenSerial};
 use crate::genesys::socket::{Closed, Incoming, Socket, Speaker};
 use crate::metrics::{Metrics, ReasonLabels};
@@ -66,10 +67,12 @@ pub struct ConnectionActor {
     deps: Deps,
     assignment: Assignment,
     upstream: Rc<dyn Upstream>,
-    tokens: Addr<TokenActor>,
+    tokens: Tokens,
     session: Session,
     token: Option<Held>,
     socket: Option<OpenSocket>,
+    /// The update just handled could not be handed on.
+    queue_full: bool,
     /// What is not yet written down.
     journal: Journal,
     /// The session is over; the actor ends when everything is written down.
@@ -79,12 +82,7 @@ pub struct ConnectionActor {
 impl ConnectionActor {
     /// An actor that starts to connect when it is started.
     #[must_use]
-    pub fn new(
-        deps: Deps,
-        assignment: Assignment,
-        upstream: Rc<dyn Upstream>,
-        tokens: Addr<TokenActor>,
-    ) -> Self {
+    pub fn new(deps: Deps, assignment: Assignment, upstream: Rc<dyn Upstream>, tokens: Tokens) -> Self {
         let session = Session::new(assignment.heartbeat, assignment.leftovers.clone());
         let journal = Journal::new(assignment.watcher());
         Self {
@@ -95,6 +93,7 @@ impl ConnectionActor {
             session,
             token: None,
             socket: None,
+            queue_full: false,
             journal,
             finished: false,
         }
@@ -107,6 +106,13 @@ impl ConnectionActor {
         let effects = self.session.on(epoch, input, now, random::unit());
         for effect in effects {
             self.carry_out(effect, now, ctx);
+        }
+        if std::mem::take(&mut self.queue_full) {
+            // Before another frame is handled: that one's moment would pass for the last one with sight.
+            let full = self.session.on(epoch, Input::QueueFull, now, random::unit());
+            for effect in full {
+                self.carry_out(effect, now, ctx);
+            }
         }
         let after = self.session.phase();
         if (before == Phase::Open) != (after == Phase::Open) {
@@ -154,7 +160,7 @@ impl ConnectionActor {
                 }
             }
             Effect::Drop => self.drop_socket(ctx),
-            Effect::Record(update, text) => self.record(update, text, now, ctx),
+            Effect::Record(update, text) => self.record(update, text, now),
             Effect::SetTimer(timer, after) => {
                 let epoch = self.session.epoch();
                 ctx.run_later(after, move |actor, ctx| actor.feed(epoch, Input::Timer(timer), ctx));
@@ -182,9 +188,10 @@ impl ConnectionActor {
 
     fn get_token(&self, instead_of: Option<TokenSerial>, ctx: &mut Context<Self>) {
         let epoch = self.session.epoch();
-        let asked = self.tokens.send(GetToken { instead_of });
+        let tokens = self.tokens.clone();
+        let asked = async move { tokens.get(instead_of).await };
         ctx.spawn(asked.into_actor(self).map(move |answer, actor, ctx| {
-            let input = match answer.unwrap_or_else(|_| Err(gone())) {
+            let input = match answer {
                 Ok(held) => {
                     let serial = held.serial;
                     actor.token = Some(held);
@@ -257,12 +264,9 @@ impl ConnectionActor {
         }
     }
 
-    fn record(&self, update: Update, text: String, now: Now, ctx: &mut Context<Self>) {
+    fn record(&mut self, update: Update, text: String, now: Now) {
         let change = self.assignment.change(update, text, now.at);
-        if self.deps.recorder.try_record(change).is_err() {
-            let epoch = self.session.epoch();
-            self.feed_later(epoch, Input::QueueFull, ctx);
-        }
+        self.queue_full = self.deps.recorder.try_record(change).is_err();
     }
 
     /// Feeds an input once the present decision is carried out.
@@ -283,12 +287,7 @@ impl ConnectionActor {
             if ids.is_empty() {
                 return Vec::new();
             }
-            let deleting = async {
-                match tokens.send(GetToken { instead_of: None }).await.unwrap_or_else(|_| Err(gone())) {
-                    Ok(token) => delete(&*upstream, &token, ids).await,
-                    Err(error) => ids.into_iter().map(|id| (id, Err(error.clone()))).collect(),
-                }
-            };
+            let deleting = delete_at_the_end(&*upstream, &tokens, ids);
             timeout(DELETIONS_WITHIN, deleting).await.unwrap_or_default()
         };
         ctx.spawn(gone.into_actor(self).map(move |results, actor, ctx| {
@@ -344,20 +343,6 @@ impl ConnectionActor {
     }
 }
 
-/// Deletes connections upstream, one after the other.
-async fn delete(
-    upstream: &dyn Upstream,
-    token: &Held,
-    ids: Vec<String>,
-) -> Vec<(String, Result<(), UpstreamError>)> {
-    let mut results = Vec::with_capacity(ids.len());
-    for id in ids {
-        let result = upstream.delete(&token.secret, &id).await;
-        results.push((id, result));
-    }
-    results
-}
-
 impl Actor for ConnectionActor {
     type Context = Context<Self>;
 
@@ -366,7 +351,8 @@ impl Actor for ConnectionActor {
             // Until now nobody looked: a former process ended, however it did.
             self.journal.gap(GapStep::Opened { from, cause: "bridge_down" });
         }
-        self.feed(0, Input::Start, ctx);
+        let first = self.assignment.ends_at_once.map_or(Input::Start, Input::Terminate);
+        self.feed(0, first, ctx);
     }
 
     fn stopped(&mut self, _ctx: &mut Self::Context) {

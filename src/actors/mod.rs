@@ -7,7 +7,9 @@
 //! Mailboxes are bounded: whoever sends waits for the answer, or gives up; data never goes by `do_send`.
 
 pub mod assignment;
+mod cleanups;
 pub mod connection;
+mod deletions;
 mod dispatch;
 pub mod dispatcher;
 mod journal;

@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use actix::{Actor, Addr};
-
-use super::token::TokenActor;
+use super::token::Tokens;
 use crate::domain::ids::SourceId;
 use crate::genesys::protocol::Upstream;
 use crate::genesys::realtime::{Realtime, RealtimeSettings};
@@ -17,7 +15,7 @@ struct Shared {
     /// Version of the source that these were made for.
     version: i64,
     upstream: Rc<dyn Upstream>,
-    tokens: Addr<TokenActor>,
+    tokens: Tokens,
 }
 
 /// Clients and token keepers by source.
@@ -33,9 +31,9 @@ impl SharedClients {
         Self { store, metrics, by_source: HashMap::new() }
     }
 
-    /// Those of a source, made anew when the source has changed or the keeper has died; `None` if they cannot be.
-    pub fn of(&mut self, source: &WantedSource) -> Option<(Rc<dyn Upstream>, Addr<TokenActor>)> {
-        let fresh = |shared: &&Shared| shared.version == source.version && shared.tokens.connected();
+    /// Those of a source, made anew when the source has changed; `None` if they cannot be.
+    pub fn of(&mut self, source: &WantedSource) -> Option<(Rc<dyn Upstream>, Tokens)> {
+        let fresh = |shared: &&Shared| shared.version == source.version;
         if let Some(shared) = self.by_source.get(&source.source_id).filter(fresh) {
             return Some((shared.upstream.clone(), shared.tokens.clone()));
         }
@@ -46,9 +44,8 @@ impl SharedClients {
                 return None;
             }
         };
-        let keeper =
-            TokenActor::new(source.source_id, upstream.clone(), self.store.clone(), self.metrics.clone());
-        let tokens = keeper.start();
+        let tokens =
+            Tokens::new(source.source_id, upstream.clone(), self.store.clone(), self.metrics.clone());
         let shared = Shared { version: source.version, upstream: upstream.clone(), tokens: tokens.clone() };
         self.by_source.insert(source.source_id, shared);
         Some((upstream, tokens))

@@ -11,6 +11,7 @@ use actix::prelude::*;
 use time::OffsetDateTime;
 
 use super::assignment::Assignment;
+use super::cleanups::CleanUps;
 use super::connection::{self, ConnectionActor, Terminate};
 use super::shared::SharedClients;
 use crate::clock;
@@ -74,7 +75,10 @@ pub struct Supervisor {
     shared: SharedClients,
     /// Agents over a source's ceiling that were told of already.
     over_limit: HashMap<SourceId, Vec<String>>,
+    cleanups: CleanUps,
     comparing: bool,
+    /// Something changed while comparing.
+    again: bool,
     stopping: bool,
 }
 
@@ -88,7 +92,9 @@ impl Supervisor {
             held: HashMap::new(),
             shared,
             over_limit: HashMap::new(),
+            cleanups: CleanUps::default(),
             comparing: false,
+            again: false,
             stopping: false,
         }
     }
@@ -106,9 +112,10 @@ impl Supervisor {
     fn compare(&mut self, ctx: &mut Context<Self>) {
         self.deps.status.alive(Part::Supervisor);
         if self.comparing || self.stopping {
+            self.again = true;
             return;
         }
-        self.comparing = true;
+        (self.comparing, self.again) = (true, false);
         let (store, master_key) = (self.deps.store.clone(), self.deps.master_key.clone());
         let read = async move { read_wanted(&store, &master_key).await };
         ctx.spawn(read.into_actor(self).map(|wanted, actor, ctx| {
@@ -117,6 +124,9 @@ impl Supervisor {
                 Ok(wanted) if !actor.stopping => actor.act(&wanted, ctx),
                 Ok(_) => {}
                 Err(error) => tracing::warn!(%error, "what is wanted cannot be read; what is held stays"),
+            }
+            if std::mem::take(&mut actor.again) {
+                actor.deps.store.wake.connections_changed();
             }
         }));
     }
@@ -136,7 +146,13 @@ impl Supervisor {
                 held.end(Ending::Replaced);
             }
         }
+        // What ended is let go of only here, so the next comparison reads what it wrote last before deciding.
+        let before = self.held.len();
         self.held.retain(|_, held| held.addr.connected() || held.ending.is_none());
+        self.again |= self.held.len() < before;
+        self.cleanups.forget_all_but(|id| {
+            known.iter().any(|row| row.connection_id == id && !row.leftovers.is_empty())
+        });
         self.shared.forget_all_but(|id| wanted.iter().any(|(source, _)| source.source_id == id));
     }
 
@@ -151,13 +167,13 @@ impl Supervisor {
         let open = connection.open && !unwanted;
         let Some(held) = self.held.get_mut(&id) else {
             if open {
-                self.start(source, connection);
+                self.start(source, connection, None);
             } else if !connection.leftovers.is_empty() {
-                // Nobody holds it, but something of it may still exist upstream: an actor that only cleans up.
-                let ending = if unwanted { Ending::Replaced } else { Ending::Operator };
-                self.start(source, connection);
-                if let Some(held) = self.held.get_mut(&id) {
-                    held.end(ending);
+                // Nobody holds it, but something of it may still exist upstream: an actor that only cleans up. The
+                // row stays until that is done, since nothing else knows of what was left.
+                if self.cleanups.due(id, Instant::now()) {
+                    let ending = if unwanted { Ending::Replaced } else { Ending::Operator };
+                    self.start(source, connection, Some(ending));
                 }
             } else if unwanted {
                 self.remove(id, ctx);
@@ -165,20 +181,12 @@ impl Supervisor {
             return;
         };
         if !held.addr.connected() {
-            match held.ending {
-                Some(_) if unwanted => {
-                    self.held.remove(&id);
-                    self.remove(id, ctx);
+            if held.ending.is_none() && held.started.elapsed() >= REPLACE_APART {
+                self.held.remove(&id);
+                self.tell_death(source, connection, ctx);
+                if open {
+                    self.start(source, connection, None);
                 }
-                Some(_) => drop(self.held.remove(&id)),
-                None if held.started.elapsed() >= REPLACE_APART => {
-                    self.held.remove(&id);
-                    self.tell_death(source, connection, ctx);
-                    if open {
-                        self.start(source, connection);
-                    }
-                }
-                None => {}
             }
             return;
         }
@@ -194,7 +202,7 @@ impl Supervisor {
         }
     }
 
-    fn start(&mut self, source: &WantedSource, connection: &WantedConnection) {
+    fn start(&mut self, source: &WantedSource, connection: &WantedConnection, ends_at_once: Option<Ending>) {
         let topics = match topics::flatten(&source.topic_matrix) {
             Ok(topics) => topics,
             Err(error) => {
@@ -214,6 +222,7 @@ impl Supervisor {
             heartbeat: Duration::from_millis(u64::try_from(source.heartbeat_interval_ms).unwrap_or(15_000)),
             leftovers: connection.leftovers.clone(),
             proven_at: connection.proven_at,
+            ends_at_once,
         };
         let deps = connection::Deps {
             store: self.deps.store.clone(),
@@ -227,7 +236,7 @@ impl Supervisor {
             source_version: source.version,
             generation: connection.generation,
             started: Instant::now(),
-            ending: None,
+            ending: ends_at_once,
         };
         self.held.insert(connection.connection_id, held);
     }

@@ -1,6 +1,7 @@
 //! Keeps the token of one source: one request at a time however many ask, renewed before it ends, and never again
-//! while the platform says no.
+//! while the platform says no. Connections ask through [`Tokens`].
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use crate::domain::secret::Secret;
 use crate::genesys::protocol::{ErrorKind, Token, Upstream, UpstreamError};
 use crate::genesys::reconnect::SeedBackoff;
 use crate::genesys::session::TokenSerial;
-use crate::metrics::{Metrics, OutcomeLabels};
+use crate::metrics::{Metrics, OutcomeLabels, ReasonLabels};
 use crate::random;
 use crate::store::Store;
 
@@ -22,13 +23,64 @@ use crate::store::Store;
 const MARGIN_MAX: Duration = Duration::from_secs(60);
 /// Shortest distance between two renewals.
 const RENEWALS_APART: Duration = Duration::from_secs(1);
+/// How often the keeper looks whether anybody could still ask it.
+const LOOK_FOR_ASKERS: Duration = Duration::from_secs(2);
 
 /// Asks for the token; answered when there is one, or with why there is none.
 #[derive(Message)]
 #[rtype(result = "Result<Held, UpstreamError>")]
-pub struct GetToken {
+struct GetToken {
     /// A token that the platform did not accept: give another one.
-    pub instead_of: Option<TokenSerial>,
+    instead_of: Option<TokenSerial>,
+}
+
+/// Reaches the keeper of a source's token. Clones reach the same one; it ends soon after the last of them.
+#[derive(Clone)]
+pub struct Tokens(Rc<Reach>);
+
+struct Reach {
+    source_id: SourceId,
+    upstream: Rc<dyn Upstream>,
+    store: Store,
+    metrics: Metrics,
+    keeper: RefCell<Addr<TokenActor>>,
+}
+
+impl Tokens {
+    /// Starts a keeper; it asks the platform when it is asked.
+    #[must_use]
+    pub fn new(source_id: SourceId, upstream: Rc<dyn Upstream>, store: Store, metrics: Metrics) -> Self {
+        let keeper = TokenActor::new(source_id, upstream.clone(), store.clone(), metrics.clone()).start();
+        Self(Rc::new(Reach { source_id, upstream, store, metrics, keeper: RefCell::new(keeper) }))
+    }
+
+    /// A token, another one than `instead_of` if that is named.
+    ///
+    /// # Errors
+    /// If the platform gives none.
+    pub async fn get(&self, instead_of: Option<TokenSerial>) -> Result<Held, UpstreamError> {
+        let asked = self.living_keeper().send(GetToken { instead_of });
+        asked.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// The keeper; one that died (actix ends an actor that panics) is replaced, or no connection of the source would
+    /// ever have a token again.
+    fn living_keeper(&self) -> Addr<TokenActor> {
+        let mut keeper = self.0.keeper.borrow_mut();
+        if !keeper.connected() {
+            tracing::error!(source = %self.0.source_id, "the keeper of a token died; another takes its place");
+            let reason = "token";
+            self.0.metrics.actors_restarted.get_or_create(&ReasonLabels { reason }).inc();
+            let mut entry =
+                Entry::new(clock::now(), Kind::ActorRestarted).level(Level::Error).data("actor", reason);
+            entry.source_id = Some(self.0.source_id);
+            let store = self.0.store.clone();
+            actix::spawn(async move { drop(store.write_audit(&[entry]).await) });
+            let Reach { source_id, upstream, store, metrics, .. } = &*self.0;
+            *keeper = TokenActor::new(*source_id, upstream.clone(), store.clone(), metrics.clone()).start();
+        }
+        keeper.clone()
+    }
 }
 
 /// A token and its name.
@@ -46,7 +98,7 @@ struct Current {
 }
 
 /// The actor of one source.
-pub struct TokenActor {
+struct TokenActor {
     source_id: SourceId,
     upstream: Rc<dyn Upstream>,
     store: Store,
@@ -62,8 +114,7 @@ pub struct TokenActor {
 
 impl TokenActor {
     /// An actor that asks when it is asked.
-    #[must_use]
-    pub fn new(source_id: SourceId, upstream: Rc<dyn Upstream>, store: Store, metrics: Metrics) -> Self {
+    fn new(source_id: SourceId, upstream: Rc<dyn Upstream>, store: Store, metrics: Metrics) -> Self {
         Self {
             source_id,
             upstream,
@@ -163,6 +214,16 @@ impl TokenActor {
 
 impl Actor for TokenActor {
     type Context = Context<Self>;
+
+    /// An actor lives for as long as a timer of it is set, and the renewal sets the next one: without this look the
+    /// keeper of a source that is gone or changed would ask for tokens for ever, with the secret it once had.
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(LOOK_FOR_ASKERS, |_, ctx| {
+            if !ctx.connected() {
+                ctx.stop();
+            }
+        });
+    }
 }
 
 impl Handler<GetToken> for TokenActor {
@@ -189,8 +250,7 @@ impl Handler<GetToken> for TokenActor {
 }
 
 /// What a connection is told if the token's actor is not there to answer.
-#[must_use]
-pub fn gone() -> UpstreamError {
+fn gone() -> UpstreamError {
     UpstreamError {
         kind: ErrorKind::Transport,
         status: None,

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{LocalSet, spawn_local};
 
 use super::*;
 
@@ -29,10 +30,10 @@ async fn server(answers: &[&str]) -> (Realtime, Seen) {
     let answers: Rc<RefCell<Vec<String>>> =
         Rc::new(RefCell::new(answers.iter().rev().map(|a| (*a).to_owned()).collect()));
     let record = seen.clone();
-    actix_rt::spawn(async move {
+    spawn_local(async move {
         for number in 0.. {
             let (stream, _) = listener.accept().await.unwrap();
-            actix_rt::spawn(serve(stream, number, answers.clone(), record.clone()));
+            spawn_local(serve(stream, number, answers.clone(), record.clone()));
         }
     });
     (client, seen)
@@ -96,209 +97,261 @@ fn token() -> Secret {
     Secret::new("CANARY-token")
 }
 
-#[actix_rt::test]
+#[tokio::test]
 async fn requests_are_those_of_the_seed() {
-    let (client, seen) = server(&[
-        &ok(r#"{"access_token":"t","expires_in":3600}"#),
-        &ok(r#"{"id":"me"}"#),
-        &ok(r#"{"wsUrl":"ws://127.0.0.1/x","connectionId":"c"}"#),
-        &ok(r#"{"entities":[{"connectionId":"c"}]}"#),
-        "HTTP/1.1 204 No Content\r\n\r\n",
-    ])
-    .await;
-    assert_eq!(client.token().await.unwrap().lifetime, Duration::from_secs(3600));
-    assert_eq!(client.verify(&token()).await.unwrap(), "me");
-    assert_eq!(client.provision(&token(), &wanted()).await.unwrap().upstream_id, "c");
-    assert_eq!(client.list(&token()).await.unwrap(), ["c"]);
-    client.delete(&token(), "c").await.unwrap();
-    let seen = seen.borrow();
-    let starts: Vec<&str> = seen.iter().map(|(_, text)| text.lines().next().unwrap()).collect();
-    assert_eq!(
-        starts,
-        [
-            "POST /api/v2/oauth/token HTTP/1.1",
-            "GET /api/v2/users/me HTTP/1.1",
-            "POST /api/v2/realtime/connections HTTP/1.1",
-            "GET /api/v2/realtime/connections HTTP/1.1",
-            "DELETE /api/v2/realtime/connections/c HTTP/1.1",
-        ]
-    );
-    let form = "client_id=the+client&client_secret=CANARY%26secret&grant_type=client_credentials";
-    assert!(seen[0].1.ends_with(form), "{}", seen[0].1);
-    assert!(!seen[0].1.to_ascii_lowercase().contains("authorization:"));
-    for (_, text) in &seen[1..] {
-        assert!(text.to_ascii_lowercase().contains("authorization: bearer canary-token"));
-    }
-    let body = r#"{"userId":"ann","topics":["routing:agent:state"],"heartbeatInterval":15000}"#;
-    assert!(seen[2].1.ends_with(body), "{}", seen[2].1);
-    let asks_to_unpack = |text: &str| text.to_ascii_lowercase().contains("accept-encoding: br");
-    assert!(!seen.iter().any(|(_, text)| asks_to_unpack(text)));
+    LocalSet::new()
+        .run_until(async {
+            let (client, seen) = server(&[
+                &ok(r#"{"access_token":"t","expires_in":3600}"#),
+                &ok(r#"{"id":"me"}"#),
+                &ok(r#"{"wsUrl":"ws://127.0.0.1/x","connectionId":"c"}"#),
+                &ok(r#"{"entities":[{"connectionId":"c"}]}"#),
+                "HTTP/1.1 204 No Content\r\n\r\n",
+            ])
+            .await;
+            assert_eq!(client.token().await.unwrap().lifetime, Duration::from_secs(3600));
+            assert_eq!(client.verify(&token()).await.unwrap(), "me");
+            assert_eq!(client.provision(&token(), &wanted()).await.unwrap().upstream_id, "c");
+            assert_eq!(client.list(&token()).await.unwrap(), ["c"]);
+            client.delete(&token(), "c").await.unwrap();
+            let seen = seen.borrow();
+            let starts: Vec<&str> = seen.iter().map(|(_, text)| text.lines().next().unwrap()).collect();
+            assert_eq!(
+                starts,
+                [
+                    "POST /api/v2/oauth/token HTTP/1.1",
+                    "GET /api/v2/users/me HTTP/1.1",
+                    "POST /api/v2/realtime/connections HTTP/1.1",
+                    "GET /api/v2/realtime/connections HTTP/1.1",
+                    "DELETE /api/v2/realtime/connections/c HTTP/1.1",
+                ]
+            );
+            let form = "client_id=the+client&client_secret=CANARY%26secret&grant_type=client_credentials";
+            assert!(seen[0].1.ends_with(form), "{}", seen[0].1);
+            assert!(!seen[0].1.to_ascii_lowercase().contains("authorization:"));
+            for (_, text) in &seen[1..] {
+                assert!(text.to_ascii_lowercase().contains("authorization: bearer canary-token"));
+            }
+            let body = r#"{"userId":"ann","topics":["routing:agent:state"],"heartbeatInterval":15000}"#;
+            assert!(seen[2].1.ends_with(body), "{}", seen[2].1);
+            let asks_to_unpack = |text: &str| text.to_ascii_lowercase().contains("accept-encoding: br");
+            assert!(!seen.iter().any(|(_, text)| asks_to_unpack(text)));
+        })
+        .await;
 }
 
-#[actix_rt::test]
+#[tokio::test]
 async fn an_early_hint_never_hands_one_calls_answer_to_another() {
-    let late = format!("HTTP/1.1 103 Early Hints\r\n\r\n|{}", ok(r#"{"id":"the first one's"}"#));
-    let (client, seen) = server(&[&late, &ok(r#"{"id":"the second one's"}"#)]).await;
-    let first = client.verify(&token()).await;
-    assert!(first.is_err() || first == Ok("the first one's".to_owned()), "{first:?}");
-    assert_eq!(client.verify(&token()).await, Ok("the second one's".to_owned()));
-    let connections: Vec<usize> = seen.borrow().iter().map(|(number, _)| *number).collect();
-    assert_eq!(connections, [0, 1], "each call has a connection of its own");
+    LocalSet::new()
+        .run_until(async {
+            let late = format!("HTTP/1.1 103 Early Hints\r\n\r\n|{}", ok(r#"{"id":"the first one's"}"#));
+            let (client, seen) = server(&[&late, &ok(r#"{"id":"the second one's"}"#)]).await;
+            let first = client.verify(&token()).await;
+            assert!(first.is_err() || first == Ok("the first one's".to_owned()), "{first:?}");
+            assert_eq!(client.verify(&token()).await, Ok("the second one's".to_owned()));
+            let connections: Vec<usize> = seen.borrow().iter().map(|(number, _)| *number).collect();
+            assert_eq!(connections, [0, 1], "each call has a connection of its own");
+        })
+        .await;
 }
 
-#[actix_rt::test]
+#[tokio::test]
 async fn a_redirect_is_not_followed() {
-    let away = status(307, "location: /elsewhere\r\n", "");
-    let (client, seen) = server(&[&away, &ok(r#"{"access_token":"t"}"#)]).await;
-    let error = client.token().await.unwrap_err();
-    assert_eq!((error.kind, error.status), (ErrorKind::Status, Some(307)));
-    assert_eq!(seen.borrow().len(), 1, "the secret goes nowhere else");
+    LocalSet::new()
+        .run_until(async {
+            let away = status(307, "location: /elsewhere\r\n", "");
+            let (client, seen) = server(&[&away, &ok(r#"{"access_token":"t"}"#)]).await;
+            let error = client.token().await.unwrap_err();
+            assert_eq!((error.kind, error.status), (ErrorKind::Status, Some(307)));
+            assert_eq!(seen.borrow().len(), 1, "the secret goes nowhere else");
+        })
+        .await;
 }
 
-#[actix_rt::test]
+#[tokio::test]
 async fn each_status_has_its_meaning_and_its_text_names_code_and_correlation() {
-    let body = r#"{"code":"too.many","message":"CANARY-message"}"#;
-    for (number, headers, kind) in [
-        (401, "", ErrorKind::Unauthorized),
-        (403, "", ErrorKind::Forbidden),
-        (409, "", ErrorKind::Limit),
-        (422, "", ErrorKind::Limit),
-        (429, "", ErrorKind::RateLimited(None)),
-        (429, "retry-after: 7\r\n", ErrorKind::RateLimited(Some(Duration::from_secs(7)))),
-        (429, "retry-after: 999999999999\r\n", ErrorKind::RateLimited(Some(RETRY_AFTER_MAX))),
-        (500, "", ErrorKind::Status),
-        (302, "", ErrorKind::Status),
-    ] {
-        let headers = format!("{headers}ININ-Correlation-Id: abc-1\r\n");
-        let (client, _) = server(&[&status(number, &headers, body)]).await;
-        let error = client.provision(&token(), &wanted()).await.unwrap_err();
-        assert_eq!((error.kind, error.status), (kind, Some(number)));
-        let text = error.to_string();
-        assert!(text.contains("code too.many") && text.contains("correlation abc-1"), "{text}");
-        assert!(!format!("{error:?}").contains("CANARY"), "{error:?}");
-    }
+    LocalSet::new()
+        .run_until(async {
+            let body = r#"{"code":"too.many","message":"CANARY-message"}"#;
+            for (number, headers, kind) in [
+                (401, "", ErrorKind::Unauthorized),
+                (403, "", ErrorKind::Forbidden),
+                (409, "", ErrorKind::Limit),
+                (422, "", ErrorKind::Limit),
+                (429, "", ErrorKind::RateLimited(None)),
+                (429, "retry-after: 7\r\n", ErrorKind::RateLimited(Some(Duration::from_secs(7)))),
+                (429, "retry-after: 999999999999\r\n", ErrorKind::RateLimited(Some(RETRY_AFTER_MAX))),
+                (500, "", ErrorKind::Status),
+                (302, "", ErrorKind::Status),
+            ] {
+                let headers = format!("{headers}ININ-Correlation-Id: abc-1\r\n");
+                let (client, _) = server(&[&status(number, &headers, body)]).await;
+                let error = client.provision(&token(), &wanted()).await.unwrap_err();
+                assert_eq!((error.kind, error.status), (kind, Some(number)));
+                let text = error.to_string();
+                assert!(text.contains("code too.many") && text.contains("correlation abc-1"), "{text}");
+                assert!(!format!("{error:?}").contains("CANARY"), "{error:?}");
+            }
+        })
+        .await;
 }
 
-#[actix_rt::test]
+#[tokio::test]
 async fn deleting_what_is_gone_is_success() {
-    let (client, _) = server(&[&status(404, "", "")]).await;
-    assert_eq!(client.delete(&token(), "gone").await, Ok(()));
+    LocalSet::new()
+        .run_until(async {
+            let (client, _) = server(&[&status(404, "", "")]).await;
+            assert_eq!(client.delete(&token(), "gone").await, Ok(()));
+        })
+        .await;
 }
 
-#[actix_rt::test]
+#[tokio::test]
 async fn a_lifetime_that_says_nothing_is_short_and_an_endless_one_is_cut() {
-    for (said, lifetime) in [
-        ("", LIFETIME_DEFAULT),
-        (r#","expires_in":null"#, LIFETIME_DEFAULT),
-        (r#","expires_in":0"#, LIFETIME_DEFAULT),
-        (r#","expires_in":-5"#, LIFETIME_DEFAULT),
-        (r#","expires_in":1e300"#, LIFETIME_MAX),
-        (r#","expires_in":60"#, Duration::from_secs(60)),
-    ] {
-        let (client, _) = server(&[&ok(&format!(r#"{{"access_token":"t"{said}}}"#))]).await;
-        assert_eq!(client.token().await.unwrap().lifetime, lifetime, "{said}");
-    }
+    LocalSet::new()
+        .run_until(async {
+            for (said, lifetime) in [
+                ("", LIFETIME_DEFAULT),
+                (r#","expires_in":null"#, LIFETIME_DEFAULT),
+                (r#","expires_in":0"#, LIFETIME_DEFAULT),
+                (r#","expires_in":-5"#, LIFETIME_DEFAULT),
+                (r#","expires_in":1e300"#, LIFETIME_MAX),
+                (r#","expires_in":60"#, Duration::from_secs(60)),
+            ] {
+                let (client, _) = server(&[&ok(&format!(r#"{{"access_token":"t"{said}}}"#))]).await;
+                assert_eq!(client.token().await.unwrap().lifetime, lifetime, "{said}");
+            }
+        })
+        .await;
 }
 
-#[actix_rt::test]
+#[tokio::test]
 async fn answers_that_lack_or_spoil_what_they_must_hold_are_bad() {
-    for body in [
-        "",
-        "not JSON",
-        "[]",
-        "{}",
-        r#"{"connectionId":""}"#,
-        r#"{"connectionId":"a\u0000b","wsUrl":"ws://127.0.0.1/x"}"#,
-        r#"{"connectionId":"a b","wsUrl":"ws://127.0.0.1/x"}"#,
-    ] {
-        let (client, _) = server(&[&ok(body)]).await;
-        let error = client.provision(&token(), &wanted()).await.unwrap_err();
-        assert_eq!(error.kind, ErrorKind::BadAnswer, "{body}");
-    }
-    let long = format!(r#"{{"connectionId":"{}"}}"#, "x".repeat(UPSTREAM_ID_CHARS_MAX + 1));
-    let (client, _) = server(&[&ok(&long)]).await;
-    assert!(client.provision(&token(), &wanted()).await.is_err());
-    let (client, _) = server(&[&ok(r#"{"access_token":"a\r\nx-injected: 1"}"#)]).await;
-    assert_eq!(client.token().await.unwrap_err().kind, ErrorKind::BadAnswer);
+    LocalSet::new()
+        .run_until(async {
+            for body in [
+                "",
+                "not JSON",
+                "[]",
+                "{}",
+                r#"{"connectionId":""}"#,
+                r#"{"connectionId":"a\u0000b","wsUrl":"ws://127.0.0.1/x"}"#,
+                r#"{"connectionId":"a b","wsUrl":"ws://127.0.0.1/x"}"#,
+            ] {
+                let (client, _) = server(&[&ok(body)]).await;
+                let error = client.provision(&token(), &wanted()).await.unwrap_err();
+                assert_eq!(error.kind, ErrorKind::BadAnswer, "{body}");
+            }
+            let long = format!(r#"{{"connectionId":"{}"}}"#, "x".repeat(UPSTREAM_ID_CHARS_MAX + 1));
+            let (client, _) = server(&[&ok(&long)]).await;
+            assert!(client.provision(&token(), &wanted()).await.is_err());
+            let (client, _) = server(&[&ok(r#"{"access_token":"a\r\nx-injected: 1"}"#)]).await;
+            assert_eq!(client.token().await.unwrap_err().kind, ErrorKind::BadAnswer);
+        })
+        .await;
 }
 
-#[actix_rt::test]
+#[tokio::test]
 async fn an_answer_is_read_up_to_a_limit_and_not_unpacked() {
-    let (client, _) = server(&[&ok(&" ".repeat(ANSWER_BYTES_MAX + 1))]).await;
-    assert_eq!(client.verify(&token()).await.unwrap_err().kind, ErrorKind::BadAnswer);
-    let packed = "HTTP/1.1 200 OK\r\ncontent-encoding: br\r\ncontent-length: 11\r\n\r\n{\"id\":\"me\"}";
-    let (client, _) = server(&[packed]).await;
-    assert_eq!(client.verify(&token()).await, Ok("me".to_owned()));
+    LocalSet::new()
+        .run_until(async {
+            let (client, _) = server(&[&ok(&" ".repeat(ANSWER_BYTES_MAX + 1))]).await;
+            assert_eq!(client.verify(&token()).await.unwrap_err().kind, ErrorKind::BadAnswer);
+            let packed =
+                "HTTP/1.1 200 OK\r\ncontent-encoding: br\r\ncontent-length: 11\r\n\r\n{\"id\":\"me\"}";
+            let (client, _) = server(&[packed]).await;
+            assert_eq!(client.verify(&token()).await, Ok("me".to_owned()));
+        })
+        .await;
 }
 
-#[actix_rt::test]
+#[tokio::test]
 async fn a_listing_is_read_in_each_of_its_shapes() {
-    for body in [
-        r#"{"entities":[{"connectionId":"a"},{"connectionId":"b"}]}"#,
-        r#"[{"connectionId":"a"},{"connectionId":"b"}]"#,
-        r#"{"entities":[{"id":"a"},{"id":"b","userId":"ann"}]}"#,
-    ] {
-        let (client, _) = server(&[&ok(body)]).await;
-        assert_eq!(client.list(&token()).await.unwrap(), ["a", "b"], "{body}");
-    }
+    LocalSet::new()
+        .run_until(async {
+            for body in [
+                r#"{"entities":[{"connectionId":"a"},{"connectionId":"b"}]}"#,
+                r#"[{"connectionId":"a"},{"connectionId":"b"}]"#,
+                r#"{"entities":[{"id":"a"},{"id":"b","userId":"ann"}]}"#,
+            ] {
+                let (client, _) = server(&[&ok(body)]).await;
+                assert_eq!(client.list(&token()).await.unwrap(), ["a", "b"], "{body}");
+            }
+        })
+        .await;
 }
 
-#[actix_rt::test]
+#[tokio::test]
 async fn a_server_that_is_away_or_hangs_up_is_a_failed_transport() {
-    let (client, _) = server(&[]).await;
-    assert_eq!(client.verify(&token()).await.unwrap_err().kind, ErrorKind::Transport);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let nobody = realtime(&format!("http://{}", listener.local_addr().unwrap()));
-    drop(listener);
-    assert_eq!(nobody.verify(&token()).await.unwrap_err().kind, ErrorKind::Transport);
+    LocalSet::new()
+        .run_until(async {
+            let (client, _) = server(&[]).await;
+            assert_eq!(client.verify(&token()).await.unwrap_err().kind, ErrorKind::Transport);
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let nobody = realtime(&format!("http://{}", listener.local_addr().unwrap()));
+            drop(listener);
+            assert_eq!(nobody.verify(&token()).await.unwrap_err().kind, ErrorKind::Transport);
+        })
+        .await;
 }
 
 fn provisioned(url: &str) -> Provisioned {
     Provisioned { upstream_id: "c".to_owned(), socket_url: Secret::new(url) }
 }
 
-#[actix_rt::test]
+#[tokio::test]
 async fn a_refused_handshake_says_the_status_and_never_the_address() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    actix_rt::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        read_request(&mut stream).await.unwrap();
-        stream.write_all(status(404, "", "").as_bytes()).await.unwrap();
-    });
-    let client = realtime(&format!("http://{address}"));
-    let refused = client.dial(&provisioned(&format!("ws://{address}/CANARY"))).await;
-    let error = refused.err().unwrap();
-    assert_eq!((error.kind, error.status), (ErrorKind::Status, Some(404)));
-    let foreign = client.dial(&provisioned("ws://elsewhere.example/CANARY")).await.err().unwrap();
-    assert_eq!(foreign.kind, ErrorKind::ForeignHost);
-    let missing = client.dial(&provisioned("")).await.err().unwrap();
-    assert_eq!(missing.kind, ErrorKind::BadAnswer);
-    for error in [error, foreign, missing] {
-        assert!(!format!("{error:?} {error}").contains("CANARY"), "{error:?}");
-    }
+    LocalSet::new()
+        .run_until(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            spawn_local(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                read_request(&mut stream).await.unwrap();
+                stream.write_all(status(404, "", "").as_bytes()).await.unwrap();
+            });
+            let client = realtime(&format!("http://{address}"));
+            let refused = client.dial(&provisioned(&format!("ws://{address}/CANARY"))).await;
+            let error = refused.err().unwrap();
+            assert_eq!((error.kind, error.status), (ErrorKind::Status, Some(404)));
+            let foreign = client.dial(&provisioned("ws://elsewhere.example/CANARY")).await.err().unwrap();
+            assert_eq!(foreign.kind, ErrorKind::ForeignHost);
+            let missing = client.dial(&provisioned("")).await.err().unwrap();
+            assert_eq!(missing.kind, ErrorKind::BadAnswer);
+            for error in [error, foreign, missing] {
+                assert!(!format!("{error:?} {error}").contains("CANARY"), "{error:?}");
+            }
+        })
+        .await;
 }
 
-#[actix_rt::test]
+#[tokio::test]
 async fn only_the_sources_own_hosts_are_dialled() {
-    let public = realtime("https://api.mypurecloud.de");
-    for url in ["wss://api.mypurecloud.de/ws/1", "wss://streaming.mypurecloud.de:443/ws/1"] {
-        assert!(public.judge_socket_url(url).is_some(), "{url}");
-    }
-    for url in [
-        "ws://api.mypurecloud.de/ws/1",
-        "https://api.mypurecloud.de/ws/1",
-        "wss://mypurecloud.de.evil.example/ws",
-        "wss://evilmypurecloud.de/ws",
-        "wss://user@api.mypurecloud.de/ws",
-        "rubbish",
-        "",
-    ] {
-        assert!(public.judge_socket_url(url).is_none(), "{url}");
-    }
-    let local = realtime("http://127.0.0.1:9090");
-    assert!(local.judge_socket_url("ws://127.0.0.1:9090/ws/1").is_some());
-    assert!(local.judge_socket_url("ws://127.0.0.2:9090/ws/1").is_none());
-    let bare = realtime("https://api.com");
-    assert!(bare.judge_socket_url("wss://stranger.com/ws").is_none(), "a top-level domain is nobody's own");
+    LocalSet::new()
+        .run_until(async {
+            let public = realtime("https://api.mypurecloud.de");
+            for url in ["wss://api.mypurecloud.de/ws/1", "wss://streaming.mypurecloud.de:443/ws/1"] {
+                assert!(public.judge_socket_url(url).is_some(), "{url}");
+            }
+            for url in [
+                "ws://api.mypurecloud.de/ws/1",
+                "https://api.mypurecloud.de/ws/1",
+                "wss://mypurecloud.de.evil.example/ws",
+                "wss://evilmypurecloud.de/ws",
+                "wss://user@api.mypurecloud.de/ws",
+                "rubbish",
+                "",
+            ] {
+                assert!(public.judge_socket_url(url).is_none(), "{url}");
+            }
+            let local = realtime("http://127.0.0.1:9090");
+            assert!(local.judge_socket_url("ws://127.0.0.1:9090/ws/1").is_some());
+            assert!(local.judge_socket_url("ws://127.0.0.2:9090/ws/1").is_none());
+            let bare = realtime("https://api.com");
+            assert!(
+                bare.judge_socket_url("wss://stranger.com/ws").is_none(),
+                "a top-level domain is nobody's own"
+            );
+        })
+        .await;
 }

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
 use super::latency::LatencyTracker;
-use super::protocol::{ErrorKind, UpstreamError};
+use super::protocol::{ErrorKind, Provisioned, UpstreamError};
 use super::reconnect::SeedBackoff;
 use crate::domain::audit::{Entry, Kind, Level};
 
@@ -50,6 +50,8 @@ pub struct Session {
     upstream_id: Option<String>,
     /// Made by us upstream and not yet seen deleted.
     stale: Vec<String>,
+    /// The end waits for the answer to a provisioning asked for in this epoch.
+    awaited: Option<u64>,
     opened_at: Option<OffsetDateTime>,
     /// Last frame on an open socket.
     heard: Option<Now>,
@@ -74,6 +76,7 @@ impl Session {
             refreshed: false,
             upstream_id: None,
             stale: leftovers,
+            awaited: None,
             opened_at: None,
             heard: None,
             ping: None,
@@ -146,9 +149,8 @@ impl Session {
                 self.forget_deleted(&results, now, &mut out);
                 Input::Deleted(results)
             }
-            Input::Provisioned(Ok(made)) if epoch != self.epoch || self.phase != Phase::Provision => {
-                self.stale.push(made.upstream_id.clone());
-                out.extend([Effect::Save, Effect::Delete(vec![made.upstream_id])]);
+            Input::Provisioned(late) if epoch != self.epoch || self.phase != Phase::Provision => {
+                self.provisioned_late(epoch, late, &mut out);
                 return out;
             }
             Input::Terminate(ending) => {
@@ -315,7 +317,8 @@ impl Session {
             Entry::new(now.at, Kind::ReconnectFailed).level(Level::Error).data("error", error.to_string());
         out.push(audit(entry));
         let at_least = match error.kind {
-            ErrorKind::RateLimited(wait) => wait,
+            // Some more by chance: all connections of a client are told the same.
+            ErrorKind::RateLimited(wait) => wait.map(|wait| wait.mul_f64(1.0 + 0.1 * jitter)),
             _ => None,
         };
         self.schedule(error.to_string(), at_least, now, jitter, out);
@@ -348,11 +351,35 @@ impl Session {
             out.push(self.gap(ending.cause(), now));
             out.push(Effect::Close(1000, SHUTDOWN_REASON));
         }
+        // Upstream may be making a connection this moment: to leave without its answer would be to leave it there.
+        self.awaited = (self.phase == Phase::Provision).then_some(self.epoch);
         self.epoch += 1;
         self.phase = Phase::Closing(ending);
         self.reason = None;
         self.leave_upstream();
-        out.push(Effect::ShutDown(self.stale.clone()));
+        if self.awaited.is_none() {
+            out.push(Effect::ShutDown(self.stale.clone()));
+        }
+    }
+
+    /// An answer that nobody has a use for any more; what was made is deleted again.
+    fn provisioned_late(
+        &mut self,
+        epoch: u64,
+        answer: Result<Provisioned, UpstreamError>,
+        out: &mut Vec<Effect>,
+    ) {
+        let made = answer.ok().map(|made| made.upstream_id);
+        if let Some(id) = &made {
+            self.stale.push(id.clone());
+            out.push(Effect::Save);
+        }
+        if self.awaited == Some(epoch) {
+            self.awaited = None;
+            out.push(Effect::ShutDown(self.stale.clone()));
+        } else if let Some(id) = made {
+            out.push(Effect::Delete(vec![id]));
+        }
     }
 
     fn forget_deleted(

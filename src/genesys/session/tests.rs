@@ -316,10 +316,49 @@ fn a_connection_that_was_made_too_late_is_deleted_again() {
     story.on(Input::Token(Ok(1)));
     story.on(Input::Verified(Ok("user".to_owned())));
     let asked_in = story.session.epoch();
-    story.on(Input::Terminate(Ending::Operator));
+    let ending = story.on(Input::Terminate(Ending::Operator));
+    assert!(
+        !ending.iter().any(|effect| matches!(effect, Effect::ShutDown(_))),
+        "the end waits for the answer: {ending:?}"
+    );
     let late = story.on_old(asked_in, Input::Provisioned(Ok(made("late"))));
-    assert_some_effect!(late, Effect::Delete(ids) if ids == &["late"]);
+    assert_some_effect!(late, Effect::ShutDown(ids) if ids == &["late"]);
     assert_eq!(story.session.stale(), ["late"]);
+}
+
+#[test]
+fn a_provisioning_that_fails_late_lets_the_end_go_on() {
+    let mut story = Story::new();
+    story.on(Input::Start);
+    story.on(Input::Token(Ok(1)));
+    story.on(Input::Verified(Ok("user".to_owned())));
+    let asked_in = story.session.epoch();
+    story.on(Input::Terminate(Ending::Replaced));
+    let late = story.on_old(asked_in, Input::Provisioned(Err(error(ErrorKind::TimedOut))));
+    assert_some_effect!(late, Effect::ShutDown(ids) if ids.is_empty());
+    assert_some_effect!(story.on(Input::ShutDown), Effect::Finished);
+}
+
+#[test]
+fn what_never_started_can_be_cleaned_up_after() {
+    let mut story = Story::with_leftovers(&["old"]);
+    assert_some_effect!(
+        story.on(Input::Terminate(Ending::Operator)),
+        Effect::ShutDown(ids) if ids == &["old"]
+    );
+}
+
+#[test]
+fn clients_that_are_told_to_wait_the_same_do_not_come_back_together() {
+    let wait_with = |jitter| {
+        let mut story = Story::new();
+        story.jitter = jitter;
+        story.on(Input::Start);
+        let limited = ErrorKind::RateLimited(Some(Duration::from_secs(60)));
+        retry_in(&story.on(Input::Token(Err(error(limited))))).unwrap()
+    };
+    assert_eq!(wait_with(0.0), Duration::from_secs(60));
+    assert_eq!(wait_with(0.5), Duration::from_secs(63));
 }
 
 #[test]
