@@ -15,6 +15,8 @@ mod delivers_signed_posts;
 mod drains_on_stop;
 mod keeps_order_per_agent;
 mod keeps_secrets;
+mod keeps_tokens;
+mod leaves_nothing_upstream;
 mod matches_openapi;
 mod refuses_wrong_configuration;
 mod registers_webhooks;
