@@ -295,6 +295,37 @@ async fn a_server_that_is_away_or_hangs_up_is_a_failed_transport() {
         .await;
 }
 
+#[tokio::test]
+async fn an_answer_that_drips_ends_at_the_deadline_of_the_whole_call() {
+    let drip = async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = realtime(&format!("http://{}", listener.local_addr().unwrap()));
+        spawn_local(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_request(&mut stream).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n").await.unwrap();
+            while stream.write_all(b" ").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        assert_eq!(client.verify(&token()).await.unwrap_err().kind, ErrorKind::TimedOut);
+    };
+    let by = CALL_WITHIN * 5;
+    timeout(by, LocalSet::new().run_until(drip)).await.expect("the call ends by itself");
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_is_never_taken_for_success() {
+    LocalSet::new()
+        .run_until(async {
+            // awc reads such a body as empty; that must show as a failure, which is tried again.
+            let endless = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{\"id\":\"me\"}";
+            let (client, _) = server(&[endless]).await;
+            assert_eq!(client.verify(&token()).await.unwrap_err().kind, ErrorKind::BadAnswer);
+        })
+        .await;
+}
+
 fn provisioned(url: &str) -> Provisioned {
     Provisioned { upstream_id: "c".to_owned(), socket_url: Secret::new(url) }
 }

@@ -382,6 +382,16 @@ fn no_room_for_updates_costs_the_socket_and_is_told() {
 }
 
 #[test]
+fn a_gap_for_want_of_room_begins_with_the_update_that_was_lost() {
+    let mut story = Story::new();
+    let update = Input::Text("{}".to_owned(), Frame::Update(Update::default()));
+    story.open("a").wait(10).on(update);
+    let lost = story.on(Input::QueueFull);
+    let from = datetime!(2026-11-23 15:00:10 UTC);
+    assert_some_effect!(lost, Effect::GapOpened { from: at, .. } if *at == from);
+}
+
+#[test]
 fn odd_frames_are_kept_with_their_bytes() {
     let mut story = Story::new();
     story.open("a");
