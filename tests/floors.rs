@@ -31,8 +31,8 @@ const ARROWS: &[(&str, &str)] = &[
 #[rustfmt::skip]
 const CRATES: &[(&str, &str)] = &[
     ("sqlx", "store"),
-    ("awc", "genesys"), ("actix_http", "genesys"), ("actix_codec", "genesys"), ("actix_tls", "genesys"),
-    ("actix_service", "genesys"), ("backoff", "genesys"),
+    ("awc", "genesys"), ("actix_http", "genesys"), ("actix_codec", "genesys"),
+    ("backoff", "genesys"),
     ("hyper", "outbound"), ("hyper_util", "outbound"), ("tower_service", "outbound"),
     ("actix", "actors app lifecycle main"), ("actix_rt", "actors app lifecycle main"),
     ("actix_web", "api app"),

@@ -91,7 +91,7 @@ async fn tokens_of(platform: &Rc<Platform>) -> Tokens {
     Tokens::new(SourceId::generate(), platform.clone(), store, Metrics::new())
 }
 
-#[actix_rt::test]
+#[actix_web::test]
 async fn a_storm_of_401_brings_one_new_token() {
     let platform = Platform::answering(&[HOUR]);
     let tokens = tokens_of(&platform).await;
@@ -103,7 +103,7 @@ async fn a_storm_of_401_brings_one_new_token() {
     assert_eq!((late.serial, platform.asked.get()), (2, 2), "a late 401 for the old token asks nothing");
 }
 
-#[actix_rt::test]
+#[actix_web::test]
 async fn a_no_is_told_to_all_and_not_asked_for_again_at_once() {
     let platform = Platform::answering(&[Answer::No]);
     let tokens = tokens_of(&platform).await;
@@ -114,7 +114,7 @@ async fn a_no_is_told_to_all_and_not_asked_for_again_at_once() {
     assert_eq!(platform.asked.get(), 1);
 }
 
-#[actix_rt::test]
+#[actix_web::test]
 async fn a_refresh_that_fails_keeps_the_token_that_there_is() {
     let platform = Platform::answering(&[HOUR, Answer::No]);
     let tokens = tokens_of(&platform).await;
@@ -123,7 +123,7 @@ async fn a_refresh_that_fails_keeps_the_token_that_there_is() {
     assert_eq!(tokens.get(None).await.unwrap().serial, 1);
 }
 
-#[actix_rt::test]
+#[actix_web::test]
 async fn a_keeper_that_died_is_replaced_when_it_is_asked_next() {
     let platform = Platform::answering(&[Answer::Panic, HOUR]);
     let tokens = tokens_of(&platform).await;
@@ -131,7 +131,7 @@ async fn a_keeper_that_died_is_replaced_when_it_is_asked_next() {
     assert!(tokens.get(None).await.is_ok());
 }
 
-#[actix_rt::test]
+#[actix_web::test]
 async fn a_keeper_that_nobody_can_ask_ends_though_its_token_wants_renewal() {
     let platform = Platform::answering(&[Answer::Good(Duration::from_secs(1))]);
     let tokens = tokens_of(&platform).await;
