@@ -265,3 +265,20 @@ fn the_guard_finds_what_it_guards_against() {
     assert!(too_long("api/mod.rs", &"// only words\n\n".repeat(LINES_MAX + 1)).is_none());
     assert!(too_long("api/mod.rs", &format!("fn f() {{}}\n#[cfg(test)]\nmod tests {{\n{long}}}")).is_none());
 }
+
+#[test]
+fn every_test_that_the_documents_name_exists() {
+    let code: String =
+        ["src", "tests"].iter().flat_map(|folder| sources(folder)).map(|(_, text)| text).collect();
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/realtime.md")).unwrap();
+    let named: Vec<_> =
+        text.split('`').skip(1).step_by(2).filter(|word| word.matches('_').count() >= 3).collect();
+    assert!(named.len() > 30, "only {} tests are named", named.len());
+    for name in named
+        .into_iter()
+        .filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit()))
+    {
+        assert!(code.contains(&format!("fn {name}()")), "docs/realtime.md names {name}, which is no test");
+    }
+}
