@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use presence_bridge::config::{Config, ConfigError, VARIABLES, Variables};
+use presence_bridge::config::{self, Config, ConfigError, VARIABLES, Variables};
 use presence_bridge::lifecycle::{self, Ending};
 use presence_bridge::{app, telemetry};
 
@@ -46,6 +46,12 @@ fn main() -> ExitCode {
         Ok(variables) => variables,
         Err(error) => return wrong_configuration(&[error]),
     };
+    if let Command::Healthcheck = command {
+        return match config::listen_address(&variables) {
+            Ok(address) => healthcheck(address),
+            Err(error) => wrong_configuration(&[error]),
+        };
+    }
     let config = match Config::from_variables(&variables) {
         Ok(config) => config,
         Err(errors) => return wrong_configuration(&errors),
@@ -57,8 +63,7 @@ fn main() -> ExitCode {
             }
             return ExitCode::SUCCESS;
         }
-        Command::Healthcheck => return healthcheck(config.listen),
-        Command::Serve | Command::Migrate => {}
+        Command::Serve | Command::Migrate | Command::Healthcheck => {}
     }
     if let Err(error) = telemetry::start(&config.log) {
         eprintln!("presence-bridge: {error}");

@@ -75,16 +75,7 @@ impl Config {
                 known.then(|| Some(Secret::new(text))).ok_or("must be a postgres:// URL".to_owned())
             }),
             data_dir: PathBuf::from(variables.get("BRIDGE_DATA_DIR").unwrap_or("./data")),
-            listen: parse(
-                variables,
-                &mut errors,
-                "BRIDGE_LISTEN",
-                SocketAddr::from(([127, 0, 0, 1], 8080)),
-                |text| {
-                    text.parse()
-                        .map_err(|_| "must be an address and a port, such as 127.0.0.1:8080".to_owned())
-                },
-            ),
+            listen: listen(variables, &mut errors),
             api_key: parse(variables, &mut errors, "BRIDGE_API_KEY", None, |text| {
                 let long = text.chars().count() >= API_KEY_CHARS_MIN;
                 let printable = text.chars().all(|c| c.is_ascii_graphic());
@@ -119,6 +110,22 @@ impl Config {
         }
         if errors.is_empty() { Ok(config) } else { Err(errors) }
     }
+}
+
+/// Address of the REST API alone, for a health check: it runs beside the bridge and may know nothing else.
+///
+/// # Errors
+/// If `BRIDGE_LISTEN` breaks its rule.
+pub fn listen_address(variables: &Variables) -> Result<SocketAddr, ConfigError> {
+    let mut errors = Vec::new();
+    let address = listen(variables, &mut errors);
+    errors.pop().map_or(Ok(address), Err)
+}
+
+fn listen(variables: &Variables, errors: &mut Vec<ConfigError>) -> SocketAddr {
+    parse(variables, errors, "BRIDGE_LISTEN", SocketAddr::from(([127, 0, 0, 1], 8080)), |text| {
+        text.parse().map_err(|_| "must be an address and a port, such as 127.0.0.1:8080".to_owned())
+    })
 }
 
 /// Variables with our prefixes that we do not know: most likely typing errors, so nothing may start.
