@@ -88,6 +88,34 @@ kinds! {
     GapDetected = "GAP_DETECTED",
     /// A time without sight of an agent ended.
     GapClosed = "GAP_CLOSED",
+    /// A connection was replaced by a new one before it ended.
+    ChannelRotated = "CHANNEL_ROTATED",
+    /// A channel is gone upstream although nothing ended it: another program uses the same OAuth client.
+    ChannelDisplaced = "CHANNEL_DISPLACED",
+    /// Upstream announced that it closes a socket soon.
+    MaintenanceAnnounced = "MAINTENANCE_ANNOUNCED",
+    /// Agents' topics were rejected upstream.
+    TopicRejected = "TOPIC_REJECTED",
+    /// Other agents were assigned to a connection.
+    AgentsAssigned = "AGENTS_ASSIGNED",
+    /// The present states were read by REST.
+    ResyncDone = "RESYNC_DONE",
+    /// The present states could not be read; it is tried again.
+    ResyncFailed = "RESYNC_FAILED",
+    /// The agents to watch were worked out anew, and differ.
+    RosterChanged = "ROSTER_CHANGED",
+    /// A roster could not be read.
+    RosterFailed = "ROSTER_FAILED",
+    /// A state that is older than what is known was dropped.
+    StateStale = "STATE_STALE",
+    /// A state that is known already was dropped.
+    StateDuplicate = "STATE_DUPLICATE",
+    /// A source has had no live connection for too long.
+    SourceStale = "SOURCE_STALE",
+    /// A source has a live connection again.
+    SourceRecovered = "SOURCE_RECOVERED",
+    /// An operator asked to read a source's rosters at once.
+    RefreshRequested = "REFRESH_REQUESTED",
     /// Frames came faster than they could be stored; the socket was dropped on purpose.
     Backpressure = "BACKPRESSURE",
     /// An actor died and a new one took its place.

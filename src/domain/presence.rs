@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use time::OffsetDateTime;
 
+use super::agent_state::{AgentState, EventState};
 use super::ids::{AgentId, ConnectionId, EventId, SourceId};
+use super::source_notice::SourceNotice;
 
 /// System presences of Genesys Cloud in the spelling we write.
 pub const SYSTEM_PRESENCES: [&str; 10] =
@@ -46,12 +48,44 @@ pub struct PresenceChange {
     pub topic: String,
     /// System presence in our spelling; `None` if none could be read.
     pub presence: Option<String>,
+    /// What the frame tells part by part. `None` in protocol `realtime`, whose every frame is an event; else what is
+    /// not newer than what is known is dropped.
+    pub state: Option<AgentState>,
     /// Upstream's time of the change; `None` if the frame gives none.
     pub occurred_at: Option<OffsetDateTime>,
-    /// When the frame arrived.
+    /// When the frame arrived, or the question that it answers was sent.
     pub received_at: OffsetDateTime,
+    /// Pushed, or asked for.
+    pub origin: Origin,
     /// The frame, byte for byte.
     pub raw: Bytes,
+}
+
+/// How we learnt of a change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// It was pushed over a socket.
+    #[default]
+    Live,
+    /// It was read by REST after a time without sight.
+    Resync,
+}
+
+impl Origin {
+    /// As it is stored and sent.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Resync => "resync",
+        }
+    }
+
+    /// The origin of this name; what is not known passes for `live`, which the database's check rules out.
+    #[must_use]
+    pub fn from_name(name: &str) -> Self {
+        if name == "resync" { Self::Resync } else { Self::Live }
+    }
 }
 
 /// What an event tells.
@@ -61,6 +95,10 @@ pub enum EventKind {
     PresenceUpdated,
     /// Somebody asked for a test ping of one webhook.
     WebhookTest,
+    /// A source has had no live connection for too long.
+    SourceStale,
+    /// A source that was stale has a live connection again.
+    SourceRecovered,
 }
 
 impl EventKind {
@@ -70,11 +108,21 @@ impl EventKind {
         match self {
             Self::PresenceUpdated => "presence.updated",
             Self::WebhookTest => "webhook.test",
+            Self::SourceStale => "source.stale",
+            Self::SourceRecovered => "source.recovered",
         }
+    }
+
+    /// The kind of this name; `None` if there is none.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::PresenceUpdated, Self::WebhookTest, Self::SourceStale, Self::SourceRecovered]
+            .into_iter()
+            .find(|kind| kind.as_str() == name)
     }
 }
 
-/// One event as it is stored. The fields that are `None` for a test ping are set for a presence update.
+/// One event as it is stored. What is about an agent is set for a presence update alone.
 #[derive(Clone, Debug)]
 pub struct Event {
     /// Its id.
@@ -99,8 +147,21 @@ pub struct Event {
     pub occurred_at: Option<OffsetDateTime>,
     /// When the frame arrived.
     pub received_at: OffsetDateTime,
+    /// Pushed, or asked for.
+    pub origin: Origin,
+    /// What is told besides the columns.
+    pub detail: Option<Detail>,
     /// The frame, byte for byte.
     pub raw: Bytes,
+}
+
+/// What an event tells besides its columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Of an agent.
+    Agent(Box<EventState>),
+    /// Of a source.
+    Source(Box<SourceNotice>),
 }
 
 #[cfg(test)]
