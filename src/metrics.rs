@@ -33,6 +33,20 @@ pub struct Metrics {
     pub events: Counter,
     /// Frames that were no presence update, by reason.
     pub frames_rejected: Family<ReasonLabels, Counter>,
+    /// Pushed states that told nothing new, by reason.
+    pub states_dropped: Family<ReasonLabels, Counter>,
+    /// States read by REST after a time without sight that differed from what was known.
+    pub resync_differences: Counter,
+    /// Resyncs, by outcome.
+    pub resyncs: Family<OutcomeLabels, Counter>,
+    /// REST calls upstream, by outcome class.
+    pub upstream_calls: Family<OutcomeLabels, Counter>,
+    /// Agents whose topic upstream rejects.
+    pub topics_rejected: Gauge<i64, AtomicI64>,
+    /// Agents that stay unwatched because a client's channels are full.
+    pub agents_over_limit: Gauge<i64, AtomicI64>,
+    /// Sources without a live connection for too long.
+    pub sources_stale: Gauge<i64, AtomicI64>,
     /// Deliveries made, one per event and matching webhook.
     pub deliveries: Counter,
     /// POSTs tried, by outcome class.
@@ -77,6 +91,13 @@ impl Metrics {
             registry: Arc::default(),
             events: Counter::default(),
             frames_rejected: Family::default(),
+            states_dropped: Family::default(),
+            resync_differences: Counter::default(),
+            resyncs: Family::default(),
+            upstream_calls: Family::default(),
+            topics_rejected: Gauge::default(),
+            agents_over_limit: Gauge::default(),
+            sources_stale: Gauge::default(),
             deliveries: Counter::default(),
             attempts: Family::default(),
             deliveries_ended: Family::default(),
@@ -97,6 +118,29 @@ impl Metrics {
             "frames_rejected",
             "Frames that were no presence update",
             m.frames_rejected.clone(),
+        );
+        registry.register("states_dropped", "Pushed states that told nothing new", m.states_dropped.clone());
+        registry.register(
+            "resync_differences",
+            "States read after a time without sight that differed from what was known",
+            m.resync_differences.clone(),
+        );
+        registry.register("resyncs", "Readings of the present states", m.resyncs.clone());
+        registry.register("upstream_calls", "REST calls upstream", m.upstream_calls.clone());
+        registry.register(
+            "topics_rejected",
+            "Agents whose topic upstream rejects",
+            m.topics_rejected.clone(),
+        );
+        registry.register(
+            "agents_over_limit",
+            "Agents unwatched because a client's channels are full",
+            m.agents_over_limit.clone(),
+        );
+        registry.register(
+            "sources_stale",
+            "Sources without a live connection for too long",
+            m.sources_stale.clone(),
         );
         registry.register("deliveries_created", "Deliveries made", m.deliveries.clone());
         registry.register("delivery_attempts", "POSTs tried", m.attempts.clone());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use crate::domain::ids::{AgentId, ConnectionId, EventId, SourceId};
-use crate::domain::presence::PresenceChange;
+use crate::domain::presence::{Origin, PresenceChange};
 use crate::genesys::protocol::Update;
 use crate::genesys::session::Ending;
 use crate::store::upstream::Watcher;
@@ -55,6 +55,8 @@ impl Assignment {
             agent_id: self.agent_id.clone(),
             topic: update.topic.or_else(|| self.topics.first().cloned()).unwrap_or_default(),
             presence: update.presence,
+            state: None,
+            origin: Origin::Live,
             occurred_at: update.occurred_at,
             received_at,
             raw: frame.into(),

@@ -117,9 +117,15 @@ impl AgentState {
     /// Takes in what is newer, part by part.
     pub fn merge(&mut self, told: &Self, seen: Seen) -> Merged {
         let verdicts = [
-            (Part::Presence, meet(&mut self.presence, told.presence.as_ref(), seen, PresencePart::says_the_same)),
+            (
+                Part::Presence,
+                meet(&mut self.presence, told.presence.as_ref(), seen, PresencePart::says_the_same),
+            ),
             (Part::RoutingStatus, meet(&mut self.routing, told.routing.as_ref(), seen, PartialEq::eq)),
-            (Part::OutOfOffice, meet(&mut self.out_of_office, told.out_of_office.as_ref(), seen, PartialEq::eq)),
+            (
+                Part::OutOfOffice,
+                meet(&mut self.out_of_office, told.out_of_office.as_ref(), seen, PartialEq::eq),
+            ),
             (Part::ActiveQueues, meet(&mut self.queues, told.queues.as_ref(), seen, same_set)),
         ];
         let changed: Vec<Part> =
@@ -130,6 +136,17 @@ impl AgentState {
             Merged::Stale
         } else {
             Merged::Duplicate
+        }
+    }
+
+    /// Upstream's time of a part.
+    #[must_use]
+    pub fn time_of(&self, part: Part) -> Option<OffsetDateTime> {
+        match part {
+            Part::Presence => self.presence.as_ref()?.at,
+            Part::RoutingStatus => self.routing.as_ref()?.at,
+            Part::OutOfOffice => self.out_of_office.as_ref()?.at,
+            Part::ActiveQueues => self.queues.as_ref()?.at,
         }
     }
 
@@ -171,7 +188,9 @@ fn meet<T: Clone>(
         (Some(kept_at), Some(told_at)) if told_at < kept_at => return Verdict::Older,
         (Some(kept_at), Some(told_at)) if told_at == kept_at => return Verdict::Same,
         // An answer without a time may be older than what a socket has told since the question.
-        (_, None) if !equal && seen.origin == Origin::Resync && seen.known_at.is_some_and(|at| at > seen.at) => {
+        (_, None)
+            if !equal && seen.origin == Origin::Resync && seen.known_at.is_some_and(|at| at > seen.at) =>
+        {
             return Verdict::Older;
         }
         // Equal and without a time: nothing is learnt, and the time that is known stays.

@@ -54,7 +54,8 @@ mod tests {
 
     #[test]
     fn no_name_stands_for_two_regions() {
-        let names: std::collections::HashSet<_> = REGIONS.iter().flat_map(|(domain, aws)| [domain, aws]).collect();
+        let names: std::collections::HashSet<_> =
+            REGIONS.iter().flat_map(|(domain, aws)| [domain, aws]).collect();
         assert_eq!(names.len(), 36);
     }
 }

@@ -9,9 +9,11 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::clock::rfc3339;
-use crate::domain::ids::{AgentId, DeliveryId, EventId, SourceId};
-use crate::domain::presence::{Event, EventKind};
+use crate::domain::agent_state::{AgentState, EventState, Timed};
+use crate::domain::ids::{AgentId, ConnectionId, DeliveryId, EventId, GapId, SourceId};
+use crate::domain::presence::{Detail, Event, EventKind};
 use crate::domain::signature::{SigningKey, signature_header};
+use crate::domain::source_notice::NoticedGap;
 
 #[derive(Serialize)]
 struct Body<'a, D> {
@@ -25,14 +27,41 @@ struct Body<'a, D> {
 struct Data<'a> {
     event_id: EventId,
     sequence: Option<i64>,
+    origin: &'static str,
+    changed: &'a [String],
     source: Option<Source<'a>>,
     agent: Option<Agent<'a>>,
     topic: Option<&'a str>,
     presence: Option<Presence<'a>>,
-    previous: Option<Presence<'a>>,
+    previous: Option<Previous<'a>>,
+    routing_status: Option<RoutingStatus<'a>>,
+    out_of_office: Option<bool>,
+    active_queues: Option<&'a [String]>,
+    can_take_work: Option<bool>,
     occurred_at: Option<&'a str>,
     received_at: &'a str,
     raw: &'a RawValue,
+}
+
+#[derive(Serialize)]
+struct NoticeData<'a> {
+    event_id: EventId,
+    source: Option<Source<'a>>,
+    since: Option<String>,
+    until: Option<String>,
+    gap_count: u32,
+    gaps: Vec<GapData<'a>>,
+    received_at: &'a str,
+}
+
+#[derive(Serialize)]
+struct GapData<'a> {
+    id: GapId,
+    connection_id: ConnectionId,
+    cause: &'a str,
+    from: String,
+    to: Option<String>,
+    agents: u32,
 }
 
 #[derive(Serialize)]
@@ -50,11 +79,27 @@ struct Source<'a> {
 #[derive(Serialize)]
 struct Agent<'a> {
     id: &'a AgentId,
+    name: Option<&'a str>,
+    email: Option<&'a str>,
 }
 
 #[derive(Serialize)]
 struct Presence<'a> {
+    system: Option<&'a str>,
+    definition_id: Option<&'a str>,
+    label: Option<&'a str>,
+    message: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Previous<'a> {
     system: &'a str,
+}
+
+#[derive(Serialize)]
+struct RoutingStatus<'a> {
+    status: &'a str,
+    since: Option<String>,
 }
 
 /// The body of an event's POST: JSON in UTF-8.
@@ -71,23 +116,84 @@ pub fn body(event: &Event) -> Bytes {
         }
         EventKind::PresenceUpdated => {
             let raw = raw_value(&event.raw);
+            let unknown = EventState::default();
+            let told = match &event.detail {
+                Some(Detail::Agent(told)) => told,
+                _ => &unknown,
+            };
             let data = Data {
                 event_id: event.event_id,
                 sequence: event.sequence,
+                origin: event.origin.as_str(),
+                changed: if event.detail.is_some() { &told.changed } else { &["presence".to_owned()] },
                 source: event.source.as_ref().map(|(id, name)| Source { id: *id, name }),
-                agent: event.agent_id.as_ref().map(|id| Agent { id }),
+                agent: event.agent_id.as_ref().map(|id| Agent {
+                    id,
+                    name: told.name.as_deref(),
+                    email: told.email.as_deref(),
+                }),
                 topic: event.topic.as_deref(),
-                presence: event.presence.as_deref().map(|system| Presence { system }),
-                previous: event.previous.as_deref().map(|system| Presence { system }),
+                presence: presence(event, &told.state),
+                previous: event.previous.as_deref().map(|system| Previous { system }),
+                routing_status: told
+                    .state
+                    .routing
+                    .as_ref()
+                    .map(|routing| RoutingStatus { status: &routing.value, since: routing.at.map(rfc3339) }),
+                out_of_office: told.state.out_of_office.as_ref().map(|out| out.value),
+                active_queues: told.state.queues.as_ref().map(|queues| queues.value.as_slice()),
+                can_take_work: told.state.can_take_work(),
                 occurred_at: occurred_at.as_deref(),
                 received_at: &received_at,
                 raw: &raw,
             };
             serde_json::to_vec(&Body { kind, timestamp, data })
         }
+        EventKind::SourceStale | EventKind::SourceRecovered => {
+            let notice = match &event.detail {
+                Some(Detail::Source(notice)) => Some(notice),
+                _ => None,
+            };
+            let data = NoticeData {
+                event_id: event.event_id,
+                source: event.source.as_ref().map(|(id, name)| Source { id: *id, name }),
+                since: notice.map(|notice| rfc3339(notice.since)),
+                until: notice.and_then(|notice| notice.until).map(rfc3339),
+                gap_count: notice.map_or(0, |notice| notice.gap_count),
+                gaps: notice.map(|notice| notice.gaps.iter().map(gap).collect()).unwrap_or_default(),
+                received_at: &received_at,
+            };
+            serde_json::to_vec(&Body { kind, timestamp, data })
+        }
     };
     // Writing strings, numbers and checked JSON into memory cannot fail.
     Bytes::from(written.unwrap_or_default())
+}
+
+fn presence<'a>(event: &'a Event, state: &'a AgentState) -> Option<Presence<'a>> {
+    match &state.presence {
+        Some(Timed { value, .. }) => Some(Presence {
+            system: value.system.as_deref(),
+            definition_id: value.definition_id.as_deref(),
+            label: value.label.as_deref(),
+            message: value.message.as_deref(),
+        }),
+        None => {
+            let system = event.presence.as_deref()?;
+            Some(Presence { system: Some(system), definition_id: None, label: None, message: None })
+        }
+    }
+}
+
+fn gap(gap: &NoticedGap) -> GapData<'_> {
+    GapData {
+        id: gap.id,
+        connection_id: gap.connection_id,
+        cause: &gap.cause,
+        from: rfc3339(gap.from),
+        to: gap.to.map(rfc3339),
+        agents: gap.agents,
+    }
 }
 
 /// The frame as it was if it is JSON, else as a JSON string of its text.
@@ -126,6 +232,9 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::domain::agent_state::PresencePart;
+    use crate::domain::presence::Origin;
+    use crate::domain::source_notice::SourceNotice;
 
     fn event() -> Event {
         Event {
@@ -140,6 +249,8 @@ mod tests {
             previous: Some("AWAY".to_owned()),
             occurred_at: Some(datetime!(2026-11-23 15:00:00.1237 UTC)),
             received_at: datetime!(2026-11-23 15:00:00.25 UTC),
+            origin: Origin::Live,
+            detail: None,
             raw: Bytes::from_static(b"{ \"state\":\"AVAILABLE\", \"n\":1e400 }"),
         }
     }
@@ -150,11 +261,77 @@ mod tests {
             String::from_utf8_lossy(&body(&event())),
             concat!(
                 r#"{"type":"presence.updated","timestamp":"2026-11-23T15:00:00.123Z","data":{"#,
-                r#""event_id":"00000000-0000-0000-0000-000000000001","sequence":7,"#,
-                r#""source":{"id":"00000000-0000-0000-0000-000000000002","name":"default"},"#,
-                r#""agent":{"id":"ann"},"topic":"routing:agent:state","presence":{"system":"AVAILABLE"},"#,
-                r#""previous":{"system":"AWAY"},"occurred_at":"2026-11-23T15:00:00.123Z","#,
+                r#""event_id":"00000000-0000-0000-0000-000000000001","sequence":7,"origin":"live","#,
+                r#""changed":["presence"],"source":{"id":"00000000-0000-0000-0000-000000000002","name":"default"},"#,
+                r#""agent":{"id":"ann","name":null,"email":null},"topic":"routing:agent:state","#,
+                r#""presence":{"system":"AVAILABLE","definition_id":null,"label":null,"message":null},"#,
+                r#""previous":{"system":"AWAY"},"routing_status":null,"out_of_office":null,"#,
+                r#""active_queues":null,"can_take_work":null,"occurred_at":"2026-11-23T15:00:00.123Z","#,
                 r#""received_at":"2026-11-23T15:00:00.250Z","raw":{ "state":"AVAILABLE", "n":1e400 }}}"#
+            )
+        );
+    }
+
+    #[test]
+    fn what_is_known_of_the_agent_is_told() {
+        let at = Some(datetime!(2026-11-23 15:00 UTC));
+        let presence = PresencePart {
+            system: Some("ON_QUEUE".to_owned()),
+            definition_id: Some("d-1".to_owned()),
+            label: Some("An der Leitung".to_owned()),
+            message: Some("back soon".to_owned()),
+        };
+        let state = AgentState {
+            presence: Some(Timed { value: presence, at }),
+            routing: Some(Timed { value: "IDLE".to_owned(), at }),
+            out_of_office: Some(Timed { value: false, at: None }),
+            queues: Some(Timed { value: vec!["q-1".to_owned()], at }),
+        };
+        let told = EventState {
+            state,
+            changed: vec!["presence".to_owned(), "routing_status".to_owned()],
+            name: Some("Ann".to_owned()),
+            email: Some("ann@example.com".to_owned()),
+        };
+        let detail = Some(Detail::Agent(Box::new(told)));
+        let text =
+            String::from_utf8_lossy(&body(&Event { detail, origin: Origin::Resync, ..event() })).into_owned();
+        for part in [
+            r#""origin":"resync","changed":["presence","routing_status"],"#,
+            r#""agent":{"id":"ann","name":"Ann","email":"ann@example.com"},"#,
+            r#""presence":{"system":"ON_QUEUE","definition_id":"d-1","label":"An der Leitung","message":"back soon"},"#,
+            r#""routing_status":{"status":"IDLE","since":"2026-11-23T15:00:00.000Z"},"out_of_office":false,"#,
+            r#""active_queues":["q-1"],"can_take_work":true,"#,
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
+
+    #[test]
+    fn a_notice_about_a_source_lists_its_gaps() {
+        let at = datetime!(2026-11-23 15:00 UTC);
+        let gap = NoticedGap {
+            id: GapId(Uuid::from_u128(8)),
+            connection_id: ConnectionId(Uuid::from_u128(9)),
+            cause: "socket_closed".to_owned(),
+            from: at,
+            to: None,
+            agents: 3,
+        };
+        let notice = SourceNotice { since: at, until: Some(at), gaps: vec![gap], gap_count: 1 };
+        let detail = Some(Detail::Source(Box::new(notice)));
+        let kind = EventKind::SourceRecovered;
+        assert_eq!(
+            String::from_utf8_lossy(&body(&Event { kind, detail, occurred_at: Some(at), ..event() })),
+            concat!(
+                r#"{"type":"source.recovered","timestamp":"2026-11-23T15:00:00.000Z","data":{"#,
+                r#""event_id":"00000000-0000-0000-0000-000000000001","#,
+                r#""source":{"id":"00000000-0000-0000-0000-000000000002","name":"default"},"#,
+                r#""since":"2026-11-23T15:00:00.000Z","until":"2026-11-23T15:00:00.000Z","gap_count":1,"gaps":[{"#,
+                r#""id":"00000000-0000-0000-0000-000000000008","#,
+                r#""connection_id":"00000000-0000-0000-0000-000000000009","cause":"socket_closed","#,
+                r#""from":"2026-11-23T15:00:00.000Z","to":null,"agents":3}],"#,
+                r#""received_at":"2026-11-23T15:00:00.250Z"}}"#
             )
         );
     }
@@ -169,7 +346,7 @@ mod tests {
             ..event()
         };
         let text = String::from_utf8_lossy(&body(&event)).into_owned();
-        assert!(text.contains(r#""presence":null,"previous":null,"occurred_at":null,"#), "{text}");
+        assert!(text.contains(r#""presence":null,"previous":null,"routing_status":null,"#), "{text}");
         assert!(text.contains(r#""timestamp":"2026-11-23T15:00:00.250Z""#), "{text}");
         assert!(text.ends_with("\"raw\":\"not \u{fffd} json\"}}"), "{text}");
     }

@@ -15,8 +15,8 @@ pub struct ConnectionRow {
     pub connection_id: ConnectionId,
     /// Whose credentials it uses.
     pub source_id: SourceId,
-    /// The Genesys user it watches.
-    pub agent_id: AgentId,
+    /// The Genesys user it watches, in protocol `realtime`.
+    pub agent_id: Option<AgentId>,
     /// `open` or `terminated`: what the operator wants.
     pub desired: String,
     /// What it is.
@@ -187,7 +187,7 @@ fn entry(kind: Kind, row: &ConnectionRow, principal: &str) -> Entry {
     let mut entry = Entry::new(clock::now(), kind);
     entry.source_id = Some(row.source_id);
     entry.connection_id = Some(row.connection_id);
-    entry.agent_id = Some(row.agent_id.clone());
+    entry.agent_id.clone_from(&row.agent_id);
     entry.principal = Some(principal.to_owned());
     entry
 }

@@ -15,6 +15,7 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
+use serde_json::Value;
 use sqlx::{Postgres, Transaction};
 use time::{Duration, OffsetDateTime};
 
@@ -22,7 +23,7 @@ use super::{Result, Store, answered, audit};
 use crate::domain::audit::Entry;
 use crate::domain::delivery::EndState;
 use crate::domain::ids::{AgentId, DeliveryId, EventId, SourceId, WebhookId};
-use crate::domain::presence::{Event, EventKind};
+use crate::domain::presence::{Detail, Event, EventKind, Origin};
 
 /// How long a claim holds without being renewed: what a killed process had claimed is free after that.
 pub const LEASE: Duration = Duration::seconds(8);
@@ -367,6 +368,8 @@ async fn claim(
                   e.presence as "presence?",
                   e.previous as "previous?",
                   e.occurred_at as "occurred_at?",
+                  e.origin as "origin?",
+                  e.state as "state?",
                   e.raw as "raw?"
            from moved m
            left join event e
@@ -391,12 +394,7 @@ async fn claim(
             cycle.more = true; // it took a place that another may want
             continue;
         }
-        let kind = match row.kind.as_deref() {
-            _ if row.gone => None,
-            None => None,
-            Some("webhook.test") => Some(EventKind::WebhookTest),
-            Some(_) => Some(EventKind::PresenceUpdated),
-        };
+        let kind = row.kind.as_deref().filter(|_| !row.gone).and_then(EventKind::from_name);
         let event = kind.map(|kind| Event {
             event_id: row.event_id,
             kind,
@@ -409,6 +407,8 @@ async fn claim(
             previous: row.previous,
             occurred_at: row.occurred_at,
             received_at: row.received_at,
+            origin: Origin::from_name(row.origin.as_deref().unwrap_or_default()),
+            detail: row.state.and_then(|state| detail(kind, state)),
             raw: Bytes::from(row.raw.unwrap_or_default()),
         });
         cycle.claimed.push(Claimed {
@@ -422,4 +422,15 @@ async fn claim(
         });
     }
     Ok(cycle)
+}
+
+/// What an event of this kind tells besides its columns; `None` if it does not read, which our own writing rules out.
+fn detail(kind: EventKind, state: Value) -> Option<Detail> {
+    Some(match kind {
+        EventKind::PresenceUpdated => Detail::Agent(serde_json::from_value(state).ok()?),
+        EventKind::SourceStale | EventKind::SourceRecovered => {
+            Detail::Source(serde_json::from_value(state).ok()?)
+        }
+        EventKind::WebhookTest => return None,
+    })
 }

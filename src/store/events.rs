@@ -6,13 +6,17 @@
 
 use std::collections::HashMap;
 
+use serde_json::Value;
+use sqlx::types::Json;
 use sqlx::{Postgres, Transaction};
 use time::OffsetDateTime;
 
-use super::{Result, Store, answered};
+use super::{Result, Store, answered, audit};
 use crate::clock;
+use crate::domain::agent_state::{AgentState, EventState, Merged, Seen};
+use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::{AgentId, EventId, SourceId};
-use crate::domain::presence::PresenceChange;
+use crate::domain::presence::{Origin, PresenceChange};
 
 /// What a batch became.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,27 +25,49 @@ pub struct Recorded {
     pub events: u64,
     /// Deliveries made for them.
     pub deliveries: u64,
+    /// Pushed states that were dropped because they are older than what is known.
+    pub stale: u64,
+    /// Pushed states that were dropped because they are known already.
+    pub duplicates: u64,
 }
 
 /// An agent as the batch leaves it.
-struct AgentState {
+struct Agent {
     agent_key: i64,
     sequence: i64,
     presence: Option<String>,
     since: Option<OffsetDateTime>,
-    last: usize,
+    state: AgentState,
+    received_at: Option<OffsetDateTime>,
+    name: Option<String>,
+    email: Option<String>,
+    /// The batch changed the row.
+    touched: bool,
+    /// The last of the batch's changes that became an event.
+    last: Option<usize>,
 }
 
-/// What a change gets from its agent.
-struct Numbered {
+/// A change that becomes an event, and what it gets from its agent.
+struct Numbered<'a> {
+    change: &'a PresenceChange,
     agent_key: i64,
     sequence: i64,
+    presence: Option<String>,
     previous: Option<String>,
+    occurred_at: Option<OffsetDateTime>,
+    state: Option<Json<EventState>>,
+}
+
+/// A change that tells nothing new.
+struct Dropped<'a> {
+    change: &'a PresenceChange,
+    stale: bool,
 }
 
 impl Store {
     /// Stores changes in the order given: agent state and sequence, event, a delivery for each webhook that
-    /// matches, audit entries. All or nothing; then the dispatcher is nudged.
+    /// matches, audit entries. All or nothing; then the dispatcher is nudged. A change in parts that tells nothing
+    /// new is dropped and, if it was pushed, written down as such.
     ///
     /// # Errors
     /// If the database is away or refuses. After an error the commit may still have happened: ask
@@ -50,18 +76,24 @@ impl Store {
         if changes.is_empty() {
             return Ok(Recorded::default());
         }
-        let deliveries = answered(async {
+        let recorded = answered(async {
             let mut tx = self.hot.begin_with("begin; select pg_advisory_xact_lock(7700451)").await?;
             let mut agents = agents_of(&mut tx, changes).await?;
-            let numbered = number(changes, &mut agents);
+            let (numbered, dropped) = number(changes, &mut agents);
             update_agents(&mut tx, changes, &agents).await?;
-            let deliveries = insert_events(&mut tx, changes, &numbered).await?;
+            let deliveries = if numbered.is_empty() { 0 } else { insert_events(&mut tx, &numbered).await? };
+            audit::write(&mut tx, &dropped.iter().map(Dropped::entry).collect::<Vec<_>>()).await?;
             tx.commit().await?;
-            Ok(deliveries)
+            Ok(Recorded {
+                events: count(numbered.len()),
+                deliveries,
+                stale: count(dropped.iter().filter(|d| d.stale).count()),
+                duplicates: count(dropped.iter().filter(|d| !d.stale).count()),
+            })
         })
         .await?;
         self.wake.deliveries_due();
-        Ok(Recorded { events: u64::try_from(changes.len()).unwrap_or(u64::MAX), deliveries })
+        Ok(recorded)
     }
 
     /// Which of these events are stored already; asked after a commit whose answer was lost.
@@ -86,7 +118,11 @@ impl Store {
     }
 }
 
-type Agents = HashMap<(SourceId, AgentId), AgentState>;
+fn count(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+type Agents = HashMap<(SourceId, AgentId), Agent>;
 
 /// Reads the agents of a batch, making those that are new.
 async fn agents_of(tx: &mut Transaction<'static, Postgres>, changes: &[PresenceChange]) -> Result<Agents> {
@@ -118,7 +154,8 @@ async fn read_agents(
 ) -> Result<Agents> {
     let rows = sqlx::query!(
         r#"select a.agent_key, a.source_id as "source_id: SourceId", a.agent_id as "agent_id: AgentId",
-                  a.sequence, a.presence, a.since
+                  a.sequence, a.presence, a.since, a.state as "state: Json<AgentState>", a.received_at, a.name,
+                  a.email
            from unnest($1::uuid[], $2::text[]) as wanted (source_id, agent_id)
            join agent a on a.source_id = wanted.source_id and a.agent_id = wanted.agent_id"#,
         sources as _,
@@ -129,39 +166,123 @@ async fn read_agents(
     Ok(rows
         .into_iter()
         .map(|row| {
-            let state = AgentState {
+            let agent = Agent {
                 agent_key: row.agent_key,
                 sequence: row.sequence,
                 presence: row.presence,
                 since: row.since,
-                last: 0,
+                state: row.state.0,
+                received_at: row.received_at,
+                name: row.name,
+                email: row.email,
+                touched: false,
+                last: None,
             };
-            ((row.source_id, row.agent_id), state)
+            ((row.source_id, row.agent_id), agent)
         })
         .collect())
 }
 
-/// Gives each change the next sequence of its agent and the presence before it; leaves the agents as the batch
-/// leaves them. A change whose presence could not be read keeps the last known one.
-fn number(changes: &[PresenceChange], agents: &mut Agents) -> Vec<Numbered> {
-    let mut numbered = Vec::with_capacity(changes.len());
+/// Gives each change that is one the next sequence of its agent and the presence before it; leaves the agents as the
+/// batch leaves them.
+fn number<'a>(changes: &'a [PresenceChange], agents: &mut Agents) -> (Vec<Numbered<'a>>, Vec<Dropped<'a>>) {
+    let (mut numbered, mut dropped) = (Vec::with_capacity(changes.len()), Vec::new());
     for (index, change) in changes.iter().enumerate() {
         let Some(agent) = agents.get_mut(&(change.source_id, change.agent_id.clone())) else {
             continue; // not reached: agents_of made a row for each
         };
-        agent.sequence += 1;
-        agent.last = index;
-        numbered.push(Numbered {
-            agent_key: agent.agent_key,
-            sequence: agent.sequence,
-            previous: agent.presence.clone(),
-        });
-        if change.presence.is_some() && change.presence != agent.presence {
-            agent.presence.clone_from(&change.presence);
-            agent.since = Some(change.occurred_at.unwrap_or(change.received_at));
+        let previous = agent.presence.clone();
+        match agent.take_in(change) {
+            Taken::Event { presence, occurred_at, state } => {
+                agent.sequence += 1;
+                agent.last = Some(index);
+                let (agent_key, sequence) = (agent.agent_key, agent.sequence);
+                numbered.push(Numbered {
+                    change,
+                    agent_key,
+                    sequence,
+                    presence,
+                    previous,
+                    occurred_at,
+                    state,
+                });
+            }
+            // What a resync finds unchanged is its usual finding, which it counts itself.
+            Taken::Nothing { .. } if change.origin == Origin::Resync => {}
+            Taken::Nothing { stale } => dropped.push(Dropped { change, stale }),
         }
     }
-    numbered
+    (numbered, dropped)
+}
+
+/// What an agent makes of a change.
+enum Taken {
+    Event { presence: Option<String>, occurred_at: Option<OffsetDateTime>, state: Option<Json<EventState>> },
+    Nothing { stale: bool },
+}
+
+impl Agent {
+    /// Takes a change in. Without parts every change is an event; one whose presence could not be read keeps the last
+    /// known one.
+    fn take_in(&mut self, change: &PresenceChange) -> Taken {
+        let Some(told) = &change.state else {
+            self.become_present(&change.presence, change.occurred_at.unwrap_or(change.received_at));
+            self.received_at = Some(change.received_at);
+            return Taken::Event {
+                presence: change.presence.clone(),
+                occurred_at: change.occurred_at,
+                state: None,
+            };
+        };
+        let before = self.state.clone();
+        let seen = Seen { origin: change.origin, at: change.received_at, known_at: self.received_at };
+        let merged = self.state.merge(told, seen);
+        self.touched |= self.state != before;
+        let changed = match merged {
+            Merged::Changed(changed) => changed,
+            Merged::Duplicate => return Taken::Nothing { stale: false },
+            Merged::Stale => return Taken::Nothing { stale: true },
+        };
+        self.received_at = self.received_at.max(Some(change.received_at));
+        let system = self.state.presence.as_ref().and_then(|presence| presence.value.system.clone());
+        let since = self.state.presence.as_ref().and_then(|presence| presence.at);
+        self.become_present(&system, since.unwrap_or(change.received_at));
+        let state = EventState {
+            state: self.state.clone(),
+            changed: changed.iter().map(|part| part.as_str().to_owned()).collect(),
+            name: self.name.clone(),
+            email: self.email.clone(),
+        };
+        let occurred_at = changed.iter().filter_map(|part| self.state.time_of(*part)).max();
+        Taken::Event {
+            presence: self.presence.clone(),
+            occurred_at: occurred_at.or(change.occurred_at),
+            state: Some(Json(state)),
+        }
+    }
+
+    fn become_present(&mut self, presence: &Option<String>, since: OffsetDateTime) {
+        if presence.is_some() && *presence != self.presence {
+            self.presence.clone_from(presence);
+            self.since = Some(since);
+        }
+    }
+}
+
+impl Dropped<'_> {
+    fn entry(&self) -> Entry {
+        let (kind, level) =
+            if self.stale { (Kind::StateStale, Level::Warn) } else { (Kind::StateDuplicate, Level::Info) };
+        let state = self.change.state.as_ref().and_then(|state| serde_json::to_value(state).ok());
+        let mut entry = Entry::new(self.change.received_at, kind)
+            .level(level)
+            .data("topic", self.change.topic.clone())
+            .data("state", state.unwrap_or(Value::Null));
+        entry.source_id = Some(self.change.source_id);
+        entry.connection_id = Some(self.change.connection_id);
+        entry.agent_id = Some(self.change.agent_id.clone());
+        entry
+    }
 }
 
 async fn update_agents(
@@ -169,29 +290,37 @@ async fn update_agents(
     changes: &[PresenceChange],
     agents: &Agents,
 ) -> Result<()> {
-    let states: Vec<(&AgentState, &PresenceChange)> =
-        agents.values().filter_map(|state| Some((state, changes.get(state.last)?))).collect();
+    let touched: Vec<(&Agent, Option<&PresenceChange>)> = agents
+        .values()
+        .filter(|agent| agent.touched || agent.last.is_some())
+        .map(|agent| (agent, agent.last.and_then(|last| changes.get(last))))
+        .collect();
+    if touched.is_empty() {
+        return Ok(());
+    }
     sqlx::query!(
         "update agent a
          set sequence = n.sequence,
              presence = n.presence,
-             topic = n.topic,
              since = n.since,
-             occurred_at = n.occurred_at,
+             state = n.state,
              received_at = n.received_at,
-             event_id = n.event_id
+             topic = coalesce(n.topic, a.topic),
+             occurred_at = case when n.event_id is null then a.occurred_at else n.occurred_at end,
+             event_id = coalesce(n.event_id, a.event_id)
          from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[],
-                     $7::timestamptz[], $8::uuid[])
-              as n (agent_key, sequence, presence, topic, since, occurred_at, received_at, event_id)
+                     $7::timestamptz[], $8::uuid[], $9::jsonb[])
+              as n (agent_key, sequence, presence, topic, since, occurred_at, received_at, event_id, state)
          where a.agent_key = n.agent_key",
-        &states.iter().map(|(state, _)| state.agent_key).collect::<Vec<_>>(),
-        &states.iter().map(|(state, _)| state.sequence).collect::<Vec<_>>(),
-        &states.iter().map(|(state, _)| state.presence.as_deref()).collect::<Vec<_>>() as _,
-        &states.iter().map(|(_, change)| change.topic.as_str()).collect::<Vec<_>>() as _,
-        &states.iter().map(|(state, _)| state.since).collect::<Vec<_>>() as _,
-        &states.iter().map(|(_, change)| change.occurred_at).collect::<Vec<_>>() as _,
-        &states.iter().map(|(_, change)| change.received_at).collect::<Vec<_>>(),
-        &states.iter().map(|(_, change)| change.event_id).collect::<Vec<_>>() as _,
+        &touched.iter().map(|(agent, _)| agent.agent_key).collect::<Vec<_>>(),
+        &touched.iter().map(|(agent, _)| agent.sequence).collect::<Vec<_>>(),
+        &touched.iter().map(|(agent, _)| agent.presence.as_deref()).collect::<Vec<_>>() as _,
+        &touched.iter().map(|(_, change)| change.map(|c| c.topic.as_str())).collect::<Vec<_>>() as _,
+        &touched.iter().map(|(agent, _)| agent.since).collect::<Vec<_>>() as _,
+        &touched.iter().map(|(_, change)| change.and_then(|c| c.occurred_at)).collect::<Vec<_>>() as _,
+        &touched.iter().map(|(agent, _)| agent.received_at).collect::<Vec<_>>() as _,
+        &touched.iter().map(|(_, change)| change.map(|c| c.event_id)).collect::<Vec<_>>() as _,
+        &touched.iter().map(|(agent, _)| Json(&agent.state)).collect::<Vec<_>>() as _,
     )
     .execute(&mut **tx)
     .await?;
@@ -202,28 +331,26 @@ async fn update_agents(
 ///
 /// Of several deliveries for one lane in this batch only the first is due: the others stand behind it until it
 /// ends. Whether an older batch left something open in the lane is for the claim to see (store/deliveries.rs).
-async fn insert_events(
-    tx: &mut Transaction<'static, Postgres>,
-    changes: &[PresenceChange],
-    numbered: &[Numbered],
-) -> Result<u64> {
+async fn insert_events(tx: &mut Transaction<'static, Postgres>, numbered: &[Numbered<'_>]) -> Result<u64> {
     macro_rules! column {
-        ($change:ident => $value:expr) => {
-            changes.iter().map(|$change| $value).collect::<Vec<_>>()
+        ($n:ident => $value:expr) => {
+            numbered.iter().map(|$n| $value).collect::<Vec<_>>()
         };
     }
     let made = sqlx::query_scalar!(
         r#"with new_event as (
                insert into event (
                    event_id, received_at, source_id, source_name, connection_id, agent_key, agent_id, sequence,
-                   topic, presence, previous, occurred_at, raw)
+                   topic, presence, previous, occurred_at, raw, origin, state)
                select n.event_id, n.received_at, n.source_id, n.source_name, n.connection_id, n.agent_key,
-                      n.agent_id, n.sequence, n.topic, n.presence, n.previous, n.occurred_at, n.raw
+                      n.agent_id, n.sequence, n.topic, n.presence, n.previous, n.occurred_at, n.raw, n.origin,
+                      n.state
                from unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::text[], $5::uuid[], $6::bigint[],
                            $7::text[], $8::bigint[], $9::text[], $10::text[], $11::text[], $12::timestamptz[],
-                           $13::bytea[])
+                           $13::bytea[], $15::text[], $16::jsonb[])
                     with ordinality as n (event_id, received_at, source_id, source_name, connection_id, agent_key,
-                                          agent_id, sequence, topic, presence, previous, occurred_at, raw, place)
+                                          agent_id, sequence, topic, presence, previous, occurred_at, raw, origin,
+                                          state, place)
                order by n.place
                returning event_id, received_at, position, source_id, connection_id, agent_key, agent_id, sequence,
                          topic, presence
@@ -240,6 +367,7 @@ async fn insert_events(
                from new_event e
                join webhook w
                  on w.deleted_at is null
+                and 'presence.updated' = any (w.events)
                 and (w.agents = '{}' or e.agent_id = any (w.agents))
                 and (w.topics = '{}' or e.topic = any (w.topics))
                 and (w.presences = '{}' or e.presence = any (w.presences))
@@ -260,20 +388,22 @@ async fn insert_events(
                order by e.position
            )
            select count(*) as "count!" from new_delivery"#,
-        &column!(c => c.event_id) as _,
-        &column!(c => c.received_at),
-        &column!(c => c.source_id) as _,
-        &column!(c => c.source_name.as_str()) as _,
-        &column!(c => c.connection_id) as _,
-        &numbered.iter().map(|n| n.agent_key).collect::<Vec<_>>(),
-        &column!(c => &c.agent_id) as _,
-        &numbered.iter().map(|n| n.sequence).collect::<Vec<_>>(),
-        &column!(c => c.topic.as_str()) as _,
-        &column!(c => c.presence.as_deref()) as _,
-        &numbered.iter().map(|n| n.previous.as_deref()).collect::<Vec<_>>() as _,
-        &column!(c => c.occurred_at) as _,
-        &column!(c => c.raw.as_ref()) as _,
+        &column!(n => n.change.event_id) as _,
+        &column!(n => n.change.received_at),
+        &column!(n => n.change.source_id) as _,
+        &column!(n => n.change.source_name.as_str()) as _,
+        &column!(n => n.change.connection_id) as _,
+        &column!(n => n.agent_key),
+        &column!(n => &n.change.agent_id) as _,
+        &column!(n => n.sequence),
+        &column!(n => n.change.topic.as_str()) as _,
+        &column!(n => n.presence.as_deref()) as _,
+        &column!(n => n.previous.as_deref()) as _,
+        &column!(n => n.occurred_at) as _,
+        &column!(n => n.change.raw.as_ref()) as _,
         clock::now(),
+        &column!(n => n.change.origin.as_str()) as _,
+        &column!(n => n.state.as_ref()) as _,
     )
     .fetch_one(&mut **tx)
     .await?;

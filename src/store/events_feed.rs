@@ -1,14 +1,16 @@
 //! `event` as the API shows it: a feed in commit order, single events, and test pings.
 
 use bytes::Bytes;
+use sqlx::types::Json;
 use time::OffsetDateTime;
 
 use super::history::choose_plan_by_values;
 use super::{Result, Store, StoreError, audit, webhooks};
 use crate::clock;
+use crate::domain::agent_state::EventState;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::ids::{AgentId, DeliveryId, EventId, SourceId, WebhookId};
-use crate::domain::presence::{Event, EventKind};
+use crate::domain::presence::{Detail, Event, EventKind, Origin};
 
 /// Which changes are asked for.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +33,8 @@ struct Row {
     previous: Option<String>,
     occurred_at: Option<OffsetDateTime>,
     received_at: OffsetDateTime,
+    origin: String,
+    state: Option<Json<EventState>>,
     raw: Vec<u8>,
 }
 
@@ -48,6 +52,8 @@ impl From<Row> for Event {
             previous: row.previous,
             occurred_at: row.occurred_at,
             received_at: row.received_at,
+            origin: Origin::from_name(&row.origin),
+            detail: row.state.map(|state| Detail::Agent(Box::new(state.0))),
             raw: Bytes::from(row.raw),
         }
     }
@@ -66,7 +72,7 @@ impl Store {
             Row,
             r#"select event_id as "event_id: EventId", position, source_id as "source_id: SourceId", source_name,
                       agent_id as "agent_id: AgentId", sequence, topic, presence, previous, occurred_at,
-                      received_at, raw
+                      received_at, origin, state as "state: Json<EventState>", raw
                from event
                where kind = 'presence.updated'
                  and position > $1
@@ -94,7 +100,7 @@ impl Store {
             Row,
             r#"select event_id as "event_id: EventId", position, source_id as "source_id: SourceId", source_name,
                       agent_id as "agent_id: AgentId", sequence, topic, presence, previous, occurred_at,
-                      received_at, raw
+                      received_at, origin, state as "state: Json<EventState>", raw
                from event
                where kind = 'presence.updated'
                  and event_id = $1"#,

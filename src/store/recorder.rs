@@ -14,6 +14,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
+use super::events::Recorded;
 use super::{Store, StoreError};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
@@ -165,10 +166,7 @@ impl Worker {
         match self.store.record(&self.batch).await {
             Err(error) if is_about_content(&error) => self.commit_one_by_one().await?,
             Err(error) => return Err(error),
-            Ok(recorded) => {
-                self.metrics.events.inc_by(recorded.events);
-                self.metrics.deliveries.inc_by(recorded.deliveries);
-            }
+            Ok(recorded) => self.count(recorded),
         }
         self.batch.clear();
         self.retried = false;
@@ -176,14 +174,19 @@ impl Worker {
         Ok(())
     }
 
+    fn count(&self, recorded: Recorded) {
+        self.metrics.events.inc_by(recorded.events);
+        self.metrics.deliveries.inc_by(recorded.deliveries);
+        for (reason, states) in [("stale", recorded.stale), ("duplicate", recorded.duplicates)] {
+            self.metrics.states_dropped.get_or_create(&ReasonLabels { reason }).inc_by(states);
+        }
+    }
+
     /// Some change in the batch is refused for what it holds: finds it, keeps its bytes in the audit log, goes on.
     async fn commit_one_by_one(&mut self) -> Result<(), StoreError> {
         while let Some(change) = self.batch.first() {
             match self.store.record(std::slice::from_ref(change)).await {
-                Ok(recorded) => {
-                    self.metrics.events.inc_by(recorded.events);
-                    self.metrics.deliveries.inc_by(recorded.deliveries);
-                }
+                Ok(recorded) => self.count(recorded),
                 Err(error) if is_about_content(&error) => {
                     tracing::error!(%error, agent = %change.agent_id, "a presence change cannot be stored");
                     self.store.write_audit(&[quarantine(change)]).await?;

@@ -175,7 +175,7 @@ impl Store {
             };
             source.connections.push(WantedConnection {
                 connection_id: row.connection_id,
-                agent_id: row.agent_id,
+                agent_id: row.agent_id.unwrap_or(AgentId(String::new())),
                 open: row.desired == "open",
                 generation: row.generation,
                 leftovers: row
