@@ -50,6 +50,8 @@ pub struct ConnectionMetrics {
     pub attempt_count: u32,
     /// Last moment that a frame proved its socket live; `None` before the first.
     pub proven_at: Option<OffsetDateTime>,
+    /// Its socket is open.
+    pub open: bool,
 }
 
 /// Live figures of this process. Cheap to lock: nothing is held while waiting.

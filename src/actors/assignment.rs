@@ -1,17 +1,20 @@
 //! Which connection an actor holds, and whom it watches.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use time::OffsetDateTime;
 
 use crate::domain::ids::{AgentId, ConnectionId, EventId, SourceId};
 use crate::domain::presence::{Origin, PresenceChange};
-use crate::genesys::protocol::Update;
+use crate::genesys::definitions::Definitions;
+use crate::genesys::protocol::{Update, Wanted};
 use crate::genesys::session::Ending;
 use crate::store::upstream::Watcher;
 
 /// Which connection, and whom it watches.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Assignment {
     /// Its id.
     pub connection_id: ConnectionId,
@@ -19,8 +22,8 @@ pub struct Assignment {
     pub source_id: SourceId,
     /// The source's name, which events carry.
     pub source_name: String,
-    /// The agent.
-    pub agent_id: AgentId,
+    /// The agents.
+    pub agents: Arc<Agents>,
     /// Topics, flat; the first stands for updates that name none.
     pub topics: Vec<String>,
     /// How often upstream shall ping.
@@ -33,6 +36,43 @@ pub struct Assignment {
     pub ends_at_once: Option<Ending>,
 }
 
+/// Whom a connection watches: in order, and to be asked.
+#[derive(Clone, Debug, Default)]
+pub struct Agents {
+    /// Grows with each other assignment.
+    pub version: i64,
+    /// In order.
+    pub list: Arc<Vec<AgentId>>,
+    set: HashSet<String>,
+}
+
+impl Agents {
+    /// These agents.
+    #[must_use]
+    pub fn new(version: i64, list: Vec<AgentId>) -> Self {
+        let set = list.iter().map(|agent| agent.0.clone()).collect();
+        Self { version, list: Arc::new(list), set }
+    }
+
+    /// Whether an agent is among them.
+    #[must_use]
+    pub fn contains(&self, agent: &str) -> bool {
+        self.set.contains(agent)
+    }
+
+    /// Their ids.
+    #[must_use]
+    pub fn ids(&self) -> Vec<String> {
+        self.list.iter().map(|agent| agent.0.clone()).collect()
+    }
+
+    /// Those who are not among others.
+    #[must_use]
+    pub fn without(&self, others: &Self) -> Vec<String> {
+        self.list.iter().map(|agent| &agent.0).filter(|agent| !others.contains(agent)).cloned().collect()
+    }
+}
+
 impl Assignment {
     /// Whose sight is gained and lost with this connection.
     #[must_use]
@@ -40,26 +80,53 @@ impl Assignment {
         Watcher {
             source_id: self.source_id,
             connection_id: self.connection_id,
-            agent_id: self.agent_id.clone(),
+            agents: self.agents.list.clone(),
         }
     }
 
-    /// The presence change that an update of this connection tells.
+    /// What to ask upstream for.
     #[must_use]
-    pub fn change(&self, update: Update, frame: String, received_at: OffsetDateTime) -> PresenceChange {
-        PresenceChange {
+    pub fn wanted(&self) -> Wanted {
+        Wanted { agents: self.agents.ids(), topics: self.topics.clone(), heartbeat_interval: self.heartbeat }
+    }
+
+    /// Whether an update is about somebody that this connection watches.
+    #[must_use]
+    pub fn watches(&self, update: &Update) -> bool {
+        update.agent_id.as_ref().is_none_or(|agent| self.agents.contains(agent))
+    }
+
+    /// The presence change that an update of this connection tells; `None` if it watches nobody who could be meant.
+    #[must_use]
+    pub fn change(
+        &self,
+        mut update: Update,
+        origin: Origin,
+        raw: String,
+        received_at: OffsetDateTime,
+        definitions: &Definitions,
+    ) -> Option<PresenceChange> {
+        let agent_id = update.agent_id.take().map(AgentId).or_else(|| self.agents.list.first().cloned())?;
+        if let Some(told) = update.state.as_mut().and_then(|state| state.presence.as_mut()) {
+            let definition = told.value.definition_id.as_deref().and_then(|id| definitions.get(id));
+            if let Some(definition) = definition {
+                told.value.label = definition.label;
+                told.value.system = told.value.system.take().or(definition.system);
+            }
+        }
+        Some(PresenceChange {
             event_id: EventId::generate(),
             source_id: self.source_id,
             source_name: self.source_name.clone(),
             connection_id: self.connection_id,
-            agent_id: self.agent_id.clone(),
+            agent_id,
             topic: update.topic.or_else(|| self.topics.first().cloned()).unwrap_or_default(),
             presence: update.presence,
-            state: None,
-            origin: Origin::Live,
+            state: update.state,
+            origin,
             occurred_at: update.occurred_at,
             received_at,
-            raw: frame.into(),
-        }
+            raw: raw.into(),
+        })
     }
 }

@@ -1,6 +1,7 @@
-//! Holds one socket: carries out what the session decides, and tells it what came of it.
+//! Holds one connection: carries out what its sessions decide, and tells them what came of it.
 //!
-//! Decisions are in `genesys::session` (pure); here are the socket, the timers, the calls and the order of writes.
+//! Decisions are in `genesys::session` (pure); here are the sockets, the timers, the calls and the order of writes.
+//! `handover` replaces a socket by another one, `subscription` follows a change of agents, `resync` reads present states.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,12 +12,15 @@ use futures_util::stream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::assignment::Assignment;
+use super::assignment::{Agents, Assignment};
 use super::deletions::{delete, delete_at_the_end};
 use super::journal::Journal;
+use super::strand::{OpenSocket, Role, Strand, StrandId};
 use super::token::{Held, Tokens};
 use crate::clock;
-use crate::genesys::protocol::{Provisioned, Update, Upstream, Wanted};
+use crate::domain::presence::Origin;
+use crate::genesys::definitions::Definitions;
+use crate::genesys::protocol::{Frame, Provisioned, Update, Upstream};
 use crate::genesys::session::{Effect, Ending, Input, Now, Phase, Session, TokenSerial};
 use crate::genesys::socket::{Closed, Incoming, Socket, Speaker};
 use crate::metrics::{Metrics, ReasonLabels};
@@ -51,123 +55,143 @@ pub struct Deps {
 #[rtype(result = "()")]
 pub struct Terminate(pub Ending);
 
-/// One thing that arrived on a socket of an epoch.
-struct Arrival(u64, Incoming);
+/// Gives the connection other agents.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Reassign(pub Agents);
 
-/// A socket that is open.
-struct OpenSocket {
-    speaker: Speaker,
-    reader: SpawnHandle,
-    /// Resolves when the reader has let go of the socket.
-    ended: oneshot::Receiver<()>,
+/// One thing that arrived on a socket of a strand, in an epoch.
+struct Arrival(Place, Incoming);
+
+/// A strand and one of its tries.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) strand: StrandId,
+    pub(super) epoch: u64,
 }
 
 /// The actor of one connection.
 pub struct ConnectionActor {
-    deps: Deps,
-    assignment: Assignment,
-    upstream: Rc<dyn Upstream>,
-    tokens: Tokens,
-    session: Session,
-    token: Option<Held>,
-    socket: Option<OpenSocket>,
-    /// The update just handled could not be handed on.
-    queue_full: bool,
+    pub(super) deps: Deps,
+    pub(super) assignment: Assignment,
+    pub(super) upstream: Rc<dyn Upstream>,
+    pub(super) tokens: Tokens,
+    pub(super) definitions: Definitions,
+    /// The primary is always there.
+    pub(super) strands: Vec<Strand>,
+    pub(super) strands_made: StrandId,
+    /// Agents rejected when upstream was asked last.
+    pub(super) rejected: usize,
     /// What is not yet written down.
-    journal: Journal,
-    /// The session is over; the actor ends when everything is written down.
-    finished: bool,
+    pub(super) journal: Journal,
 }
 
 impl ConnectionActor {
     /// An actor that starts to connect when it is started.
     #[must_use]
-    pub fn new(deps: Deps, assignment: Assignment, upstream: Rc<dyn Upstream>, tokens: Tokens) -> Self {
-        let session = Session::new(assignment.heartbeat, assignment.leftovers.clone());
+    pub fn new(
+        deps: Deps,
+        assignment: Assignment,
+        upstream: Rc<dyn Upstream>,
+        tokens: Tokens,
+        definitions: Definitions,
+    ) -> Self {
+        let rhythm = upstream.rhythm(assignment.heartbeat);
+        let session = Session::new(rhythm, assignment.leftovers.clone());
         let journal = Journal::new(assignment.watcher());
         Self {
             deps,
             assignment,
             upstream,
             tokens,
-            session,
-            token: None,
-            socket: None,
-            queue_full: false,
+            definitions,
+            strands: vec![Strand::new(0, Role::Primary, session)],
+            strands_made: 1,
+            rejected: 0,
             journal,
-            finished: false,
         }
     }
 
-    /// Tells the session what happened in an epoch, and does what it decides.
-    fn feed(&mut self, epoch: u64, input: Input, ctx: &mut Context<Self>) {
+    pub(super) fn strand(&mut self, id: StrandId) -> Option<&mut Strand> {
+        self.strands.iter_mut().find(|strand| strand.id == id)
+    }
+
+    pub(super) fn in_role(&self, role: Role) -> Option<&Strand> {
+        self.strands.iter().find(|strand| strand.role == role)
+    }
+
+    /// Tells a session what happened in an epoch, and does what it decides.
+    pub(super) fn feed(&mut self, place: Place, input: Input, ctx: &mut Context<Self>) {
         let now = Now { at: clock::now(), tick: Instant::now() };
-        let before = self.session.phase();
-        let effects = self.session.on(epoch, input, now, random::unit());
-        for effect in effects {
-            self.carry_out(effect, now, ctx);
-        }
-        if std::mem::take(&mut self.queue_full) {
+        let Some(strand) = self.strand(place.strand) else {
+            return; // it has ended
+        };
+        let before = strand.session.phase();
+        let effects = strand.session.on(place.epoch, input, now, random::unit());
+        self.carry_out_all(place.strand, effects, now, ctx);
+        if let Some(strand) = self.strand(place.strand).filter(|strand| strand.queue_full) {
             // Before another frame is handled: that one's moment would pass for the last one with sight.
-            let full = self.session.on(epoch, Input::QueueFull, now, random::unit());
-            for effect in full {
-                self.carry_out(effect, now, ctx);
-            }
+            strand.queue_full = false;
+            let full = strand.session.on(place.epoch, Input::QueueFull, now, random::unit());
+            self.carry_out_all(place.strand, full, now, ctx);
         }
-        let after = self.session.phase();
-        if (before == Phase::Open) != (after == Phase::Open) {
-            if after == Phase::Open {
+        let after = self.strand(place.strand).map_or(before, |strand| strand.session.phase());
+        match (before == Phase::Open, after == Phase::Open) {
+            (false, true) => {
                 self.deps.metrics.upstream_connected.inc();
-            } else {
-                self.deps.metrics.upstream_connected.dec();
             }
+            (true, false) => {
+                self.deps.metrics.upstream_connected.dec();
+                self.stop_resync(place.strand, ctx);
+            }
+            _ => {}
         }
+        self.settle_roles(ctx);
+        self.keep_subscribed(ctx);
         self.publish();
         self.write(ctx);
     }
 
-    fn carry_out(&mut self, effect: Effect, now: Now, ctx: &mut Context<Self>) {
+    fn carry_out_all(&mut self, id: StrandId, effects: Vec<Effect>, now: Now, ctx: &mut Context<Self>) {
+        for effect in effects {
+            self.carry_out(id, effect, now, ctx);
+        }
+    }
+
+    fn carry_out(&mut self, id: StrandId, effect: Effect, now: Now, ctx: &mut Context<Self>) {
+        let Some(strand) = self.strand(id) else { return };
+        let (role, place) = (strand.role, Place { strand: id, epoch: strand.session.epoch() });
         match effect {
-            Effect::GetToken { instead_of } => self.get_token(instead_of, ctx),
-            Effect::Verify => self.call(ctx, |upstream, token| async move {
+            Effect::GetToken { instead_of } => self.get_token(place, instead_of, ctx),
+            Effect::Verify => self.call(place, ctx, |upstream, token| async move {
                 Input::Verified(upstream.verify(&token.secret).await)
             }),
-            Effect::List => {
-                self.call(
-                    ctx,
-                    |upstream, token| async move { Input::Listed(upstream.list(&token.secret).await) },
-                );
-            }
-            Effect::Delete(ids) => self.call(ctx, |upstream, token| async move {
+            Effect::List => self.call(place, ctx, |upstream, token| async move {
+                Input::Listed(upstream.list(&token.secret).await)
+            }),
+            Effect::Delete(ids) => self.call(place, ctx, |upstream, token| async move {
                 Input::Deleted(delete(&*upstream, &token, ids).await)
             }),
-            Effect::Provision => {
-                let wanted = Wanted {
-                    agent_id: self.assignment.agent_id.0.clone(),
-                    topics: self.assignment.topics.clone(),
-                    heartbeat_interval: self.assignment.heartbeat,
-                };
-                self.call(ctx, |upstream, token| async move {
-                    Input::Provisioned(upstream.provision(&token.secret, &wanted).await)
-                });
-            }
-            Effect::Dial(provisioned) => self.dial(provisioned, ctx),
-            Effect::Say(text) => self.speak(|speaker| speaker.text(text), ctx),
-            Effect::Ping(payload) => self.speak(|speaker| speaker.ping(payload), ctx),
+            Effect::Provision => self.provision(place, ctx),
+            Effect::Dial(provisioned) => self.dial(place, provisioned, ctx),
+            Effect::Say(text) => self.speak(place, |speaker| speaker.text(text), ctx),
+            Effect::Ping(payload) => self.speak(place, |speaker| speaker.ping(payload), ctx),
             Effect::Close(code, reason) => {
-                if let Some(socket) = &self.socket {
+                if let Some(socket) = &strand.socket {
                     socket.speaker.close(code, reason);
                 }
             }
-            Effect::Drop => self.drop_socket(ctx),
-            Effect::Record(update, text) => self.record(update, text, now),
+            Effect::Drop => self.drop_socket(id, ctx),
+            Effect::Record(update, text) => self.record(id, update, text, now),
             Effect::SetTimer(timer, after) => {
-                let epoch = self.session.epoch();
-                ctx.run_later(after, move |actor, ctx| actor.feed(epoch, Input::Timer(timer), ctx));
+                ctx.run_later(after, move |actor, ctx| actor.feed(place, Input::Timer(timer), ctx));
             }
             Effect::Audit(entry) => self.journal.tell(*entry),
-            Effect::GapOpened { from, cause } => self.journal.gap(GapStep::Opened { from, cause }),
-            Effect::GapClosed => self.journal.gap(GapStep::Closed { to: now.at }),
+            Effect::GapOpened { from, cause } => self.sight_lost(role, GapStep::Opened { from, cause }),
+            Effect::GapClosed if role == Role::Primary => {
+                self.journal.gap(GapStep::Closed { to: now.at });
+            }
+            Effect::GapClosed => {}
             Effect::Save => self.journal.save(),
             Effect::CountReconnect(reason) => {
                 self.deps.metrics.upstream_reconnects.get_or_create(&ReasonLabels { reason }).inc();
@@ -178,111 +202,143 @@ impl ConnectionActor {
             Effect::CountRoundTrip(round_trip) => {
                 self.deps.metrics.upstream_ping_seconds.observe(round_trip.as_secs_f64());
             }
-            Effect::ShutDown(ids) => self.shut_down(ids, ctx),
-            Effect::Finished => {
-                self.finished = true;
-                self.journal.save();
-            }
+            Effect::Probe => self.probe(place, ctx),
+            Effect::Resync => self.start_resync(place, self.assignment.agents.ids(), ctx),
+            Effect::Rotate { cause } => self.begin_handover(id, cause, ctx),
+            Effect::ShutDown(ids) => self.shut_down(place, ids, ctx),
+            Effect::Finished => self.journal.save(),
         }
     }
 
-    fn get_token(&self, instead_of: Option<TokenSerial>, ctx: &mut Context<Self>) {
-        let epoch = self.session.epoch();
+    fn get_token(&mut self, place: Place, instead_of: Option<TokenSerial>, ctx: &mut Context<Self>) {
         let tokens = self.tokens.clone();
         let asked = async move { tokens.get(instead_of).await };
         ctx.spawn(asked.into_actor(self).map(move |answer, actor, ctx| {
             let input = match answer {
                 Ok(held) => {
                     let serial = held.serial;
-                    actor.token = Some(held);
+                    if let Some(strand) = actor.strand(place.strand) {
+                        strand.token = Some(held);
+                    }
                     Input::Token(Ok(serial))
                 }
                 Err(error) => Input::Token(Err(error)),
             };
-            actor.feed(epoch, input, ctx);
+            actor.feed(place, input, ctx);
         }));
     }
 
     /// Makes a call with the present token and feeds what comes of it.
-    fn call<F, Fut>(&self, ctx: &mut Context<Self>, step: F)
+    fn call<F, Fut>(&mut self, place: Place, ctx: &mut Context<Self>, step: F)
     where
         F: FnOnce(Rc<dyn Upstream>, Held) -> Fut,
         Fut: Future<Output = Input> + 'static,
     {
-        let epoch = self.session.epoch();
-        let Some(token) = self.token.clone() else {
+        let Some(token) = self.strand(place.strand).and_then(|strand| strand.token.clone()) else {
             return; // not reached: the session asks for a token before anything else
         };
         let step = step(self.upstream.clone(), token);
-        ctx.spawn(step.into_actor(self).map(move |input, actor, ctx| actor.feed(epoch, input, ctx)));
+        ctx.spawn(step.into_actor(self).map(move |input, actor, ctx| actor.feed(place, input, ctx)));
     }
 
-    fn dial(&self, provisioned: Provisioned, ctx: &mut Context<Self>) {
-        let (epoch, upstream) = (self.session.epoch(), self.upstream.clone());
+    fn provision(&mut self, place: Place, ctx: &mut Context<Self>) {
+        let (wanted, agents) = (self.assignment.wanted(), self.assignment.agents.clone());
+        let Some(strand) = self.strand(place.strand) else { return };
+        strand.subscribed = agents;
+        let Some(token) = strand.token.clone() else { return };
+        let upstream = self.upstream.clone();
+        let asked = async move {
+            let made = upstream.provision(&token.secret, &wanted).await;
+            // What was made on a token ends with it.
+            made.map(|mut made| {
+                if let Some(lifetime) = &mut made.lifetime {
+                    *lifetime = (*lifetime).min(token.ends.saturating_duration_since(Instant::now()));
+                }
+                made
+            })
+        };
+        ctx.spawn(asked.into_actor(self).map(move |made, actor, ctx| {
+            if let Ok(made) = &made {
+                actor.note_rejected(made.rejected.clone(), ctx);
+            }
+            actor.feed(place, Input::Provisioned(made), ctx);
+        }));
+    }
+
+    fn dial(&self, place: Place, provisioned: Provisioned, ctx: &mut Context<Self>) {
+        let upstream = self.upstream.clone();
         let dialled = async move { upstream.dial(&provisioned).await };
         ctx.spawn(dialled.into_actor(self).map(move |answer, actor, ctx| {
+            let current = actor.strand(place.strand).is_some_and(|s| s.session.epoch() == place.epoch);
             let input = match answer {
                 // A socket that comes too late is dropped here, which closes it.
-                Ok(socket) if epoch == actor.session.epoch() => {
-                    actor.take_socket(epoch, socket, ctx);
+                Ok(socket) if current => {
+                    actor.take_socket(place, socket, ctx);
                     Ok(())
                 }
                 Ok(_) => return,
                 Err(error) => Err(error),
             };
-            actor.feed(epoch, Input::Dialled(input), ctx);
+            actor.feed(place, Input::Dialled(input), ctx);
         }));
     }
 
-    fn take_socket(&mut self, epoch: u64, socket: Socket, ctx: &mut Context<Self>) {
-        self.drop_socket(ctx);
+    fn take_socket(&mut self, place: Place, socket: Socket, ctx: &mut Context<Self>) {
+        self.drop_socket(place.strand, ctx);
         let speaker = socket.speaker();
         let (guard, ended) = oneshot::channel::<()>();
         let arrivals = stream::unfold((socket, guard), move |(mut socket, guard)| async move {
             let incoming = socket.next().await?;
-            Some((Arrival(epoch, incoming), (socket, guard)))
+            Some((Arrival(place, incoming), (socket, guard)))
         });
         let reader = ctx.add_stream(arrivals);
-        self.socket = Some(OpenSocket { speaker, reader, ended });
+        if let Some(strand) = self.strand(place.strand) {
+            strand.socket = Some(OpenSocket { speaker, reader, ended });
+        }
     }
 
-    fn drop_socket(&mut self, ctx: &mut Context<Self>) {
-        if let Some(socket) = self.socket.take() {
+    fn drop_socket(&mut self, id: StrandId, ctx: &mut Context<Self>) {
+        if let Some(socket) = self.strand(id).and_then(|strand| strand.socket.take()) {
             ctx.cancel_future(socket.reader);
         }
     }
 
     /// A peer that does not read what we say is as good as dead.
-    fn speak(&mut self, say: impl FnOnce(&Speaker) -> bool, ctx: &mut Context<Self>) {
-        if let Some(socket) = &self.socket
-            && !say(&socket.speaker)
-        {
-            self.drop_socket(ctx);
-            let epoch = self.session.epoch();
-            let closed = Input::Closed(Closed::broken("the peer does not read"));
-            self.feed_later(epoch, closed, ctx);
+    fn speak(&mut self, place: Place, say: impl FnOnce(&Speaker) -> bool, ctx: &mut Context<Self>) {
+        let socket = self.strand(place.strand).and_then(|strand| strand.socket.as_ref());
+        if socket.is_some_and(|socket| !say(&socket.speaker)) {
+            self.drop_socket(place.strand, ctx);
+            // Once the present decision is carried out.
+            let later = std::future::ready(Input::Closed(Closed::broken("the peer does not read")));
+            ctx.spawn(later.into_actor(self).map(move |input, actor, ctx| actor.feed(place, input, ctx)));
         }
     }
 
-    fn record(&mut self, update: Update, text: String, now: Now) {
-        let change = self.assignment.change(update, text, now.at);
-        self.queue_full = self.deps.recorder.try_record(change).is_err();
+    fn record(&mut self, id: StrandId, update: Update, text: String, now: Now) {
+        let change = self.assignment.change(update, Origin::Live, text, now.at, &self.definitions);
+        let full = change.is_some_and(|change| self.deps.recorder.try_record(change).is_err());
+        if let Some(strand) = self.strand(id) {
+            strand.queue_full = full;
+        }
     }
 
-    /// Feeds an input once the present decision is carried out.
-    fn feed_later(&self, epoch: u64, input: Input, ctx: &mut Context<Self>) {
-        let later = std::future::ready(input).into_actor(self);
-        ctx.spawn(later.map(move |input, actor, ctx| actor.feed(epoch, input, ctx)));
+    fn probe(&mut self, place: Place, ctx: &mut Context<Self>) {
+        let Some(id) = self.strand(place.strand).and_then(|s| s.session.upstream_id().map(str::to_owned))
+        else {
+            return;
+        };
+        self.call(place, ctx, |upstream, token| async move {
+            Input::Probed(upstream.is_alive(&token.secret, &id).await)
+        });
     }
 
     /// Ends the socket, deletes what we have upstream, and reports it.
-    fn shut_down(&mut self, ids: Vec<String>, ctx: &mut Context<Self>) {
-        let epoch = self.session.epoch();
+    fn shut_down(&mut self, place: Place, ids: Vec<String>, ctx: &mut Context<Self>) {
         let (upstream, tokens) = (self.upstream.clone(), self.tokens.clone());
-        let ended = self.socket.take().map(|socket| socket.ended);
+        let socket = self.strand(place.strand).and_then(|strand| strand.socket.take());
         let gone = async move {
-            if let Some(ended) = ended {
-                let _ = timeout(SOCKET_ENDS_WITHIN, ended).await;
+            if let Some(socket) = socket {
+                let _ = timeout(SOCKET_ENDS_WITHIN, socket.ended).await;
             }
             if ids.is_empty() {
                 return Vec::new();
@@ -291,31 +347,34 @@ impl ConnectionActor {
             timeout(DELETIONS_WITHIN, deleting).await.unwrap_or_default()
         };
         ctx.spawn(gone.into_actor(self).map(move |results, actor, ctx| {
-            actor.feed(epoch, Input::Deleted(results), ctx);
-            actor.feed(epoch, Input::ShutDown, ctx);
+            actor.feed(place, Input::Deleted(results), ctx);
+            actor.feed(place, Input::ShutDown, ctx);
         }));
     }
 
     /// Shows the figures of this moment.
     fn publish(&self) {
-        let latency = self.session.latency();
+        let Some(primary) = self.in_role(Role::Primary) else { return };
+        let latency = primary.session.latency();
         self.deps.status.set_connection(
             self.assignment.connection_id,
             ConnectionMetrics {
                 average_latency_ms: latency.average_ms(),
                 stability_rate: latency.stability_rate(),
                 samples: latency.samples(),
-                attempt_count: self.session.attempts(),
-                proven_at: self.session.proven_at(),
+                attempt_count: primary.session.attempts(),
+                proven_at: self.strands.iter().filter_map(|strand| strand.session.proven_at()).max(),
+                open: primary.is_open(),
             },
         );
     }
 
     /// Writes down what is not written yet, one write at a time; the next takes all that has come since.
-    fn write(&mut self, ctx: &mut Context<Self>) {
+    pub(super) fn write(&mut self, ctx: &mut Context<Self>) {
         let (store, recorder) = (self.deps.store.clone(), self.deps.recorder.clone());
-        let Some(write) = self.journal.next_write(store, recorder, self.state()) else {
-            if self.finished && self.journal.is_settled() {
+        let Some(write) = self.state().and_then(|state| self.journal.next_write(store, recorder, state))
+        else {
+            if self.journal.is_settled() && self.strands.iter().all(Strand::has_ended) {
                 ctx.stop();
             }
             return;
@@ -329,17 +388,24 @@ impl ConnectionActor {
         }));
     }
 
-    fn state(&self) -> ConnectionState {
-        ConnectionState {
+    fn state(&self) -> Option<ConnectionState> {
+        let session = &self.in_role(Role::Primary)?.session;
+        // What the others have upstream is to be found there by the next process.
+        let others = self.strands.iter().filter(|strand| strand.role != Role::Primary);
+        let theirs = others.flat_map(|s| {
+            s.session.stale().iter().cloned().chain(s.session.upstream_id().map(str::to_owned))
+        });
+        Some(ConnectionState {
             connection_id: self.assignment.connection_id,
-            state: self.session.phase().as_str(),
-            reason: self.session.reason().map(str::to_owned),
-            attempts: self.session.attempts(),
-            upstream_id: self.session.upstream_id().map(str::to_owned),
-            stale: self.session.stale().to_vec(),
-            opened_at: self.session.opened_at(),
-            proven_at: self.session.proven_at(),
-        }
+            state: session.phase().as_str(),
+            reason: session.reason().map(str::to_owned),
+            attempts: session.attempts(),
+            upstream_id: session.upstream_id().map(str::to_owned),
+            stale: session.stale().iter().cloned().chain(theirs).collect(),
+            opened_at: session.opened_at(),
+            expires_at: session.expires_at(),
+            proven_at: session.proven_at(),
+        })
     }
 }
 
@@ -352,7 +418,7 @@ impl Actor for ConnectionActor {
             self.journal.gap(GapStep::Opened { from, cause: "bridge_down" });
         }
         let first = self.assignment.ends_at_once.map_or(Input::Start, Input::Terminate);
-        self.feed(0, first, ctx);
+        self.feed(Place { strand: 0, epoch: 0 }, first, ctx);
     }
 
     fn stopped(&mut self, _ctx: &mut Self::Context) {
@@ -362,27 +428,30 @@ impl Actor for ConnectionActor {
 }
 
 impl Drop for ConnectionActor {
-    /// A panic skips `stopped`; the gauge must not count a socket that is gone.
+    /// A panic skips `stopped`; the gauges must not count what is gone.
     fn drop(&mut self) {
-        if self.session.phase() == Phase::Open {
+        for _ in self.strands.iter().filter(|strand| strand.is_open()) {
             self.deps.metrics.upstream_connected.dec();
         }
+        self.deps.metrics.topics_rejected.dec_by(i64::try_from(self.rejected).unwrap_or(i64::MAX));
     }
 }
 
 impl StreamHandler<Arrival> for ConnectionActor {
-    fn handle(&mut self, Arrival(epoch, incoming): Arrival, ctx: &mut Self::Context) {
+    fn handle(&mut self, Arrival(place, incoming): Arrival, ctx: &mut Self::Context) {
         let input = match incoming {
-            Incoming::Text(text) => {
-                let frame = self.upstream.read(&text);
-                Input::Text(text, frame)
-            }
+            Incoming::Text(text) => match self.upstream.read(&text) {
+                Frame::Update(update) if !self.assignment.watches(&update) => {
+                    Input::Text(text, Frame::Odd { reason: "unwatched_agent" })
+                }
+                frame => Input::Text(text, frame),
+            },
             Incoming::Binary(bytes) => Input::Binary(bytes),
             Incoming::Ping => Input::Pinged,
             Incoming::Pong(payload) => Input::Ponged(payload),
             Incoming::Closed(closed) => Input::Closed(closed),
         };
-        self.feed(epoch, input, ctx);
+        self.feed(place, input, ctx);
     }
 
     /// The end of a socket is an arrival of its own; the actor lives on.
@@ -393,7 +462,16 @@ impl Handler<Terminate> for ConnectionActor {
     type Result = ();
 
     fn handle(&mut self, Terminate(ending): Terminate, ctx: &mut Self::Context) {
-        let epoch = self.session.epoch();
-        self.feed(epoch, Input::Terminate(ending), ctx);
+        let places: Vec<(Place, Ending)> = self
+            .strands
+            .iter()
+            .map(|strand| {
+                let ending = if strand.role == Role::Primary { ending } else { Ending::Rotated };
+                (Place { strand: strand.id, epoch: strand.session.epoch() }, ending)
+            })
+            .collect();
+        for (place, ending) in places {
+            self.feed(place, Input::Terminate(ending), ctx);
+        }
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! A write that fails is kept and tried again with all that has come since, so a database that is away loses nothing.
 
+use std::sync::Arc;
+
 use crate::domain::audit::Entry;
+use crate::domain::ids::AgentId;
 use crate::store::recorder::Recorder;
 use crate::store::upstream::{ConnectionState, GapStep, Watcher};
 use crate::store::{Store, StoreError};
@@ -33,11 +36,16 @@ impl Journal {
         Self { watcher, entries: Vec::new(), gaps: Vec::new(), unsaved: false, writing: false }
     }
 
+    /// From now on these agents are watched.
+    pub fn watch(&mut self, agents: Arc<Vec<AgentId>>) {
+        self.watcher.agents = agents;
+    }
+
     /// An entry to be written, about this connection.
     pub fn tell(&mut self, mut entry: Entry) {
         entry.source_id = Some(self.watcher.source_id);
         entry.connection_id = Some(self.watcher.connection_id);
-        entry.agent_id = Some(self.watcher.agent_id.clone());
+        entry.agent_id = self.watcher.only_agent().cloned();
         self.entries.push(entry);
         self.unsaved = true;
     }

@@ -2,6 +2,9 @@
 //!
 //! - [`supervisor`] keeps one [`connection`] actor for each connection that is wanted, and one [`token`] actor for
 //!   each source; it builds a new one when one dies.
+//! - a [`connection`] holds its socket in a `strand`; `handover` replaces one strand by another, `subscription` follows
+//!   a change of agents, `resync` reads present states.
+//! - [`roster`] says which agents a source of protocol `notifications` watches, and on which connection.
 //! - [`dispatcher`] sends what is owed, by the loop in `dispatch`.
 //!
 //! Mailboxes are bounded: whoever sends waits for the answer, or gives up; data never goes by `do_send`.
@@ -12,7 +15,14 @@ pub mod connection;
 mod deletions;
 mod dispatch;
 pub mod dispatcher;
+mod handover;
 mod journal;
+mod resync;
+pub mod roster;
+mod rosters;
 mod shared;
+mod sources_health;
+mod strand;
+mod subscription;
 pub mod supervisor;
 pub mod token;

@@ -10,14 +10,17 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use time::OffsetDateTime;
 
-use super::assignment::Assignment;
+use super::assignment::{Agents, Assignment};
 use super::cleanups::CleanUps;
-use super::connection::{self, ConnectionActor, Terminate};
-use super::shared::SharedClients;
+use super::connection::{self, ConnectionActor, Reassign, Terminate};
+use super::rosters::Rosters;
+use super::shared::{Shared, SharedClients};
+use super::sources_health::SourcesHealth;
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::{ConnectionId, SourceId};
 use crate::domain::secret::MasterKey;
+use crate::domain::source::PROTOCOL_NOTIFICATIONS;
 use crate::domain::topics;
 use crate::genesys::plan::{Plan, REALTIME_CONNECTIONS_MAX, plan};
 use crate::genesys::session::Ending;
@@ -62,6 +65,8 @@ pub struct Stop;
 struct Held {
     addr: Addr<ConnectionActor>,
     source_version: i64,
+    /// Version of the agents it was given.
+    assignment: i64,
     generation: i64,
     started: Instant,
     /// Asked to end, and why.
@@ -73,6 +78,9 @@ pub struct Supervisor {
     deps: Deps,
     held: HashMap<ConnectionId, Held>,
     shared: SharedClients,
+    /// Planners of sources that need one.
+    rosters: Rosters,
+    health: SourcesHealth,
     /// Agents over a source's ceiling that were told of already.
     over_limit: HashMap<SourceId, Vec<String>>,
     cleanups: CleanUps,
@@ -91,6 +99,8 @@ impl Supervisor {
             deps,
             held: HashMap::new(),
             shared,
+            rosters: Rosters::default(),
+            health: SourcesHealth::default(),
             over_limit: HashMap::new(),
             cleanups: CleanUps::default(),
             comparing: false,
@@ -117,7 +127,8 @@ impl Supervisor {
         }
         (self.comparing, self.again) = (true, false);
         let (store, master_key) = (self.deps.store.clone(), self.deps.master_key.clone());
-        let read = async move { read_wanted(&store, &master_key).await };
+        let held = self.held.iter().map(|(id, held)| (*id, held.assignment)).collect();
+        let read = async move { read_wanted(&store, &master_key, &held).await };
         ctx.spawn(read.into_actor(self).map(|wanted, actor, ctx| {
             actor.comparing = false;
             match wanted {
@@ -131,16 +142,30 @@ impl Supervisor {
         }));
     }
 
-    fn act(&mut self, wanted: &[(WantedSource, Plan)], ctx: &mut Context<Self>) {
-        for (source, plan) in wanted {
+    fn act(&mut self, wanted: &[Wanted], ctx: &mut Context<Self>) {
+        for Wanted { source, plan, agents } in wanted {
             self.tell_over_limit(source, plan, ctx);
-            for connection in &source.connections {
-                let unwanted = source.deleted || plan.remove.contains(&connection.agent_id.0);
-                self.act_on(source, connection, unwanted, ctx);
+            if source.is_planned() {
+                self.rosters.keep(source, &mut self.shared, &self.deps.store);
             }
+            for connection in &source.connections {
+                let agent = connection.agent_id.as_ref();
+                let unwanted = source.deleted
+                    || connection.removed
+                    || agent.is_some_and(|agent| plan.remove.contains(&agent.0));
+                let agents = agents.get(&connection.connection_id);
+                self.act_on(source, connection, agents, unwanted, ctx);
+            }
+            self.health.look(source, &self.deps, ctx);
         }
+        let stale = wanted.iter().filter(|one| !one.source.deleted && one.source.stale_since.is_some());
+        self.deps.metrics.sources_stale.set(i64::try_from(stale.count()).unwrap_or(i64::MAX));
+        self.rosters
+            .end_all_but(|id| wanted.iter().any(|one| one.source.source_id == id && one.source.is_planned()));
+        self.health
+            .forget_all_but(|id| wanted.iter().any(|one| one.source.source_id == id && !one.source.deleted));
         // A row that went without us (nobody but us removes rows, so this is a former database).
-        let known: Vec<_> = wanted.iter().flat_map(|(source, _)| &source.connections).collect();
+        let known: Vec<_> = wanted.iter().flat_map(|one| &one.source.connections).collect();
         for (id, held) in &mut self.held {
             if held.ending.is_none() && !known.iter().any(|connection| connection.connection_id == *id) {
                 held.end(Ending::Replaced);
@@ -153,13 +178,14 @@ impl Supervisor {
         self.cleanups.forget_all_but(|id| {
             known.iter().any(|row| row.connection_id == id && !row.leftovers.is_empty())
         });
-        self.shared.forget_all_but(|id| wanted.iter().any(|(source, _)| source.source_id == id));
+        self.shared.forget_all_but(|id| wanted.iter().any(|one| one.source.source_id == id));
     }
 
     fn act_on(
         &mut self,
         source: &WantedSource,
         connection: &WantedConnection,
+        agents: Option<&Agents>,
         unwanted: bool,
         ctx: &mut Context<Self>,
     ) {
@@ -167,13 +193,16 @@ impl Supervisor {
         let open = connection.open && !unwanted;
         let Some(held) = self.held.get_mut(&id) else {
             if open {
-                self.start(source, connection, None);
+                // Those of a row that came into being since are read at the next comparison.
+                if let Some(agents) = agents {
+                    self.start(source, connection, agents, None);
+                }
             } else if !connection.leftovers.is_empty() {
                 // Nobody holds it, but something of it may still exist upstream: an actor that only cleans up. The
                 // row stays until that is done, since nothing else knows of what was left.
                 if self.cleanups.due(id, Instant::now()) {
                     let ending = if unwanted { Ending::Replaced } else { Ending::Operator };
-                    self.start(source, connection, Some(ending));
+                    self.start(source, connection, agents.unwrap_or(&Agents::default()), Some(ending));
                 }
             } else if unwanted {
                 self.remove(id, ctx);
@@ -184,9 +213,7 @@ impl Supervisor {
             if held.ending.is_none() && held.started.elapsed() >= REPLACE_APART {
                 self.held.remove(&id);
                 self.tell_death(source, connection, ctx);
-                if open {
-                    self.start(source, connection, None);
-                }
+                self.again = true;
             }
             return;
         }
@@ -199,25 +226,41 @@ impl Supervisor {
             held.end(Ending::Operator);
         } else if held.generation != connection.generation || held.source_version != source.version {
             held.end(Ending::Replaced);
+        } else if let Some(agents) = agents.filter(|agents| agents.version != held.assignment) {
+            // A full mailbox is tried again at the next comparison.
+            if held.addr.try_send(Reassign(agents.clone())).is_ok() {
+                held.assignment = agents.version;
+            }
         }
     }
 
-    fn start(&mut self, source: &WantedSource, connection: &WantedConnection, ends_at_once: Option<Ending>) {
-        let topics = match topics::flatten(&source.topic_matrix) {
+    fn start(
+        &mut self,
+        source: &WantedSource,
+        connection: &WantedConnection,
+        agents: &Agents,
+        ends_at_once: Option<Ending>,
+    ) {
+        let topics = if source.protocol == PROTOCOL_NOTIFICATIONS {
+            topics::notification_parts(&source.topic_matrix)
+        } else {
+            topics::flatten(&source.topic_matrix)
+        };
+        let topics = match topics {
             Ok(topics) => topics,
             Err(error) => {
                 tracing::error!(%error, source = %source.name, "a source's topics cannot be used");
                 return;
             }
         };
-        let Some((upstream, tokens)) = self.shared.of(source) else {
+        let Some(Shared { upstream, tokens, definitions, .. }) = self.shared.of(source) else {
             return;
         };
         let assignment = Assignment {
             connection_id: connection.connection_id,
             source_id: source.source_id,
             source_name: source.name.clone(),
-            agent_id: connection.agent_id.clone(),
+            agents: Arc::new(agents.clone()),
             topics,
             heartbeat: Duration::from_millis(u64::try_from(source.heartbeat_interval_ms).unwrap_or(15_000)),
             leftovers: connection.leftovers.clone(),
@@ -230,15 +273,21 @@ impl Supervisor {
             status: self.deps.status.clone(),
             metrics: self.deps.metrics.clone(),
         };
-        let addr = ConnectionActor::new(deps, assignment, upstream, tokens).start();
+        let addr = ConnectionActor::new(deps, assignment, upstream, tokens, definitions).start();
         let held = Held {
             addr,
             source_version: source.version,
+            assignment: agents.version,
             generation: connection.generation,
             started: Instant::now(),
             ending: ends_at_once,
         };
         self.held.insert(connection.connection_id, held);
+    }
+
+    /// A change of a source's health is written down.
+    pub(super) fn health_told(&mut self, id: SourceId) {
+        self.health.told(id);
     }
 
     fn remove(&self, id: ConnectionId, ctx: &mut Context<Self>) {
@@ -258,7 +307,7 @@ impl Supervisor {
             Entry::new(clock::now(), Kind::ActorRestarted).level(Level::Error).data("actor", "connection");
         entry.source_id = Some(source.source_id);
         entry.connection_id = Some(connection.connection_id);
-        entry.agent_id = Some(connection.agent_id.clone());
+        entry.agent_id.clone_from(&connection.agent_id);
         let store = self.deps.store.clone();
         ctx.spawn(async move { drop(store.write_audit(&[entry]).await) }.into_actor(self));
     }
@@ -311,27 +360,53 @@ impl Held {
     }
 }
 
-/// Reads the sources with their plans, after making the rows that the plans miss.
-async fn read_wanted(store: &Store, master_key: &MasterKey) -> Result<Vec<(WantedSource, Plan)>, StoreError> {
+/// A source, what its connections are to become, and the agents of those that we do not know yet.
+struct Wanted {
+    source: WantedSource,
+    plan: Plan,
+    agents: HashMap<ConnectionId, Agents>,
+}
+
+/// Reads the sources with their plans, after making the rows that the plans miss. `held` says which agents are known.
+async fn read_wanted(
+    store: &Store,
+    master_key: &MasterKey,
+    held: &HashMap<ConnectionId, i64>,
+) -> Result<Vec<Wanted>, StoreError> {
     let planned = |source: WantedSource| {
-        let connected: Vec<String> = source.connections.iter().map(|c| c.agent_id.0.clone()).collect();
-        let plan = if source.deleted {
+        let connected: Vec<String> =
+            source.connections.iter().filter_map(|c| Some(c.agent_id.as_ref()?.0.clone())).collect();
+        let plan = if source.deleted || source.protocol == PROTOCOL_NOTIFICATIONS {
+            // Nobody is wanted, or a planner of its own says who (actors/roster.rs).
             Plan { remove: connected, ..Plan::default() }
         } else {
             plan(&source.agents, &connected, REALTIME_CONNECTIONS_MAX)
         };
-        (source, plan)
+        Wanted { source, plan, agents: HashMap::new() }
     };
-    let wanted: Vec<_> = store.wanted_sources(master_key).await?.into_iter().map(planned).collect();
+    let mut wanted: Vec<_> = store.wanted_sources(master_key).await?.into_iter().map(planned).collect();
     let mut added = false;
-    for (source, plan) in wanted.iter().filter(|(_, plan)| !plan.add.is_empty()) {
+    for Wanted { source, plan, .. } in wanted.iter().filter(|one| !one.plan.add.is_empty()) {
         store.add_connections(source.source_id, &plan.add).await?;
         added = true;
     }
-    if !added {
-        return Ok(wanted);
+    if added {
+        wanted = store.wanted_sources(master_key).await?.into_iter().map(planned).collect();
     }
-    Ok(store.wanted_sources(master_key).await?.into_iter().map(planned).collect())
+    for Wanted { source, agents, .. } in &mut wanted {
+        for connection in &source.connections {
+            let (id, version) = (connection.connection_id, connection.assignment);
+            if held.get(&id) == Some(&version) {
+                continue;
+            }
+            let list = match &connection.agent_id {
+                Some(only) => vec![only.clone()],
+                None => store.agents_of_connection(id).await?,
+            };
+            agents.insert(id, Agents::new(version, list));
+        }
+    }
+    Ok(wanted)
 }
 
 impl Actor for Supervisor {
@@ -350,6 +425,7 @@ impl Handler<Stop> for Supervisor {
 
     fn handle(&mut self, _: Stop, _ctx: &mut Self::Context) -> Self::Result {
         self.stopping = true;
+        self.rosters.end_all_but(|_| false);
         for held in self.held.values_mut().filter(|held| held.ending.is_none()) {
             held.end(Ending::BridgeStops);
         }

@@ -90,11 +90,8 @@ pub struct Held {
     pub serial: TokenSerial,
     /// The token.
     pub secret: Secret,
-}
-
-struct Current {
-    held: Held,
-    ends: Instant,
+    /// When it ends.
+    pub ends: Instant,
 }
 
 /// The actor of one source.
@@ -103,7 +100,7 @@ struct TokenActor {
     upstream: Rc<dyn Upstream>,
     store: Store,
     metrics: Metrics,
-    current: Option<Current>,
+    current: Option<Held>,
     serials: TokenSerial,
     /// Who waits for the request under way; `None` if none is.
     waiting: Option<Vec<oneshot::Sender<Result<Held, UpstreamError>>>>,
@@ -131,8 +128,7 @@ impl TokenActor {
     /// The token that may be used now.
     fn usable(&self, instead_of: Option<TokenSerial>) -> Option<Held> {
         let current = self.current.as_ref()?;
-        (current.ends > Instant::now() && Some(current.held.serial) != instead_of)
-            .then(|| current.held.clone())
+        (current.ends > Instant::now() && Some(current.serial) != instead_of).then(|| current.clone())
     }
 
     /// Asks the platform, unless that is under way.
@@ -150,8 +146,9 @@ impl TokenActor {
         let answer = match answer {
             Ok(token) => {
                 self.serials += 1;
-                let held = Held { serial: self.serials, secret: token.secret };
-                self.current = Some(Current { held: held.clone(), ends: Instant::now() + token.lifetime });
+                let ends = Instant::now() + token.lifetime;
+                let held = Held { serial: self.serials, secret: token.secret, ends };
+                self.current = Some(held.clone());
                 self.resting = None;
                 self.backoff.reset();
                 let margin = MARGIN_MAX.min(token.lifetime / 10);
@@ -173,7 +170,7 @@ impl TokenActor {
                 self.resting = Some((error.clone(), Instant::now() + rest));
                 if let Some(current) = &self.current {
                     // The present one stays in use until its end; a renewal is tried again.
-                    let serial = current.held.serial;
+                    let serial = current.serial;
                     ctx.run_later(rest, move |actor, ctx| actor.renew(serial, ctx));
                 }
                 self.count("failed");
@@ -191,7 +188,7 @@ impl TokenActor {
 
     /// Renews the token, if it is still this one.
     fn renew(&mut self, serial: TokenSerial, ctx: &mut Context<Self>) {
-        if self.current.as_ref().is_some_and(|current| current.held.serial == serial) {
+        if self.current.as_ref().is_some_and(|current| current.serial == serial) {
             self.request(ctx);
         }
     }

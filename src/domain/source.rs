@@ -9,6 +9,8 @@ use super::violation::{Violation, check_text, check_texts};
 
 /// Name of the source that the environment sets; nobody else may take it.
 pub const ENVIRONMENT_SOURCE_NAME: &str = "default";
+/// Genesys Cloud's public Notifications API: channels that watch many agents each.
+pub const PROTOCOL_NOTIFICATIONS: &str = "notifications";
 /// The protocol of the seed document: one connection per agent.
 pub const PROTOCOL_REALTIME: &str = "realtime";
 /// How often upstream pings if nobody says otherwise, in milliseconds (the seed's default).

@@ -52,6 +52,29 @@ pub fn flatten(matrix: &Value) -> Result<Vec<String>, TopicsError> {
     if not_offered.is_empty() { Ok(topics) } else { Err(TopicsError::NotOffered(not_offered)) }
 }
 
+/// TEMP
+pub fn notification_parts(_matrix: &Value) -> Result<Vec<String>, TopicsError> {
+    Ok(vec!["activity".to_owned()])
+}
+
+/// The topic of one agent in protocol `notifications`.
+#[must_use]
+pub fn notification_topic(agent: &str, parts: &[String]) -> String {
+    match parts {
+        [] => format!("v2.users.{agent}.activity"),
+        [only] => format!("v2.users.{agent}.{only}"),
+        several => format!("v2.users.{agent}?{}", several.join("&")),
+    }
+}
+
+/// The agent that a topic of protocol `notifications` is about.
+#[must_use]
+pub fn agent_of_topic(topic: &str) -> Option<&str> {
+    let rest = topic.strip_prefix("v2.users.")?;
+    let end = rest.find(['.', '?'])?;
+    rest.get(..end).filter(|agent| !agent.is_empty())
+}
+
 fn collect(value: &Value, into: &mut Vec<String>) -> Result<(), TopicsError> {
     match value {
         Value::String(topic) => into.push(topic.trim().to_owned()),

@@ -1,12 +1,17 @@
 //! Floor 2, the left edge: what Genesys Cloud says, and when to speak with it.
 //!
-//! `protocol` is the trait that a protocol fulfils, `realtime` the first of them; `session` decides (pure), `socket`
-//! carries. Called by the actors.
+//! `protocol` is the trait that a protocol fulfils, `realtime` and `notifications` are the two there are; `session` decides
+//! (pure), `rest` and `socket` carry. Called by the actors.
 
+pub mod definitions;
 pub mod latency;
+pub mod limiter;
+pub mod notifications;
 pub mod plan;
 pub mod protocol;
 pub mod realtime;
 pub mod reconnect;
+pub mod rest;
 pub mod session;
 pub mod socket;
+mod values;

@@ -1,4 +1,6 @@
-//! Which agents get a connection. Pure.
+//! Which agents get a connection, and which channel watches whom. Pure.
+
+use std::collections::HashSet;
 
 /// Connections that one OAuth client may hold in protocol `realtime`, one agent each.
 pub const REALTIME_CONNECTIONS_MAX: usize = 10;
@@ -34,8 +36,86 @@ pub fn plan(wanted: &[String], connected: &[String], limit: usize) -> Plan {
     plan
 }
 
+/// Topics that one channel of protocol `notifications` takes; an agent is one topic.
+pub const CHANNEL_AGENTS_MAX: usize = 1_000;
+/// Channels of one OAuth client that we use. The platform keeps 20 and ends the least used without a word when another
+/// is made, so two stay free: a hand-over needs the new one before the old one ends.
+pub const CHANNELS_MAX: usize = 18;
+
+/// What to do so that the channels of a source watch its agents.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChannelPlan {
+    /// Channels whose agents change: place in the list of those held, and all agents from now on.
+    pub changed: Vec<(usize, Vec<String>)>,
+    /// Agents of channels to be made.
+    pub added: Vec<Vec<String>>,
+    /// Channels that nobody needs any more: places in the list of those held.
+    pub removed: Vec<usize>,
+    /// Agents that are wanted and stay unwatched, because the client's ceiling is reached.
+    pub over_limit: Vec<String>,
+}
+
+/// Spreads agents over channels: nobody who is watched moves, free places are filled before a channel is made.
+///
+/// `wanted` holds each agent once.
+#[must_use]
+pub fn plan_channels(
+    wanted: &[String],
+    held: &[Vec<String>],
+    room: usize,
+    channels_max: usize,
+) -> ChannelPlan {
+    let wanted_set: HashSet<&str> = wanted.iter().map(String::as_str).collect();
+    let mut placed: HashSet<&str> = HashSet::with_capacity(wanted.len());
+    let mut kept: Vec<Vec<&str>> = Vec::with_capacity(held.len());
+    for (place, agents) in held.iter().enumerate() {
+        let mut stay = Vec::new();
+        for agent in agents.iter().map(String::as_str).filter(|agent| wanted_set.contains(agent)) {
+            // A ceiling that was lowered, or an agent that stands twice: the first place counts.
+            if place < channels_max && stay.len() < room && placed.insert(agent) {
+                stay.push(agent);
+            }
+        }
+        kept.push(stay);
+    }
+    let mut waiting = wanted.iter().map(String::as_str).filter(|agent| !placed.contains(agent)).peekable();
+    // Channels that somebody stays on first: the others may then go.
+    let mut order: Vec<usize> = (0..kept.len().min(channels_max)).collect();
+    order.sort_by_key(|place| kept.get(*place).is_none_or(Vec::is_empty));
+    for place in order {
+        if let Some(agents) = kept.get_mut(place) {
+            while agents.len() < room
+                && let Some(agent) = waiting.next()
+            {
+                agents.push(agent);
+            }
+        }
+    }
+    let mut plan = ChannelPlan::default();
+    let mut used = 0;
+    for (place, (agents, before)) in kept.iter().zip(held).enumerate() {
+        if agents.is_empty() {
+            plan.removed.push(place);
+            continue;
+        }
+        used += 1;
+        let same: HashSet<&str> = before.iter().map(String::as_str).collect();
+        if agents.len() != before.len() || !agents.iter().all(|agent| same.contains(agent)) {
+            plan.changed.push((place, agents.iter().map(|agent| (*agent).to_owned()).collect()));
+        }
+    }
+    while used < channels_max && waiting.peek().is_some() {
+        plan.added.push(waiting.by_ref().take(room).map(str::to_owned).collect());
+        used += 1;
+    }
+    plan.over_limit = waiting.map(str::to_owned).collect();
+    plan
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn names(text: &str) -> Vec<String> {
@@ -57,5 +137,78 @@ mod tests {
     #[test]
     fn nobody_wanted_is_nobody_connected() {
         assert_eq!(plan(&[], &names("a"), 10), Plan { remove: names("a"), ..Plan::default() });
+    }
+
+    fn agents(range: std::ops::Range<usize>) -> Vec<String> {
+        range.map(|n| format!("agent-{n:05}")).collect()
+    }
+
+    /// The channels after a plan.
+    fn carried_out(held: &[Vec<String>], plan: &ChannelPlan) -> Vec<Vec<String>> {
+        let mut after: Vec<Option<Vec<String>>> = held.iter().cloned().map(Some).collect();
+        plan.changed.iter().for_each(|(place, agents)| after[*place] = Some(agents.clone()));
+        plan.removed.iter().for_each(|place| after[*place] = None);
+        after.into_iter().flatten().chain(plan.added.iter().cloned()).collect()
+    }
+
+    #[test]
+    fn eighteen_thousand_agents_fill_eighteen_channels_and_one_more_is_said_to_be_too_many() {
+        let plan = plan_channels(&agents(0..18_001), &[], CHANNEL_AGENTS_MAX, CHANNELS_MAX);
+        assert_eq!(plan.added.len(), 18);
+        assert!(plan.added.iter().all(|channel| channel.len() == 1_000));
+        assert_eq!(plan.over_limit, ["agent-18000"]);
+    }
+
+    #[test]
+    fn who_joins_takes_a_free_place_and_nobody_else_moves() {
+        let held = [agents(0..3), agents(3..5)];
+        let plan = plan_channels(&agents(0..6), &held, 3, 18);
+        let expected = ChannelPlan { changed: vec![(1, agents(3..6))], ..ChannelPlan::default() };
+        assert_eq!(plan, expected);
+    }
+
+    #[test]
+    fn a_channel_that_nobody_needs_goes_and_an_unchanged_roster_changes_nothing() {
+        let held = [agents(0..3), agents(3..5)];
+        let plan = plan_channels(&agents(0..3), &held, 3, 18);
+        assert_eq!(plan, ChannelPlan { removed: vec![1], ..ChannelPlan::default() });
+        let mut shuffled = agents(0..5);
+        shuffled.reverse();
+        assert_eq!(plan_channels(&shuffled, &held, 3, 18), ChannelPlan::default());
+    }
+
+    proptest! {
+        #[test]
+        fn everybody_has_one_place_no_channel_is_too_full_and_few_move(
+            before in proptest::collection::btree_set(0_usize..60, 0..50),
+            after in proptest::collection::btree_set(0_usize..60, 0..50),
+            room in 1_usize..8,
+            channels in 1_usize..8,
+        ) {
+            let name = |n: &usize| format!("agent-{n}");
+            let before: Vec<String> = before.iter().map(name).collect();
+            let after: Vec<String> = after.iter().map(name).collect();
+            let held = carried_out(&[], &plan_channels(&before, &[], room, channels));
+            let plan = plan_channels(&after, &held, room, channels);
+            let now = carried_out(&held, &plan);
+            prop_assert!(now.len() <= channels);
+            prop_assert!(now.iter().all(|agents| !agents.is_empty() && agents.len() <= room));
+            let mut watched: Vec<&String> = now.iter().flatten().chain(&plan.over_limit).collect();
+            watched.sort();
+            let mut wanted: Vec<&String> = after.iter().collect();
+            wanted.sort();
+            prop_assert_eq!(watched, wanted);
+            // Places are wasted only by those who stayed.
+            prop_assert!(plan.over_limit.is_empty() || now.iter().all(|agents| agents.len() == room));
+            for (place, agents) in held.iter().enumerate() {
+                for agent in agents.iter().filter(|agent| after.contains(agent)) {
+                    let stays = match plan.changed.iter().find(|(changed, _)| *changed == place) {
+                        Some((_, now)) => now.contains(agent),
+                        None => !plan.removed.contains(&place),
+                    };
+                    prop_assert!(stays, "{agent} was moved");
+                }
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@ use futures_util::future::LocalBoxFuture;
 use time::OffsetDateTime;
 
 use super::socket::Socket;
+use crate::domain::agent_state::AgentState;
 use crate::domain::secret::Secret;
 
 /// A token and how long it is good for.
@@ -20,12 +21,25 @@ pub struct Token {
 /// What to ask for when a connection is made upstream.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// The agent to watch.
-    pub agent_id: String,
-    /// Topics, flat and allowed.
+    /// The agents to watch; one in protocol `realtime`.
+    pub agents: Vec<String>,
+    /// Topics, flat and allowed; in protocol `notifications` the parts of an agent's state.
     pub topics: Vec<String>,
     /// How often upstream shall ping.
     pub heartbeat_interval: Duration,
+}
+
+/// An agent that the platform does not let us watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Who.
+    pub agent_id: String,
+    /// The topic that was asked for.
+    pub topic: String,
+    /// The platform's reason.
+    pub reason: String,
+    /// Permissions that it says are missing.
+    pub missing_permissions: Vec<String>,
 }
 
 /// A connection that upstream made for us.
@@ -35,6 +49,79 @@ pub struct Provisioned {
     pub upstream_id: String,
     /// Where to dial. A capability: whoever has it can listen, so it is kept like a secret.
     pub socket_url: Secret,
+    /// How long it lives from now on; `None` if upstream does not end it.
+    pub lifetime: Option<Duration>,
+    /// Agents that stay out of sight on it.
+    pub rejected: Vec<Rejected>,
+}
+
+/// Whose rosters to read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Watch {
+    /// Agents named one by one.
+    pub agents: Vec<String>,
+    /// Every active user.
+    pub all_users: bool,
+    /// Members of these queues.
+    pub queues: Vec<String>,
+    /// Members of these groups.
+    pub groups: Vec<String>,
+}
+
+impl Watch {
+    /// Whether the platform must be asked to know who that is.
+    #[must_use]
+    pub fn needs_rosters(&self) -> bool {
+        self.all_users || !self.queues.is_empty() || !self.groups.is_empty()
+    }
+}
+
+/// A user as a roster or a snapshot names it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Person {
+    /// Genesys user id.
+    pub agent_id: String,
+    /// Name, if it was told.
+    pub name: Option<String>,
+    /// E-mail address, if it was told.
+    pub email: Option<String>,
+}
+
+/// A user's present state as REST tells it.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Who.
+    pub person: Person,
+    /// What; parts that were not told are `None`.
+    pub state: AgentState,
+    /// The answer's own bytes about this user.
+    pub raw: String,
+}
+
+/// A presence definition in the source's language.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Definition {
+    /// Its id.
+    pub id: String,
+    /// System presence in our spelling.
+    pub system: Option<String>,
+    /// Its name in the source's language, or in another one if it has none there.
+    pub label: Option<String>,
+}
+
+/// How sockets of a protocol are kept alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rhythm {
+    /// Silence that counts as death.
+    pub silence: Duration,
+    /// How often we ping.
+    pub ping_every: Duration,
+    /// The text that is a ping; `None`: an RFC 6455 ping.
+    pub ping_text: Option<&'static str>,
+    /// How often upstream is asked whether the connection still exists there; `None`: never.
+    pub probe_every: Option<Duration>,
+    /// Present states are read once a socket is open.
+    pub resync: bool,
 }
 
 /// What went wrong, as far as it changes what is done about it.
@@ -82,6 +169,15 @@ pub enum Frame {
     },
     /// The protocol's own pong.
     Pong,
+    /// A sign of life that wants no answer.
+    Heartbeat,
+    /// The socket will be closed soon: replace it while it lives.
+    Closing,
+    /// Upstream has ended the connection behind this socket.
+    Dead {
+        /// Why, as a gap names it.
+        cause: &'static str,
+    },
     /// A presence update.
     Update(Update),
     /// Nothing that the protocol knows; its bytes are kept.
@@ -94,12 +190,16 @@ pub enum Frame {
 /// What could be read of a presence update.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Update {
+    /// Whose it is; `None` where a connection has one agent only.
+    pub agent_id: Option<String>,
     /// Topic, if the frame names one.
     pub topic: Option<String>,
     /// System presence in our spelling, if one was found.
     pub presence: Option<String>,
     /// Upstream's time of the change, if one was found.
     pub occurred_at: Option<OffsetDateTime>,
+    /// The state part by part; `None` in protocol `realtime`.
+    pub state: Option<AgentState>,
 }
 
 /// What an asynchronous step returns: not `Send`, since the client behind it lives on one thread.
@@ -119,7 +219,8 @@ pub trait Upstream {
     /// Ids of the connections that the client holds, ours and others'.
     fn list<'a>(&'a self, token: &'a Secret) -> Step<'a, Vec<String>>;
 
-    /// Deletes a connection; one that is gone already is success.
+    /// Deletes a connection, or what it listens to where connections cannot be deleted; one that is gone already is
+    /// success.
     fn delete<'a>(&'a self, token: &'a Secret, upstream_id: &'a str) -> Step<'a, ()>;
 
     /// Opens the socket of a connection.
@@ -127,4 +228,41 @@ pub trait Upstream {
 
     /// Reads one text message. Pure.
     fn read(&self, text: &str) -> Frame;
+
+    /// How sockets are kept alive.
+    fn rhythm(&self, heartbeat: Duration) -> Rhythm;
+
+    /// Has a connection that exists listen to these agents and no others; gives those that are rejected.
+    fn subscribe<'a>(
+        &'a self,
+        token: &'a Secret,
+        upstream_id: &'a str,
+        wanted: &'a Wanted,
+    ) -> Step<'a, Vec<Rejected>>;
+
+    /// Whether a connection still exists upstream.
+    fn is_alive<'a>(&'a self, token: &'a Secret, upstream_id: &'a str) -> Step<'a, bool>;
+
+    /// Reads the present state of at most [`SNAPSHOT_MAX`] agents. Agents that the platform does not know are missing.
+    fn snapshot<'a>(&'a self, token: &'a Secret, agents: &'a [String]) -> Step<'a, Vec<Snapshot>>;
+
+    /// Reads who is to be watched, each once.
+    fn roster<'a>(&'a self, token: &'a Secret, watch: &'a Watch) -> Step<'a, Vec<Person>>;
+
+    /// Reads the presence definitions.
+    fn definitions<'a>(&'a self, token: &'a Secret) -> Step<'a, Vec<Definition>>;
+}
+
+/// Agents that one snapshot asks for at most.
+pub const SNAPSHOT_MAX: usize = 100;
+
+/// What a protocol answers to what it does not have.
+#[must_use]
+pub fn not_offered<'a, T: 'a>(what: &'static str) -> Step<'a, T> {
+    let error = UpstreamError {
+        kind: ErrorKind::BadAnswer,
+        status: None,
+        what: format!("{what}: not offered by this protocol"),
+    };
+    Box::pin(std::future::ready(Err(error)))
 }

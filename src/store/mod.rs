@@ -14,6 +14,7 @@ use crate::domain::ids::ProcessId;
 use crate::domain::secret::MasterKey;
 
 pub mod agents;
+pub mod assignments;
 pub mod audit;
 pub mod connections;
 pub mod deliveries;
@@ -25,6 +26,7 @@ pub mod history;
 pub mod keys;
 pub mod partitions;
 pub mod recorder;
+pub mod source_health;
 pub mod sources;
 pub mod targets;
 mod types;

@@ -2,6 +2,8 @@
 //!
 //! Called by the supervisor and by connections. A change of state and its audit entries share a transaction.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -10,6 +12,7 @@ use super::{Result, Store, StoreError, answered, audit};
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::{AgentId, ConnectionId, GapId, SourceId};
 use crate::domain::secret::{MasterKey, Secret};
+use crate::domain::source::PROTOCOL_NOTIFICATIONS;
 
 /// A source and the connections that it has rows for.
 #[derive(Clone, Debug)]
@@ -40,8 +43,34 @@ pub struct WantedSource {
     pub topic_matrix: Value,
     /// How often upstream shall ping, in milliseconds.
     pub heartbeat_interval_ms: i32,
+    /// Every active user is to be watched.
+    pub all_users: bool,
+    /// Members of these queues are.
+    pub queues: Vec<String>,
+    /// Members of these groups are.
+    pub groups: Vec<String>,
+    /// Language of presence labels.
+    pub language: String,
+    /// Without a live connection for so long, it is stale.
+    pub stale_after_seconds: i32,
+    /// How often rosters are read again.
+    pub roster_interval_seconds: i32,
+    /// Counts requests to read the rosters at once.
+    pub refreshes_asked: i64,
+    /// Last proof of a live connection, while it is said to be stale.
+    pub stale_since: Option<OffsetDateTime>,
+    /// When it was made.
+    pub created_at: OffsetDateTime,
     /// Its connections.
     pub connections: Vec<WantedConnection>,
+}
+
+impl WantedSource {
+    /// Whether a planner says whom each of its connections watches.
+    #[must_use]
+    pub fn is_planned(&self) -> bool {
+        self.protocol == PROTOCOL_NOTIFICATIONS && !self.deleted
+    }
 }
 
 /// A connection as its row says it should be, and what a former process left.
@@ -49,10 +78,16 @@ pub struct WantedSource {
 pub struct WantedConnection {
     /// Its id.
     pub connection_id: ConnectionId,
-    /// Whom it watches.
-    pub agent_id: AgentId,
+    /// Whom it watches, if it can watch one agent only.
+    pub agent_id: Option<AgentId>,
     /// Whether it is to be open.
     pub open: bool,
+    /// It is to end for good.
+    pub removed: bool,
+    /// Raised when other agents are assigned.
+    pub assignment: i64,
+    /// Whether it was open when it was written down last.
+    pub was_open: bool,
     /// Raised by a restart request.
     pub generation: i64,
     /// Upstream ids of ours that may still exist.
@@ -78,6 +113,8 @@ pub struct ConnectionState {
     pub stale: Vec<String>,
     /// When the present socket opened.
     pub opened_at: Option<OffsetDateTime>,
+    /// When upstream ends the present connection.
+    pub expires_at: Option<OffsetDateTime>,
     /// Last moment of proof; `None` leaves what is there.
     pub proven_at: Option<OffsetDateTime>,
 }
@@ -106,8 +143,19 @@ pub struct Watcher {
     pub source_id: SourceId,
     /// The connection.
     pub connection_id: ConnectionId,
-    /// The agent.
-    pub agent_id: AgentId,
+    /// The agents.
+    pub agents: Arc<Vec<AgentId>>,
+}
+
+impl Watcher {
+    /// The agent, if there is only one that there could be.
+    #[must_use]
+    pub fn only_agent(&self) -> Option<&AgentId> {
+        match self.agents.as_slice() {
+            [only] => Some(only),
+            _ => None,
+        }
+    }
 }
 
 impl Store {
@@ -120,8 +168,10 @@ impl Store {
         let rows = sqlx::query!(
             r#"select s.source_id as "source_id: SourceId", s.name, s.version, s.deleted_at, s.protocol, s.region,
                       s.api_url, s.login_url, s.client_id, s.client_secret_sealed, s.agents, s.topic_matrix,
-                      s.heartbeat_interval_ms
+                      s.heartbeat_interval_ms, s.all_users, s.queues, s.groups, s.language, s.stale_after_seconds,
+                      s.roster_interval_seconds, s.refreshes_asked, s.created_at, h.stale_since as "stale_since?"
                from source s
+               left join source_health h on h.source_id = s.source_id
                where s.deleted_at is null
                   or exists (select from connection c where c.source_id = s.source_id)
                order by s.created_at, s.source_id"#,
@@ -154,13 +204,22 @@ impl Store {
                 agents: row.agents,
                 topic_matrix: row.topic_matrix,
                 heartbeat_interval_ms: row.heartbeat_interval_ms,
+                all_users: row.all_users,
+                queues: row.queues,
+                groups: row.groups,
+                language: row.language,
+                stale_after_seconds: row.stale_after_seconds,
+                roster_interval_seconds: row.roster_interval_seconds,
+                refreshes_asked: row.refreshes_asked,
+                stale_since: row.stale_since,
+                created_at: row.created_at,
                 connections: Vec::new(),
             });
         }
         let connections = sqlx::query!(
             r#"select connection_id as "connection_id: ConnectionId", source_id as "source_id: SourceId",
                       agent_id as "agent_id: AgentId", desired, generation, upstream_connection_id,
-                      stale_upstream_ids, proven_at
+                      stale_upstream_ids, proven_at, assignment, state
                from connection
                order by created_at, connection_id"#,
         )
@@ -175,8 +234,11 @@ impl Store {
             };
             source.connections.push(WantedConnection {
                 connection_id: row.connection_id,
-                agent_id: row.agent_id.unwrap_or(AgentId(String::new())),
+                agent_id: row.agent_id,
                 open: row.desired == "open",
+                removed: row.desired == "removed",
+                assignment: row.assignment,
+                was_open: row.state == "open",
                 generation: row.generation,
                 leftovers: row
                     .stale_upstream_ids
@@ -199,10 +261,16 @@ impl Store {
         answered(async {
             let ids: Vec<_> = agents.iter().map(|_| ConnectionId::generate()).collect();
             sqlx::query!(
-                "insert into connection (connection_id, source_id, agent_id)
-             select n.connection_id, $2, n.agent_id
-             from unnest($1::uuid[], $3::text[]) as n (connection_id, agent_id)
-             on conflict on constraint connection_agent_unique do nothing",
+                "with made as (
+                     insert into connection (connection_id, source_id, agent_id)
+                     select n.connection_id, $2, n.agent_id
+                     from unnest($1::uuid[], $3::text[]) as n (connection_id, agent_id)
+                     on conflict on constraint connection_agent_unique do nothing
+                     returning connection_id, source_id, agent_id
+                 )
+                 insert into connection_agent (connection_id, source_id, agent_id)
+                 select * from made
+                 on conflict (source_id, agent_id) do nothing",
                 &ids as _,
                 source_id as _,
                 agents,
@@ -210,6 +278,25 @@ impl Store {
             .execute(&self.pool)
             .await?;
             Ok(())
+        })
+        .await
+    }
+
+    /// The agents that a connection is to watch, in the order of their ids.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn agents_of_connection(&self, connection: ConnectionId) -> Result<Vec<AgentId>> {
+        answered(async {
+            Ok(sqlx::query_scalar!(
+                r#"select agent_id as "agent_id: AgentId"
+                   from connection_agent
+                   where connection_id = $1
+                   order by agent_id"#,
+                connection as _,
+            )
+            .fetch_all(&self.pool)
+            .await?)
         })
         .await
     }
@@ -262,7 +349,8 @@ impl Store {
                  stale_upstream_ids = $6,
                  opened_at = $7,
                  proven_at = coalesce($8, proven_at),
-                 updated_at = case when state = $2 then updated_at else now() end
+                 updated_at = case when state = $2 then updated_at else now() end,
+                 expires_at = $9
              where connection_id = $1",
                 state.connection_id as _,
                 state.state,
@@ -272,6 +360,7 @@ impl Store {
                 &state.stale,
                 state.opened_at,
                 state.proven_at,
+                state.expires_at,
             )
             .execute(&mut *tx)
             .await?;
@@ -325,7 +414,7 @@ async fn open_gap(
         GapId::generate() as _,
         watcher.source_id as _,
         watcher.connection_id as _,
-        std::slice::from_ref(&watcher.agent_id) as _,
+        watcher.agents.as_slice() as _,
         cause,
         from,
     )
@@ -357,6 +446,9 @@ fn gap_entry(watcher: &Watcher, at: OffsetDateTime, kind: Kind) -> Entry {
     let mut entry = Entry::new(at, kind);
     entry.source_id = Some(watcher.source_id);
     entry.connection_id = Some(watcher.connection_id);
-    entry.agent_id = Some(watcher.agent_id.clone());
+    match watcher.only_agent() {
+        Some(agent) => entry.agent_id = Some(agent.clone()),
+        None => entry = entry.data("agents", watcher.agents.len()),
+    }
     entry
 }

@@ -4,11 +4,10 @@
 //! tells is read from the field names in use on the platform. Nothing is dropped for what it does not hold.
 
 use serde_json::{Map, Value};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::domain::presence::canonical_presence;
 use crate::genesys::protocol::{Frame, Update};
+use crate::genesys::values::{clean, read_time};
 
 /// What answers a ping.
 pub const PONG: &str = r#"{"type":"pong"}"#;
@@ -62,17 +61,14 @@ fn update(frame: &Map<String, Value>) -> Update {
     let places: Vec<&Map<String, Value>> = std::iter::once(frame).chain(inner).collect();
     let topic = ["topic", "topicName"].iter().find_map(|name| frame.get(*name)?.as_str());
     Update {
-        topic: topic.and_then(clean_topic),
+        agent_id: None,
+        state: None,
+        topic: topic.and_then(|topic| clean(topic, TOPIC_CHARS_MAX)),
         presence: places.iter().find_map(|place| presence(place, DEPTH_MAX)),
         occurred_at: places
             .iter()
             .find_map(|place| TIMES.iter().find_map(|name| read_time(place.get(*name)?))),
     }
-}
-
-fn clean_topic(text: &str) -> Option<String> {
-    let topic: String = text.chars().filter(|c| !c.is_control()).take(TOPIC_CHARS_MAX).collect();
-    (!topic.trim().is_empty()).then(|| topic.trim().to_owned())
 }
 
 fn presence(place: &Map<String, Value>, depth: usize) -> Option<String> {
@@ -81,25 +77,6 @@ fn presence(place: &Map<String, Value>, depth: usize) -> Option<String> {
         Value::Object(inner) if depth > 0 => presence(inner, depth - 1),
         _ => None,
     })
-}
-
-/// RFC 3339 text, or a number of seconds or milliseconds since 1970.
-fn read_time(value: &Value) -> Option<OffsetDateTime> {
-    let at = match value {
-        Value::String(text) => OffsetDateTime::parse(text, &Rfc3339).ok()?,
-        Value::Number(number) => {
-            let number = i128::from(number.as_i64()?);
-            // Seconds of today have ten digits, milliseconds thirteen.
-            let nanos =
-                if number.abs() < 100_000_000_000 { number * 1_000_000_000 } else { number * 1_000_000 };
-            OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?
-        }
-        _ => return None,
-    };
-    // Postgres keeps microseconds, and years that people live in.
-    let at = at.to_offset(time::UtcOffset::UTC);
-    let at = at.replace_nanosecond(at.nanosecond() / 1000 * 1000).ok()?;
-    (1970..=9999).contains(&at.year()).then_some(at)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //!            ▲       (new      (what we   │ 403 ─▶ refused: a restart or 15 minutes              │
 //!            │       tokens)   left       │ 409, 422 ─▶ list, delete our own leftovers ──────────┘
 //!            └── 401: one new token ◀─────┘ 401
+//!  before its end, or when upstream announces one: rotate, which is another session's life from the start
 //!  terminate, from anywhere: close 1000, delete upstream ─▶ terminated
 //! ```
 //!
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
 use super::latency::LatencyTracker;
-use super::protocol::{ErrorKind, Provisioned, UpstreamError};
+use super::protocol::{ErrorKind, Provisioned, Rhythm, UpstreamError};
 use super::reconnect::SeedBackoff;
 use crate::domain::audit::{Entry, Kind, Level};
 
@@ -36,13 +37,15 @@ const SHUTDOWN_REASON: &str = "Client initiated shutdown";
 /// One connection's life.
 #[derive(Debug)]
 pub struct Session {
-    heartbeat: Duration,
+    rhythm: Rhythm,
     phase: Phase,
     epoch: u64,
     reason: Option<String>,
     backoff: SeedBackoff,
     /// The token of this try.
     token: Option<TokenSerial>,
+    /// A token that the next try must not use.
+    avoid: Option<TokenSerial>,
     /// The token that the platform accepted.
     verified: Option<TokenSerial>,
     /// A 401 of this try was answered with a new token already.
@@ -52,9 +55,15 @@ pub struct Session {
     stale: Vec<String>,
     /// The end waits for the answer to a provisioning asked for in this epoch.
     awaited: Option<u64>,
+    /// How long the present connection lives upstream, from when it was made.
+    lifetime: Option<Duration>,
+    expires_at: Option<OffsetDateTime>,
     opened_at: Option<OffsetDateTime>,
     /// Last frame on an open socket.
     heard: Option<Now>,
+    /// Last moment that the connection surely existed upstream. A socket may live on without it.
+    certain_at: Option<OffsetDateTime>,
+    probed_at: Option<OffsetDateTime>,
     ping: Option<(u64, Instant)>,
     pings: u64,
     latency: LatencyTracker,
@@ -64,25 +73,41 @@ impl Session {
     /// A session that has not started. `leftovers` are connections of ours that a former process may have left
     /// upstream.
     #[must_use]
-    pub fn new(heartbeat: Duration, leftovers: Vec<String>) -> Self {
+    pub fn new(rhythm: Rhythm, leftovers: Vec<String>) -> Self {
         Self {
-            heartbeat,
+            rhythm,
             phase: Phase::Idle,
             epoch: 0,
             reason: None,
             backoff: SeedBackoff::default(),
             token: None,
+            avoid: None,
             verified: None,
             refreshed: false,
             upstream_id: None,
             stale: leftovers,
             awaited: None,
+            lifetime: None,
+            expires_at: None,
             opened_at: None,
             heard: None,
+            certain_at: None,
+            probed_at: None,
             ping: None,
             pings: 0,
             latency: LatencyTracker::default(),
         }
+    }
+
+    /// A session that is to take the place of this one, on another token.
+    #[must_use]
+    pub fn successor(&self) -> Self {
+        Self { avoid: self.token, ..Self::new(self.rhythm, Vec::new()) }
+    }
+
+    /// Takes over what another session has left upstream.
+    pub fn adopt(&mut self, leftovers: &[String]) {
+        self.stale.extend_from_slice(leftovers);
     }
 
     /// Where it stands.
@@ -119,6 +144,12 @@ impl Session {
     #[must_use]
     pub fn stale(&self) -> &[String] {
         &self.stale
+    }
+
+    /// When upstream ends the present connection; `None` if it does not say.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<OffsetDateTime> {
+        self.expires_at
     }
 
     /// When the present socket opened.
@@ -190,16 +221,21 @@ impl Session {
             (Phase::Provision, Input::Provisioned(Ok(made))) => {
                 self.phase = Phase::Dial;
                 self.upstream_id = Some(made.upstream_id.clone());
+                self.lifetime = made.lifetime;
+                self.expires_at = made.lifetime.map(|lifetime| now.at + lifetime);
                 let entry = Entry::new(now.at, Kind::ConnectionProvisioned)
                     .data("connectionId", made.upstream_id.clone());
                 out.extend([audit(entry), Effect::Dial(made)]);
             }
-            (Phase::Dial, Input::Dialled(Ok(()))) => self.opened(now, out),
+            (Phase::Dial, Input::Dialled(Ok(()))) => self.opened(now, jitter, out),
             (Phase::Dial, Input::Dialled(Err(error))) => {
                 let entry = Entry::new(now.at, Kind::WsInitError)
                     .level(Level::Error)
                     .data("error", error.to_string());
                 out.push(audit(entry));
+                if error.kind == ErrorKind::Unauthorized {
+                    self.avoid = self.token;
+                }
                 self.leave_upstream();
                 self.back_off(&error, now, jitter, out);
             }
@@ -243,7 +279,7 @@ impl Session {
         self.epoch += 1;
         self.phase = Phase::Token;
         self.refreshed = false;
-        out.extend([Effect::Save, Effect::GetToken { instead_of: None }]);
+        out.extend([Effect::Save, Effect::GetToken { instead_of: self.avoid.take() }]);
     }
 
     /// Deletes what we left upstream before asking for more: close, then open.
@@ -263,20 +299,30 @@ impl Session {
 
     /// The open socket is gone, against our wish.
     fn lost(&mut self, cause: &'static str, now: Now, jitter: f64, out: &mut Vec<Effect>) {
-        out.push(self.gap(cause, now));
+        let from = self.heard.map_or(now.at, |heard| heard.at);
+        self.lost_since(from, cause, now, jitter, out);
+    }
+
+    /// The same, with nothing certain since an earlier moment than the last frame.
+    fn lost_since(
+        &mut self,
+        from: OffsetDateTime,
+        cause: &'static str,
+        now: Now,
+        jitter: f64,
+        out: &mut Vec<Effect>,
+    ) {
+        out.push(Effect::GapOpened { from, cause });
         out.push(Effect::CountReconnect(cause));
         self.leave_upstream();
         self.schedule(cause.replace('_', " "), None, now, jitter, out);
-    }
-
-    fn gap(&self, cause: &'static str, now: Now) -> Effect {
-        Effect::GapOpened { from: self.heard.map_or(now.at, |heard| heard.at), cause }
     }
 
     /// The present connection exists upstream and is of no more use.
     fn leave_upstream(&mut self) {
         self.stale.extend(self.upstream_id.take());
         self.opened_at = None;
+        self.expires_at = None;
     }
 
     fn refused_or_failed(&mut self, error: UpstreamError, now: Now, jitter: f64, out: &mut Vec<Effect>) {
@@ -294,7 +340,7 @@ impl Session {
                 let entry = Entry::new(now.at, Kind::ConnectionRefused)
                     .level(Level::Error)
                     .data("error", error.to_string())
-                    .data("remedy", "grant the OAuth client presence:read, then restart the connection");
+                    .data("remedy", "grant the OAuth client what is missing, then restart the connection");
                 out.extend([audit(entry), Effect::SetTimer(Timer::Retry, REFUSED_RETRY)]);
             }
             ErrorKind::Limit if self.phase == Phase::Provision => {
@@ -348,7 +394,10 @@ impl Session {
             return;
         }
         if self.phase == Phase::Open {
-            out.push(self.gap(ending.cause(), now));
+            if ending != Ending::Rotated {
+                let from = self.heard.map_or(now.at, |heard| heard.at);
+                out.push(Effect::GapOpened { from, cause: ending.cause() });
+            }
             out.push(Effect::Close(1000, SHUTDOWN_REASON));
         }
         // Upstream may be making a connection this moment: to leave without its answer would be to leave it there.
@@ -407,5 +456,7 @@ fn audit(entry: Entry) -> Effect {
     Effect::Audit(Box::new(entry))
 }
 
+#[cfg(test)]
+mod channel_tests;
 #[cfg(test)]
 mod tests;

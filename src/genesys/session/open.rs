@@ -8,36 +8,70 @@ use bytes::Bytes;
 
 use super::{Effect, Input, Now, Phase, Session, Timer, audit};
 use crate::domain::audit::{Entry, Kind, Level};
-use crate::genesys::protocol::Frame;
+use crate::genesys::protocol::{ErrorKind, Frame};
 
 /// A socket must be open this long before the count of attempts starts anew.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
-/// Silence is two heartbeats and this.
-const SILENCE_MARGIN: Duration = Duration::from_secs(5);
+/// Another connection is made when this part of the present one's life is over, and up to so much more by chance: all
+/// connections of a source begin at about the same time.
+const ROTATE_AFTER: f64 = 0.75;
+const ROTATE_SPREAD: f64 = 0.15;
 /// Part of an odd frame that is kept in the audit log.
 const ODD_BYTES_MAX: usize = 4096;
 
 impl Session {
     /// The handshake is done.
-    pub(super) fn opened(&mut self, now: Now, out: &mut Vec<Effect>) {
+    pub(super) fn opened(&mut self, now: Now, jitter: f64, out: &mut Vec<Effect>) {
         self.phase = Phase::Open;
         self.reason = None;
         self.opened_at = Some(now.at);
         self.heard = Some(now);
+        self.certain_at = Some(now.at);
         self.ping = None;
         let entry = Entry::new(now.at, Kind::WsOpen).data("connectionId", self.upstream_id.clone());
         out.extend([
             Effect::GapClosed,
             audit(entry),
-            Effect::SetTimer(Timer::Watchdog, self.silence()),
-            Effect::SetTimer(Timer::Ping, self.heartbeat / 2),
+            Effect::SetTimer(Timer::Watchdog, self.rhythm.silence),
+            Effect::SetTimer(Timer::Ping, self.rhythm.ping_every),
             Effect::SetTimer(Timer::Healthy, HEALTHY_AFTER),
         ]);
+        if let Some(every) = self.rhythm.probe_every {
+            out.push(Effect::SetTimer(Timer::Probe, every));
+        }
+        if let Some(lifetime) = self.lifetime {
+            let after = lifetime.mul_f64(ROTATE_AFTER + ROTATE_SPREAD * jitter);
+            out.push(Effect::SetTimer(Timer::Rotate, after));
+        }
+        if self.rhythm.resync {
+            out.push(Effect::Resync);
+        }
     }
 
-    /// Silence that counts as death.
-    fn silence(&self) -> Duration {
-        self.heartbeat * 2 + SILENCE_MARGIN
+    /// Nothing was heard for too long.
+    fn silent(&mut self, silent: Duration, now: Now, jitter: f64, out: &mut Vec<Effect>) {
+        let silent_ms = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
+        let entry = Entry::new(now.at, Kind::HeartbeatMissed).level(Level::Warn).data("silent_ms", silent_ms);
+        out.extend([audit(entry), Effect::Drop]);
+        self.lost("silence", now, jitter, out);
+    }
+
+    /// Upstream has ended the connection, whatever becomes of the socket.
+    fn dead(&mut self, cause: &'static str, now: Now, jitter: f64, out: &mut Vec<Effect>) {
+        let entry = if cause == "displaced" {
+            Entry::new(now.at, Kind::ChannelDisplaced).data("connectionId", self.upstream_id.clone()).data(
+                "remedy",
+                "another program uses this OAuth client: give each program a client of its own",
+            )
+        } else {
+            Entry::new(now.at, Kind::WsClose).data("reason", cause)
+        };
+        out.extend([audit(entry.level(Level::Error)), Effect::Close(1000, "the channel is gone")]);
+        if cause == "token_revoked" {
+            self.avoid = self.token;
+        }
+        // The socket may have said that it lives long after the channel was gone.
+        self.lost_since(self.certain_at.unwrap_or(now.at), cause, now, jitter, out);
     }
 
     /// What happens while the socket is open.
@@ -46,24 +80,56 @@ impl Session {
             Input::Timer(Timer::Watchdog) => {
                 let silent =
                     self.heard.map_or(Duration::MAX, |heard| now.tick.saturating_duration_since(heard.tick));
-                if silent < self.silence() {
-                    out.push(Effect::SetTimer(Timer::Watchdog, self.silence() - silent));
+                if silent < self.rhythm.silence {
+                    out.push(Effect::SetTimer(Timer::Watchdog, self.rhythm.silence - silent));
                     return;
                 }
-                let silent_ms = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
-                let entry =
-                    Entry::new(now.at, Kind::HeartbeatMissed).level(Level::Warn).data("silent_ms", silent_ms);
-                out.extend([audit(entry), Effect::Drop]);
-                self.lost("silence", now, jitter, out);
+                self.silent(silent, now, jitter, out);
             }
             Input::Timer(Timer::Ping) => {
-                if self.ping.is_none() {
-                    self.pings += 1;
-                    self.ping = Some((self.pings, now.tick));
-                    out.push(Effect::Ping(Bytes::copy_from_slice(&self.pings.to_be_bytes())));
+                match (self.ping, self.rhythm.ping_text) {
+                    (None, None) => {
+                        self.pings += 1;
+                        self.ping = Some((self.pings, now.tick));
+                        out.push(Effect::Ping(Bytes::copy_from_slice(&self.pings.to_be_bytes())));
+                    }
+                    // The answer echoes nothing, so one is under way at a time.
+                    (None, Some(text)) => {
+                        self.ping = Some((0, now.tick));
+                        out.push(Effect::Say(text.to_owned()));
+                    }
+                    (Some((_, sent)), Some(_)) => {
+                        let unanswered = now.tick.saturating_duration_since(sent);
+                        if unanswered >= self.rhythm.silence {
+                            self.silent(unanswered, now, jitter, out);
+                            return;
+                        }
+                    }
+                    (Some(_), None) => {}
                 }
-                out.push(Effect::SetTimer(Timer::Ping, self.heartbeat / 2));
+                out.push(Effect::SetTimer(Timer::Ping, self.rhythm.ping_every));
             }
+            Input::Timer(Timer::Probe) => {
+                self.probed_at = Some(now.at);
+                out.push(Effect::Probe);
+            }
+            Input::Probed(answer) => {
+                match answer {
+                    Ok(false) => {
+                        self.dead("displaced", now, jitter, out);
+                        return;
+                    }
+                    // The answer is as old as the question.
+                    Ok(true) => self.certain_at = self.certain_at.max(self.probed_at),
+                    // A channel dies with the token that made it.
+                    Err(error) if error.kind == ErrorKind::Unauthorized => {
+                        out.push(Effect::Rotate { cause: "token_refused" });
+                    }
+                    Err(_) => {}
+                }
+                out.extend(self.rhythm.probe_every.map(|every| Effect::SetTimer(Timer::Probe, every)));
+            }
+            Input::Timer(Timer::Rotate) => out.push(Effect::Rotate { cause: "expiry" }),
             Input::Timer(Timer::Healthy) => {
                 self.backoff.reset();
                 out.push(Effect::Save);
@@ -91,9 +157,17 @@ impl Session {
                 self.heard = Some(now);
                 match frame {
                     Frame::Ping { answer } => out.push(Effect::Say(answer)),
-                    // We never ask in this way, so it measures nothing.
-                    Frame::Pong => {}
-                    Frame::Update(update) => out.push(Effect::Record(update, text)),
+                    Frame::Pong => self.answered(|ping| ping == 0, now, out),
+                    Frame::Heartbeat => {}
+                    Frame::Closing => {
+                        out.push(audit(Entry::new(now.at, Kind::MaintenanceAnnounced)));
+                        out.push(Effect::Rotate { cause: "maintenance" });
+                    }
+                    Frame::Dead { cause } => self.dead(cause, now, jitter, out),
+                    Frame::Update(update) => {
+                        self.certain_at = Some(now.at);
+                        out.push(Effect::Record(update, text));
+                    }
                     Frame::Odd { reason } => odd(reason, text.as_bytes(), now, out),
                 }
             }
@@ -104,16 +178,21 @@ impl Session {
             Input::Pinged => self.heard = Some(now),
             Input::Ponged(payload) => {
                 self.heard = Some(now);
-                if let Some((number, sent)) = self.ping
-                    && payload.as_ref() == number.to_be_bytes()
-                {
-                    self.ping = None;
-                    let round_trip = now.tick.saturating_duration_since(sent);
-                    self.latency.record(round_trip);
-                    out.push(Effect::CountRoundTrip(round_trip));
-                }
+                self.answered(|ping| ping != 0 && payload.as_ref() == ping.to_be_bytes(), now, out);
             }
             _ => {}
+        }
+    }
+
+    /// A pong came; it measures a round trip if it answers the ping under way.
+    fn answered(&mut self, answers: impl Fn(u64) -> bool, now: Now, out: &mut Vec<Effect>) {
+        if let Some((number, sent)) = self.ping
+            && answers(number)
+        {
+            self.ping = None;
+            let round_trip = now.tick.saturating_duration_since(sent);
+            self.latency.record(round_trip);
+            out.push(Effect::CountRoundTrip(round_trip));
         }
     }
 }

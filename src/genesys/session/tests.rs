@@ -4,8 +4,17 @@ use bytes::Bytes;
 use time::macros::datetime;
 
 use super::*;
-use crate::genesys::protocol::{Frame, Provisioned, Update};
+use crate::genesys::protocol::{Frame, Provisioned, Rhythm, Update};
 use crate::genesys::socket::Closed;
+
+/// Protocol `realtime` with a heartbeat of 15 s.
+const SEED: Rhythm = Rhythm {
+    silence: Duration::from_secs(35),
+    ping_every: Duration::from_millis(7_500),
+    ping_text: None,
+    probe_every: None,
+    resync: false,
+};
 
 /// A session with a clock of its own.
 struct Story {
@@ -22,7 +31,11 @@ impl Story {
 
     fn with_leftovers(leftovers: &[&str]) -> Self {
         let leftovers = leftovers.iter().map(|id| (*id).to_owned()).collect();
-        let session = Session::new(Duration::from_secs(15), leftovers);
+        Self::with_rhythm(SEED, leftovers)
+    }
+
+    fn with_rhythm(rhythm: Rhythm, leftovers: Vec<String>) -> Self {
+        let session = Session::new(rhythm, leftovers);
         Self { session, start: Instant::now(), passed: Duration::ZERO, jitter: 0.0 }
     }
 
@@ -69,7 +82,12 @@ impl Story {
 }
 
 fn made(id: &str) -> Provisioned {
-    Provisioned { upstream_id: id.to_owned(), socket_url: crate::domain::secret::Secret::new("wss://x") }
+    Provisioned {
+        upstream_id: id.to_owned(),
+        socket_url: crate::domain::secret::Secret::new("wss://x"),
+        lifetime: None,
+        rejected: Vec::new(),
+    }
 }
 
 fn error(kind: ErrorKind) -> UpstreamError {

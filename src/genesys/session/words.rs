@@ -28,6 +28,8 @@ pub enum Ending {
     Operator,
     /// Its agent or source is no longer wanted, or it is built anew.
     Replaced,
+    /// Another connection has taken its place and sees the same agents.
+    Rotated,
     /// The bridge stops.
     BridgeStops,
 }
@@ -39,6 +41,7 @@ impl Ending {
         match self {
             Self::Operator => "terminated",
             Self::Replaced => "replaced",
+            Self::Rotated => "rotated",
             Self::BridgeStops => "bridge_stopped",
         }
     }
@@ -55,6 +58,10 @@ pub enum Timer {
     Ping,
     /// The socket has been open for long enough.
     Healthy,
+    /// Look whether the connection still exists upstream.
+    Probe,
+    /// Have another connection made before this one ends.
+    Rotate,
 }
 
 /// What happened.
@@ -86,6 +93,8 @@ pub enum Input {
     Closed(Closed),
     /// A timer rang.
     Timer(Timer),
+    /// Upstream was asked whether the connection still exists.
+    Probed(Result<bool, UpstreamError>),
     /// An update could not be handed on.
     QueueFull,
     /// Somebody wants it to end.
@@ -143,6 +152,15 @@ pub enum Effect {
     CountOdd(&'static str),
     /// Count a round trip.
     CountRoundTrip(Duration),
+    /// Ask whether the connection still exists upstream.
+    Probe,
+    /// Read the present states of its agents.
+    Resync,
+    /// Have another connection made that takes the place of this one, which stays open until then.
+    Rotate {
+        /// Why.
+        cause: &'static str,
+    },
     /// Wait for the socket to end, delete these upstream, then report [`Input::ShutDown`].
     ShutDown(Vec<String>),
     /// Nothing more will come.
@@ -183,7 +201,7 @@ impl Phase {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Idle | Self::Ended(Ending::BridgeStops | Ending::Replaced) => "idle",
+            Self::Idle | Self::Ended(Ending::BridgeStops | Ending::Replaced | Ending::Rotated) => "idle",
             Self::Token | Self::Verify | Self::Clean | Self::Provision | Self::AtLimit | Self::Dial => {
                 "connecting"
             }

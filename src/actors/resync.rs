@@ -1,0 +1,191 @@
+//! Reads the present states of a connection's agents once its socket is open: what changed while nobody looked comes
+//! out as ordinary events of origin `resync`.
+//!
+//! Subscribe first, ask second: an answer may then be older than what a socket told meanwhile, and loses against it by
+//! its time. The pace is the limiter's. A reading that fails goes on where it stood; it ends with its socket.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use tokio::time::sleep;
+
+use super::assignment::Assignment;
+use super::connection::{ConnectionActor, Deps, Place};
+use super::strand::{Role, StrandId};
+use super::token::{Held, Tokens};
+use crate::clock;
+use crate::domain::agent_state::{Merged, Seen};
+use crate::domain::audit::{Entry, Kind, Level};
+use crate::domain::presence::Origin;
+use crate::genesys::definitions::Definitions;
+use crate::genesys::protocol::{ErrorKind, SNAPSHOT_MAX, Snapshot, Update, Upstream, UpstreamError};
+use crate::genesys::reconnect::SeedBackoff;
+use crate::metrics::OutcomeLabels;
+use crate::random;
+use crate::store::StoreError;
+
+/// What stands for the topic of a state that no frame told.
+const TOPIC: &str = "resync";
+/// Wait before a state that found no room in the queue is handed in again.
+const ROOM_AGAIN: Duration = Duration::from_millis(200);
+
+impl ConnectionActor {
+    /// Starts to read these agents' states; a reading of the same strand that is under way is left.
+    pub(super) fn start_resync(&mut self, place: Place, agents: Vec<String>, ctx: &mut Context<Self>) {
+        self.stop_resync(place.strand, ctx);
+        let Some(token) = self.strand(place.strand).and_then(|strand| strand.token.clone()) else {
+            return;
+        };
+        let reading = Reading {
+            deps: self.deps.clone(),
+            assignment: self.assignment.clone(),
+            upstream: self.upstream.clone(),
+            tokens: self.tokens.clone(),
+            definitions: self.definitions.clone(),
+            token,
+        };
+        let read = async move { reading.run(&agents).await };
+        let handle = ctx.spawn(read.into_actor(self).map(move |entry, actor, ctx| {
+            let Some(strand) = actor.strand(place.strand) else { return };
+            strand.resync = None;
+            let sees = strand.is_open() && strand.role == Role::Successor;
+            actor.journal.tell(entry);
+            if sees {
+                actor.hand_over(ctx);
+            }
+            actor.write(ctx);
+        }));
+        if let Some(strand) = self.strand(place.strand) {
+            strand.resync = Some(handle);
+        }
+    }
+
+    /// Whether a strand is reading states.
+    pub(super) fn resyncs(&mut self, id: StrandId) -> bool {
+        self.strand(id).is_some_and(|strand| strand.resync.is_some())
+    }
+
+    /// Leaves a reading: its socket is gone, and the next one begins anew.
+    pub(super) fn stop_resync(&mut self, id: StrandId, ctx: &mut Context<Self>) {
+        if let Some(handle) = self.strand(id).and_then(|strand| strand.resync.take()) {
+            ctx.cancel_future(handle);
+        }
+    }
+}
+
+/// One reading of states.
+struct Reading {
+    deps: Deps,
+    assignment: Assignment,
+    upstream: Rc<dyn Upstream>,
+    tokens: Tokens,
+    definitions: Definitions,
+    token: Held,
+}
+
+impl Reading {
+    /// Reads all, however long it takes; gives the entry that tells of it.
+    async fn run(mut self, agents: &[String]) -> Entry {
+        let (began, mut differences, mut found) = (Instant::now(), 0_usize, 0_usize);
+        for part in agents.chunks(SNAPSHOT_MAX) {
+            let mut backoff = SeedBackoff::default();
+            loop {
+                match self.part(part).await {
+                    Ok((states, differing)) => {
+                        found += states;
+                        differences += differing;
+                        break;
+                    }
+                    Err(error) => self.failed(&error, &mut backoff).await,
+                }
+            }
+        }
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        self.deps.metrics.resyncs.get_or_create(&OutcomeLabels { outcome: "ok" }).inc();
+        self.deps.metrics.resync_differences.inc_by(count(differences));
+        let mut entry = Entry::new(clock::now(), Kind::ResyncDone)
+            .data("agents", agents.len())
+            .data("unknown", agents.len().saturating_sub(found))
+            .data("differences", differences);
+        entry.duration_ms = i32::try_from(began.elapsed().as_millis()).ok();
+        entry
+    }
+
+    /// Reads some agents; gives how many states there were, and how many of them tell something new.
+    async fn part(&mut self, agents: &[String]) -> Result<(usize, usize), Failed> {
+        let asked_at = clock::now();
+        let snapshots = match self.upstream.snapshot(&self.token.secret, agents).await {
+            Err(error) if error.kind == ErrorKind::Unauthorized => {
+                self.token = self.tokens.get(Some(self.token.serial)).await?;
+                return Err(error.into());
+            }
+            answer => answer?,
+        };
+        let (source, store) = (self.assignment.source_id, &self.deps.store);
+        let mut known = store.known_agents(source, agents).await?;
+        let (count, mut differences, mut profiles) = (snapshots.len(), 0, Vec::new());
+        let mut changes = Vec::new();
+        for snapshot in snapshots {
+            let known = known.remove(&snapshot.person.agent_id).unwrap_or_default();
+            let (name, email) = (&snapshot.person.name, &snapshot.person.email);
+            if (name.is_some() && *name != known.name) || (email.is_some() && *email != known.email) {
+                profiles.push((snapshot.person.agent_id.clone(), name.clone(), email.clone()));
+            }
+            let seen = Seen { origin: Origin::Resync, at: asked_at, known_at: known.received_at };
+            if let Merged::Changed(_) = known.state.clone().merge(&snapshot.state, seen) {
+                changes.push(snapshot);
+            }
+        }
+        // Names first, so that the events carry them.
+        if !profiles.is_empty() {
+            store.write_profiles(source, &profiles).await?;
+        }
+        for snapshot in changes {
+            self.hand_in(snapshot, asked_at).await;
+            differences += 1;
+        }
+        Ok((count, differences))
+    }
+
+    async fn hand_in(&self, snapshot: Snapshot, asked_at: time::OffsetDateTime) {
+        let update = Update {
+            agent_id: Some(snapshot.person.agent_id),
+            topic: Some(TOPIC.to_owned()),
+            presence: None,
+            occurred_at: None,
+            state: Some(snapshot.state),
+        };
+        let Some(change) =
+            self.assignment.change(update, Origin::Resync, snapshot.raw, asked_at, &self.definitions)
+        else {
+            return;
+        };
+        while self.deps.recorder.try_record(change.clone()).is_err() {
+            sleep(ROOM_AGAIN).await;
+        }
+    }
+
+    async fn failed(&self, error: &Failed, backoff: &mut SeedBackoff) {
+        self.deps.metrics.resyncs.get_or_create(&OutcomeLabels { outcome: "failed" }).inc();
+        if backoff.attempts() == 0 {
+            tracing::warn!(%error, connection = %self.assignment.connection_id, "present states cannot be read yet");
+            let mut entry = Entry::new(clock::now(), Kind::ResyncFailed)
+                .level(Level::Warn)
+                .data("error", error.to_string());
+            entry.source_id = Some(self.assignment.source_id);
+            entry.connection_id = Some(self.assignment.connection_id);
+            drop(self.deps.store.write_audit(&[entry]).await);
+        }
+        sleep(backoff.next(random::unit())).await;
+    }
+}
+
+/// Why a part could not be read.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

@@ -1,0 +1,88 @@
+//! One socket of a connection and the session that decides for it. A connection has one, and a second one while the
+//! first is being replaced.
+
+use std::sync::Arc;
+
+use actix::SpawnHandle;
+use tokio::sync::oneshot;
+
+use super::assignment::Agents;
+use super::token::Held;
+use crate::genesys::session::{Phase, Session};
+use crate::genesys::socket::Speaker;
+
+/// Names a strand within its connection; never used twice.
+pub type StrandId = u64;
+
+/// What a strand is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It stands for the connection.
+    Primary,
+    /// It is to take the primary's place once it sees.
+    Successor,
+    /// Its place was taken; it ends.
+    Retiring,
+}
+
+/// A socket that is open.
+pub struct OpenSocket {
+    /// Speaks on it.
+    pub speaker: Speaker,
+    /// Reads it.
+    pub reader: SpawnHandle,
+    /// Resolves when the reader has let go of the socket.
+    pub ended: oneshot::Receiver<()>,
+}
+
+/// One socket and the session that decides for it.
+pub struct Strand {
+    /// Its name.
+    pub id: StrandId,
+    /// What it is for.
+    pub role: Role,
+    /// Decides.
+    pub session: Session,
+    /// The token of the present try.
+    pub token: Option<Held>,
+    /// The socket, if it is open.
+    pub socket: Option<OpenSocket>,
+    /// Reads present states, while it does.
+    pub resync: Option<SpawnHandle>,
+    /// The agents that upstream was asked to tell of, on the present connection.
+    pub subscribed: Arc<Agents>,
+    /// A change of agents is under way.
+    pub subscribing: bool,
+    /// The update just handled could not be handed on.
+    pub queue_full: bool,
+}
+
+impl Strand {
+    /// A strand that has not started.
+    #[must_use]
+    pub fn new(id: StrandId, role: Role, session: Session) -> Self {
+        Self {
+            id,
+            role,
+            session,
+            token: None,
+            socket: None,
+            resync: None,
+            subscribed: Arc::default(),
+            subscribing: false,
+            queue_full: false,
+        }
+    }
+
+    /// Whether its socket is open.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.session.phase() == Phase::Open
+    }
+
+    /// Whether it has ended for good.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        matches!(self.session.phase(), Phase::Ended(_))
+    }
+}

@@ -1,0 +1,127 @@
+//! Whom upstream tells us of: a change of agents on a connection that is open, and those it rejects.
+
+use actix::prelude::*;
+
+use super::connection::{ConnectionActor, Place, Reassign};
+use crate::clock;
+use crate::domain::audit::{Entry, Kind, Level};
+use crate::domain::ids::AgentId;
+use crate::genesys::protocol::Rejected;
+use crate::store::assignments::RejectedAgent;
+
+/// Wait before a change of agents that failed is tried again.
+const AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
+/// Rejected agents that one audit entry names; the API lists all.
+const NAMED_MAX: usize = 100;
+
+impl Handler<Reassign> for ConnectionActor {
+    type Result = ();
+
+    fn handle(&mut self, Reassign(agents): Reassign, ctx: &mut Self::Context) {
+        if agents.version == self.assignment.agents.version {
+            return;
+        }
+        let joined = agents.without(&self.assignment.agents).len();
+        let left = self.assignment.agents.without(&agents).len();
+        self.assignment.agents = agents.into();
+        self.journal.watch(self.assignment.agents.list.clone());
+        let entry = Entry::new(clock::now(), Kind::AgentsAssigned).data("joined", joined).data("left", left);
+        self.journal.tell(entry);
+        self.keep_subscribed(ctx);
+        self.write(ctx);
+    }
+}
+
+impl ConnectionActor {
+    /// Has upstream tell of the agents that are assigned now, on every open strand where it does not yet.
+    pub(super) fn keep_subscribed(&mut self, ctx: &mut Context<Self>) {
+        let version = self.assignment.agents.version;
+        let behind: Vec<Place> = self
+            .strands
+            .iter()
+            .filter(|strand| strand.is_open() && !strand.subscribing && strand.subscribed.version != version)
+            .map(|strand| Place { strand: strand.id, epoch: strand.session.epoch() })
+            .collect();
+        for place in behind {
+            self.subscribe(place, ctx);
+        }
+    }
+
+    fn subscribe(&mut self, place: Place, ctx: &mut Context<Self>) {
+        let (upstream, wanted) = (self.upstream.clone(), self.assignment.wanted());
+        let agents = self.assignment.agents.clone();
+        let Some(strand) = self.strand(place.strand) else { return };
+        let (Some(token), Some(id)) = (strand.token.clone(), strand.session.upstream_id().map(str::to_owned))
+        else {
+            return;
+        };
+        strand.subscribing = true;
+        let asked = async move { upstream.subscribe(&token.secret, &id, &wanted).await };
+        ctx.spawn(asked.into_actor(self).map(move |answer, actor, ctx| {
+            let Some(strand) = actor.strand(place.strand) else { return };
+            strand.subscribing = false;
+            if strand.session.epoch() != place.epoch {
+                return; // another connection has been made since, with these agents or newer ones
+            }
+            match answer {
+                Ok(rejected) => {
+                    let newcomers = agents.without(&strand.subscribed);
+                    strand.subscribed = agents;
+                    actor.note_rejected(rejected, ctx);
+                    if !newcomers.is_empty() {
+                        // A resync under way does not know them.
+                        let ids = if actor.resyncs(place.strand) { actor.assignment.agents.ids() } else { newcomers };
+                        actor.start_resync(place, ids, ctx);
+                    }
+                    actor.keep_subscribed(ctx);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, connection = %actor.assignment.connection_id, "agents could not be subscribed to");
+                    ctx.run_later(AGAIN_AFTER, |actor, ctx| actor.keep_subscribed(ctx));
+                }
+            }
+        }));
+    }
+
+    /// Writes down whom upstream rejects.
+    pub(super) fn note_rejected(&mut self, rejected: Vec<Rejected>, ctx: &mut Context<Self>) {
+        if rejected.is_empty() && self.rejected == 0 {
+            return;
+        }
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.deps.metrics.topics_rejected.inc_by(count(rejected.len()) - count(self.rejected));
+        self.rejected = rejected.len();
+        let connection = self.assignment.connection_id;
+        let mut entries = Vec::new();
+        if let Some(first) = rejected.first() {
+            tracing::warn!(%connection, agents = rejected.len(), reason = first.reason, "upstream rejects agents");
+            let named: Vec<_> = rejected.iter().take(NAMED_MAX).map(|r| r.agent_id.clone()).collect();
+            let mut entry = Entry::new(clock::now(), Kind::TopicRejected)
+                .level(Level::Error)
+                .data("count", rejected.len())
+                .data("agents", named)
+                .data("reason", first.reason.clone())
+                .data("missing_permissions", first.missing_permissions.clone());
+            entry.source_id = Some(self.assignment.source_id);
+            entry.connection_id = Some(connection);
+            entries.push(entry);
+        }
+        let rejected: Vec<_> = rejected
+            .into_iter()
+            .map(|rejected| RejectedAgent {
+                agent_id: AgentId(rejected.agent_id),
+                topic: rejected.topic,
+                reason: rejected.reason,
+                missing_permissions: rejected.missing_permissions,
+            })
+            .collect();
+        let store = self.deps.store.clone();
+        let written = async move {
+            while let Err(error) = store.write_rejected(connection, &rejected, clock::now(), &entries).await {
+                tracing::warn!(%error, "rejected agents cannot be written down yet");
+                actix::clock::sleep(AGAIN_AFTER).await;
+            }
+        };
+        ctx.spawn(written.into_actor(self));
+    }
+}

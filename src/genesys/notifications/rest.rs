@@ -1,0 +1,495 @@
+//! The REST half of protocol `notifications`: tokens, channels, subscriptions, rosters, present states.
+//!
+//! One limiter per OAuth client stands before every call (`genesys/limiter.rs`); a 429 all the same makes the whole
+//! client wait, and the call is made again.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use awc::ClientRequest;
+use awc::http::header::CONTENT_TYPE;
+use bytes::BytesMut;
+use futures_util::FutureExt;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::sleep;
+use url::form_urlencoded::byte_serialize;
+
+use super::people::{Page, bulk_presence, definition, person, presence_only, snapshot};
+use super::wire;
+use crate::clock;
+use crate::domain::secret::Secret;
+use crate::domain::topics::{agent_of_topic, notification_topic};
+use crate::genesys::limiter::{Limiter, Urgency};
+use crate::genesys::protocol::{
+    Definition, ErrorKind, Frame, Person, Provisioned, Rejected, Rhythm, Snapshot, Step, Token, Upstream,
+    UpstreamError, Wanted, Watch,
+};
+use crate::genesys::rest::{Rest, authorized, bad, exchange, is_id, read_json, read_token};
+use crate::genesys::socket::Socket;
+use crate::genesys::values::{clean, read_time};
+
+/// Users of one page of a roster, and of one snapshot.
+const PAGE_SIZE: usize = 100;
+/// Users that the bulk call takes.
+const BULK_MAX: usize = 50;
+/// Pages of one roster at most: half a million users.
+const PAGES_MAX: u32 = 5_000;
+/// A call that the platform refuses with 429 is made so often.
+const TRIES_MAX: u32 = 6;
+/// First wait after a 429 that does not say how long.
+const WAIT_FIRST: Duration = Duration::from_secs(2);
+/// Requests that the search for topics that spoil a subscription may cost: enough for five of them among a thousand.
+const BISECT_CALLS_MAX: u32 = 120;
+/// The platform's own clients give up after this much silence.
+const SILENCE: Duration = Duration::from_secs(35);
+/// How often a channel is looked for upstream: one that was displaced may stay silent without a word.
+const PROBE_EVERY: Duration = Duration::from_secs(60);
+
+/// Where and as whom.
+#[derive(Clone, Debug)]
+pub struct NotificationsSettings {
+    /// REST address without a slash at its end.
+    pub api_url: String,
+    /// Address that issues tokens, likewise.
+    pub login_url: String,
+    /// OAuth client id.
+    pub client_id: String,
+    /// OAuth client secret.
+    pub client_secret: Secret,
+    /// Language of presence labels.
+    pub language: String,
+}
+
+/// Speaks protocol `notifications` with one source. Lives on one thread.
+pub struct Notifications {
+    settings: NotificationsSettings,
+    rest: Rest,
+    limiter: Rc<RefCell<Limiter>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ChannelAnswer {
+    id: Option<String>,
+    connect_uri: Option<String>,
+    expires: Option<serde_json::Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct MeAnswer {
+    organization: Named,
+    #[serde(rename = "OAuthClient")]
+    client: Named,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Named {
+    id: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct TopicAnswer {
+    id: String,
+    state: Option<String>,
+    rejection_reason: Option<String>,
+    missing_permissions: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Entities<T> {
+    #[serde(default = "Vec::new")]
+    entities: Vec<T>,
+}
+
+impl Notifications {
+    /// A client for one source. Sources of one OAuth client share the limiter.
+    ///
+    /// # Errors
+    /// If TLS cannot be set up.
+    pub fn new(
+        settings: NotificationsSettings,
+        limiter: Rc<RefCell<Limiter>>,
+    ) -> Result<Self, rustls::Error> {
+        Ok(Self { settings, rest: Rest::new()?, limiter })
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}/api/v2/{path}", self.settings.api_url)
+    }
+
+    /// Makes a call when the limiter has room for it, again after each 429.
+    async fn ask(
+        &self,
+        name: &'static str,
+        urgency: Urgency,
+        token: &Secret,
+        make: impl Fn() -> (ClientRequest, Vec<u8>),
+    ) -> Result<BytesMut, UpstreamError> {
+        let mut wait_unsaid = WAIT_FIRST;
+        for attempt in 1.. {
+            loop {
+                let taken = self.limiter.borrow_mut().take(urgency, Instant::now());
+                let Err(wait) = taken else { break };
+                sleep(wait).await;
+            }
+            let (request, body) = make();
+            let request = authorized(request, token).insert_header((CONTENT_TYPE, "application/json"));
+            match exchange(name, request, body).await {
+                Err(UpstreamError { kind: ErrorKind::RateLimited(wait), .. }) if attempt < TRIES_MAX => {
+                    self.limiter.borrow_mut().pause(wait.unwrap_or(wait_unsaid), Instant::now());
+                    wait_unsaid *= 2;
+                }
+                answer => return answer,
+            }
+        }
+        Err(bad(name, "not reached"))
+    }
+
+    async fn get(
+        &self,
+        name: &'static str,
+        urgency: Urgency,
+        token: &Secret,
+        path: &str,
+    ) -> Result<BytesMut, UpstreamError> {
+        let url = self.url(path);
+        self.ask(name, urgency, token, || (self.rest.client.get(&url), Vec::new())).await
+    }
+
+    /// Puts topics on a channel: in the place of what it has, or beside it.
+    async fn put_topics(
+        &self,
+        token: &Secret,
+        channel: &str,
+        topics: &[String],
+        replace: bool,
+    ) -> Result<Vec<Rejected>, UpstreamError> {
+        let url =
+            self.url(&format!("notifications/channels/{}/subscriptions?ignoreErrors=true", escaped(channel)));
+        let body: Vec<_> = topics.iter().map(|topic| json!({"id": topic})).collect();
+        let body =
+            serde_json::to_vec(&body).map_err(|_| bad("subscriptions", "request cannot be written"))?;
+        let make = || {
+            let client = &self.rest.client;
+            (if replace { client.put(&url) } else { client.post(&url) }, body.clone())
+        };
+        let answer = self.ask("subscriptions", Urgency::Urgent, token, make).await?;
+        let answer: Entities<TopicAnswer> = read_json("subscriptions", &answer)?;
+        Ok(answer.entities.into_iter().filter_map(rejected).collect())
+    }
+
+    /// Finds the topics that spoil a subscription by halves, and subscribes to the rest.
+    async fn bisect(
+        &self,
+        token: &Secret,
+        channel: &str,
+        topics: &[String],
+        spoilt: UpstreamError,
+    ) -> Result<Vec<Rejected>, UpstreamError> {
+        let (mut found, mut calls) = (Vec::new(), 0);
+        let mut parts = halves(topics);
+        while let Some(part) = parts.pop() {
+            calls += 1;
+            if calls > BISECT_CALLS_MAX {
+                return Err(spoilt);
+            }
+            match self.put_topics(token, channel, part, false).await {
+                Ok(rejected) => found.extend(rejected),
+                Err(error) if error.status == Some(400) => match part {
+                    [topic] => found.extend(agent_of_topic(topic).map(|agent| Rejected {
+                        agent_id: agent.to_owned(),
+                        topic: topic.clone(),
+                        reason: error.what.clone(),
+                        missing_permissions: Vec::new(),
+                    })),
+                    more => parts.extend(halves(more)),
+                },
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Reads all pages of a roster.
+    async fn members(
+        &self,
+        token: &Secret,
+        name: &'static str,
+        path: &str,
+    ) -> Result<Vec<Person>, UpstreamError> {
+        let mut people = Vec::new();
+        for number in 1..=PAGES_MAX {
+            let glue = if path.contains('?') { '&' } else { '?' };
+            let page = format!("{path}{glue}pageSize={PAGE_SIZE}&pageNumber={number}");
+            let page: Page = read_json(name, &self.get(name, Urgency::Patient, token, &page).await?)?;
+            people.extend(page.entities.iter().filter_map(|entity| person(entity)));
+            let last = page.page_count.map_or(page.entities.len() < PAGE_SIZE, |pages| number >= pages);
+            if last || page.entities.is_empty() {
+                break;
+            }
+        }
+        Ok(people)
+    }
+
+    /// Present states of those whose presence the first answer left out: its expansion is best effort.
+    async fn fill_in(
+        &self,
+        token: &Secret,
+        agents: &[String],
+        found: &mut Vec<Snapshot>,
+    ) -> Result<(), UpstreamError> {
+        let known: HashSet<&str> = found
+            .iter()
+            .filter(|snapshot| snapshot.state.presence.is_some())
+            .map(|snapshot| snapshot.person.agent_id.as_str())
+            .collect();
+        let missing: Vec<String> =
+            agents.iter().filter(|agent| !known.contains(agent.as_str())).cloned().collect();
+        for part in missing.chunks(BULK_MAX) {
+            let path = format!("users/presences/purecloud/bulk?id={}", ids(part));
+            let name = "bulk presences";
+            let answer = self.get(name, Urgency::Patient, token, &path).await?;
+            // The platform's description gives a plain list; a page is taken too.
+            let entities = read_json::<Vec<_>>(name, &answer)
+                .or_else(|_| read_json::<Page>(name, &answer).map(|page| page.entities))?;
+            for entity in &entities {
+                let Some((agent, presence)) = bulk_presence(entity) else { continue };
+                match found.iter_mut().find(|snapshot| snapshot.person.agent_id == agent) {
+                    Some(snapshot) => snapshot.state.presence = Some(presence),
+                    None => found.push(presence_only(agent, presence, entity)),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Upstream for Notifications {
+    fn token(&self) -> Step<'_, Token> {
+        async move {
+            let request = self
+                .rest
+                .client
+                .post(format!("{}/oauth/token", self.settings.login_url))
+                .basic_auth(&self.settings.client_id, self.settings.client_secret.expose())
+                .insert_header((CONTENT_TYPE, "application/x-www-form-urlencoded"));
+            read_token(&exchange("token", request, b"grant_type=client_credentials".to_vec()).await?)
+        }
+        .boxed_local()
+    }
+
+    fn verify<'a>(&'a self, token: &'a Secret) -> Step<'a, String> {
+        async move {
+            let answer = self.get("tokens/me", Urgency::Urgent, token, "tokens/me").await?;
+            let answer: MeAnswer = read_json("tokens/me", &answer)?;
+            let id = answer.client.id.or(answer.organization.id).and_then(|id| clean(&id, PAGE_SIZE));
+            id.ok_or_else(|| bad("tokens/me", "neither a client nor an organisation"))
+        }
+        .boxed_local()
+    }
+
+    fn provision<'a>(&'a self, token: &'a Secret, wanted: &'a Wanted) -> Step<'a, Provisioned> {
+        async move {
+            let url = self.url("notifications/channels");
+            let make = || (self.rest.client.post(&url), Vec::new());
+            let answer = self.ask("channels", Urgency::Urgent, token, make).await?;
+            let answer: ChannelAnswer = read_json("channels", &answer)?;
+            let id = answer.id.filter(|id| is_id(id)).ok_or_else(|| bad("channels", "no usable id"))?;
+            let expires = answer.expires.as_ref().and_then(read_time);
+            let rejected = self.subscribe(token, &id, wanted).await?;
+            Ok(Provisioned {
+                upstream_id: id,
+                socket_url: Secret::new(answer.connect_uri.unwrap_or_default()),
+                lifetime: expires.map(|at| Duration::try_from(at - clock::now()).unwrap_or_default()),
+                rejected,
+            })
+        }
+        .boxed_local()
+    }
+
+    fn list<'a>(&'a self, token: &'a Secret) -> Step<'a, Vec<String>> {
+        async move {
+            let path = "notifications/channels?includechannels=oauthclient";
+            let answer = self.get("list of channels", Urgency::Urgent, token, path).await?;
+            let answer: Entities<ChannelAnswer> = read_json("list of channels", &answer)?;
+            // Channels of other tokens are counted, but their ids are hidden.
+            Ok(answer.entities.into_iter().map(|channel| channel.id.unwrap_or_default()).collect())
+        }
+        .boxed_local()
+    }
+
+    /// There is no way to delete a channel: what it listens to is taken from it, and it lapses.
+    fn delete<'a>(&'a self, token: &'a Secret, upstream_id: &'a str) -> Step<'a, ()> {
+        async move {
+            let url = self.url(&format!("notifications/channels/{}/subscriptions", escaped(upstream_id)));
+            let make = || (self.rest.client.delete(&url), Vec::new());
+            match self.ask("delete", Urgency::Urgent, token, make).await {
+                // Gone, or of a former token and so about to be.
+                Err(error) if matches!(error.status, Some(403 | 404)) => Ok(()),
+                answer => answer.map(drop),
+            }
+        }
+        .boxed_local()
+    }
+
+    fn dial<'a>(&'a self, provisioned: &'a Provisioned) -> Step<'a, Socket> {
+        self.rest.dial(provisioned, &self.settings.api_url).boxed_local()
+    }
+
+    fn read(&self, text: &str) -> Frame {
+        wire::read(text)
+    }
+
+    fn rhythm(&self, _: Duration) -> Rhythm {
+        Rhythm {
+            silence: SILENCE,
+            ping_every: SILENCE / 2,
+            ping_text: Some(wire::PING),
+            probe_every: Some(PROBE_EVERY),
+            resync: true,
+        }
+    }
+
+    fn subscribe<'a>(
+        &'a self,
+        token: &'a Secret,
+        upstream_id: &'a str,
+        wanted: &'a Wanted,
+    ) -> Step<'a, Vec<Rejected>> {
+        async move {
+            let topics: Vec<String> =
+                wanted.agents.iter().map(|agent| notification_topic(agent, &wanted.topics)).collect();
+            match self.put_topics(token, upstream_id, &topics, true).await {
+                // The whole is refused for some of its topics. Too many of them is no fault of any.
+                Err(error)
+                    if error.status == Some(400)
+                        && !error.what.contains("too.many")
+                        && !topics.is_empty() =>
+                {
+                    self.bisect(token, upstream_id, &topics, error).await
+                }
+                answer => answer,
+            }
+        }
+        .boxed_local()
+    }
+
+    fn is_alive<'a>(&'a self, token: &'a Secret, upstream_id: &'a str) -> Step<'a, bool> {
+        async move {
+            let url = self.url(&format!("notifications/channels/{}", escaped(upstream_id)));
+            let make = || (self.rest.client.head(&url), Vec::new());
+            match self.ask("channel", Urgency::Urgent, token, make).await {
+                Ok(_) => Ok(true),
+                Err(error) if error.status == Some(404) => Ok(false),
+                Err(error) => Err(error),
+            }
+        }
+        .boxed_local()
+    }
+
+    fn snapshot<'a>(&'a self, token: &'a Secret, agents: &'a [String]) -> Step<'a, Vec<Snapshot>> {
+        async move {
+            let expand = "presence,routingStatus,outOfOffice";
+            let path = format!("users?pageSize={PAGE_SIZE}&expand={expand}&id={}", ids(agents));
+            let page: Page = read_json("users", &self.get("users", Urgency::Patient, token, &path).await?)?;
+            let wanted: HashSet<&str> = agents.iter().map(String::as_str).collect();
+            let mut found: Vec<Snapshot> = page
+                .entities
+                .iter()
+                .filter_map(|entity| snapshot(entity))
+                .filter(|found| wanted.contains(found.person.agent_id.as_str()))
+                .collect();
+            self.fill_in(token, agents, &mut found).await?;
+            found.retain(|snapshot| wanted.contains(snapshot.person.agent_id.as_str()));
+            Ok(found)
+        }
+        .boxed_local()
+    }
+
+    fn roster<'a>(&'a self, token: &'a Secret, watch: &'a Watch) -> Step<'a, Vec<Person>> {
+        async move {
+            let named = |agent: &String| Person { agent_id: agent.clone(), ..Person::default() };
+            let mut people: Vec<Person> = watch.agents.iter().map(named).collect();
+            if watch.all_users {
+                people.extend(self.members(token, "users", "users?state=active").await?);
+            }
+            for queue in &watch.queues {
+                let path = format!("routing/queues/{}/members", escaped(queue));
+                people.extend(self.members(token, "queue members", &path).await?);
+            }
+            for group in &watch.groups {
+                let path = format!("groups/{}/members", escaped(group));
+                people.extend(self.members(token, "group members", &path).await?);
+            }
+            Ok(each_once(people))
+        }
+        .boxed_local()
+    }
+
+    fn definitions<'a>(&'a self, token: &'a Secret) -> Step<'a, Vec<Definition>> {
+        async move {
+            let name = "presence definitions";
+            let path = "presence/definitions?localeCode=ALL&deactivated=true";
+            let page: Page = read_json(name, &self.get(name, Urgency::Patient, token, path).await?)?;
+            let language = &self.settings.language;
+            Ok(page.entities.iter().filter_map(|entity| definition(entity, language)).collect())
+        }
+        .boxed_local()
+    }
+}
+
+fn rejected(topic: TopicAnswer) -> Option<Rejected> {
+    let said = topic.state.as_deref().is_some_and(|state| state.eq_ignore_ascii_case("rejected"));
+    let agent = agent_of_topic(&topic.id).filter(|_| said)?;
+    Some(Rejected {
+        agent_id: agent.to_owned(),
+        reason: topic
+            .rejection_reason
+            .and_then(|text| clean(&text, 500))
+            .unwrap_or_else(|| "not said".to_owned()),
+        missing_permissions: topic.missing_permissions.iter().filter_map(|text| clean(text, 200)).collect(),
+        topic: topic.id,
+    })
+}
+
+fn halves(topics: &[String]) -> Vec<&[String]> {
+    let (first, second) = topics.split_at(topics.len() / 2);
+    [second, first].into_iter().filter(|half| !half.is_empty()).collect()
+}
+
+/// The first of each, with what any of them tells.
+fn each_once(people: Vec<Person>) -> Vec<Person> {
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut once: Vec<Person> = Vec::with_capacity(people.len());
+    for person in people {
+        match places.get(&person.agent_id).and_then(|place| once.get_mut(*place)) {
+            Some(kept) => {
+                kept.name = kept.name.take().or(person.name);
+                kept.email = kept.email.take().or(person.email);
+            }
+            None => {
+                places.insert(person.agent_id.clone(), once.len());
+                once.push(person);
+            }
+        }
+    }
+    once
+}
+
+fn escaped(text: &str) -> String {
+    byte_serialize(text.as_bytes()).collect()
+}
+
+fn ids(agents: &[String]) -> String {
+    agents.iter().map(|agent| escaped(agent)).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+#[path = "rest_tests.rs"]
+mod tests;
