@@ -7,6 +7,7 @@
 //!
 //! - [`genesys`]: the server side of the `realtime` protocol (REST and WebSocket), with verbs to hurt it and a
 //!   ledger that remembers what was really sent and when.
+//! - [`cloud`]: the server side of the `notifications` protocol, likewise.
 //! - [`crm`]: a webhook receiver with its own Standard Webhooks check, every misbehaviour a receiver can have, and
 //!   checkers over what arrived.
 //! - [`shift`]: a repeatable working day of agents, as a list of presence changes.
@@ -17,6 +18,7 @@
 //! dropped.
 
 pub mod clock;
+pub mod cloud;
 pub mod crm;
 pub mod genesys;
 pub mod http;

@@ -61,7 +61,11 @@ impl Genesys {
         // http becomes ws, https becomes wss.
         let ws_origin = origin.trim_end_matches('/').replacen("http", "ws", 1);
         let shared = Arc::new(Shared::new(options, ws_origin));
-        let task = tokio::spawn(super::server::serve(listener, shared.clone()));
+        let task = tokio::spawn(super::server::serve(
+            listener,
+            super::server::router(shared.clone()),
+            shared.stop.subscribe(),
+        ));
         let server = Arc::new(Server { shared: shared.clone(), task: Mutex::new(Some(task)) });
         Ok(Self { shared, address, server })
     }

@@ -51,9 +51,8 @@ async fn correlate(State(shared): State<Arc<Shared>>, request: Request, next: Ne
 }
 
 /// Accepts connections until the simulator stops; then drops every one of them.
-pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
-    let service = TowerToHyperService::new(router(shared.clone()));
-    let mut stop = shared.stop.subscribe();
+pub(crate) async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
+    let service = TowerToHyperService::new(router);
     let mut clients = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -80,6 +79,6 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 /// Waits until the simulator stops (a vanished sender means the same).
-pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }

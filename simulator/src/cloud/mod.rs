@@ -1,0 +1,26 @@
+//! Genesys Cloud, played by us: the public Notifications API, with verbs to hurt it.
+//!
+//! ```text
+//!  test ──verbs──▶ State (one lock) ──orders──▶ socket task ──frames──▶ the bridge
+//!                    ▲   │ people: the truth; ledger: each change and what became of it
+//!                    └───┴──────────── written / lost ◀─────────┘
+//! ```
+//!
+//! [`Cloud`] is the handle. `people` is the truth, `state` holds it with tokens and channels, `rest`, `channels` and
+//! `directory` are its public face, `socket` one open WebSocket, `verbs` the ways to hurt it.
+
+mod channels;
+mod directory;
+mod handle;
+mod options;
+mod people;
+mod rest;
+mod socket;
+mod state;
+mod verbs;
+
+pub use handle::Cloud;
+pub use options::{CloudOptions, RateHeaders};
+pub use people::{Definition, Person};
+pub use state::{ChannelSeen, CloudSnapshot, CloudTally, Fate, Told};
+pub use verbs::{ClientState, Deed, Fault, Manner, Place, Reach};

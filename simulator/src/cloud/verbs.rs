@@ -1,0 +1,497 @@
+//! What can be done to the simulated platform: one list, obeyed the same way from Rust and over REST.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::people::Definition;
+use super::socket::Order;
+use super::state::{Channel, Client, Shared, State};
+
+/// A place where a request can arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    Login,
+    TokensMe,
+    CreateChannel,
+    ListChannels,
+    HeadChannel,
+    PutSubscriptions,
+    Subscriptions,
+    Upgrade,
+    Users,
+    BulkPresence,
+    QueueMembers,
+    GroupMembers,
+    Definitions,
+    Other,
+}
+
+/// What the next requests of a place suffer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// Status to refuse with; without one the request is only delayed.
+    #[serde(default)]
+    pub status: Option<u16>,
+    /// Code in the error document.
+    #[serde(default)]
+    pub code: Option<String>,
+    /// Requests that suffer it.
+    #[serde(default = "once")]
+    pub times: u32,
+    /// `Retry-After` of the refusal, verbatim.
+    #[serde(default)]
+    pub retry_after: Option<String>,
+    /// Wait before answering.
+    #[serde(default)]
+    pub delay_ms: u64,
+    /// Body of a success instead of the true one, verbatim.
+    #[serde(default)]
+    pub body: Option<String>,
+}
+
+const fn once() -> u32 {
+    1
+}
+
+impl Fault {
+    /// Refuses one request with a status.
+    #[must_use]
+    pub const fn status(status: u16) -> Self {
+        Self { status: Some(status), code: None, times: 1, retry_after: None, delay_ms: 0, body: None }
+    }
+
+    /// Answers one request with 200 and this body.
+    #[must_use]
+    pub fn body(body: impl Into<String>) -> Self {
+        Self { body: Some(body.into()), ..Self::status(200) }
+    }
+
+    /// Makes it last for so many requests; `u32::MAX`: until faults are cleared.
+    #[must_use]
+    pub const fn times(mut self, times: u32) -> Self {
+        self.times = times;
+        self
+    }
+
+    /// Adds a `Retry-After` header.
+    #[must_use]
+    pub fn retry_after(mut self, value: impl Into<String>) -> Self {
+        self.retry_after = Some(value.into());
+        self
+    }
+
+    /// Waits before answering.
+    #[must_use]
+    pub fn after(mut self, delay: Duration) -> Self {
+        self.delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        self
+    }
+}
+
+/// Which channels a deed means.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reach {
+    #[default]
+    All,
+    /// Channels that listen to this user.
+    Agent(String),
+    /// This channel.
+    Channel(String),
+    /// The channel at this place, in the order of their making.
+    Nth(usize),
+}
+
+/// Whether an OAuth client may log in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientState {
+    Active,
+    Disabled,
+    /// The organisation's allow-list does not hold our address.
+    IpNotAllowed,
+}
+
+/// How a displaced channel's socket behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Manner {
+    /// Heartbeats and pongs go on, events do not come.
+    Silent,
+    /// Nothing comes any more.
+    Mute,
+    /// It is told that another channel has subscribed.
+    Notice,
+    /// It is closed.
+    Close,
+}
+
+/// One deed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case")]
+pub enum Deed {
+    /// Give a user a presence: a system presence as events write it, or a definition's id.
+    Presence { agent: String, presence: String },
+    /// Give a user a routing status.
+    Routing { agent: String, status: String },
+    /// Send a user out of office, or back.
+    OutOfOffice { agent: String, out: bool },
+    /// Have a user work in these queues.
+    ActiveQueues { agent: String, queues: Vec<String> },
+    /// Add a user.
+    Hire { agent: String },
+    /// Make a user inactive.
+    Dismiss { agent: String },
+    /// Say who is in a queue.
+    Queue { id: String, members: Vec<String> },
+    /// Say who is in a group.
+    Group { id: String, members: Vec<String> },
+    /// Take a client's sight of these users (no role in their division); none: it sees all.
+    Hide { client: String, agents: Vec<String> },
+    /// Make a topic spoil every subscription that names it.
+    Poison { topic: String },
+    /// Add a custom presence definition.
+    Define { id: String, system: String, labels: Vec<(String, String)> },
+    /// Add an OAuth client, or change its secret.
+    Client { client: String, secret: String },
+    /// Disable a client, forbid its address, or make it work again.
+    ClientState { client: String, state: ClientState },
+    /// Expire every token.
+    ExpireTokens,
+    /// Revoke every token and tell the sockets.
+    RevokeTokens,
+    /// Lifetime of tokens issued from now on.
+    TokenLifetime { seconds: u64 },
+    /// Life of channels made from now on.
+    ChannelLife { seconds: u64 },
+    /// Move the platform's clock ahead.
+    MoveTime { seconds: u64 },
+    /// End channels as their time does: the socket is told and closed.
+    ExpireChannels {
+        #[serde(default)]
+        reach: Reach,
+    },
+    /// End channels because a stranger made others.
+    Displace {
+        #[serde(default)]
+        reach: Reach,
+        manner: Manner,
+    },
+    /// Announce that sockets close, and close them after the grace.
+    Maintenance {
+        #[serde(default)]
+        reach: Reach,
+        grace_ms: u64,
+    },
+    /// Close TCP without a close frame.
+    Drop {
+        #[serde(default)]
+        reach: Reach,
+    },
+    /// Closing handshake with a code and a reason.
+    Close {
+        #[serde(default)]
+        reach: Reach,
+        code: u16,
+        #[serde(default)]
+        reason: String,
+    },
+    /// Keep TCP open, say nothing, answer nothing.
+    Silence {
+        #[serde(default)]
+        reach: Reach,
+    },
+    /// End the silence.
+    Resume {
+        #[serde(default)]
+        reach: Reach,
+    },
+    /// Send any text.
+    Text {
+        #[serde(default)]
+        reach: Reach,
+        text: String,
+    },
+    /// Send binary bytes.
+    Binary {
+        #[serde(default)]
+        reach: Reach,
+        bytes: Vec<u8>,
+    },
+    /// Swallow the next events.
+    Lose {
+        #[serde(default)]
+        reach: Reach,
+        times: u32,
+    },
+    /// Send the next events twice.
+    Duplicate {
+        #[serde(default)]
+        reach: Reach,
+        times: u32,
+    },
+    /// Have the next two events change places.
+    Reorder {
+        #[serde(default)]
+        reach: Reach,
+    },
+    /// Send an event with a state that is older than the present one.
+    Stale { agent: String, presence: String, seconds: i64 },
+    /// Refuse or delay the next requests of a place.
+    Fault {
+        place: Place,
+        #[serde(flatten)]
+        fault: Fault,
+    },
+    /// Forget all waiting faults.
+    ClearFaults,
+}
+
+/// Obeys; gives back how many things were touched, or a change's number.
+pub(super) fn obey(shared: &Shared, deed: Deed) -> u64 {
+    shared.change(|state| {
+        let touched = state.obey(deed);
+        state.expire();
+        touched
+    })
+}
+
+impl State {
+    fn obey(&mut self, deed: Deed) -> u64 {
+        match deed {
+            Deed::Presence { agent, presence } => {
+                let definition = self.definition(&presence);
+                self.tell(&agent, "presence", |person, at| become_present(person, &definition, at))
+            }
+            Deed::Routing { agent, status } => self.tell(&agent, "routingStatus", |person, at| {
+                person.routing_at = later(person.routing_at, at);
+                person.routing = status;
+            }),
+            Deed::OutOfOffice { agent, out } => self.tell(&agent, "outofoffice", |person, at| {
+                person.out_of_office_at = later(person.out_of_office_at, at);
+                person.out_of_office = out;
+            }),
+            Deed::ActiveQueues { agent, queues } => self.tell(&agent, "queues", |person, at| {
+                person.queues_at = later(person.queues_at, at);
+                person.queues = queues;
+            }),
+            Deed::Hire { agent } => {
+                self.hire(&agent);
+                1
+            }
+            Deed::Dismiss { agent } => self.people.get_mut(&agent).map_or(0, |person| {
+                person.active = false;
+                1
+            }),
+            Deed::Queue { id, members } => self.queues.insert(id, members).map_or(1, |_| 1),
+            Deed::Group { id, members } => self.groups.insert(id, members).map_or(1, |_| 1),
+            Deed::Hide { client, agents } => {
+                self.of_client(&client, |client| client.hidden = agents.into_iter().collect())
+            }
+            Deed::Poison { topic } => u64::from(self.poisoned.insert(topic)),
+            Deed::Define { id, system, labels } => {
+                self.definitions.push(Definition { id, system, labels, custom: true });
+                1
+            }
+            Deed::Client { client, secret } => {
+                let known = self.clients.entry(client);
+                known.and_modify(|client| client.secret.clone_from(&secret)).or_insert(Client {
+                    secret,
+                    state: ClientState::Active,
+                    hidden: std::collections::HashSet::new(),
+                    window: (std::time::Instant::now(), 0),
+                });
+                1
+            }
+            Deed::ClientState { client, state } => {
+                if state == ClientState::Disabled {
+                    self.tokens.retain(|_, token| token.client != client);
+                }
+                self.of_client(&client, |client| client.state = state)
+            }
+            Deed::ExpireTokens => {
+                let tokens = self.tokens.len();
+                self.tokens.clear();
+                count(tokens)
+            }
+            Deed::RevokeTokens => {
+                let tokens = self.tokens.len();
+                for channel in &self.channels {
+                    say(channel, &system("token_revoked", &channel.id, "user_tokens_revoked"));
+                }
+                self.tokens.clear();
+                count(tokens)
+            }
+            Deed::TokenLifetime { seconds } => {
+                self.token_lifetime = Duration::from_secs(seconds);
+                1
+            }
+            Deed::ChannelLife { seconds } => {
+                self.channel_life = Duration::from_secs(seconds);
+                1
+            }
+            Deed::MoveTime { seconds } => {
+                self.moved += Duration::from_secs(seconds);
+                1
+            }
+            Deed::ExpireChannels { reach } => {
+                let now = self.now();
+                self.each(&reach, |channel| channel.expires = now)
+            }
+            Deed::Displace { reach, manner } => self.displace(&reach, manner),
+            Deed::Maintenance { reach, grace_ms } => self.each(&reach, |channel| {
+                say(channel, &system("socket_closing", &channel.id, "maintenance"));
+                if let Some((_, socket)) = &channel.socket {
+                    let socket = socket.clone();
+                    tokio::spawn(async move {
+                        tokio::time::sleep(Duration::from_millis(grace_ms)).await;
+                        let _ = socket.send(Order::Close(1001, "maintenance".to_owned()));
+                    });
+                }
+            }),
+            Deed::Drop { reach } => self.order(&reach, || Order::Drop),
+            Deed::Close { reach, code, reason } => self.order(&reach, || Order::Close(code, reason.clone())),
+            Deed::Silence { reach } => self.order(&reach, || Order::Silence(true)),
+            Deed::Resume { reach } => self.order(&reach, || Order::Silence(false)),
+            Deed::Text { reach, text } => self.order(&reach, || Order::Say(text.clone())),
+            Deed::Binary { reach, bytes } => self.order(&reach, || Order::Binary(bytes.clone())),
+            Deed::Lose { reach, times } => self.each(&reach, |channel| channel.lose = times),
+            Deed::Duplicate { reach, times } => self.each(&reach, |channel| channel.duplicate = times),
+            Deed::Reorder { reach } => self.each(&reach, |channel| {
+                channel.held_back.get_or_insert(None);
+            }),
+            Deed::Stale { agent, presence, seconds } => {
+                let definition = self.definition(&presence);
+                let Some(mut person) = self.people.get(&agent).cloned() else { return 0 };
+                person.presence_at -= time::Duration::seconds(seconds);
+                person.presence = definition.system;
+                person.definition_id = definition.id;
+                count(self.send(&person, "presence", 0, true).unwrap_or(0))
+            }
+            Deed::Fault { place, fault } => {
+                self.faults.entry(place).or_default().push_back(fault);
+                1
+            }
+            Deed::ClearFaults => {
+                self.faults.clear();
+                1
+            }
+        }
+    }
+
+    fn of_client(&mut self, client: &str, act: impl FnOnce(&mut Client)) -> u64 {
+        self.clients.get_mut(client).map_or(0, |client| {
+            act(client);
+            1
+        })
+    }
+
+    fn each(&mut self, reach: &Reach, mut act: impl FnMut(&mut Channel)) -> u64 {
+        let mut touched = 0;
+        for (place, channel) in self.channels.iter_mut().enumerate() {
+            if reach.means(place, channel) {
+                act(channel);
+                touched += 1;
+            }
+        }
+        touched
+    }
+
+    fn order(&mut self, reach: &Reach, order: impl Fn() -> Order) -> u64 {
+        let mut touched = 0;
+        self.each(reach, |channel| {
+            touched +=
+                u64::from(channel.socket.as_ref().is_some_and(|(_, socket)| socket.send(order()).is_ok()));
+        });
+        touched
+    }
+
+    /// Ends channels; what their sockets notice is a matter of manner.
+    pub(super) fn displace(&mut self, reach: &Reach, manner: Manner) -> u64 {
+        let mut touched = 0;
+        let mut place = 0;
+        let mut gone = Vec::new();
+        self.channels.retain_mut(|channel| {
+            let meant = reach.means(place, channel);
+            place += 1;
+            if meant {
+                touched += 1;
+                gone.extend(channel.socket.take().map(|socket| (channel.id.clone(), socket)));
+            }
+            !meant
+        });
+        for (id, (number, socket)) in gone {
+            let sent = match manner {
+                Manner::Silent => Ok(()),
+                Manner::Mute => socket.send(Order::Silence(true)),
+                Manner::Notice => {
+                    socket.send(Order::Say(system("no_longer_subscribed", &id, "another_channel_subscribed")))
+                }
+                Manner::Close => socket.send(Order::Close(1000, "channel evicted".to_owned())),
+            };
+            if sent.is_ok() {
+                self.ghosts.push((number, socket));
+            }
+        }
+        touched
+    }
+}
+
+impl Reach {
+    fn means(&self, place: usize, channel: &Channel) -> bool {
+        match self {
+            Self::All => true,
+            Self::Agent(agent) => channel.topics.contains_key(agent),
+            Self::Channel(id) => *id == channel.id,
+            Self::Nth(wanted) => *wanted == place,
+        }
+    }
+}
+
+fn say(channel: &Channel, text: &str) {
+    if let Some((_, socket)) = &channel.socket {
+        let _ = socket.send(Order::Say(text.to_owned()));
+    }
+}
+
+/// News of the channel itself.
+fn system(kind: &str, channel: &str, reason: &str) -> String {
+    let topic = if kind == "socket_closing" {
+        format!("v2.system.{kind}")
+    } else {
+        format!("v2.system.{kind}.{channel}")
+    };
+    serde_json::json!({
+        "topicName": topic,
+        "version": "2",
+        "eventBody": {"channelId": channel, "systemTopicType": kind, "reason": reason, "message": reason},
+        "metadata": {"CorrelationId": Uuid::new_v4()},
+    })
+    .to_string()
+}
+
+/// A time after another one, at a resolution of milliseconds.
+fn later(before: OffsetDateTime, at: OffsetDateTime) -> OffsetDateTime {
+    let at = at.replace_nanosecond(at.nanosecond() / 1_000_000 * 1_000_000).unwrap_or(at);
+    if at > before { at } else { before + time::Duration::MILLISECOND }
+}
+
+/// On queue an agent becomes idle, off queue the routing ends, as the platform does.
+fn become_present(person: &mut super::people::Person, definition: &Definition, at: OffsetDateTime) {
+    person.presence_at = later(person.presence_at, at);
+    person.presence.clone_from(&definition.system);
+    person.definition_id.clone_from(&definition.id);
+    let routing = if definition.system == "ON_QUEUE" { "IDLE" } else { "OFF_QUEUE" };
+    if person.routing != routing {
+        routing.clone_into(&mut person.routing);
+        person.routing_at = later(person.routing_at, at);
+    }
+}
+
+fn count(things: usize) -> u64 {
+    u64::try_from(things).unwrap_or(u64::MAX)
+}
