@@ -56,6 +56,7 @@ comment on column connection.expires_at is 'When upstream ends the present chann
 
 -- Who is watched where.
 create table connection_agent (
+    place               bigint generated always as identity,
     source_id           uuid   not null,
     agent_id            text   not null,
     connection_id       uuid   not null,
@@ -70,6 +71,7 @@ create table connection_agent (
 create index connection_agent_connection_idx on connection_agent (connection_id);
 
 comment on table connection_agent is 'Which connection watches which agent, and whom the platform does not let us watch.';
+comment on column connection_agent.place is 'Orders lists.';
 comment on column connection_agent.source_id is 'The organisation the agent belongs to.';
 comment on column connection_agent.agent_id is 'Genesys user id.';
 comment on column connection_agent.connection_id is 'The connection that watches the agent.';
@@ -112,3 +114,25 @@ alter table webhook
 comment on column webhook.events is 'Which kinds of event it is sent.';
 
 comment on column gap.cause is 'Why, such as socket_closed, silence, displaced, maintenance, bridge_down, backpressure, terminated.';
+
+-- How a source stands, as one object for whoever shows it.
+create function source_health_of(wanted uuid) returns jsonb
+language sql stable as $$
+    select jsonb_build_object(
+        'stale_since', h.stale_since,
+        'roster_read_at', h.roster_read_at,
+        'roster_error', h.roster_error,
+        'agents_wanted', coalesce(h.agents_wanted, 0),
+        'agents_over_limit', coalesce(h.agents_over_limit, 0),
+        'agents_rejected', (
+            select count(*) from connection_agent a where a.source_id = wanted and a.rejected_reason is not null),
+        'connections', (select count(*) from connection c where c.source_id = wanted and c.desired = 'open'),
+        'connections_open', (
+            select count(*)
+            from connection c
+            where c.source_id = wanted
+              and c.desired = 'open'
+              and c.state = 'open'))
+    from (select wanted) as one
+    left join source_health h on h.source_id = one.wanted
+$$;

@@ -1,30 +1,56 @@
 //! `/v1/agents`: the last known state of each Genesys user.
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::ApiState;
-use super::page::{List, Place, Query, maybe_at, path_text};
+use super::page::{List, Place, Query, at, maybe_at, path_text};
 use super::problem::{ApiError, Code};
-use crate::domain::ids::SourceId;
+use crate::domain::event_data::{Presence, SourceName, StateData};
+use crate::domain::ids::{AgentId, EventId, SourceId};
 use crate::domain::presence::canonical_presence;
 use crate::store::agents::AgentRow;
 
 type Reply = Result<HttpResponse, ApiError>;
 
+#[derive(Serialize)]
+struct View<'a> {
+    id: &'a AgentId,
+    name: Option<&'a str>,
+    email: Option<&'a str>,
+    source: SourceName<'a>,
+    presence: Option<Presence<'a>>,
+    since: Option<String>,
+    #[serde(flatten)]
+    state: StateData<'a>,
+    sequence: i64,
+    topic: Option<&'a str>,
+    occurred_at: Option<String>,
+    received_at: Option<String>,
+    event_id: Option<EventId>,
+    connected: bool,
+    rejected: Option<&'a str>,
+}
+
 fn view(row: &AgentRow) -> Value {
-    json!({
-        "id": row.agent_id,
-        "source": {"id": row.source_id, "name": row.source_name},
-        "presence": row.presence.as_ref().map(|system| json!({"system": system})),
-        "since": maybe_at(row.since),
-        "sequence": row.sequence,
-        "topic": row.topic,
-        "occurred_at": maybe_at(row.occurred_at),
-        "received_at": maybe_at(row.received_at),
-        "event_id": row.event_id,
-        "connected": row.connected,
-    })
+    let view = View {
+        id: &row.agent_id,
+        name: row.name.as_deref(),
+        email: row.email.as_deref(),
+        source: SourceName { id: row.source_id, name: &row.source_name },
+        presence: Presence::of(Some(&row.state), row.presence.as_deref()),
+        since: maybe_at(row.since),
+        state: StateData::of(Some(&row.state), at),
+        sequence: row.sequence,
+        topic: row.topic.as_deref(),
+        occurred_at: maybe_at(row.occurred_at),
+        received_at: maybe_at(row.received_at),
+        event_id: row.event_id,
+        connected: row.connected,
+        rejected: row.rejected.as_deref(),
+    };
+    json!(view)
 }
 
 pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Reply {

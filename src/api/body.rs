@@ -120,6 +120,15 @@ impl JsonBody {
         }
     }
 
+    /// Takes true or false.
+    pub fn boolean(&mut self, name: &str) -> Option<bool> {
+        let value = self.fields.remove(name)?;
+        match value.as_bool() {
+            Some(value) => Some(value),
+            None => self.wrong(name, "is neither true nor false"),
+        }
+    }
+
     /// Takes whatever is there.
     pub fn value(&mut self, name: &str) -> Option<Value> {
         self.fields.remove(name)

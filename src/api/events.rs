@@ -3,49 +3,29 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
 use super::ApiState;
-use super::page::{List, Place, Query, at, maybe_at, path_id};
+use super::page::{List, Place, Query, at, path_id};
 use super::problem::ApiError;
+use crate::domain::event_data::EventData;
 use crate::domain::ids::{EventId, SourceId};
 use crate::domain::presence::Event;
 use crate::store::events_feed::FeedFilter;
 
 type Reply = Result<HttpResponse, ApiError>;
 
-/// An event with the fields of a POST's `data`, and its place in the feed.
+/// An event with the fields of a POST's `data`, and its place in the feed. The frame is as it came, byte for byte; null
+/// if it is no JSON that could stand here.
 #[derive(Serialize)]
 struct View<'a> {
-    event_id: EventId,
-    sequence: Option<i64>,
-    source: Option<Value>,
-    agent: Value,
-    topic: Option<&'a str>,
-    presence: Option<Value>,
-    previous: Option<Value>,
-    occurred_at: Option<String>,
-    received_at: String,
-    /// As it came, byte for byte; null if it is no JSON that could stand here.
-    raw: Option<Box<RawValue>>,
+    #[serde(flatten)]
+    data: EventData<'a, Option<Box<RawValue>>>,
     position: i64,
 }
 
 fn view(event: &Event) -> View<'_> {
-    let presence = |system: &Option<String>| system.as_ref().map(|system| json!({"system": system}));
-    View {
-        event_id: event.event_id,
-        sequence: event.sequence,
-        source: event.source.as_ref().map(|(id, name)| json!({"id": id, "name": name})),
-        agent: json!({"id": event.agent_id}),
-        topic: event.topic.as_deref(),
-        presence: presence(&event.presence),
-        previous: presence(&event.previous),
-        occurred_at: maybe_at(event.occurred_at),
-        received_at: at(event.received_at),
-        raw: serde_json::from_slice(&event.raw).ok(),
-        position: event.position,
-    }
+    let raw = serde_json::from_slice(&event.raw).ok();
+    View { data: EventData::new(event, raw, at), position: event.position }
 }
 
 /// A page of the feed. Unlike other lists it always has a cursor: the reader comes back with it later.

@@ -34,6 +34,7 @@ mod gaps;
 mod health;
 mod page;
 pub mod problem;
+mod rejected_topics;
 mod sources;
 mod strict_json;
 mod webhooks;
@@ -100,6 +101,8 @@ pub const ROUTES: &[Endpoint] = &[
     Endpoint::new("GET", "/v1/sources/{id}", |r| r.to(sources::get)),
     Endpoint::new("PATCH", "/v1/sources/{id}", |r| r.to(sources::update)),
     Endpoint::new("DELETE", "/v1/sources/{id}", |r| r.to(sources::delete)),
+    Endpoint::new("POST", "/v1/sources/{id}/refresh", |r| r.to(sources::refresh)),
+    Endpoint::new("GET", "/v1/rejected-topics", |r| r.to(rejected_topics::list)),
     Endpoint::new("GET", "/v1/connections", |r| r.to(connections::list)),
     Endpoint::new("GET", "/v1/connections/{id}", |r| r.to(connections::get)),
     Endpoint::new("POST", "/v1/connections/{id}/terminate", |r| r.to(connections::terminate)),

@@ -172,6 +172,8 @@ pub enum List {
     Audit,
     /// `/v1/gaps`
     Gaps,
+    /// `/v1/rejected-topics`
+    RejectedTopics,
 }
 
 /// Where in a list to read on: behind a row id or behind a number.
@@ -194,6 +196,7 @@ impl List {
             Self::Deliveries => b'd',
             Self::Audit => b'l',
             Self::Gaps => b'g',
+            Self::RejectedTopics => b'r',
         }
     }
 

@@ -7,14 +7,12 @@ use serde_json::{Value, json};
 use super::ApiState;
 use super::auth::Principal;
 use super::body::JsonBody;
-use super::page::{List, Place, Query, at, path_id};
+use super::page::{List, Place, Query, at, maybe_at, path_id};
 use super::problem::{ApiError, Code};
 use crate::domain::ids::SourceId;
 use crate::domain::secret::Secret;
-use crate::domain::source::{
-    ENVIRONMENT_SOURCE_NAME, HEARTBEAT_INTERVAL_MS_DEFAULT, PROTOCOL_REALTIME, SourceSettings,
-};
-use crate::store::sources::Source;
+use crate::domain::source::{ENVIRONMENT_SOURCE_NAME, SourceSettings};
+use crate::store::sources::{Health, Source};
 
 type Reply = Result<HttpResponse, ApiError>;
 
@@ -30,10 +28,31 @@ fn view(source: &Source) -> Value {
         "agents": source.agents,
         "topic_matrix": source.topic_matrix,
         "heartbeat_interval_ms": source.heartbeat_interval_ms,
+        "all_users": source.all_users,
+        "queues": source.queues,
+        "groups": source.groups,
+        "language": source.language,
+        "stale_after_seconds": source.stale_after_seconds,
+        "roster_interval_seconds": source.roster_interval_seconds,
+        "health": health(&source.health),
         "origin": source.origin,
         "version": source.version,
         "created_at": at(source.created_at),
         "updated_at": at(source.updated_at),
+    })
+}
+
+fn health(health: &Health) -> Value {
+    json!({
+        "state": if health.stale_since.is_some() { "stale" } else { "ok" },
+        "stale_since": maybe_at(health.stale_since),
+        "roster_read_at": maybe_at(health.roster_read_at),
+        "roster_error": health.roster_error,
+        "agents_wanted": health.agents_wanted,
+        "agents_over_limit": health.agents_over_limit,
+        "agents_rejected": health.agents_rejected,
+        "connections": health.connections,
+        "connections_open": health.connections_open,
     })
 }
 
@@ -49,20 +68,8 @@ pub(super) async fn get(state: web::Data<ApiState>, request: HttpRequest) -> Rep
 }
 
 pub(super) async fn create(state: web::Data<ApiState>, principal: Principal, mut body: JsonBody) -> Reply {
-    body.must_be_given(&["name", "client_id", "client_secret", "agents", "topic_matrix"]);
-    let nothing_yet = SourceSettings {
-        name: String::new(),
-        protocol: PROTOCOL_REALTIME.to_owned(),
-        region: None,
-        api_url: None,
-        login_url: None,
-        client_id: String::new(),
-        client_secret: Secret::new(""),
-        agents: Vec::new(),
-        topic_matrix: json!({}),
-        heartbeat_interval_ms: HEARTBEAT_INTERVAL_MS_DEFAULT,
-    };
-    let settings = take_settings(body, nothing_yet)?;
+    body.must_be_given(&["name", "client_id", "client_secret"]);
+    let settings = take_settings(body, SourceSettings::default())?;
     let source = state.store.create_source(&settings, &state.master_key, principal.as_str()).await?;
     state.store.wake.connections_changed();
     Ok(HttpResponse::Created()
@@ -93,19 +100,7 @@ pub(super) async fn update(
             )
         })?,
     };
-    let present = SourceSettings {
-        name: before.name.clone(),
-        protocol: before.protocol.clone(),
-        region: before.region.clone(),
-        api_url: before.api_url.clone(),
-        login_url: before.login_url.clone(),
-        client_id: before.client_id.clone(),
-        client_secret,
-        agents: before.agents.clone(),
-        topic_matrix: before.topic_matrix.clone(),
-        heartbeat_interval_ms: before.heartbeat_interval_ms,
-    };
-    let settings = take_settings(body, present)?;
+    let settings = take_settings(body, before.settings(client_secret))?;
     let source = state.store.update_source(&before, &settings, &state.master_key, principal.as_str()).await?;
     state.store.wake.connections_changed();
     Ok(HttpResponse::Ok().json(view(&source)))
@@ -116,6 +111,12 @@ pub(super) async fn delete(state: web::Data<ApiState>, principal: Principal, req
     state.store.delete_source(id, principal.as_str()).await?;
     state.store.wake.connections_changed();
     Ok(HttpResponse::NoContent().finish())
+}
+
+pub(super) async fn refresh(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
+    let source = state.store.refresh_source(SourceId(path_id(&request)?), principal.as_str()).await?;
+    state.store.wake.connections_changed();
+    Ok(HttpResponse::Accepted().json(view(&source)))
 }
 
 /// Reads the given fields over the present settings and checks the whole.
@@ -135,6 +136,14 @@ fn take_settings(mut body: JsonBody, present: SourceSettings) -> Result<SourceSe
         agents: body.texts("agents").unwrap_or(present.agents),
         topic_matrix: body.value("topic_matrix").unwrap_or(present.topic_matrix),
         heartbeat_interval_ms: body.integer("heartbeat_interval_ms").unwrap_or(present.heartbeat_interval_ms),
+        all_users: body.boolean("all_users").unwrap_or(present.all_users),
+        queues: body.texts("queues").unwrap_or(present.queues),
+        groups: body.texts("groups").unwrap_or(present.groups),
+        language: body.text("language").unwrap_or(present.language),
+        stale_after_seconds: body.integer("stale_after_seconds").unwrap_or(present.stale_after_seconds),
+        roster_interval_seconds: body
+            .integer("roster_interval_seconds")
+            .unwrap_or(present.roster_interval_seconds),
     };
     match settings.check() {
         Ok(settings) => body.finish(Vec::new()).map(|()| settings),

@@ -32,6 +32,7 @@ fn view(webhook: &Webhook) -> Value {
         "topics": webhook.topics,
         "presences": webhook.presences,
         "sources": webhook.sources,
+        "events": webhook.events,
         "state": webhook.state,
         "version": webhook.version,
         "former_secrets_expire_at": maybe_at(webhook.former_secrets_expire_at),
@@ -138,6 +139,7 @@ async fn take_changes(state: &ApiState, mut body: JsonBody) -> Result<WebhookCha
         topics: body.texts("topics"),
         presences: body.texts("presences"),
         sources: take_sources(state, &mut body).await?,
+        events: body.texts("events"),
     };
     match input.check(&state.targets) {
         Ok(changes) => body.finish(Vec::new()).map(|()| changes),

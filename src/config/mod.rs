@@ -11,7 +11,9 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::domain::secret::{MasterKey, Secret};
-use crate::domain::source::SourceSettings;
+use crate::domain::source::{
+    ENVIRONMENT_SOURCE_NAME, PROTOCOL_NOTIFICATIONS, PROTOCOL_REALTIME, SourceSettings,
+};
 use crate::domain::violation::Violation;
 use crate::telemetry;
 
@@ -171,16 +173,21 @@ fn source(variables: &Variables, errors: &mut Vec<ConfigError>) -> Option<Source
     if !VARIABLES.iter().any(|v| v.name.starts_with("GENESYS_") && variables.get(v.name).is_some()) {
         return None;
     }
+    let protocol = get("GENESYS_PROTOCOL").unwrap_or_else(|| PROTOCOL_NOTIFICATIONS.to_owned());
+    let items = |name: &str| list(variables.get(name).unwrap_or_default()).map(str::to_owned).collect();
+    let default = SourceSettings::default();
+    let first_topics =
+        if protocol == PROTOCOL_REALTIME { topics("routing:agent:state") } else { default.topic_matrix };
     let settings = SourceSettings {
-        name: "default".to_owned(),
-        protocol: get("GENESYS_PROTOCOL").unwrap_or_else(|| "realtime".to_owned()),
+        name: ENVIRONMENT_SOURCE_NAME.to_owned(),
+        protocol,
         region: get("GENESYS_REGION"),
         api_url: get("GENESYS_API_URL"),
         login_url: get("GENESYS_LOGIN_URL"),
         client_id: get("GENESYS_CLIENT_ID").unwrap_or_default(),
         client_secret: Secret::new(get("GENESYS_CLIENT_SECRET").unwrap_or_default()),
-        agents: list(variables.get("GENESYS_AGENTS").unwrap_or_default()).map(str::to_owned).collect(),
-        topic_matrix: parse(variables, errors, "GENESYS_TOPICS", topics("routing:agent:state"), |text| {
+        agents: items("GENESYS_AGENTS"),
+        topic_matrix: parse(variables, errors, "GENESYS_TOPICS", first_topics, |text| {
             if text.starts_with('{') {
                 serde_json::from_str(text)
                     .map_err(|error| format!("must be a JSON object of topic lists: {error}"))
@@ -188,9 +195,30 @@ fn source(variables: &Variables, errors: &mut Vec<ConfigError>) -> Option<Source
                 Ok(topics(text))
             }
         }),
-        heartbeat_interval_ms: parse(variables, errors, "GENESYS_HEARTBEAT_INTERVAL_MS", 15_000, |text| {
-            text.parse().map_err(|_| "must be a whole number of milliseconds".to_owned())
+        heartbeat_interval_ms: number(
+            variables,
+            errors,
+            "GENESYS_HEARTBEAT_INTERVAL_MS",
+            default.heartbeat_interval_ms,
+        ),
+        all_users: parse(variables, errors, "GENESYS_ALL_USERS", false, |text| {
+            text.parse().map_err(|_| "must be true or false".to_owned())
         }),
+        queues: items("GENESYS_QUEUES"),
+        groups: items("GENESYS_GROUPS"),
+        language: get("GENESYS_LANGUAGE").unwrap_or(default.language),
+        stale_after_seconds: number(
+            variables,
+            errors,
+            "GENESYS_STALE_AFTER_SECONDS",
+            default.stale_after_seconds,
+        ),
+        roster_interval_seconds: number(
+            variables,
+            errors,
+            "GENESYS_ROSTER_INTERVAL_SECONDS",
+            default.roster_interval_seconds,
+        ),
     };
     settings
         .check()
@@ -203,6 +231,12 @@ fn source(variables: &Variables, errors: &mut Vec<ConfigError>) -> Option<Source
             }
         })
         .ok()
+}
+
+fn number(variables: &Variables, errors: &mut Vec<ConfigError>, name: &str, default: i32) -> i32 {
+    parse(variables, errors, name, default, |text| {
+        text.parse().map_err(|_| "must be a whole number".to_owned())
+    })
 }
 
 fn variable_of(violation: &Violation) -> String {

@@ -46,19 +46,37 @@ pub const VARIABLES: &[Variable] = &[
     ),
     plain("BRIDGE_LOG", "info", "log filter, such as info,presence_bridge=debug"),
     plain("BRIDGE_RETENTION_DAYS", "30", "days that events and audit entries are kept, 1 to 3650"),
-    plain("GENESYS_PROTOCOL", "realtime", "upstream protocol"),
-    plain("GENESYS_REGION", "none", "Genesys domain, such as mypurecloud.de"),
+    plain("GENESYS_PROTOCOL", "notifications", "upstream protocol: notifications or realtime"),
+    plain("GENESYS_REGION", "none", "region by domain or AWS name, such as mypurecloud.de or eu-central-1"),
     plain("GENESYS_API_URL", "https://api.REGION", "address of the REST API upstream"),
-    plain("GENESYS_LOGIN_URL", "GENESYS_API_URL", "address that issues tokens"),
+    plain(
+        "GENESYS_LOGIN_URL",
+        "https://login.REGION",
+        "address that issues tokens; with GENESYS_API_URL: that one",
+    ),
     plain("GENESYS_CLIENT_ID", "none", "OAuth client id"),
     secret("GENESYS_CLIENT_SECRET", "none", "OAuth client secret"),
     plain("GENESYS_AGENTS", "none", "ids of the agents to watch, separated by commas"),
+    plain("GENESYS_ALL_USERS", "false", "true: watch every active user (protocol notifications)"),
+    plain("GENESYS_QUEUES", "none", "ids of queues whose members to watch (protocol notifications)"),
+    plain("GENESYS_GROUPS", "none", "ids of groups whose members to watch (protocol notifications)"),
+    plain(
+        "GENESYS_ROSTER_INTERVAL_SECONDS",
+        "600",
+        "how often users, queues and groups are read again, 5 to 86400",
+    ),
     plain(
         "GENESYS_TOPICS",
-        "routing:agent:state",
-        "topics separated by commas, or a JSON object of topic lists",
+        "activity",
+        "activity, or some of presence,routingStatus,outofoffice; protocol realtime: routing:agent:state",
     ),
-    plain("GENESYS_HEARTBEAT_INTERVAL_MS", "15000", "how often upstream shall ping"),
+    plain("GENESYS_LANGUAGE", "en_US", "language of presence labels"),
+    plain(
+        "GENESYS_STALE_AFTER_SECONDS",
+        "120",
+        "without a live connection for so long the source is stale, 5 to 86400",
+    ),
+    plain("GENESYS_HEARTBEAT_INTERVAL_MS", "15000", "how often upstream shall ping (protocol realtime)"),
 ];
 
 /// Variables as found: name to value and where it came from.

@@ -5,6 +5,7 @@
 pub mod agent_state;
 pub mod audit;
 pub mod delivery;
+pub mod event_data;
 pub mod ids;
 pub mod presence;
 pub mod regions;

@@ -3,6 +3,7 @@
 use serde_json::Value;
 use url::Url;
 
+use super::regions;
 use super::secret::Secret;
 use super::topics;
 use super::violation::{Violation, check_text, check_texts};
@@ -16,13 +17,28 @@ pub const PROTOCOL_REALTIME: &str = "realtime";
 /// How often upstream pings if nobody says otherwise, in milliseconds (the seed's default).
 pub const HEARTBEAT_INTERVAL_MS_DEFAULT: i32 = 15_000;
 
+/// Language of presence labels if nobody says otherwise.
+pub const LANGUAGE_DEFAULT: &str = "en_US";
+/// Seconds without a live connection after which a source is stale, if nobody says otherwise.
+pub const STALE_AFTER_SECONDS_DEFAULT: i32 = 120;
+/// Seconds between two readings of rosters, if nobody says otherwise.
+pub const ROSTER_INTERVAL_SECONDS_DEFAULT: i32 = 600;
+
 /// Upstream allows 10 connections per user of the credentials, and a connection watches one agent.
 const REALTIME_AGENTS_MAX: usize = 10;
+/// 18 channels of 1,000 agents each (genesys/plan.rs).
+const NOTIFICATIONS_AGENTS_MAX: usize = 18_000;
+/// Queues, and groups, whose members one source watches.
+const ROSTERS_MAX: usize = 100;
+const SECONDS: std::ops::RangeInclusive<i32> = 5..=86_400;
+const LANGUAGE_CHARS_MAX: usize = 20;
 /// Upstream's limit of topics per connection.
 const REALTIME_TOPICS_MAX: usize = 100;
 const HEARTBEAT_INTERVAL_MS: std::ops::RangeInclusive<i32> = 1_000..=300_000;
 const NAME_CHARS_MAX: usize = 100;
 const ID_CHARS_MAX: usize = 200;
+/// A topic's name has at most 200 characters, of which `v2.users.` and the parts take some.
+const NOTIFICATIONS_ID_CHARS_MAX: usize = 100;
 const SECRET_CHARS_MAX: usize = 1000;
 const URL_CHARS_MAX: usize = 2048;
 const REGION_CHARS_MAX: usize = 253;
@@ -48,34 +64,93 @@ pub struct SourceSettings {
     pub agents: Vec<String>,
     /// Object of topic lists.
     pub topic_matrix: Value,
-    /// How often upstream shall ping, in milliseconds.
+    /// How often upstream shall ping, in milliseconds (protocol `realtime`).
     pub heartbeat_interval_ms: i32,
+    /// Watch every active user (protocol `notifications`, as the next two).
+    pub all_users: bool,
+    /// Watch the members of these queues.
+    pub queues: Vec<String>,
+    /// Watch the members of these groups.
+    pub groups: Vec<String>,
+    /// Language of presence labels.
+    pub language: String,
+    /// Without a live connection for so long, the source is stale.
+    pub stale_after_seconds: i32,
+    /// How often rosters are read again, in seconds.
+    pub roster_interval_seconds: i32,
+}
+
+impl Default for SourceSettings {
+    /// What holds for what nobody says: protocol `notifications`, watching nobody.
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            protocol: PROTOCOL_NOTIFICATIONS.to_owned(),
+            region: None,
+            api_url: None,
+            login_url: None,
+            client_id: String::new(),
+            client_secret: Secret::new(""),
+            agents: Vec::new(),
+            topic_matrix: serde_json::json!({}),
+            heartbeat_interval_ms: HEARTBEAT_INTERVAL_MS_DEFAULT,
+            all_users: false,
+            queues: Vec::new(),
+            groups: Vec::new(),
+            language: LANGUAGE_DEFAULT.to_owned(),
+            stale_after_seconds: STALE_AFTER_SECONDS_DEFAULT,
+            roster_interval_seconds: ROSTER_INTERVAL_SECONDS_DEFAULT,
+        }
+    }
 }
 
 impl SourceSettings {
-    /// Holds the settings against the rules; on success repeated agents are gone.
+    /// Holds the settings against the rules; on success repeats are gone, a region is named by its domain, and an empty
+    /// topic matrix has become the one that the protocol `notifications` begins with.
     ///
     /// # Errors
     /// Everything that is wrong.
     pub fn check(mut self) -> Result<Self, Vec<Violation>> {
         let mut found = Vec::new();
         check_text("name", &self.name, NAME_CHARS_MAX, &mut found);
-        if self.protocol != PROTOCOL_REALTIME {
-            found.push(Violation::new("protocol", "is not known; there is realtime"));
+        if ![PROTOCOL_NOTIFICATIONS, PROTOCOL_REALTIME].contains(&self.protocol.as_str()) {
+            found.push(Violation::new("protocol", "is not known; there are notifications and realtime"));
         }
         self.check_addresses(&mut found);
         check_text("client_id", &self.client_id, ID_CHARS_MAX, &mut found);
         check_text("client_secret", self.client_secret.expose(), SECRET_CHARS_MAX, &mut found);
-        self.check_agents(&mut found);
-        self.check_topics(&mut found);
+        if self.protocol == PROTOCOL_REALTIME {
+            self.check_agents(&mut found);
+            self.check_topics(&mut found);
+        } else {
+            self.check_watch(&mut found);
+            self.check_parts(&mut found);
+        }
+        check_text("language", &self.language, LANGUAGE_CHARS_MAX, &mut found);
+        for (field, seconds) in [
+            ("stale_after_seconds", self.stale_after_seconds),
+            ("roster_interval_seconds", self.roster_interval_seconds),
+        ] {
+            if !SECONDS.contains(&seconds) {
+                found.push(Violation::new(field, "is not between 5 and 86400"));
+            }
+        }
         if !HEARTBEAT_INTERVAL_MS.contains(&self.heartbeat_interval_ms) {
             found.push(Violation::new("heartbeat_interval_ms", "is not between 1000 and 300000"));
         }
         if found.is_empty() { Ok(self) } else { Err(found) }
     }
 
-    fn check_addresses(&self, found: &mut Vec<Violation>) {
+    fn check_addresses(&mut self, found: &mut Vec<Violation>) {
+        // Somebody who gives both addresses may be anywhere.
+        let by_region = self.api_url.is_none() || self.login_url.is_none();
+        let known = self.region.as_deref().and_then(regions::domain);
         match &self.region {
+            Some(_) if known.is_some() => self.region = known.map(str::to_owned),
+            Some(_) if self.protocol == PROTOCOL_NOTIFICATIONS && by_region && self.api_url.is_none() => {
+                let what = "is not a region of Genesys Cloud such as mypurecloud.de or eu-central-1";
+                found.push(Violation::new("region", what));
+            }
             Some(region) if !is_domain(region) => {
                 found.push(Violation::new("region", "is not a domain such as mypurecloud.de"));
             }
@@ -95,8 +170,45 @@ impl SourceSettings {
         if self.agents.is_empty() {
             found.push(Violation::new("agents", "is empty"));
         }
+        for (field, given) in [
+            ("all_users", self.all_users),
+            ("queues", !self.queues.is_empty()),
+            ("groups", !self.groups.is_empty()),
+        ] {
+            if given {
+                found.push(Violation::new(field, "is for protocol notifications"));
+            }
+        }
         let given = std::mem::take(&mut self.agents);
         self.agents = check_texts("agents", given, REALTIME_AGENTS_MAX, ID_CHARS_MAX, found);
+    }
+
+    fn check_watch(&mut self, found: &mut Vec<Violation>) {
+        if self.agents.is_empty() && !self.all_users && self.queues.is_empty() && self.groups.is_empty() {
+            found.push(Violation::new("agents", "is empty, and so are all_users, queues and groups"));
+        }
+        for (field, list, items_max) in [
+            ("agents", &mut self.agents, NOTIFICATIONS_AGENTS_MAX),
+            ("queues", &mut self.queues, ROSTERS_MAX),
+            ("groups", &mut self.groups, ROSTERS_MAX),
+        ] {
+            *list = check_texts(field, std::mem::take(list), items_max, NOTIFICATIONS_ID_CHARS_MAX, found);
+            // An id is a part of a topic's name, where other characters have a meaning.
+            let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            if let Some(place) = list.iter().position(|id| !id.chars().all(plain)) {
+                let what = "has other characters than letters, digits, - and _";
+                found.push(Violation::new(format!("{field}/{place}"), what));
+            }
+        }
+    }
+
+    fn check_parts(&mut self, found: &mut Vec<Violation>) {
+        if self.topic_matrix.as_object().is_some_and(serde_json::Map::is_empty) {
+            self.topic_matrix = topics::all_parts();
+        }
+        if let Err(error) = topics::notification_parts(&self.topic_matrix) {
+            found.push(Violation::new("topic_matrix", error.to_string()));
+        }
     }
 
     fn check_topics(&self, found: &mut Vec<Violation>) {
@@ -171,7 +283,7 @@ mod tests {
             client_secret: Secret::new("canary"),
             agents: vec!["a".into()],
             topic_matrix: json!({"presence": ["routing:agent:state"]}),
-            heartbeat_interval_ms: 15_000,
+            ..SourceSettings::default()
         }
     }
 
@@ -192,6 +304,8 @@ mod tests {
             name: String::new(),
             protocol: "smoke".into(),
             region: None,
+            language: String::new(),
+            stale_after_seconds: 4,
             login_url: Some("https://u:p@h/".into()),
             client_secret: Secret::new("canary\n"),
             agents: Vec::new(),
@@ -211,10 +325,55 @@ mod tests {
                 "login_url",
                 "client_secret",
                 "agents",
-                "topic_matrix",
+                "language",
+                "stale_after_seconds",
                 "heartbeat_interval_ms"
             ]
         );
+    }
+
+    fn notifications() -> SourceSettings {
+        SourceSettings {
+            protocol: "notifications".into(),
+            topic_matrix: json!({}),
+            agents: vec!["a".into()],
+            ..good()
+        }
+    }
+
+    #[test]
+    fn notifications_watch_somebody_by_one_way_at_least() {
+        let nobody = SourceSettings { agents: Vec::new(), ..notifications() };
+        assert_eq!(fields(nobody.clone()), ["agents"]);
+        for good in [
+            SourceSettings { all_users: true, ..nobody.clone() },
+            SourceSettings { queues: vec!["q".into()], ..nobody.clone() },
+            SourceSettings { groups: vec!["g".into(), "g".into()], ..nobody.clone() },
+        ] {
+            let checked = good.check().unwrap();
+            assert_eq!(checked.topic_matrix, json!({"topics": ["activity"]}));
+            assert!(checked.groups.len() < 2);
+        }
+        for wrong in ["a.b", "a?b", "a&b", "a/b", "a b"] {
+            let agents = vec!["fine".to_owned(), wrong.to_owned()];
+            assert_eq!(fields(SourceSettings { agents, ..notifications() }), ["agents/1"], "{wrong}");
+        }
+        let realtime = SourceSettings { all_users: true, queues: vec!["q".into()], ..good() };
+        assert_eq!(fields(realtime), ["all_users", "queues"]);
+    }
+
+    #[test]
+    fn notifications_want_a_region_that_exists_or_both_addresses() {
+        let region = |region: &str| SourceSettings { region: Some(region.into()), ..notifications() };
+        assert_eq!(region("eu-central-1").check().unwrap().region.as_deref(), Some("mypurecloud.de"));
+        assert_eq!(fields(region("mypurecloud.example")), ["region"]);
+        let elsewhere = SourceSettings {
+            api_url: Some("http://127.0.0.1:1".into()),
+            login_url: Some("http://127.0.0.1:1".into()),
+            region: None,
+            ..notifications()
+        };
+        assert!(elsewhere.check().is_ok());
     }
 
     #[test]

@@ -32,6 +32,17 @@ pub enum TopicsError {
 /// # Errors
 /// The first rule that is broken; of topics not offered, all.
 pub fn flatten(matrix: &Value) -> Result<Vec<String>, TopicsError> {
+    let topics = flat(matrix)?;
+    if topics.len() > REALTIME_TOPICS_MAX {
+        return Err(TopicsError::TooMany(topics.len()));
+    }
+    let not_offered: Vec<_> =
+        topics.iter().filter(|topic| !REALTIME_TOPICS.contains(&topic.as_str())).cloned().collect();
+    if not_offered.is_empty() { Ok(topics) } else { Err(TopicsError::NotOffered(not_offered)) }
+}
+
+/// One list without duplicates, in order.
+fn flat(matrix: &Value) -> Result<Vec<String>, TopicsError> {
     let Value::Object(lists) = matrix else {
         return Err(TopicsError::NotLists);
     };
@@ -41,20 +52,31 @@ pub fn flatten(matrix: &Value) -> Result<Vec<String>, TopicsError> {
     }
     let mut seen = std::collections::HashSet::new();
     topics.retain(|topic| seen.insert(topic.clone()));
-    if topics.is_empty() {
-        return Err(TopicsError::Empty);
-    }
-    if topics.len() > REALTIME_TOPICS_MAX {
-        return Err(TopicsError::TooMany(topics.len()));
-    }
-    let not_offered: Vec<_> =
-        topics.iter().filter(|topic| !REALTIME_TOPICS.contains(&topic.as_str())).cloned().collect();
-    if not_offered.is_empty() { Ok(topics) } else { Err(TopicsError::NotOffered(not_offered)) }
+    if topics.is_empty() { Err(TopicsError::Empty) } else { Ok(topics) }
 }
 
-/// TEMP
-pub fn notification_parts(_matrix: &Value) -> Result<Vec<String>, TopicsError> {
-    Ok(vec!["activity".to_owned()])
+/// Parts of an agent's state that protocol `notifications` tells by topics of their own; `activity` has them all.
+pub const NOTIFICATION_PARTS: [&str; 3] = ["presence", "routingStatus", "outofoffice"];
+
+/// The topic matrix that protocol `notifications` begins with.
+#[must_use]
+pub fn all_parts() -> Value {
+    serde_json::json!({"topics": ["activity"]})
+}
+
+/// Reads a topic matrix of protocol `notifications`: `activity` alone, or some of the parts, which then make one topic.
+/// Both would tell everything twice.
+///
+/// # Errors
+/// The first rule that is broken; of topics not offered, all.
+pub fn notification_parts(matrix: &Value) -> Result<Vec<String>, TopicsError> {
+    let parts = flat(matrix)?;
+    if parts == ["activity"] {
+        return Ok(parts);
+    }
+    let not_offered: Vec<_> =
+        parts.iter().filter(|part| !NOTIFICATION_PARTS.contains(&part.as_str())).cloned().collect();
+    if not_offered.is_empty() { Ok(parts) } else { Err(TopicsError::NotOffered(not_offered)) }
 }
 
 /// The topic of one agent in protocol `notifications`.
@@ -108,6 +130,23 @@ mod tests {
     fn a_hundred_and_one_copies_are_one_topic() {
         let matrix = json!({ "a": vec!["routing:agent:state"; 101] });
         assert_eq!(flatten(&matrix), Ok(vec!["routing:agent:state".to_owned()]));
+    }
+
+    #[test]
+    fn an_agents_topic_is_activity_one_part_or_several_combined() {
+        let parts = |list: Value| notification_parts(&json!({ "a": list }));
+        let topic = |list: Value| notification_topic("u-1", &parts(list).unwrap());
+        assert_eq!(topic(json!(["activity"])), "v2.users.u-1.activity");
+        assert_eq!(topic(json!(["presence"])), "v2.users.u-1.presence");
+        assert_eq!(topic(json!(["presence", "routingStatus"])), "v2.users.u-1?presence&routingStatus");
+        let both = parts(json!(["activity", "presence"]));
+        assert_eq!(both, Err(TopicsError::NotOffered(vec!["activity".to_owned()])));
+        for topic in ["v2.users.u-1.activity", "v2.users.u-1?presence&routingStatus"] {
+            assert_eq!(agent_of_topic(topic), Some("u-1"));
+        }
+        for topic in ["v2.users..activity", "v2.users.u-1", "v2.routing.queues.q.users", ""] {
+            assert_eq!(agent_of_topic(topic), None, "{topic}");
+        }
     }
 
     #[test]

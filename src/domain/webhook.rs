@@ -12,6 +12,9 @@ pub const FORMER_SECRET_SIGNS_ON: time::Duration = time::Duration::hours(24);
 /// Secrets that sign at once, the present one included. Each adds 48 bytes to a header of every POST.
 pub const SIGNING_SECRETS_MAX: i64 = 5;
 
+/// Kinds of event that a webhook may ask for.
+pub const EVENTS: [&str; 3] = ["presence.updated", "source.stale", "source.recovered"];
+
 const URL_CHARS_MAX: usize = 2048;
 const DESCRIPTION_CHARS_MAX: usize = 500;
 const AGENTS_MAX: usize = 1000;
@@ -34,6 +37,8 @@ pub struct WebhookInput {
     pub presences: Option<Vec<String>>,
     /// Only these sources; empty: all.
     pub sources: Option<Vec<SourceId>>,
+    /// Kinds of event it is sent.
+    pub events: Option<Vec<String>>,
 }
 
 /// The same fields, found to be good: the address parsed, presences in our spelling, lists without repeats.
@@ -51,6 +56,8 @@ pub struct WebhookChanges {
     pub presences: Option<Vec<String>>,
     /// Only these sources; empty: all.
     pub sources: Option<Vec<SourceId>>,
+    /// Kinds of event it is sent.
+    pub events: Option<Vec<String>>,
 }
 
 impl WebhookInput {
@@ -75,10 +82,14 @@ impl WebhookInput {
         if sources.as_ref().is_some_and(|sources| sources.len() > LIST_MAX) {
             found.push(Violation::new("sources", format!("has more than {LIST_MAX} items")));
         }
+        let events = self.events.map(without_repeats);
+        if let Some(events) = &events {
+            check_events(events, &mut found);
+        }
         if !found.is_empty() {
             return Err(found);
         }
-        Ok(WebhookChanges { url, description: self.description, agents, topics, presences, sources })
+        Ok(WebhookChanges { url, description: self.description, agents, topics, presences, sources, events })
     }
 }
 
@@ -88,6 +99,18 @@ fn check_url(text: &str, targets: &TargetPolicy, found: &mut Vec<Violation>) -> 
         return None;
     }
     targets.check_url(text).map_err(|error| found.push(Violation::new("url", error.to_string()))).ok()
+}
+
+fn check_events(events: &[String], found: &mut Vec<Violation>) {
+    if events.is_empty() {
+        found.push(Violation::new("events", "is empty"));
+    }
+    for (i, event) in events.iter().enumerate() {
+        if !EVENTS.contains(&event.as_str()) {
+            let what = format!("is no kind of event; there are {}", EVENTS.join(", "));
+            found.push(Violation::new(format!("events/{i}"), what));
+        }
+    }
 }
 
 /// Line breaks are fine in a description, other control characters are not.

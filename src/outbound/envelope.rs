@@ -9,8 +9,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::clock::rfc3339;
-use crate::domain::agent_state::{AgentState, EventState, Timed};
-use crate::domain::ids::{AgentId, ConnectionId, DeliveryId, EventId, GapId, SourceId};
+use crate::domain::event_data::{EventData, SourceName};
+use crate::domain::ids::{ConnectionId, DeliveryId, EventId, GapId};
 use crate::domain::presence::{Detail, Event, EventKind};
 use crate::domain::signature::{SigningKey, signature_header};
 use crate::domain::source_notice::NoticedGap;
@@ -24,29 +24,9 @@ struct Body<'a, D> {
 }
 
 #[derive(Serialize)]
-struct Data<'a> {
-    event_id: EventId,
-    sequence: Option<i64>,
-    origin: &'static str,
-    changed: &'a [String],
-    source: Option<Source<'a>>,
-    agent: Option<Agent<'a>>,
-    topic: Option<&'a str>,
-    presence: Option<Presence<'a>>,
-    previous: Option<Previous<'a>>,
-    routing_status: Option<RoutingStatus<'a>>,
-    out_of_office: Option<bool>,
-    active_queues: Option<&'a [String]>,
-    can_take_work: Option<bool>,
-    occurred_at: Option<&'a str>,
-    received_at: &'a str,
-    raw: &'a RawValue,
-}
-
-#[derive(Serialize)]
 struct NoticeData<'a> {
     event_id: EventId,
-    source: Option<Source<'a>>,
+    source: Option<SourceName<'a>>,
     since: Option<String>,
     until: Option<String>,
     gap_count: u32,
@@ -70,38 +50,6 @@ struct TestData<'a> {
     received_at: &'a str,
 }
 
-#[derive(Serialize)]
-struct Source<'a> {
-    id: SourceId,
-    name: &'a str,
-}
-
-#[derive(Serialize)]
-struct Agent<'a> {
-    id: &'a AgentId,
-    name: Option<&'a str>,
-    email: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Presence<'a> {
-    system: Option<&'a str>,
-    definition_id: Option<&'a str>,
-    label: Option<&'a str>,
-    message: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Previous<'a> {
-    system: &'a str,
-}
-
-#[derive(Serialize)]
-struct RoutingStatus<'a> {
-    status: &'a str,
-    since: Option<String>,
-}
-
 /// The body of an event's POST: JSON in UTF-8.
 #[must_use]
 pub fn body(event: &Event) -> Bytes {
@@ -116,37 +64,7 @@ pub fn body(event: &Event) -> Bytes {
         }
         EventKind::PresenceUpdated => {
             let raw = raw_value(&event.raw);
-            let unknown = EventState::default();
-            let told = match &event.detail {
-                Some(Detail::Agent(told)) => told,
-                _ => &unknown,
-            };
-            let data = Data {
-                event_id: event.event_id,
-                sequence: event.sequence,
-                origin: event.origin.as_str(),
-                changed: if event.detail.is_some() { &told.changed } else { &["presence".to_owned()] },
-                source: event.source.as_ref().map(|(id, name)| Source { id: *id, name }),
-                agent: event.agent_id.as_ref().map(|id| Agent {
-                    id,
-                    name: told.name.as_deref(),
-                    email: told.email.as_deref(),
-                }),
-                topic: event.topic.as_deref(),
-                presence: presence(event, &told.state),
-                previous: event.previous.as_deref().map(|system| Previous { system }),
-                routing_status: told
-                    .state
-                    .routing
-                    .as_ref()
-                    .map(|routing| RoutingStatus { status: &routing.value, since: routing.at.map(rfc3339) }),
-                out_of_office: told.state.out_of_office.as_ref().map(|out| out.value),
-                active_queues: told.state.queues.as_ref().map(|queues| queues.value.as_slice()),
-                can_take_work: told.state.can_take_work(),
-                occurred_at: occurred_at.as_deref(),
-                received_at: &received_at,
-                raw: &raw,
-            };
+            let data = EventData::new(event, raw, rfc3339);
             serde_json::to_vec(&Body { kind, timestamp, data })
         }
         EventKind::SourceStale | EventKind::SourceRecovered => {
@@ -156,7 +74,7 @@ pub fn body(event: &Event) -> Bytes {
             };
             let data = NoticeData {
                 event_id: event.event_id,
-                source: event.source.as_ref().map(|(id, name)| Source { id: *id, name }),
+                source: event.source.as_ref().map(|(id, name)| SourceName { id: *id, name }),
                 since: notice.map(|notice| rfc3339(notice.since)),
                 until: notice.and_then(|notice| notice.until).map(rfc3339),
                 gap_count: notice.map_or(0, |notice| notice.gap_count),
@@ -168,21 +86,6 @@ pub fn body(event: &Event) -> Bytes {
     };
     // Writing strings, numbers and checked JSON into memory cannot fail.
     Bytes::from(written.unwrap_or_default())
-}
-
-fn presence<'a>(event: &'a Event, state: &'a AgentState) -> Option<Presence<'a>> {
-    match &state.presence {
-        Some(Timed { value, .. }) => Some(Presence {
-            system: value.system.as_deref(),
-            definition_id: value.definition_id.as_deref(),
-            label: value.label.as_deref(),
-            message: value.message.as_deref(),
-        }),
-        None => {
-            let system = event.presence.as_deref()?;
-            Some(Presence { system: Some(system), definition_id: None, label: None, message: None })
-        }
-    }
 }
 
 fn gap(gap: &NoticedGap) -> GapData<'_> {
@@ -232,7 +135,8 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::agent_state::PresencePart;
+    use crate::domain::agent_state::{AgentState, EventState, PresencePart, Timed};
+    use crate::domain::ids::{AgentId, SourceId};
     use crate::domain::presence::Origin;
     use crate::domain::source_notice::SourceNotice;
 

@@ -17,7 +17,13 @@ pub struct ConnectionRow {
     pub source_id: SourceId,
     /// The Genesys user it watches, in protocol `realtime`.
     pub agent_id: Option<AgentId>,
-    /// `open` or `terminated`: what the operator wants.
+    /// How many agents it watches.
+    pub agents: i64,
+    /// Of those, how many upstream does not let us watch.
+    pub rejected_topics: i64,
+    /// When upstream ends the present connection.
+    pub expires_at: Option<OffsetDateTime>,
+    /// `open`, `terminated` or `removed`: what is wanted.
     pub desired: String,
     /// What it is.
     pub state: String,
@@ -72,13 +78,19 @@ impl Store {
             ConnectionRow,
             r#"select connection_id as "connection_id: ConnectionId", c.source_id as "source_id: SourceId",
                       agent_id as "agent_id: AgentId", desired, state, state_reason, attempt_count,
-                      upstream_connection_id, opened_at, proven_at, c.created_at, c.updated_at
+                      upstream_connection_id, opened_at, proven_at, expires_at, c.created_at, c.updated_at,
+                      (select count(*) from connection_agent w
+                       where w.connection_id = c.connection_id) as "agents!",
+                      (select count(*) from connection_agent w
+                       where w.connection_id = c.connection_id
+                         and w.rejected_reason is not null) as "rejected_topics!"
                from connection c
                join source s on s.source_id = c.source_id
                where s.deleted_at is null
                  and ($1::uuid is null or connection_id > $1)
                  and ($2::uuid is null or c.source_id = $2)
-                 and ($3::text is null or agent_id = $3)
+                 and ($3::text is null or connection_id in (
+                     select connection_id from connection_agent where agent_id = $3))
                  and ($4::text is null or state = $4)
                order by connection_id
                limit $5"#,
@@ -111,7 +123,7 @@ impl Store {
             "update connection
              set desired = 'terminated'
              where connection_id = $1
-               and desired <> 'terminated'",
+               and desired = 'open'",
             id as _,
         )
         .execute(&mut *tx)
@@ -135,7 +147,8 @@ impl Store {
             "update connection
              set desired = 'open',
                  generation = generation + 1
-             where connection_id = $1",
+             where connection_id = $1
+               and desired <> 'removed'",
             id as _,
         )
         .execute(&mut *tx)
@@ -171,7 +184,12 @@ async fn read(conn: &mut PgConnection, id: ConnectionId) -> Result<ConnectionRow
         ConnectionRow,
         r#"select connection_id as "connection_id: ConnectionId", c.source_id as "source_id: SourceId",
                   agent_id as "agent_id: AgentId", desired, state, state_reason, attempt_count,
-                  upstream_connection_id, opened_at, proven_at, c.created_at, c.updated_at
+                  upstream_connection_id, opened_at, proven_at, expires_at, c.created_at, c.updated_at,
+                  (select count(*) from connection_agent w
+                   where w.connection_id = c.connection_id) as "agents!",
+                  (select count(*) from connection_agent w
+                   where w.connection_id = c.connection_id
+                     and w.rejected_reason is not null) as "rejected_topics!"
            from connection c
            join source s on s.source_id = c.source_id
            where s.deleted_at is null

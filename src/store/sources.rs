@@ -1,7 +1,9 @@
 //! `source`: added, changed, removed. Called by `api/sources.rs`, and by `app.rs` for the one from the environment.
 
+use serde::Deserialize;
 use serde_json::Value;
 use sqlx::PgConnection;
+use sqlx::types::Json;
 use time::OffsetDateTime;
 
 use super::{Result, Store, StoreError, audit};
@@ -39,6 +41,20 @@ pub struct Source {
     pub topic_matrix: Value,
     /// How often upstream shall ping, in milliseconds.
     pub heartbeat_interval_ms: i32,
+    /// Every active user is watched.
+    pub all_users: bool,
+    /// Members of these queues are.
+    pub queues: Vec<String>,
+    /// Members of these groups are.
+    pub groups: Vec<String>,
+    /// Language of presence labels.
+    pub language: String,
+    /// Without a live connection for so long, it is stale.
+    pub stale_after_seconds: i32,
+    /// How often rosters are read again.
+    pub roster_interval_seconds: i32,
+    /// How it stands.
+    pub health: Json<Health>,
     /// `environment` or `api`.
     pub origin: String,
     /// Counts changes.
@@ -49,7 +65,53 @@ pub struct Source {
     pub updated_at: OffsetDateTime,
 }
 
+/// How a source stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Health {
+    /// Last proof of a live connection, while the source is said to be stale.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub stale_since: Option<OffsetDateTime>,
+    /// When the agents to watch were worked out last.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub roster_read_at: Option<OffsetDateTime>,
+    /// Why the last reading of a roster failed.
+    pub roster_error: Option<String>,
+    /// Agents that are to be watched.
+    pub agents_wanted: i64,
+    /// Of those, how many stay unwatched because the client's channels are full.
+    pub agents_over_limit: i64,
+    /// Of those, how many upstream does not let us watch.
+    pub agents_rejected: i64,
+    /// Connections that are to be open.
+    pub connections: i64,
+    /// Of those, how many are.
+    pub connections_open: i64,
+}
+
 impl Source {
+    /// The settings, with this client secret.
+    #[must_use]
+    pub fn settings(&self, client_secret: Secret) -> SourceSettings {
+        SourceSettings {
+            name: self.name.clone(),
+            protocol: self.protocol.clone(),
+            region: self.region.clone(),
+            api_url: self.api_url.clone(),
+            login_url: self.login_url.clone(),
+            client_id: self.client_id.clone(),
+            client_secret,
+            agents: self.agents.clone(),
+            topic_matrix: self.topic_matrix.clone(),
+            heartbeat_interval_ms: self.heartbeat_interval_ms,
+            all_users: self.all_users,
+            queues: self.queues.clone(),
+            groups: self.groups.clone(),
+            language: self.language.clone(),
+            stale_after_seconds: self.stale_after_seconds,
+            roster_interval_seconds: self.roster_interval_seconds,
+        }
+    }
+
     /// The OAuth client secret.
     ///
     /// # Errors
@@ -79,6 +141,12 @@ impl Source {
             ("agents", self.agents != wanted.agents),
             ("topic_matrix", self.topic_matrix != wanted.topic_matrix),
             ("heartbeat_interval_ms", self.heartbeat_interval_ms != wanted.heartbeat_interval_ms),
+            ("all_users", self.all_users != wanted.all_users),
+            ("queues", self.queues != wanted.queues),
+            ("groups", self.groups != wanted.groups),
+            ("language", self.language != wanted.language),
+            ("stale_after_seconds", self.stale_after_seconds != wanted.stale_after_seconds),
+            ("roster_interval_seconds", self.roster_interval_seconds != wanted.roster_interval_seconds),
         ]
         .into_iter()
         .filter_map(|(name, differs)| differs.then_some(name))
@@ -95,8 +163,9 @@ impl Store {
         let sources = sqlx::query_as!(
             Source,
             r#"select source_id as "source_id: SourceId", name, protocol, region, api_url, login_url, client_id,
-                      client_secret_sealed, agents, topic_matrix, heartbeat_interval_ms, origin, version,
-                      created_at, updated_at
+                      client_secret_sealed, agents, topic_matrix, heartbeat_interval_ms, all_users, queues, groups,
+                      language, stale_after_seconds, roster_interval_seconds, origin, version, created_at,
+                      updated_at, source_health_of(source_id) as "health!: Json<Health>"
                from source
                where deleted_at is null
                  and ($1::uuid is null or source_id > $1)
@@ -178,6 +247,27 @@ impl Store {
         }
         write_changes(&mut tx, &present, settings, master_key, principal).await?;
         let source = read(&mut tx, before.source_id).await?;
+        tx.commit().await?;
+        Ok(source)
+    }
+
+    /// Asks for the rosters of a source to be read at once. Ring the bell afterwards.
+    ///
+    /// # Errors
+    /// If there is none, or the database refuses.
+    pub async fn refresh_source(&self, id: SourceId, principal: &str) -> Result<Source> {
+        let mut tx = self.begin().await?;
+        lock(&mut tx, id).await?;
+        sqlx::query!(
+            "update source
+             set refreshes_asked = refreshes_asked + 1
+             where source_id = $1",
+            id as _,
+        )
+        .execute(&mut *tx)
+        .await?;
+        audit::write(&mut tx, &[entry(clock::now(), Kind::RefreshRequested, id, principal)]).await?;
+        let source = read(&mut tx, id).await?;
         tx.commit().await?;
         Ok(source)
     }
@@ -272,8 +362,9 @@ async fn read(conn: &mut PgConnection, id: SourceId) -> Result<Source> {
     sqlx::query_as!(
         Source,
         r#"select source_id as "source_id: SourceId", name, protocol, region, api_url, login_url, client_id,
-                  client_secret_sealed, agents, topic_matrix, heartbeat_interval_ms, origin, version,
-                  created_at, updated_at
+                  client_secret_sealed, agents, topic_matrix, heartbeat_interval_ms, all_users, queues, groups, language,
+                  stale_after_seconds, roster_interval_seconds, origin, version, created_at, updated_at,
+                  source_health_of(source_id) as "health!: Json<Health>"
            from source
            where source_id = $1
              and deleted_at is null"#,
@@ -295,8 +386,9 @@ async fn insert(
     sqlx::query!(
         "insert into source (
              source_id, name, protocol, region, api_url, login_url, client_id, client_secret_sealed, agents,
-             topic_matrix, heartbeat_interval_ms, origin, created_at, updated_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13)",
+             topic_matrix, heartbeat_interval_ms, origin, created_at, updated_at, all_users, queues, groups, language,
+             stale_after_seconds, roster_interval_seconds)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13, $14, $15, $16, $17, $18, $19)",
         id as _,
         settings.name,
         settings.protocol,
@@ -310,6 +402,12 @@ async fn insert(
         settings.heartbeat_interval_ms,
         origin,
         now,
+        settings.all_users,
+        &settings.queues,
+        &settings.groups,
+        settings.language,
+        settings.stale_after_seconds,
+        settings.roster_interval_seconds,
     )
     .execute(&mut *conn)
     .await?;
@@ -342,7 +440,13 @@ async fn write_changes(
              topic_matrix = $10,
              heartbeat_interval_ms = $11,
              version = version + 1,
-             updated_at = $12
+             updated_at = $12,
+             all_users = $13,
+             queues = $14,
+             groups = $15,
+             language = $16,
+             stale_after_seconds = $17,
+             roster_interval_seconds = $18
          where source_id = $1",
         id as _,
         settings.name,
@@ -356,6 +460,12 @@ async fn write_changes(
         settings.topic_matrix,
         settings.heartbeat_interval_ms,
         now,
+        settings.all_users,
+        &settings.queues,
+        &settings.groups,
+        settings.language,
+        settings.stale_after_seconds,
+        settings.roster_interval_seconds,
     )
     .execute(&mut *conn)
     .await?;

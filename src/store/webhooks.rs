@@ -29,6 +29,8 @@ pub struct Webhook {
     pub presences: Vec<String>,
     /// Only these sources; empty: all.
     pub sources: Vec<SourceId>,
+    /// Kinds of event it is sent.
+    pub events: Vec<String>,
     /// `active` or `paused`.
     pub state: String,
     /// Counts changes.
@@ -50,7 +52,7 @@ impl Store {
         let webhooks = sqlx::query_as!(
             Webhook,
             r#"select w.webhook_id as "webhook_id: WebhookId", url, description, agents, topics, presences,
-                      sources as "sources: Vec<SourceId>", state, version,
+                      sources as "sources: Vec<SourceId>", events, state, version,
                       (select max(expires_at) from webhook_secret s
                        where s.webhook_id = w.webhook_id and expires_at > now()) as former_secrets_expire_at,
                       created_at, updated_at
@@ -90,9 +92,9 @@ impl Store {
         let mut tx = self.begin().await?;
         sqlx::query!(
             "insert into webhook (
-                 webhook_id, url, description, agents, topics, presences, sources, created_at, updated_at)
+                 webhook_id, url, description, agents, topics, presences, sources, created_at, updated_at, events)
              values ($1, $2, coalesce($3, ''), coalesce($4::text[], '{}'), coalesce($5::text[], '{}'), coalesce($6::text[], '{}'),
-                     coalesce($7::uuid[], '{}'), $8, $8)",
+                     coalesce($7::uuid[], '{}'), $8, $8, coalesce($9::text[], '{presence.updated}'))",
             id as _,
             changes.url.as_ref().map(url::Url::as_str),
             changes.description.as_deref(),
@@ -101,6 +103,7 @@ impl Store {
             changes.presences.as_deref(),
             changes.sources.as_deref() as _,
             now,
+            changes.events.as_deref(),
         )
         .execute(&mut *tx)
         .await?;
@@ -137,6 +140,7 @@ impl Store {
                  topics = coalesce($5, topics),
                  presences = coalesce($6, presences),
                  sources = coalesce($7, sources),
+                 events = coalesce($9, events),
                  version = version + 1,
                  updated_at = $8
              where webhook_id = $1",
@@ -148,6 +152,7 @@ impl Store {
             changes.presences.as_deref(),
             changes.sources.as_deref() as _,
             now,
+            changes.events.as_deref(),
         )
         .execute(&mut *tx)
         .await?;
@@ -314,7 +319,7 @@ async fn read(conn: &mut PgConnection, id: WebhookId) -> Result<Webhook> {
     sqlx::query_as!(
         Webhook,
         r#"select w.webhook_id as "webhook_id: WebhookId", url, description, agents, topics, presences,
-                  sources as "sources: Vec<SourceId>", state, version,
+                  sources as "sources: Vec<SourceId>", events, state, version,
                   (select max(expires_at) from webhook_secret s
                    where s.webhook_id = w.webhook_id and expires_at > now()) as former_secrets_expire_at,
                   created_at, updated_at
@@ -383,6 +388,7 @@ fn changed_fields(before: &Webhook, changes: &WebhookChanges) -> Vec<&'static st
         ("topics", differs(&before.topics, changes.topics.as_ref())),
         ("presences", differs(&before.presences, changes.presences.as_ref())),
         ("sources", differs(&before.sources, changes.sources.as_ref())),
+        ("events", differs(&before.events, changes.events.as_ref())),
     ]
     .into_iter()
     .filter_map(|(name, differs)| differs.then_some(name))

@@ -10,7 +10,8 @@ use presence_bridge::actors::token::Tokens;
 use presence_bridge::domain::ids::SourceId;
 use presence_bridge::domain::secret::Secret;
 use presence_bridge::genesys::protocol::{
-    ErrorKind, Frame, Provisioned, Step, Token, Upstream, UpstreamError, Wanted,
+    Definition, ErrorKind, Frame, Person, Provisioned, Rejected, Rhythm, Snapshot, Step, Token, Upstream,
+    UpstreamError, Wanted, Watch, not_offered,
 };
 use presence_bridge::genesys::socket::Socket;
 use presence_bridge::metrics::Metrics;
@@ -82,6 +83,36 @@ impl Upstream for Platform {
 
     fn read(&self, _: &str) -> Frame {
         Frame::Pong
+    }
+
+    fn rhythm(&self, heartbeat: Duration) -> Rhythm {
+        Rhythm {
+            silence: heartbeat,
+            ping_every: heartbeat,
+            ping_text: None,
+            probe_every: None,
+            resync: false,
+        }
+    }
+
+    fn subscribe<'a>(&'a self, _: &'a Secret, _: &'a str, _: &'a Wanted) -> Step<'a, Vec<Rejected>> {
+        not_offered("subscribe")
+    }
+
+    fn is_alive<'a>(&'a self, _: &'a Secret, _: &'a str) -> Step<'a, bool> {
+        not_offered("is alive")
+    }
+
+    fn snapshot<'a>(&'a self, _: &'a Secret, _: &'a [String]) -> Step<'a, Vec<Snapshot>> {
+        not_offered("snapshot")
+    }
+
+    fn roster<'a>(&'a self, _: &'a Secret, _: &'a Watch) -> Step<'a, Vec<Person>> {
+        not_offered("roster")
+    }
+
+    fn definitions<'a>(&'a self, _: &'a Secret) -> Step<'a, Vec<Definition>> {
+        not_offered("definitions")
     }
 }
 

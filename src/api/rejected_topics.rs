@@ -1,0 +1,31 @@
+//! `/v1/rejected-topics`: agents that Genesys does not let us watch, and why.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::{Value, json};
+
+use super::ApiState;
+use super::page::{List, Place, Query, maybe_at};
+use super::problem::ApiError;
+use crate::domain::ids::{ConnectionId, SourceId};
+use crate::store::agents::RejectedTopic;
+
+fn view(rejected: &RejectedTopic) -> Value {
+    json!({
+        "source_id": rejected.source_id,
+        "connection_id": rejected.connection_id,
+        "agent_id": rejected.agent_id,
+        "topic": rejected.topic,
+        "reason": rejected.reason,
+        "missing_permissions": rejected.missing_permissions,
+        "rejected_at": maybe_at(rejected.rejected_at),
+    })
+}
+
+pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    let mut query = Query::read(&request)?;
+    let source = query.id("source")?.map(SourceId);
+    let connection = query.id("connection")?.map(ConnectionId);
+    let paging = query.paging(List::RejectedTopics)?;
+    let rows = state.store.rejected_topics(source, connection, paging.after_number(), paging.rows()).await?;
+    Ok(paging.respond(rows, |row| Place::Number(row.place), view))
+}

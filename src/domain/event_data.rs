@@ -1,0 +1,137 @@
+//! What is told of a presence change, in one shape for the POST to a webhook and for the feed.
+
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::agent_state::{AgentState, EventState};
+use super::ids::{AgentId, EventId, SourceId};
+use super::presence::{Detail, Event};
+
+/// The fields of a presence change, in this order for ever. `R` is the upstream frame, `T` how a time is written.
+#[derive(Serialize)]
+pub struct EventData<'a, R> {
+    event_id: EventId,
+    sequence: Option<i64>,
+    origin: &'static str,
+    changed: Vec<&'a str>,
+    source: Option<SourceName<'a>>,
+    agent: Option<Agent<'a>>,
+    topic: Option<&'a str>,
+    presence: Option<Presence<'a>>,
+    previous: Option<Previous<'a>>,
+    #[serde(flatten)]
+    state: StateData<'a>,
+    occurred_at: Option<String>,
+    received_at: String,
+    raw: R,
+}
+
+/// A source by id and name.
+#[derive(Serialize)]
+pub struct SourceName<'a> {
+    /// Its id.
+    pub id: SourceId,
+    /// Its name at that time.
+    pub name: &'a str,
+}
+
+#[derive(Serialize)]
+struct Agent<'a> {
+    id: &'a AgentId,
+    name: Option<&'a str>,
+    email: Option<&'a str>,
+}
+
+/// A presence: what kind it is, and which one.
+#[derive(Serialize)]
+pub struct Presence<'a> {
+    system: Option<&'a str>,
+    definition_id: Option<&'a str>,
+    label: Option<&'a str>,
+    message: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Previous<'a> {
+    system: &'a str,
+}
+
+/// The state of an agent besides the presence.
+#[derive(Serialize)]
+pub struct StateData<'a> {
+    routing_status: Option<RoutingStatus<'a>>,
+    out_of_office: Option<bool>,
+    active_queues: Option<&'a [String]>,
+    can_take_work: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct RoutingStatus<'a> {
+    status: &'a str,
+    since: Option<String>,
+}
+
+impl<'a> Presence<'a> {
+    /// The presence of a state, or the one that a column holds where there is no more.
+    #[must_use]
+    pub fn of(state: Option<&'a AgentState>, system: Option<&'a str>) -> Option<Self> {
+        match state.and_then(|state| state.presence.as_ref()) {
+            Some(told) => Some(Self {
+                system: told.value.system.as_deref(),
+                definition_id: told.value.definition_id.as_deref(),
+                label: told.value.label.as_deref(),
+                message: told.value.message.as_deref(),
+            }),
+            None => Some(Self { system: Some(system?), definition_id: None, label: None, message: None }),
+        }
+    }
+}
+
+impl<'a> StateData<'a> {
+    /// The parts of a state; all unknown without one.
+    #[must_use]
+    pub fn of(state: Option<&'a AgentState>, write: impl Fn(OffsetDateTime) -> String) -> Self {
+        Self {
+            routing_status: state
+                .and_then(|state| state.routing.as_ref())
+                .map(|routing| RoutingStatus { status: &routing.value, since: routing.at.map(write) }),
+            out_of_office: state.and_then(|state| state.out_of_office.as_ref()).map(|out| out.value),
+            active_queues: state
+                .and_then(|state| state.queues.as_ref())
+                .map(|queues| queues.value.as_slice()),
+            can_take_work: state.and_then(AgentState::can_take_work),
+        }
+    }
+}
+
+impl<'a, R: Serialize> EventData<'a, R> {
+    /// What an event tells. `write` writes a time.
+    #[must_use]
+    pub fn new(event: &'a Event, raw: R, write: impl Fn(OffsetDateTime) -> String) -> Self {
+        let told: Option<&EventState> = match &event.detail {
+            Some(Detail::Agent(told)) => Some(told),
+            _ => None,
+        };
+        let state = told.map(|told| &told.state);
+        Self {
+            event_id: event.event_id,
+            sequence: event.sequence,
+            origin: event.origin.as_str(),
+            changed: told
+                .map_or_else(|| vec!["presence"], |told| told.changed.iter().map(String::as_str).collect()),
+            source: event.source.as_ref().map(|(id, name)| SourceName { id: *id, name }),
+            agent: event.agent_id.as_ref().map(|id| Agent {
+                id,
+                name: told.and_then(|told| told.name.as_deref()),
+                email: told.and_then(|told| told.email.as_deref()),
+            }),
+            topic: event.topic.as_deref(),
+            presence: Presence::of(state, event.presence.as_deref()),
+            previous: event.previous.as_deref().map(|system| Previous { system }),
+            state: StateData::of(state, &write),
+            occurred_at: event.occurred_at.map(&write),
+            received_at: write(event.received_at),
+            raw,
+        }
+    }
+}
