@@ -42,7 +42,7 @@ fn failed(said: &str) -> (String, String) {
     (line.split_whitespace().nth(1).unwrap().to_owned(), lines.next().unwrap().trim().to_owned())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_good_source_passes_every_step_and_leaves_nothing_behind() {
     let cloud = cloud().await;
     let (code, said) = doctor(&cloud, &[]).await;
@@ -67,7 +67,7 @@ async fn a_good_source_passes_every_step_and_leaves_nothing_behind() {
     assert!(cloud.snapshot().channels.iter().all(|channel| channel.topics == 0));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_secret_is_told_from_a_disabled_client_and_from_a_forbidden_address() {
     let cloud = cloud().await;
     let (code, said) = doctor(&cloud, &[("GENESYS_CLIENT_SECRET", "wrong")]).await;
@@ -85,7 +85,7 @@ async fn a_wrong_secret_is_told_from_a_disabled_client_and_from_a_forbidden_addr
     assert!(remedy.contains("public address"), "{remedy}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_missing_division_is_told_with_the_agents_and_the_permission() {
     let cloud = cloud().await;
     cloud.obey(Deed::Hide { client: "sim-client".into(), agents: vec!["bob".into()] });
@@ -99,7 +99,7 @@ async fn a_missing_division_is_told_with_the_agents_and_the_permission() {
     assert!(remedy.contains("role in the division"), "{remedy}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn nobody_to_watch_and_a_queue_that_does_not_exist_are_told() {
     let cloud = cloud().await;
     let (step, remedy) = failed(&doctor(&cloud, &[("GENESYS_QUEUES", "nowhere")]).await.1);
@@ -112,7 +112,7 @@ async fn nobody_to_watch_and_a_queue_that_does_not_exist_are_told() {
     assert!(remedy.contains("put members"), "{remedy}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_channel_that_another_program_takes_away_is_told() {
     let cloud = cloud().await;
     cloud.fault(Place::HeadChannel, Fault { status: None, ..Fault::status(0).after(Duration::from_secs(1)) });
@@ -126,7 +126,7 @@ async fn a_channel_that_another_program_takes_away_is_told() {
     assert!(remedy.contains("client of its own"), "{remedy}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_address_where_nobody_answers_is_told() {
     let cloud = cloud().await;
     let nowhere = [("GENESYS_LOGIN_URL", "http://127.0.0.1:1")];
