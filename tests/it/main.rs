@@ -24,5 +24,6 @@ mod retries_then_gives_up;
 mod speaks_realtime;
 mod survives_a_kill;
 mod survives_database_loss;
+mod tells_how_sources_stand;
 mod verifies_elsewhere;
 mod writes_everything_down;
