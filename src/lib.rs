@@ -13,6 +13,7 @@ pub mod api;
 pub mod app;
 pub mod clock;
 pub mod config;
+pub mod doctor;
 pub mod domain;
 pub mod genesys;
 pub mod keyfile;

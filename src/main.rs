@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use presence_bridge::config::{self, Config, ConfigError, VARIABLES, Variables};
 use presence_bridge::lifecycle::{self, Ending};
-use presence_bridge::{app, telemetry};
+use presence_bridge::{app, doctor, telemetry};
 
 /// Bridges Genesys Cloud agent presence to signed webhooks.
 #[derive(Parser)]
@@ -27,6 +27,8 @@ enum Command {
     Migrate,
     /// Check the configuration and show what it comes to.
     CheckConfig,
+    /// Go the way of the configured source step by step and say what is wrong and what to do about it.
+    Doctor,
     /// Ask a running bridge on this machine whether it is ready; for container health checks.
     Healthcheck,
 }
@@ -63,7 +65,10 @@ fn main() -> ExitCode {
             }
             return ExitCode::SUCCESS;
         }
-        Command::Serve | Command::Migrate | Command::Healthcheck => {}
+        Command::Doctor if config.source.is_none() => {
+            return wrong_configuration(&[no_source()]);
+        }
+        Command::Serve | Command::Migrate | Command::Doctor | Command::Healthcheck => {}
     }
     if let Err(error) = telemetry::start(&config.log) {
         eprintln!("presence-bridge: {error}");
@@ -89,6 +94,11 @@ fn wrong_configuration(errors: &[ConfigError]) -> ExitCode {
     ExitCode::from(2)
 }
 
+fn no_source() -> ConfigError {
+    let rule = "there is no source in the configuration: set region, client id and secret, and whom to watch";
+    ConfigError { variable: "GENESYS_REGION".to_owned(), rule: rule.to_owned() }
+}
+
 /// Actors live on this thread; sqlx and outbound POSTs on the runtime's own threads.
 fn run(command: Command, config: Config) -> anyhow::Result<Ending> {
     let system = actix::System::with_tokio_rt(|| {
@@ -109,6 +119,10 @@ fn run(command: Command, config: Config) -> anyhow::Result<Ending> {
                 server.stop();
             }
             return Ok(Ending::Wished);
+        }
+        if let (Command::Doctor, Some(source)) = (command, &config.source) {
+            let well = doctor::examine(source, std::io::stdout()).await?;
+            return Ok(if well { Ending::Wished } else { Ending::Crashed });
         }
         Ok(lifecycle::run(app::start(config).await?).await?)
     })

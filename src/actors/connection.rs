@@ -315,10 +315,15 @@ impl ConnectionActor {
     }
 
     fn record(&mut self, id: StrandId, update: Update, text: String, now: Now) {
-        let change = self.assignment.change(update, Origin::Live, text, now.at, &self.definitions);
-        let full = change.is_some_and(|change| self.deps.recorder.try_record(change).is_err());
-        if let Some(strand) = self.strand(id) {
-            strand.queue_full = full;
+        let Some(change) = self.assignment.change(update, Origin::Live, text, now.at, &self.definitions)
+        else {
+            return;
+        };
+        let recorder = self.deps.recorder.clone();
+        let Some(strand) = self.strand(id) else { return };
+        match &mut strand.held_back {
+            Some(held_back) => held_back.push_back(change),
+            None => strand.queue_full = recorder.try_record(change).is_err(),
         }
     }
 
@@ -332,21 +337,30 @@ impl ConnectionActor {
         });
     }
 
-    /// Ends the socket, deletes what we have upstream, and reports it.
+    /// Ends the socket, then deletes what we have upstream, and reports it.
     fn shut_down(&mut self, place: Place, ids: Vec<String>, ctx: &mut Context<Self>) {
-        let (upstream, tokens) = (self.upstream.clone(), self.tokens.clone());
         let socket = self.strand(place.strand).and_then(|strand| strand.socket.take());
         let gone = async move {
             if let Some(socket) = socket {
                 let _ = timeout(SOCKET_ENDS_WITHIN, socket.ended).await;
             }
+        };
+        ctx.spawn(gone.into_actor(self).map(move |(), actor, ctx| {
+            actor.release(ctx);
+            actor.delete_the_last(place, ids, ctx);
+        }));
+    }
+
+    fn delete_the_last(&mut self, place: Place, ids: Vec<String>, ctx: &mut Context<Self>) {
+        let (upstream, tokens) = (self.upstream.clone(), self.tokens.clone());
+        let deleted = async move {
             if ids.is_empty() {
                 return Vec::new();
             }
             let deleting = delete_at_the_end(&*upstream, &tokens, ids);
             timeout(DELETIONS_WITHIN, deleting).await.unwrap_or_default()
         };
-        ctx.spawn(gone.into_actor(self).map(move |results, actor, ctx| {
+        ctx.spawn(deleted.into_actor(self).map(move |results, actor, ctx| {
             actor.feed(place, Input::Deleted(results), ctx);
             actor.feed(place, Input::ShutDown, ctx);
         }));
@@ -451,7 +465,14 @@ impl StreamHandler<Arrival> for ConnectionActor {
             Incoming::Pong(payload) => Input::Ponged(payload),
             Incoming::Closed(closed) => Input::Closed(closed),
         };
-        self.feed(place, input, ctx);
+        match input {
+            // Its session is over, but what was on its way when it was replaced still counts.
+            Input::Text(text, Frame::Update(update)) if self.is_retiring(place.strand) => {
+                let now = Now { at: clock::now(), tick: Instant::now() };
+                self.record(place.strand, update, text, now);
+            }
+            input => self.feed(place, input, ctx),
+        }
     }
 
     /// The end of a socket is an arrival of its own; the actor lives on.

@@ -2,8 +2,11 @@
 //! second one sees.
 //!
 //! The second strand lives the whole life of a session: new token, new connection, topics, socket, resync. Then it takes
-//! the first one's place. If the first one dies earlier, the second takes over at once, as far as it has come; there is a
+//! the first one's place. What it tells until then is held back: the first one tells the same, and may be behind, so that
+//! its word would come too late. It is released when the first one's socket has ended, with all that was on its way. If the first one dies earlier, the second takes over at once, as far as it has come; there is a
 //! gap then only if it is not open yet.
+
+use std::time::Duration;
 
 use actix::prelude::*;
 
@@ -13,6 +16,9 @@ use crate::clock;
 use crate::domain::audit::{Entry, Kind};
 use crate::genesys::session::{Ending, Input, Phase};
 use crate::store::upstream::GapStep;
+
+/// Wait before a change that found no room in the queue is handed in again.
+const ROOM_AGAIN: Duration = Duration::from_millis(200);
 
 impl ConnectionActor {
     /// Starts a successor of the primary, unless there is one.
@@ -75,6 +81,30 @@ impl ConnectionActor {
         self.journal.tell(Entry::new(clock::now(), Kind::ChannelRotated));
         if let Some(retired) = retired {
             self.feed(retired, Input::Terminate(Ending::Rotated), ctx);
+        }
+    }
+
+    /// Whether a strand's place was taken.
+    pub(super) fn is_retiring(&self, id: StrandId) -> bool {
+        self.strands.iter().any(|strand| strand.id == id && strand.role == Role::Retiring)
+    }
+
+    /// Hands on what the primary has held back.
+    pub(super) fn release(&mut self, ctx: &mut Context<Self>) {
+        let recorder = self.deps.recorder.clone();
+        let primary = self.strands.iter_mut().find(|strand| strand.role == Role::Primary);
+        let Some(held_back) = primary.and_then(|primary| primary.held_back.as_mut()) else {
+            return;
+        };
+        while let Some(change) = held_back.front() {
+            if recorder.try_record(change.clone()).is_err() {
+                ctx.run_later(ROOM_AGAIN, |actor, ctx| actor.release(ctx));
+                return;
+            }
+            held_back.pop_front();
+        }
+        if let Some(primary) = self.strands.iter_mut().find(|strand| strand.role == Role::Primary) {
+            primary.held_back = None;
         }
     }
 }

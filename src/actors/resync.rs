@@ -4,10 +4,12 @@
 //! Subscribe first, ask second: an answer may then be older than what a socket told meanwhile, and loses against it by
 //! its time. The pace is the limiter's. A reading that fails goes on where it stood; it ends with its socket.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
+use time::OffsetDateTime;
 use tokio::time::sleep;
 
 use super::assignment::Assignment;
@@ -24,9 +26,13 @@ use crate::genesys::reconnect::SeedBackoff;
 use crate::metrics::OutcomeLabels;
 use crate::random;
 use crate::store::StoreError;
+use crate::store::assignments::KnownAgent;
 
 /// What stands for the topic of a state that no frame told.
 const TOPIC: &str = "resync";
+/// While another socket still tells every change, an answer that is ahead of it is held back for so long: told first, it
+/// would make stale what is on its way.
+const CATCH_UP: Duration = Duration::from_secs(2);
 /// Wait before a state that found no room in the queue is handed in again.
 const ROOM_AGAIN: Duration = Duration::from_millis(200);
 
@@ -34,10 +40,14 @@ impl ConnectionActor {
     /// Starts to read these agents' states; a reading of the same strand that is under way is left.
     pub(super) fn start_resync(&mut self, place: Place, agents: Vec<String>, ctx: &mut Context<Self>) {
         self.stop_resync(place.strand, ctx);
+        let covered = self
+            .in_role(Role::Primary)
+            .is_some_and(|primary| primary.id != place.strand && primary.is_open());
         let Some(token) = self.strand(place.strand).and_then(|strand| strand.token.clone()) else {
             return;
         };
         let reading = Reading {
+            covered,
             deps: self.deps.clone(),
             assignment: self.assignment.clone(),
             upstream: self.upstream.clone(),
@@ -76,6 +86,8 @@ impl ConnectionActor {
 
 /// One reading of states.
 struct Reading {
+    /// Another socket sees the agents meanwhile.
+    covered: bool,
     deps: Deps,
     assignment: Assignment,
     upstream: Rc<dyn Upstream>,
@@ -123,32 +135,37 @@ impl Reading {
             answer => answer?,
         };
         let (source, store) = (self.assignment.source_id, &self.deps.store);
-        let mut known = store.known_agents(source, agents).await?;
-        let (count, mut differences, mut profiles) = (snapshots.len(), 0, Vec::new());
-        let mut changes = Vec::new();
-        for snapshot in snapshots {
-            let known = known.remove(&snapshot.person.agent_id).unwrap_or_default();
-            let (name, email) = (&snapshot.person.name, &snapshot.person.email);
-            if (name.is_some() && *name != known.name) || (email.is_some() && *email != known.email) {
-                profiles.push((snapshot.person.agent_id.clone(), name.clone(), email.clone()));
+        let known = store.known_agents(source, agents).await?;
+        let (count, mut profiles) = (snapshots.len(), Vec::new());
+        for Snapshot { person, .. } in &snapshots {
+            let known = known.get(&person.agent_id);
+            let differs =
+                |told: &Option<String>, known: Option<&Option<String>>| told.is_some() && known != Some(told);
+            if differs(&person.name, known.map(|known| &known.name))
+                || differs(&person.email, known.map(|known| &known.email))
+            {
+                profiles.push((person.agent_id.clone(), person.name.clone(), person.email.clone()));
             }
-            let seen = Seen { origin: Origin::Resync, at: asked_at, known_at: known.received_at };
-            if let Merged::Changed(_) = known.state.clone().merge(&snapshot.state, seen) {
-                changes.push(snapshot);
-            }
+        }
+        let mut changes = differing(snapshots, &known, asked_at);
+        if self.covered && !changes.is_empty() {
+            sleep(CATCH_UP).await;
+            self.deps.recorder.flushed().await;
+            let agents: Vec<String> = changes.iter().map(|change| change.person.agent_id.clone()).collect();
+            changes = differing(changes, &store.known_agents(source, &agents).await?, asked_at);
         }
         // Names first, so that the events carry them.
         if !profiles.is_empty() {
             store.write_profiles(source, &profiles).await?;
         }
+        let differences = changes.len();
         for snapshot in changes {
             self.hand_in(snapshot, asked_at).await;
-            differences += 1;
         }
         Ok((count, differences))
     }
 
-    async fn hand_in(&self, snapshot: Snapshot, asked_at: time::OffsetDateTime) {
+    async fn hand_in(&self, snapshot: Snapshot, asked_at: OffsetDateTime) {
         let update = Update {
             agent_id: Some(snapshot.person.agent_id),
             topic: Some(TOPIC.to_owned()),
@@ -179,6 +196,20 @@ impl Reading {
         }
         sleep(backoff.next(random::unit())).await;
     }
+}
+
+/// Those of the states that tell something new.
+fn differing(
+    snapshots: Vec<Snapshot>,
+    known: &HashMap<String, KnownAgent>,
+    asked_at: OffsetDateTime,
+) -> Vec<Snapshot> {
+    let news = |snapshot: &Snapshot| {
+        let known = known.get(&snapshot.person.agent_id).cloned().unwrap_or_default();
+        let seen = Seen { origin: Origin::Resync, at: asked_at, known_at: known.received_at };
+        matches!(known.state.clone().merge(&snapshot.state, seen), Merged::Changed(_))
+    };
+    snapshots.into_iter().filter(news).collect()
 }
 
 /// Why a part could not be read.

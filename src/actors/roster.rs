@@ -23,7 +23,7 @@ use crate::store::{Store, StoreError};
 /// How often the definitions are read again even if nothing unknown came.
 const DEFINITIONS_EVERY: Duration = Duration::from_secs(3600);
 /// How often it is looked whether something unknown came, or the definitions' time is over.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Agents that one entry names.
 const NAMED_MAX: usize = 100;
 

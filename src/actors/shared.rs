@@ -7,13 +7,10 @@ use std::rc::Rc;
 
 use super::token::Tokens;
 use crate::domain::ids::SourceId;
-use crate::domain::regions;
-use crate::domain::source::PROTOCOL_NOTIFICATIONS;
+use crate::genesys::client::ClientSettings;
 use crate::genesys::definitions::Definitions;
 use crate::genesys::limiter::Limiter;
-use crate::genesys::notifications::{Notifications, NotificationsSettings};
 use crate::genesys::protocol::Upstream;
-use crate::genesys::realtime::{Realtime, RealtimeSettings};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::store::upstream::WantedSource;
@@ -77,31 +74,16 @@ impl SharedClients {
     }
 
     fn upstream(&mut self, source: &WantedSource) -> Result<Rc<dyn Upstream>, rustls::Error> {
-        let (api_url, login_url) = addresses(source);
-        let (client_id, client_secret) = (source.client_id.clone(), source.client_secret.clone());
-        if source.protocol != PROTOCOL_NOTIFICATIONS {
-            let settings = RealtimeSettings { api_url, login_url, client_id, client_secret };
-            return Ok(Rc::new(Realtime::new(settings)?));
-        }
-        let limiter = self.limiters.entry((api_url.clone(), client_id.clone())).or_default().clone();
-        let language = source.language.clone();
-        let settings = NotificationsSettings { api_url, login_url, client_id, client_secret, language };
-        Ok(Rc::new(Notifications::new(settings, limiter)?))
+        let settings = ClientSettings {
+            protocol: source.protocol.clone(),
+            region: source.region.clone(),
+            api_url: source.api_url.clone(),
+            login_url: source.login_url.clone(),
+            client_id: source.client_id.clone(),
+            client_secret: source.client_secret.clone(),
+            language: source.language.clone(),
+        };
+        let client = (settings.addresses().0, settings.client_id.clone());
+        settings.upstream(self.limiters.entry(client).or_default().clone())
     }
-}
-
-/// Where the REST API and the tokens of a source are.
-fn addresses(source: &WantedSource) -> (String, String) {
-    let without_slash = |url: &str| url.trim_end_matches('/').to_owned();
-    let region = source.region.as_deref();
-    let api_url =
-        source.api_url.as_deref().map_or_else(|| regions::api_url(region.unwrap_or_default()), without_slash);
-    let login_url = match (source.login_url.as_deref(), region) {
-        (Some(url), _) => without_slash(url),
-        (None, Some(region)) if source.protocol == PROTOCOL_NOTIFICATIONS && source.api_url.is_none() => {
-            regions::login_url(region)
-        }
-        (None, _) => api_url.clone(),
-    };
-    (api_url, login_url)
 }

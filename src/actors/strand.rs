@@ -1,6 +1,7 @@
 //! One socket of a connection and the session that decides for it. A connection has one, and a second one while the
 //! first is being replaced.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use actix::SpawnHandle;
@@ -8,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::assignment::Agents;
 use super::token::Held;
+use crate::domain::presence::PresenceChange;
 use crate::genesys::session::{Phase, Session};
 use crate::genesys::socket::Speaker;
 
@@ -55,6 +57,8 @@ pub struct Strand {
     pub subscribing: bool,
     /// The update just handled could not be handed on.
     pub queue_full: bool,
+    /// What it has told while another strand tells the same; `None` once it is handed on at once.
+    pub held_back: Option<VecDeque<PresenceChange>>,
 }
 
 impl Strand {
@@ -71,6 +75,7 @@ impl Strand {
             subscribed: Arc::default(),
             subscribing: false,
             queue_full: false,
+            held_back: (role == Role::Successor).then(VecDeque::new),
         }
     }
 

@@ -3,6 +3,7 @@
 //! `protocol` is the trait that a protocol fulfils, `realtime` and `notifications` are the two there are; `session` decides
 //! (pure), `rest` and `socket` carry. Called by the actors.
 
+pub mod client;
 pub mod definitions;
 pub mod latency;
 pub mod limiter;

@@ -13,6 +13,7 @@ mod support;
 
 mod delivers_signed_posts;
 mod drains_on_stop;
+mod examines_a_source;
 mod keeps_order_per_agent;
 mod keeps_secrets;
 mod keeps_tokens;
@@ -21,6 +22,7 @@ mod matches_openapi;
 mod refuses_wrong_configuration;
 mod registers_webhooks;
 mod retries_then_gives_up;
+mod speaks_notifications;
 mod speaks_realtime;
 mod survives_a_kill;
 mod survives_database_loss;

@@ -32,6 +32,7 @@ async fn every_operation_succeeds_as_promised() {
         "/v1/agents/ann",
         "/v1/audit",
         "/v1/gaps",
+        "/v1/rejected-topics",
         "/healthz",
         "/readyz",
         "/metrics",
@@ -59,6 +60,7 @@ async fn every_operation_succeeds_as_promised() {
     }
     assert_eq!(b.patch(&format!("/v1/webhooks/{hook}"), &json!({"description": "x"})).await.status, 200);
     assert_eq!(b.patch(&format!("/v1/sources/{source}"), &json!({"name": "third"})).await.status, 200);
+    assert_eq!(b.post(&format!("/v1/sources/{source}/refresh"), &json!({})).await.status, 202);
     assert_eq!(b.delete(&format!("/v1/sources/{source}")).await.status, 204);
     assert_eq!(b.delete(&format!("/v1/webhooks/{hook}")).await.status, 204);
     for step in ["terminate", "restart"] {

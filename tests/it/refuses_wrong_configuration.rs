@@ -27,6 +27,7 @@ fn each_wrong_variable_is_named_in_one_line_within_a_second() {
         ("GENESYS_CLIENT_SECRET", "CANARY"),
         ("GENESYS_AGENTS", "ann"),
     ];
+    let realtime = ("GENESYS_PROTOCOL", "realtime");
     let cases: &[(&str, &str)] = &[
         ("BRIDGE_LISTEN", "everywhere"),
         ("BRIDGE_API_KEY", "CANARY"),
@@ -39,14 +40,28 @@ fn each_wrong_variable_is_named_in_one_line_within_a_second() {
         ("GENESYS_PROTOCOL", "telepathy"),
         ("GENESYS_REGION", "not a domain"),
         ("GENESYS_API_URL", "ftp://x"),
-        ("GENESYS_AGENTS", "1,2,3,4,5,6,7,8,9,10,11"),
+        ("GENESYS_REGION", "mypurecloud.example"),
+        ("GENESYS_AGENTS", "a.b"),
+        ("GENESYS_ALL_USERS", "perhaps"),
+        ("GENESYS_QUEUES", "a b"),
+        ("GENESYS_TOPICS", "activity,presence"),
+        ("GENESYS_STALE_AFTER_SECONDS", "1"),
+        ("GENESYS_ROSTER_INTERVAL_SECONDS", "often"),
         ("GENESYS_TOPICS", "routing:agent:mood"),
         ("GENESYS_TOPICS", "{\"a\":"),
         ("GENESYS_HEARTBEAT_INTERVAL_MS", "0"),
         ("DATABASE_URL", "mysql://CANARY"),
     ];
-    for (name, value) in cases {
+    let of_realtime: &[(&str, &str)] = &[
+        ("GENESYS_AGENTS", "1,2,3,4,5,6,7,8,9,10,11"),
+        ("GENESYS_ALL_USERS", "true"),
+        ("GENESYS_TOPICS", "routing:agent:mood"),
+    ];
+    let cases =
+        cases.iter().map(|case| (case, None)).chain(of_realtime.iter().map(|case| (case, Some(realtime))));
+    for ((name, value), protocol) in cases {
         let mut variables: Vec<_> = source.iter().filter(|(other, _)| other != name).copied().collect();
+        variables.extend(protocol);
         variables.extend([
             ("DATABASE_URL", "postgres://x:CANARY@127.0.0.1:1/x"),
             ("BRIDGE_MASTER_KEY", MASTER_KEY),

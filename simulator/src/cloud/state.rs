@@ -395,7 +395,11 @@ fn frame(person: &Person, kind: &str, number: u64) -> Arc<str> {
         "topicName": format!("v2.users.{}.{kind}", person.id),
         "version": "2",
         "eventBody": person.part(kind),
-        "metadata": {"CorrelationId": uuid::Uuid::new_v4(), "n": number},
+        "metadata": {
+            "CorrelationId": uuid::Uuid::new_v4(),
+            "n": number,
+            "sent": crate::clock::rfc3339_ms(OffsetDateTime::now_utc()),
+        },
     });
     frame.to_string().into()
 }

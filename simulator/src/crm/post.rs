@@ -113,6 +113,9 @@ pub struct Data {
     pub sequence: u64,
     pub source: Source,
     pub agent: Agent,
+    /// `live`, or `resync` for a state that was read after a time without sight.
+    #[serde(default)]
+    pub origin: String,
     #[serde(default)]
     pub topic: Option<String>,
     pub presence: Presence,
@@ -139,11 +142,20 @@ pub struct Presence {
     pub system: String,
 }
 
-/// What we look for inside the upstream frame.
-#[derive(Deserialize)]
+/// What we look for inside the upstream frame, in the places of both protocols.
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Raw {
     n: Option<u64>,
     timestamp: Option<String>,
+    metadata: Metadata,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Metadata {
+    n: Option<u64>,
+    sent: Option<String>,
 }
 
 impl Event {
@@ -184,13 +196,15 @@ impl Event {
     /// `n` of the upstream frame.
     #[must_use]
     pub fn n(&self) -> Option<u64> {
-        self.read_raw()?.n
+        let raw = self.read_raw()?;
+        raw.n.or(raw.metadata.n)
     }
 
-    /// `timestamp` of the upstream frame.
+    /// When upstream made the frame, by its own word.
     #[must_use]
     pub fn raw_timestamp(&self) -> Option<OffsetDateTime> {
-        crate::clock::parse_rfc3339(&self.read_raw()?.timestamp?)
+        let raw = self.read_raw()?;
+        crate::clock::parse_rfc3339(&raw.timestamp.or(raw.metadata.sent)?)
     }
 
     fn read_raw(&self) -> Option<Raw> {

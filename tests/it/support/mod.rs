@@ -3,6 +3,7 @@
 pub mod bridge;
 pub mod chaos;
 pub mod client;
+pub mod cloud;
 pub mod contract;
 pub mod database;
 pub mod look;

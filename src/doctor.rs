@@ -1,0 +1,407 @@
+//! Floor 4: `presence-bridge doctor`, which goes the way of a source step by step and says of each what is wrong and
+//! what to do about it. It needs no database and changes nothing upstream that lasts: the channel that it makes lapses.
+
+use std::collections::HashSet;
+use std::io::Write;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::domain::source::{PROTOCOL_NOTIFICATIONS, SourceSettings};
+use crate::domain::topics;
+use crate::genesys::client::ClientSettings;
+use crate::genesys::plan::{CHANNEL_AGENTS_MAX, CHANNELS_MAX, REALTIME_CONNECTIONS_MAX};
+use crate::genesys::protocol::{
+    ErrorKind, Frame, Person, Provisioned, Rejected, Token, Upstream, UpstreamError, Wanted, Watch,
+};
+use crate::genesys::socket::Incoming;
+
+/// How long the socket may take to answer a ping.
+const PONG_WITHIN: Duration = Duration::from_secs(10);
+/// Agents that a line names.
+const NAMED_MAX: usize = 5;
+
+/// What is wrong, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// What was seen.
+    pub what: String,
+    /// What to do.
+    pub remedy: &'static str,
+}
+
+/// What came of a step: words, and whether they are good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// It works.
+    Good(String),
+    /// It works in part.
+    Warning(Trouble),
+    /// It does not work.
+    Bad(Trouble),
+}
+
+/// What a socket said to our ping.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    Pong,
+    /// The channel behind it is gone.
+    End,
+    Nothing,
+}
+
+/// The examination of one source.
+pub struct Doctor<'a, W> {
+    settings: &'a SourceSettings,
+    upstream: &'a dyn Upstream,
+    out: W,
+    /// Steps that did not work.
+    failed: u32,
+}
+
+/// Examines the source of the configuration and writes a line for each step; true if all of them work.
+///
+/// # Errors
+/// If TLS cannot be set up, or nothing can be written.
+pub async fn examine(settings: &SourceSettings, out: impl Write) -> anyhow::Result<bool> {
+    let client = ClientSettings {
+        protocol: settings.protocol.clone(),
+        region: settings.region.clone(),
+        api_url: settings.api_url.clone(),
+        login_url: settings.login_url.clone(),
+        client_id: settings.client_id.clone(),
+        client_secret: settings.client_secret.clone(),
+        language: settings.language.clone(),
+    };
+    let upstream = client.upstream(std::rc::Rc::default())?;
+    let mut doctor = Doctor { settings, upstream: &*upstream, out, failed: 0 };
+    let (api_url, login_url) = client.addresses();
+    doctor.say(
+        "settings",
+        &Finding::Good(format!("{}, {api_url}, tokens from {login_url}", settings.protocol)),
+    )?;
+    doctor.examine().await?;
+    Ok(doctor.failed == 0)
+}
+
+impl<W: Write> Doctor<'_, W> {
+    fn say(&mut self, step: &str, finding: &Finding) -> std::io::Result<()> {
+        let (word, what, remedy) = match finding {
+            Finding::Good(what) => ("ok", what, None),
+            Finding::Warning(trouble) => ("warning", &trouble.what, Some(trouble.remedy)),
+            Finding::Bad(trouble) => {
+                self.failed += 1;
+                ("FAILED", &trouble.what, Some(trouble.remedy))
+            }
+        };
+        writeln!(self.out, "{word:<8} {step:<12} {what}")?;
+        if let Some(remedy) = remedy {
+            writeln!(self.out, "{:<8} {:<12} what to do: {remedy}", "", "")?;
+        }
+        Ok(())
+    }
+
+    /// Tells what came of a call; gives its answer if there is one.
+    fn tell<T>(
+        &mut self,
+        step: &str,
+        answer: Result<T, UpstreamError>,
+        good: impl FnOnce(&T) -> Finding,
+    ) -> std::io::Result<Option<T>> {
+        match answer {
+            Ok(answer) => {
+                self.say(step, &good(&answer))?;
+                Ok(Some(answer))
+            }
+            Err(error) => {
+                let remedy = remedy(step, &error);
+                self.say(step, &Finding::Bad(Trouble { what: error.what, remedy }))?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Each step needs the one before it.
+    async fn examine(&mut self) -> std::io::Result<()> {
+        let answer = self.upstream.token().await;
+        let good = |token: &Token| Finding::Good(format!("a token for {} s", token.lifetime.as_secs()));
+        let Some(token) = self.tell("login", answer, good)? else { return Ok(()) };
+        let answer = self.upstream.verify(&token.secret).await;
+        let good = |id: &String| Finding::Good(format!("accepted as {id}"));
+        if self.tell("token", answer, good)?.is_none() {
+            return Ok(());
+        }
+        let planned = self.settings.protocol == PROTOCOL_NOTIFICATIONS;
+        let people = if planned { self.people(&token).await? } else { self.settings.agents.clone() };
+        if people.is_empty() {
+            return Ok(());
+        }
+        self.channels_in_use(&token, planned).await?;
+        let wanted = self.wanted(&people, planned);
+        let answer = self.upstream.provision(&token.secret, &wanted).await;
+        let good = |made: &Provisioned| allowed(&wanted.agents, &made.rejected);
+        let Some(made) = self.tell("subscribe", answer, good)? else { return Ok(()) };
+        if self.listen(&token, &made, planned).await? && planned {
+            self.states(&token, &wanted).await?;
+        }
+        let _ = self.upstream.delete(&token.secret, &made.upstream_id).await;
+        Ok(())
+    }
+
+    /// Whom the client may see.
+    async fn people(&mut self, token: &Token) -> std::io::Result<Vec<String>> {
+        let watch = Watch {
+            agents: self.settings.agents.clone(),
+            all_users: self.settings.all_users,
+            queues: self.settings.queues.clone(),
+            groups: self.settings.groups.clone(),
+        };
+        let answer = self.upstream.roster(&token.secret, &watch).await;
+        let good = |people: &Vec<Person>| match people.len() {
+            0 => Finding::Bad(Trouble {
+                what: "nobody is to be watched: the rosters are empty".to_owned(),
+                remedy: "put members into the queues or groups, or name agents; see that the ids are those of this organisation",
+            }),
+            n if n > CHANNEL_AGENTS_MAX * CHANNELS_MAX => Finding::Warning(Trouble {
+                what: format!("{n} agents are more than one OAuth client has room for"),
+                remedy: "watch the rest through a second source with an OAuth client of its own",
+            }),
+            n => Finding::Good(format!("{n} agents are to be watched")),
+        };
+        let people = self.tell("rosters", answer, good)?.unwrap_or_default();
+        if !people.is_empty() {
+            match self.upstream.definitions(&token.secret).await {
+                Ok(all) => {
+                    self.say("presences", &Finding::Good(format!("{} presence definitions", all.len())))?
+                }
+                Err(error) => {
+                    let remedy = remedy("presences", &error);
+                    self.say("presences", &Finding::Warning(Trouble { what: error.what, remedy }))?;
+                }
+            }
+        }
+        Ok(people.into_iter().map(|person| person.agent_id).collect())
+    }
+
+    /// How much room other programs have left.
+    async fn channels_in_use(&mut self, token: &Token, planned: bool) -> std::io::Result<()> {
+        let answer = self.upstream.list(&token.secret).await;
+        let good = |held: &Vec<String>| {
+            let room = if planned { CHANNELS_MAX } else { REALTIME_CONNECTIONS_MAX };
+            if held.len() < room {
+                return Finding::Good(format!("{} in use by this OAuth client", held.len()));
+            }
+            Finding::Warning(Trouble {
+                what: format!("{} in use by this OAuth client, which leaves hardly any room", held.len()),
+                remedy: "give each program an OAuth client of its own; those that nobody uses end by themselves within a day",
+            })
+        };
+        self.tell("channels", answer, good).map(drop)
+    }
+
+    fn wanted(&self, people: &[String], planned: bool) -> Wanted {
+        let topics = if planned {
+            topics::notification_parts(&self.settings.topic_matrix)
+        } else {
+            topics::flatten(&self.settings.topic_matrix)
+        };
+        let room = if planned { CHANNEL_AGENTS_MAX } else { 1 };
+        Wanted {
+            agents: people.iter().take(room).cloned().collect(),
+            // The configuration has been checked.
+            topics: topics.unwrap_or_default(),
+            heartbeat_interval: Duration::from_millis(
+                u64::try_from(self.settings.heartbeat_interval_ms).unwrap_or(15_000),
+            ),
+        }
+    }
+
+    /// Opens the socket, has it answer a ping, and sees whether the channel is still there.
+    async fn listen(&mut self, token: &Token, made: &Provisioned, planned: bool) -> std::io::Result<bool> {
+        let answer = self.upstream.dial(made).await;
+        let Some(mut socket) = self.tell("socket", answer, |_| Finding::Good("open".to_owned()))? else {
+            return Ok(false);
+        };
+        let (speaker, asked) = (socket.speaker(), Instant::now());
+        let text = self.upstream.rhythm(Duration::from_secs(15)).ping_text;
+        let said =
+            text.map_or_else(|| speaker.ping(bytes::Bytes::new()), |text| speaker.text(text.to_owned()));
+        let heard = async {
+            while let Some(incoming) = socket.next().await {
+                match incoming {
+                    Incoming::Pong(_) => return Heard::Pong,
+                    Incoming::Text(text) => match self.upstream.read(&text) {
+                        Frame::Pong => return Heard::Pong,
+                        Frame::Dead { .. } => return Heard::End,
+                        _ => {}
+                    },
+                    _ => {}
+                }
+            }
+            Heard::Nothing
+        };
+        let heard = timeout_at(asked + PONG_WITHIN, heard).await.unwrap_or(Heard::Nothing);
+        let answered = said && heard == Heard::Pong;
+        speaker.close(1000, "done");
+        if planned && self.is_displaced(token, made, heard == Heard::End).await? {
+            return Ok(false);
+        }
+        let finding = if answered {
+            Finding::Good(format!("answered after {} ms", asked.elapsed().as_millis()))
+        } else {
+            Finding::Bad(Trouble {
+                what: "the socket was opened and answers nothing".to_owned(),
+                remedy: "look for a proxy or firewall on the way that lets the handshake through and holds back what follows",
+            })
+        };
+        self.say("ping", &finding)?;
+        Ok(answered)
+    }
+
+    /// Whether another program has taken the channel away that was made a moment ago.
+    async fn is_displaced(&mut self, token: &Token, made: &Provisioned, told: bool) -> std::io::Result<bool> {
+        let alive = self.upstream.is_alive(&token.secret, &made.upstream_id).await;
+        if !told && alive != Ok(false) {
+            return Ok(false);
+        }
+        let trouble = Trouble {
+            what: "the channel that was made a moment ago is gone".to_owned(),
+            remedy: "another program uses this OAuth client and makes channels of its own, of which only 20 live: \
+                     give each program an OAuth client of its own",
+        };
+        self.say("channel", &Finding::Bad(trouble))?;
+        Ok(true)
+    }
+
+    /// Reads the present state of one agent.
+    async fn states(&mut self, token: &Token, wanted: &Wanted) -> std::io::Result<()> {
+        let one: Vec<String> = wanted.agents.iter().take(1).cloned().collect();
+        let answer = self.upstream.snapshot(&token.secret, &one).await;
+        self.tell("state", answer, |states| {
+            let presence = states.first().and_then(|state| state.state.presence.as_ref());
+            match presence.and_then(|presence| presence.value.system.as_deref()) {
+                Some(system) => Finding::Good(format!("{} is {system}", one.concat())),
+                None => Finding::Warning(Trouble {
+                    what: format!("the presence of {} is not told", one.concat()),
+                    remedy: "see that the id is that of a user of this organisation, and that the client has a role in the user's division",
+                }),
+            }
+        })
+        .map(drop)
+    }
+}
+
+/// Of the agents asked for, how many may be watched.
+fn allowed(wanted: &[String], rejected: &[Rejected]) -> Finding {
+    let refused: HashSet<&str> = rejected.iter().map(|rejected| rejected.agent_id.as_str()).collect();
+    let Some(first) = rejected.first() else {
+        return Finding::Good(format!("{} agents on one channel", wanted.len()));
+    };
+    let mut named: Vec<&str> = refused.iter().copied().collect();
+    named.sort_unstable();
+    named.truncate(NAMED_MAX);
+    let mut what = format!("{} of {} agents are rejected ({}", refused.len(), wanted.len(), named.join(", "));
+    if refused.len() > named.len() {
+        what.push_str(", …");
+    }
+    what.push_str(&format!("): {}", first.reason));
+    if !first.missing_permissions.is_empty() {
+        what.push_str(&format!("; missing: {}", first.missing_permissions.join(", ")));
+    }
+    Finding::Bad(Trouble {
+        what,
+        remedy: "give the OAuth client a role in the division of these agents (Admin > Integrations > OAuth > Roles)",
+    })
+}
+
+/// What to do about a failed call.
+fn remedy(step: &str, error: &UpstreamError) -> &'static str {
+    let says = |code: &str| error.what.contains(code);
+    match (step, error.kind, error.status) {
+        (_, ErrorKind::Transport | ErrorKind::TimedOut, _) => {
+            "see that this machine reaches the address: name resolution, firewall, proxy, and the region in the settings"
+        }
+        _ if says("ip.not.authorized") => {
+            "the organisation allows only listed addresses: add this machine's public address (Admin > Organization Settings)"
+        }
+        ("login", _, Some(401)) => {
+            "client id or secret are wrong, or belong to another region: copy both anew (Admin > Integrations > OAuth)"
+        }
+        ("login", _, Some(400)) => {
+            "the OAuth client is disabled, or its grant is not Client Credentials (Admin > Integrations > OAuth)"
+        }
+        (_, ErrorKind::RateLimited(_), _) => {
+            "the OAuth client makes too many requests: see which other program uses it, and give each one its own"
+        }
+        ("rosters", _, Some(404)) => {
+            "a queue or group does not exist, or lies in a division in which the client has no role"
+        }
+        ("rosters", _, Some(403)) => {
+            "give the client's role the permission Routing > Queue > View (for queues)"
+        }
+        ("presences", ErrorKind::Forbidden, _) => {
+            "labels will be missing: give the client's role the permission Presence > PresenceDefinition > View"
+        }
+        (_, ErrorKind::Unauthorized, _) => {
+            "the platform refuses the token: see that the client is active, then try again"
+        }
+        (_, ErrorKind::Forbidden, _) => {
+            "give the OAuth client a role with the permission that is named, in every division"
+        }
+        (_, ErrorKind::ForeignHost, _) => {
+            "the platform names a socket on another host: see that the address in the settings is Genesys' own"
+        }
+        (_, ErrorKind::BadAnswer, _) => {
+            "this is not what the platform answers: see that the address in the settings is Genesys' own"
+        }
+        _ => "try again; if it stays, Genesys' support can find the call by its correlation id",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(kind: ErrorKind, status: u16, what: &str) -> UpstreamError {
+        UpstreamError { kind, status: Some(status), what: what.to_owned() }
+    }
+
+    #[test]
+    fn each_trouble_has_its_own_remedy() {
+        let cases = [
+            (
+                "login",
+                failed(ErrorKind::Unauthorized, 401, "token: status 401, code invalid_client"),
+                "secret are wrong",
+            ),
+            ("login", failed(ErrorKind::Status, 400, "token: status 400, code invalid_client"), "disabled"),
+            (
+                "token",
+                failed(ErrorKind::Unauthorized, 401, "status 401, code ip.not.authorized"),
+                "public address",
+            ),
+            ("rosters", failed(ErrorKind::Status, 404, "status 404"), "does not exist"),
+            ("presences", failed(ErrorKind::Forbidden, 403, "status 403"), "labels"),
+            ("subscribe", failed(ErrorKind::Forbidden, 403, "status 403"), "every division"),
+        ];
+        for (step, error, word) in cases {
+            assert!(remedy(step, &error).contains(word), "{step}: {}", remedy(step, &error));
+        }
+    }
+
+    #[test]
+    fn rejected_agents_are_counted_and_some_are_named() {
+        let rejected: Vec<_> = (0..7)
+            .map(|n| Rejected {
+                agent_id: format!("a{n}"),
+                topic: String::new(),
+                reason: "no role".to_owned(),
+                missing_permissions: vec!["p".to_owned()],
+            })
+            .collect();
+        let wanted: Vec<_> = (0..9).map(|n| format!("a{n}")).collect();
+        let Finding::Bad(trouble) = allowed(&wanted, &rejected) else { panic!("it is bad") };
+        assert_eq!(trouble.what, "7 of 9 agents are rejected (a0, a1, a2, a3, a4, …): no role; missing: p");
+        assert_eq!(allowed(&wanted, &[]), Finding::Good("9 agents on one channel".to_owned()));
+    }
+}

@@ -1,0 +1,107 @@
+//! From the settings of a source to a client that speaks its protocol.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use super::limiter::Limiter;
+use super::notifications::{Notifications, NotificationsSettings};
+use super::protocol::Upstream;
+use super::realtime::{Realtime, RealtimeSettings};
+use crate::domain::regions;
+use crate::domain::secret::Secret;
+use crate::domain::source::PROTOCOL_NOTIFICATIONS;
+
+/// What a client must know of its source.
+#[derive(Clone, Debug)]
+pub struct ClientSettings {
+    /// Upstream protocol.
+    pub protocol: String,
+    /// Genesys domain, if set.
+    pub region: Option<String>,
+    /// REST address, if set.
+    pub api_url: Option<String>,
+    /// Token address, if set.
+    pub login_url: Option<String>,
+    /// OAuth client id.
+    pub client_id: String,
+    /// OAuth client secret.
+    pub client_secret: Secret,
+    /// Language of presence labels.
+    pub language: String,
+}
+
+impl ClientSettings {
+    /// Where the REST API and the tokens are, without slashes at their ends.
+    #[must_use]
+    pub fn addresses(&self) -> (String, String) {
+        let without_slash = |url: &str| url.trim_end_matches('/').to_owned();
+        let region = self.region.as_deref();
+        let by_region = || regions::api_url(region.unwrap_or_default());
+        let api_url = self.api_url.as_deref().map_or_else(by_region, without_slash);
+        let login_url = match (self.login_url.as_deref(), region) {
+            (Some(url), _) => without_slash(url),
+            (None, Some(region)) if self.protocol == PROTOCOL_NOTIFICATIONS && self.api_url.is_none() => {
+                regions::login_url(region)
+            }
+            (None, _) => api_url.clone(),
+        };
+        (api_url, login_url)
+    }
+
+    /// A client; those of one OAuth client share the limiter.
+    ///
+    /// # Errors
+    /// If TLS cannot be set up.
+    pub fn upstream(&self, limiter: Rc<RefCell<Limiter>>) -> Result<Rc<dyn Upstream>, rustls::Error> {
+        let (api_url, login_url) = self.addresses();
+        let (client_id, client_secret) = (self.client_id.clone(), self.client_secret.clone());
+        if self.protocol != PROTOCOL_NOTIFICATIONS {
+            let settings = RealtimeSettings { api_url, login_url, client_id, client_secret };
+            return Ok(Rc::new(Realtime::new(settings)?));
+        }
+        let language = self.language.clone();
+        let settings = NotificationsSettings { api_url, login_url, client_id, client_secret, language };
+        Ok(Rc::new(Notifications::new(settings, limiter)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(
+        protocol: &str,
+        region: Option<&str>,
+        api: Option<&str>,
+        login: Option<&str>,
+    ) -> (String, String) {
+        let own = |text: Option<&str>| text.map(str::to_owned);
+        let settings = ClientSettings {
+            protocol: protocol.to_owned(),
+            region: own(region),
+            api_url: own(api),
+            login_url: own(login),
+            client_id: String::new(),
+            client_secret: Secret::new("x"),
+            language: String::new(),
+        };
+        settings.addresses()
+    }
+
+    #[test]
+    fn addresses_follow_from_the_region_unless_they_are_given() {
+        let region = Some("mypurecloud.de");
+        let pair = |api: &str, login: &str| (api.to_owned(), login.to_owned());
+        let public = "https://api.mypurecloud.de";
+        assert_eq!(
+            addresses("notifications", region, None, None),
+            pair(public, "https://login.mypurecloud.de")
+        );
+        assert_eq!(addresses("realtime", region, None, None), pair(public, public));
+        assert_eq!(addresses("notifications", region, Some("http://h/"), None), pair("http://h", "http://h"));
+        assert_eq!(
+            addresses("notifications", None, Some("http://h"), Some("http://l/")),
+            pair("http://h", "http://l")
+        );
+    }
+}
