@@ -218,11 +218,14 @@ impl List {
                 return None;
             }
             match self {
-                Self::Agents | Self::Events | Self::Audit => {
+                Self::Agents | Self::Events | Self::Audit | Self::RejectedTopics => {
                     let number = i64::from_be_bytes(rest.try_into().ok()?);
                     (number >= 0).then_some(Place::Number(number))
                 }
-                _ => Uuid::from_slice(rest).ok().map(Place::Id),
+                // Named one by one, so that a new list has to say which it is.
+                Self::Webhooks | Self::Sources | Self::Connections | Self::Deliveries | Self::Gaps => {
+                    Uuid::from_slice(rest).ok().map(Place::Id)
+                }
             }
         });
         place.ok_or_else(|| {
@@ -335,6 +338,8 @@ mod tests {
         let cursor = List::Events.cursor(number);
         assert_eq!(List::Events.read_cursor(&cursor).unwrap(), number);
         assert!(List::Audit.read_cursor(&cursor).is_err());
+        let cursor = List::RejectedTopics.cursor(number);
+        assert_eq!(List::RejectedTopics.read_cursor(&cursor).unwrap(), number);
     }
 
     #[test]

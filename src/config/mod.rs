@@ -320,6 +320,65 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_says_of_a_source_follows_from_the_protocol() {
+        let short = [
+            ("GENESYS_REGION", "eu-central-1"),
+            ("GENESYS_CLIENT_ID", "id"),
+            ("GENESYS_CLIENT_SECRET", "secret"),
+            ("GENESYS_ALL_USERS", "true"),
+        ];
+        let source = Config::from_variables(&Variables::from_pairs(short)).unwrap().source.unwrap();
+        assert_eq!(source.protocol, PROTOCOL_NOTIFICATIONS);
+        assert_eq!(source.region.as_deref(), Some("mypurecloud.de"));
+        assert_eq!(source.topic_matrix, topics("activity"));
+        assert!(source.all_users && source.agents.is_empty());
+        assert_eq!((source.stale_after_seconds, source.roster_interval_seconds), (120, 600));
+        assert_eq!(source.language, "en_US");
+
+        let realtime = short.iter().copied().filter(|(name, _)| *name != "GENESYS_ALL_USERS");
+        let realtime = realtime.chain([("GENESYS_PROTOCOL", "realtime"), ("GENESYS_AGENTS", "a")]);
+        let source = Config::from_variables(&Variables::from_pairs(realtime)).unwrap().source.unwrap();
+        assert_eq!(source.topic_matrix, topics("routing:agent:state"));
+    }
+
+    #[test]
+    fn every_setting_of_notifications_can_be_given_and_is_checked() {
+        let whole = [
+            ("GENESYS_REGION", "mypurecloud.de"),
+            ("GENESYS_CLIENT_ID", "id"),
+            ("GENESYS_CLIENT_SECRET", "secret"),
+            ("GENESYS_QUEUES", "q-1, q-2"),
+            ("GENESYS_GROUPS", "g-1"),
+            ("GENESYS_TOPICS", "presence,outofoffice"),
+            ("GENESYS_LANGUAGE", "de_DE"),
+            ("GENESYS_STALE_AFTER_SECONDS", "5"),
+            ("GENESYS_ROSTER_INTERVAL_SECONDS", "86400"),
+        ];
+        let source = Config::from_variables(&Variables::from_pairs(whole)).unwrap().source.unwrap();
+        assert_eq!((source.queues, source.groups), (vec!["q-1".into(), "q-2".into()], vec!["g-1".into()]));
+        assert_eq!(source.topic_matrix, topics("presence,outofoffice"));
+        assert_eq!((source.stale_after_seconds, source.roster_interval_seconds), (5, 86_400));
+        assert_eq!(source.language, "de_DE");
+        for (name, wrong) in [
+            ("GENESYS_ALL_USERS", "yes"),
+            ("GENESYS_QUEUES", "q.1"),
+            ("GENESYS_GROUPS", "g?1"),
+            ("GENESYS_TOPICS", "activity,presence"),
+            ("GENESYS_LANGUAGE", "a language without end"),
+            ("GENESYS_STALE_AFTER_SECONDS", "4"),
+            ("GENESYS_ROSTER_INTERVAL_SECONDS", "1d"),
+        ] {
+            let mut pairs: Vec<_> = whole.iter().copied().filter(|(other, _)| *other != name).collect();
+            pairs.push((name, wrong));
+            let said = errors(&pairs);
+            assert!(
+                said.len() == 1 && said.iter().all(|line| line.starts_with(&format!("{name}: "))),
+                "{said:?}"
+            );
+        }
+    }
+
+    #[test]
     fn describe_masks_secrets() {
         let shown = Variables::from_pairs([("GENESYS_CLIENT_SECRET", "CANARY")]).describe().join("\n");
         assert!(!shown.contains("CANARY") && shown.contains("GENESYS_CLIENT_SECRET = (secret)"));

@@ -7,7 +7,7 @@ use super::agent_state::{AgentState, EventState};
 use super::ids::{AgentId, EventId, SourceId};
 use super::presence::{Detail, Event};
 
-/// The fields of a presence change, in this order for ever. `R` is the upstream frame, `T` how a time is written.
+/// The fields of a presence change, in this order for ever. `R` is the upstream frame.
 #[derive(Serialize)]
 pub struct EventData<'a, R> {
     event_id: EventId,

@@ -142,12 +142,11 @@ impl SourceSettings {
     }
 
     fn check_addresses(&mut self, found: &mut Vec<Violation>) {
-        // Somebody who gives both addresses may be anywhere.
-        let by_region = self.api_url.is_none() || self.login_url.is_none();
         let known = self.region.as_deref().and_then(regions::domain);
         match &self.region {
             Some(_) if known.is_some() => self.region = known.map(str::to_owned),
-            Some(_) if self.protocol == PROTOCOL_NOTIFICATIONS && by_region && self.api_url.is_none() => {
+            // Where api_url is given, no address follows from the region (tokens come from there too), and it may be any.
+            Some(_) if self.protocol == PROTOCOL_NOTIFICATIONS && self.api_url.is_none() => {
                 let what = "is not a region of Genesys Cloud such as mypurecloud.de or eu-central-1";
                 found.push(Violation::new("region", what));
             }
@@ -192,10 +191,14 @@ impl SourceSettings {
             ("queues", &mut self.queues, ROSTERS_MAX),
             ("groups", &mut self.groups, ROSTERS_MAX),
         ] {
-            *list = check_texts(field, std::mem::take(list), items_max, NOTIFICATIONS_ID_CHARS_MAX, found);
             // An id is a part of a topic's name, where other characters have a meaning.
             let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-            if let Some(place) = list.iter().position(|id| !id.chars().all(plain)) {
+            let odd = list.iter().position(|id| !id.chars().all(plain));
+            let before = found.len();
+            *list = check_texts(field, std::mem::take(list), items_max, NOTIFICATIONS_ID_CHARS_MAX, found);
+            if let Some(place) = odd
+                && found.len() == before
+            {
                 let what = "has other characters than letters, digits, - and _";
                 found.push(Violation::new(format!("{field}/{place}"), what));
             }
@@ -358,22 +361,30 @@ mod tests {
             let agents = vec!["fine".to_owned(), wrong.to_owned()];
             assert_eq!(fields(SourceSettings { agents, ..notifications() }), ["agents/1"], "{wrong}");
         }
+        // Places are those of the list as it was given, repeats and all.
+        let agents = vec!["a".into(), "a".into(), "b.c".into()];
+        assert_eq!(fields(SourceSettings { agents, ..notifications() }), ["agents/2"]);
+        for wrong in [" ", "a\u{7}b", &"a".repeat(101)] {
+            let queues = vec![wrong.to_owned()];
+            assert_eq!(fields(SourceSettings { queues, ..notifications() }), ["queues/0"], "once: {wrong:?}");
+        }
         let realtime = SourceSettings { all_users: true, queues: vec!["q".into()], ..good() };
         assert_eq!(fields(realtime), ["all_users", "queues"]);
     }
 
     #[test]
-    fn notifications_want_a_region_that_exists_or_both_addresses() {
+    fn notifications_want_a_region_that_exists_or_an_address() {
         let region = |region: &str| SourceSettings { region: Some(region.into()), ..notifications() };
         assert_eq!(region("eu-central-1").check().unwrap().region.as_deref(), Some("mypurecloud.de"));
         assert_eq!(fields(region("mypurecloud.example")), ["region"]);
-        let elsewhere = SourceSettings {
-            api_url: Some("http://127.0.0.1:1".into()),
-            login_url: Some("http://127.0.0.1:1".into()),
-            region: None,
-            ..notifications()
-        };
+        let url = || Some("http://127.0.0.1:1".to_owned());
+        let without_api = SourceSettings { login_url: url(), ..region("mypurecloud.example") };
+        assert_eq!(fields(without_api), ["region"], "the address of the REST API would follow from it");
+        assert_eq!(fields(SourceSettings { region: None, login_url: url(), ..notifications() }), ["region"]);
+        let elsewhere = SourceSettings { region: None, api_url: url(), login_url: url(), ..notifications() };
         assert!(elsewhere.check().is_ok());
+        let by_one_address = SourceSettings { api_url: url(), ..region("mypurecloud.example") };
+        assert!(by_one_address.check().is_ok());
     }
 
     #[test]

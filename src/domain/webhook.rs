@@ -150,6 +150,21 @@ mod tests {
     }
 
     #[test]
+    fn kinds_of_event_are_known_ones_once_each_and_one_at_least() {
+        let check = |events: &[&str]| {
+            let events = Some(events.iter().map(|&event| event.to_owned()).collect());
+            WebhookInput { events, ..WebhookInput::default() }.check(&TargetPolicy::new(Vec::new()))
+        };
+        let kept = check(&["source.stale", "presence.updated", "source.stale"]).unwrap().events.unwrap();
+        assert_eq!(kept, ["source.stale", "presence.updated"]);
+        assert_eq!(fields(&check(&[]).unwrap_err()), ["events"]);
+        let wrong = check(&["presence.updated", "webhook.test", "source.gone"]).unwrap_err();
+        assert_eq!(fields(&wrong), ["events/1", "events/2"]);
+        let unsaid = WebhookInput::default().check(&TargetPolicy::new(Vec::new())).unwrap();
+        assert!(unsaid.events.is_none(), "what is not said stays as it is");
+    }
+
+    #[test]
     fn presences_are_kept_in_one_spelling_and_lists_without_repeats() {
         let good = WebhookInput {
             url: Some("https://crm.example.com/hooks?sig=1".into()),

@@ -143,7 +143,8 @@ impl Store {
     /// If there is none, or the database refuses.
     pub async fn restart_connection(&self, id: ConnectionId, principal: &str) -> Result<ConnectionRow> {
         let mut tx = self.begin().await?;
-        sqlx::query!(
+        // One that nobody needs any more stays as it is.
+        let changed = sqlx::query!(
             "update connection
              set desired = 'open',
                  generation = generation + 1
@@ -152,9 +153,12 @@ impl Store {
             id as _,
         )
         .execute(&mut *tx)
-        .await?;
+        .await?
+        .rows_affected();
         let row = read(&mut tx, id).await?;
-        audit::write(&mut tx, &[entry(Kind::RestartRequested, &row, principal)]).await?;
+        if changed > 0 {
+            audit::write(&mut tx, &[entry(Kind::RestartRequested, &row, principal)]).await?;
+        }
         tx.commit().await?;
         Ok(row)
     }

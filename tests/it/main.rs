@@ -26,5 +26,6 @@ mod speaks_notifications;
 mod speaks_realtime;
 mod survives_a_kill;
 mod survives_database_loss;
+mod tells_how_sources_stand;
 mod verifies_elsewhere;
 mod writes_everything_down;

@@ -130,6 +130,44 @@ async fn a_change_of_address_counts_for_what_is_owed_already() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_is_owed_only_the_kinds_of_event_it_asks_for() {
+    let world = World::watching(&["ann"]).await;
+    let usual = world.register_with("/hooks/usual", json!({})).await;
+    assert_eq!(usual["events"], json!(["presence.updated"]));
+    let alarm = json!({"events": ["source.stale", "source.recovered", "source.stale"]});
+    let alarm = world.register_with("/hooks/alarm", alarm).await;
+    assert_eq!(alarm["events"], json!(["source.stale", "source.recovered"]));
+    let alarm = alarm["id"].as_str().unwrap().to_owned();
+    world.genesys.set_presence("ann", "AVAILABLE").await;
+    // What is owed is written with the event itself, so what is not there now never comes.
+    world.audit_of("EVENT_RECEIVED", 1).await;
+    assert!(all(&world.bridge, &format!("/v1/deliveries?webhook={alarm}")).await.is_empty());
+
+    let path = format!("/v1/webhooks/{alarm}");
+    let both = json!({"events": ["presence.updated", "source.stale"]});
+    let changed = world.bridge.patch(&path, &both).await;
+    assert_eq!((changed.status, &changed.json()["events"]), (200, &both["events"]));
+    world.genesys.set_presence("ann", "AWAY").await;
+    let arrived = |posts: &[std::sync::Arc<genesys_simulator::crm::Post>]| {
+        posts.iter().any(|post| post.path() == "/hooks/alarm")
+    };
+    world.crm.wait_until(arrived, SOON).await.unwrap();
+    let usual = usual["id"].as_str().unwrap();
+    assert_eq!(all(&world.bridge, &format!("/v1/deliveries?webhook={usual}")).await.len(), 2);
+
+    for (wrong, pointer) in [
+        (json!([]), "/events"),
+        (json!(["source.gone"]), "/events/0"),
+        (json!(["webhook.test"]), "/events/0"),
+    ] {
+        let refused = world.bridge.patch(&path, &json!({"events": wrong})).await;
+        assert_eq!(refused.status, 422, "{wrong}");
+        assert_eq!(refused.json()["errors"][0]["pointer"], pointer, "{wrong}");
+    }
+    assert_eq!(world.bridge.get(&path).await.json()["events"], both["events"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pages_have_no_holes_and_no_twins() {
     let world = World::watching(&["ann"]).await;
     let mut made = std::collections::BTreeSet::new();

@@ -60,6 +60,7 @@ async fn register_source(api: &Api, options: &Options) -> anyhow::Result<()> {
     }
     let source = json!({
         "name": SOURCE_NAME,
+        "protocol": "realtime",
         "api_url": api_url,
         "client_id": client_id,
         "client_secret": client_secret,
