@@ -12,7 +12,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 help:
 	@echo 'make demo            shows the bridge at work against a simulated Genesys Cloud and a demo CRM'
 	@echo '                     SECONDS=n stops by itself, KILL=n kills the bridge (kill -9) after n seconds,'
-	@echo '                     AGENTS=n and RATE=n (changes a second) set the size'
+	@echo '                     AGENTS=n and RATE=n (changes a second) set the size,'
+	@echo '                     PROTOCOL=realtime plays the other upstream protocol'
 	@echo 'make test            runs every test; a database is started and stopped by the tests themselves'
 	@echo 'make fmt             formats the code'
 	@echo 'make lint            clippy with warnings as errors, and formatting checked'
@@ -30,7 +31,8 @@ demo:
 	cargo build --locked --package presence-bridge --package genesys-simulator
 	$(TARGET)/debug/genesys-simulator demo --bridge $(TARGET)/debug/presence-bridge \
 		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(KILL),--kill-at $(KILL)) \
-		$(if $(AGENTS),--agents $(AGENTS)) $(if $(RATE),--rate $(RATE))
+		$(if $(AGENTS),--agents $(AGENTS)) $(if $(RATE),--rate $(RATE)) \
+		$(if $(PROTOCOL),--protocol $(PROTOCOL))
 
 test:
 	@scripts/setup test

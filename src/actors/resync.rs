@@ -30,9 +30,10 @@ use crate::store::assignments::KnownAgent;
 
 /// What stands for the topic of a state that no frame told.
 const TOPIC: &str = "resync";
-/// While another socket still tells every change, an answer that is ahead of it is held back for so long: told first, it
-/// would make stale what is on its way.
-const CATCH_UP: Duration = Duration::from_secs(2);
+/// An answer that is ahead of a socket is held back for so long: told first, it would make stale what is on its way.
+const CATCH_UP: Duration = Duration::from_millis(250);
+/// The same while the former socket still tells every change, so that there is no hurry.
+const CATCH_UP_COVERED: Duration = Duration::from_secs(2);
 /// Wait before a state that found no room in the queue is handed in again.
 const ROOM_AGAIN: Duration = Duration::from_millis(200);
 
@@ -148,8 +149,8 @@ impl Reading {
             }
         }
         let mut changes = differing(snapshots, &known, asked_at);
-        if self.covered && !changes.is_empty() {
-            sleep(CATCH_UP).await;
+        if !changes.is_empty() {
+            sleep(if self.covered { CATCH_UP_COVERED } else { CATCH_UP }).await;
             self.deps.recorder.flushed().await;
             let agents: Vec<String> = changes.iter().map(|change| change.person.agent_id.clone()).collect();
             changes = differing(changes, &store.known_agents(source, &agents).await?, asked_at);

@@ -113,6 +113,12 @@ impl Cloud {
         self.shared.read(|state| state.ledger.iter().cloned().collect())
     }
 
+    /// The last thousand sockets that were opened, with the users of their channel.
+    #[must_use]
+    pub fn opens(&self) -> Vec<(std::time::Instant, Vec<String>)> {
+        self.shared.read(|state| state.opens.iter().cloned().collect())
+    }
+
     /// The truth about a user.
     #[must_use]
     pub fn person(&self, agent: &str) -> Option<Person> {

@@ -329,6 +329,10 @@ async fn upgrade(shared: &Arc<Shared>, id: &str, request: Request) -> Answer {
         }
         channel.sockets += 1;
         channel.used = number;
+        state.opens.push_back((Instant::now(), channel.topics.keys().cloned().collect()));
+        while state.opens.len() > 1_000 {
+            state.opens.pop_front();
+        }
         state.tally.sockets_opened += 1;
         Some(number)
     });

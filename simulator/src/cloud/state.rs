@@ -116,6 +116,9 @@ pub struct Told {
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
     pub fate: Fate,
+    /// When the frame was made.
+    #[serde(skip)]
+    pub sent: Instant,
     #[serde(skip)]
     pub(super) owed: usize,
 }
@@ -200,6 +203,8 @@ pub(super) struct State {
     pub(super) poisoned: HashSet<String>,
     pub(super) faults: BTreeMap<Place, VecDeque<Fault>>,
     pub(super) ledger: VecDeque<Told>,
+    /// Sockets that were opened, with the users of their channel; the last thousand.
+    pub(super) opens: VecDeque<(Instant, Vec<String>)>,
     pub(super) last: u64,
     pub(super) uses: u64,
     pub(super) tally: CloudTally,
@@ -232,6 +237,7 @@ impl State {
             poisoned: HashSet::new(),
             faults: BTreeMap::new(),
             ledger: VecDeque::new(),
+            opens: VecDeque::new(),
             last: 0,
             uses: 0,
             tally: CloudTally::default(),
@@ -318,6 +324,7 @@ impl State {
             agent: agent.to_owned(),
             presence: person.presence,
             at,
+            sent: Instant::now(),
             fate: match owed {
                 None => Fate::Unwatched,
                 Some(0) => Fate::Lost,

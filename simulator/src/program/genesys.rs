@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use genesys_simulator::genesys::{Genesys, GenesysOptions};
 use genesys_simulator::shift::Shift;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::upstream::{Protocol, Upstream, Wish};
 use super::{interrupted, say};
 
 #[derive(Debug, Args)]
@@ -22,7 +22,10 @@ pub struct Options {
     /// OAuth clients as id:secret, separated by commas
     #[arg(long, env = "SIM_CLIENTS", value_delimiter = ',', default_value = "sim-client:sim-secret", value_parser = client)]
     clients: Vec<(String, String)>,
-    /// Agents that exist, separated by commas; none: every id does
+    /// Protocol to play
+    #[arg(long, env = "SIM_PROTOCOL", value_enum, default_value_t = Protocol::Notifications)]
+    protocol: Protocol,
+    /// Agents that exist, separated by commas; none (protocol realtime): every id does
     #[arg(long, env = "SIM_AGENTS", value_delimiter = ',')]
     agents: Vec<String>,
     /// Play an endless shift of the agents
@@ -50,16 +53,16 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     ensure!(!options.play || !options.agents.is_empty(), "--play needs --agents");
     let pace = pace(options.rate)?;
     let agents = options.agents.clone();
-    let genesys = Genesys::start(GenesysOptions {
+    let wish = Wish {
         listen: options.listen,
         public_url: options.public_url,
         clients: options.clients,
         agents: options.agents,
+        heartbeat: Duration::from_secs(30),
         // It may run for months, and nobody asks for old changes.
         ledger_capacity: 10_000,
-        ..GenesysOptions::default()
-    });
-    let genesys = genesys.await.with_context(|| format!("cannot listen on {}", options.listen))?;
+    };
+    let genesys = Upstream::start(options.protocol, wish).await?;
     say(&format!("simulated Genesys Cloud at {}", genesys.api_url()));
     let playing = async {
         let mut ticks = interval(pace);

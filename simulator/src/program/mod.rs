@@ -5,6 +5,7 @@ mod demo;
 mod genesys;
 mod line;
 mod register;
+mod upstream;
 mod wait;
 
 use std::io::Write;
@@ -23,7 +24,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Simulated Genesys Cloud (protocol `realtime`); verbs at POST /_sim/verbs
+    /// Simulated Genesys Cloud; verbs at POST /_sim/verbs
     Genesys(genesys::Options),
     /// Webhook receiver that prints each arriving POST
     Crm(crm::Options),

@@ -24,7 +24,7 @@ pub struct Options {
     /// Secret the webhook signs with (`whsec_…`); without one the bridge makes one
     #[arg(long, env = "SECRET", hide_env_values = true)]
     secret: Option<String>,
-    /// REST address of a simulated Genesys Cloud, to be added as source `demo`; without one no source is added
+    /// REST address of a simulated Genesys Cloud (protocol notifications), to be added as source `demo`; without one no source is added
     #[arg(long, env = "SOURCE_API_URL", requires_all = ["source_client", "source_agents"])]
     source_api_url: Option<String>,
     /// OAuth client of that source, as id:secret
@@ -60,13 +60,12 @@ async fn register_source(api: &Api, options: &Options) -> anyhow::Result<()> {
     }
     let source = json!({
         "name": SOURCE_NAME,
-        "protocol": "realtime",
+        "protocol": "notifications",
         "api_url": api_url,
+        "login_url": api_url,
         "client_id": client_id,
         "client_secret": client_secret,
         "agents": options.source_agents,
-        "topic_matrix": {"presence": ["routing:agent:state"]},
-        "heartbeat_interval_ms": 5_000,
     });
     add_source(api, &source).await?;
     say(&format!("source {SOURCE_NAME} at {api_url} is added"));

@@ -6,6 +6,8 @@ use anyhow::{Context, ensure};
 use genesys_simulator::http::Api;
 use serde_json::{Value, json};
 
+use crate::program::upstream::Protocol;
+
 /// Reads every page of a list: `items` until there is no `next_cursor`.
 pub async fn pages(api: &Api, path: &str) -> anyhow::Result<Vec<Value>> {
     let mut items = Vec::new();
@@ -15,7 +17,7 @@ pub async fn pages(api: &Api, path: &str) -> anyhow::Result<Vec<Value>> {
             Some(cursor) => {
                 let query: String =
                     form_urlencoded::Serializer::new(String::new()).append_pair("cursor", cursor).finish();
-                format!("{path}?{query}")
+                format!("{path}{}{query}", if path.contains('?') { '&' } else { '?' })
             }
             None => path.to_owned(),
         };
@@ -51,10 +53,16 @@ pub async fn add_webhook(api: &Api, url: &str) -> anyhow::Result<String> {
     secret.context("POST /v1/webhooks: no secret in the answer")
 }
 
-/// Connections that the bridge calls open.
-pub async fn open_connections(api: &Api) -> anyhow::Result<usize> {
+/// Agents on connections that the bridge calls open, once it has read their present states.
+pub async fn watched_agents(api: &Api, protocol: Protocol) -> anyhow::Result<usize> {
     let items = pages(api, "/v1/connections").await?;
-    Ok(items.iter().filter(|item| item.get("state").is_some_and(|state| state == "open")).count())
+    let open = items.iter().filter(|item| item.get("state").is_some_and(|state| state == "open"));
+    let agents = open.clone().filter_map(|item| item.get("agents")?.as_u64());
+    let agents = usize::try_from(agents.sum::<u64>()).unwrap_or(usize::MAX);
+    // What is read after the play has begun would be told as well, and confuse the count.
+    let read = protocol == Protocol::Realtime
+        || pages(api, "/v1/audit?kind=RESYNC_DONE").await?.len() >= open.count();
+    Ok(if read { agents } else { 0 })
 }
 
 /// The bridge's own feed: event id, and the simulator's number of the change it holds (a frame may have none).
@@ -71,10 +79,10 @@ pub async fn feed(api: &Api) -> anyhow::Result<BTreeMap<String, Option<u64>>> {
     Ok(events)
 }
 
-/// `n` of an upstream frame, which is an object or its text.
+/// `n` of an upstream frame, which is an object or its text; each protocol has its place for it.
 fn number(raw: &Value) -> Option<u64> {
     match raw {
-        Value::String(text) => serde_json::from_str::<Value>(text).ok()?.get("n")?.as_u64(),
-        raw => raw.get("n")?.as_u64(),
+        Value::String(text) => number(&serde_json::from_str::<Value>(text).ok().filter(Value::is_object)?),
+        raw => raw.get("n").or_else(|| raw.get("metadata")?.get("n"))?.as_u64(),
     }
 }

@@ -21,6 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub use bridge_api::{add_source, pages};
 
+use super::upstream::Protocol;
 use super::{interrupted, say};
 
 #[derive(Debug, Args)]
@@ -31,7 +32,10 @@ pub struct Options {
     /// Play for so many seconds, then judge; without it play until Ctrl-C
     #[arg(long)]
     seconds: Option<u64>,
-    /// Agents, ten to an OAuth client
+    /// Upstream protocol to play
+    #[arg(long, value_enum, default_value_t = Protocol::Notifications)]
+    protocol: Protocol,
+    /// Agents; protocol realtime takes ten to an OAuth client
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=500))]
     agents: u16,
     /// Presence changes per second, over all agents

@@ -1,19 +1,20 @@
 //! Shift, kill, and the wait until everything has arrived.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::future::pending;
 use std::time::Duration;
 
 use anyhow::bail;
 use genesys_simulator::crm::{Crm, Post, check};
-use genesys_simulator::genesys::Genesys;
 use genesys_simulator::shift::Shift;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::stage::Stage;
+
 use super::verdict::{Blind, Evidence, Feed};
 use super::{Options, bridge_api};
+use crate::program::upstream::Upstream;
 use crate::program::{genesys::pace, line, say, wait};
 
 /// Time for the last deliveries to arrive after the play.
@@ -33,7 +34,7 @@ pub async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<bool> {
 }
 
 /// Prints each POST as it arrives, with the latency by one monotonic clock: frame's first byte out to body read.
-async fn print(crm: Crm, genesys: Genesys) {
+async fn print(crm: Crm, genesys: Upstream) {
     let mut arriving = crm.subscribe();
     loop {
         match arriving.recv().await {
@@ -46,9 +47,8 @@ async fn print(crm: Crm, genesys: Genesys) {
     }
 }
 
-fn latency(genesys: &Genesys, post: &Post) -> Option<Duration> {
-    let change = genesys.change(post.n()?)?;
-    Some(post.arrived.saturating_duration_since(change.sent))
+fn latency(genesys: &Upstream, post: &Post) -> Option<Duration> {
+    Some(post.arrived.saturating_duration_since(genesys.sent(post.n()?)?))
 }
 
 /// Plays until the time is over; the moment of the kill, if there was one.
@@ -95,23 +95,16 @@ async fn arrive(stage: &mut Stage, killed: Option<std::time::Instant>) -> anyhow
     // A bridge that gave up its sockets has nothing undelivered, and would be praised for it.
     stage.all_watched().await?;
     let Some(killed) = killed else {
-        let expected: Vec<u64> = stage.genesys.written().iter().map(|change| change.number).collect();
+        let played = stage.genesys.played();
+        let expected: Vec<u64> =
+            played.iter().filter(|change| change.written).map(|change| change.number).collect();
         let arrived =
             stage.crm.wait_until(|posts| check::missing(posts, expected.iter().copied()).is_empty(), ARRIVAL);
         // What is still missing after the wait is the verdict's business.
         let _ = arrived.await;
-        return Ok(Evidence {
-            changes: stage.genesys.changes_after(0),
-            posts: stage.crm.posts(),
-            after_kill: None,
-        });
+        return Ok(Evidence { changes: stage.genesys.played(), posts: stage.crm.posts(), after_kill: None });
     };
-    let mut reopened = BTreeMap::new();
-    for open in stage.genesys.snapshot().tally.opens {
-        if open.at > killed {
-            reopened.entry(open.user_id).or_insert(open.at);
-        }
-    }
+    let reopened = stage.genesys.reopened(killed);
     let blind = Blind { killed, reopened };
     let (api, crm, genesys) = (&stage.api, &stage.crm, &stage.genesys);
     let complete = wait::until("the events of the feed at the CRM", ARRIVAL, async || {
@@ -119,13 +112,16 @@ async fn arrive(stage: &mut Stage, killed: Option<std::time::Instant>) -> anyhow
         let arrived: BTreeSet<_> =
             crm.posts().iter().filter(|post| post.accepted()).filter_map(|post| post.event_id()).collect();
         let recorded: BTreeSet<u64> = feed.values().copied().flatten().collect();
-        let recorded_all =
-            genesys.written().iter().all(|change| blind.excuses(change) || recorded.contains(&change.number));
+        let recorded_all = genesys
+            .played()
+            .iter()
+            .filter(|change| change.written)
+            .all(|change| blind.excuses(change) || recorded.contains(&change.number));
         Ok((recorded_all && feed.keys().all(|id| arrived.contains(id))).then_some(()))
     });
     // What is still missing after the wait is the verdict's business.
     let _ = complete.await;
     let feed: Feed = bridge_api::feed(api).await?;
     let after_kill = Some((blind, feed));
-    Ok(Evidence { changes: genesys.changes_after(0), posts: crm.posts(), after_kill })
+    Ok(Evidence { changes: genesys.played(), posts: crm.posts(), after_kill })
 }

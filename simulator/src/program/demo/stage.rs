@@ -8,24 +8,21 @@ use std::time::Duration;
 
 use anyhow::Context;
 use genesys_simulator::crm::{Crm, CrmOptions, Secret};
-use genesys_simulator::genesys::{Genesys, GenesysOptions};
 use genesys_simulator::http::Api;
 use serde_json::json;
 use uuid::Uuid;
 
 use super::child::Child;
 use super::{Options, bridge_api};
+use crate::program::upstream::{Upstream, Wish};
 use crate::program::{say, wait};
-
-/// Agents one OAuth client can watch: ten connections, an agent on each.
-const AGENTS_PER_CLIENT: usize = 10;
 
 /// Time for embedded Postgres to be created and for the bridge to come up.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Everything that is on stage.
 pub struct Stage {
-    pub genesys: Genesys,
+    pub genesys: Upstream,
     pub crm: Crm,
     pub child: Child,
     pub api: Api,
@@ -45,15 +42,19 @@ impl Stage {
         let bridge = fs::canonicalize(&options.bridge)
             .with_context(|| format!("no bridge at {}", options.bridge.display()))?;
         let agents: Vec<String> = (1..=options.agents).map(|number| format!("agent-{number:02}")).collect();
-        let clients: Vec<(String, String)> = (1..=agents.len().div_ceil(AGENTS_PER_CLIENT))
-            .map(|number| (format!("demo-client-{number}"), Uuid::new_v4().to_string()))
-            .collect();
-        let genesys = Genesys::start(GenesysOptions {
+        let clients: Vec<(String, String)> =
+            (1..=agents.len().div_ceil(options.protocol.agents_per_client()))
+                .map(|number| (format!("demo-client-{number}"), Uuid::new_v4().to_string()))
+                .collect();
+        let wish = Wish {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            public_url: None,
             clients: clients.clone(),
             agents: agents.clone(),
-            ..GenesysOptions::default()
-        });
-        let genesys = genesys.await.context("cannot start the simulated Genesys Cloud")?;
+            heartbeat: Duration::from_millis(options.heartbeat_ms),
+            ledger_capacity: 1_000_000,
+        };
+        let genesys = Upstream::start(options.protocol, wish).await?;
         let crm = Crm::start(CrmOptions::default()).await.context("cannot start the CRM")?;
 
         let (folder, temporary) = match &options.data_dir {
@@ -72,14 +73,15 @@ impl Stage {
         let listen = free_port()?;
         let api_key = format!("demo-{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
         let (client_id, client_secret) = clients.first().cloned().unwrap_or_default();
-        let first = agents.chunks(AGENTS_PER_CLIENT).next().unwrap_or_default();
+        let first = agents.chunks(options.protocol.agents_per_client()).next().unwrap_or_default();
         let environment = vec![
             ("BRIDGE_DATA_DIR", data_dir.display().to_string()),
             ("BRIDGE_LISTEN", listen.to_string()),
             ("BRIDGE_API_KEY", api_key.clone()),
             ("BRIDGE_ALLOW_TARGETS", "127.0.0.0/8".to_owned()),
-            ("GENESYS_PROTOCOL", "realtime".to_owned()),
+            ("GENESYS_PROTOCOL", options.protocol.name().to_owned()),
             ("GENESYS_API_URL", genesys.api_url()),
+            ("GENESYS_LOGIN_URL", genesys.api_url()),
             ("GENESYS_CLIENT_ID", client_id),
             ("GENESYS_CLIENT_SECRET", client_secret),
             ("GENESYS_AGENTS", first.join(",")),
@@ -98,7 +100,7 @@ impl Stage {
         say(&format!("bridge starting, pid {}, log {}", self.child.pid(), self.child.log.display()));
         self.ready().await?;
         for (number, (agents, (id, secret))) in
-            self.agents.chunks(AGENTS_PER_CLIENT).zip(&self.clients).enumerate().skip(1)
+            self.agents.chunks(options.protocol.agents_per_client()).zip(&self.clients).enumerate().skip(1)
         {
             let source = json!({
                 "name": format!("demo-{}", number + 1),
@@ -115,10 +117,10 @@ impl Stage {
         let secret = bridge_api::add_webhook(&self.api, &self.crm.url("/hooks/presence")).await?;
         self.crm.set_secrets(vec![Secret::parse(&secret).context("secret of the webhook")?]);
         let wanted = self.agents.len();
-        let what = format!("{wanted} open connections");
+        let what = format!("{wanted} agents on open connections");
         let api = self.api.clone();
         wait::until(&what, PATIENCE, async || {
-            Ok((bridge_api::open_connections(&api).await? >= wanted).then_some(()))
+            Ok((bridge_api::watched_agents(&api, options.protocol).await? >= wanted).then_some(()))
         })
         .await?;
         self.print_guide(options);
@@ -135,11 +137,7 @@ impl Stage {
 
     /// Waits until the simulator sees a socket for every agent.
     pub async fn all_watched(&self) -> anyhow::Result<()> {
-        let watched = self
-            .genesys
-            .wait_until(|snapshot| self.agents.iter().all(|agent| snapshot.watches(agent)), PATIENCE);
-        watched.await.ok().context("the bridge did not come back to every agent")?;
-        Ok(())
+        self.genesys.all_watched(&self.agents, PATIENCE).await
     }
 
     /// Takes everything down; leaves nothing running and, without `--data-dir`, nothing on disk.
@@ -159,9 +157,10 @@ impl Stage {
         let Self { bridge_url: url, api_key: key, .. } = self;
         say("");
         say(&format!(
-            "  {} agents on {} OAuth clients, all connections open",
+            "  {} agents on {} OAuth clients, protocol {}, all connections open",
             self.agents.len(),
-            self.clients.len()
+            self.clients.len(),
+            options.protocol.name()
         ));
         say(&format!("  bridge     pid {}, log {}", self.child.pid(), self.child.log.display()));
         say(&format!("  docs       {url}/docs"));
@@ -172,9 +171,7 @@ impl Stage {
             say(&format!("  curl -sH 'Authorization: Bearer {key}' {url}{path}"));
         }
         let genesys = self.genesys.api_url();
-        say(&format!(
-            "  curl -s {genesys}/_sim/verbs -d '{{\"verb\":\"drop\",\"target\":{{\"agent\":\"agent-01\"}}}}'"
-        ));
+        say(&format!("  curl -s {genesys}/_sim/verbs -d '{}'", self.genesys.example_verb()));
         say(&match options.seconds {
             Some(seconds) => format!("  playing for {seconds} s, {} changes/s", options.rate),
             None => format!("  playing {} changes/s until Ctrl-C", options.rate),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use genesys_simulator::crm::{Post, check};
-use genesys_simulator::genesys::{Change, Fate};
+
+use crate::program::upstream::Played;
 
 /// Bridge's feed: event id, and the number of the change it holds.
 pub type Feed = BTreeMap<String, Option<u64>>;
@@ -26,7 +27,7 @@ pub struct Blind {
 
 impl Blind {
     /// Whether a change may be missing from the feed: sent from just before the kill until the agent's next socket.
-    pub fn excuses(&self, change: &Change) -> bool {
+    pub fn excuses(&self, change: &Played) -> bool {
         change.sent + BEFORE_KILL >= self.killed
             && self.reopened.get(&change.agent).is_none_or(|reopened| change.sent < *reopened)
     }
@@ -35,7 +36,7 @@ impl Blind {
 /// All that is known when the play is over.
 #[derive(Debug)]
 pub struct Evidence {
-    pub changes: Vec<Change>,
+    pub changes: Vec<Played>,
     pub posts: Vec<Arc<Post>>,
     pub after_kill: Option<(Blind, Feed)>,
 }
@@ -50,7 +51,7 @@ pub struct Verdict {
 impl Evidence {
     /// Decides.
     pub fn judge(&self) -> Verdict {
-        let written: Vec<_> = self.changes.iter().filter(|change| change.fate == Fate::Written).collect();
+        let written: Vec<_> = self.changes.iter().filter(|change| change.written).collect();
         let unseen = self.changes.len() - written.len();
         // After a kill the feed says what was committed; without one, everything written must have been.
         let owed: Vec<u64> = match &self.after_kill {
@@ -95,12 +96,12 @@ impl Evidence {
     }
 
     /// After a kill: changes lost in the blind interval, losses without that excuse, feed events that never arrived.
-    fn after_the_kill(&self, written: &[&Change]) -> (usize, Vec<String>, Vec<String>) {
+    fn after_the_kill(&self, written: &[&Played]) -> (usize, Vec<String>, Vec<String>) {
         let Some((blind, feed)) = &self.after_kill else {
             return (0, Vec::new(), Vec::new());
         };
         let recorded: BTreeSet<u64> = feed.values().copied().flatten().collect();
-        let (excused, unexcused): (Vec<&Change>, Vec<&Change>) = written
+        let (excused, unexcused): (Vec<&Played>, Vec<&Played>) = written
             .iter()
             .filter(|change| !recorded.contains(&change.number))
             .partition(|change| blind.excuses(change));

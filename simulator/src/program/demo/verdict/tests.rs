@@ -1,22 +1,14 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use genesys_simulator::crm::{Behaviour, Distrust, Event};
-use genesys_simulator::genesys::{Genesys, GenesysOptions};
 use time::OffsetDateTime;
 
 use super::*;
 
-/// Four changes of one agent that nobody watched, made to look written.
-async fn changes() -> Vec<Change> {
-    let genesys = Genesys::start(GenesysOptions::default()).await.unwrap();
-    for state in ["AVAILABLE", "BUSY", "AWAY", "MEAL"] {
-        genesys.push_presence("a", state);
-    }
-    let mut changes = genesys.changes_after(0);
-    for change in &mut changes {
-        change.fate = Fate::Written;
-    }
-    changes
+/// Four changes of one agent that a socket took.
+fn changes() -> Vec<Played> {
+    let played = |number| Played { number, agent: "a".to_owned(), sent: Instant::now(), written: true };
+    (1..=4).map(played).collect()
 }
 
 /// The POST a good bridge sends for a change.
@@ -54,25 +46,25 @@ fn feed(numbers: &[u64]) -> Feed {
     numbers.iter().map(|number| (format!("event-{number}"), Some(*number))).collect()
 }
 
-#[tokio::test]
-async fn without_a_kill_everything_written_must_arrive_in_order_and_be_believed() {
-    let judge = |changes: &[Change], posts| {
+#[test]
+fn without_a_kill_everything_written_must_arrive_in_order_and_be_believed() {
+    let judge = |changes: &[Played], posts| {
         Evidence { changes: changes.to_vec(), posts, after_kill: None }.judge().kept
     };
-    let mut changes = changes().await;
+    let mut changes = changes();
     assert!(judge(&changes, posts(&[1, 2, 3, 4])));
     assert!(judge(&changes, posts(&[1, 2, 1, 3, 4])));
     assert!(!judge(&changes, posts(&[1, 2, 3])));
     assert!(!judge(&changes, posts(&[1, 3, 2, 4])));
     let forged = Arc::new(Post { verdict: Err(Distrust::Mismatch), ..post(4) });
     assert!(!judge(&changes, [posts(&[1, 2, 3]), vec![forged]].concat()));
-    changes[3].fate = Fate::Unwatched;
+    changes[3].written = false;
     assert!(judge(&changes, posts(&[1, 2, 3])));
 }
 
-#[tokio::test]
-async fn after_a_kill_only_what_was_sent_into_the_blind_time_may_be_missing() {
-    let mut changes = changes().await;
+#[test]
+fn after_a_kill_only_what_was_sent_into_the_blind_time_may_be_missing() {
+    let mut changes = changes();
     let killed = Instant::now() + Duration::from_secs(60);
     let second = Duration::from_secs(1);
     // Long before, just before, while down, and after the agent's socket came back.
