@@ -77,6 +77,22 @@ impl Bridge {
         Ok(answer)
     }
 
+    /// Reads all items of a list.
+    pub async fn all(&self, path: &str) -> anyhow::Result<Vec<Value>> {
+        let glue = if path.contains('?') { '&' } else { '?' };
+        let first = format!("{path}{glue}limit=200");
+        let (mut items, mut next) = (Vec::new(), Some(first.clone()));
+        while let Some(path) = next {
+            let (status, page) = self.send("GET", &path, None).await?;
+            ensure!(status == 200, "{path} answered {status}: {page}");
+            let found = page.get("items").and_then(Value::as_array).context("no items")?;
+            let cursor = page.get("next_cursor").and_then(Value::as_str).filter(|_| !found.is_empty());
+            items.extend(found.iter().cloned());
+            next = cursor.map(|cursor| format!("{first}&cursor={cursor}"));
+        }
+        Ok(items)
+    }
+
     async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<(u16, Value)> {
         let request = Request::builder()
             .method(method)

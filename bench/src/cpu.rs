@@ -36,6 +36,17 @@ impl Usage {
 }
 
 impl Used {
+    /// The same as shares of one core over so long a time, for people.
+    #[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "figures for people to read")]
+    pub fn of_a_core(&self, time: std::time::Duration) -> String {
+        let share = |ms: u64| ms as f64 / time.as_secs_f64() / 10.0;
+        format!(
+            "CPU: bridge {:.1} %, Postgres {:.1} % of a core",
+            share(self.bridge_ms),
+            share(self.postgres_ms)
+        )
+    }
+
     /// The same divided by so many deliveries, for people.
     #[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "figures for people to read")]
     pub fn per(&self, deliveries: u64) -> String {

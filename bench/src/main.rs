@@ -6,6 +6,9 @@
 
 mod bridge;
 mod cpu;
+mod hardship;
+mod scale;
+mod watch;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -29,6 +32,8 @@ const STATES: [&str; 5] = ["AVAILABLE", "ON_QUEUE", "BUSY", "AWAY", "MEETING"];
 /// Prints latency at a steady rate and throughput when flooded.
 #[derive(Parser)]
 struct Options {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// The program to measure; build it with --release.
     #[arg(long, default_value = "target/release/presence-bridge")]
     bridge: PathBuf,
@@ -52,6 +57,15 @@ struct Options {
     window: u64,
 }
 
+/// What to measure instead of deliveries over protocol `realtime`.
+#[derive(clap::Subcommand)]
+enum Part {
+    /// Protocol `notifications` at full size: first subscription, memory, CPU, and rotation under load.
+    Scale(scale::Options),
+    /// Protocol `notifications` under random hardship, and whether the truth survives it.
+    Hardship(hardship::Options),
+}
+
 struct World {
     genesys: Genesys,
     crm: Crm,
@@ -62,6 +76,11 @@ struct World {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
+    match &options.part {
+        Some(Part::Scale(scale)) => return scale::run(&options.bridge, scale).await,
+        Some(Part::Hardship(hardship)) => return hardship::run(&options.bridge, hardship).await,
+        None => {}
+    }
     let world = World::start(&options).await?;
     println!(
         "agents {}  sockets {}  idle memory {:.1} MiB",
@@ -220,7 +239,7 @@ fn by_path(posts: &[Arc<Post>]) -> HashMap<String, Vec<Arc<Post>>> {
 }
 
 /// Value at a share of a sorted list, 0 if it is empty.
-fn at(sorted: &[f64], share: f64) -> f64 {
+pub fn at(sorted: &[f64], share: f64) -> f64 {
     #[expect(
         clippy::as_conversions,
         clippy::cast_possible_truncation,

@@ -1,0 +1,76 @@
+//! A bridge on the simulated public Notifications API, watching every user of it.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use genesys_simulator::cloud::{Cloud, CloudOptions};
+use genesys_simulator::crm::{Crm, CrmOptions, Secret};
+use serde_json::{Value, json};
+
+use crate::bridge::Bridge;
+
+/// Everything that runs.
+pub struct Watch {
+    pub cloud: Cloud,
+    pub crm: Crm,
+    pub bridge: Bridge,
+    pub agents: Vec<String>,
+    /// Channels that the agents need.
+    pub channels: usize,
+}
+
+impl Watch {
+    /// Starts everything, adds the source, and says how long it took until everybody was subscribed to.
+    pub async fn start(
+        program: &Path,
+        agents: usize,
+        options: CloudOptions,
+    ) -> anyhow::Result<(Self, Duration)> {
+        let names: Vec<String> = (0..agents).map(|n| format!("agent-{n:05}")).collect();
+        let cloud = Cloud::start(CloudOptions { agents: names.clone(), ..options }).await?;
+        let crm = Crm::start(CrmOptions::default()).await?;
+        let bridge = Bridge::start(program, None).await?;
+        let watch = Self { cloud, crm, bridge, agents: names, channels: agents.div_ceil(1_000) };
+        let source = json!({
+            "name": "cloud", "api_url": watch.cloud.api_url(), "login_url": watch.cloud.api_url(),
+            "client_id": "sim-client", "client_secret": "sim-secret", "all_users": true,
+        });
+        let start = Instant::now();
+        watch.bridge.post("/v1/sources", &source).await?;
+        watch.sees_all(Duration::from_secs(300)).await?;
+        Ok((watch, start.elapsed()))
+    }
+
+    /// Waits until every agent is on an open socket.
+    pub async fn sees_all(&self, within: Duration) -> anyhow::Result<()> {
+        let seen = self.cloud.wait_until(|seen| seen.watched() == self.agents.len(), within).await;
+        seen.map(drop).map_err(|seen| {
+            anyhow::anyhow!("not everybody is watched: {} of {}", seen.watched(), self.agents.len())
+        })
+    }
+
+    /// Waits until so many readings of present states are done.
+    pub async fn has_read(&self, readings: usize, within: Duration) -> anyhow::Result<()> {
+        let by = Instant::now() + within;
+        loop {
+            let done = self.audit("RESYNC_DONE").await?.len();
+            if done >= readings {
+                return Ok(());
+            }
+            ensure!(Instant::now() < by, "{done} of {readings} readings of present states are done");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    pub async fn audit(&self, kind: &str) -> anyhow::Result<Vec<Value>> {
+        self.bridge.all(&format!("/v1/audit?kind={kind}")).await
+    }
+
+    pub async fn register(&self) -> anyhow::Result<()> {
+        let webhook = self.bridge.post("/v1/webhooks", &json!({"url": self.crm.url("/crm")})).await?;
+        let secret = webhook.get("secret").and_then(|s| s.as_str()).context("no secret in the answer")?;
+        self.crm.set_secrets_of("/crm", vec![Secret::parse(secret)?]);
+        Ok(())
+    }
+}
