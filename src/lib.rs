@@ -6,7 +6,7 @@
 //! - 1 [`clock`], [`config`], [`keyfile`], [`metrics`], [`random`], [`status`], [`telemetry`], [`tls`]: the ground
 //! - 2 [`genesys`] (sockets in), [`store`] (Postgres), [`outbound`] (POSTs out): three edges that never meet
 //! - 3 [`actors`] (what lives), [`api`] (REST)
-//! - 4 [`app`] (builds everything once), [`lifecycle`] (how it ends), `main`
+//! - 4 [`app`] (builds everything once), [`lifecycle`] (how it ends), [`doctor`] (examines a source), `main`
 
 pub mod actors;
 pub mod api;

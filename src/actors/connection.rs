@@ -1,39 +1,33 @@
 //! Holds one connection: carries out what its sessions decide, and tells them what came of it.
 //!
 //! Decisions are in `genesys::session` (pure); here are the sockets, the timers, the calls and the order of writes.
-//! `handover` replaces a socket by another one, `subscription` follows a change of agents, `resync` reads present states.
+//! `calls` carries out what goes upstream, `handover` replaces a socket by another one, `subscription` follows a change of agents, `resync` reads present states.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use futures_util::stream;
-use tokio::sync::oneshot;
-use tokio::time::timeout;
 
 use super::assignment::{Agents, Assignment};
-use super::deletions::{delete, delete_at_the_end};
+use super::deletions::delete;
 use super::journal::Journal;
-use super::strand::{OpenSocket, Role, Strand, StrandId};
-use super::token::{Held, Tokens};
+use super::strand::{Role, Strand, StrandId};
+use super::token::Tokens;
 use crate::clock;
 use crate::domain::presence::Origin;
 use crate::genesys::definitions::Definitions;
-use crate::genesys::protocol::{Frame, Provisioned, Update, Upstream};
-use crate::genesys::session::{Effect, Ending, Input, Now, Phase, Session, TokenSerial};
-use crate::genesys::socket::{Closed, Incoming, Socket, Speaker};
+use crate::genesys::protocol::{Frame, Update, Upstream};
+use crate::genesys::session::{Effect, Ending, Input, Now, Phase, Session};
+use crate::genesys::socket::Incoming;
 use crate::metrics::{Metrics, ReasonLabels};
 use crate::random;
 use crate::status::{ConnectionMetrics, Status};
 use crate::store::Store;
 use crate::store::recorder::Recorder;
-use crate::store::upstream::{ConnectionState, GapStep};
+use crate::store::sight::GapStep;
+use crate::store::upstream::ConnectionState;
 
-/// A socket that we asked to close ends within this, or is left.
-const SOCKET_ENDS_WITHIN: Duration = Duration::from_secs(3);
-/// Deletions at the end take at most this long; what is left is deleted by the next process.
-const DELETIONS_WITHIN: Duration = Duration::from_secs(3);
 /// Wait before a write that failed is tried again.
 const WRITE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -61,7 +55,7 @@ pub struct Terminate(pub Ending);
 pub struct Reassign(pub Agents);
 
 /// One thing that arrived on a socket of a strand, in an epoch.
-struct Arrival(Place, Incoming);
+pub(super) struct Arrival(pub(super) Place, pub(super) Incoming);
 
 /// A strand and one of its tries.
 #[derive(Clone, Copy)]
@@ -210,110 +204,6 @@ impl ConnectionActor {
         }
     }
 
-    fn get_token(&mut self, place: Place, instead_of: Option<TokenSerial>, ctx: &mut Context<Self>) {
-        let tokens = self.tokens.clone();
-        let asked = async move { tokens.get(instead_of).await };
-        ctx.spawn(asked.into_actor(self).map(move |answer, actor, ctx| {
-            let input = match answer {
-                Ok(held) => {
-                    let serial = held.serial;
-                    if let Some(strand) = actor.strand(place.strand) {
-                        strand.token = Some(held);
-                    }
-                    Input::Token(Ok(serial))
-                }
-                Err(error) => Input::Token(Err(error)),
-            };
-            actor.feed(place, input, ctx);
-        }));
-    }
-
-    /// Makes a call with the present token and feeds what comes of it.
-    fn call<F, Fut>(&mut self, place: Place, ctx: &mut Context<Self>, step: F)
-    where
-        F: FnOnce(Rc<dyn Upstream>, Held) -> Fut,
-        Fut: Future<Output = Input> + 'static,
-    {
-        let Some(token) = self.strand(place.strand).and_then(|strand| strand.token.clone()) else {
-            return; // not reached: the session asks for a token before anything else
-        };
-        let step = step(self.upstream.clone(), token);
-        ctx.spawn(step.into_actor(self).map(move |input, actor, ctx| actor.feed(place, input, ctx)));
-    }
-
-    fn provision(&mut self, place: Place, ctx: &mut Context<Self>) {
-        let (wanted, agents) = (self.assignment.wanted(), self.assignment.agents.clone());
-        let Some(strand) = self.strand(place.strand) else { return };
-        strand.subscribed = agents;
-        let Some(token) = strand.token.clone() else { return };
-        let upstream = self.upstream.clone();
-        let asked = async move {
-            let made = upstream.provision(&token.secret, &wanted).await;
-            // What was made on a token ends with it.
-            made.map(|mut made| {
-                if let Some(lifetime) = &mut made.lifetime {
-                    *lifetime = (*lifetime).min(token.ends.saturating_duration_since(Instant::now()));
-                }
-                made
-            })
-        };
-        ctx.spawn(asked.into_actor(self).map(move |made, actor, ctx| {
-            if let Ok(made) = &made {
-                actor.note_rejected(made.rejected.clone(), ctx);
-            }
-            actor.feed(place, Input::Provisioned(made), ctx);
-        }));
-    }
-
-    fn dial(&self, place: Place, provisioned: Provisioned, ctx: &mut Context<Self>) {
-        let upstream = self.upstream.clone();
-        let dialled = async move { upstream.dial(&provisioned).await };
-        ctx.spawn(dialled.into_actor(self).map(move |answer, actor, ctx| {
-            let current = actor.strand(place.strand).is_some_and(|s| s.session.epoch() == place.epoch);
-            let input = match answer {
-                // A socket that comes too late is dropped here, which closes it.
-                Ok(socket) if current => {
-                    actor.take_socket(place, socket, ctx);
-                    Ok(())
-                }
-                Ok(_) => return,
-                Err(error) => Err(error),
-            };
-            actor.feed(place, Input::Dialled(input), ctx);
-        }));
-    }
-
-    fn take_socket(&mut self, place: Place, socket: Socket, ctx: &mut Context<Self>) {
-        self.drop_socket(place.strand, ctx);
-        let speaker = socket.speaker();
-        let (guard, ended) = oneshot::channel::<()>();
-        let arrivals = stream::unfold((socket, guard), move |(mut socket, guard)| async move {
-            let incoming = socket.next().await?;
-            Some((Arrival(place, incoming), (socket, guard)))
-        });
-        let reader = ctx.add_stream(arrivals);
-        if let Some(strand) = self.strand(place.strand) {
-            strand.socket = Some(OpenSocket { speaker, reader, ended });
-        }
-    }
-
-    fn drop_socket(&mut self, id: StrandId, ctx: &mut Context<Self>) {
-        if let Some(socket) = self.strand(id).and_then(|strand| strand.socket.take()) {
-            ctx.cancel_future(socket.reader);
-        }
-    }
-
-    /// A peer that does not read what we say is as good as dead.
-    fn speak(&mut self, place: Place, say: impl FnOnce(&Speaker) -> bool, ctx: &mut Context<Self>) {
-        let socket = self.strand(place.strand).and_then(|strand| strand.socket.as_ref());
-        if socket.is_some_and(|socket| !say(&socket.speaker)) {
-            self.drop_socket(place.strand, ctx);
-            // Once the present decision is carried out.
-            let later = std::future::ready(Input::Closed(Closed::broken("the peer does not read")));
-            ctx.spawn(later.into_actor(self).map(move |input, actor, ctx| actor.feed(place, input, ctx)));
-        }
-    }
-
     fn record(&mut self, id: StrandId, update: Update, text: String, now: Now) {
         let Some(change) = self.assignment.change(update, Origin::Live, text, now.at, &self.definitions)
         else {
@@ -325,45 +215,6 @@ impl ConnectionActor {
             Some(held_back) => held_back.push_back(change),
             None => strand.queue_full = recorder.try_record(change).is_err(),
         }
-    }
-
-    fn probe(&mut self, place: Place, ctx: &mut Context<Self>) {
-        let Some(id) = self.strand(place.strand).and_then(|s| s.session.upstream_id().map(str::to_owned))
-        else {
-            return;
-        };
-        self.call(place, ctx, |upstream, token| async move {
-            Input::Probed(upstream.is_alive(&token.secret, &id).await)
-        });
-    }
-
-    /// Ends the socket, then deletes what we have upstream, and reports it.
-    fn shut_down(&mut self, place: Place, ids: Vec<String>, ctx: &mut Context<Self>) {
-        let socket = self.strand(place.strand).and_then(|strand| strand.socket.take());
-        let gone = async move {
-            if let Some(socket) = socket {
-                let _ = timeout(SOCKET_ENDS_WITHIN, socket.ended).await;
-            }
-        };
-        ctx.spawn(gone.into_actor(self).map(move |(), actor, ctx| {
-            actor.release(ctx);
-            actor.delete_the_last(place, ids, ctx);
-        }));
-    }
-
-    fn delete_the_last(&mut self, place: Place, ids: Vec<String>, ctx: &mut Context<Self>) {
-        let (upstream, tokens) = (self.upstream.clone(), self.tokens.clone());
-        let deleted = async move {
-            if ids.is_empty() {
-                return Vec::new();
-            }
-            let deleting = delete_at_the_end(&*upstream, &tokens, ids);
-            timeout(DELETIONS_WITHIN, deleting).await.unwrap_or_default()
-        };
-        ctx.spawn(deleted.into_actor(self).map(move |results, actor, ctx| {
-            actor.feed(place, Input::Deleted(results), ctx);
-            actor.feed(place, Input::ShutDown, ctx);
-        }));
     }
 
     /// Shows the figures of this moment.

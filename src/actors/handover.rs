@@ -15,7 +15,7 @@ use super::strand::{Role, Strand, StrandId};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
 use crate::genesys::session::{Ending, Input, Phase};
-use crate::store::upstream::GapStep;
+use crate::store::sight::GapStep;
 
 /// Wait before a change that found no room in the queue is handed in again.
 const ROOM_AGAIN: Duration = Duration::from_millis(200);

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use crate::domain::audit::Entry;
 use crate::domain::ids::AgentId;
 use crate::store::recorder::Recorder;
-use crate::store::upstream::{ConnectionState, GapStep, Watcher};
+use crate::store::sight::{GapStep, Watcher};
+use crate::store::upstream::ConnectionState;
 use crate::store::{Store, StoreError};
 
 /// Audit entries that wait for the database at most; the oldest go first, with a log line.

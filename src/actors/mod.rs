@@ -2,7 +2,7 @@
 //!
 //! - [`supervisor`] keeps one [`connection`] actor for each connection that is wanted, and one [`token`] actor for
 //!   each source; it builds a new one when one dies.
-//! - a [`connection`] holds its socket in a `strand`; `handover` replaces one strand by another, `subscription` follows
+//! - a [`connection`] holds its socket in a `strand`; `calls` goes upstream, `handover` replaces one strand by another, `subscription` follows
 //!   a change of agents, `resync` reads present states.
 //! - [`roster`] says which agents a source of protocol `notifications` watches, and on which connection.
 //! - [`dispatcher`] sends what is owed, by the loop in `dispatch`.
@@ -10,6 +10,7 @@
 //! Mailboxes are bounded: whoever sends waits for the answer, or gives up; data never goes by `do_send`.
 
 pub mod assignment;
+mod calls;
 mod cleanups;
 pub mod connection;
 mod deletions;
@@ -26,3 +27,4 @@ mod strand;
 mod subscription;
 pub mod supervisor;
 pub mod token;
+mod wanted;

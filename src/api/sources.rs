@@ -12,7 +12,8 @@ use super::problem::{ApiError, Code};
 use crate::domain::ids::SourceId;
 use crate::domain::secret::Secret;
 use crate::domain::source::{ENVIRONMENT_SOURCE_NAME, SourceSettings};
-use crate::store::sources::{Health, Source};
+use crate::store::source_health::Health;
+use crate::store::sources::Source;
 
 type Reply = Result<HttpResponse, ApiError>;
 

@@ -15,15 +15,15 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use serde_json::Value;
 use sqlx::{Postgres, Transaction};
 use time::{Duration, OffsetDateTime};
 
+use super::types::detail;
 use super::{Result, Store, answered, audit};
 use crate::domain::audit::Entry;
 use crate::domain::delivery::EndState;
 use crate::domain::ids::{AgentId, DeliveryId, EventId, SourceId, WebhookId};
-use crate::domain::presence::{Detail, Event, EventKind, Origin};
+use crate::domain::presence::{Event, EventKind, Origin};
 
 /// How long a claim holds without being renewed: what a killed process had claimed is free after that.
 pub const LEASE: Duration = Duration::seconds(8);
@@ -422,15 +422,4 @@ async fn claim(
         });
     }
     Ok(cycle)
-}
-
-/// What an event of this kind tells besides its columns; `None` if it does not read, which our own writing rules out.
-fn detail(kind: EventKind, state: Value) -> Option<Detail> {
-    Some(match kind {
-        EventKind::PresenceUpdated => Detail::Agent(serde_json::from_value(state).ok()?),
-        EventKind::SourceStale | EventKind::SourceRecovered => {
-            Detail::Source(serde_json::from_value(state).ok()?)
-        }
-        EventKind::WebhookTest => return None,
-    })
 }

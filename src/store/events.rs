@@ -4,19 +4,15 @@
 //! writer of events takes, in whatever process: so an agent's sequence has no holes and no twins, and `position`
 //! is commit order, which makes the feed by cursor complete.
 
-use std::collections::HashMap;
-
-use serde_json::Value;
 use sqlx::types::Json;
 use sqlx::{Postgres, Transaction};
-use time::OffsetDateTime;
 
+use super::numbering::{Agent, Agents, Dropped, Numbered, number};
 use super::{Result, Store, answered, audit};
 use crate::clock;
-use crate::domain::agent_state::{AgentState, EventState, Merged, Seen};
-use crate::domain::audit::{Entry, Kind, Level};
+use crate::domain::agent_state::AgentState;
 use crate::domain::ids::{AgentId, EventId, SourceId};
-use crate::domain::presence::{Origin, PresenceChange};
+use crate::domain::presence::PresenceChange;
 
 /// What a batch became.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,39 +25,6 @@ pub struct Recorded {
     pub stale: u64,
     /// Pushed states that were dropped because they are known already.
     pub duplicates: u64,
-}
-
-/// An agent as the batch leaves it.
-struct Agent {
-    agent_key: i64,
-    sequence: i64,
-    presence: Option<String>,
-    since: Option<OffsetDateTime>,
-    state: AgentState,
-    received_at: Option<OffsetDateTime>,
-    name: Option<String>,
-    email: Option<String>,
-    /// The batch changed the row.
-    touched: bool,
-    /// The last of the batch's changes that became an event.
-    last: Option<usize>,
-}
-
-/// A change that becomes an event, and what it gets from its agent.
-struct Numbered<'a> {
-    change: &'a PresenceChange,
-    agent_key: i64,
-    sequence: i64,
-    presence: Option<String>,
-    previous: Option<String>,
-    occurred_at: Option<OffsetDateTime>,
-    state: Option<Json<EventState>>,
-}
-
-/// A change that tells nothing new.
-struct Dropped<'a> {
-    change: &'a PresenceChange,
-    stale: bool,
 }
 
 impl Store {
@@ -122,8 +85,6 @@ fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
 
-type Agents = HashMap<(SourceId, AgentId), Agent>;
-
 /// Reads the agents of a batch, making those that are new.
 async fn agents_of(tx: &mut Transaction<'static, Postgres>, changes: &[PresenceChange]) -> Result<Agents> {
     let mut wanted: Vec<(SourceId, &AgentId)> = changes.iter().map(|c| (c.source_id, &c.agent_id)).collect();
@@ -181,108 +142,6 @@ async fn read_agents(
             ((row.source_id, row.agent_id), agent)
         })
         .collect())
-}
-
-/// Gives each change that is one the next sequence of its agent and the presence before it; leaves the agents as the
-/// batch leaves them.
-fn number<'a>(changes: &'a [PresenceChange], agents: &mut Agents) -> (Vec<Numbered<'a>>, Vec<Dropped<'a>>) {
-    let (mut numbered, mut dropped) = (Vec::with_capacity(changes.len()), Vec::new());
-    for (index, change) in changes.iter().enumerate() {
-        let Some(agent) = agents.get_mut(&(change.source_id, change.agent_id.clone())) else {
-            continue; // not reached: agents_of made a row for each
-        };
-        let previous = agent.presence.clone();
-        match agent.take_in(change) {
-            Taken::Event { presence, occurred_at, state } => {
-                agent.sequence += 1;
-                agent.last = Some(index);
-                let (agent_key, sequence) = (agent.agent_key, agent.sequence);
-                numbered.push(Numbered {
-                    change,
-                    agent_key,
-                    sequence,
-                    presence,
-                    previous,
-                    occurred_at,
-                    state,
-                });
-            }
-            // What a resync finds unchanged is its usual finding, which it counts itself.
-            Taken::Nothing { .. } if change.origin == Origin::Resync => {}
-            Taken::Nothing { stale } => dropped.push(Dropped { change, stale }),
-        }
-    }
-    (numbered, dropped)
-}
-
-/// What an agent makes of a change.
-enum Taken {
-    Event { presence: Option<String>, occurred_at: Option<OffsetDateTime>, state: Option<Json<EventState>> },
-    Nothing { stale: bool },
-}
-
-impl Agent {
-    /// Takes a change in. Without parts every change is an event; one whose presence could not be read keeps the last
-    /// known one.
-    fn take_in(&mut self, change: &PresenceChange) -> Taken {
-        let Some(told) = &change.state else {
-            self.become_present(&change.presence, change.occurred_at.unwrap_or(change.received_at));
-            self.received_at = Some(change.received_at);
-            return Taken::Event {
-                presence: change.presence.clone(),
-                occurred_at: change.occurred_at,
-                state: None,
-            };
-        };
-        let before = self.state.clone();
-        let seen = Seen { origin: change.origin, at: change.received_at, known_at: self.received_at };
-        let merged = self.state.merge(told, seen);
-        self.touched |= self.state != before;
-        let changed = match merged {
-            Merged::Changed(changed) => changed,
-            Merged::Duplicate => return Taken::Nothing { stale: false },
-            Merged::Stale => return Taken::Nothing { stale: true },
-        };
-        self.received_at = self.received_at.max(Some(change.received_at));
-        let system = self.state.presence.as_ref().and_then(|presence| presence.value.system.clone());
-        let since = self.state.presence.as_ref().and_then(|presence| presence.at);
-        self.become_present(&system, since.unwrap_or(change.received_at));
-        let state = EventState {
-            state: self.state.clone(),
-            changed: changed.iter().map(|part| part.as_str().to_owned()).collect(),
-            name: self.name.clone(),
-            email: self.email.clone(),
-        };
-        let occurred_at = changed.iter().filter_map(|part| self.state.time_of(*part)).max();
-        Taken::Event {
-            presence: self.presence.clone(),
-            occurred_at: occurred_at.or(change.occurred_at),
-            state: Some(Json(state)),
-        }
-    }
-
-    fn become_present(&mut self, presence: &Option<String>, since: OffsetDateTime) {
-        if presence.is_some() && *presence != self.presence {
-            self.presence.clone_from(presence);
-            self.since = Some(since);
-        }
-    }
-}
-
-impl Dropped<'_> {
-    fn entry(&self) -> Entry {
-        let (kind, level) =
-            if self.stale { (Kind::StateStale, Level::Warn) } else { (Kind::StateDuplicate, Level::Info) };
-        let state = self.change.state.as_ref().and_then(|state| serde_json::to_value(state).ok());
-        let mut entry = Entry::new(self.change.received_at, kind)
-            .level(level)
-            .data("topic", self.change.topic.clone())
-            .data("state", state.unwrap_or(Value::Null));
-        entry.source_id = Some(self.change.source_id);
-        entry.connection_id = Some(self.change.connection_id);
-        entry.agent_id = Some(self.change.agent_id.clone());
-        entry
-    }
 }
 
 async fn update_agents(

@@ -1,6 +1,7 @@
 //! When a source is stale and when it has recovered: its row, the event, the deliveries and the audit entry share a
 //! transaction. Called by the supervisor.
 
+use serde::Deserialize;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 use time::OffsetDateTime;
@@ -11,6 +12,29 @@ use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::{ConnectionId, DeliveryId, EventId, GapId, SourceId, WebhookId};
 use crate::domain::presence::EventKind;
 use crate::domain::source_notice::{GAPS_MAX, NoticedGap, SourceNotice};
+
+/// How a source stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Health {
+    /// Last proof of a live connection, while the source is said to be stale.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub stale_since: Option<OffsetDateTime>,
+    /// When the agents to watch were worked out last.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub roster_read_at: Option<OffsetDateTime>,
+    /// Why the last reading of a roster failed.
+    pub roster_error: Option<String>,
+    /// Agents that are to be watched.
+    pub agents_wanted: i64,
+    /// Of those, how many stay unwatched because the client's channels are full.
+    pub agents_over_limit: i64,
+    /// Of those, how many upstream does not let us watch.
+    pub agents_rejected: i64,
+    /// Connections that are to be open.
+    pub connections: i64,
+    /// Of those, how many are.
+    pub connections_open: i64,
+}
 
 impl Store {
     /// Says that a source has had no live connection since then. Ring

@@ -1,18 +1,18 @@
 //! `source`: added, changed, removed. Called by `api/sources.rs`, and by `app.rs` for the one from the environment.
 
-use serde::Deserialize;
 use serde_json::Value;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
+use super::source_health::Health;
+use super::source_rows::{insert, write_changes};
 use super::{Result, Store, StoreError, audit};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::ids::SourceId;
 use crate::domain::secret::{MasterKey, OpenError, Secret};
 use crate::domain::source::SourceSettings;
-use crate::random;
 
 /// Who changes the source that the environment sets.
 const ENVIRONMENT: &str = "environment";
@@ -65,29 +65,6 @@ pub struct Source {
     pub updated_at: OffsetDateTime,
 }
 
-/// How a source stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-pub struct Health {
-    /// Last proof of a live connection, while the source is said to be stale.
-    #[serde(with = "time::serde::rfc3339::option")]
-    pub stale_since: Option<OffsetDateTime>,
-    /// When the agents to watch were worked out last.
-    #[serde(with = "time::serde::rfc3339::option")]
-    pub roster_read_at: Option<OffsetDateTime>,
-    /// Why the last reading of a roster failed.
-    pub roster_error: Option<String>,
-    /// Agents that are to be watched.
-    pub agents_wanted: i64,
-    /// Of those, how many stay unwatched because the client's channels are full.
-    pub agents_over_limit: i64,
-    /// Of those, how many upstream does not let us watch.
-    pub agents_rejected: i64,
-    /// Connections that are to be open.
-    pub connections: i64,
-    /// Of those, how many are.
-    pub connections_open: i64,
-}
-
 impl Source {
     /// The settings, with this client secret.
     #[must_use]
@@ -128,7 +105,11 @@ impl Source {
     }
 
     /// Names of the fields in which `wanted` differs. A secret that no longer opens counts as different.
-    fn changed_fields(&self, wanted: &SourceSettings, master_key: &MasterKey) -> Vec<&'static str> {
+    pub(super) fn changed_fields(
+        &self,
+        wanted: &SourceSettings,
+        master_key: &MasterKey,
+    ) -> Vec<&'static str> {
         let secret_kept = self.client_secret(master_key).is_ok_and(|kept| kept == wanted.client_secret);
         [
             ("name", self.name != wanted.name),
@@ -375,104 +356,6 @@ async fn read(conn: &mut PgConnection, id: SourceId) -> Result<Source> {
     .ok_or(StoreError::NotFound("source"))
 }
 
-async fn insert(
-    conn: &mut PgConnection,
-    settings: &SourceSettings,
-    origin: &str,
-    master_key: &MasterKey,
-    principal: &str,
-) -> Result<SourceId> {
-    let (id, now) = (SourceId::generate(), clock::now());
-    sqlx::query!(
-        "insert into source (
-             source_id, name, protocol, region, api_url, login_url, client_id, client_secret_sealed, agents,
-             topic_matrix, heartbeat_interval_ms, origin, created_at, updated_at, all_users, queues, groups, language,
-             stale_after_seconds, roster_interval_seconds)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13, $14, $15, $16, $17, $18, $19)",
-        id as _,
-        settings.name,
-        settings.protocol,
-        settings.region,
-        settings.api_url,
-        settings.login_url,
-        settings.client_id,
-        seal(&settings.client_secret, id, master_key),
-        &settings.agents,
-        settings.topic_matrix,
-        settings.heartbeat_interval_ms,
-        origin,
-        now,
-        settings.all_users,
-        &settings.queues,
-        &settings.groups,
-        settings.language,
-        settings.stale_after_seconds,
-        settings.roster_interval_seconds,
-    )
-    .execute(&mut *conn)
-    .await?;
-    audit::write(conn, &[entry(now, Kind::SourceCreated, id, principal)]).await?;
-    Ok(id)
-}
-
-async fn write_changes(
-    conn: &mut PgConnection,
-    present: &Source,
-    settings: &SourceSettings,
-    master_key: &MasterKey,
-    principal: &str,
-) -> Result<()> {
-    let changed = present.changed_fields(settings, master_key);
-    if changed.is_empty() {
-        return Ok(());
-    }
-    let (id, now) = (present.source_id, clock::now());
-    sqlx::query!(
-        "update source
-         set name = $2,
-             protocol = $3,
-             region = $4,
-             api_url = $5,
-             login_url = $6,
-             client_id = $7,
-             client_secret_sealed = $8,
-             agents = $9,
-             topic_matrix = $10,
-             heartbeat_interval_ms = $11,
-             version = version + 1,
-             updated_at = $12,
-             all_users = $13,
-             queues = $14,
-             groups = $15,
-             language = $16,
-             stale_after_seconds = $17,
-             roster_interval_seconds = $18
-         where source_id = $1",
-        id as _,
-        settings.name,
-        settings.protocol,
-        settings.region,
-        settings.api_url,
-        settings.login_url,
-        settings.client_id,
-        seal(&settings.client_secret, id, master_key),
-        &settings.agents,
-        settings.topic_matrix,
-        settings.heartbeat_interval_ms,
-        now,
-        settings.all_users,
-        &settings.queues,
-        &settings.groups,
-        settings.language,
-        settings.stale_after_seconds,
-        settings.roster_interval_seconds,
-    )
-    .execute(&mut *conn)
-    .await?;
-    let told = entry(now, Kind::SourceUpdated, id, principal).data("fields", changed);
-    audit::write(conn, &[told]).await
-}
-
 async fn remove(conn: &mut PgConnection, id: SourceId, principal: &str) -> Result<()> {
     let now = clock::now();
     // The sealed client secret stays: connections made upstream are still to be deleted there.
@@ -490,11 +373,7 @@ async fn remove(conn: &mut PgConnection, id: SourceId, principal: &str) -> Resul
     audit::write(conn, &[entry(now, Kind::SourceDeleted, id, principal)]).await
 }
 
-fn seal(secret: &Secret, id: SourceId, master_key: &MasterKey) -> Vec<u8> {
-    master_key.seal(secret.expose().as_bytes(), id.0.as_bytes(), random::bytes())
-}
-
-fn entry(now: OffsetDateTime, kind: Kind, id: SourceId, principal: &str) -> Entry {
+pub(super) fn entry(now: OffsetDateTime, kind: Kind, id: SourceId, principal: &str) -> Entry {
     let mut entry = Entry::new(now, kind);
     entry.source_id = Some(id);
     entry.principal = Some(principal.to_owned());

@@ -1,5 +1,6 @@
-//! Domain ids as column types, so that queries name them and the core stays free of sqlx.
+//! Domain words as column types, so that queries name them and the core stays free of sqlx.
 
+use serde_json::Value;
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueRef};
@@ -10,6 +11,7 @@ use crate::domain::ids::{
     AgentId, ApiKeyId, ConnectionId, DeliveryId, EventId, GapId, ProcessId, SourceId, WebhookId,
     WebhookSecretId,
 };
+use crate::domain::presence::{Detail, EventKind};
 
 macro_rules! column_type {
     ($inner:ty: $($name:ident),+) => {$(
@@ -41,3 +43,14 @@ macro_rules! column_type {
 
 column_type!(Uuid: ApiKeyId, ConnectionId, DeliveryId, EventId, GapId, ProcessId, SourceId, WebhookId, WebhookSecretId);
 column_type!(String: AgentId);
+
+/// What an event of this kind tells besides its columns; `None` if it does not read, which our own writing rules out.
+pub(super) fn detail(kind: EventKind, state: Value) -> Option<Detail> {
+    Some(match kind {
+        EventKind::PresenceUpdated => Detail::Agent(serde_json::from_value(state).ok()?),
+        EventKind::SourceStale | EventKind::SourceRecovered => {
+            Detail::Source(serde_json::from_value(state).ok()?)
+        }
+        EventKind::WebhookTest => return None,
+    })
+}

@@ -4,7 +4,7 @@
 //! client wait, and the call is made again.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -13,15 +13,14 @@ use awc::http::header::CONTENT_TYPE;
 use bytes::BytesMut;
 use futures_util::FutureExt;
 use serde::Deserialize;
-use serde_json::json;
 use tokio::time::sleep;
 use url::form_urlencoded::byte_serialize;
 
-use super::people::{Page, bulk_presence, definition, person, presence_only, snapshot};
+use super::directory::each_once;
+use super::people::{Page, definition, snapshot};
 use super::wire;
 use crate::clock;
 use crate::domain::secret::Secret;
-use crate::domain::topics::{agent_of_topic, notification_topic};
 use crate::genesys::limiter::{Limiter, Urgency};
 use crate::genesys::protocol::{
     Definition, ErrorKind, Frame, Person, Provisioned, Rejected, Rhythm, Snapshot, Step, Token, Upstream,
@@ -32,17 +31,11 @@ use crate::genesys::socket::Socket;
 use crate::genesys::values::{clean, read_time};
 
 /// Users of one page of a roster, and of one snapshot.
-const PAGE_SIZE: usize = 100;
-/// Users that the bulk call takes.
-const BULK_MAX: usize = 50;
-/// Pages of one roster at most: half a million users.
-const PAGES_MAX: u32 = 5_000;
+pub(super) const PAGE_SIZE: usize = 100;
 /// A call that the platform refuses with 429 is made so often.
 const TRIES_MAX: u32 = 6;
 /// First wait after a 429 that does not say how long.
 const WAIT_FIRST: Duration = Duration::from_secs(2);
-/// Requests that the search for topics that spoil a subscription may cost: enough for five of them among a thousand.
-const BISECT_CALLS_MAX: u32 = 120;
 /// The platform's own clients give up after this much silence.
 const SILENCE: Duration = Duration::from_secs(35);
 /// How often a channel is looked for upstream: one that was displaced may stay silent without a word.
@@ -66,7 +59,7 @@ pub struct NotificationsSettings {
 /// Speaks protocol `notifications` with one source. Lives on one thread.
 pub struct Notifications {
     settings: NotificationsSettings,
-    rest: Rest,
+    pub(super) rest: Rest,
     limiter: Rc<RefCell<Limiter>>,
 }
 
@@ -92,19 +85,11 @@ struct Named {
     id: Option<String>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct TopicAnswer {
-    id: String,
-    state: Option<String>,
-    rejection_reason: Option<String>,
-    missing_permissions: Vec<String>,
-}
-
+/// A list of anything.
 #[derive(Deserialize)]
-struct Entities<T> {
+pub(super) struct Entities<T> {
     #[serde(default = "Vec::new")]
-    entities: Vec<T>,
+    pub(super) entities: Vec<T>,
 }
 
 impl Notifications {
@@ -119,12 +104,12 @@ impl Notifications {
         Ok(Self { settings, rest: Rest::new()?, limiter })
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(super) fn url(&self, path: &str) -> String {
         format!("{}/api/v2/{path}", self.settings.api_url)
     }
 
     /// Makes a call when the limiter has room for it, again after each 429.
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         name: &'static str,
         urgency: Urgency,
@@ -151,7 +136,7 @@ impl Notifications {
         Err(bad(name, "not reached"))
     }
 
-    async fn get(
+    pub(super) async fn get(
         &self,
         name: &'static str,
         urgency: Urgency,
@@ -160,113 +145,6 @@ impl Notifications {
     ) -> Result<BytesMut, UpstreamError> {
         let url = self.url(path);
         self.ask(name, urgency, token, || (self.rest.client.get(&url), Vec::new())).await
-    }
-
-    /// Puts topics on a channel: in the place of what it has, or beside it.
-    async fn put_topics(
-        &self,
-        token: &Secret,
-        channel: &str,
-        topics: &[String],
-        replace: bool,
-    ) -> Result<Vec<Rejected>, UpstreamError> {
-        let url =
-            self.url(&format!("notifications/channels/{}/subscriptions?ignoreErrors=true", escaped(channel)));
-        let body: Vec<_> = topics.iter().map(|topic| json!({"id": topic})).collect();
-        let body =
-            serde_json::to_vec(&body).map_err(|_| bad("subscriptions", "request cannot be written"))?;
-        let make = || {
-            let client = &self.rest.client;
-            (if replace { client.put(&url) } else { client.post(&url) }, body.clone())
-        };
-        let answer = self.ask("subscriptions", Urgency::Urgent, token, make).await?;
-        let answer: Entities<TopicAnswer> = read_json("subscriptions", &answer)?;
-        Ok(answer.entities.into_iter().filter_map(rejected).collect())
-    }
-
-    /// Finds the topics that spoil a subscription by halves, and subscribes to the rest.
-    async fn bisect(
-        &self,
-        token: &Secret,
-        channel: &str,
-        topics: &[String],
-        spoilt: UpstreamError,
-    ) -> Result<Vec<Rejected>, UpstreamError> {
-        let (mut found, mut calls) = (Vec::new(), 0);
-        let mut parts = halves(topics);
-        while let Some(part) = parts.pop() {
-            calls += 1;
-            if calls > BISECT_CALLS_MAX {
-                return Err(spoilt);
-            }
-            match self.put_topics(token, channel, part, false).await {
-                Ok(rejected) => found.extend(rejected),
-                Err(error) if error.status == Some(400) => match part {
-                    [topic] => found.extend(agent_of_topic(topic).map(|agent| Rejected {
-                        agent_id: agent.to_owned(),
-                        topic: topic.clone(),
-                        reason: error.what.clone(),
-                        missing_permissions: Vec::new(),
-                    })),
-                    more => parts.extend(halves(more)),
-                },
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(found)
-    }
-
-    /// Reads all pages of a roster.
-    async fn members(
-        &self,
-        token: &Secret,
-        name: &'static str,
-        path: &str,
-    ) -> Result<Vec<Person>, UpstreamError> {
-        let mut people = Vec::new();
-        for number in 1..=PAGES_MAX {
-            let glue = if path.contains('?') { '&' } else { '?' };
-            let page = format!("{path}{glue}pageSize={PAGE_SIZE}&pageNumber={number}");
-            let page: Page = read_json(name, &self.get(name, Urgency::Patient, token, &page).await?)?;
-            people.extend(page.entities.iter().filter_map(|entity| person(entity)));
-            let last = page.page_count.map_or(page.entities.len() < PAGE_SIZE, |pages| number >= pages);
-            if last || page.entities.is_empty() {
-                break;
-            }
-        }
-        Ok(people)
-    }
-
-    /// Present states of those whose presence the first answer left out: its expansion is best effort.
-    async fn fill_in(
-        &self,
-        token: &Secret,
-        agents: &[String],
-        found: &mut Vec<Snapshot>,
-    ) -> Result<(), UpstreamError> {
-        let known: HashSet<&str> = found
-            .iter()
-            .filter(|snapshot| snapshot.state.presence.is_some())
-            .map(|snapshot| snapshot.person.agent_id.as_str())
-            .collect();
-        let missing: Vec<String> =
-            agents.iter().filter(|agent| !known.contains(agent.as_str())).cloned().collect();
-        for part in missing.chunks(BULK_MAX) {
-            let path = format!("users/presences/purecloud/bulk?id={}", ids(part));
-            let name = "bulk presences";
-            let answer = self.get(name, Urgency::Patient, token, &path).await?;
-            // The platform's description gives a plain list; a page is taken too.
-            let entities = read_json::<Vec<_>>(name, &answer)
-                .or_else(|_| read_json::<Page>(name, &answer).map(|page| page.entities))?;
-            for entity in &entities {
-                let Some((agent, presence)) = bulk_presence(entity) else { continue };
-                match found.iter_mut().find(|snapshot| snapshot.person.agent_id == agent) {
-                    Some(snapshot) => snapshot.state.presence = Some(presence),
-                    None => found.push(presence_only(agent, presence, entity)),
-                }
-            }
-        }
-        Ok(())
     }
 }
 
@@ -362,22 +240,7 @@ impl Upstream for Notifications {
         upstream_id: &'a str,
         wanted: &'a Wanted,
     ) -> Step<'a, Vec<Rejected>> {
-        async move {
-            let topics: Vec<String> =
-                wanted.agents.iter().map(|agent| notification_topic(agent, &wanted.topics)).collect();
-            match self.put_topics(token, upstream_id, &topics, true).await {
-                // The whole is refused for some of its topics. Too many of them is no fault of any.
-                Err(error)
-                    if error.status == Some(400)
-                        && !error.what.contains("too.many")
-                        && !topics.is_empty() =>
-                {
-                    self.bisect(token, upstream_id, &topics, error).await
-                }
-                answer => answer,
-            }
-        }
-        .boxed_local()
+        self.subscribe_to(token, upstream_id, wanted).boxed_local()
     }
 
     fn is_alive<'a>(&'a self, token: &'a Secret, upstream_id: &'a str) -> Step<'a, bool> {
@@ -444,49 +307,11 @@ impl Upstream for Notifications {
     }
 }
 
-fn rejected(topic: TopicAnswer) -> Option<Rejected> {
-    let said = topic.state.as_deref().is_some_and(|state| state.eq_ignore_ascii_case("rejected"));
-    let agent = agent_of_topic(&topic.id).filter(|_| said)?;
-    Some(Rejected {
-        agent_id: agent.to_owned(),
-        reason: topic
-            .rejection_reason
-            .and_then(|text| clean(&text, 500))
-            .unwrap_or_else(|| "not said".to_owned()),
-        missing_permissions: topic.missing_permissions.iter().filter_map(|text| clean(text, 200)).collect(),
-        topic: topic.id,
-    })
-}
-
-fn halves(topics: &[String]) -> Vec<&[String]> {
-    let (first, second) = topics.split_at(topics.len() / 2);
-    [second, first].into_iter().filter(|half| !half.is_empty()).collect()
-}
-
-/// The first of each, with what any of them tells.
-fn each_once(people: Vec<Person>) -> Vec<Person> {
-    let mut places: HashMap<String, usize> = HashMap::new();
-    let mut once: Vec<Person> = Vec::with_capacity(people.len());
-    for person in people {
-        match places.get(&person.agent_id).and_then(|place| once.get_mut(*place)) {
-            Some(kept) => {
-                kept.name = kept.name.take().or(person.name);
-                kept.email = kept.email.take().or(person.email);
-            }
-            None => {
-                places.insert(person.agent_id.clone(), once.len());
-                once.push(person);
-            }
-        }
-    }
-    once
-}
-
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     byte_serialize(text.as_bytes()).collect()
 }
 
-fn ids(agents: &[String]) -> String {
+pub(super) fn ids(agents: &[String]) -> String {
     agents.iter().map(|agent| escaped(agent)).collect::<Vec<_>>().join(",")
 }
 

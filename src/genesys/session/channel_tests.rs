@@ -5,7 +5,7 @@ use time::macros::datetime;
 
 use super::*;
 use crate::domain::secret::Secret;
-use crate::genesys::protocol::{Frame, Update};
+use crate::genesys::protocol::{Frame, Provisioned, Update};
 
 const CHANNEL: Rhythm = Rhythm {
     silence: Duration::from_secs(35),

@@ -20,10 +20,11 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
 use super::latency::LatencyTracker;
-use super::protocol::{ErrorKind, Provisioned, Rhythm, UpstreamError};
+use super::protocol::{ErrorKind, Rhythm, UpstreamError};
 use super::reconnect::SeedBackoff;
 use crate::domain::audit::{Entry, Kind, Level};
 
+mod end;
 mod open;
 mod words;
 
@@ -387,68 +388,6 @@ impl Session {
             .data("attempt", self.backoff.attempts())
             .data("delay", delay_ms);
         out.extend([audit(entry), Effect::SetTimer(Timer::Retry, delay)]);
-    }
-
-    fn terminate(&mut self, ending: Ending, now: Now, out: &mut Vec<Effect>) {
-        if matches!(self.phase, Phase::Closing(_) | Phase::Ended(_)) {
-            return;
-        }
-        if self.phase == Phase::Open {
-            if ending != Ending::Rotated {
-                let from = self.heard.map_or(now.at, |heard| heard.at);
-                out.push(Effect::GapOpened { from, cause: ending.cause() });
-            }
-            out.push(Effect::Close(1000, SHUTDOWN_REASON));
-        }
-        // Upstream may be making a connection this moment: to leave without its answer would be to leave it there.
-        self.awaited = (self.phase == Phase::Provision).then_some(self.epoch);
-        self.epoch += 1;
-        self.phase = Phase::Closing(ending);
-        self.reason = None;
-        self.leave_upstream();
-        if self.awaited.is_none() {
-            out.push(Effect::ShutDown(self.stale.clone()));
-        }
-    }
-
-    /// An answer that nobody has a use for any more; what was made is deleted again.
-    fn provisioned_late(
-        &mut self,
-        epoch: u64,
-        answer: Result<Provisioned, UpstreamError>,
-        out: &mut Vec<Effect>,
-    ) {
-        let made = answer.ok().map(|made| made.upstream_id);
-        if let Some(id) = &made {
-            self.stale.push(id.clone());
-            out.push(Effect::Save);
-        }
-        if self.awaited == Some(epoch) {
-            self.awaited = None;
-            out.push(Effect::ShutDown(self.stale.clone()));
-        } else if let Some(id) = made {
-            out.push(Effect::Delete(vec![id]));
-        }
-    }
-
-    fn forget_deleted(
-        &mut self,
-        results: &[(String, Result<(), UpstreamError>)],
-        now: Now,
-        out: &mut Vec<Effect>,
-    ) {
-        for (id, result) in results {
-            let entry = match result {
-                Ok(()) => {
-                    self.stale.retain(|stale| stale != id);
-                    Entry::new(now.at, Kind::UpstreamDeleted)
-                }
-                Err(error) => Entry::new(now.at, Kind::UpstreamDeleteFailed)
-                    .level(Level::Warn)
-                    .data("error", error.to_string()),
-            };
-            out.push(audit(entry.data("connectionId", id.clone())));
-        }
     }
 }
 

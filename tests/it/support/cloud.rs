@@ -116,24 +116,6 @@ impl CloudWorld {
         events
     }
 
-    /// Everything that the bridge knows of the agents that is not as the platform has it.
-    pub async fn differences(&self) -> Vec<String> {
-        let known = all(&self.bridge, "/v1/agents").await;
-        let mut differences = Vec::new();
-        for person in self.cloud.people().into_iter().filter(|person| person.active) {
-            let Some(agent) = known.iter().find(|agent| agent["id"] == person.id.as_str()) else {
-                differences.push(format!("{} is not known", person.id));
-                continue;
-            };
-            let told = json!([agent["presence"]["system"], agent["routing_status"]["status"]]);
-            if told != json!([person.presence, person.routing]) {
-                differences
-                    .push(format!("{}: {told} instead of {} {}", person.id, person.presence, person.routing));
-            }
-        }
-        differences
-    }
-
     /// Changes that no socket took since a moment and that lie in no gap that the bridge admits to for that agent.
     pub async fn lost_without_a_word(&self, since: OffsetDateTime) -> Vec<Told> {
         let gaps = all(&self.bridge, "/v1/gaps").await;

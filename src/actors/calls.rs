@@ -1,0 +1,178 @@
+//! What a session asks for, carried out: calls upstream, the dialling of a socket, and its end. What comes of each is fed
+//! to the session that asked, with the epoch it asked in.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use futures_util::stream;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::connection::{Arrival, ConnectionActor, Place};
+use super::deletions::delete_at_the_end;
+use super::strand::{OpenSocket, StrandId};
+use super::token::Held;
+use crate::genesys::protocol::{Provisioned, Upstream};
+use crate::genesys::session::{Input, TokenSerial};
+use crate::genesys::socket::{Closed, Socket, Speaker};
+
+/// A socket that we asked to close ends within this, or is left.
+const SOCKET_ENDS_WITHIN: Duration = Duration::from_secs(3);
+/// Deletions at the end take at most this long; what is left is deleted by the next process.
+const DELETIONS_WITHIN: Duration = Duration::from_secs(3);
+
+impl ConnectionActor {
+    pub(super) fn get_token(
+        &mut self,
+        place: Place,
+        instead_of: Option<TokenSerial>,
+        ctx: &mut Context<Self>,
+    ) {
+        let tokens = self.tokens.clone();
+        let asked = async move { tokens.get(instead_of).await };
+        ctx.spawn(asked.into_actor(self).map(move |answer, actor, ctx| {
+            let input = match answer {
+                Ok(held) => {
+                    let serial = held.serial;
+                    if let Some(strand) = actor.strand(place.strand) {
+                        strand.token = Some(held);
+                    }
+                    Input::Token(Ok(serial))
+                }
+                Err(error) => Input::Token(Err(error)),
+            };
+            actor.feed(place, input, ctx);
+        }));
+    }
+
+    /// Makes a call with the present token and feeds what comes of it.
+    pub(super) fn call<F, Fut>(&mut self, place: Place, ctx: &mut Context<Self>, step: F)
+    where
+        F: FnOnce(Rc<dyn Upstream>, Held) -> Fut,
+        Fut: Future<Output = Input> + 'static,
+    {
+        let Some(token) = self.strand(place.strand).and_then(|strand| strand.token.clone()) else {
+            return; // not reached: the session asks for a token before anything else
+        };
+        let step = step(self.upstream.clone(), token);
+        ctx.spawn(step.into_actor(self).map(move |input, actor, ctx| actor.feed(place, input, ctx)));
+    }
+
+    pub(super) fn provision(&mut self, place: Place, ctx: &mut Context<Self>) {
+        let (wanted, agents) = (self.assignment.wanted(), self.assignment.agents.clone());
+        let Some(strand) = self.strand(place.strand) else { return };
+        strand.subscribed = agents;
+        let Some(token) = strand.token.clone() else { return };
+        let upstream = self.upstream.clone();
+        let asked = async move {
+            let made = upstream.provision(&token.secret, &wanted).await;
+            // What was made on a token ends with it.
+            made.map(|mut made| {
+                if let Some(lifetime) = &mut made.lifetime {
+                    *lifetime = (*lifetime).min(token.ends.saturating_duration_since(Instant::now()));
+                }
+                made
+            })
+        };
+        ctx.spawn(asked.into_actor(self).map(move |made, actor, ctx| {
+            if let Ok(made) = &made {
+                actor.note_rejected(made.rejected.clone(), ctx);
+            }
+            actor.feed(place, Input::Provisioned(made), ctx);
+        }));
+    }
+
+    pub(super) fn dial(&self, place: Place, provisioned: Provisioned, ctx: &mut Context<Self>) {
+        let upstream = self.upstream.clone();
+        let dialled = async move { upstream.dial(&provisioned).await };
+        ctx.spawn(dialled.into_actor(self).map(move |answer, actor, ctx| {
+            let current = actor.strand(place.strand).is_some_and(|s| s.session.epoch() == place.epoch);
+            let input = match answer {
+                // A socket that comes too late is dropped here, which closes it.
+                Ok(socket) if current => {
+                    actor.take_socket(place, socket, ctx);
+                    Ok(())
+                }
+                Ok(_) => return,
+                Err(error) => Err(error),
+            };
+            actor.feed(place, Input::Dialled(input), ctx);
+        }));
+    }
+
+    fn take_socket(&mut self, place: Place, socket: Socket, ctx: &mut Context<Self>) {
+        self.drop_socket(place.strand, ctx);
+        let speaker = socket.speaker();
+        let (guard, ended) = oneshot::channel::<()>();
+        let arrivals = stream::unfold((socket, guard), move |(mut socket, guard)| async move {
+            let incoming = socket.next().await?;
+            Some((Arrival(place, incoming), (socket, guard)))
+        });
+        let reader = ctx.add_stream(arrivals);
+        if let Some(strand) = self.strand(place.strand) {
+            strand.socket = Some(OpenSocket { speaker, reader, ended });
+        }
+    }
+
+    pub(super) fn drop_socket(&mut self, id: StrandId, ctx: &mut Context<Self>) {
+        if let Some(socket) = self.strand(id).and_then(|strand| strand.socket.take()) {
+            ctx.cancel_future(socket.reader);
+        }
+    }
+
+    /// A peer that does not read what we say is as good as dead.
+    pub(super) fn speak(
+        &mut self,
+        place: Place,
+        say: impl FnOnce(&Speaker) -> bool,
+        ctx: &mut Context<Self>,
+    ) {
+        let socket = self.strand(place.strand).and_then(|strand| strand.socket.as_ref());
+        if socket.is_some_and(|socket| !say(&socket.speaker)) {
+            self.drop_socket(place.strand, ctx);
+            // Once the present decision is carried out.
+            let later = std::future::ready(Input::Closed(Closed::broken("the peer does not read")));
+            ctx.spawn(later.into_actor(self).map(move |input, actor, ctx| actor.feed(place, input, ctx)));
+        }
+    }
+
+    pub(super) fn probe(&mut self, place: Place, ctx: &mut Context<Self>) {
+        let Some(id) = self.strand(place.strand).and_then(|s| s.session.upstream_id().map(str::to_owned))
+        else {
+            return;
+        };
+        self.call(place, ctx, |upstream, token| async move {
+            Input::Probed(upstream.is_alive(&token.secret, &id).await)
+        });
+    }
+
+    /// Ends the socket, then deletes what we have upstream, and reports it.
+    pub(super) fn shut_down(&mut self, place: Place, ids: Vec<String>, ctx: &mut Context<Self>) {
+        let socket = self.strand(place.strand).and_then(|strand| strand.socket.take());
+        let gone = async move {
+            if let Some(socket) = socket {
+                let _ = timeout(SOCKET_ENDS_WITHIN, socket.ended).await;
+            }
+        };
+        ctx.spawn(gone.into_actor(self).map(move |(), actor, ctx| {
+            actor.release(ctx);
+            actor.delete_the_last(place, ids, ctx);
+        }));
+    }
+
+    fn delete_the_last(&mut self, place: Place, ids: Vec<String>, ctx: &mut Context<Self>) {
+        let (upstream, tokens) = (self.upstream.clone(), self.tokens.clone());
+        let deleted = async move {
+            if ids.is_empty() {
+                return Vec::new();
+            }
+            let deleting = delete_at_the_end(&*upstream, &tokens, ids);
+            timeout(DELETIONS_WITHIN, deleting).await.unwrap_or_default()
+        };
+        ctx.spawn(deleted.into_actor(self).map(move |results, actor, ctx| {
+            actor.feed(place, Input::Deleted(results), ctx);
+            actor.feed(place, Input::ShutDown, ctx);
+        }));
+    }
+}

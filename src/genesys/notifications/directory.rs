@@ -1,0 +1,89 @@
+//! Reading users: rosters page by page, and the states that the first answer left out.
+
+use std::collections::{HashMap, HashSet};
+
+use super::people::{Page, bulk_presence, person, presence_only};
+use super::rest::{Notifications, PAGE_SIZE, ids};
+use crate::domain::secret::Secret;
+use crate::genesys::limiter::Urgency;
+use crate::genesys::protocol::{Person, Snapshot, UpstreamError};
+use crate::genesys::rest::read_json;
+
+/// Users that the bulk call takes.
+const BULK_MAX: usize = 50;
+/// Pages of one roster at most: half a million users.
+const PAGES_MAX: u32 = 5_000;
+
+impl Notifications {
+    /// Reads all pages of a roster.
+    pub(super) async fn members(
+        &self,
+        token: &Secret,
+        name: &'static str,
+        path: &str,
+    ) -> Result<Vec<Person>, UpstreamError> {
+        let mut people = Vec::new();
+        for number in 1..=PAGES_MAX {
+            let glue = if path.contains('?') { '&' } else { '?' };
+            let page = format!("{path}{glue}pageSize={PAGE_SIZE}&pageNumber={number}");
+            let page: Page = read_json(name, &self.get(name, Urgency::Patient, token, &page).await?)?;
+            people.extend(page.entities.iter().filter_map(|entity| person(entity)));
+            let last = page.page_count.map_or(page.entities.len() < PAGE_SIZE, |pages| number >= pages);
+            if last || page.entities.is_empty() {
+                break;
+            }
+        }
+        Ok(people)
+    }
+
+    /// Present states of those whose presence the first answer left out: its expansion is best effort.
+    pub(super) async fn fill_in(
+        &self,
+        token: &Secret,
+        agents: &[String],
+        found: &mut Vec<Snapshot>,
+    ) -> Result<(), UpstreamError> {
+        let known: HashSet<&str> = found
+            .iter()
+            .filter(|snapshot| snapshot.state.presence.is_some())
+            .map(|snapshot| snapshot.person.agent_id.as_str())
+            .collect();
+        let missing: Vec<String> =
+            agents.iter().filter(|agent| !known.contains(agent.as_str())).cloned().collect();
+        for part in missing.chunks(BULK_MAX) {
+            let path = format!("users/presences/purecloud/bulk?id={}", ids(part));
+            let name = "bulk presences";
+            let answer = self.get(name, Urgency::Patient, token, &path).await?;
+            // The platform's description gives a plain list; a page is taken too.
+            let entities = read_json::<Vec<_>>(name, &answer)
+                .or_else(|_| read_json::<Page>(name, &answer).map(|page| page.entities))?;
+            for entity in &entities {
+                let Some((agent, presence)) = bulk_presence(entity) else { continue };
+                match found.iter_mut().find(|snapshot| snapshot.person.agent_id == agent) {
+                    Some(snapshot) => snapshot.state.presence = Some(presence),
+                    None => found.push(presence_only(agent, presence, entity)),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first of each, with what any of them tells.
+pub(super) fn each_once(people: Vec<Person>) -> Vec<Person> {
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut once: Vec<Person> = Vec::with_capacity(people.len());
+    for person in people {
+        match places.get(&person.agent_id).and_then(|place| once.get_mut(*place)) {
+            Some(kept) => {
+                kept.name = kept.name.take().or(person.name);
+                kept.email = kept.email.take().or(person.email);
+            }
+            None => {
+                places.insert(person.agent_id.clone(), once.len());
+                once.push(person);
+            }
+        }
+    }
+    once
+}

@@ -1,0 +1,69 @@
+//! The end of a connection, and what is left upstream of it.
+
+use super::{Effect, Ending, Now, Phase, SHUTDOWN_REASON, Session, audit};
+use crate::domain::audit::{Entry, Kind, Level};
+use crate::genesys::protocol::{Provisioned, UpstreamError};
+
+impl Session {
+    pub(super) fn terminate(&mut self, ending: Ending, now: Now, out: &mut Vec<Effect>) {
+        if matches!(self.phase, Phase::Closing(_) | Phase::Ended(_)) {
+            return;
+        }
+        if self.phase == Phase::Open {
+            if ending != Ending::Rotated {
+                let from = self.heard.map_or(now.at, |heard| heard.at);
+                out.push(Effect::GapOpened { from, cause: ending.cause() });
+            }
+            out.push(Effect::Close(1000, SHUTDOWN_REASON));
+        }
+        // Upstream may be making a connection this moment: to leave without its answer would be to leave it there.
+        self.awaited = (self.phase == Phase::Provision).then_some(self.epoch);
+        self.epoch += 1;
+        self.phase = Phase::Closing(ending);
+        self.reason = None;
+        self.leave_upstream();
+        if self.awaited.is_none() {
+            out.push(Effect::ShutDown(self.stale.clone()));
+        }
+    }
+
+    /// An answer that nobody has a use for any more; what was made is deleted again.
+    pub(super) fn provisioned_late(
+        &mut self,
+        epoch: u64,
+        answer: Result<Provisioned, UpstreamError>,
+        out: &mut Vec<Effect>,
+    ) {
+        let made = answer.ok().map(|made| made.upstream_id);
+        if let Some(id) = &made {
+            self.stale.push(id.clone());
+            out.push(Effect::Save);
+        }
+        if self.awaited == Some(epoch) {
+            self.awaited = None;
+            out.push(Effect::ShutDown(self.stale.clone()));
+        } else if let Some(id) = made {
+            out.push(Effect::Delete(vec![id]));
+        }
+    }
+
+    pub(super) fn forget_deleted(
+        &mut self,
+        results: &[(String, Result<(), UpstreamError>)],
+        now: Now,
+        out: &mut Vec<Effect>,
+    ) {
+        for (id, result) in results {
+            let entry = match result {
+                Ok(()) => {
+                    self.stale.retain(|stale| stale != id);
+                    Entry::new(now.at, Kind::UpstreamDeleted)
+                }
+                Err(error) => Entry::new(now.at, Kind::UpstreamDeleteFailed)
+                    .level(Level::Warn)
+                    .data("error", error.to_string()),
+            };
+            out.push(audit(entry.data("connectionId", id.clone())));
+        }
+    }
+}
