@@ -81,11 +81,11 @@ async fn torment(watch: &Watch, options: &Options, end: Instant) -> BTreeMap<Str
     };
     let mut done = BTreeMap::new();
     loop {
-        sleep(Duration::from_millis(3_000 + below(9_000))).await;
+        sleep(Duration::from_millis(8_000 + below(12_000))).await;
         if Instant::now() >= end {
             return done;
         }
-        let reach = match below(4) {
+        let reach = match below(8) {
             0 => Reach::All,
             _ => Reach::Nth(usize::try_from(below(u64::try_from(watch.channels).unwrap_or(1))).unwrap_or(0)),
         };
@@ -138,9 +138,15 @@ async fn judge(watch: &Watch, options: &Options) -> anyhow::Result<()> {
     let findings = Findings::of(&posts, []);
     let mut last: HashMap<String, (u64, Value)> = HashMap::new();
     let mut told = HashSet::new();
+    // States that were read and told before, or in the place of, what a socket brought.
+    let mut read: HashMap<String, Vec<time::OffsetDateTime>> = HashMap::new();
     for post in &posts {
         let Ok(event) = &post.event else { continue };
         told.extend(post.n());
+        if event.data.origin == "resync" {
+            let at = event.data.occurred_at.as_deref().and_then(parse_rfc3339);
+            read.entry(event.agent().to_owned()).or_default().extend(at);
+        }
         let body: Value = serde_json::from_slice(&post.body)?;
         let newest = last.entry(event.agent().to_owned()).or_default();
         if event.sequence() > newest.0 {
@@ -170,11 +176,13 @@ async fn judge(watch: &Watch, options: &Options) -> anyhow::Result<()> {
     let ledger = watch.cloud.ledger();
     let unseen: Vec<&Told> = ledger.iter().filter(|change| change.fate != Fate::Written).collect();
     let silent: Vec<&&Told> = unseen.iter().filter(|change| !blind.covers(change)).collect();
+    let superseded = |change: &Told| {
+        read.get(&change.agent).is_some_and(|read| read.iter().any(|at| overtakes(*at, change)))
+    };
     let unheard: Vec<&Told> = ledger
         .iter()
-        .filter(|change| {
-            change.fate == Fate::Written && !told.contains(&change.number) && !blind.covers(change)
-        })
+        .filter(|change| change.fate == Fate::Written && !told.contains(&change.number))
+        .filter(|change| !blind.covers(change) && !superseded(change))
         .collect();
     let seen = watch.cloud.snapshot();
     let listening = seen.channels.iter().filter(|channel| channel.topics > 0).count();
@@ -213,6 +221,12 @@ async fn judge(watch: &Watch, options: &Options) -> anyhow::Result<()> {
     );
     ensure!(listening == watch.channels && seen.connected() == watch.channels, "channels are left over");
     Ok(())
+}
+
+/// Whether a state that was read is this change, or a newer one that came before its frame.
+fn overtakes(read: time::OffsetDateTime, change: &Told) -> bool {
+    let ahead = read - change.at;
+    (time::Duration::milliseconds(-5)..time::Duration::seconds(60)).contains(&ahead)
 }
 
 /// The times in which the bridge says that it could not see an agent.

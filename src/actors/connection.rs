@@ -3,6 +3,7 @@
 //! Decisions are in `genesys::session` (pure); here are the sockets, the timers, the calls and the order of writes.
 //! `calls` carries out what goes upstream, `handover` replaces a socket by another one, `subscription` follows a change of agents, `resync` reads present states.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +16,8 @@ use super::journal::Journal;
 use super::strand::{Role, Strand, StrandId};
 use super::token::Tokens;
 use crate::clock;
+use crate::domain::agent_state::AgentState;
+use crate::domain::ids::AgentId;
 use crate::domain::presence::Origin;
 use crate::genesys::definitions::Definitions;
 use crate::genesys::protocol::{Frame, Update, Upstream};
@@ -74,6 +77,8 @@ pub struct ConnectionActor {
     /// The primary is always there.
     pub(super) strands: Vec<Strand>,
     pub(super) strands_made: StrandId,
+    /// What has been told of each agent while a strand holds back: what it holds and is known from here is no news.
+    pub(super) told_meanwhile: HashMap<AgentId, AgentState>,
     /// Agents rejected when upstream was asked last.
     pub(super) rejected: usize,
     /// What is not yet written down.
@@ -101,6 +106,7 @@ impl ConnectionActor {
             definitions,
             strands: vec![Strand::new(0, Role::Primary, session)],
             strands_made: 1,
+            told_meanwhile: HashMap::new(),
             rejected: 0,
             journal,
         }
@@ -181,7 +187,7 @@ impl ConnectionActor {
                 ctx.run_later(after, move |actor, ctx| actor.feed(place, Input::Timer(timer), ctx));
             }
             Effect::Audit(entry) => self.journal.tell(*entry),
-            Effect::GapOpened { from, cause } => self.sight_lost(role, GapStep::Opened { from, cause }),
+            Effect::GapOpened { from, cause } => self.sight_lost(role, from, cause),
             Effect::GapClosed if role == Role::Primary => {
                 self.journal.gap(GapStep::Closed { to: now.at });
             }
@@ -210,10 +216,16 @@ impl ConnectionActor {
             return;
         };
         let recorder = self.deps.recorder.clone();
+        let somebody_waits = self.strands.iter().any(|strand| strand.held_back.is_some());
         let Some(strand) = self.strand(id) else { return };
-        match &mut strand.held_back {
-            Some(held_back) => held_back.push_back(change),
-            None => strand.queue_full = recorder.try_record(change).is_err(),
+        if let Some(held_back) = &mut strand.held_back {
+            held_back.push_back(change);
+            return;
+        }
+        let told = somebody_waits.then(|| change.clone());
+        strand.queue_full = recorder.try_record(change).is_err();
+        if let Some(told) = told.filter(|_| self.strand(id).is_some_and(|strand| !strand.queue_full)) {
+            self.is_news(&told);
         }
     }
 

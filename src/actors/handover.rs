@@ -9,14 +9,22 @@
 use std::time::Duration;
 
 use actix::prelude::*;
+use time::OffsetDateTime;
 
 use super::connection::{ConnectionActor, Place};
 use super::strand::{Role, Strand, StrandId};
 use crate::clock;
+use crate::domain::agent_state::{Merged, Seen};
 use crate::domain::audit::{Entry, Kind};
+use crate::domain::presence::{Origin, PresenceChange};
+use crate::genesys::protocol::ErrorKind;
 use crate::genesys::session::{Ending, Input, Phase};
+use crate::metrics::ReasonLabels;
 use crate::store::sight::GapStep;
 
+/// How often, and how far apart, a primary is looked at for the sign of life that it was asked for.
+const SIGNS_AWAITED: u32 = 50;
+const SIGN_APART: Duration = Duration::from_millis(100);
 /// Wait before a change that found no room in the queue is handed in again.
 const ROOM_AGAIN: Duration = Duration::from_millis(200);
 
@@ -37,11 +45,71 @@ impl ConnectionActor {
         self.feed(Place { strand: successor, epoch: 0 }, Input::Start, ctx);
     }
 
-    /// Sight was lost on a strand: a gap begins if no other strand sees.
-    pub(super) fn sight_lost(&mut self, role: Role, step: GapStep) {
-        let covered = self.in_role(Role::Successor).is_some_and(Strand::is_open);
-        if role == Role::Primary && !covered {
-            self.journal.gap(step);
+    /// Sight was lost on a strand: a gap begins if no other strand sees, and is over already if one has seen since.
+    pub(super) fn sight_lost(&mut self, role: Role, from: OffsetDateTime, cause: &'static str) {
+        if role != Role::Primary {
+            return;
+        }
+        let other = self.in_role(Role::Successor).filter(|strand| strand.is_open());
+        match other.and_then(|strand| strand.session.opened_at()) {
+            None => self.journal.gap(GapStep::Opened { from, cause }),
+            Some(to) if from < to => {
+                self.journal.gap(GapStep::Opened { from, cause });
+                self.journal.gap(GapStep::Closed { to });
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Hands over when the primary has proven that it saw until now. If it has not, it was blind for a while, and that is
+    /// told: its channel may be gone, or its socket silent, without having been noticed yet.
+    pub(super) fn prove_and_hand_over(&mut self, ctx: &mut Context<Self>) {
+        let Some(primary) = self.in_role(Role::Primary).filter(|primary| primary.is_open()) else {
+            return self.hand_over(ctx);
+        };
+        let place = Place { strand: primary.id, epoch: primary.session.epoch() };
+        let (Some(token), Some(id)) =
+            (primary.token.clone(), primary.session.upstream_id().map(str::to_owned))
+        else {
+            return self.hand_over(ctx);
+        };
+        let asked_at = clock::now();
+        if let Some(ping) = self.upstream.rhythm(self.assignment.heartbeat).ping_text {
+            self.speak(place, |speaker| speaker.text(ping.to_owned()), ctx);
+        }
+        let upstream = self.upstream.clone();
+        let asked = async move { upstream.is_alive(&token.secret, &id).await };
+        ctx.spawn(asked.into_actor(self).map(move |alive, actor, ctx| {
+            let gone = match &alive {
+                Ok(alive) => !alive,
+                Err(error) => error.kind == ErrorKind::Unauthorized,
+            };
+            if gone {
+                actor.feed(place, Input::Probed(alive), ctx); // which hands over
+            } else {
+                actor.await_sign_of_life(place, asked_at, SIGNS_AWAITED, ctx);
+            }
+        }));
+    }
+
+    fn await_sign_of_life(
+        &mut self,
+        place: Place,
+        asked_at: OffsetDateTime,
+        tries: u32,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some(primary) = self.strand(place.strand).filter(|strand| strand.role == Role::Primary) else {
+            return; // it has died meanwhile, and its place is taken
+        };
+        if !primary.is_open() || primary.session.proven_at().is_some_and(|at| at >= asked_at) {
+            self.hand_over(ctx);
+        } else if tries == 0 {
+            self.feed(place, Input::Unproven, ctx); // which hands over
+        } else {
+            ctx.run_later(SIGN_APART, move |actor, ctx| {
+                actor.await_sign_of_life(place, asked_at, tries - 1, ctx);
+            });
         }
     }
 
@@ -89,22 +157,45 @@ impl ConnectionActor {
         self.strands.iter().any(|strand| strand.id == id && strand.role == Role::Retiring)
     }
 
-    /// Hands on what the primary has held back.
+    /// Hands on what the primary has held back, as far as the strand that it replaced has not told it.
     pub(super) fn release(&mut self, ctx: &mut Context<Self>) {
-        let recorder = self.deps.recorder.clone();
-        let primary = self.strands.iter_mut().find(|strand| strand.role == Role::Primary);
-        let Some(held_back) = primary.and_then(|primary| primary.held_back.as_mut()) else {
-            return;
-        };
-        while let Some(change) = held_back.front() {
-            if recorder.try_record(change.clone()).is_err() {
+        while let Some(change) = self.first_held_back() {
+            if !self.is_news(&change) {
+                let told_twice = ReasonLabels { reason: "handover" };
+                self.deps.metrics.states_dropped.get_or_create(&told_twice).inc();
+            } else if self.deps.recorder.try_record(change.clone()).is_err() {
+                // What follows stands behind it.
+                self.told_meanwhile.remove(&change.agent_id);
+                self.hold_back_again(change);
                 ctx.run_later(ROOM_AGAIN, |actor, ctx| actor.release(ctx));
                 return;
             }
-            held_back.pop_front();
         }
-        if let Some(primary) = self.strands.iter_mut().find(|strand| strand.role == Role::Primary) {
+        self.told_meanwhile.clear();
+        if let Some(primary) = self.primary() {
             primary.held_back = None;
+        }
+    }
+
+    /// Takes in what is told of an agent; whether it is more than has been told since a strand holds back.
+    pub(super) fn is_news(&mut self, change: &PresenceChange) -> bool {
+        let Some(state) = &change.state else { return true };
+        let seen = Seen { origin: Origin::Live, at: change.received_at, known_at: None };
+        let known = self.told_meanwhile.entry(change.agent_id.clone()).or_default();
+        matches!(known.merge(state, seen), Merged::Changed(_))
+    }
+
+    fn primary(&mut self) -> Option<&mut Strand> {
+        self.strands.iter_mut().find(|strand| strand.role == Role::Primary)
+    }
+
+    fn first_held_back(&mut self) -> Option<PresenceChange> {
+        self.primary()?.held_back.as_mut()?.pop_front()
+    }
+
+    fn hold_back_again(&mut self, change: PresenceChange) {
+        if let Some(held_back) = self.primary().and_then(|primary| primary.held_back.as_mut()) {
+            held_back.push_front(change);
         }
     }
 }

@@ -63,7 +63,7 @@ impl ConnectionActor {
             let sees = strand.is_open() && strand.role == Role::Successor;
             actor.journal.tell(entry);
             if sees {
-                actor.hand_over(ctx);
+                actor.prove_and_hand_over(ctx);
             }
             actor.write(ctx);
         }));

@@ -154,8 +154,9 @@ fn a_revoked_token_is_not_used_for_the_next_try() {
     let next = story.after(2.0, Input::Timer(Timer::Retry));
     assert!(next.iter().any(|effect| matches!(effect, Effect::GetToken { instead_of: Some(1) })));
     let (mut story, _) = Story::open(None);
-    let probed = story.on(Input::Probed(Err(error(ErrorKind::Unauthorized))));
-    assert_eq!(rotates(&probed), Some("token_refused"));
+    // The channel has died with it, whatever the socket says: at the latest when it was last seen.
+    let probed = story.after(60.0, Input::Probed(Err(error(ErrorKind::Unauthorized))));
+    assert_eq!(gap(&probed), Some((Span::ZERO, "token_revoked")));
 }
 
 #[test]
@@ -189,6 +190,13 @@ fn a_socket_that_has_heartbeats_but_answers_no_ping_is_left() {
     story.after(17.0, heartbeat());
     let effects = story.after(0.5, Input::Timer(Timer::Ping));
     assert_eq!(gap(&effects), Some((Span::seconds_f64(52.0), "silence")));
+}
+
+#[test]
+fn a_socket_that_gives_no_sign_of_life_when_it_is_replaced_was_blind_since_the_last_one() {
+    let (mut story, _) = Story::open(None);
+    story.after(10.0, heartbeat());
+    assert_eq!(gap(&story.after(12.0, Input::Unproven)), Some((Span::seconds(10), "silence")));
 }
 
 #[test]

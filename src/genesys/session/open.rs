@@ -123,11 +123,16 @@ impl Session {
                     Ok(true) => self.certain_at = self.certain_at.max(self.probed_at),
                     // A channel dies with the token that made it.
                     Err(error) if error.kind == ErrorKind::Unauthorized => {
-                        out.push(Effect::Rotate { cause: "token_refused" });
+                        self.dead("token_revoked", now, jitter, out);
+                        return;
                     }
                     Err(_) => {}
                 }
                 out.extend(self.rhythm.probe_every.map(|every| Effect::SetTimer(Timer::Probe, every)));
+            }
+            Input::Unproven => {
+                let silent = self.heard.map(|heard| now.tick.saturating_duration_since(heard.tick));
+                self.silent(silent.unwrap_or_default(), now, jitter, out);
             }
             Input::Timer(Timer::Rotate) => out.push(Effect::Rotate { cause: "expiry" }),
             Input::Timer(Timer::Healthy) => {

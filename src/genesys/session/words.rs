@@ -95,6 +95,8 @@ pub enum Input {
     Timer(Timer),
     /// Upstream was asked whether the connection still exists.
     Probed(Result<bool, UpstreamError>),
+    /// The socket was asked for a sign of life out of turn and gave none.
+    Unproven,
     /// An update could not be handed on.
     QueueFull,
     /// Somebody wants it to end.
