@@ -182,7 +182,7 @@ impl ConnectionActor {
                 }
             }
             Effect::Drop => self.drop_socket(id, ctx),
-            Effect::Record(update, text) => self.record(id, update, text, now),
+            Effect::Record(update, text) => self.record(id, *update, text, now),
             Effect::SetTimer(timer, after) => {
                 ctx.run_later(after, move |actor, ctx| actor.feed(place, Input::Timer(timer), ctx));
             }
@@ -332,7 +332,7 @@ impl StreamHandler<Arrival> for ConnectionActor {
             // Its session is over, but what was on its way when it was replaced still counts.
             Input::Text(text, Frame::Update(update)) if self.is_retiring(place.strand) => {
                 let now = Now { at: clock::now(), tick: Instant::now() };
-                self.record(place.strand, update, text, now);
+                self.record(place.strand, *update, text, now);
             }
             input => self.feed(place, input, ctx),
         }

@@ -126,7 +126,7 @@ impl AgentState {
                 Part::OutOfOffice,
                 meet(&mut self.out_of_office, told.out_of_office.as_ref(), seen, PartialEq::eq),
             ),
-            (Part::ActiveQueues, meet(&mut self.queues, told.queues.as_ref(), seen, same_set)),
+            (Part::ActiveQueues, meet(&mut self.queues, told.queues.as_ref(), seen, |a, b| same_set(a, b))),
         ];
         let changed: Vec<Part> =
             verdicts.iter().filter(|(_, verdict)| *verdict == Verdict::New).map(|(part, _)| *part).collect();
@@ -202,7 +202,7 @@ fn meet<T: Clone>(
 }
 
 /// Queues have no order.
-fn same_set(a: &Vec<String>, b: &Vec<String>) -> bool {
+fn same_set(a: &[String], b: &[String]) -> bool {
     let (mut a, mut b): (Vec<&String>, Vec<&String>) = (a.iter().collect(), b.iter().collect());
     a.sort_unstable();
     b.sort_unstable();

@@ -78,8 +78,8 @@ mod tests {
     #[test]
     fn a_burst_is_let_through_and_then_the_window_slides() {
         let (mut limiter, start) = (Limiter::default(), Instant::now());
-        for call in 0..OURS {
-            assert_eq!(limiter.take(Urgency::Urgent, at(start, call as u64)), Ok(()));
+        for call in 0..u64::try_from(OURS).unwrap() {
+            assert_eq!(limiter.take(Urgency::Urgent, at(start, call)), Ok(()));
         }
         let refused = limiter.take(Urgency::Urgent, at(start, 1_000));
         assert_eq!(refused, Err(Duration::from_millis(59_000)));

@@ -179,7 +179,7 @@ pub enum Frame {
         cause: &'static str,
     },
     /// A presence update.
-    Update(Update),
+    Update(Box<Update>),
     /// Nothing that the protocol knows; its bytes are kept.
     Odd {
         /// What is odd, from a closed set of words.

@@ -262,7 +262,7 @@ async fn insert_events(tx: &mut Transaction<'static, Postgres>, numbered: &[Numb
         &column!(n => n.change.raw.as_ref()) as _,
         clock::now(),
         &column!(n => n.change.origin.as_str()) as _,
-        &column!(n => n.state.as_ref()) as _,
+        &column!(n => n.state.as_deref()) as _,
     )
     .fetch_one(&mut **tx)
     .await?;

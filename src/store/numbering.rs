@@ -39,7 +39,7 @@ pub(super) struct Numbered<'a> {
     pub(super) presence: Option<String>,
     pub(super) previous: Option<String>,
     pub(super) occurred_at: Option<OffsetDateTime>,
-    pub(super) state: Option<Json<EventState>>,
+    pub(super) state: Option<Box<Json<EventState>>>,
 }
 
 /// A change that tells nothing new.
@@ -85,8 +85,14 @@ pub(super) fn number<'a>(
 
 /// What an agent makes of a change.
 enum Taken {
-    Event { presence: Option<String>, occurred_at: Option<OffsetDateTime>, state: Option<Json<EventState>> },
-    Nothing { stale: bool },
+    Event {
+        presence: Option<String>,
+        occurred_at: Option<OffsetDateTime>,
+        state: Option<Box<Json<EventState>>>,
+    },
+    Nothing {
+        stale: bool,
+    },
 }
 
 impl Agent {
@@ -125,7 +131,7 @@ impl Agent {
         Taken::Event {
             presence: self.presence.clone(),
             occurred_at: occurred_at.or(change.occurred_at),
-            state: Some(Json(state)),
+            state: Some(Box::new(Json(state))),
         }
     }
 

@@ -82,13 +82,13 @@ fn agent_frame(topic: &str, agent: &str, body: &Map<String, Value>) -> Frame {
         return Frame::Odd { reason: "unknown_topic" };
     };
     let part = state.presence.as_ref();
-    Frame::Update(Update {
+    Frame::Update(Box::new(Update {
         agent_id: Some(agent_id),
         topic: clean(topic, TOPIC_CHARS_MAX),
         presence: part.and_then(|presence| presence.value.system.clone()),
         occurred_at: part.and_then(|presence| presence.at),
         state: Some(state),
-    })
+    }))
 }
 
 /// All parts that an object of a user may hold: the body of an activity, or a user as REST answers with it.
@@ -143,7 +143,7 @@ mod tests {
 
     fn update_of(text: &str) -> Update {
         match read(text) {
-            Frame::Update(update) => update,
+            Frame::Update(update) => *update,
             other => panic!("{text}: {other:?}"),
         }
     }

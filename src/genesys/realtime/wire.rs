@@ -40,12 +40,12 @@ pub fn read(text: &str) -> Frame {
         Ok(Value::Object(frame)) => match frame.get("type").and_then(Value::as_str) {
             Some("ping") => Frame::Ping { answer: PONG.to_owned() },
             Some("pong") => Frame::Pong,
-            _ => Frame::Update(update(&frame)),
+            _ => Frame::Update(Box::new(update(&frame))),
         },
         Ok(_) => Frame::Odd { reason: "not_an_object" },
         // Valid JSON that our reader refuses, such as 1e400 or deep nesting, is an update whose particulars stay in
         // its bytes.
-        Err(error) if error.is_data() || is_json(text) => Frame::Update(Update::default()),
+        Err(error) if error.is_data() || is_json(text) => Frame::Update(Box::default()),
         Err(_) => Frame::Odd { reason: "not_json" },
     }
 }
@@ -88,7 +88,7 @@ mod tests {
 
     fn update_of(text: &str) -> Update {
         match read(text) {
-            Frame::Update(update) => update,
+            Frame::Update(update) => *update,
             other => panic!("{text}: {other:?}"),
         }
     }
@@ -97,7 +97,7 @@ mod tests {
     fn ping_and_pong_are_told_from_updates() {
         assert_eq!(read(r#"{"type":"ping"}"#), Frame::Ping { answer: PONG.to_owned() });
         assert_eq!(read(r#"{ "type" : "pong", "n": 1 }"#), Frame::Pong);
-        assert_eq!(read("{}"), Frame::Update(Update::default()));
+        assert_eq!(read("{}"), Frame::Update(Box::default()));
     }
 
     #[test]

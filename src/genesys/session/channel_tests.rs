@@ -5,7 +5,7 @@ use time::macros::datetime;
 
 use super::*;
 use crate::domain::secret::Secret;
-use crate::genesys::protocol::{Frame, Provisioned, Update};
+use crate::genesys::protocol::{Frame, Provisioned};
 
 const CHANNEL: Rhythm = Rhythm {
     silence: Duration::from_secs(35),
@@ -141,7 +141,7 @@ fn a_channel_that_is_gone_was_blind_since_it_was_last_seen_upstream() {
 #[test]
 fn an_update_proves_a_channel_and_a_heartbeat_does_not() {
     let (mut story, _) = Story::open(None);
-    story.after(10.0, Input::Text(String::new(), Frame::Update(Update::default())));
+    story.after(10.0, Input::Text(String::new(), Frame::Update(Box::default())));
     story.after(10.0, heartbeat());
     let effects = story.on(Input::Text(String::new(), Frame::Dead { cause: "displaced" }));
     assert_eq!(gap(&effects), Some((Span::seconds(10), "displaced")));

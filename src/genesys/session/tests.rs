@@ -4,7 +4,7 @@ use bytes::Bytes;
 use time::macros::datetime;
 
 use super::*;
-use crate::genesys::protocol::{Frame, Provisioned, Rhythm, Update};
+use crate::genesys::protocol::{Frame, Provisioned, Rhythm};
 use crate::genesys::socket::Closed;
 
 /// Protocol `realtime` with a heartbeat of 15 s.
@@ -290,7 +290,7 @@ fn a_round_trip_is_measured_from_our_ping_to_its_pong() {
 #[test]
 fn silence_is_death_after_two_heartbeats_and_five_seconds() {
     let mut story = Story::new();
-    let update = || Input::Text("{}".to_owned(), Frame::Update(Update::default()));
+    let update = || Input::Text("{}".to_owned(), Frame::Update(Box::default()));
     story.open("a").wait(20).on(update());
     let early = story.wait(15).on(Input::Timer(Timer::Watchdog));
     assert_some_effect!(early, Effect::SetTimer(Timer::Watchdog, rest) if *rest == Duration::from_secs(20));
@@ -385,7 +385,7 @@ fn frames_of_a_socket_that_was_left_count_for_nothing() {
     let first = story.open("a").session.epoch();
     story.on(closed(1006));
     story.open("b");
-    let update = Input::Text("{}".to_owned(), Frame::Update(Update::default()));
+    let update = Input::Text("{}".to_owned(), Frame::Update(Box::default()));
     assert!(story.on_old(first, update).is_empty());
     assert!(story.on_old(first, closed(1000)).is_empty());
     assert_eq!(story.session.phase(), Phase::Open);
@@ -402,7 +402,7 @@ fn no_room_for_updates_costs_the_socket_and_is_told() {
 #[test]
 fn a_gap_for_want_of_room_begins_with_the_update_that_was_lost() {
     let mut story = Story::new();
-    let update = Input::Text("{}".to_owned(), Frame::Update(Update::default()));
+    let update = Input::Text("{}".to_owned(), Frame::Update(Box::default()));
     story.open("a").wait(10).on(update);
     let lost = story.on(Input::QueueFull);
     let from = datetime!(2026-11-23 15:00:10 UTC);

@@ -132,7 +132,7 @@ pub enum Effect {
     /// Leave the socket without waiting for anything.
     Drop,
     /// Hand an update on.
-    Record(Update, String),
+    Record(Box<Update>, String),
     /// Set a timer of this epoch.
     SetTimer(Timer, Duration),
     /// Write an entry down, with the state as it is now.
