@@ -23,7 +23,8 @@ const ARROWS: &[(&str, &str)] = &[
     ("api",       "domain clock config metrics random status telemetry store"),
     ("app",       "domain clock config metrics random status telemetry keyfile genesys store outbound actors api lifecycle"),
     ("lifecycle", "domain clock config metrics random status telemetry genesys store outbound actors api app"),
-    ("main",      "domain clock config metrics random status telemetry genesys store outbound actors api app lifecycle"),
+    ("doctor",    "domain genesys"),
+    ("main",      "domain clock config metrics random status telemetry genesys store outbound actors api app doctor lifecycle"),
     ("lib",       ""),
 ];
 
@@ -36,7 +37,7 @@ const CRATES: &[(&str, &str)] = &[
     ("hyper", "outbound"), ("hyper_util", "outbound"), ("tower_service", "outbound"),
     ("actix", "actors app lifecycle main"), ("actix_rt", "actors app lifecycle main"),
     ("actix_web", "api app"),
-    ("anyhow", "app lifecycle main"),
+    ("anyhow", "app doctor lifecycle main"),
     ("rand", "random"), ("getrandom", "random"),
     ("genesys_simulator", ""),
 ];

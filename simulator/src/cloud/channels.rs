@@ -8,9 +8,9 @@ use axum::response::Response;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::deeds::{Manner, Reach};
 use super::rest::{Answer, Caller, Refused, json_answer, refuse};
 use super::state::{Channel, Shared, State};
-use super::verbs::{Manner, Reach};
 use crate::clock::rfc3339_ms;
 
 /// Longest name of a topic.

@@ -9,10 +9,11 @@ use axum::Router;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use super::deeds::{Deed, Fault, Place};
 use super::options::CloudOptions;
 use super::people::Person;
 use super::state::{CloudSnapshot, Fate, Shared, State, Told};
-use super::verbs::{Deed, Fault, Place, obey};
+use super::verbs::obey;
 
 /// A running platform; cheap to clone, ends with its last clone or with [`Cloud::stop`].
 #[derive(Debug, Clone)]

@@ -7,9 +7,11 @@
 //! ```
 //!
 //! [`Cloud`] is the handle. `people` is the truth, `state` holds it with tokens and channels, `rest`, `channels` and
-//! `directory` are its public face, `socket` one open WebSocket, `verbs` the ways to hurt it.
+//! `directory` are its public face, `socket` one open WebSocket, `deeds` the ways to hurt
+//! it, `verbs` what they do.
 
 mod channels;
+mod deeds;
 mod directory;
 mod handle;
 mod options;
@@ -19,8 +21,8 @@ mod socket;
 mod state;
 mod verbs;
 
+pub use deeds::{ClientState, Deed, Fault, Manner, Place, Reach};
 pub use handle::Cloud;
 pub use options::{CloudOptions, RateHeaders};
 pub use people::{Definition, Person};
 pub use state::{ChannelSeen, CloudSnapshot, CloudTally, Fate, Told};
-pub use verbs::{ClientState, Deed, Fault, Manner, Place, Reach};

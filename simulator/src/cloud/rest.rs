@@ -13,9 +13,10 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use super::deeds::{ClientState, Deed, Place};
 use super::options::RateHeaders;
 use super::state::{Shared, State, Token};
-use super::verbs::{ClientState, Deed, Place, obey};
+use super::verbs::obey;
 use super::{channels, directory, socket};
 
 /// Longest body that is read; the platform takes 512,000 bytes.

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 
+use super::deeds::{ClientState, Fault, Place};
 use super::options::CloudOptions;
 use super::people::{Definition, Person};
 use super::socket::Order;
-use super::verbs::{ClientState, Fault, Place};
 
 /// State shared by the handle, the REST handlers and the sockets.
 #[derive(Debug)]

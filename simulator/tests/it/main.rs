@@ -8,6 +8,7 @@
     reason = "helpers of tests fail as loudly as tests"
 )]
 mod client;
+mod cloud;
 mod crm;
 mod genesys_rest;
 mod genesys_sockets;
