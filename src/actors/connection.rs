@@ -31,6 +31,8 @@ use crate::store::recorder::Recorder;
 use crate::store::sight::GapStep;
 use crate::store::upstream::ConnectionState;
 
+/// Held back changes are looked through when there are so many more: a hand-over may wait for long.
+const LOOK_THROUGH_EVERY: usize = 4096;
 /// Wait before a write that failed is tried again.
 const WRITE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -220,6 +222,9 @@ impl ConnectionActor {
         let Some(strand) = self.strand(id) else { return };
         if let Some(held_back) = &mut strand.held_back {
             held_back.push_back(change);
+            if held_back.len().is_multiple_of(LOOK_THROUGH_EVERY) {
+                self.let_go_of_what_is_told();
+            }
             return;
         }
         let told = somebody_waits.then(|| change.clone());

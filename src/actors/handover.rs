@@ -102,7 +102,12 @@ impl ConnectionActor {
         let Some(primary) = self.strand(place.strand).filter(|strand| strand.role == Role::Primary) else {
             return; // it has died meanwhile, and its place is taken
         };
-        if !primary.is_open() || primary.session.proven_at().is_some_and(|at| at >= asked_at) {
+        let (lives, proven) =
+            (primary.is_open(), primary.session.proven_at().is_some_and(|at| at >= asked_at));
+        if lives && !self.in_role(Role::Successor).is_some_and(Strand::is_open) {
+            return; // there is nobody to hand over to any more; the next one proves anew
+        }
+        if !lives || proven {
             self.hand_over(ctx);
         } else if tries == 0 {
             self.feed(place, Input::Unproven, ctx); // which hands over
@@ -177,12 +182,25 @@ impl ConnectionActor {
         }
     }
 
+    /// Lets go of what the successor holds back and the primary has told already.
+    pub(super) fn let_go_of_what_is_told(&mut self) {
+        let told = &self.told_meanwhile;
+        let news = |change: &PresenceChange| match (told.get(&change.agent_id), &change.state) {
+            (Some(known), Some(state)) => {
+                matches!(known.clone().merge(state, seen(change)), Merged::Changed(_))
+            }
+            _ => true,
+        };
+        for held_back in self.strands.iter_mut().filter_map(|strand| strand.held_back.as_mut()) {
+            held_back.retain(news);
+        }
+    }
+
     /// Takes in what is told of an agent; whether it is more than has been told since a strand holds back.
     pub(super) fn is_news(&mut self, change: &PresenceChange) -> bool {
         let Some(state) = &change.state else { return true };
-        let seen = Seen { origin: Origin::Live, at: change.received_at, known_at: None };
         let known = self.told_meanwhile.entry(change.agent_id.clone()).or_default();
-        matches!(known.merge(state, seen), Merged::Changed(_))
+        matches!(known.merge(state, seen(change)), Merged::Changed(_))
     }
 
     fn primary(&mut self) -> Option<&mut Strand> {
@@ -198,4 +216,8 @@ impl ConnectionActor {
             held_back.push_front(change);
         }
     }
+}
+
+fn seen(change: &PresenceChange) -> Seen {
+    Seen { origin: Origin::Live, at: change.received_at, known_at: None }
 }
