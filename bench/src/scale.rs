@@ -1,6 +1,7 @@
 //! Protocol `notifications` at full size: how long until everybody is seen, what it costs to look, and whether a
 //! replacement of every channel at once loses anything under load.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -91,11 +92,9 @@ async fn play(watch: &Watch, options: &Options, first: usize, what: &str) -> any
             Duration::from_secs(120),
         )
         .await;
-    ensure!(
-        arrived.is_ok(),
-        "only {} of {n} arrived",
-        watch.crm.posts().iter().filter(|post| post.n().is_some()).count()
-    );
+    if arrived.is_err() {
+        return Err(missing(watch, n).await?);
+    }
     let posts: Vec<_> = watch.crm.posts();
     let findings = Findings::of(&posts, numbers.iter().copied());
     ensure!(findings.is_clean(), "{findings:?}");
@@ -120,4 +119,19 @@ async fn play(watch: &Watch, options: &Options, first: usize, what: &str) -> any
         used.of_a_core(part),
     );
     Ok(n)
+}
+
+/// Says what is known of changes that did not arrive.
+async fn missing(watch: &Watch, played: usize) -> anyhow::Result<anyhow::Error> {
+    let arrived: HashSet<u64> = watch.crm.posts().iter().filter_map(|post| post.n()).collect();
+    let missing: Vec<_> =
+        watch.cloud.ledger().into_iter().filter(|told| !arrived.contains(&told.number)).collect();
+    let mut why = format!("{} of {played} did not arrive:", missing.len());
+    for kind in
+        ["STATE_STALE", "STATE_DUPLICATE", "GAP_DETECTED", "BACKPRESSURE", "CHANNEL_ROTATED", "WS_CLOSE"]
+    {
+        why.push_str(&format!(" {kind} {}", watch.audit(kind).await?.len()));
+    }
+    why.push_str(&format!("; first {:?}, last {:?}", missing.first(), missing.last()));
+    Ok(anyhow::anyhow!(why))
 }

@@ -8,6 +8,7 @@
     reason = "helpers of tests fail as loudly as tests"
 )]
 mod client;
+#[expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests fail as loudly as tests")]
 mod cloud;
 mod crm;
 mod genesys_rest;
