@@ -176,13 +176,24 @@ async fn judge(watch: &Watch, options: &Options) -> anyhow::Result<()> {
     let ledger = watch.cloud.ledger();
     let unseen: Vec<&Told> = ledger.iter().filter(|change| change.fate != Fate::Written).collect();
     let silent: Vec<&&Told> = unseen.iter().filter(|change| !blind.covers(change)).collect();
+    // Away and back while nobody saw: what came back is what was told last, and is dropped as known.
+    let mut known: HashMap<String, Vec<time::OffsetDateTime>> = HashMap::new();
+    for entry in watch.audit("STATE_DUPLICATE").await? {
+        let agent = entry.get("agent_id").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let at = entry.pointer("/data/state/presence/at").and_then(Value::as_str).and_then(parse_rfc3339);
+        known.entry(agent).or_default().extend(at);
+    }
+    let as_before = |change: &Told| {
+        let same = |at: &time::OffsetDateTime| (*at - change.at).abs() < time::Duration::milliseconds(5);
+        known.get(&change.agent).is_some_and(|known| known.iter().any(same))
+    };
     let superseded = |change: &Told| {
         read.get(&change.agent).is_some_and(|read| read.iter().any(|at| overtakes(*at, change)))
     };
     let unheard: Vec<&Told> = ledger
         .iter()
         .filter(|change| change.fate == Fate::Written && !told.contains(&change.number))
-        .filter(|change| !blind.covers(change) && !superseded(change))
+        .filter(|change| !blind.covers(change) && !superseded(change) && !as_before(change))
         .collect();
     let seen = watch.cloud.snapshot();
     let listening = seen.channels.iter().filter(|channel| channel.topics > 0).count();
