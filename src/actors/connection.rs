@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
+use time::OffsetDateTime;
+use tokio::sync::Semaphore;
 
 use super::assignment::{Agents, Assignment};
 use super::deletions::delete;
@@ -33,6 +35,8 @@ use crate::store::upstream::ConnectionState;
 
 /// Held back changes are looked through when there are so many more: a hand-over may wait for long.
 const LOOK_THROUGH_EVERY: usize = 4096;
+/// More are not held back.
+const HELD_BACK_MAX: usize = 16_384;
 /// Wait before a write that failed is tried again.
 const WRITE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -79,10 +83,13 @@ pub struct ConnectionActor {
     /// The primary is always there.
     pub(super) strands: Vec<Strand>,
     pub(super) strands_made: StrandId,
+    pub(super) spare: Arc<Semaphore>,
+    /// A replacement is wanted and waits for room.
+    pub(super) waits_for_room: bool,
     /// What has been told of each agent while a strand holds back: what it holds and is known from here is no news.
     pub(super) told_meanwhile: HashMap<AgentId, AgentState>,
     /// Agents rejected when upstream was asked last.
-    pub(super) rejected: usize,
+    pub(super) rejected: Option<usize>,
     /// What is not yet written down.
     pub(super) journal: Journal,
 }
@@ -96,6 +103,7 @@ impl ConnectionActor {
         upstream: Rc<dyn Upstream>,
         tokens: Tokens,
         definitions: Definitions,
+        spare: Arc<Semaphore>,
     ) -> Self {
         let rhythm = upstream.rhythm(assignment.heartbeat);
         let session = Session::new(rhythm, assignment.leftovers.clone());
@@ -108,8 +116,10 @@ impl ConnectionActor {
             definitions,
             strands: vec![Strand::new(0, Role::Primary, session)],
             strands_made: 1,
+            spare,
+            waits_for_room: false,
             told_meanwhile: HashMap::new(),
-            rejected: 0,
+            rejected: None,
             journal,
         }
     }
@@ -221,6 +231,11 @@ impl ConnectionActor {
         let somebody_waits = self.strands.iter().any(|strand| strand.held_back.is_some());
         let Some(strand) = self.strand(id) else { return };
         if let Some(held_back) = &mut strand.held_back {
+            if held_back.len() >= HELD_BACK_MAX {
+                // The database is away: the usual end of patience, with a gap on record.
+                strand.queue_full = true;
+                return;
+            }
             held_back.push_back(change);
             if held_back.len().is_multiple_of(LOOK_THROUGH_EVERY) {
                 self.let_go_of_what_is_told();
@@ -245,7 +260,7 @@ impl ConnectionActor {
                 stability_rate: latency.stability_rate(),
                 samples: latency.samples(),
                 attempt_count: primary.session.attempts(),
-                proven_at: self.strands.iter().filter_map(|strand| strand.session.proven_at()).max(),
+                proven_at: proven_at(primary),
                 open: primary.is_open(),
             },
         );
@@ -286,9 +301,15 @@ impl ConnectionActor {
             stale: session.stale().iter().cloned().chain(theirs).collect(),
             opened_at: session.opened_at(),
             expires_at: session.expires_at(),
-            proven_at: session.proven_at(),
+            proven_at: proven_at(self.in_role(Role::Primary)?),
         })
     }
+}
+
+/// Last moment of sight of which everything is handed on.
+fn proven_at(primary: &Strand) -> Option<OffsetDateTime> {
+    let waiting = primary.held_back.as_ref().and_then(|held_back| held_back.front());
+    waiting.map(|change| change.received_at).or_else(|| primary.session.proven_at())
 }
 
 impl Actor for ConnectionActor {
@@ -315,7 +336,10 @@ impl Drop for ConnectionActor {
         for _ in self.strands.iter().filter(|strand| strand.is_open()) {
             self.deps.metrics.upstream_connected.dec();
         }
-        self.deps.metrics.topics_rejected.dec_by(i64::try_from(self.rejected).unwrap_or(i64::MAX));
+        self.deps
+            .metrics
+            .topics_rejected
+            .dec_by(i64::try_from(self.rejected.unwrap_or(0)).unwrap_or(i64::MAX));
     }
 }
 
@@ -351,7 +375,7 @@ impl Handler<Terminate> for ConnectionActor {
     type Result = ();
 
     fn handle(&mut self, Terminate(ending): Terminate, ctx: &mut Self::Context) {
-        let places: Vec<(Place, Ending)> = self
+        let mut places: Vec<(Place, Ending)> = self
             .strands
             .iter()
             .map(|strand| {
@@ -359,6 +383,8 @@ impl Handler<Terminate> for ConnectionActor {
                 (Place { strand: strand.id, epoch: strand.session.epoch() }, ending)
             })
             .collect();
+        // The primary last: while another strand sees, its end would be no loss of sight.
+        places.sort_by_key(|(_, ending)| *ending != Ending::Rotated);
         for (place, ending) in places {
             self.feed(place, Input::Terminate(ending), ctx);
         }

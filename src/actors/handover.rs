@@ -29,20 +29,31 @@ const SIGN_APART: Duration = Duration::from_millis(100);
 const ROOM_AGAIN: Duration = Duration::from_millis(200);
 
 impl ConnectionActor {
-    /// Starts a successor of the primary, unless there is one.
+    /// Starts a successor of the primary when there is room for another channel, unless one is on its way.
     pub(super) fn begin_handover(&mut self, id: StrandId, cause: &'static str, ctx: &mut Context<Self>) {
-        if self.in_role(Role::Successor).is_some() {
+        if let Some(successor) = self.strand(id).filter(|strand| strand.role == Role::Successor) {
+            successor.wants_successor = Some(cause);
             return;
         }
-        let Some(primary) = self.strand(id).filter(|strand| strand.role == Role::Primary) else {
+        if self.in_role(Role::Successor).is_some() || self.waits_for_room {
             return;
-        };
-        tracing::info!(cause, "a connection is being replaced while it lives");
-        let session = primary.session.successor();
-        let successor = self.strands_made;
-        self.strands_made += 1;
-        self.strands.push(Strand::new(successor, Role::Successor, session));
-        self.feed(Place { strand: successor, epoch: 0 }, Input::Start, ctx);
+        }
+        tracing::info!(cause, "a connection is to be replaced while it lives");
+        self.waits_for_room = true;
+        let room = self.spare.clone().acquire_owned();
+        ctx.spawn(room.into_actor(self).map(move |room, actor, ctx| {
+            actor.waits_for_room = false;
+            let primary = actor.strand(id).filter(|strand| strand.role == Role::Primary && strand.is_open());
+            let Some(session) = primary.map(|primary| primary.session.successor()) else {
+                return; // it has died meanwhile, and connects anew
+            };
+            let successor = actor.strands_made;
+            actor.strands_made += 1;
+            let mut strand = Strand::new(successor, Role::Successor, session);
+            strand.room = room.ok();
+            actor.strands.push(strand);
+            actor.feed(Place { strand: successor, epoch: 0 }, Input::Start, ctx);
+        }));
     }
 
     /// Sight was lost on a strand: a gap begins if no other strand sees, and is over already if one has seen since.
@@ -102,8 +113,11 @@ impl ConnectionActor {
         let Some(primary) = self.strand(place.strand).filter(|strand| strand.role == Role::Primary) else {
             return; // it has died meanwhile, and its place is taken
         };
-        let (lives, proven) =
-            (primary.is_open(), primary.session.proven_at().is_some_and(|at| at >= asked_at));
+        let (lives, phase) = (primary.is_open(), primary.session.phase());
+        let proven = primary.session.proven_at().is_some_and(|at| at >= asked_at);
+        if matches!(phase, Phase::Closing(_) | Phase::Ended(_)) {
+            return; // all of it ends
+        }
         if lives && !self.in_role(Role::Successor).is_some_and(Strand::is_open) {
             return; // there is nobody to hand over to any more; the next one proves anew
         }
@@ -143,9 +157,14 @@ impl ConnectionActor {
             return;
         };
         let mut retired = None;
+        let (mut room, wants_successor) = self
+            .strand(successor)
+            .map_or((None, None), |strand| (strand.room.take(), strand.wants_successor.take()));
         for strand in &mut self.strands {
             if strand.role == Role::Primary {
                 strand.role = Role::Retiring;
+                // There are two channels until this one is gone.
+                strand.room = room.take();
                 retired = Some(Place { strand: strand.id, epoch: strand.session.epoch() });
             } else if strand.id == successor {
                 strand.role = Role::Primary;
@@ -154,6 +173,9 @@ impl ConnectionActor {
         self.journal.tell(Entry::new(clock::now(), Kind::ChannelRotated));
         if let Some(retired) = retired {
             self.feed(retired, Input::Terminate(Ending::Rotated), ctx);
+        }
+        if let Some(cause) = wants_successor {
+            self.begin_handover(successor, cause, ctx);
         }
     }
 

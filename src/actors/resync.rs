@@ -49,6 +49,7 @@ impl ConnectionActor {
         };
         let reading = Reading {
             covered,
+            ahead: Vec::new(),
             deps: self.deps.clone(),
             assignment: self.assignment.clone(),
             upstream: self.upstream.clone(),
@@ -89,6 +90,8 @@ impl ConnectionActor {
 struct Reading {
     /// Another socket sees the agents meanwhile.
     covered: bool,
+    /// States that were ahead of it, with the time of the question.
+    ahead: Vec<(OffsetDateTime, Snapshot)>,
     deps: Deps,
     assignment: Assignment,
     upstream: Rc<dyn Upstream>,
@@ -112,6 +115,16 @@ impl Reading {
                     }
                     Err(error) => self.failed(&error, &mut backoff).await,
                 }
+            }
+        }
+        let mut backoff = SeedBackoff::default();
+        loop {
+            match self.catch_up().await {
+                Ok(differing) => {
+                    differences += differing;
+                    break;
+                }
+                Err(error) => self.failed(&error, &mut backoff).await,
             }
         }
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
@@ -149,21 +162,52 @@ impl Reading {
             }
         }
         let mut changes = differing(snapshots, &known, asked_at);
-        if !changes.is_empty() {
-            sleep(if self.covered { CATCH_UP_COVERED } else { CATCH_UP }).await;
-            self.deps.recorder.flushed().await;
-            let agents: Vec<String> = changes.iter().map(|change| change.person.agent_id.clone()).collect();
-            changes = differing(changes, &store.known_agents(source, &agents).await?, asked_at);
+        if !changes.is_empty() && !self.covered {
+            sleep(CATCH_UP).await;
+            changes = self.still_ahead(changes, asked_at).await?;
         }
         // Names first, so that the events carry them.
         if !profiles.is_empty() {
             store.write_profiles(source, &profiles).await?;
+        }
+        if self.covered {
+            self.ahead.extend(changes.into_iter().map(|change| (asked_at, change)));
+            return Ok((count, 0));
         }
         let differences = changes.len();
         for snapshot in changes {
             self.hand_in(snapshot, asked_at).await;
         }
         Ok((count, differences))
+    }
+
+    /// Hands in what is still ahead of the former socket after a while; gives how much that is.
+    async fn catch_up(&mut self) -> Result<usize, Failed> {
+        if self.ahead.is_empty() {
+            return Ok(0);
+        }
+        sleep(CATCH_UP_COVERED).await;
+        let mut differences = 0;
+        while let Some((asked_at, change)) = self.ahead.last().cloned() {
+            for change in self.still_ahead(vec![change], asked_at).await? {
+                self.hand_in(change, asked_at).await;
+                differences += 1;
+            }
+            self.ahead.pop();
+        }
+        Ok(differences)
+    }
+
+    /// Those of the states that still tell something new, once everything that arrived is stored.
+    async fn still_ahead(
+        &self,
+        changes: Vec<Snapshot>,
+        asked_at: OffsetDateTime,
+    ) -> Result<Vec<Snapshot>, Failed> {
+        self.deps.recorder.flushed().await;
+        let agents: Vec<String> = changes.iter().map(|change| change.person.agent_id.clone()).collect();
+        let known = self.deps.store.known_agents(self.assignment.source_id, &agents).await?;
+        Ok(differing(changes, &known, asked_at))
     }
 
     async fn hand_in(&self, snapshot: Snapshot, asked_at: OffsetDateTime) {

@@ -4,12 +4,16 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
 
 use super::token::Tokens;
 use crate::domain::ids::SourceId;
 use crate::genesys::client::ClientSettings;
 use crate::genesys::definitions::Definitions;
 use crate::genesys::limiter::Limiter;
+use crate::genesys::plan::CHANNELS_SPARE;
 use crate::genesys::protocol::Upstream;
 use crate::metrics::Metrics;
 use crate::store::Store;
@@ -26,6 +30,8 @@ pub struct Shared {
     pub tokens: Tokens,
     /// What presence definitions mean.
     pub definitions: Definitions,
+    /// Room for channels beside those in use: whoever replaces one takes a place for as long as there are two.
+    pub spare: Arc<Semaphore>,
 }
 
 /// Names an OAuth client: where it is known, and its id there.
@@ -38,12 +44,14 @@ pub struct SharedClients {
     by_source: HashMap<SourceId, Shared>,
     /// The platform counts calls by OAuth client, whichever source makes them; it goes on counting when a source changes.
     limiters: HashMap<Client, Rc<RefCell<Limiter>>>,
+    /// It counts channels in the same way.
+    spares: HashMap<Client, Arc<Semaphore>>,
 }
 
 impl SharedClients {
     /// None yet.
     pub fn new(store: Store, metrics: Metrics) -> Self {
-        Self { store, metrics, by_source: HashMap::new(), limiters: HashMap::new() }
+        Self { store, metrics, by_source: HashMap::new(), limiters: HashMap::new(), spares: HashMap::new() }
     }
 
     /// Those of a source, made anew when the source has changed; `None` if they cannot be.
@@ -53,7 +61,12 @@ impl SharedClients {
         {
             return Some(shared.clone());
         }
-        let upstream = match self.upstream(source) {
+        let settings = settings(source);
+        let client = (settings.addresses().0, settings.client_id.clone());
+        let spare = || Arc::new(Semaphore::new(CHANNELS_SPARE));
+        let spare = self.spares.entry(client.clone()).or_insert_with(spare).clone();
+        let limiter = self.limiters.entry(client).or_default().clone();
+        let upstream = match settings.upstream(limiter) {
             Ok(upstream) => upstream,
             Err(error) => {
                 tracing::error!(%error, "TLS cannot be set up");
@@ -62,8 +75,8 @@ impl SharedClients {
         };
         let tokens =
             Tokens::new(source.source_id, upstream.clone(), self.store.clone(), self.metrics.clone());
-        let shared =
-            Shared { version: source.version, upstream, tokens, definitions: Definitions::default() };
+        let definitions = Definitions::default();
+        let shared = Shared { version: source.version, upstream, tokens, definitions, spare };
         self.by_source.insert(source.source_id, shared.clone());
         Some(shared)
     }
@@ -72,18 +85,16 @@ impl SharedClients {
     pub fn forget_all_but(&mut self, wanted: impl Fn(SourceId) -> bool) {
         self.by_source.retain(|source, _| wanted(*source));
     }
+}
 
-    fn upstream(&mut self, source: &WantedSource) -> Result<Rc<dyn Upstream>, rustls::Error> {
-        let settings = ClientSettings {
-            protocol: source.protocol.clone(),
-            region: source.region.clone(),
-            api_url: source.api_url.clone(),
-            login_url: source.login_url.clone(),
-            client_id: source.client_id.clone(),
-            client_secret: source.client_secret.clone(),
-            language: source.language.clone(),
-        };
-        let client = (settings.addresses().0, settings.client_id.clone());
-        settings.upstream(self.limiters.entry(client).or_default().clone())
+fn settings(source: &WantedSource) -> ClientSettings {
+    ClientSettings {
+        protocol: source.protocol.clone(),
+        region: source.region.clone(),
+        api_url: source.api_url.clone(),
+        login_url: source.login_url.clone(),
+        client_id: source.client_id.clone(),
+        client_secret: source.client_secret.clone(),
+        language: source.language.clone(),
     }
 }

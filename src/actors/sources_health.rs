@@ -24,7 +24,10 @@ impl SourcesHealth {
     /// Compares a source's proofs of life with what is said of it.
     pub fn look(&mut self, source: &WantedSource, deps: &Deps, ctx: &mut Context<Supervisor>) {
         let id = source.source_id;
-        if source.deleted || self.telling.contains(&id) {
+        // Whoever ended all of them by hand knows.
+        let ended =
+            !source.connections.is_empty() && source.connections.iter().all(|connection| !connection.open);
+        if source.deleted || ended && source.stale_since.is_none() || self.telling.contains(&id) {
             return;
         }
         let now = clock::now();

@@ -3,9 +3,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use actix::SpawnHandle;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::assignment::Agents;
 use super::token::Held;
@@ -57,6 +58,12 @@ pub struct Strand {
     pub subscribing: bool,
     /// The update just handled could not be handed on.
     pub queue_full: bool,
+    /// Its place among the channels that a client may have besides those in use.
+    pub room: Option<OwnedSemaphorePermit>,
+    /// Upstream wants it replaced; asked for again once it is the primary.
+    pub wants_successor: Option<&'static str>,
+    /// A change of agents that failed is not tried again before.
+    pub subscribe_not_before: Option<Instant>,
     /// What it has told while another strand tells the same; `None` once it is handed on at once.
     pub held_back: Option<VecDeque<PresenceChange>>,
 }
@@ -75,6 +82,9 @@ impl Strand {
             subscribed: Arc::default(),
             subscribing: false,
             queue_full: false,
+            room: None,
+            wants_successor: None,
+            subscribe_not_before: None,
             held_back: (role == Role::Successor).then(VecDeque::new),
         }
     }

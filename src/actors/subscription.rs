@@ -1,5 +1,7 @@
 //! Whom upstream tells us of: a change of agents on a connection that is open, and those it rejects.
 
+use std::time::{Duration, Instant};
+
 use actix::prelude::*;
 
 use super::connection::{ConnectionActor, Place, Reassign};
@@ -10,7 +12,7 @@ use crate::genesys::protocol::Rejected;
 use crate::store::assignments::RejectedAgent;
 
 /// Wait before a change of agents that failed is tried again.
-const AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Rejected agents that one audit entry names; the API lists all.
 const NAMED_MAX: usize = 100;
 
@@ -36,10 +38,16 @@ impl ConnectionActor {
     /// Has upstream tell of the agents that are assigned now, on every open strand where it does not yet.
     pub(super) fn keep_subscribed(&mut self, ctx: &mut Context<Self>) {
         let version = self.assignment.agents.version;
+        let now = Instant::now();
         let behind: Vec<Place> = self
             .strands
             .iter()
-            .filter(|strand| strand.is_open() && !strand.subscribing && strand.subscribed.version != version)
+            .filter(|strand| {
+                strand.is_open()
+                    && !strand.subscribing
+                    && strand.subscribed.version != version
+                    && strand.subscribe_not_before.is_none_or(|at| at <= now)
+            })
             .map(|strand| Place { strand: strand.id, epoch: strand.session.epoch() })
             .collect();
         for place in behind {
@@ -65,6 +73,7 @@ impl ConnectionActor {
             }
             match answer {
                 Ok(rejected) => {
+                    strand.subscribe_not_before = None;
                     let newcomers = agents.without(&strand.subscribed);
                     strand.subscribed = agents;
                     actor.note_rejected(rejected, ctx);
@@ -76,6 +85,7 @@ impl ConnectionActor {
                     actor.keep_subscribed(ctx);
                 }
                 Err(error) => {
+                    strand.subscribe_not_before = Some(Instant::now() + AGAIN_AFTER);
                     tracing::warn!(%error, connection = %actor.assignment.connection_id, "agents could not be subscribed to");
                     ctx.run_later(AGAIN_AFTER, |actor, ctx| actor.keep_subscribed(ctx));
                 }
@@ -85,12 +95,12 @@ impl ConnectionActor {
 
     /// Writes down whom upstream rejects.
     pub(super) fn note_rejected(&mut self, rejected: Vec<Rejected>, ctx: &mut Context<Self>) {
-        if rejected.is_empty() && self.rejected == 0 {
+        if rejected.is_empty() && self.rejected == Some(0) {
             return;
         }
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        self.deps.metrics.topics_rejected.inc_by(count(rejected.len()) - count(self.rejected));
-        self.rejected = rejected.len();
+        self.deps.metrics.topics_rejected.inc_by(count(rejected.len()) - count(self.rejected.unwrap_or(0)));
+        self.rejected = Some(rejected.len());
         let connection = self.assignment.connection_id;
         let mut entries = Vec::new();
         if let Some(first) = rejected.first() {

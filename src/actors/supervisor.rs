@@ -153,6 +153,8 @@ impl Supervisor {
                 let agent = connection.agent_id.as_ref();
                 let unwanted = source.deleted
                     || connection.removed
+                    // A row of the protocol that the source spoke before.
+                    || connection.agent_id.is_some() == source.is_planned()
                     || agent.is_some_and(|agent| plan.remove.contains(&agent.0));
                 let agents = agents.get(&connection.connection_id);
                 self.act_on(source, connection, agents, unwanted, ctx);
@@ -254,7 +256,7 @@ impl Supervisor {
                 return;
             }
         };
-        let Some(Shared { upstream, tokens, definitions, .. }) = self.shared.of(source) else {
+        let Some(Shared { upstream, tokens, definitions, spare, .. }) = self.shared.of(source) else {
             return;
         };
         let assignment = Assignment {
@@ -274,7 +276,7 @@ impl Supervisor {
             status: self.deps.status.clone(),
             metrics: self.deps.metrics.clone(),
         };
-        let addr = ConnectionActor::new(deps, assignment, upstream, tokens, definitions).start();
+        let addr = ConnectionActor::new(deps, assignment, upstream, tokens, definitions, spare).start();
         let held = Held {
             addr,
             source_version: source.version,

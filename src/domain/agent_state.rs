@@ -188,7 +188,7 @@ fn meet<T: Clone>(
         (Some(kept_at), Some(told_at)) if told_at < kept_at => return Verdict::Older,
         (Some(kept_at), Some(told_at)) if told_at == kept_at => return Verdict::Same,
         // An answer without a time may be older than what a socket has told since the question.
-        (_, None)
+        (_, None) | (None, _)
             if !equal && seen.origin == Origin::Resync && seen.known_at.is_some_and(|at| at > seen.at) =>
         {
             return Verdict::Older;

@@ -41,6 +41,8 @@ pub const CHANNEL_AGENTS_MAX: usize = 1_000;
 /// Channels of one OAuth client that we use. The platform keeps 20 and ends the least used without a word when another
 /// is made, so two stay free: a hand-over needs the new one before the old one ends.
 pub const CHANNELS_MAX: usize = 18;
+/// The two that stay free: so many hand-overs run at once.
+pub const CHANNELS_SPARE: usize = 2;
 
 /// What to do so that the channels of a source watch its agents.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -75,6 +75,7 @@ impl Store {
                    left join connection_agent a on a.connection_id = c.connection_id
                    where c.source_id = $1
                      and c.desired <> 'removed'
+                     and c.agent_id is null
                    group by c.connection_id
                    order by c.connection_id"#,
                 source as _,
@@ -138,7 +139,13 @@ impl Store {
                 "insert into connection_agent (source_id, connection_id, agent_id)
                  select $1, *
                  from unnest($2::uuid[], $3::text[])
-                 on conflict (source_id, agent_id) do nothing",
+                 on conflict (source_id, agent_id) do update
+                 set connection_id = excluded.connection_id,
+                     topic = null,
+                     rejected_reason = null,
+                     missing_permissions = '{}',
+                     rejected_at = null
+                 where connection_agent.connection_id <> excluded.connection_id",
                 source as _,
                 &pairs(plan, |assigned, _| assigned.connection_id) as _,
                 &pairs(plan, |_, agent| agent.clone()),

@@ -229,7 +229,8 @@ impl Store {
                  )
                  insert into connection_agent (connection_id, source_id, agent_id)
                  select * from made
-                 on conflict (source_id, agent_id) do nothing",
+                 on conflict (source_id, agent_id) do update
+                 set connection_id = excluded.connection_id",
                 &ids as _,
                 source_id as _,
                 agents,

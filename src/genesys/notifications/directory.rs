@@ -7,7 +7,7 @@ use super::rest::{Notifications, PAGE_SIZE, ids};
 use crate::domain::secret::Secret;
 use crate::genesys::limiter::Urgency;
 use crate::genesys::protocol::{Person, Snapshot, UpstreamError};
-use crate::genesys::rest::read_json;
+use crate::genesys::rest::{bad, read_json};
 
 /// Users that the bulk call takes.
 const BULK_MAX: usize = 50;
@@ -29,8 +29,12 @@ impl Notifications {
             let page: Page = read_json(name, &self.get(name, Urgency::Patient, token, &page).await?)?;
             people.extend(page.entities.iter().filter_map(|entity| person(entity)));
             let last = page.page_count.map_or(page.entities.len() < PAGE_SIZE, |pages| number >= pages);
-            if last || page.entities.is_empty() {
+            if last {
                 break;
+            }
+            if page.entities.is_empty() {
+                // Who stands on the pages that are missing must not be taken to have left.
+                return Err(bad(name, "a page without anybody before the last one"));
             }
         }
         Ok(people)

@@ -38,6 +38,9 @@ const TRIES_MAX: u32 = 6;
 const WAIT_FIRST: Duration = Duration::from_secs(2);
 /// The platform's own clients give up after this much silence.
 const SILENCE: Duration = Duration::from_secs(35);
+/// How long a channel lives, and a shorter life than any that it is given.
+const LIFE_USUAL: Duration = Duration::from_secs(24 * 3600);
+const LIFE_MIN: Duration = Duration::from_secs(2);
 /// How often a channel is looked for upstream: one that was displaced may stay silent without a word.
 const PROBE_EVERY: Duration = Duration::from_secs(60);
 
@@ -180,11 +183,24 @@ impl Upstream for Notifications {
             let answer: ChannelAnswer = read_json("channels", &answer)?;
             let id = answer.id.filter(|id| is_id(id)).ok_or_else(|| bad("channels", "no usable id"))?;
             let expires = answer.expires.as_ref().and_then(read_time);
-            let rejected = self.subscribe(token, &id, wanted).await?;
+            let rejected = match self.subscribe(token, &id, wanted).await {
+                Ok(rejected) => rejected,
+                Err(error) => {
+                    // It cannot be deleted; without topics it is the first that the platform ends.
+                    let _ = self.delete(token, &id).await;
+                    return Err(error);
+                }
+            };
             Ok(Provisioned {
                 upstream_id: id,
                 socket_url: Secret::new(answer.connect_uri.unwrap_or_default()),
-                lifetime: expires.map(|at| Duration::try_from(at - clock::now()).unwrap_or_default()),
+                // Without a word about its end it has the platform's usual life; one that is over by our clock is a clock's fault.
+                lifetime: Some(
+                    expires
+                        .and_then(|at| Duration::try_from(at - clock::now()).ok())
+                        .filter(|life| *life >= LIFE_MIN)
+                        .unwrap_or(LIFE_USUAL),
+                ),
                 rejected,
             })
         }

@@ -82,17 +82,15 @@ impl Notifications {
         while let Some(part) = parts.pop() {
             calls += 1;
             if calls > BISECT_CALLS_MAX {
-                return Err(spoilt);
+                // Too many spoil it to look for each: the rest stays out of sight, and that is said.
+                let unsearched = parts.iter().copied().flatten().chain(part);
+                found.extend(unsearched.filter_map(|topic| spoils(topic, &spoilt)));
+                return Ok(found);
             }
             match self.put_topics(token, channel, part, false).await {
                 Ok(rejected) => found.extend(rejected),
-                Err(error) if error.status == Some(400) => match part {
-                    [topic] => found.extend(agent_of_topic(topic).map(|agent| Rejected {
-                        agent_id: agent.to_owned(),
-                        topic: topic.clone(),
-                        reason: error.what.clone(),
-                        missing_permissions: Vec::new(),
-                    })),
+                Err(error) if error.status == Some(400) && !error.what.contains("too.many") => match part {
+                    [topic] => found.extend(spoils(topic, &error)),
                     more => parts.extend(halves(more)),
                 },
                 Err(error) => return Err(error),
@@ -100,6 +98,16 @@ impl Notifications {
         }
         Ok(found)
     }
+}
+
+/// A topic that cannot be subscribed to, for this reason.
+fn spoils(topic: &str, error: &UpstreamError) -> Option<Rejected> {
+    Some(Rejected {
+        agent_id: agent_of_topic(topic)?.to_owned(),
+        topic: topic.to_owned(),
+        reason: error.what.clone(),
+        missing_permissions: Vec::new(),
+    })
 }
 
 fn rejected(topic: TopicAnswer) -> Option<Rejected> {
