@@ -127,6 +127,7 @@ async fn members_of_queues_and_groups_follow_without_a_restart() {
 async fn agents_that_may_not_be_watched_are_listed_with_the_reason() {
     let list = ["ann", "bob", "eve"];
     let world = CloudWorld::starting(options(&list), &[("GENESYS_AGENTS", "ann,bob,eve")]).await;
+    world.sees(3).await;
     world.cloud.obey(Deed::Hide { client: "sim-client".into(), agents: vec!["bob".into()] });
     world.cloud.obey(Deed::ExpireChannels { reach: Reach::All });
     let listed = eventually("bob is listed", || async {
