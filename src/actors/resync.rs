@@ -188,12 +188,14 @@ impl Reading {
         }
         sleep(CATCH_UP_COVERED).await;
         let mut differences = 0;
-        while let Some((asked_at, change)) = self.ahead.last().cloned() {
-            for change in self.still_ahead(vec![change], asked_at).await? {
+        while let Some(asked_at) = self.ahead.last().map(|(asked_at, _)| *asked_at) {
+            let asked_then = self.ahead.iter().filter(|(at, _)| *at == asked_at);
+            let changes = asked_then.map(|(_, change)| change.clone()).collect();
+            for change in self.still_ahead(changes, asked_at).await? {
                 self.hand_in(change, asked_at).await;
                 differences += 1;
             }
-            self.ahead.pop();
+            self.ahead.retain(|(at, _)| *at != asked_at);
         }
         Ok(differences)
     }
