@@ -29,6 +29,7 @@ use crate::outbound::post::Poster;
 use crate::random;
 use crate::status::Status;
 use crate::store::embedded::{Embedded, EmbeddedError, Options};
+use crate::store::idempotency::KEPT_FOR;
 use crate::store::recorder::Recorder;
 use crate::store::{Store, StoreError};
 
@@ -185,11 +186,12 @@ async fn sweep(store: Store, metrics: Metrics, retention_days: u32) {
                 if dropped > 0 {
                     tracing::info!(dropped, "day partitions were dropped, their time is over");
                 }
+                store.forget_idempotency(now - KEPT_FOR).await?;
                 Ok(())
             }
             .await;
             if let Err(error) = swept {
-                tracing::error!(%error, "day partitions could not be looked after");
+                tracing::error!(%error, "day partitions and kept answers could not be looked after");
             }
         }
         counts = counts.wrapping_add(1);

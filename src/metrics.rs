@@ -57,6 +57,8 @@ pub struct Metrics {
     pub attempt_seconds: Histogram,
     /// Seconds from a frame's arrival to the end of the first successful POST.
     pub event_to_delivery_seconds: Histogram,
+    /// Seconds that a claim took in the database.
+    pub claim_seconds: Histogram,
     /// POSTs under way.
     pub in_flight: Gauge<i64, AtomicI64>,
     /// Sockets open upstream.
@@ -102,6 +104,7 @@ impl Metrics {
             attempts: Family::default(),
             deliveries_ended: Family::default(),
             attempt_seconds: Histogram::new(buckets()),
+            claim_seconds: Histogram::new(buckets()),
             event_to_delivery_seconds: Histogram::new(buckets()),
             in_flight: Gauge::default(),
             upstream_connected: Gauge::default(),
@@ -149,6 +152,11 @@ impl Metrics {
             "delivery_attempt_duration_seconds",
             "Duration of a POST",
             m.attempt_seconds.clone(),
+        );
+        registry.register(
+            "claim_seconds",
+            "Time that a claim of due deliveries took in the database",
+            m.claim_seconds.clone(),
         );
         registry.register(
             "event_to_delivery_seconds",

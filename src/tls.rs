@@ -1,8 +1,11 @@
-//! Floor 1: the TLS that both edges speak: rustls with ring, HTTP/1.1 only, the system's certificates.
+//! Floor 1: the TLS that both edges speak: rustls with ring, the system's certificates.
 
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::BuilderVerifierExt;
 
@@ -10,7 +13,7 @@ use rustls_platform_verifier::BuilderVerifierExt;
 /// bundled Mozilla set where the system has no store, as in an empty container image.
 ///
 /// Offers `http/1.1` alone: the upstream client would speak HTTP/2 with a library of a known weakness otherwise
-/// (docs/adr/0009).
+/// (docs/adr/0009). Who speaks it with another library says so itself.
 ///
 /// # Errors
 /// If the cryptographic provider does not support the protocol versions we ask for.
@@ -27,4 +30,54 @@ pub fn client_config() -> Result<ClientConfig, rustls::Error> {
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// Why a certificate cannot be shown to anybody. Texts never hold what was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// The chain holds no certificate, or something that is none.
+    #[error("must be one or more certificates in PEM")]
+    NoChain,
+    /// The key is none that can be used.
+    #[error("must be one private key in PEM, without a passphrase, of a usual kind")]
+    NoKey,
+    /// The key is not that of the first certificate.
+    #[error("must be the key of the first certificate")]
+    OtherKey,
+}
+
+/// A certificate to show to a server that asks for one.
+#[derive(Clone)]
+pub struct Identity(Arc<CertifiedKey>);
+
+impl Identity {
+    /// From PEM: the certificate first, then those that issued it; and its key.
+    ///
+    /// # Errors
+    /// [`IdentityError`] says which rule it breaks.
+    pub fn from_pem(chain: &str, key: &str) -> Result<Self, IdentityError> {
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(chain.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(|_| IdentityError::NoChain)?;
+        if chain.is_empty() {
+            return Err(IdentityError::NoChain);
+        }
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| IdentityError::NoKey)?;
+        match CertifiedKey::from_der(chain, key, &ring::default_provider()) {
+            Ok(identity) => Ok(Self(Arc::new(identity))),
+            Err(rustls::Error::InconsistentKeys(_)) => Err(IdentityError::OtherKey),
+            Err(rustls::Error::InvalidCertificate(_)) => Err(IdentityError::NoChain),
+            Err(_) => Err(IdentityError::NoKey),
+        }
+    }
+
+    /// The same configuration for one who shows this. Sessions are its own: one that was opened with another
+    /// certificate, or with none, must not be resumed.
+    #[must_use]
+    pub fn shown_by(&self, config: &ClientConfig) -> ClientConfig {
+        let mut config = config.clone();
+        config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(self.0.clone()));
+        config.resumption = rustls::client::Resumption::in_memory_sessions(8);
+        config
+    }
 }

@@ -1,80 +1,98 @@
-//! The bridge as a child process on an embedded Postgres in a fresh directory, driven over its REST API.
+//! The bridge as a child process on an embedded Postgres in a fresh directory, driven over its REST API. It can be
+//! killed and started again on the same directory.
 
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::Request;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use genesys_simulator::http::Api;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
+use crate::metrics::Metrics;
+
 const API_KEY: &str = "bench-key-of-sufficient-length-0123456789";
 const MASTER_KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
 
+/// How bridges are started.
+#[derive(clap::Args)]
+pub struct Launch {
+    /// The program to measure; build it with --release.
+    #[arg(long, global = true, default_value = "target/release/presence-bridge")]
+    bridge: PathBuf,
+    /// A Postgres to use instead of the embedded one; its CPU is not counted then.
+    #[arg(long, global = true)]
+    database_url: Option<String>,
+    /// Count what each SQL statement costs with pg_stat_statements, and print it. Needs `psql`; a Postgres of your own
+    /// must have it in shared_preload_libraries. It takes some CPU itself.
+    #[arg(long, global = true)]
+    pub statements: bool,
+    /// Registers webhooks with url and filters alone, for a bridge that knows no other settings.
+    #[arg(long, global = true)]
+    pub plain: bool,
+}
+
 /// A running bridge; killed if dropped.
 pub struct Bridge {
+    program: PathBuf,
+    database_url: Option<String>,
     child: Child,
-    client: Client<HttpConnector, Full<Bytes>>,
-    url: String,
-    _dir: TempDir,
+    pub api: Api,
+    listen: String,
+    dir: TempDir,
 }
 
 impl Bridge {
     /// Starts the program and waits until it is ready.
-    pub async fn start(program: &Path, database_url: Option<&str>) -> anyhow::Result<Self> {
+    pub async fn start(launch: &Launch) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("pb-bench-").tempdir()?;
         // Postgres runs as a user of its own and must be able to pass through.
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let log = fs::File::create(dir.path().join("bridge.log"))?;
-        let program =
-            fs::canonicalize(program).with_context(|| format!("{} is not there", program.display()))?;
-        let mut command = Command::new(&program);
-        command.env_clear();
-        if let Some(url) = database_url {
-            command.env("DATABASE_URL", url).env("BRIDGE_MASTER_KEY", MASTER_KEY);
-        }
-        command
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("BRIDGE_DATA_DIR", dir.path())
-            .env("BRIDGE_LISTEN", format!("127.0.0.1:{port}"))
-            .env("BRIDGE_API_KEY", API_KEY)
-            .env("BRIDGE_ALLOW_TARGETS", "127.0.0.0/8")
-            .current_dir(dir.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .kill_on_drop(true);
-        let child = command.spawn().with_context(|| format!("{} cannot be run", program.display()))?;
-        let bridge = Self {
-            child,
-            client: Client::builder(TokioExecutor::new()).build_http(),
-            url: format!("http://127.0.0.1:{port}"),
-            _dir: dir,
-        };
-        let by = Instant::now() + Duration::from_secs(60);
-        while !matches!(bridge.send("GET", "/readyz", None).await, Ok((200, _))) {
-            ensure!(Instant::now() < by, "the bridge did not get ready");
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        let listen = format!("127.0.0.1:{port}");
+        let program = fs::canonicalize(&launch.bridge)
+            .with_context(|| format!("{} is not there", launch.bridge.display()))?;
+        let child = spawn(&program, &launch.database_url, &listen, &dir)?;
+        let api = Api::new(&format!("http://{listen}")).with_bearer(API_KEY);
+        let database_url = launch.database_url.clone();
+        let mut bridge = Self { program, database_url, child, api, listen, dir };
+        bridge.ready(Duration::from_secs(60)).await?;
+        if launch.statements {
+            bridge.load_statements().await?;
         }
         Ok(bridge)
     }
 
+    /// Waits until it says that it is ready.
+    pub async fn ready(&mut self, within: Duration) -> anyhow::Result<()> {
+        let by = Instant::now() + within;
+        while !matches!(self.api.get("/readyz").await, Ok(reply) if reply.status == 200) {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the bridge ended with {status}: {}", self.log_tail());
+            }
+            ensure!(Instant::now() < by, "the bridge did not get ready: {}", self.log_tail());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    /// Kills it as a power cut would; its Postgres ends with it.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
+    /// Starts it again on the same data, and does not wait.
+    pub fn start_again(&mut self) -> anyhow::Result<()> {
+        self.child = spawn(&self.program, &self.database_url, &self.listen, &self.dir)?;
+        Ok(())
+    }
+
     /// Posts JSON; fails unless it is answered with success.
     pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        let (status, answer) = self.send("POST", path, Some(body)).await?;
-        if !(200..300).contains(&status) {
-            bail!("{path} answered {status}: {answer}");
-        }
-        Ok(answer)
+        post(&self.api, path, body).await
     }
 
     /// Reads all items of a list.
@@ -83,8 +101,9 @@ impl Bridge {
         let first = format!("{path}{glue}limit=200");
         let (mut items, mut next) = (Vec::new(), Some(first.clone()));
         while let Some(path) = next {
-            let (status, page) = self.send("GET", &path, None).await?;
-            ensure!(status == 200, "{path} answered {status}: {page}");
+            let reply = self.api.get(&path).await?;
+            ensure!(reply.status == 200, "{path} answered {}: {}", reply.status, reply.excerpt());
+            let page = reply.json();
             let found = page.get("items").and_then(Value::as_array).context("no items")?;
             let cursor = page.get("next_cursor").and_then(Value::as_str).filter(|_| !found.is_empty());
             items.extend(found.iter().cloned());
@@ -93,17 +112,54 @@ impl Bridge {
         Ok(items)
     }
 
-    async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<(u16, Value)> {
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.url))
-            .header("authorization", format!("Bearer {API_KEY}"))
-            .header("content-type", "application/json")
-            .body(Full::new(body.map(|body| Bytes::from(body.to_string())).unwrap_or_default()))?;
-        let answer = self.client.request(request).await?;
-        let status = answer.status().as_u16();
-        let bytes = answer.into_body().collect().await?.to_bytes();
-        Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
+    /// Its figures at this moment.
+    pub async fn metrics(&self) -> anyhow::Result<Metrics> {
+        let reply = self.api.get("/metrics").await?;
+        ensure!(reply.status == 200, "/metrics answered {}", reply.status);
+        Ok(Metrics::read(&String::from_utf8_lossy(&reply.body)))
+    }
+
+    /// Asks its database through `psql`: rows of columns as text.
+    pub async fn sql(&self, query: &str) -> anyhow::Result<Vec<Vec<String>>> {
+        let mut command = Command::new("psql");
+        command.args(["--no-psqlrc", "--tuples-only", "--no-align", "--field-separator", "\t"]);
+        match &self.database_url {
+            Some(url) => command.arg("--dbname").arg(url),
+            None => {
+                let socket = self.dir.path().join("run");
+                command.arg("--host").arg(socket).args(["--username", "postgres", "--dbname", "postgres"])
+            }
+        };
+        let output = command.args(["--command", query]).kill_on_drop(true).output().await;
+        let output = output.context("psql is needed for this")?;
+        ensure!(output.status.success(), "psql: {}", String::from_utf8_lossy(&output.stderr).trim());
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let lines = text.lines().filter(|line| !line.is_empty());
+        Ok(lines.map(|line| line.split('\t').map(str::to_owned).collect()).collect())
+    }
+
+    /// Open deliveries, counted by the database if we can ask it.
+    pub async fn open(&self) -> anyhow::Result<String> {
+        if let Ok(rows) = self.sql("select count(*) from delivery").await {
+            return Ok(rows.into_iter().flatten().next().unwrap_or_default());
+        }
+        let gauge = self.metrics().await?.sum("presence_bridge_backlog_deliveries");
+        Ok(format!("{gauge:.0} (when they were counted last)"))
+    }
+
+    /// Makes Postgres count statements: our own is told so in its configuration file and started again.
+    async fn load_statements(&mut self) -> anyhow::Result<()> {
+        if self.database_url.is_none() {
+            self.terminate().await?;
+            let file = self.dir.path().join("postgres/postgresql.conf");
+            let mut text = fs::read_to_string(&file)?;
+            text.push_str("\nshared_preload_libraries = 'pg_stat_statements'\n");
+            fs::write(&file, text)?;
+            self.start_again()?;
+            self.ready(Duration::from_secs(60)).await?;
+        }
+        self.sql("create extension if not exists pg_stat_statements").await?;
+        self.sql("select count(*) from pg_stat_statements").await.map(drop)
     }
 
     /// Its process id, 0 if it has ended.
@@ -113,19 +169,67 @@ impl Bridge {
 
     /// Its resident memory without Postgres, in MiB.
     pub fn rss_mib(&self) -> f64 {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
-        let kib = text
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<f64>().ok());
-        kib.unwrap_or_default() / 1024.0
+        rss_mib(self.pid())
     }
 
     /// Asks it to stop and waits.
     pub async fn stop(mut self) -> anyhow::Result<()> {
+        self.terminate().await
+    }
+
+    async fn terminate(&mut self) -> anyhow::Result<()> {
         let asked = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().await?;
         ensure!(asked.success(), "the bridge could not be asked to stop");
-        let ended = tokio::time::timeout(Duration::from_secs(15), self.child.wait()).await??;
+        let ended = tokio::time::timeout(Duration::from_secs(25), self.child.wait()).await??;
         ensure!(ended.success(), "the bridge ended with {ended}");
         Ok(())
     }
+
+    fn log_tail(&self) -> String {
+        let log = fs::read_to_string(self.dir.path().join("bridge.log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines.iter().skip(lines.len().saturating_sub(5)).copied().collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Posts JSON; fails unless it is answered with success.
+pub async fn post(api: &Api, path: &str, body: &Value) -> anyhow::Result<Value> {
+    let reply = api.post(path, body).await?;
+    ensure!((200..300).contains(&reply.status), "{path} answered {}: {}", reply.status, reply.excerpt());
+    Ok(reply.json())
+}
+
+/// Resident memory of a process, in MiB.
+pub fn rss_mib(pid: u32) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<f64>().ok());
+    kib.unwrap_or_default() / 1024.0
+}
+
+fn spawn(
+    program: &PathBuf,
+    database_url: &Option<String>,
+    listen: &str,
+    dir: &TempDir,
+) -> anyhow::Result<Child> {
+    let log = fs::OpenOptions::new().create(true).append(true).open(dir.path().join("bridge.log"))?;
+    let mut command = Command::new(program);
+    command.env_clear();
+    if let Some(url) = database_url {
+        command.env("DATABASE_URL", url).env("BRIDGE_MASTER_KEY", MASTER_KEY);
+    }
+    command
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("BRIDGE_DATA_DIR", dir.path())
+        .env("BRIDGE_LISTEN", listen)
+        .env("BRIDGE_API_KEY", API_KEY)
+        .env("BRIDGE_ALLOW_TARGETS", "127.0.0.0/8")
+        .current_dir(dir.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .kill_on_drop(true);
+    command.spawn().with_context(|| format!("{} cannot be run", program.display()))
 }

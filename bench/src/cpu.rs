@@ -1,4 +1,4 @@
-//! CPU time of the bridge and of its Postgres, as Linux counts it.
+//! CPU time of the bridge, of its Postgres and of ourselves, as Linux counts it.
 
 use std::fs;
 
@@ -10,19 +10,21 @@ pub struct Usage {
     pid: u32,
     bridge_ms: u64,
     postgres_ms: u64,
+    own_ms: u64,
 }
 
 /// CPU time used in between.
 pub struct Used {
     bridge_ms: u64,
     postgres_ms: u64,
+    own_ms: u64,
 }
 
 impl Usage {
-    /// What the bridge, and the Postgres that it started, have used until now.
+    /// What the bridge, the Postgres that it started, and we have used until now.
     pub fn of(pid: u32) -> Self {
         let (bridge_ms, postgres_ms) = read(pid);
-        Self { pid, bridge_ms, postgres_ms }
+        Self { pid, bridge_ms, postgres_ms, own_ms: own() }
     }
 
     /// What they have used since.
@@ -31,19 +33,26 @@ impl Usage {
         Used {
             bridge_ms: bridge_ms.saturating_sub(self.bridge_ms),
             postgres_ms: postgres_ms.saturating_sub(self.postgres_ms),
+            own_ms: own().saturating_sub(self.own_ms),
         }
     }
 }
 
 impl Used {
+    /// Our own part.
+    pub const fn own_ms(&self) -> u64 {
+        self.own_ms
+    }
+
     /// The same as shares of one core over so long a time, for people.
     #[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "figures for people to read")]
     pub fn of_a_core(&self, time: std::time::Duration) -> String {
         let share = |ms: u64| ms as f64 / time.as_secs_f64() / 10.0;
         format!(
-            "CPU: bridge {:.1} %, Postgres {:.1} % of a core",
+            "CPU: bridge {:.1} %, Postgres {:.1} %, bench {:.1} % of a core",
             share(self.bridge_ms),
-            share(self.postgres_ms)
+            share(self.postgres_ms),
+            share(self.own_ms)
         )
     }
 
@@ -52,12 +61,18 @@ impl Used {
     pub fn per(&self, deliveries: u64) -> String {
         let each = |ms: u64| ms as f64 / deliveries.max(1) as f64;
         format!(
-            "CPU per delivery: {:.3} ms = bridge {:.3} + Postgres {:.3}",
+            "CPU per delivery: {:.3} ms = bridge {:.3} + Postgres {:.3}; and bench {:.3}",
             each(self.bridge_ms + self.postgres_ms),
             each(self.bridge_ms),
-            each(self.postgres_ms)
+            each(self.postgres_ms),
+            each(self.own_ms)
         )
     }
+}
+
+/// Ours: the simulated upstream and the receiver, which share the machine with the bridge.
+fn own() -> u64 {
+    stat(std::process::id()).map_or(0, |own| own.own_ms)
 }
 
 /// A process' own time, and that of its children and theirs (ended ones are in their parent's account).

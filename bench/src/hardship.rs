@@ -3,7 +3,6 @@
 //! channel may listen that nobody holds.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -15,6 +14,7 @@ use genesys_simulator::shift::Shift;
 use serde_json::Value;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use crate::bridge::Launch;
 use crate::watch::Watch;
 
 /// Time for the last things to come right.
@@ -36,8 +36,8 @@ pub struct Options {
     seed: u64,
 }
 
-pub async fn run(program: &Path, options: &Options) -> anyhow::Result<()> {
-    let (watch, subscribed) = Watch::start(program, options.agents, CloudOptions::default()).await?;
+pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
+    let (watch, subscribed) = Watch::start(launch, options.agents, CloudOptions::default()).await?;
     println!(
         "{} agents on {} channels after {:.1} s",
         options.agents,
@@ -141,7 +141,7 @@ async fn judge(watch: &Watch, options: &Options) -> anyhow::Result<()> {
     // States that were read and told before, or in the place of, what a socket brought.
     let mut read: HashMap<String, Vec<time::OffsetDateTime>> = HashMap::new();
     for post in &posts {
-        let Ok(event) = &post.event else { continue };
+        let Ok(event) = &*post.event else { continue };
         told.extend(post.n());
         if event.data.origin == "resync" {
             let at = event.data.occurred_at.as_deref().and_then(parse_rfc3339);

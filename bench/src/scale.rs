@@ -2,7 +2,6 @@
 //! replacement of every channel at once loses anything under load.
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -11,8 +10,9 @@ use genesys_simulator::cloud::{CloudOptions, Deed, Fate, Reach};
 use genesys_simulator::crm::check::Findings;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::at;
+use crate::bridge::Launch;
 use crate::cpu::Usage;
+use crate::figures::at;
 use crate::watch::Watch;
 
 const STATES: [&str; 5] = ["AVAILABLE", "ON_QUEUE", "BUSY", "AWAY", "MEETING"];
@@ -30,8 +30,8 @@ pub struct Options {
     part_seconds: u64,
 }
 
-pub async fn run(program: &Path, options: &Options) -> anyhow::Result<()> {
-    let (watch, subscribed) = Watch::start(program, options.agents, CloudOptions::default()).await?;
+pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
+    let (watch, subscribed) = Watch::start(launch, options.agents, CloudOptions::default()).await?;
     println!(
         "{} agents on {} channels, everybody subscribed to after {:.1} s",
         options.agents,

@@ -1,6 +1,5 @@
 //! A bridge on the simulated public Notifications API, watching every user of it.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -8,7 +7,7 @@ use genesys_simulator::cloud::{Cloud, CloudOptions};
 use genesys_simulator::crm::{Crm, CrmOptions, Secret};
 use serde_json::{Value, json};
 
-use crate::bridge::Bridge;
+use crate::bridge::{Bridge, Launch};
 
 /// Everything that runs.
 pub struct Watch {
@@ -23,14 +22,14 @@ pub struct Watch {
 impl Watch {
     /// Starts everything, adds the source, and says how long it took until everybody was subscribed to.
     pub async fn start(
-        program: &Path,
+        launch: &Launch,
         agents: usize,
         options: CloudOptions,
     ) -> anyhow::Result<(Self, Duration)> {
         let names: Vec<String> = (0..agents).map(|n| format!("agent-{n:05}")).collect();
         let cloud = Cloud::start(CloudOptions { agents: names.clone(), ..options }).await?;
         let crm = Crm::start(CrmOptions::default()).await?;
-        let bridge = Bridge::start(program, None).await?;
+        let bridge = Bridge::start(launch).await?;
         let watch = Self { cloud, crm, bridge, agents: names, channels: agents.div_ceil(1_000) };
         let source = json!({
             "name": "cloud", "api_url": watch.cloud.api_url(), "login_url": watch.cloud.api_url(),

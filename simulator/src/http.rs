@@ -103,6 +103,12 @@ impl Api {
         self.post_text(path, "application/json", body.to_string()).await
     }
 
+    /// # Errors
+    /// When no answer came.
+    pub async fn patch(&self, path: &str, body: &Value) -> Result<Reply, Unreachable> {
+        self.send(Method::PATCH, path, Some(("application/json", body.to_string()))).await
+    }
+
     /// Posts a body of any type.
     ///
     /// # Errors

@@ -12,11 +12,13 @@
 //!   checkers over what arrived.
 //! - [`shift`]: a repeatable working day of agents, as a list of presence changes.
 //! - [`http`]: the small JSON client that the program and the tests talk to the bridge with.
+//! - [`chance`]: repeatable chance.
 //! - [`clock`]: one spelling of time for all of them.
 //!
 //! Everything runs on the caller's tokio runtime, binds port 0 unless told otherwise, and ends when its handle is
 //! dropped.
 
+pub mod chance;
 pub mod clock;
 pub mod cloud;
 pub mod crm;

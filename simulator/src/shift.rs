@@ -1,8 +1,9 @@
 //! A working day of agents, as an endless and repeatable list of presence changes.
 //!
 //! Nobody's real day: enough of one that a demo looks like a contact centre. Agents come, take calls, pause, meet
-//! and leave; after `OFFLINE` only `AVAILABLE` can come. The same seed gives the same day, so that a failure seen
-//! once can be seen again.
+//! and leave; after `OFFLINE` only `AVAILABLE` can come. The same seed gives the same day.
+
+use crate::chance::Chance;
 
 /// Where an agent can go from a state, with weights.
 const DAY: [(&str, &[(&str, u64)]); 8] = [
@@ -41,7 +42,7 @@ impl Shift {
     pub fn new(agents: &[String], seed: u64) -> Self {
         let agents: Vec<_> = agents.iter().map(|agent| (agent.clone(), "OFFLINE")).collect();
         let absent = agents.len();
-        Self { agents, chance: Chance(seed), absent }
+        Self { agents, chance: Chance::new(seed), absent }
     }
 }
 
@@ -54,43 +55,15 @@ impl Iterator for Shift {
                 self.absent = position;
                 position
             }
-            None => self.chance.below(self.agents.len()),
+            None => {
+                let end = u64::try_from(self.agents.len()).unwrap_or(u64::MAX);
+                usize::try_from(self.chance.below(end)).unwrap_or(0)
+            }
         };
         let (agent, state) = self.agents.get_mut(position)?;
         let (_, ways) = DAY.iter().find(|(from, _)| from == state)?;
         *state = self.chance.weighted(ways)?;
         Some(Step { agent: agent.clone(), state })
-    }
-}
-
-/// `SplitMix64`: repeatable, good enough for a play, and eight lines.
-#[derive(Debug, Clone)]
-struct Chance(u64);
-
-impl Chance {
-    const fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        let end = u64::try_from(end).unwrap_or(u64::MAX).max(1);
-        usize::try_from(self.next() % end).unwrap_or(0)
-    }
-
-    fn weighted(&mut self, ways: &[(&'static str, u64)]) -> Option<&'static str> {
-        let total: u64 = ways.iter().map(|(_, weight)| weight).sum();
-        let mut drawn = self.next() % total.max(1);
-        ways.iter().find_map(|(state, weight)| match drawn.checked_sub(*weight) {
-            None => Some(*state),
-            Some(rest) => {
-                drawn = rest;
-                None
-            }
-        })
     }
 }
 

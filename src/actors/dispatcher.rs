@@ -65,7 +65,7 @@ impl DispatcherActor {
     }
 
     fn start_loop(&mut self, ctx: &mut Context<Self>) {
-        let task = tokio::spawn(Dispatch::new(self.deps.clone()).run(self.orders.subscribe()));
+        let task = tokio::spawn(Dispatch::run(self.deps.clone(), self.orders.subscribe()));
         let ended = task.into_actor(self).map(|ended, actor, ctx| {
             let Err(error) = ended else {
                 actor.drained.send_replace(true);

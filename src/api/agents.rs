@@ -17,6 +17,7 @@ type Reply = Result<HttpResponse, ApiError>;
 #[derive(Serialize)]
 struct View<'a> {
     id: &'a AgentId,
+    external_id: Option<&'a str>,
     name: Option<&'a str>,
     email: Option<&'a str>,
     source: SourceName<'a>,
@@ -36,6 +37,7 @@ struct View<'a> {
 fn view(row: &AgentRow) -> Value {
     let view = View {
         id: &row.agent_id,
+        external_id: row.external_id.as_deref(),
         name: row.name.as_deref(),
         email: row.email.as_deref(),
         source: SourceName { id: row.source_id, name: &row.source_name },
@@ -60,8 +62,12 @@ pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Re
         .text("presence")?
         .map(|text| canonical_presence(&text).ok_or_else(|| ApiError::parameter("presence", "is empty")))
         .transpose()?;
+    let external_id = query.text("external_id")?;
     let paging = query.paging(List::Agents)?;
-    let rows = state.store.agents(source, presence.as_deref(), paging.after_number(), paging.rows()).await?;
+    let rows = state
+        .store
+        .agents(source, presence.as_deref(), external_id.as_deref(), paging.after_number(), paging.rows())
+        .await?;
     Ok(paging.respond(rows, |row| Place::Number(row.agent_key), view))
 }
 
@@ -79,4 +85,15 @@ pub(super) async fn get(state: web::Data<ApiState>, request: HttpRequest) -> Rep
     }
     let row = rows.pop().ok_or_else(|| ApiError::new(Code::NotFound, "There is no such agent."))?;
     Ok(HttpResponse::Ok().json(view(&row)))
+}
+
+/// Takes `agent`, a Genesys user id or an id of the CRM: all Genesys ids that it may stand for.
+pub(super) async fn take_agents(
+    state: &ApiState,
+    query: &mut Query,
+) -> Result<Option<Vec<String>>, ApiError> {
+    match query.text("agent")? {
+        Some(text) => Ok(Some(state.store.agent_ids_of(&text).await?)),
+        None => Ok(None),
+    }
 }

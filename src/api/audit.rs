@@ -4,6 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 
 use super::ApiState;
+use super::agents::take_agents;
 use super::page::{List, Place, Query, at};
 use super::problem::ApiError;
 use crate::domain::audit::{Kind, Level};
@@ -37,7 +38,7 @@ pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Re
     let levels = [Level::Info, Level::Warn, Level::Error].map(Level::as_str);
     let mut query = Query::read(&request)?;
     let filter = AuditFilter {
-        agent: query.text("agent")?,
+        agents: take_agents(&state, &mut query).await?,
         webhook: query.id("webhook")?.map(WebhookId),
         event: query.id("event")?.map(EventId),
         delivery: query.id("delivery")?.map(DeliveryId),

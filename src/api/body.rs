@@ -4,32 +4,26 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
 
 use actix_web::dev::Payload;
-use actix_web::http::header;
 use actix_web::{FromRequest, HttpRequest};
-use bytes::BytesMut;
-use futures_util::StreamExt;
+use bytes::Bytes;
 use serde_json::{Map, Value};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
+use super::body_reader::{check_media_type, media_type, read};
 use super::problem::{ApiError, Code};
 use super::strict_json;
-use crate::domain::violation::Violation;
+use crate::domain::violation::{Violation, pointer_token as escape};
 
-/// Most bytes of a body.
-const BODY_BYTES_MAX: usize = 256 * 1024;
-/// The same of a source: 18,000 agents (domain/source.rs) by their uuids are some 700 KB.
-const SOURCE_BODY_BYTES_MAX: usize = 1024 * 1024;
-const SOURCES: &str = "/v1/sources";
-/// How long a body may take to arrive; actix has no limit of its own.
-const BODY_WITHIN: Duration = Duration::from_secs(10);
-
-/// The fields of a body that is a JSON object.
+/// The fields of a body that is a JSON object, or of an object inside of it.
 #[derive(Debug)]
 pub struct JsonBody {
     fields: Map<String, Value>,
     violations: Vec<Violation>,
+    /// Where the object stands: empty, or the path to it with a slash behind.
+    at: String,
 }
 
 impl FromRequest for JsonBody {
@@ -68,6 +62,32 @@ impl FromRequest for OptionalJsonBody {
     }
 }
 
+/// A body in one of two media types.
+#[derive(Debug)]
+pub enum JsonOrCsv {
+    /// `application/json`
+    Json(JsonBody),
+    /// `text/csv`
+    Csv(Bytes),
+}
+
+impl FromRequest for JsonOrCsv {
+    type Error = ApiError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        let payload = payload.take();
+        Box::pin(async move {
+            if media_type(&request) == "text/csv" {
+                return Ok(Self::Csv(read(&request, payload).await?.freeze()));
+            }
+            check_media_type(&request)?;
+            JsonBody::parse(&read(&request, payload).await?).map(Self::Json)
+        })
+    }
+}
+
 impl JsonBody {
     fn parse(bytes: &[u8]) -> Result<Self, ApiError> {
         let value = strict_json::parse(bytes)
@@ -79,7 +99,7 @@ impl JsonBody {
         for (name, value) in &fields {
             find_nul(&escape(name), value, &mut violations);
         }
-        Ok(Self { fields, violations })
+        Ok(Self { fields, violations, at: String::new() })
     }
 
     /// Takes a text.
@@ -92,8 +112,7 @@ impl JsonBody {
 
     /// Takes a text that may be null: `Some(None)` says that it shall be cleared.
     pub fn text_or_null(&mut self, name: &str) -> Option<Option<String>> {
-        if self.fields.get(name).is_some_and(Value::is_null) {
-            self.fields.remove(name);
+        if self.take_null(name) {
             return Some(None);
         }
         self.text(name).map(Some)
@@ -123,12 +142,94 @@ impl JsonBody {
         }
     }
 
+    /// Takes a whole number that may be null: `Some(None)` says that it shall be cleared.
+    pub fn integer_or_null(&mut self, name: &str) -> Option<Option<i32>> {
+        if self.take_null(name) {
+            return Some(None);
+        }
+        self.integer(name).map(Some)
+    }
+
+    /// Takes a list of whole numbers that may be null.
+    pub fn integers_or_null(&mut self, name: &str) -> Option<Option<Vec<i32>>> {
+        if self.take_null(name) {
+            return Some(None);
+        }
+        let Value::Array(items) = self.fields.remove(name)? else {
+            return self.wrong(name, "is no list");
+        };
+        let mut numbers = Vec::with_capacity(items.len());
+        for (i, item) in items.into_iter().enumerate() {
+            match item.as_i64().map(i32::try_from) {
+                Some(Ok(number)) => numbers.push(number),
+                _ => {
+                    return self.wrong(&format!("{name}/{i}"), "is no whole number of the allowed size");
+                }
+            }
+        }
+        Some(Some(numbers))
+    }
+
+    /// Takes an object and reads its fields in the same way; what `read` leaves over is refused. `None` if it is not
+    /// there or could not be read, which is then noted.
+    pub fn object<T>(&mut self, name: &str, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+        let Value::Object(fields) = self.fields.remove(name)? else {
+            return self.wrong(name, "is no object");
+        };
+        let mut inner = Self { fields, violations: Vec::new(), at: format!("{}{name}/", self.at) };
+        let value = read(&mut inner);
+        inner.refuse_the_rest();
+        self.violations.append(&mut inner.violations);
+        value
+    }
+
+    /// The same for an object that may be null: `Some(None)` says that it shall be cleared.
+    pub fn object_or_null<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&mut Self) -> Option<T>,
+    ) -> Option<Option<T>> {
+        if self.take_null(name) {
+            return Some(None);
+        }
+        self.object(name, read).map(Some)
+    }
+
+    /// Takes all fields that are left, each of which must be a text.
+    pub fn all_texts(&mut self) -> Vec<(String, String)> {
+        let mut texts = Vec::with_capacity(self.fields.len());
+        for (name, value) in std::mem::take(&mut self.fields) {
+            match value {
+                Value::String(text) => texts.push((name, text)),
+                _ => self.wrong::<()>(&escape(&name), "is no string").unwrap_or_default(),
+            }
+        }
+        texts
+    }
+
+    fn take_null(&mut self, name: &str) -> bool {
+        let null = self.fields.get(name).is_some_and(Value::is_null);
+        if null {
+            self.fields.remove(name);
+        }
+        null
+    }
+
     /// Takes true or false.
     pub fn boolean(&mut self, name: &str) -> Option<bool> {
         let value = self.fields.remove(name)?;
         match value.as_bool() {
             Some(value) => Some(value),
             None => self.wrong(name, "is neither true nor false"),
+        }
+    }
+
+    /// Takes a time.
+    pub fn time(&mut self, name: &str) -> Option<OffsetDateTime> {
+        let text = self.text(name)?;
+        match OffsetDateTime::parse(&text, &Rfc3339) {
+            Ok(time) => Some(time),
+            Err(_) => self.wrong(name, "is no RFC 3339 time such as 2026-01-31T09:30:00Z"),
         }
     }
 
@@ -139,7 +240,7 @@ impl JsonBody {
 
     /// Notes what is wrong with a field.
     pub fn wrong<T>(&mut self, field: &str, what: &str) -> Option<T> {
-        self.violations.push(Violation::new(field, what));
+        self.violations.push(Violation::new(format!("{}{field}", self.at), what));
         None
     }
 
@@ -152,14 +253,18 @@ impl JsonBody {
         }
     }
 
+    fn refuse_the_rest(&mut self) {
+        for name in std::mem::take(&mut self.fields).keys() {
+            self.wrong::<()>(&escape(name), "is not a field of this object");
+        }
+    }
+
     /// After all known fields were taken: everything that is wrong, the fields left over among it.
     ///
     /// # Errors
     /// If anything is wrong.
     pub fn finish(mut self, more: Vec<Violation>) -> Result<(), ApiError> {
-        for name in self.fields.keys() {
-            self.violations.push(Violation::new(escape(name), "is not a field of this object"));
-        }
+        self.refuse_the_rest();
         for violation in more {
             // What has the wrong type or is missing was told already; the rules would only repeat it.
             if !self.violations.iter().any(|known| known.field == violation.field) {
@@ -192,55 +297,4 @@ fn find_nul(at: &str, value: &Value, found: &mut Vec<Violation>) {
         }
         _ => {}
     }
-}
-
-/// A name as RFC 6901 writes it in a pointer.
-fn escape(name: &str) -> String {
-    name.replace('~', "~0").replace('/', "~1")
-}
-
-fn check_media_type(request: &HttpRequest) -> Result<(), ApiError> {
-    let given =
-        request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = given.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") {
-        return Ok(());
-    }
-    Err(ApiError::new(Code::UnsupportedMediaType, "Send the body with Content-Type: application/json.")
-        .with_header(header::ACCEPT, "application/json"))
-}
-
-async fn read(request: &HttpRequest, mut payload: Payload) -> Result<BytesMut, ApiError> {
-    let bytes_max = if request.path().starts_with(SOURCES) { SOURCE_BODY_BYTES_MAX } else { BODY_BYTES_MAX };
-    let announced = request
-        .headers()
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|bytes| usize::try_from(bytes).map_or(true, |bytes| bytes > bytes_max)) {
-        return Err(too_large(bytes_max));
-    }
-    let reading = async {
-        let mut body = BytesMut::new();
-        while let Some(chunk) = payload.next().await {
-            let chunk = chunk
-                .map_err(|_| ApiError::new(Code::InvalidJson, "The body broke off or is framed wrongly."))?;
-            if body.len() + chunk.len() > bytes_max {
-                return Err(too_large(bytes_max));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body)
-    };
-    tokio::time::timeout(BODY_WITHIN, reading).await.unwrap_or_else(|_| {
-        Err(ApiError::new(
-            Code::BodyTooSlow,
-            format!("The body must arrive within {} seconds.", BODY_WITHIN.as_secs()),
-        )
-        .with_header(header::CONNECTION, "close"))
-    })
-}
-
-fn too_large(bytes_max: usize) -> ApiError {
-    ApiError::new(Code::BodyTooLarge, format!("A body may have {bytes_max} bytes here."))
-        .with_header(header::CONNECTION, "close")
 }

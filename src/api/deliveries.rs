@@ -4,6 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 
 use super::ApiState;
+use super::agents::take_agents;
 use super::auth::Principal;
 use super::page::{List, Place, Query, at, maybe_at, path_id};
 use super::problem::ApiError;
@@ -12,8 +13,20 @@ use crate::store::history::{AttemptRow, DeliveryFilter, DeliveryRow};
 
 type Reply = Result<HttpResponse, ApiError>;
 
-const STATES: [&str; 9] =
-    ["open", "ended", "waiting", "sending", "blocked", "paused", "delivered", "dead", "webhook_gone"];
+const STATES: [&str; 12] = [
+    "open",
+    "ended",
+    "waiting",
+    "sending",
+    "blocked",
+    "paused",
+    "delivered",
+    "dead",
+    "superseded",
+    "expired",
+    "webhook_gone",
+    "webhook_disabled",
+];
 
 fn view(row: &DeliveryRow) -> Value {
     json!({
@@ -47,7 +60,7 @@ pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Re
     let filter = DeliveryFilter {
         delivery: None,
         webhook: query.id("webhook")?.map(WebhookId),
-        agent: query.text("agent")?,
+        agents: take_agents(&state, &mut query).await?,
         event: query.id("event")?.map(EventId),
         state: query.word("state", &STATES)?,
     };

@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::ApiState;
+use super::agents::take_agents;
 use super::page::{List, Place, Query, at, path_id};
 use super::problem::ApiError;
 use crate::domain::event_data::EventData;
@@ -37,7 +38,10 @@ struct FeedPage<'a> {
 
 pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
     let mut query = Query::read(&request)?;
-    let filter = FeedFilter { agent: query.text("agent")?, source: query.id("source")?.map(SourceId) };
+    let filter = FeedFilter {
+        agents: take_agents(&state, &mut query).await?,
+        source: query.id("source")?.map(SourceId),
+    };
     query.rename("after", "cursor")?;
     let paging = query.paging(List::Events)?;
     let after = paging.after_number().unwrap_or(0);

@@ -13,7 +13,7 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::web::ServiceConfig;
-use actix_web::{Resource, Route, guard, web};
+use actix_web::{HttpMessage, Resource, Route, guard, web};
 use uuid::Uuid;
 
 use crate::domain::secret::MasterKey;
@@ -27,16 +27,22 @@ mod agents;
 mod audit;
 pub mod auth;
 mod body;
+mod body_reader;
 mod connections;
 mod deliveries;
 mod events;
+mod explain;
+mod external_ids;
 mod gaps;
 mod health;
+mod idempotency;
 mod page;
 pub mod problem;
+mod recovery;
 mod rejected_topics;
 mod sources;
 mod strict_json;
+mod webhook_body;
 mod webhooks;
 
 /// What handlers work with; give it to the `App` as `web::Data<ApiState>`.
@@ -96,6 +102,9 @@ pub const ROUTES: &[Endpoint] = &[
     Endpoint::new("POST", "/v1/webhooks/{id}/test", |r| r.to(webhooks::test)),
     Endpoint::new("POST", "/v1/webhooks/{id}/pause", |r| r.to(webhooks::pause)),
     Endpoint::new("POST", "/v1/webhooks/{id}/resume", |r| r.to(webhooks::resume)),
+    Endpoint::new("POST", "/v1/webhooks/{id}/enable", |r| r.to(webhooks::enable)),
+    Endpoint::new("POST", "/v1/webhooks/{id}/snapshot", |r| r.to(webhooks::snapshot)),
+    Endpoint::new("POST", "/v1/webhooks/{id}/recover", |r| r.to(recovery::recover)),
     Endpoint::new("GET", "/v1/sources", |r| r.to(sources::list)),
     Endpoint::new("POST", "/v1/sources", |r| r.to(sources::create)),
     Endpoint::new("GET", "/v1/sources/{id}", |r| r.to(sources::get)),
@@ -108,12 +117,17 @@ pub const ROUTES: &[Endpoint] = &[
     Endpoint::new("POST", "/v1/connections/{id}/terminate", |r| r.to(connections::terminate)),
     Endpoint::new("POST", "/v1/connections/{id}/restart", |r| r.to(connections::restart)),
     Endpoint::new("GET", "/v1/agents", |r| r.to(agents::list)),
+    // Before the path of one agent, which fits it too.
+    Endpoint::new("GET", "/v1/agents/external-ids", |r| r.to(external_ids::list)),
+    Endpoint::new("PUT", "/v1/agents/external-ids", |r| r.to(external_ids::put)),
     Endpoint::new("GET", "/v1/agents/{id}", |r| r.to(agents::get)),
+    Endpoint::new("PATCH", "/v1/agents/{id}", |r| r.to(external_ids::update)),
     Endpoint::new("GET", "/v1/events", |r| r.to(events::list)),
     Endpoint::new("GET", "/v1/events/{id}", |r| r.to(events::get)),
     Endpoint::new("GET", "/v1/deliveries", |r| r.to(deliveries::list)),
     Endpoint::new("GET", "/v1/deliveries/{id}", |r| r.to(deliveries::get)),
     Endpoint::new("POST", "/v1/deliveries/{id}/retry", |r| r.to(deliveries::retry)),
+    Endpoint::new("GET", "/v1/explain", |r| r.to(explain::get)),
     Endpoint::new("GET", "/v1/audit", |r| r.to(audit::list)),
     Endpoint::new("GET", "/v1/gaps", |r| r.to(gaps::list)),
     Endpoint::new("GET", "/healthz", |r| r.to(health::health)),
@@ -141,7 +155,9 @@ pub fn configure(config: &mut ServiceConfig) {
             }
         }
     }
-    config.service(guarded.default_service(web::to(not_found)).wrap(from_fn(auth::check)));
+    // The last one wrapped is met first.
+    let guarded = guarded.default_service(web::to(not_found));
+    config.service(guarded.wrap(from_fn(idempotency::once)).wrap(from_fn(auth::check)));
     config.default_service(web::to(not_found));
 }
 
@@ -153,6 +169,7 @@ fn resource(path: &str, pattern: &str) -> Resource {
             "GET" => web::route().guard(guard::Any(guard::Get()).or(guard::Head())),
             "POST" => web::post(),
             "PATCH" => web::patch(),
+            "PUT" => web::put(),
             _ => web::delete(),
         };
         resource = resource.route((endpoint.handler)(route));
@@ -188,6 +205,10 @@ const HEADERS: [(HeaderName, &str); 4] = [
 /// Longest that a call may take: its body may take 10 s to arrive, the rest is the database's.
 const ANSWER_WITHIN: std::time::Duration = std::time::Duration::from_secs(16);
 
+/// How the log knows a request; problem documents name it.
+#[derive(Clone, Debug)]
+struct RequestId(String);
+
 /// Outermost middleware: gives the request an id, writes that id into problem documents, sets the headers that every
 /// response carries.
 ///
@@ -198,6 +219,7 @@ pub async fn edge<B: MessageBody + 'static>(
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let request_id = Uuid::now_v7().to_string();
+    request.extensions_mut().insert(RequestId(request_id.clone()));
     // A database that went silent must not keep callers waiting, nor the connections that their calls hold.
     let answer = tokio::time::timeout(ANSWER_WITHIN, next.call(request)).await;
     let answer = answer.map_err(|_| ApiError::unavailable("no answer in time"))?;

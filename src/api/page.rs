@@ -174,15 +174,19 @@ pub enum List {
     Gaps,
     /// `/v1/rejected-topics`
     RejectedTopics,
+    /// `/v1/agents/external-ids`
+    ExternalIds,
 }
 
-/// Where in a list to read on: behind a row id or behind a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where in a list to read on: behind a row id, a number, or an id and a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A row id.
     Id(Uuid),
     /// A number that orders the list; not negative.
     Number(i64),
+    /// An id, and a text within it.
+    Pair(Uuid, String),
 }
 
 impl List {
@@ -197,6 +201,7 @@ impl List {
             Self::Audit => b'l',
             Self::Gaps => b'g',
             Self::RejectedTopics => b'r',
+            Self::ExternalIds => b'x',
         }
     }
 
@@ -207,6 +212,10 @@ impl List {
         match place {
             Place::Id(id) => bytes.extend_from_slice(id.as_bytes()),
             Place::Number(number) => bytes.extend_from_slice(&number.to_be_bytes()),
+            Place::Pair(id, text) => {
+                bytes.extend_from_slice(id.as_bytes());
+                bytes.extend_from_slice(text.as_bytes());
+            }
         }
         BASE64URL.encode(bytes)
     }
@@ -226,6 +235,11 @@ impl List {
                 Self::Webhooks | Self::Sources | Self::Connections | Self::Deliveries | Self::Gaps => {
                     Uuid::from_slice(rest).ok().map(Place::Id)
                 }
+                Self::ExternalIds => {
+                    let (id, text) = rest.split_first_chunk::<16>()?;
+                    let text = std::str::from_utf8(text).ok().filter(|text| !text.contains('\0'))?;
+                    Some(Place::Pair(Uuid::from_bytes(*id), text.to_owned()))
+                }
             }
         });
         place.ok_or_else(|| {
@@ -235,7 +249,7 @@ impl List {
 }
 
 /// Which page is asked for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Paging {
     list: List,
     limit: usize,
@@ -257,6 +271,15 @@ impl Paging {
     pub fn after_number(&self) -> Option<i64> {
         match self.after {
             Some(Place::Number(number)) => Some(number),
+            _ => None,
+        }
+    }
+
+    /// The id and the text behind which to read on; `None` from the start.
+    #[must_use]
+    pub fn after_pair(&self) -> Option<(Uuid, &str)> {
+        match &self.after {
+            Some(Place::Pair(id, text)) => Some((*id, text)),
             _ => None,
         }
     }
@@ -331,15 +354,18 @@ mod tests {
     #[test]
     fn a_cursor_comes_back_as_it_went_and_only_to_its_list() {
         let id = Place::Id(Uuid::now_v7());
-        let cursor = List::Gaps.cursor(id);
+        let cursor = List::Gaps.cursor(id.clone());
         assert_eq!(List::Gaps.read_cursor(&cursor).unwrap(), id);
         assert!(List::Webhooks.read_cursor(&cursor).is_err());
         let number = Place::Number(7);
-        let cursor = List::Events.cursor(number);
+        let cursor = List::Events.cursor(number.clone());
         assert_eq!(List::Events.read_cursor(&cursor).unwrap(), number);
         assert!(List::Audit.read_cursor(&cursor).is_err());
-        let cursor = List::RejectedTopics.cursor(number);
+        let cursor = List::RejectedTopics.cursor(number.clone());
         assert_eq!(List::RejectedTopics.read_cursor(&cursor).unwrap(), number);
+        let pair = Place::Pair(Uuid::now_v7(), "Zoë".to_owned());
+        let cursor = List::ExternalIds.cursor(pair.clone());
+        assert_eq!(List::ExternalIds.read_cursor(&cursor).unwrap(), pair);
     }
 
     #[test]

@@ -46,6 +46,8 @@ macro_rules! codes {
 codes! {
     InvalidJson = "invalid_json", BAD_REQUEST, "The body is not the JSON we read";
     InvalidParameter = "invalid_parameter", BAD_REQUEST, "A query parameter is wrong";
+    InvalidHeader = "invalid_header", BAD_REQUEST, "A header is wrong";
+    InvalidCsv = "invalid_csv", BAD_REQUEST, "The body is not the CSV we read";
     InvalidCursor = "invalid_cursor", BAD_REQUEST, "The cursor is not one of this list";
     Unauthorized = "unauthorized", UNAUTHORIZED, "No valid API key";
     NotFound = "not_found", NOT_FOUND, "There is no such thing";
@@ -54,6 +56,7 @@ codes! {
     Conflict = "conflict", CONFLICT, "The present state does not allow it";
     NameTaken = "name_taken", CONFLICT, "The name is taken";
     AmbiguousAgent = "ambiguous_agent", CONFLICT, "Several sources know an agent of this id";
+    IdempotencyKeyReused = "idempotency_key_reused", CONFLICT, "The Idempotency-Key was used for another request";
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large";
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body is not application/json";
     EncodingRefused = "encoding_refused", UNSUPPORTED_MEDIA_TYPE, "Encoded bodies are not read";
@@ -121,6 +124,13 @@ impl ApiError {
             .map(|v| json!({"pointer": format!("/{}", v.field), "detail": v.what}))
             .collect();
         error
+    }
+
+    /// The same error with everything that is wrong.
+    #[must_use]
+    pub fn with_errors(mut self, errors: Vec<Value>) -> Self {
+        self.errors = errors;
+        self
     }
 
     /// A query parameter that is wrong.

@@ -3,74 +3,115 @@
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use super::ApiState;
 use super::auth::Principal;
 use super::body::{JsonBody, OptionalJsonBody};
 use super::page::{List, Place, Query, at, maybe_at, path_id};
 use super::problem::ApiError;
-use crate::domain::ids::{SourceId, WebhookId};
+use super::webhook_body::{secret_or_new, take_changes, take_secret};
+use crate::domain::ids::WebhookId;
 use crate::domain::signature::SigningKey;
 use crate::domain::violation::Violation;
-use crate::domain::webhook::{WebhookChanges, WebhookInput};
+use crate::domain::webhook::{FORMER_SECRET_SIGNS_ON, OVERLAP_SECONDS_MAX, WebhookSettings};
 use crate::metrics::OutcomeLabels;
-use crate::random;
-use crate::store::webhooks::Webhook;
-
-/// Bytes of a secret that we make.
-const SECRET_BYTES: usize = 32;
+use crate::store::webhooks::{NewWebhook, Webhook};
 
 type Reply = Result<HttpResponse, ApiError>;
 
-fn view(webhook: &Webhook) -> Value {
-    json!({
+/// Everything but what is secret: of that, only which kinds there are.
+fn view(state: &ApiState, webhook: &Webhook) -> Result<Value, ApiError> {
+    let (settings, delivery, health) = (&webhook.settings, &webhook.settings.delivery, &webhook.health);
+    let mut shown = json!({
         "id": webhook.webhook_id,
-        "url": webhook.url,
-        "description": webhook.description,
-        "agents": webhook.agents,
-        "topics": webhook.topics,
-        "presences": webhook.presences,
-        "sources": webhook.sources,
-        "events": webhook.events,
+        "url": settings.url,
+        "description": settings.description,
+        "agents": settings.agents,
+        "topics": settings.topics,
+        "presences": settings.presences,
+        "sources": settings.sources,
+        "events": settings.events,
+        "mode": delivery.mode.as_str(),
+        "max_age_seconds": delivery.max_age.map(|age| age.as_secs()),
+        "min_dwell_ms": millis(delivery.min_dwell),
+        "batch": delivery.batch.map(|batch| json!({
+            "max_items": batch.max_items,
+            "max_wait_ms": millis(batch.max_wait),
+        })),
+        "retry_schedule_seconds": delivery.retry_schedule,
+        "timeout_ms": millis(delivery.timeout),
+        "max_concurrency": delivery.max_concurrency,
+        "rate_limit": delivery.rate_limit.map(|limit| json!({
+            "requests": limit.requests,
+            "per_seconds": limit.per.as_secs(),
+        })),
+        "disable_after_seconds": delivery.disable_after.as_secs(),
+        "format": delivery.format.as_str(),
+        "signatures": settings.signatures.words(),
+        "header_names": webhook.header_names,
+        "auth": {"kind": webhook.auth_kind},
+        "client_certificate": webhook.access(&state.master_key)?.client_certificate.is_some(),
+        "verification": settings.verification.as_str(),
         "state": webhook.state,
+        "state_reason": webhook.state_reason,
+        "health": {
+            "failures": health.failures,
+            "failing_since": maybe_at(health.failing_since),
+            "hold_until": maybe_at(health.hold_until),
+            "last_outcome": health.last_outcome,
+        },
         "version": webhook.version,
         "former_secrets_expire_at": maybe_at(webhook.former_secrets_expire_at),
         "created_at": at(webhook.created_at),
         "updated_at": at(webhook.updated_at),
-    })
+    });
+    if let (Some(key), Some(fields)) = (webhook.public_key(&state.master_key)?, shown.as_object_mut()) {
+        fields.insert("public_key".to_owned(), Value::String(key));
+    }
+    Ok(shown)
+}
+
+/// The ranges keep it far below the limit.
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The only two answers that show a secret: the one to its making, and the one to its replacement.
-fn view_with_secret(webhook: &Webhook, secret: &SigningKey) -> Value {
-    let mut shown = view(webhook);
+fn view_with_secret(state: &ApiState, webhook: &Webhook, secret: &SigningKey) -> Result<Value, ApiError> {
+    let mut shown = view(state, webhook)?;
     if let Some(fields) = shown.as_object_mut() {
         fields.insert("secret".to_owned(), Value::String(secret.to_text()));
     }
-    shown
+    Ok(shown)
 }
 
 pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
     let paging = Query::read(&request)?.paging(List::Webhooks)?;
     let rows = state.store.webhooks(paging.after_id().map(WebhookId), paging.rows()).await?;
-    Ok(paging.respond(rows, |row| Place::Id(row.webhook_id.0), view))
+    let rows: Vec<(WebhookId, Value)> = rows
+        .iter()
+        .map(|row| view(&state, row).map(|shown| (row.webhook_id, shown)))
+        .collect::<Result<_, _>>()?;
+    Ok(paging.respond(rows, |(id, _)| Place::Id(id.0), |(_, shown)| shown.clone()))
 }
 
 pub(super) async fn create(state: web::Data<ApiState>, principal: Principal, mut body: JsonBody) -> Reply {
     body.must_be_given(&["url"]);
     let secret = take_secret(&mut body);
-    let changes = take_changes(&state, body).await?;
+    let snapshot = body.boolean("snapshot").unwrap_or(false);
+    let changes = take_changes(&state, body, &WebhookSettings::default()).await?;
     let secret = secret_or_new(secret)?;
-    let webhook =
-        state.store.create_webhook(&changes, &secret, &state.master_key, principal.as_str()).await?;
+    let new = NewWebhook { changes: &changes, secret: &secret, snapshot };
+    let webhook = state.store.create_webhook(&new, &state.master_key, principal.as_str()).await?;
+    state.store.wake.deliveries_due();
     Ok(HttpResponse::Created()
         .insert_header((header::LOCATION, format!("/v1/webhooks/{}", webhook.webhook_id)))
-        .json(view_with_secret(&webhook, &secret)))
+        .json(view_with_secret(&state, &webhook, &secret)?))
 }
 
 pub(super) async fn get(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
     let webhook = state.store.webhook(WebhookId(path_id(&request)?)).await?;
-    Ok(HttpResponse::Ok().json(view(&webhook)))
+    Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
 }
 
 pub(super) async fn update(
@@ -80,9 +121,11 @@ pub(super) async fn update(
     body: JsonBody,
 ) -> Reply {
     let id = WebhookId(path_id(&request)?);
-    let changes = take_changes(&state, body).await?;
-    let webhook = state.store.update_webhook(id, &changes, principal.as_str()).await?;
-    Ok(HttpResponse::Ok().json(view(&webhook)))
+    let present = state.store.webhook(id).await?;
+    let changes = take_changes(&state, body, &present.settings).await?;
+    let webhook = state.store.update_webhook(id, &changes, &state.master_key, principal.as_str()).await?;
+    state.store.wake.deliveries_due();
+    Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
 }
 
 pub(super) async fn delete(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
@@ -101,11 +144,20 @@ pub(super) async fn rotate_secret(
 ) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let secret = take_secret(&mut body);
-    body.finish(Vec::new())?;
+    let overlap = body.integer("overlap_seconds");
+    let out_of_range = overlap
+        .filter(|overlap| !(0..=OVERLAP_SECONDS_MAX).contains(overlap))
+        .map(|_| Violation::new("overlap_seconds", format!("is not between 0 and {OVERLAP_SECONDS_MAX}")));
+    body.finish(out_of_range.into_iter().collect())?;
+    let overlap = overlap.map_or(FORMER_SECRET_SIGNS_ON, |seconds| time::Duration::seconds(seconds.into()));
     let secret = secret_or_new(secret)?;
-    let webhook =
-        state.store.rotate_webhook_secret(id, &secret, &state.master_key, principal.as_str()).await?;
-    Ok(HttpResponse::Ok().json(view_with_secret(&webhook, &secret)))
+    let webhook = state
+        .store
+        .rotate_webhook_secret(id, &secret, overlap, &state.master_key, principal.as_str())
+        .await?;
+    // The former secret may have to stop signing at once.
+    state.store.wake.deliveries_due();
+    Ok(HttpResponse::Ok().json(view_with_secret(&state, &webhook, &secret)?))
 }
 
 pub(super) async fn test(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
@@ -120,69 +172,30 @@ pub(super) async fn test(state: web::Data<ApiState>, principal: Principal, reque
 pub(super) async fn pause(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let webhook = state.store.pause_webhook(id, principal.as_str()).await?;
-    Ok(HttpResponse::Ok().json(view(&webhook)))
+    Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
 }
 
 pub(super) async fn resume(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let webhook = state.store.resume_webhook(id, principal.as_str()).await?;
     state.store.wake.deliveries_due();
-    Ok(HttpResponse::Ok().json(view(&webhook)))
+    Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
 }
 
-/// Reads and checks the fields that a registration and a change have in common.
-async fn take_changes(state: &ApiState, mut body: JsonBody) -> Result<WebhookChanges, ApiError> {
-    let input = WebhookInput {
-        url: body.text("url"),
-        description: body.text("description"),
-        agents: body.texts("agents"),
-        topics: body.texts("topics"),
-        presences: body.texts("presences"),
-        sources: take_sources(state, &mut body).await?,
-        events: body.texts("events"),
-    };
-    match input.check(&state.targets) {
-        Ok(changes) => body.finish(Vec::new()).map(|()| changes),
-        Err(violations) => {
-            body.finish(violations.clone())?;
-            Err(ApiError::fields(&violations))
-        }
-    }
+pub(super) async fn enable(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
+    let id = WebhookId(path_id(&request)?);
+    let webhook = state.store.enable_webhook(id, principal.as_str()).await?;
+    state.store.wake.deliveries_due();
+    Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
 }
 
-async fn take_sources(state: &ApiState, body: &mut JsonBody) -> Result<Option<Vec<SourceId>>, ApiError> {
-    let Some(texts) = body.texts("sources") else {
-        return Ok(None);
-    };
-    let mut ids = Vec::with_capacity(texts.len());
-    for (i, text) in texts.iter().enumerate() {
-        match Uuid::try_parse(text) {
-            Ok(id) => ids.push(SourceId(id)),
-            Err(_) => body.wrong::<()>(&format!("sources/{i}"), "is no uuid").unwrap_or_default(),
-        }
-    }
-    for unknown in state.store.unknown_sources(&ids).await? {
-        if let Some(i) = texts.iter().position(|text| Uuid::try_parse(text) == Ok(unknown.0)) {
-            body.wrong::<()>(&format!("sources/{i}"), "is no source that we know");
-        }
-    }
-    Ok(Some(ids))
-}
-
-/// A secret that was given: read, or found to be none. The text itself is never told back.
-fn take_secret(body: &mut JsonBody) -> Option<SigningKey> {
-    let text = body.text("secret")?;
-    match SigningKey::parse(&text) {
-        Ok(key) => Some(key),
-        Err(_) => body.wrong("secret", "is not whsec_ and the base64 of 24 to 64 bytes"),
-    }
-}
-
-fn secret_or_new(given: Option<SigningKey>) -> Result<SigningKey, ApiError> {
-    match given {
-        Some(key) => Ok(key),
-        // 32 bytes are within the limits; if the rule ever says otherwise, the caller hears of it.
-        None => SigningKey::from_bytes(&random::bytes::<SECRET_BYTES>())
-            .map_err(|_| ApiError::fields(&[Violation::new("secret", "must be given: none could be made")])),
-    }
+pub(super) async fn snapshot(
+    state: web::Data<ApiState>,
+    principal: Principal,
+    request: HttpRequest,
+) -> Reply {
+    let id = WebhookId(path_id(&request)?);
+    let webhook = state.store.request_snapshot(id, principal.as_str()).await?;
+    state.store.wake.deliveries_due();
+    Ok(HttpResponse::Accepted().json(view(&state, &webhook)?))
 }

@@ -126,6 +126,8 @@ kinds! {
     DeliveryAttempt = "DELIVERY_ATTEMPT",
     /// A delivery ended without a POST.
     DeliveryEnded = "DELIVERY_ENDED",
+    /// A dispatcher died with the delivery in its hands: whether the POST was made is not known.
+    AttemptLost = "ATTEMPT_LOST",
     /// An operator asked for another try.
     DeliveryRetried = "DELIVERY_RETRIED",
     /// A webhook was registered.
@@ -142,6 +144,24 @@ kinds! {
     WebhookPaused = "WEBHOOK_PAUSED",
     /// A webhook was resumed.
     WebhookResumed = "WEBHOOK_RESUMED",
+    /// A webhook's receiver has failed several times in a row.
+    WebhookFailing = "WEBHOOK_FAILING",
+    /// A webhook that was failing takes deliveries again.
+    WebhookRecovered = "WEBHOOK_RECOVERED",
+    /// A webhook was disabled: its receiver is gone, or has failed for too long.
+    WebhookDisabled = "WEBHOOK_DISABLED",
+    /// A disabled or unverified webhook was asked whether it is well.
+    WebhookProbed = "WEBHOOK_PROBED",
+    /// The present states were written for a webhook.
+    SnapshotWritten = "SNAPSHOT_WRITTEN",
+    /// A disabled or unverified webhook was enabled, by an operator or because it is well, or is to be verified anew.
+    WebhookEnabled = "WEBHOOK_ENABLED",
+    /// An operator asked to send a webhook the present states.
+    SnapshotRequested = "SNAPSHOT_REQUESTED",
+    /// An operator asked to send a webhook again what it missed.
+    RecoveryRequested = "RECOVERY_REQUESTED",
+    /// Agents were given ids of the CRM, or lost them.
+    AgentsMapped = "AGENTS_MAPPED",
     /// A source was added.
     SourceCreated = "SOURCE_CREATED",
     /// A source was changed.

@@ -11,15 +11,17 @@
 //! | an address that is not allowed | `target_refused` | no | retry |
 //! | no TCP connection | `connect` | no | retry |
 //! | no TLS session | `tls` | no | retry |
+//! | no access token to send with it | `token` | no | retry |
 //! | no request can be made of the address | `not_built` | no | retry |
 //!
 //! Retry is after the schedule's delay, or after the receiver's `Retry-After` if that is later; after the last attempt
-//! of the schedule it is dead. Where "unknown" is retried a receiver may see a delivery twice, under the same id.
+//! of the schedule it is dead, and if it would be too old by then it is expired. 410 disables the webhook. Where "unknown" is retried a receiver may see a delivery twice, under the same id.
 
 use std::time::Duration;
 
 use time::OffsetDateTime;
 
+use super::delivery_settings::DeliverySettings;
 use super::retry;
 
 /// What came back of one POST.
@@ -42,6 +44,8 @@ pub enum Outcome {
     NotConnected,
     /// No TLS session, such as for a certificate that is not valid.
     TlsFailed,
+    /// The token endpoint gave no access token, for whatever reason; nothing was sent.
+    TokenRefused,
     /// The connection ended before a whole answer: the receiver may or may not have taken it.
     Disconnected,
     /// What came back is not an HTTP answer.
@@ -65,6 +69,7 @@ impl Outcome {
             Self::TargetRefused => "target_refused",
             Self::NotConnected => "connect",
             Self::TlsFailed => "tls",
+            Self::TokenRefused => "token",
             Self::Disconnected => "disconnected",
             Self::NotBuilt => "not_built",
         }
@@ -95,6 +100,10 @@ pub enum Verdict {
     RetryAt(OffsetDateTime),
     /// It ended without success.
     Dead,
+    /// The next attempt would come too late for what it tells.
+    Expired,
+    /// The receiver says that it is gone for good: so is the webhook.
+    Gone,
 }
 
 /// How a delivery ended.
@@ -104,36 +113,77 @@ pub enum EndState {
     Delivered,
     /// Every attempt failed.
     Dead,
+    /// A newer state of its agent took its place.
+    Superseded,
+    /// It became too old before it could be sent.
+    Expired,
     /// Its webhook was removed first.
     WebhookGone,
+    /// Its webhook was disabled first.
+    WebhookDisabled,
 }
 
 impl EndState {
+    /// Every one.
+    pub const ALL: [Self; 6] = [
+        Self::Delivered,
+        Self::Dead,
+        Self::Superseded,
+        Self::Expired,
+        Self::WebhookGone,
+        Self::WebhookDisabled,
+    ];
+
     /// As it is stored and shown.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
             Self::Dead => "dead",
+            Self::Superseded => "superseded",
+            Self::Expired => "expired",
             Self::WebhookGone => "webhook_gone",
+            Self::WebhookDisabled => "webhook_disabled",
         }
     }
 }
 
-/// Judges attempt number `attempt` (from 1) that ended at `now`. `jitter` is random, at least 0 and below 1.
+/// One attempt that ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt<'a> {
+    /// What came back.
+    pub outcome: &'a Outcome,
+    /// Its number, from 1.
+    pub number: u32,
+    /// When it ended.
+    pub now: OffsetDateTime,
+    /// From when on the delivery is too old to be sent; `None`: never.
+    pub expires_at: Option<OffsetDateTime>,
+}
+
+/// Judges an attempt by the webhook's settings. `jitter` is random, at least 0 and below 1.
 #[must_use]
-pub fn judge(outcome: &Outcome, attempt: u32, now: OffsetDateTime, jitter: f64) -> Verdict {
+pub fn judge(attempt: Attempt<'_>, settings: &DeliverySettings, jitter: f64) -> Verdict {
+    let Attempt { outcome, number, now, expires_at } = attempt;
     if outcome.is_success() {
         return Verdict::Delivered;
     }
-    let Some(delay) = retry::delay_after(attempt, jitter) else {
+    if outcome.status() == Some(410) {
+        return Verdict::Gone;
+    }
+    let Some(delay) = retry::delay_after(number, settings.retry_schedule.as_deref(), jitter) else {
         return Verdict::Dead;
     };
     let wished = match outcome {
         Outcome::Answered { retry_after, .. } => retry_after.unwrap_or_default(),
         _ => Duration::ZERO,
     };
-    Verdict::RetryAt(now + delay.max(wished))
+    let at = now + delay.max(wished);
+    if expires_at.is_some_and(|expires_at| at >= expires_at) {
+        Verdict::Expired
+    } else {
+        Verdict::RetryAt(at)
+    }
 }
 
 #[cfg(test)]
@@ -148,12 +198,45 @@ mod tests {
         Outcome::Answered { status, retry_after: None }
     }
 
+    fn judge(outcome: &Outcome, number: u32, now: OffsetDateTime, jitter: f64) -> Verdict {
+        let attempt = Attempt { outcome, number, now, expires_at: None };
+        super::judge(attempt, &DeliverySettings::default(), jitter)
+    }
+
+    #[test]
+    fn what_would_come_too_late_expires() {
+        let outcome = answered(500);
+        let judged = |seconds| {
+            let expires_at = Some(NOW + Duration::from_secs(seconds));
+            let attempt = Attempt { outcome: &outcome, number: 1, now: NOW, expires_at };
+            super::judge(attempt, &DeliverySettings::default(), 0.0)
+        };
+        assert_eq!(judged(5), Verdict::Expired);
+        assert_eq!(judged(6), Verdict::RetryAt(NOW + Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn gone_is_gone_at_once() {
+        assert_eq!(judge(&answered(410), 1, NOW, 0.0), Verdict::Gone);
+    }
+
+    #[test]
+    fn a_schedule_of_ones_own_counts() {
+        let settings = DeliverySettings { retry_schedule: Some(vec![60]), ..DeliverySettings::default() };
+        let outcome = answered(500);
+        let judged = |number| {
+            super::judge(Attempt { outcome: &outcome, number, now: NOW, expires_at: None }, &settings, 0.0)
+        };
+        assert_eq!(judged(1), Verdict::RetryAt(NOW + Duration::from_secs(60)));
+        assert_eq!(judged(2), Verdict::Dead);
+    }
+
     #[test]
     fn only_2xx_is_success() {
         for status in [200, 201, 202, 204, 299] {
             assert_eq!(judge(&answered(status), 1, NOW, 0.0), Verdict::Delivered, "{status}");
         }
-        for outcome in [301, 307, 400, 404, 410, 429, 500, 503].map(answered) {
+        for outcome in [301, 307, 400, 404, 429, 500, 503].map(answered) {
             assert!(matches!(judge(&outcome, 1, NOW, 0.0), Verdict::RetryAt(_)), "{outcome:?}");
         }
     }
@@ -172,6 +255,7 @@ mod tests {
             (Outcome::TargetRefused, "target_refused", None),
             (Outcome::NotConnected, "connect", None),
             (Outcome::TlsFailed, "tls", None),
+            (Outcome::TokenRefused, "token", None),
             (Outcome::NotBuilt, "not_built", None),
         ] {
             assert_eq!((outcome.class(), outcome.status()), (class, status));
@@ -183,13 +267,14 @@ mod tests {
     fn the_last_failure_is_the_end_whatever_it_was() {
         for outcome in [
             answered(307),
-            answered(410),
+            answered(404),
             answered(500),
             Outcome::TimedOut,
             Outcome::NotResolved,
             Outcome::TargetRefused,
             Outcome::NotConnected,
             Outcome::TlsFailed,
+            Outcome::TokenRefused,
             Outcome::Disconnected,
             Outcome::BadAnswer,
             Outcome::NotBuilt,

@@ -23,6 +23,7 @@ pub struct EventData<'a, R> {
     state: StateData<'a>,
     occurred_at: Option<String>,
     received_at: String,
+    committed_at: Option<String>,
     raw: R,
 }
 
@@ -35,11 +36,30 @@ pub struct SourceName<'a> {
     pub name: &'a str,
 }
 
+/// An agent by its ids, and who that is as far as it is known.
 #[derive(Serialize)]
-struct Agent<'a> {
+pub struct Agent<'a> {
     id: &'a AgentId,
     name: Option<&'a str>,
     email: Option<&'a str>,
+    external_id: Option<&'a str>,
+}
+
+impl<'a> Agent<'a> {
+    /// Whom an event is about.
+    #[must_use]
+    pub fn of(event: &'a Event) -> Option<Self> {
+        let told = match &event.detail {
+            Some(Detail::Agent(told)) => Some(told),
+            _ => None,
+        };
+        Some(Self {
+            id: event.agent_id.as_ref()?,
+            name: told.and_then(|told| told.name.as_deref()),
+            email: told.and_then(|told| told.email.as_deref()),
+            external_id: event.external_id.as_deref(),
+        })
+    }
 }
 
 /// A presence: what kind it is, and which one.
@@ -120,17 +140,14 @@ impl<'a, R: Serialize> EventData<'a, R> {
             changed: told
                 .map_or_else(|| vec!["presence"], |told| told.changed.iter().map(String::as_str).collect()),
             source: event.source.as_ref().map(|(id, name)| SourceName { id: *id, name }),
-            agent: event.agent_id.as_ref().map(|id| Agent {
-                id,
-                name: told.and_then(|told| told.name.as_deref()),
-                email: told.and_then(|told| told.email.as_deref()),
-            }),
+            agent: Agent::of(event),
             topic: event.topic.as_deref(),
             presence: Presence::of(state, event.presence.as_deref()),
             previous: event.previous.as_deref().map(|system| Previous { system }),
             state: StateData::of(state, &write),
             occurred_at: event.occurred_at.map(&write),
             received_at: write(event.received_at),
+            committed_at: event.committed_at.map(&write),
             raw,
         }
     }

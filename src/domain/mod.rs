@@ -2,19 +2,29 @@
 //!
 //! Every rule takes what it needs, `now` and randomness included, and returns a value.
 
+pub mod access;
 pub mod agent_state;
 pub mod audit;
+pub mod circuit;
 pub mod delivery;
+pub mod delivery_settings;
 pub mod event_data;
+pub mod explain;
+pub mod external_ids;
+pub mod gap_notice;
 pub mod ids;
+pub mod matching;
+pub mod pace;
 pub mod presence;
 pub mod regions;
 pub mod retry;
 pub mod secret;
 pub mod signature;
+pub mod signing_pair;
 pub mod source;
 pub mod source_notice;
 pub mod target;
 pub mod topics;
 pub mod violation;
 pub mod webhook;
+pub mod webhook_notice;

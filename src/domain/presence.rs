@@ -4,8 +4,10 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 
 use super::agent_state::{AgentState, EventState};
+use super::gap_notice::GapNotice;
 use super::ids::{AgentId, ConnectionId, EventId, SourceId};
 use super::source_notice::SourceNotice;
+use super::webhook_notice::WebhookNotice;
 
 /// System presences of Genesys Cloud in the spelling we write.
 pub const SYSTEM_PRESENCES: [&str; 10] =
@@ -93,32 +95,58 @@ impl Origin {
 pub enum EventKind {
     /// An agent's presence changed.
     PresenceUpdated,
+    /// The present state of an agent, told to one webhook because it asked or was just registered.
+    PresenceSnapshot,
+    /// A time in which an agent could not be seen is over.
+    PresenceGap,
     /// Somebody asked for a test ping of one webhook.
     WebhookTest,
     /// A source has had no live connection for too long.
     SourceStale,
     /// A source that was stale has a live connection again.
     SourceRecovered,
+    /// A webhook's receiver has failed several times in a row.
+    WebhookFailing,
+    /// A webhook was disabled, because its receiver is gone or has failed for too long.
+    WebhookDisabled,
+    /// A webhook that was failing or disabled takes deliveries again.
+    WebhookRecovered,
 }
 
 impl EventKind {
+    /// Every kind.
+    pub const ALL: [Self; 9] = [
+        Self::PresenceUpdated,
+        Self::PresenceSnapshot,
+        Self::PresenceGap,
+        Self::WebhookTest,
+        Self::SourceStale,
+        Self::SourceRecovered,
+        Self::WebhookFailing,
+        Self::WebhookDisabled,
+        Self::WebhookRecovered,
+    ];
+
     /// As it is stored, and sent as the body's `type`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::PresenceUpdated => "presence.updated",
+            Self::PresenceSnapshot => "presence.snapshot",
+            Self::PresenceGap => "presence.gap",
             Self::WebhookTest => "webhook.test",
             Self::SourceStale => "source.stale",
             Self::SourceRecovered => "source.recovered",
+            Self::WebhookFailing => "webhook.failing",
+            Self::WebhookDisabled => "webhook.disabled",
+            Self::WebhookRecovered => "webhook.recovered",
         }
     }
 
     /// The kind of this name; `None` if there is none.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::PresenceUpdated, Self::WebhookTest, Self::SourceStale, Self::SourceRecovered]
-            .into_iter()
-            .find(|kind| kind.as_str() == name)
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 }
 
@@ -139,6 +167,8 @@ pub struct Event {
     pub sequence: Option<i64>,
     /// Topic it came in on.
     pub topic: Option<String>,
+    /// The agent's id in the CRM at that time; `None` if none was given.
+    pub external_id: Option<String>,
     /// System presence; `None` if none could be read.
     pub presence: Option<String>,
     /// System presence before; `None` if unknown.
@@ -147,6 +177,8 @@ pub struct Event {
     pub occurred_at: Option<OffsetDateTime>,
     /// When the frame arrived.
     pub received_at: OffsetDateTime,
+    /// When it was written, just before the commit; `None` in rows from before that was kept.
+    pub committed_at: Option<OffsetDateTime>,
     /// Pushed, or asked for.
     pub origin: Origin,
     /// What is told besides the columns.
@@ -162,6 +194,10 @@ pub enum Detail {
     Agent(Box<EventState>),
     /// Of a source.
     Source(Box<SourceNotice>),
+    /// Of a time without sight.
+    Gap(Box<GapNotice>),
+    /// Of a webhook.
+    Webhook(Box<WebhookNotice>),
 }
 
 #[cfg(test)]

@@ -20,12 +20,16 @@ const JITTER: f64 = 0.1;
 /// Longest `Retry-After` that is obeyed; a longer one is cut to this.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * HOUR);
 
-/// Delay after failed attempt number `attempt` (from 1), or `None` if that was the last one.
-/// `jitter` is random, at least 0 and below 1.
+/// Delay after failed attempt number `attempt` (from 1) by a webhook's own schedule in seconds, or by the usual one;
+/// `None` if that was the last attempt. `jitter` is random, at least 0 and below 1.
 #[must_use]
-pub fn delay_after(attempt: u32, jitter: f64) -> Option<Duration> {
+pub fn delay_after(attempt: u32, schedule: Option<&[u32]>, jitter: f64) -> Option<Duration> {
     let index = usize::try_from(attempt.checked_sub(1)?).ok()?;
-    let delay = Duration::from_secs(*SCHEDULE.get(index)?);
+    let seconds = match schedule {
+        Some(own) => u64::from(*own.get(index)?),
+        None => *SCHEDULE.get(index)?,
+    };
+    let delay = Duration::from_secs(seconds);
     Some(delay + delay.mul_f64(JITTER * jitter.clamp(0.0, 1.0)))
 }
 
@@ -84,11 +88,17 @@ mod tests {
     #[test]
     fn ten_retries_and_then_no_more() {
         let seconds: Vec<u64> =
-            (1..=10).map(|attempt| delay_after(attempt, 0.0).unwrap().as_secs()).collect();
+            (1..=10).map(|attempt| delay_after(attempt, None, 0.0).unwrap().as_secs()).collect();
         assert_eq!(seconds, [5, 30, 120, 600, 1800, 3600, 7200, 18_000, 36_000, 36_000]);
-        assert_eq!(delay_after(11, 0.0), None);
-        assert_eq!(delay_after(0, 0.0), None);
-        assert_eq!(delay_after(u32::MAX, 0.5), None);
+        assert_eq!(delay_after(11, None, 0.0), None);
+        let own = Some(&[7, 9][..]);
+        assert_eq!(
+            [1, 2, 3].map(|n| delay_after(n, own, 0.0).map(|d| d.as_secs())),
+            [Some(7), Some(9), None]
+        );
+        assert_eq!(delay_after(1, Some(&[]), 0.0), None);
+        assert_eq!(delay_after(0, None, 0.0), None);
+        assert_eq!(delay_after(u32::MAX, None, 0.5), None);
     }
 
     #[test]
@@ -123,7 +133,7 @@ mod tests {
     proptest! {
         #[test]
         fn jitter_only_adds_and_at_most_a_tenth(attempt in 1_u32..=10, jitter in 0.0_f64..1.0) {
-            let (plain, delay) = (delay_after(attempt, 0.0).unwrap(), delay_after(attempt, jitter).unwrap());
+            let (plain, delay) = (delay_after(attempt, None, 0.0).unwrap(), delay_after(attempt, None, jitter).unwrap());
             prop_assert!(delay >= plain && delay <= plain.mul_f64(1.1));
         }
 

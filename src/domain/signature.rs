@@ -1,16 +1,23 @@
-//! Standard Webhooks v1: what a receiver checks to know that a POST is ours and untouched.
+//! Standard Webhooks v1 and v1a: what a receiver checks to know that a POST is ours and untouched.
 //!
-//! Signed are the bytes `id.timestamp.body`, with HMAC-SHA256 under a key of 24 to 64 random bytes that is shown as
-//! `whsec_` and base64. (Specification: standard-webhooks 1.0.0.)
+//! Signed are the bytes `id.timestamp.body`. v1: with HMAC-SHA256 under a key of 24 to 64 random bytes that is shown as
+//! `whsec_` and base64. v1a: with ed25519; the receiver has the public key alone (`whpk_` and base64) and so could not
+//! sign what it checks. (Specification: standard-webhooks 1.0.0.)
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::{Hmac, KeyInit, Mac};
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use sha2::Sha256;
 
 const PREFIX: &str = "whsec_";
+const PREFIX_PUBLIC: &str = "whpk_";
+const PREFIX_PRIVATE: &str = "whsk_";
+/// Bytes of an ed25519 seed, and of a public key.
+pub const SEED_BYTES: usize = 32;
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
 /// Why a text is no signing secret. Texts never hold the value.
@@ -84,10 +91,82 @@ impl SigningKey {
     }
 }
 
+/// A webhook's ed25519 key pair, kept as its seed.
+#[derive(Clone)]
+pub struct SigningPair {
+    seed: [u8; SEED_BYTES],
+    prepared: Arc<Ed25519KeyPair>,
+}
+
+impl fmt::Debug for SigningPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SigningPair({})", self.public_text())
+    }
+}
+
+impl SigningPair {
+    /// From 32 random bytes.
+    ///
+    /// # Errors
+    /// [`KeyError::WrongLength`].
+    pub fn from_seed(seed: &[u8]) -> Result<Self, KeyError> {
+        let prepared = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| KeyError::WrongLength)?;
+        let seed = seed.try_into().map_err(|_| KeyError::WrongLength)?;
+        Ok(Self { seed, prepared: Arc::new(prepared) })
+    }
+
+    /// The seed itself, to be sealed.
+    #[must_use]
+    pub fn seed(&self) -> &[u8; SEED_BYTES] {
+        &self.seed
+    }
+
+    /// The seed as the specification writes it, `whsk_…`: for who must move it elsewhere.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        format!("{PREFIX_PRIVATE}{}", BASE64.encode(self.seed))
+    }
+
+    /// The public key as receivers keep it: `whpk_…`. No secret.
+    #[must_use]
+    pub fn public_text(&self) -> String {
+        format!("{PREFIX_PUBLIC}{}", BASE64.encode(self.prepared.public_key()))
+    }
+
+    /// One entry of the signature header: `v1a,` and base64.
+    #[must_use]
+    pub fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
+        // The algorithm reads its message twice, so it wants it in one piece.
+        let mut signed = format!("{id}.{timestamp}.").into_bytes();
+        signed.extend_from_slice(body);
+        format!("v1a,{}", BASE64.encode(self.prepared.sign(&signed)))
+    }
+}
+
+/// What makes one entry of the signature header.
+#[derive(Clone, Debug)]
+pub enum Signer {
+    /// Makes a `v1`.
+    Hmac(SigningKey),
+    /// Makes a `v1a`.
+    Ed25519(SigningPair),
+}
+
+impl Signer {
+    /// One entry of the signature header.
+    #[must_use]
+    pub fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
+        match self {
+            Self::Hmac(key) => key.sign(id, timestamp, body),
+            Self::Ed25519(pair) => pair.sign(id, timestamp, body),
+        }
+    }
+}
+
 /// The whole `webhook-signature` header: an entry for each key, so that a rotation never breaks a receiver.
 #[must_use]
-pub fn signature_header(keys: &[SigningKey], id: &str, timestamp: i64, body: &[u8]) -> String {
-    keys.iter().map(|key| key.sign(id, timestamp, body)).collect::<Vec<_>>().join(" ")
+pub fn signature_header(signers: &[Signer], id: &str, timestamp: i64, body: &[u8]) -> String {
+    signers.iter().map(|signer| signer.sign(id, timestamp, body)).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -121,8 +200,69 @@ mod tests {
     fn a_rotation_signs_with_both_keys() {
         let (old, new) =
             (SigningKey::from_bytes(&[1; 32]).unwrap(), SigningKey::from_bytes(&[2; 32]).unwrap());
-        let header = signature_header(&[new.clone(), old.clone()], "id", 1, b"{}");
+        let signers = [new.clone(), old.clone()].map(Signer::Hmac);
+        let header = signature_header(&signers, "id", 1, b"{}");
         assert_eq!(header, format!("{} {}", new.sign("id", 1, b"{}"), old.sign("id", 1, b"{}")));
+    }
+
+    fn hex(text: &str) -> Vec<u8> {
+        let pairs: Vec<_> = text.as_bytes().chunks(2).collect();
+        pairs.iter().map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+    }
+
+    #[test]
+    fn ed25519_is_that_of_rfc_8032() {
+        // Section 7.1, tests 1 and 3.
+        for (seed, public, message, signature) in [
+            (
+                "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60",
+                "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
+                "",
+                "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b",
+            ),
+            (
+                "c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7",
+                "fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025",
+                "af82",
+                "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a",
+            ),
+        ] {
+            let pair = SigningPair::from_seed(&hex(seed)).unwrap();
+            assert_eq!(pair.prepared.public_key().as_ref(), hex(public));
+            assert_eq!(pair.prepared.sign(&hex(message)).as_ref(), hex(signature));
+            assert_eq!(pair.public_text(), format!("whpk_{}", BASE64.encode(hex(public))));
+            assert_eq!(pair.to_text(), format!("whsk_{}", BASE64.encode(hex(seed))));
+        }
+    }
+
+    #[test]
+    fn v1a_is_over_the_same_bytes_and_the_public_key_checks_it() {
+        let pair = SigningPair::from_seed(&[7; 32]).unwrap();
+        let key = SigningKey::from_bytes(&[1; 32]).unwrap();
+        let header = signature_header(
+            &[Signer::Hmac(key.clone()), Signer::Ed25519(pair.clone())],
+            "msg_1",
+            1_700_000_000,
+            b"{}",
+        );
+        let (v1, v1a) = header.split_once(' ').unwrap();
+        assert_eq!(v1, key.sign("msg_1", 1_700_000_000, b"{}"));
+        let signature = BASE64.decode(v1a.strip_prefix("v1a,").unwrap()).unwrap();
+        assert_eq!(signature.len(), 64);
+        let public = BASE64.decode(pair.public_text().strip_prefix("whpk_").unwrap()).unwrap();
+        let public = ring::signature::UnparsedPublicKey::new(&ring::signature::ED25519, public);
+        assert!(public.verify(b"msg_1.1700000000.{}", &signature).is_ok());
+        assert!(public.verify(b"msg_2.1700000000.{}", &signature).is_err());
+        assert_eq!(SigningPair::from_seed(pair.seed()).unwrap().public_text(), pair.public_text());
+    }
+
+    #[test]
+    fn a_seed_has_32_bytes_and_is_never_shown() {
+        assert_eq!(SigningPair::from_seed(&[7; 31]).err(), Some(KeyError::WrongLength));
+        assert_eq!(SigningPair::from_seed(&[7; 64]).err(), Some(KeyError::WrongLength));
+        let pair = SigningPair::from_seed(&[7; 32]).unwrap();
+        let shown = format!("{:?}", Signer::Ed25519(pair.clone()));
+        assert!(shown.contains(&pair.public_text()) && !shown.contains(&BASE64.encode([7; 32])), "{shown}");
     }
 
     #[test]

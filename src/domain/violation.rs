@@ -59,3 +59,9 @@ pub(super) fn without_repeats<T: Clone + Eq + std::hash::Hash>(values: Vec<T>) -
     let mut seen = std::collections::HashSet::new();
     values.into_iter().filter(|value| seen.insert(value.clone())).collect()
 }
+
+/// A name as RFC 6901 writes it in a pointer.
+#[must_use]
+pub fn pointer_token(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}

@@ -1,11 +1,13 @@
 //! How a connection to a receiver is opened: resolve, judge all, dial the judged ones, TLS for https.
 //!
-//! A service for hyper-util's client in place of its own connector, so that nothing is dialled that was not judged.
+//! A service for hyper-util's client in place of its own connector, so that nothing is dialled that was not judged, and
+//! nothing read without end.
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -25,6 +27,44 @@ use super::guard::{Guard, GuardError, without_brackets};
 
 /// Longest wait for one address, so that a dead one leaves time for the next.
 const DIAL_WITHIN: Duration = Duration::from_secs(4);
+
+/// Bytes that a connection may read for each request that it may have carried, and before the first: heads, bodies, TLS,
+/// frames, whatever they are. Four times what an answer may have.
+pub const READ_PER_REQUEST: u64 = 64 * 1024;
+
+/// Counts the requests that use a connector's connections.
+#[derive(Default)]
+pub struct Requests {
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+impl Requests {
+    /// How many were begun, and how many of them are under way.
+    fn count(&self) -> (u64, u64) {
+        // In this order, so that none has ended that was not begun.
+        let ended = self.ended.load(Ordering::Acquire);
+        let begun = self.begun.load(Ordering::Acquire);
+        (begun, begun.saturating_sub(ended))
+    }
+}
+
+/// One request, from its beginning until this is dropped.
+pub struct UnderWay(Arc<Requests>);
+
+impl UnderWay {
+    /// Begins one.
+    pub fn begin(requests: &Arc<Requests>) -> Self {
+        requests.begun.fetch_add(1, Ordering::AcqRel);
+        Self(requests.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::AcqRel);
+    }
+}
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -50,14 +90,15 @@ pub struct Connector {
     tls: TlsConnector,
     /// Longest wait for a connection that is ready to use.
     within: Duration,
+    requests: Arc<Requests>,
 }
 
 impl Connector {
     /// A connector that gives up `within` this time. The deadline of an attempt is not enough: the client goes on
     /// opening in the background when another connection comes free first, and a receiver that accepts and then says
-    /// nothing would hold that socket for ever.
-    pub fn new(guard: Guard, tls: Arc<ClientConfig>, within: Duration) -> Self {
-        Self { guard, tls: TlsConnector::from(tls), within }
+    /// nothing would hold that socket for ever. `requests` counts those that use its connections.
+    pub fn new(guard: Guard, tls: Arc<ClientConfig>, within: Duration, requests: Arc<Requests>) -> Self {
+        Self { guard, tls: TlsConnector::from(tls), within, requests }
     }
 
     async fn open_in_time(self, uri: Uri) -> Result<Stream, ConnectError> {
@@ -79,12 +120,15 @@ impl Connector {
         // A POST is one small write that must not wait for an acknowledgement.
         let _ = tcp.set_nodelay(true);
         if !https {
-            return Ok(Stream(TokioIo::new(Box::new(tcp))));
+            return Ok(Stream { io: TokioIo::new(Box::new(Metered::per_write(tcp))), h2: false });
         }
+        let tcp = Metered::per_request(tcp, self.requests.clone());
         let name = ServerName::try_from(without_brackets(host).to_owned())
             .map_err(|error| ConnectError::Tls(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
         let tls = self.tls.connect(name, tcp).await.map_err(ConnectError::Tls)?;
-        Ok(Stream(TokioIo::new(Box::new(tls))))
+        let h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2".as_slice());
+        let io: Box<dyn Duplex> = if h2 { Box::new(tls) } else { Box::new(Metered::per_write(tls)) };
+        Ok(Stream { io: TokioIo::new(io), h2 })
     }
 }
 
@@ -102,15 +146,118 @@ impl Service<Uri> for Connector {
     }
 }
 
+/// A way that breaks when the other end sends more than any answer needs. Without it a receiver could keep a core busy
+/// until the deadline with header lines, and over HTTP/2, whose connections outlive a POST, for ever with pings.
+struct Metered<T> {
+    io: T,
+    /// Bytes that may still be read.
+    left: u64,
+    refill: Refill,
+}
+
+/// When there is [`READ_PER_REQUEST`] more.
+enum Refill {
+    /// Over HTTP/1.1 nothing is written but requests, one at a time: each write begins anew.
+    PerWrite,
+    /// Over HTTP/2, and within TLS, the other end can make us write. So each request counts that may be carried: what was
+    /// under way when the connection was opened, and what is begun later. What it leaves is not saved up.
+    PerRequest {
+        /// How many had been begun when last looked.
+        begun: u64,
+        requests: Arc<Requests>,
+    },
+}
+
+impl<T> Metered<T> {
+    fn per_write(io: T) -> Self {
+        Self { io, left: READ_PER_REQUEST, refill: Refill::PerWrite }
+    }
+
+    fn per_request(io: T, requests: Arc<Requests>) -> Self {
+        let (begun, under_way) = requests.count();
+        Self { io, left: limit(under_way), refill: Refill::PerRequest { begun, requests } }
+    }
+
+    fn before_read(&mut self) {
+        if let Refill::PerRequest { begun, requests } = &mut self.refill {
+            let (now, under_way) = requests.count();
+            let more = now.saturating_sub(*begun).saturating_mul(READ_PER_REQUEST);
+            *begun = now;
+            self.left = self.left.saturating_add(more).min(limit(under_way));
+        }
+    }
+
+    fn before_write(&mut self) {
+        if matches!(self.refill, Refill::PerWrite) {
+            self.left = READ_PER_REQUEST;
+        }
+    }
+}
+
+/// Most that may be left while so many requests are under way.
+fn limit(under_way: u64) -> u64 {
+    under_way.saturating_add(1).saturating_mul(READ_PER_REQUEST)
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.before_read();
+        if self.left == 0 {
+            return Poll::Ready(Err(io::Error::other("the receiver sends more than an answer")));
+        }
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        let read = buf.filled().len().saturating_sub(before);
+        self.left = self.left.saturating_sub(u64::try_from(read).unwrap_or(u64::MAX));
+        polled
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.before_write();
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.before_write();
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// An open connection, plain or TLS.
-pub struct Stream(TokioIo<Box<dyn Duplex>>);
+pub struct Stream {
+    io: TokioIo<Box<dyn Duplex>>,
+    /// The receiver chose HTTP/2.
+    h2: bool,
+}
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        Connected::new()
+        if self.h2 { Connected::new().negotiated_h2() } else { Connected::new() }
     }
 }
 
@@ -120,20 +267,20 @@ impl Read for Stream {
         cx: &mut Context<'_>,
         buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
 impl Write for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -1,89 +1,27 @@
 //! The poster against receivers that misbehave on the wire.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::*;
-
-const SHORT: Duration = Duration::from_millis(600);
-
-fn poster(allowed: &str) -> Poster {
-    poster_that_asks(allowed, ask_the_system)
-}
-
-fn poster_that_asks(allowed: &str, look_up: LookUp) -> Poster {
-    let policy =
-        TargetPolicy::new(allowed.split(',').filter(|s| !s.is_empty()).map(|s| s.parse().unwrap()).collect());
-    Poster::with(policy, look_up, Arc::new(tls::client_config().unwrap()), SHORT)
-}
-
-fn post_to(url: &str) -> Post {
-    Post {
-        target: Target::new(url),
-        delivery_id: DeliveryId(Uuid::from_u128(9)),
-        body: Bytes::from_static(b"{}"),
-        keys: vec![SigningKey::from_bytes(&[1; 32]).unwrap()],
-        timestamp: 1_700_000_000,
-    }
-}
-
-/// A receiver that reads one whole POST at a time and then lets `answer` do what it likes with the stream.
-async fn receiver<F, Fut>(answer: F) -> (SocketAddr, Arc<AtomicUsize>)
-where
-    F: Fn(TcpStream, usize) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Option<TcpStream>> + Send,
-{
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let connections = Arc::new(AtomicUsize::new(0));
-    let (counter, answer) = (connections.clone(), Arc::new(answer));
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            counter.fetch_add(1, Ordering::SeqCst);
-            let answer = answer.clone();
-            tokio::spawn(async move {
-                let mut posts = 0;
-                let mut read = Vec::new();
-                loop {
-                    let mut chunk = [0; 4096];
-                    match stream.read(&mut chunk).await {
-                        Ok(0) | Err(_) => return,
-                        Ok(n) => read.extend_from_slice(&chunk[..n]),
-                    }
-                    if read.ends_with(b"\r\n\r\n{}") {
-                        read.clear();
-                        match answer(stream, posts).await {
-                            Some(back) => stream = back,
-                            None => return,
-                        }
-                        posts += 1;
-                    }
-                }
-            });
-        }
-    });
-    (address, connections)
-}
-
-async fn say(mut stream: TcpStream, text: &str) -> Option<TcpStream> {
-    stream.write_all(text.as_bytes()).await.ok()?;
-    Some(stream)
-}
+use crate::domain::signature::SigningKey;
+use crate::outbound::testing::{SHORT, Sender, receiver, say};
+use crate::outbound::wire::read;
 
 #[tokio::test]
 async fn an_answer_is_taken_and_the_connection_kept() {
     let (address, connections) =
         receiver(|stream, _| say(stream, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")).await;
-    let poster = poster("127.0.0.0/8");
+    let poster = Sender::allowing("127.0.0.0/8");
     for _ in 0..3 {
-        let answer = poster.post(post_to(&format!("http://{address}/h?secret=1"))).await;
+        let answer = poster.post(&format!("http://{address}/h?secret=1")).await;
         assert_eq!(answer.outcome, Outcome::Answered { status: 200, retry_after: None });
         assert_eq!(answer.excerpt, b"ok");
     }
@@ -101,7 +39,7 @@ async fn a_redirect_is_a_failure_and_not_followed() {
         async move { say(stream, &text).await }
     })
     .await;
-    let answer = poster("127.0.0.0/8").post(post_to(&format!("http://{address}/"))).await;
+    let answer = Sender::allowing("127.0.0.0/8").post(&format!("http://{address}/")).await;
     assert_eq!(answer.outcome.class(), "http_3xx");
     assert_eq!(visits.load(Ordering::SeqCst), 0);
 }
@@ -114,9 +52,9 @@ async fn no_more_than_16_kib_of_an_answer_are_read_and_4_kept() {
         None
     })
     .await;
-    let poster = poster("127.0.0.0/8");
+    let poster = Sender::allowing("127.0.0.0/8");
     for _ in 0..2 {
-        let answer = poster.post(post_to(&format!("http://{address}/"))).await;
+        let answer = poster.post(&format!("http://{address}/")).await;
         assert_eq!(answer.outcome.class(), "http_5xx");
         assert_eq!(answer.excerpt.len(), ANSWER_KEPT_MAX);
     }
@@ -133,7 +71,7 @@ async fn a_receiver_that_drips_ends_at_the_deadline() {
         None
     })
     .await;
-    let answer = poster("127.0.0.0/8").post(post_to(&format!("http://{address}/"))).await;
+    let answer = Sender::allowing("127.0.0.0/8").post(&format!("http://{address}/")).await;
     assert_eq!(answer.outcome, Outcome::TimedOut);
     assert!(answer.duration >= SHORT && answer.duration < SHORT * 3, "{:?}", answer.duration);
 }
@@ -147,15 +85,15 @@ async fn an_interim_answer_is_never_credited_to_another_delivery() {
         say(stream, &format!("HTTP/1.1 {last}\r\ncontent-length: 0\r\n\r\n")).await
     })
     .await;
-    let poster = poster("127.0.0.0/8");
-    let first = poster.post(post_to(&format!("http://{address}/"))).await;
-    let second = poster.post(post_to(&format!("http://{address}/"))).await;
+    let poster = Sender::allowing("127.0.0.0/8");
+    let first = poster.post(&format!("http://{address}/")).await;
+    let second = poster.post(&format!("http://{address}/")).await;
     assert_eq!((first.outcome.status(), second.outcome.status()), (Some(500), Some(204)));
 }
 
 #[tokio::test]
 async fn what_went_wrong_is_told_apart() {
-    let poster = poster("127.0.0.0/8");
+    let poster = Sender::allowing("127.0.0.0/8");
     let (closes, _) = receiver(|_, _| async { None }).await;
     let (babbles, _) = receiver(|stream, _| say(stream, "SSH-2.0-hello\r\n\r\n")).await;
     let (switches, _) = receiver(|stream, _| {
@@ -191,16 +129,16 @@ async fn what_went_wrong_is_told_apart() {
         ("nonsense".to_owned(), Outcome::NotBuilt),
         (format!("ftp://{hangs}/"), Outcome::NotBuilt),
     ] {
-        assert_eq!(poster.post(post_to(&url)).await.outcome, outcome, "{url}");
+        assert_eq!(poster.post(&url).await.outcome, outcome, "{url}");
     }
 }
 
 #[tokio::test]
 async fn a_forbidden_address_sees_no_connection() {
     let (address, visits) = receiver(|stream, _| say(stream, "HTTP/1.1 204 No Content\r\n\r\n")).await;
-    let poster = poster("");
+    let poster = Sender::allowing("");
     for url in [format!("http://{address}/"), format!("https://localhost:{}/", address.port())] {
-        assert_eq!(poster.post(post_to(&url)).await.outcome, Outcome::TargetRefused, "{url}");
+        assert_eq!(poster.post(&url).await.outcome, Outcome::TargetRefused, "{url}");
     }
     assert_eq!(visits.load(Ordering::SeqCst), 0);
 }
@@ -221,9 +159,9 @@ async fn a_late_answer_belongs_to_nobody() {
         }
     })
     .await;
-    let poster = poster("127.0.0.0/8");
-    let first = poster.post(post_to(&format!("http://{address}/"))).await;
-    let second = poster.post(post_to(&format!("http://{address}/"))).await;
+    let poster = Sender::allowing("127.0.0.0/8");
+    let first = poster.post(&format!("http://{address}/")).await;
+    let second = poster.post(&format!("http://{address}/")).await;
     assert_eq!(first.outcome, Outcome::TimedOut);
     assert_eq!(second.outcome.status(), Some(500));
     assert_eq!(connections.load(Ordering::SeqCst), 2);
@@ -239,9 +177,9 @@ async fn a_second_answer_to_one_post_is_not_the_answer_to_the_next() {
             )
         })
         .await;
-        let poster = poster("127.0.0.0/8");
+        let poster = Sender::allowing("127.0.0.0/8");
         for _ in 0..2 {
-            let answer = poster.post(post_to(&format!("http://{address}/"))).await;
+            let answer = poster.post(&format!("http://{address}/")).await;
             assert_eq!(answer.outcome.status(), Some(500));
         }
         assert_eq!(connections.load(Ordering::SeqCst), 2);
@@ -274,7 +212,7 @@ async fn an_answer_that_never_ends_ends_at_the_deadline_at_the_latest() {
             }
         })
         .await;
-        let answer = poster("127.0.0.0/8").post(post_to(&format!("http://{address}/"))).await;
+        let answer = Sender::allowing("127.0.0.0/8").post(&format!("http://{address}/")).await;
         let Answer { outcome, duration, .. } = answer;
         assert!(!outcome.is_success(), "{head:?} {again:?}: {outcome:?}");
         assert!(duration < SHORT * 3, "{head:?} {again:?}: {duration:?}");
@@ -291,7 +229,7 @@ async fn a_head_of_16_kib_is_too_long_and_a_common_one_is_not() {
             async move { say(stream, &text).await }
         })
         .await;
-        let answer = poster("127.0.0.0/8").post(post_to(&format!("http://{address}/"))).await;
+        let answer = Sender::allowing("127.0.0.0/8").post(&format!("http://{address}/")).await;
         assert_eq!(answer.outcome.class(), class, "{bytes}");
     }
 }
@@ -304,14 +242,14 @@ async fn reading_stops_at_the_16th_kib() {
         let frame = hyper::body::Frame::data(Bytes::from_static(&[b'x'; 1024]));
         std::task::Poll::Ready(Some(Ok::<_, std::io::Error>(frame)))
     });
-    let kept = read(http_body_util::StreamBody::new(frames)).await.unwrap();
-    assert_eq!((kept.len(), taken), (4 * 1024, 16));
+    let (kept, whole) = read(http_body_util::StreamBody::new(frames), 4 * 1024).await.unwrap();
+    assert_eq!((kept.len(), whole, taken), (4 * 1024, false, 16));
 }
 
 #[tokio::test]
 async fn a_name_is_judged_anew_whenever_it_is_dialled() {
     static ASKED: AtomicUsize = AtomicUsize::new(0);
-    let poster = poster_that_asks("127.0.0.1/32", |_| {
+    let poster = Sender::that_asks("127.0.0.1/32", |_| {
         let last = if ASKED.fetch_add(1, Ordering::SeqCst) == 0 { 1 } else { 2 };
         Box::pin(std::future::ready(vec![[127, 0, 0, last].into()]))
     });
@@ -321,8 +259,8 @@ async fn a_name_is_judged_anew_whenever_it_is_dialled() {
     })
     .await;
     let url = format!("http://crm.test:{}/", address.port());
-    assert_eq!(poster.post(post_to(&url)).await.outcome.status(), Some(204));
-    assert_eq!(poster.post(post_to(&url)).await.outcome, Outcome::TargetRefused);
+    assert_eq!(poster.post(&url).await.outcome.status(), Some(204));
+    assert_eq!(poster.post(&url).await.outcome, Outcome::TargetRefused);
     assert_eq!(connections.load(Ordering::SeqCst), 1);
 }
 
@@ -331,14 +269,15 @@ async fn what_arrives_is_what_the_standard_asks_for() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let [old, new] = [[1; 32], [2; 32]].map(|bytes| SigningKey::from_bytes(&bytes).unwrap());
-    let post = Post {
-        body: Bytes::from_static("{\"name\":\"Zoë\"}".as_bytes()),
-        keys: vec![new.clone(), old.clone()],
+    let sender = Sender::allowing("127.0.0.0/8");
+    let mut post = Post {
+        keys: [new.clone(), old.clone()].map(Signer::Hmac).into(),
         timestamp: clock::now().unix_timestamp(),
-        ..post_to(&format!("http://{address}/h?sig=a%2Fb"))
+        ..sender.post_to(&format!("http://{address}/h?sig=a%2Fb"))
     };
-    let body = post.body.clone();
-    let sent = tokio::spawn(async move { poster("127.0.0.0/8").post(post).await });
+    let body = Bytes::from_static("{\"name\":\"Zoë\"}".as_bytes());
+    post.rendered.body = body.clone();
+    let sent = tokio::spawn(async move { sender.poster.post(post).await });
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut read = Vec::new();
     while !read.ends_with(&body) {
@@ -365,6 +304,7 @@ async fn what_arrives_is_what_the_standard_asks_for() {
             "content-length",
             "content-type",
             "host",
+            "presence-bridge-attempt",
             "user-agent",
             "webhook-id",
             "webhook-signature",

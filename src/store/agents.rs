@@ -18,6 +18,8 @@ pub struct AgentRow {
     pub source_name: String,
     /// Genesys user id.
     pub agent_id: AgentId,
+    /// Its id in the CRM.
+    pub external_id: Option<String>,
     /// Number of its last event; 0 before the first.
     pub sequence: i64,
     /// Last readable system presence.
@@ -74,14 +76,15 @@ impl Store {
         &self,
         source: Option<SourceId>,
         presence: Option<&str>,
+        external_id: Option<&str>,
         after: Option<i64>,
         limit: i64,
     ) -> Result<Vec<AgentRow>> {
         let rows = sqlx::query_as!(
             AgentRow,
             r#"select agent_key, a.source_id as "source_id: SourceId", s.name as source_name,
-                      agent_id as "agent_id: AgentId", sequence, presence, topic, since, occurred_at, received_at,
-                      event_id as "event_id: EventId", a.name, a.email, a.state as "state: Json<AgentState>",
+                      a.agent_id as "agent_id: AgentId", x.external_id as "external_id?", sequence, presence, topic,
+                      since, occurred_at, received_at, event_id as "event_id: EventId", a.name, a.email, a.state as "state: Json<AgentState>",
                       exists (
                           select from connection_agent w
                           join connection c on c.connection_id = w.connection_id
@@ -95,16 +98,19 @@ impl Store {
                          and w.agent_id = a.agent_id) as rejected
                from agent a
                join source s on s.source_id = a.source_id
+               left join agent_external_id x on x.source_id = a.source_id and x.agent_id = a.agent_id
                where s.deleted_at is null
                  and ($1::uuid is null or a.source_id = $1)
                  and ($2::text is null or presence = $2)
                  and ($3::bigint is null or agent_key > $3)
+                 and ($5::text is null or x.external_id = $5)
                order by agent_key
                limit $4"#,
             source as _,
             presence,
             after,
             limit,
+            external_id,
         )
         .fetch_all(&self.pool)
         .await?;
@@ -120,8 +126,8 @@ impl Store {
         let rows = sqlx::query_as!(
             AgentRow,
             r#"select agent_key, a.source_id as "source_id: SourceId", s.name as source_name,
-                      agent_id as "agent_id: AgentId", sequence, presence, topic, since, occurred_at, received_at,
-                      event_id as "event_id: EventId", a.name, a.email, a.state as "state: Json<AgentState>",
+                      a.agent_id as "agent_id: AgentId", x.external_id as "external_id?", sequence, presence, topic,
+                      since, occurred_at, received_at, event_id as "event_id: EventId", a.name, a.email, a.state as "state: Json<AgentState>",
                       exists (
                           select from connection_agent w
                           join connection c on c.connection_id = w.connection_id
@@ -135,8 +141,9 @@ impl Store {
                          and w.agent_id = a.agent_id) as rejected
                from source s
                join agent a on a.source_id = s.source_id
+               left join agent_external_id x on x.source_id = a.source_id and x.agent_id = a.agent_id
                where s.deleted_at is null
-                 and agent_id = $1
+                 and a.agent_id = $1
                  and ($2::uuid is null or a.source_id = $2)
                limit 2"#,
             agent,

@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use super::history::choose_plan_by_values;
 use super::{Result, Store, answered};
 use crate::domain::audit::{Entry, Kind};
+use crate::domain::delivery::EndState;
 use crate::domain::ids::{AgentId, ConnectionId, DeliveryId, EventId, SourceId, WebhookId};
 
 impl Store {
@@ -109,8 +110,8 @@ pub struct AuditRow {
 /// Which entries are asked for.
 #[derive(Clone, Debug, Default)]
 pub struct AuditFilter {
-    /// Only about this agent.
-    pub agent: Option<String>,
+    /// Only about these agents.
+    pub agents: Option<Vec<String>>,
     /// Only about this webhook.
     pub webhook: Option<WebhookId>,
     /// Only about this event.
@@ -151,7 +152,7 @@ impl Store {
                       principal, data
                from audit_log
                where ($1::bigint is null or audit_id < $1)
-                 and ($2::text is null or agent_id = $2)
+                 and ($2::text[] is null or agent_id = any ($2))
                  and ($3::uuid is null or webhook_id = $3)
                  and ($4::uuid is null or event_id = $4)
                  and ($5::uuid is null or delivery_id = $5)
@@ -163,7 +164,7 @@ impl Store {
                order by audit_id desc
                limit $11"#,
             before,
-            filter.agent.as_deref(),
+            filter.agents.as_deref(),
             filter.webhook as _,
             filter.event as _,
             filter.delivery as _,
@@ -189,22 +190,26 @@ impl Store {
 pub(super) async fn end_deliveries_of(
     conn: &mut PgConnection,
     webhook: WebhookId,
+    end: EndState,
     at: OffsetDateTime,
-    principal: &str,
+    principal: Option<&str>,
 ) -> Result<u64> {
     let ended = sqlx::query!(
         "with gone as (
              delete from delivery
              where webhook_id = $1
+               -- Those in a dispatcher's hands end there, unless the webhook itself is gone.
+               and ($5 = 'webhook_gone' or leased_by is null)
              returning delivery_id, event_id, lane, attempt)
          insert into audit_log (at, kind, webhook_id, event_id, delivery_id, agent_id, attempt, end_state, principal)
          select $2, $3, $1, event_id, delivery_id, (select agent_id from agent where agent_key = lane),
-                nullif(attempt, 0), 'webhook_gone', $4
+                nullif(attempt, 0), $5, $4
          from gone",
         webhook as _,
         at,
         Kind::DeliveryEnded.as_str(),
         principal,
+        end.as_str(),
     )
     .execute(conn)
     .await?;

@@ -1,50 +1,61 @@
-//! From deliveries to POSTs and back: claim, lease, settle.
+//! From deliveries to POSTs and back: the words, and the one short transaction of a dispatcher, the cycle.
 //!
 //! ```text
-//!            insert (events.rs)                    claim                         settle
-//!  ── due now ──▶ [due] ───────────────▶ [leased: due_at = end of lease] ──▶ ended: row gone, audit entry stays
-//!  ── behind ──▶ [blocked: due_at null] ◀── not the oldest of its lane   ──▶ retry: due_at = later
-//!                     ▲                                                  │
-//!                     └──── the oldest ended: the next becomes due ◀─────┘
+//!                    ┌──────────── handed over at birth (written.rs) ─────────────┐
+//!                    │                                                            ▼
+//!  event ─▶ insert ──┼─▶ [due: due_at] ─────────── claim.rs ───────────────▶ [held: leased_by] ─▶ settle.rs
+//!                    │      ▲      ▲                                              ▲   │   │
+//!                    │      │      └────────────── retry later ───────────────────┼───┘   └──▶ ended: row gone,
+//!                    ▼      │                                                     │            audit entry stays
+//!            [blocked: neither] ──── the older one of its lane ended ─────────────┘
 //! ```
 //!
-//! Both happen in one short transaction, the cycle, under an advisory lock: "who is the oldest of this lane" can
-//! then never be answered twice at once, in this process or another. Nothing is held while a POST is under way: the
-//! lease is a time in `due_at` and ends by itself.
+//! Inside a lane only the oldest may be due or held. A cycle runs under an advisory lock: "who is the oldest of this lane"
+//! can then never be answered twice at once, in this process or another. Nothing is held open while a POST is under
+//! way: a row in a dispatcher's hands is free again when that dispatcher has given no sign of life for [`LEASE`].
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
-use bytes::Bytes;
-use sqlx::{Postgres, Transaction};
+use sqlx::PgConnection;
 use time::{Duration, OffsetDateTime};
 
-use super::types::detail;
-use super::{Result, Store, answered, audit};
-use crate::domain::audit::Entry;
+use super::{Result, Store, answered, audit, claim, settle, webhook_health};
+use crate::domain::audit::{Entry, Kind};
+use crate::domain::circuit::Circuit;
 use crate::domain::delivery::EndState;
-use crate::domain::ids::{AgentId, DeliveryId, EventId, SourceId, WebhookId};
-use crate::domain::presence::{Event, EventKind, Origin};
+use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
+use crate::domain::presence::Event;
 
-/// How long a claim holds without being renewed: what a killed process had claimed is free after that.
-pub const LEASE: Duration = Duration::seconds(8);
+/// How long a dispatcher counts as alive without a sign of life: what a killed process held is free after that.
+pub const LEASE: Duration = Duration::seconds(6);
 
-/// One delivery that this process may send now.
+/// Begins a cycle, one at a time in whatever process.
+pub(super) const BEGIN_CYCLE: &str = "begin; select pg_advisory_xact_lock(7700452)";
+
+/// One delivery in this dispatcher's hands.
 #[derive(Clone, Debug)]
 pub struct Claimed {
     /// Its id, sent as `webhook-id`.
     pub delivery_id: DeliveryId,
     /// To whom.
     pub webhook_id: WebhookId,
-    /// The webhook's version; address and secrets of another version must not be used.
+    /// The webhook's version at that time; settings of an older one must not be used.
     pub webhook_version: i64,
+    /// `agent_key` of its agent, or 0.
+    pub lane: i64,
     /// Number of this attempt, from 1.
     pub attempt: i32,
-    /// The webhook is gone: end it without a POST.
-    pub webhook_gone: bool,
+    /// Older states that gave way to it.
+    pub superseded: i32,
+    /// When its first POST began.
+    pub sent_at: OffsetDateTime,
     /// The event owed.
     pub event_id: EventId,
-    /// What to tell; `None` if the webhook or the event is gone.
-    pub event: Option<Event>,
+    /// What to tell; `None` if it must be read, or is gone.
+    pub event: Option<Arc<Event>>,
+    /// A newer state waits behind it, and its webhook wants only the latest: end it without a POST.
+    pub newer: bool,
 }
 
 /// How an attempt leaves its delivery.
@@ -60,6 +71,10 @@ pub struct Settlement {
     pub status: Option<i32>,
     /// Outcome class.
     pub outcome: &'static str,
+    /// The next of its lane may come into our hands at once.
+    pub goes_on: bool,
+    /// Its webhook wants only the latest: instead of being tried again it gives way to a newer state.
+    pub latest: bool,
 }
 
 /// What comes after an attempt.
@@ -69,30 +84,94 @@ pub enum Next {
     Ended(EndState),
     /// Another attempt, not before this time.
     RetryAt(OffsetDateTime),
+    /// No attempt was made: it goes back as if it had never been claimed, due at this time.
+    Back(OffsetDateTime),
 }
 
-/// Limits of one claim.
+/// How a webhook's receiver has been, to be kept.
+#[derive(Clone, Debug)]
+pub struct HealthChange {
+    /// Whose.
+    pub webhook_id: WebhookId,
+    /// Its circuit.
+    pub circuit: Circuit,
+    /// Outcome class of the last failure.
+    pub last_outcome: Option<&'static str>,
+}
+
+/// What a dispatcher may take.
 #[derive(Clone, Debug, Default)]
 pub struct Room {
-    /// How many more deliveries this process can take.
+    /// How many more deliveries it can hold; 0: do not claim.
     pub total: i64,
-    /// How many lanes of one webhook may be under way side by side.
-    pub per_webhook: i64,
-    /// How many are under way now, for each webhook that has any.
-    pub in_flight: Vec<(WebhookId, i64)>,
+    /// How many it holds now, for each webhook of which it holds any.
+    pub held: Vec<(WebhookId, i64)>,
+    /// Claim for these alone; `None`: for all.
+    pub only: Option<Vec<WebhookId>>,
+}
+
+/// Everything that a cycle writes and asks.
+#[derive(Clone, Debug, Default)]
+pub struct Work {
+    /// What came back.
+    pub settlements: Vec<Settlement>,
+    /// Audit entries of the same attempts.
+    pub entries: Vec<Entry>,
+    /// How receivers have been.
+    pub health: Vec<HealthChange>,
+    /// Lanes whose first delivery nobody may know of.
+    pub lanes: Vec<(WebhookId, i64)>,
+    /// What may be claimed.
+    pub room: Room,
+}
+
+/// Entries without what they say of the end of these deliveries, which ended otherwise or have not ended: a delivery has
+/// one end.
+fn without_ends(entries: &[Entry], lost: &HashSet<DeliveryId>) -> Vec<Entry> {
+    let is_lost = |entry: &Entry| entry.delivery_id.is_some_and(|id| lost.contains(&id));
+    let mut left = entries.to_vec();
+    left.retain(|entry| entry.kind != Kind::DeliveryEnded || !is_lost(entry));
+    for entry in left.iter_mut().filter(|entry| is_lost(entry)) {
+        entry.end_state = None;
+    }
+    left
+}
+
+impl Work {
+    /// Notes how a receiver has been, in place of what was noted before.
+    pub fn note(&mut self, change: HealthChange) {
+        self.health.retain(|known| known.webhook_id != change.webhook_id);
+        self.health.push(change);
+    }
+
+    /// Whether there is nothing to write and nothing to ask.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.settlements.is_empty()
+            && self.entries.is_empty()
+            && self.health.is_empty()
+            && self.lanes.is_empty()
+            && self.room.total <= 0
+    }
 }
 
 /// What a cycle found.
 #[derive(Clone, Debug, Default)]
 pub struct Cycle {
-    /// To be sent.
+    /// In our hands now, to be sent.
     pub claimed: Vec<Claimed>,
-    /// There may be more that is due and has room: run another cycle without waiting.
+    /// There may be more that is due and has room: claim again without waiting.
     pub more: bool,
+    /// Webhooks that take batches and have some due.
+    pub batches_due: Vec<WebhookId>,
+    /// Deliveries that gave way to newer ones instead of being tried again.
+    pub superseded: u64,
+    /// How long the claim took; `None` if there was none.
+    pub claim_took: Option<std::time::Duration>,
 }
 
 impl Store {
-    /// One cycle: settles what came back, frees the next of each lane that moved, claims what is due.
+    /// One cycle: settles what came back, takes the next of each lane that moved, claims what is due.
     ///
     /// # Errors
     /// If the database is away; nothing has changed then, unless the answer to the commit was lost: ask
@@ -100,49 +179,76 @@ impl Store {
     /// and change nothing.
     pub async fn dispatch_cycle(
         &self,
+        dispatcher: DispatcherId,
         now: OffsetDateTime,
-        settlements: &[Settlement],
-        entries: &[Entry],
-        room: &Room,
+        work: &Work,
     ) -> Result<Cycle> {
         answered(async {
-            let mut tx = self.hot.begin_with("begin; select pg_advisory_xact_lock(7700452)").await?;
-            if !settlements.is_empty() {
-                settle(&mut tx, self, now, settlements).await?;
+            let mut tx = self.hot.begin_with(BEGIN_CYCLE).await?;
+            let mut cycle = Cycle::default();
+            // Health before deliveries, as everybody locks them, or two would wait for each other.
+            webhook_health::write(&mut tx, &work.health).await?;
+            let mut lost = HashSet::new();
+            if !work.settlements.is_empty() || !work.lanes.is_empty() {
+                lost = settle::settle(&mut tx, dispatcher, now, work, &mut cycle).await?;
             }
-            audit::write(&mut tx, entries).await?;
-            let cycle =
-                if room.total > 0 { claim(&mut tx, self, now, room).await? } else { Cycle::default() };
+            if lost.is_empty() {
+                audit::write(&mut tx, &work.entries).await?;
+            } else {
+                audit::write(&mut tx, &without_ends(&work.entries, &lost)).await?;
+            }
+            if work.room.total > 0 {
+                let started = std::time::Instant::now();
+                claim::claim(&mut tx, dispatcher, now, &work.room, &mut cycle).await?;
+                cycle.claim_took = Some(started.elapsed());
+            }
+            self.add_events(&mut tx, &mut cycle.claimed).await?;
             tx.commit().await?;
             Ok(cycle)
         })
         .await
     }
 
+    /// Gives each claimed delivery its event: one that was written a moment ago is still in memory.
+    pub(super) async fn add_events(&self, conn: &mut PgConnection, claimed: &mut [Claimed]) -> Result<()> {
+        let mut missing = Vec::new();
+        for claimed in claimed.iter_mut() {
+            claimed.event = self.handoff.recent_event(claimed.event_id);
+            if claimed.event.is_none() {
+                missing.push(claimed.event_id);
+            }
+        }
+        let read = super::events_feed::read_events(conn, &missing).await?;
+        for claimed in claimed.iter_mut().filter(|claimed| claimed.event.is_none()) {
+            claimed.event = read.get(&claimed.event_id).cloned();
+        }
+        Ok(())
+    }
+
     /// Asked after a cycle that failed, because its commit may have happened all the same: gives back at once what
-    /// it claimed and nobody heard of (`known` is under way or waits to be settled), and says which of these entries
-    /// are written, so that they are not written twice.
+    /// it took and nobody heard of (`known` is in the caller's hands or waits to be settled), and says which of these
+    /// entries are written, so that they are not written twice.
     ///
     /// # Errors
     /// If the database is away.
     pub async fn resolve_doubt(
         &self,
+        dispatcher: DispatcherId,
         now: OffsetDateTime,
         known: &[DeliveryId],
         entries: &[Entry],
     ) -> Result<HashSet<(DeliveryId, OffsetDateTime)>> {
         let told: Vec<_> = entries.iter().filter_map(|e| Some((e.delivery_id?, e.at))).collect();
         answered(async {
-            let mut tx = self.hot.begin_with("begin; select pg_advisory_xact_lock(7700452)").await?;
+            let mut tx = self.hot.begin_with(BEGIN_CYCLE).await?;
             sqlx::query!(
                 "update delivery
                  set due_at = $3,
                      leased_by = null,
                      attempt = attempt - 1
                  where leased_by = $1
-                   and due_at is not null
                    and delivery_id <> all ($2)",
-                self.process as _,
+                dispatcher as _,
                 known as _,
                 now,
             )
@@ -162,264 +268,4 @@ impl Store {
         })
         .await
     }
-
-    /// Keeps the leases of attempts that are still under way.
-    ///
-    /// # Errors
-    /// If the database is away.
-    pub async fn renew_leases(&self, now: OffsetDateTime, deliveries: &[DeliveryId]) -> Result<()> {
-        answered(async {
-            sqlx::query!(
-                "update delivery
-             set due_at = $3
-             where delivery_id = any ($1)
-               and leased_by = $2",
-                deliveries as _,
-                self.process as _,
-                now + LEASE,
-            )
-            .execute(&self.hot)
-            .await?;
-            Ok(())
-        })
-        .await
-    }
-
-    /// Gives back what was claimed and not finished, so that the next process need not wait for the lease.
-    ///
-    /// # Errors
-    /// If the database is away; the leases end by themselves then.
-    pub async fn release_leases(&self, now: OffsetDateTime) -> Result<u64> {
-        answered(async {
-            let released = sqlx::query!(
-                "update delivery
-             set due_at = $2,
-                 leased_by = null
-             where leased_by = $1
-               and due_at is not null",
-                self.process as _,
-                now,
-            )
-            .execute(&self.hot)
-            .await?;
-            Ok(released.rows_affected())
-        })
-        .await
-    }
-}
-
-/// Removes what ended, dates what is to be retried, and makes the next of each lane due.
-async fn settle(
-    tx: &mut Transaction<'static, Postgres>,
-    store: &Store,
-    now: OffsetDateTime,
-    settlements: &[Settlement],
-) -> Result<()> {
-    let retry_at: Vec<Option<OffsetDateTime>> = settlements
-        .iter()
-        .map(|s| match s.next {
-            Next::Ended(_) => None,
-            Next::RetryAt(at) => Some(at),
-        })
-        .collect();
-    sqlx::query!(
-        "with settled as (
-             select *
-             from unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::int[], $5::text[])
-                  as s (delivery_id, attempt, retry_at, status, outcome)
-         ),
-         retried as (
-             update delivery d
-             set due_at = s.retry_at,
-                 leased_by = null,
-                 last_status = s.status,
-                 last_outcome = s.outcome
-             from settled s
-             where s.retry_at is not null
-               and d.delivery_id = s.delivery_id
-               and d.attempt = s.attempt
-               and d.leased_by = $6
-         ),
-         ended as (
-             delete from delivery d
-             using settled s
-             where s.retry_at is null
-               and d.delivery_id = s.delivery_id
-               and d.attempt = s.attempt
-               and d.leased_by = $6
-             returning d.webhook_id, d.lane, d.position
-         )
-         update delivery d
-         set due_at = $7
-         from ended e
-         cross join lateral (
-             select n.delivery_id
-             from delivery n
-             where n.webhook_id = e.webhook_id
-               and n.lane = e.lane
-               and n.position > e.position
-             order by n.position
-             limit 1
-         ) next
-         where d.delivery_id = next.delivery_id
-           and d.due_at is null",
-        &settlements.iter().map(|s| s.delivery_id).collect::<Vec<_>>() as _,
-        &settlements.iter().map(|s| s.attempt).collect::<Vec<_>>(),
-        &retry_at as _,
-        &settlements.iter().map(|s| s.status).collect::<Vec<_>>() as _,
-        &settlements.iter().map(|s| s.outcome).collect::<Vec<_>>() as _,
-        store.process as _,
-        now,
-    )
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-/// Leases what is due and first in its lane. Whatever is due and is not gets out of the way: blocked if it is not
-/// the oldest of its lane, put off for good if its webhook is paused (resume brings it back).
-async fn claim(
-    tx: &mut Transaction<'static, Postgres>,
-    store: &Store,
-    now: OffsetDateTime,
-    room: &Room,
-) -> Result<Cycle> {
-    let rows = sqlx::query!(
-        r#"with recursive
-           -- Each webhook that has anything dated, by one index descent each.
-           dated (webhook_id) as (
-               (select d.webhook_id
-                from delivery d
-                where d.due_at is not null
-                order by d.webhook_id
-                limit 1)
-               union all
-               select (select d.webhook_id
-                       from delivery d
-                       where d.due_at is not null
-                         and d.webhook_id > p.webhook_id
-                       order by d.webhook_id
-                       limit 1)
-               from dated p
-               where p.webhook_id is not null
-           ),
-           busy as (
-               select *
-               from unnest($4::uuid[], $5::bigint[]) as b (webhook_id, in_flight)
-           ),
-           candidate as (
-               select c.delivery_id, c.webhook_id, c.lane, c.position, c.due_at
-               from dated
-               left join busy on busy.webhook_id = dated.webhook_id
-               cross join lateral (
-                   select d.delivery_id, d.webhook_id, d.lane, d.position, d.due_at
-                   from delivery d
-                   where d.webhook_id = dated.webhook_id
-                     and d.due_at <= $1
-                   order by d.due_at
-                   limit greatest($6 - coalesce(busy.in_flight, 0), 0)
-               ) c
-               where dated.webhook_id is not null
-               order by c.due_at
-               limit $7
-           ),
-           judged as (
-               select c.delivery_id,
-                      w.webhook_id is null or w.deleted_at is not null as gone,
-                      coalesce(w.state, 'active') = 'paused' as paused,
-                      exists (
-                          select
-                          from delivery o
-                          where o.webhook_id = c.webhook_id
-                            and o.lane = c.lane
-                            and o.position < c.position) as behind,
-                      coalesce(w.version, 0) as version
-               from candidate c
-               left join webhook w on w.webhook_id = c.webhook_id
-           ),
-           moved as (
-               update delivery d
-               set due_at = case when j.paused and not j.gone then 'infinity'
-                                 when j.behind then null
-                                 else $2::timestamptz
-                            end,
-                   leased_by = case when (j.gone or not j.paused) and not j.behind then $3::uuid end,
-                   attempt = d.attempt + case when (j.gone or not j.paused) and not j.behind then 1 else 0 end
-               from judged j
-               where d.delivery_id = j.delivery_id
-               returning d.delivery_id, d.webhook_id, d.attempt, d.event_id, d.event_received_at, d.leased_by,
-                         d.position, j.gone, j.version
-           )
-           select m.delivery_id as "delivery_id!: DeliveryId",
-                  m.webhook_id as "webhook_id!: WebhookId",
-                  m.version as "version!",
-                  m.attempt as "attempt!",
-                  m.gone as "gone!",
-                  m.leased_by is not null as "leased!",
-                  m.event_id as "event_id!: EventId",
-                  m.event_received_at as "received_at!",
-                  m.position as "position!",
-                  e.kind as "kind?",
-                  e.source_id as "source_id?: SourceId",
-                  e.source_name as "source_name?",
-                  e.agent_id as "agent_id?: AgentId",
-                  e.sequence as "sequence?",
-                  e.topic as "topic?",
-                  e.presence as "presence?",
-                  e.previous as "previous?",
-                  e.occurred_at as "occurred_at?",
-                  e.origin as "origin?",
-                  e.state as "state?",
-                  e.raw as "raw?"
-           from moved m
-           left join event e
-             on m.leased_by is not null
-            and e.event_id = m.event_id
-            and e.received_at = m.event_received_at
-           order by m.position"#,
-        now,
-        now + LEASE,
-        store.process as _,
-        &room.in_flight.iter().map(|(webhook, _)| *webhook).collect::<Vec<_>>() as _,
-        &room.in_flight.iter().map(|(_, count)| *count).collect::<Vec<_>>(),
-        room.per_webhook,
-        room.total,
-    )
-    .fetch_all(&mut **tx)
-    .await?;
-    let full = i64::try_from(rows.len()).is_ok_and(|moved| moved >= room.total);
-    let mut cycle = Cycle { more: full, claimed: Vec::new() };
-    for row in rows {
-        if !row.leased {
-            cycle.more = true; // it took a place that another may want
-            continue;
-        }
-        let kind = row.kind.as_deref().filter(|_| !row.gone).and_then(EventKind::from_name);
-        let event = kind.map(|kind| Event {
-            event_id: row.event_id,
-            kind,
-            position: row.position,
-            source: row.source_id.zip(row.source_name),
-            agent_id: row.agent_id,
-            sequence: row.sequence,
-            topic: row.topic,
-            presence: row.presence,
-            previous: row.previous,
-            occurred_at: row.occurred_at,
-            received_at: row.received_at,
-            origin: Origin::from_name(row.origin.as_deref().unwrap_or_default()),
-            detail: row.state.and_then(|state| detail(kind, state)),
-            raw: Bytes::from(row.raw.unwrap_or_default()),
-        });
-        cycle.claimed.push(Claimed {
-            delivery_id: row.delivery_id,
-            webhook_id: row.webhook_id,
-            webhook_version: row.version,
-            attempt: row.attempt,
-            webhook_gone: row.gone,
-            event_id: row.event_id,
-            event,
-        });
-    }
-    Ok(cycle)
 }

@@ -21,7 +21,7 @@ use sqlx::postgres::PgConnectOptions;
 const START_WITHIN: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(8);
 /// A server of a bridge that was killed just now needs a moment to stop; so long we try again.
-const PREDECESSOR_GONE_WITHIN: Duration = Duration::from_secs(15);
+const PREDECESSOR_GONE_WITHIN: Duration = Duration::from_secs(30);
 /// How often a file is looked at while waiting.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Longest socket directory: the kernel's limit for the whole path is 107 bytes.
@@ -103,6 +103,8 @@ impl Embedded {
         check_version(&bin, &data)?;
         let predecessor_gone_by = Instant::now() + PREDECESSOR_GONE_WITHIN;
         loop {
+            // The lock may go between our server's look at it and ours.
+            let contended = locked_by_another(&data);
             let mut server = Self {
                 child: spawn(&bin, &data, &socket_dir, &log, options, owner.as_ref())?,
                 socket_dir: socket_dir.clone(),
@@ -110,7 +112,7 @@ impl Embedded {
             };
             match server.wait_until_ready(&data) {
                 Ok(()) => return Ok(server),
-                Err(_) if locked_by_another(&data) && Instant::now() < predecessor_gone_by => {
+                Err(_) if (contended || locked_by_another(&data)) && Instant::now() < predecessor_gone_by => {
                     std::thread::sleep(LOOK_EVERY);
                 }
                 Err(_) if locked_by_another(&data) => {

@@ -2,17 +2,23 @@
 //!
 //! Called by the recorder with a batch of changes. Inside the transaction an advisory lock is held that every
 //! writer of events takes, in whatever process: so an agent's sequence has no holes and no twins, and `position`
-//! is commit order, which makes the feed by cursor complete.
+//! is commit order, which makes the feed by cursor complete. The sequence of positions counts in steps of 1024: a
+//! batch, which is smaller, takes one number and counts on from it.
+
+use std::sync::Arc;
 
 use sqlx::types::Json;
 use sqlx::{Postgres, Transaction};
+use time::OffsetDateTime;
 
 use super::numbering::{Agent, Agents, Dropped, Numbered, number};
+use super::owing::NewEvent;
 use super::{Result, Store, answered, audit};
 use crate::clock;
 use crate::domain::agent_state::AgentState;
 use crate::domain::ids::{AgentId, EventId, SourceId};
-use crate::domain::presence::PresenceChange;
+use crate::domain::matching::Subscription;
+use crate::domain::presence::{Detail, Event, EventKind, PresenceChange};
 
 /// What a batch became.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +27,8 @@ pub struct Recorded {
     pub events: u64,
     /// Deliveries made for them.
     pub deliveries: u64,
+    /// Deliveries that gave way to newer ones.
+    pub superseded: u64,
     /// Pushed states that were dropped because they are older than what is known.
     pub stale: u64,
     /// Pushed states that were dropped because they are known already.
@@ -40,22 +48,33 @@ impl Store {
             return Ok(Recorded::default());
         }
         let recorded = answered(async {
-            let mut tx = self.hot.begin_with("begin; select pg_advisory_xact_lock(7700451)").await?;
-            let mut agents = agents_of(&mut tx, changes).await?;
+            let mut tx = self.hot.begin_with(BEGIN_WRITING).await?;
+            let read = agents_of(&mut tx, changes).await?;
+            let mut agents = read.agents;
             let (numbered, dropped) = number(changes, &mut agents);
             update_agents(&mut tx, changes, &agents).await?;
-            let deliveries = if numbered.is_empty() { 0 } else { insert_events(&mut tx, &numbered).await? };
+            let now = clock::now();
+            let events: Vec<NewEvent> = (read.position..)
+                .zip(&numbered)
+                .map(|(position, numbered)| new_event(numbered, position, now))
+                .collect();
+            let subscriptions = self.subscriptions.of(&mut tx, read.generation).await?;
+            let written =
+                self.write_events(&mut tx, &events, &subscriptions, Subscription::wants, now).await?;
             audit::write(&mut tx, &dropped.iter().map(Dropped::entry).collect::<Vec<_>>()).await?;
             tx.commit().await?;
-            Ok(Recorded {
+            let recorded = Recorded {
                 events: count(numbered.len()),
-                deliveries,
+                deliveries: written.deliveries,
+                superseded: written.superseded,
                 stale: count(dropped.iter().filter(|d| d.stale).count()),
                 duplicates: count(dropped.iter().filter(|d| !d.stale).count()),
-            })
+            };
+            Ok((recorded, written))
         })
-        .await?;
-        self.wake.deliveries_due();
+        .await;
+        let (recorded, written) = recorded?;
+        self.announce(written).await;
         Ok(recorded)
     }
 
@@ -81,19 +100,29 @@ impl Store {
     }
 }
 
+/// Begins a transaction of a writer of agents' events, one at a time in whatever process.
+pub(super) const BEGIN_WRITING: &str = "begin; select pg_advisory_xact_lock(7700451)";
+
+/// The agents of a batch, the position of its first event, and the generation of the webhooks that count for it.
+struct Read {
+    agents: Agents,
+    position: i64,
+    generation: i64,
+}
+
 fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
 
 /// Reads the agents of a batch, making those that are new.
-async fn agents_of(tx: &mut Transaction<'static, Postgres>, changes: &[PresenceChange]) -> Result<Agents> {
+async fn agents_of(tx: &mut Transaction<'static, Postgres>, changes: &[PresenceChange]) -> Result<Read> {
     let mut wanted: Vec<(SourceId, &AgentId)> = changes.iter().map(|c| (c.source_id, &c.agent_id)).collect();
     wanted.sort_unstable();
     wanted.dedup();
     let sources: Vec<_> = wanted.iter().map(|(source, _)| *source).collect();
     let ids: Vec<_> = wanted.iter().map(|(_, agent)| *agent).collect();
-    let mut agents = read_agents(tx, &sources, &ids).await?;
-    if agents.len() < wanted.len() {
+    let mut read = read_agents(tx, &sources, &ids).await?;
+    if read.agents.len() < wanted.len() {
         sqlx::query!(
             "insert into agent (source_id, agent_id)
              select * from unnest($1::uuid[], $2::text[])
@@ -103,28 +132,32 @@ async fn agents_of(tx: &mut Transaction<'static, Postgres>, changes: &[PresenceC
         )
         .execute(&mut **tx)
         .await?;
-        agents = read_agents(tx, &sources, &ids).await?;
+        read = read_agents(tx, &sources, &ids).await?;
     }
-    Ok(agents)
+    Ok(read)
 }
 
 async fn read_agents(
     tx: &mut Transaction<'static, Postgres>,
     sources: &[SourceId],
     ids: &[&AgentId],
-) -> Result<Agents> {
+) -> Result<Read> {
     let rows = sqlx::query!(
         r#"select a.agent_key, a.source_id as "source_id: SourceId", a.agent_id as "agent_id: AgentId",
                   a.sequence, a.presence, a.since, a.state as "state: Json<AgentState>", a.received_at, a.name,
-                  a.email
+                  a.email, x.external_id as "external_id?",
+                  (select nextval('event_position_seq')) as "position!",
+                  (select generation from webhook_generation) as "generation!"
            from unnest($1::uuid[], $2::text[]) as wanted (source_id, agent_id)
-           join agent a on a.source_id = wanted.source_id and a.agent_id = wanted.agent_id"#,
+           join agent a on a.source_id = wanted.source_id and a.agent_id = wanted.agent_id
+           left join agent_external_id x on x.source_id = a.source_id and x.agent_id = a.agent_id"#,
         sources as _,
         ids as _,
     )
     .fetch_all(&mut **tx)
     .await?;
-    Ok(rows
+    let (position, generation) = rows.first().map_or((0, 0), |row| (row.position, row.generation));
+    let agents = rows
         .into_iter()
         .map(|row| {
             let agent = Agent {
@@ -136,12 +169,42 @@ async fn read_agents(
                 received_at: row.received_at,
                 name: row.name,
                 email: row.email,
+                external_id: row.external_id,
                 touched: false,
                 last: None,
             };
             ((row.source_id, row.agent_id), agent)
         })
-        .collect())
+        .collect();
+    Ok(Read { agents, position, generation })
+}
+
+/// A numbered change as the event that is written and told.
+fn new_event(numbered: &Numbered<'_>, position: i64, now: OffsetDateTime) -> NewEvent {
+    let change = numbered.change;
+    let event = Event {
+        event_id: change.event_id,
+        kind: EventKind::PresenceUpdated,
+        position,
+        source: Some((change.source_id, change.source_name.clone())),
+        agent_id: Some(change.agent_id.clone()),
+        sequence: Some(numbered.sequence),
+        topic: Some(change.topic.clone()),
+        external_id: numbered.external_id.clone(),
+        presence: numbered.presence.clone(),
+        previous: numbered.previous.clone(),
+        occurred_at: numbered.occurred_at,
+        received_at: change.received_at,
+        committed_at: Some(now),
+        origin: change.origin,
+        detail: numbered.state.clone().map(Detail::Agent),
+        raw: change.raw.clone(),
+    };
+    NewEvent {
+        event: Arc::new(event),
+        agent_key: numbered.agent_key,
+        connection_id: Some(change.connection_id),
+    }
 }
 
 async fn update_agents(
@@ -184,87 +247,4 @@ async fn update_agents(
     .execute(&mut **tx)
     .await?;
     Ok(())
-}
-
-/// Inserts events, their deliveries and their audit entries; says how many deliveries it made.
-///
-/// Of several deliveries for one lane in this batch only the first is due: the others stand behind it until it
-/// ends. Whether an older batch left something open in the lane is for the claim to see (store/deliveries.rs).
-async fn insert_events(tx: &mut Transaction<'static, Postgres>, numbered: &[Numbered<'_>]) -> Result<u64> {
-    macro_rules! column {
-        ($n:ident => $value:expr) => {
-            numbered.iter().map(|$n| $value).collect::<Vec<_>>()
-        };
-    }
-    let made = sqlx::query_scalar!(
-        r#"with new_event as (
-               insert into event (
-                   event_id, received_at, source_id, source_name, connection_id, agent_key, agent_id, sequence,
-                   topic, presence, previous, occurred_at, raw, origin, state)
-               select n.event_id, n.received_at, n.source_id, n.source_name, n.connection_id, n.agent_key,
-                      n.agent_id, n.sequence, n.topic, n.presence, n.previous, n.occurred_at, n.raw, n.origin,
-                      n.state
-               from unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::text[], $5::uuid[], $6::bigint[],
-                           $7::text[], $8::bigint[], $9::text[], $10::text[], $11::text[], $12::timestamptz[],
-                           $13::bytea[], $15::text[], $16::jsonb[])
-                    with ordinality as n (event_id, received_at, source_id, source_name, connection_id, agent_key,
-                                          agent_id, sequence, topic, presence, previous, occurred_at, raw, origin,
-                                          state, place)
-               order by n.place
-               returning event_id, received_at, position, source_id, connection_id, agent_key, agent_id, sequence,
-                         topic, presence
-           ),
-           new_delivery as (
-               insert into delivery (
-                   delivery_id, webhook_id, lane, position, event_id, event_received_at, due_at, created_at)
-               select delivery_id(e.event_id, w.webhook_id), w.webhook_id, e.agent_key, e.position, e.event_id,
-                      e.received_at,
-                      case row_number() over (partition by w.webhook_id, e.agent_key order by e.position)
-                          when 1 then $14::timestamptz
-                      end,
-                      $14
-               from new_event e
-               join webhook w
-                 on w.deleted_at is null
-                and 'presence.updated' = any (w.events)
-                and (w.agents = '{}' or e.agent_id = any (w.agents))
-                and (w.topics = '{}' or e.topic = any (w.topics))
-                and (w.presences = '{}' or e.presence = any (w.presences))
-                and (w.sources = '{}' or e.source_id = any (w.sources))
-               returning event_id
-           ),
-           owed as (
-               select event_id, count(*) as deliveries
-               from new_delivery
-               group by event_id
-           ),
-           entries as (
-               insert into audit_log (at, kind, source_id, connection_id, agent_id, event_id, data)
-               select $14, 'EVENT_RECEIVED', e.source_id, e.connection_id, e.agent_id, e.event_id,
-                      jsonb_build_object('sequence', e.sequence, 'deliveries', coalesce(o.deliveries, 0))
-               from new_event e
-               left join owed o on o.event_id = e.event_id
-               order by e.position
-           )
-           select count(*) as "count!" from new_delivery"#,
-        &column!(n => n.change.event_id) as _,
-        &column!(n => n.change.received_at),
-        &column!(n => n.change.source_id) as _,
-        &column!(n => n.change.source_name.as_str()) as _,
-        &column!(n => n.change.connection_id) as _,
-        &column!(n => n.agent_key),
-        &column!(n => &n.change.agent_id) as _,
-        &column!(n => n.sequence),
-        &column!(n => n.change.topic.as_str()) as _,
-        &column!(n => n.presence.as_deref()) as _,
-        &column!(n => n.previous.as_deref()) as _,
-        &column!(n => n.occurred_at) as _,
-        &column!(n => n.change.raw.as_ref()) as _,
-        clock::now(),
-        &column!(n => n.change.origin.as_str()) as _,
-        &column!(n => n.state.as_deref()) as _,
-    )
-    .fetch_one(&mut **tx)
-    .await?;
-    Ok(u64::try_from(made).unwrap_or_default())
 }

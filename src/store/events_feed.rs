@@ -1,22 +1,28 @@
 //! `event` as the API shows it: a feed in commit order, single events, and test pings.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use bytes::Bytes;
-use sqlx::types::Json;
+use serde_json::Value;
+use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use super::history::choose_plan_by_values;
+use super::types::detail;
+use super::webhook_rows::read;
+use super::webhook_states::must_take_part;
 use super::{Result, Store, StoreError, audit, webhooks};
 use crate::clock;
-use crate::domain::agent_state::EventState;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::ids::{AgentId, DeliveryId, EventId, SourceId, WebhookId};
-use crate::domain::presence::{Detail, Event, EventKind, Origin};
+use crate::domain::presence::{Event, EventKind, Origin};
 
 /// Which changes are asked for.
 #[derive(Clone, Debug, Default)]
 pub struct FeedFilter {
-    /// Only of this agent.
-    pub agent: Option<String>,
+    /// Only of these agents.
+    pub agents: Option<Vec<String>>,
     /// Only of this source.
     pub source: Option<SourceId>,
 }
@@ -33,16 +39,20 @@ struct Row {
     previous: Option<String>,
     occurred_at: Option<OffsetDateTime>,
     received_at: OffsetDateTime,
+    external_id: Option<String>,
+    committed_at: Option<OffsetDateTime>,
     origin: String,
-    state: Option<Json<EventState>>,
+    kind: String,
+    state: Option<Value>,
     raw: Vec<u8>,
 }
 
 impl From<Row> for Event {
     fn from(row: Row) -> Self {
+        let kind = EventKind::from_name(&row.kind).unwrap_or(EventKind::PresenceUpdated);
         Self {
             event_id: row.event_id,
-            kind: EventKind::PresenceUpdated,
+            kind,
             position: row.position,
             source: row.source_id.zip(row.source_name),
             agent_id: row.agent_id,
@@ -52,8 +62,10 @@ impl From<Row> for Event {
             previous: row.previous,
             occurred_at: row.occurred_at,
             received_at: row.received_at,
+            external_id: row.external_id,
+            committed_at: row.committed_at,
             origin: Origin::from_name(&row.origin),
-            detail: row.state.map(|state| Detail::Agent(Box::new(state.0))),
+            detail: row.state.and_then(|state| detail(kind, state)),
             raw: Bytes::from(row.raw),
         }
     }
@@ -72,16 +84,16 @@ impl Store {
             Row,
             r#"select event_id as "event_id: EventId", position, source_id as "source_id: SourceId", source_name,
                       agent_id as "agent_id: AgentId", sequence, topic, presence, previous, occurred_at,
-                      received_at, origin, state as "state: Json<EventState>", raw
+                      received_at, external_id, committed_at, origin, kind, state, raw
                from event
                where kind = 'presence.updated'
                  and position > $1
-                 and ($2::text is null or agent_id = $2)
+                 and ($2::text[] is null or agent_id = any ($2))
                  and ($3::uuid is null or source_id = $3)
                order by position
                limit $4"#,
             after,
-            filter.agent.as_deref(),
+            filter.agents.as_deref(),
             filter.source as _,
             limit,
         )
@@ -100,7 +112,7 @@ impl Store {
             Row,
             r#"select event_id as "event_id: EventId", position, source_id as "source_id: SourceId", source_name,
                       agent_id as "agent_id: AgentId", sequence, topic, presence, previous, occurred_at,
-                      received_at, origin, state as "state: Json<EventState>", raw
+                      received_at, external_id, committed_at, origin, kind, state, raw
                from event
                where kind = 'presence.updated'
                  and event_id = $1"#,
@@ -124,18 +136,13 @@ impl Store {
     ) -> Result<(EventId, DeliveryId)> {
         let (event, now) = (EventId::generate(), clock::now());
         let mut tx = self.begin().await?;
-        let delivery = sqlx::query_scalar!(
-            r#"select delivery_id($1, $2) as "id!: DeliveryId""#,
-            event as _,
-            webhook as _
-        )
-        .fetch_one(&mut *tx)
-        .await?;
+        let delivery = DeliveryId::of(event, webhook);
         // Keeps other pings of this webhook out: only one of them may be the first of the lane.
         webhooks::lock(&mut tx, webhook).await?;
+        must_take_part(&read(&mut tx, webhook).await?)?;
         let position = sqlx::query_scalar!(
-            "insert into event (event_id, received_at, kind, raw)
-             values ($1, $2, $3, $4)
+            "insert into event (event_id, received_at, kind, raw, committed_at)
+             values ($1, $2, $3, $4, $2)
              returning position",
             event as _,
             now,
@@ -155,4 +162,26 @@ impl Store {
         tx.commit().await?;
         Ok((event, delivery))
     }
+}
+
+/// Events by id, of whatever kind; those that are gone are left out.
+pub(super) async fn read_events(
+    conn: &mut PgConnection,
+    ids: &[EventId],
+) -> Result<HashMap<EventId, Arc<Event>>> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = sqlx::query_as!(
+        Row,
+        r#"select e.event_id as "event_id: EventId", position, source_id as "source_id: SourceId", source_name,
+                  agent_id as "agent_id: AgentId", sequence, topic, presence, previous, occurred_at,
+                  received_at, external_id, committed_at, origin, kind, state, raw
+           from unnest($1::uuid[]) as wanted (event_id)
+           join event e on e.event_id = wanted.event_id"#,
+        ids as _,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.event_id, Arc::new(Event::from(row)))).collect())
 }

@@ -64,8 +64,8 @@ pub struct DeliveryFilter {
     pub delivery: Option<DeliveryId>,
     /// Only to this webhook.
     pub webhook: Option<WebhookId>,
-    /// Only of changes of this agent.
-    pub agent: Option<String>,
+    /// Only of changes of these agents.
+    pub agents: Option<Vec<String>>,
     /// Only of this event.
     pub event: Option<EventId>,
     /// Only in this state; `open` and `ended` stand for all of their kind.
@@ -118,14 +118,14 @@ impl Store {
                           d.last_status, d.last_outcome, d.created_at, null::timestamptz as ended_at
                    from (
                        select *,
-                              case when due_at is null then 'blocked'
+                              case when leased_by is not null then 'sending'
+                                   when due_at is null then 'blocked'
                                    when due_at = 'infinity' then 'paused'
-                                   when leased_by is not null and due_at > now() then 'sending'
                                    else 'waiting' end as state
                        from delivery) d
                    where ($1::uuid is null or d.delivery_id = $1)
                      and ($2::uuid is null or d.webhook_id = $2)
-                     and ($3::text is null or d.lane in (select agent_key from agent where agent_id = $3))
+                     and ($3::text[] is null or d.lane in (select agent_key from agent where agent_id = any ($3)))
                      and ($4::uuid is null or d.event_id = $4)
                      and ($5::text is null or $5 = 'open' or d.state = $5)
                      and ($6::uuid is null or d.delivery_id < $6)
@@ -141,7 +141,7 @@ impl Store {
                      and l.end_state is not null
                      and ($1::uuid is null or l.delivery_id = $1)
                      and ($2::uuid is null or l.webhook_id = $2)
-                     and ($3::text is null or l.agent_id = $3)
+                     and ($3::text[] is null or l.agent_id = any ($3))
                      and ($4::uuid is null or l.event_id = $4)
                      and ($5::text is null or $5 = 'ended' or l.end_state = $5)
                      and ($6::uuid is null or l.delivery_id < $6)
@@ -162,7 +162,7 @@ impl Store {
                limit $7"#,
             filter.delivery as _,
             filter.webhook as _,
-            filter.agent.as_deref(),
+            filter.agents.as_deref(),
             filter.event as _,
             filter.state.as_deref(),
             before as _,
@@ -216,6 +216,19 @@ impl Store {
         let mut told = Entry::new(clock::now(), Kind::DeliveryRetried);
         told.delivery_id = Some(id);
         told.principal = Some(principal.to_owned());
+        // At once means at once, even if the receiver is being left alone. Before the delivery, as a cycle locks them.
+        sqlx::query!(
+            "update webhook_health
+             set hold_until = null
+             where webhook_id = (
+                 select coalesce(
+                     (select webhook_id from delivery where delivery_id = $1),
+                     (select webhook_id from audit_log where delivery_id = $1 and end_state is not null limit 1)))
+               and hold_until is not null",
+            id as _,
+        )
+        .execute(&mut *tx)
+        .await?;
         if !hasten(&mut tx, id, &mut told).await? {
             reopen(&mut tx, id, &mut told).await?;
         }
@@ -230,9 +243,9 @@ async fn hasten(conn: &mut PgConnection, id: DeliveryId, told: &mut Entry) -> Re
     let Some(open) = sqlx::query!(
         r#"select webhook_id as "webhook_id: WebhookId", event_id as "event_id: EventId",
                   (select agent_id from agent where agent_key = lane) as "agent_id: AgentId",
-                  due_at is null as "blocked!",
+                  due_at is null and leased_by is null as "blocked!",
                   coalesce(due_at = 'infinity', false) as "paused!",
-                  coalesce(leased_by is not null and due_at > now(), false) as "sending!"
+                  leased_by is not null as "sending!"
            from delivery
            where delivery_id = $1
            for update"#,
@@ -257,8 +270,7 @@ async fn hasten(conn: &mut PgConnection, id: DeliveryId, told: &mut Entry) -> Re
     }
     sqlx::query!(
         "update delivery
-         set due_at = now(),
-             leased_by = null
+         set due_at = now()
          where delivery_id = $1",
         id as _,
     )
@@ -329,8 +341,7 @@ pub(super) async fn open_delivery(
     now: OffsetDateTime,
 ) -> Result<()> {
     let head = sqlx::query!(
-        r#"select delivery_id as "delivery_id: DeliveryId", position,
-                  coalesce(leased_by is not null and due_at > now(), false) as "sending!"
+        r#"select delivery_id as "delivery_id: DeliveryId", position, leased_by is not null as "sending!"
            from delivery
            where webhook_id = $1
              and lane = $2
@@ -356,8 +367,7 @@ pub(super) async fn open_delivery(
             // Ours is older than what was first so far: only the oldest may leave.
             sqlx::query!(
                 "update delivery
-                 set due_at = null,
-                     leased_by = null
+                 set due_at = null
                  where delivery_id = $1",
                 head.delivery_id as _,
             )
@@ -366,10 +376,27 @@ pub(super) async fn open_delivery(
             true
         }
     };
+    // One that was sent before tells the same again, byte for byte.
     sqlx::query!(
         "insert into delivery (
-             delivery_id, webhook_id, lane, position, event_id, event_received_at, due_at, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8)",
+             delivery_id, webhook_id, lane, position, event_id, event_received_at, due_at, created_at, is_state,
+             sent_at, superseded)
+         select $1, $2, $3, $4, $5, $6, $7, $8,
+                coalesce((
+                    select e.kind in ('presence.updated', 'presence.snapshot')
+                    from event e
+                    where e.event_id = $5
+                      and e.received_at = $6), false),
+                (l.data ->> 'sent_at')::timestamptz, coalesce((l.data ->> 'superseded')::int, 0)
+         from (select) as one
+         left join lateral (
+             select data
+             from audit_log
+             where delivery_id = $1
+               and kind = 'DELIVERY_ATTEMPT'
+             order by audit_id
+             limit 1
+         ) l on true",
         delivery as _,
         lane.webhook as _,
         lane.lane,

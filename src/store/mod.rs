@@ -10,32 +10,49 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{Connection, PgPool, Postgres, Transaction};
 use tokio::time::timeout;
 
-use crate::domain::ids::ProcessId;
 use crate::domain::secret::MasterKey;
 
 pub mod agents;
 pub mod assignments;
 pub mod audit;
+mod batches;
+mod claim;
 pub mod connections;
 pub mod deliveries;
 pub mod embedded;
 pub mod events;
 pub mod events_feed;
+pub mod explain;
+pub mod external_ids;
+mod gap_notices;
 pub mod gaps;
+pub mod handoff;
 pub mod history;
+pub mod idempotency;
 pub mod keys;
+mod leases;
 mod numbering;
+mod owing;
 pub mod partitions;
 pub mod recorder;
+pub mod recovery;
+mod settle;
 pub mod sight;
+mod snapshots;
 pub mod source_health;
 mod source_rows;
 pub mod sources;
+pub mod subscriptions;
 pub mod targets;
 mod types;
 pub mod upstream;
 pub mod wake;
+pub mod webhook_health;
+mod webhook_rows;
+mod webhook_secrets;
+mod webhook_states;
 pub mod webhooks;
+mod written;
 
 /// Longest that any statement may run on the server; a call to the database ends within this or fails.
 const STATEMENT_TIMEOUT: &str = "5s";
@@ -44,6 +61,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest that a whole step may take on our side: a server, or a network, that has gone silent answers no
 /// `statement_timeout` either.
 const STEP_WITHIN: Duration = Duration::from_secs(6);
+/// The same for a step that may have to touch very many rows.
+const LONG_STEP_WITHIN: Duration = Duration::from_secs(65);
 /// How long a connection may take for a sign of life before it counts as dead.
 const PING_WITHIN: Duration = Duration::from_secs(2);
 /// A hot connection that was used within this is taken to be alive: asking would cost as much as using it.
@@ -134,8 +153,10 @@ pub struct Store {
     hot: PgPool,
     /// Nudges inside this process.
     pub wake: wake::Wake,
-    /// This process; leases carry it.
-    pub process: ProcessId,
+    /// Between the writers of events and the dispatcher of this process.
+    pub handoff: handoff::Handoff,
+    /// The webhooks' filters.
+    subscriptions: subscriptions::Known,
 }
 
 impl Store {
@@ -152,9 +173,22 @@ impl Store {
             ("jit", "off"),
         ]);
         let pool = pool_options(connections, Duration::ZERO).connect_with(options.clone()).await?;
-        let options = options.options([("plan_cache_mode", "force_generic_plan")]);
+        // What they look for they find by index. A plan is made once, perhaps while the tables are empty, and then a walk
+        // through all of `delivery` would seem cheap for ever.
+        let options = options.options([
+            ("plan_cache_mode", "force_generic_plan"),
+            ("enable_seqscan", "off"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
+        ]);
         let hot = pool_options(HOT_CONNECTIONS, FRESH).connect_lazy_with(options);
-        Ok(Self { pool, hot, wake: wake::Wake::default(), process: ProcessId::generate() })
+        Ok(Self {
+            pool,
+            hot,
+            wake: wake::Wake::default(),
+            handoff: handoff::Handoff::default(),
+            subscriptions: subscriptions::Known::default(),
+        })
     }
 
     /// Brings the schema to what this version needs; safe to call by several processes at once.
@@ -192,6 +226,8 @@ impl Store {
             r#"select exists (
                    select from webhook_secret where substring(sealed from 1 for 4) <> $1
                    union all
+                   select from webhook where substring(access_sealed from 1 for 4) <> $1
+                   union all
                    select from source where substring(client_secret_sealed from 1 for 4) <> $1 and deleted_at is null
                ) as "other!""#,
             key.id(),
@@ -208,6 +244,12 @@ impl Store {
             self.pool.close().await;
         };
         let _ = timeout(PING_WITHIN, closed).await;
+    }
+
+    /// How many webhooks there were when a writer of events looked last.
+    #[must_use]
+    pub fn webhooks_known(&self) -> usize {
+        self.subscriptions.count()
     }
 
     async fn begin(&self) -> Result<Transaction<'static, Postgres>> {
@@ -245,7 +287,16 @@ async fn alive(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
 
 /// Gives a step up that the database leaves unanswered; its connection goes back to the pool, which drops it.
 async fn answered<T>(step: impl Future<Output = Result<T>>) -> Result<T> {
-    timeout(STEP_WITHIN, step).await.unwrap_or_else(|_| {
+    answered_within(STEP_WITHIN, step).await
+}
+
+/// The same for the few steps that may have to touch very many rows ([`audit::allow_a_minute`]).
+async fn answered_in_a_minute<T>(step: impl Future<Output = Result<T>>) -> Result<T> {
+    answered_within(LONG_STEP_WITHIN, step).await
+}
+
+async fn answered_within<T>(within: Duration, step: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(within, step).await.unwrap_or_else(|_| {
         let silent = io::Error::new(ErrorKind::TimedOut, "no answer in time");
         Err(StoreError::Database(sqlx::Error::Io(silent)))
     })

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 
 use serde_json::Value;
-use sqlx::types::Json;
 use time::OffsetDateTime;
 
 use crate::domain::agent_state::{AgentState, EventState, Merged, Seen};
@@ -25,6 +24,8 @@ pub(super) struct Agent {
     pub(super) received_at: Option<OffsetDateTime>,
     pub(super) name: Option<String>,
     pub(super) email: Option<String>,
+    /// Id in the CRM.
+    pub(super) external_id: Option<String>,
     /// The batch changed the row.
     pub(super) touched: bool,
     /// The last of the batch's changes that became an event.
@@ -36,10 +37,11 @@ pub(super) struct Numbered<'a> {
     pub(super) change: &'a PresenceChange,
     pub(super) agent_key: i64,
     pub(super) sequence: i64,
+    pub(super) external_id: Option<String>,
     pub(super) presence: Option<String>,
     pub(super) previous: Option<String>,
     pub(super) occurred_at: Option<OffsetDateTime>,
-    pub(super) state: Option<Box<Json<EventState>>>,
+    pub(super) state: Option<Box<EventState>>,
 }
 
 /// A change that tells nothing new.
@@ -65,10 +67,12 @@ pub(super) fn number<'a>(
                 agent.sequence += 1;
                 agent.last = Some(index);
                 let (agent_key, sequence) = (agent.agent_key, agent.sequence);
+                let external_id = agent.external_id.clone();
                 numbered.push(Numbered {
                     change,
                     agent_key,
                     sequence,
+                    external_id,
                     presence,
                     previous,
                     occurred_at,
@@ -85,14 +89,8 @@ pub(super) fn number<'a>(
 
 /// What an agent makes of a change.
 enum Taken {
-    Event {
-        presence: Option<String>,
-        occurred_at: Option<OffsetDateTime>,
-        state: Option<Box<Json<EventState>>>,
-    },
-    Nothing {
-        stale: bool,
-    },
+    Event { presence: Option<String>, occurred_at: Option<OffsetDateTime>, state: Option<Box<EventState>> },
+    Nothing { stale: bool },
 }
 
 impl Agent {
@@ -131,7 +129,7 @@ impl Agent {
         Taken::Event {
             presence: self.presence.clone(),
             occurred_at: occurred_at.or(change.occurred_at),
-            state: Some(Box::new(Json(state))),
+            state: Some(Box::new(state)),
         }
     }
 

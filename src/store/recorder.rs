@@ -18,8 +18,9 @@ use super::events::Recorded;
 use super::{Store, StoreError};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
+use crate::domain::delivery::EndState;
 use crate::domain::presence::PresenceChange;
-use crate::metrics::{Metrics, ReasonLabels};
+use crate::metrics::{Metrics, OutcomeLabels, ReasonLabels};
 use crate::random;
 use crate::status::{Part, Status};
 
@@ -27,6 +28,8 @@ use crate::status::{Part, Status};
 const QUEUE_LENGTH: usize = 8192;
 /// Changes in one transaction: enough that the commit costs little per change, few enough that it stays short.
 const BATCH_MAX: usize = 512;
+/// Deliveries of one transaction at most, if every webhook wants every change.
+const DELIVERIES_MAX: usize = 20_000;
 /// How long a proof of sight waits for the changes before it.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 /// Sign of life while nothing arrives.
@@ -142,6 +145,7 @@ impl Worker {
 
     /// Fills the batch with what is waiting; stops at a flush and returns it.
     fn collect(&mut self, first: Item) -> Option<oneshot::Sender<()>> {
+        let batch_max = (DELIVERIES_MAX / self.store.webhooks_known().max(1)).clamp(1, BATCH_MAX);
         let mut next = Some(first);
         while let Some(item) = next {
             match item {
@@ -151,7 +155,7 @@ impl Worker {
                 }
                 Item::Flush(done) => return Some(done),
             }
-            next = if self.batch.len() < BATCH_MAX { self.items.try_recv().ok() } else { None };
+            next = if self.batch.len() < batch_max { self.items.try_recv().ok() } else { None };
         }
         None
     }
@@ -160,6 +164,9 @@ impl Worker {
     async fn commit(&mut self) -> Result<(), StoreError> {
         if self.retried {
             let stored: HashSet<_> = self.store.stored_events(&self.batch).await?.into_iter().collect();
+            let untold: Vec<_> = stored.iter().copied().collect();
+            self.store.free_untold(&untold).await?;
+            self.store.wake.deliveries_due();
             self.batch.retain(|change| !stored.contains(&change.event_id));
         }
         self.retried = true;
@@ -177,6 +184,8 @@ impl Worker {
     fn count(&self, recorded: Recorded) {
         self.metrics.events.inc_by(recorded.events);
         self.metrics.deliveries.inc_by(recorded.deliveries);
+        let superseded = OutcomeLabels { outcome: EndState::Superseded.as_str() };
+        self.metrics.deliveries_ended.get_or_create(&superseded).inc_by(recorded.superseded);
         for (reason, states) in [("stale", recorded.stale), ("duplicate", recorded.duplicates)] {
             self.metrics.states_dropped.get_or_create(&ReasonLabels { reason }).inc_by(states);
         }

@@ -72,18 +72,27 @@ pub(super) async fn open_gap(
         .then(|| gap_entry(watcher, from, Kind::GapDetected).level(Level::Warn).data("cause", cause)))
 }
 
-/// Ends the gap that is open, if there is one; gives the entry that tells of it.
+/// A gap that has just ended.
+pub(super) struct ClosedGap {
+    pub(super) gap_id: GapId,
+    pub(super) agents: Vec<String>,
+    pub(super) cause: String,
+    pub(super) from: OffsetDateTime,
+    pub(super) to: OffsetDateTime,
+}
+
+/// Ends the gap that is open, if there is one; gives it with the entry that tells of it.
 pub(super) async fn close_gap(
     conn: &mut PgConnection,
     watcher: &Watcher,
     to: OffsetDateTime,
-) -> Result<Option<Entry>> {
+) -> Result<Option<(ClosedGap, Entry)>> {
     let closed = sqlx::query!(
-        "update gap
+        r#"update gap
          set to_at = greatest(from_at, $2)
          where connection_id = $1
            and to_at is null
-         returning cause, from_at",
+         returning gap_id as "gap_id: GapId", agents, cause, from_at"#,
         watcher.connection_id as _,
         to,
     )
@@ -91,7 +100,11 @@ pub(super) async fn close_gap(
     .await?;
     Ok(closed.map(|gap| {
         let ms = i64::try_from((to - gap.from_at).whole_milliseconds()).unwrap_or(i64::MAX);
-        gap_entry(watcher, to, Kind::GapClosed).data("cause", gap.cause).data("gap_ms", ms.max(0))
+        let entry = gap_entry(watcher, to, Kind::GapClosed)
+            .data("cause", gap.cause.as_str())
+            .data("gap_ms", ms.max(0));
+        let to = to.max(gap.from_at);
+        (ClosedGap { gap_id: gap.gap_id, agents: gap.agents, cause: gap.cause, from: gap.from_at, to }, entry)
     }))
 }
 

@@ -6,10 +6,9 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
-use super::history::{Lane, open_delivery};
-use super::{Result, Store, answered, audit, webhooks};
+use super::{Result, Store, answered, audit, webhook_health};
 use crate::domain::audit::{Entry, Kind, Level};
-use crate::domain::ids::{ConnectionId, DeliveryId, EventId, GapId, SourceId, WebhookId};
+use crate::domain::ids::{ConnectionId, EventId, GapId, SourceId, WebhookId};
 use crate::domain::presence::EventKind;
 use crate::domain::source_notice::{GAPS_MAX, NoticedGap, SourceNotice};
 
@@ -148,8 +147,8 @@ async fn tell(
 ) -> Result<()> {
     let event = EventId::generate();
     let position = sqlx::query_scalar!(
-        "insert into event (event_id, received_at, kind, source_id, source_name, occurred_at, raw, state)
-         select $1, $2, $3, source_id, name, $4, $5, $6
+        "insert into event (event_id, received_at, kind, source_id, source_name, occurred_at, raw, state, committed_at)
+         select $1, $2, $3, source_id, name, $4, $5, $6, $2
          from source
          where source_id = $7
          returning position",
@@ -163,26 +162,20 @@ async fn tell(
     )
     .fetch_one(&mut *conn)
     .await?;
-    let owed = sqlx::query!(
-        r#"select webhook_id as "webhook_id: WebhookId", delivery_id($1, webhook_id) as "delivery_id!: DeliveryId"
+    let owed = sqlx::query_scalar!(
+        r#"select webhook_id as "webhook_id: WebhookId"
            from webhook
            where deleted_at is null
-             and $2 = any (events)
-             and (sources = '{}' or $3 = any (sources))
+             and state in ('active', 'paused')
+             and $1 = any (events)
+             and (sources = '{}' or $2 = any (sources))
            order by webhook_id"#,
-        event as _,
         kind.as_str(),
         source as _,
     )
     .fetch_all(&mut *conn)
     .await?;
-    for row in owed {
-        // Keeps pings of this webhook out: only one delivery may be the first of the lane.
-        webhooks::lock(conn, row.webhook_id).await?;
-        let lane = Lane { webhook: row.webhook_id, lane: 0 };
-        open_delivery(conn, lane, row.delivery_id, event, now, position, now).await?;
-    }
-    Ok(())
+    webhook_health::owe_in_lane_0(conn, event, &owed, position, now).await
 }
 
 fn about(entry: Entry, source: SourceId, notice: &SourceNotice) -> Entry {

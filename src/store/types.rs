@@ -8,7 +8,7 @@ use sqlx::{Decode, Encode, Postgres, Type};
 use uuid::Uuid;
 
 use crate::domain::ids::{
-    AgentId, ApiKeyId, ConnectionId, DeliveryId, EventId, GapId, ProcessId, SourceId, WebhookId,
+    AgentId, ApiKeyId, BatchId, ConnectionId, DeliveryId, DispatcherId, EventId, GapId, SourceId, WebhookId,
     WebhookSecretId,
 };
 use crate::domain::presence::{Detail, EventKind};
@@ -41,15 +41,21 @@ macro_rules! column_type {
     )+};
 }
 
-column_type!(Uuid: ApiKeyId, ConnectionId, DeliveryId, EventId, GapId, ProcessId, SourceId, WebhookId, WebhookSecretId);
+column_type!(Uuid: ApiKeyId, BatchId, ConnectionId, DeliveryId, DispatcherId, EventId, GapId, SourceId, WebhookId, WebhookSecretId);
 column_type!(String: AgentId);
 
 /// What an event of this kind tells besides its columns; `None` if it does not read, which our own writing rules out.
 pub(super) fn detail(kind: EventKind, state: Value) -> Option<Detail> {
     Some(match kind {
-        EventKind::PresenceUpdated => Detail::Agent(serde_json::from_value(state).ok()?),
+        EventKind::PresenceUpdated | EventKind::PresenceSnapshot => {
+            Detail::Agent(serde_json::from_value(state).ok()?)
+        }
         EventKind::SourceStale | EventKind::SourceRecovered => {
             Detail::Source(serde_json::from_value(state).ok()?)
+        }
+        EventKind::PresenceGap => Detail::Gap(serde_json::from_value(state).ok()?),
+        EventKind::WebhookFailing | EventKind::WebhookDisabled | EventKind::WebhookRecovered => {
+            Detail::Webhook(serde_json::from_value(state).ok()?)
         }
         EventKind::WebhookTest => return None,
     })

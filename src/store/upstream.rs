@@ -324,16 +324,28 @@ impl Store {
             )
             .execute(&mut *tx)
             .await?;
-            let mut told = Vec::new();
+            let (mut told, mut notices) = (Vec::new(), Vec::new());
             for gap in gaps {
-                told.extend(match gap {
-                    GapStep::Opened { from, cause } => open_gap(&mut tx, watcher, *from, cause).await?,
-                    GapStep::Closed { to } => close_gap(&mut tx, watcher, *to).await?,
-                });
+                match gap {
+                    GapStep::Opened { from, cause } => {
+                        told.extend(open_gap(&mut tx, watcher, *from, cause).await?);
+                    }
+                    GapStep::Closed { to } => {
+                        let Some((gap, entry)) = close_gap(&mut tx, watcher, *to).await? else { continue };
+                        told.push(entry);
+                        let (source, connection) = (watcher.source_id, watcher.connection_id);
+                        notices.push(
+                            self.tell_of_gap(&mut tx, source, connection, &gap, crate::clock::now()).await?,
+                        );
+                    }
+                }
             }
             told.extend_from_slice(entries);
             audit::write(&mut tx, &told).await?;
             tx.commit().await?;
+            for notice in notices {
+                self.announce(notice).await;
+            }
             Ok(())
         })
         .await

@@ -1,46 +1,34 @@
-//! `webhook` and `webhook_secret`: registered, changed, removed. Called by `api/webhooks.rs`.
+//! `webhook`: registered, changed, removed. Called by `api/webhooks.rs`.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
+pub use super::webhook_rows::{Webhook, WebhookHealth};
+use super::webhook_rows::{Written, read, select, write};
+use super::webhook_secrets::{insert_secret, make_seed};
 use super::{Result, Store, StoreError, audit};
 use crate::clock;
+use crate::domain::access::Access;
 use crate::domain::audit::{Entry, Kind};
-use crate::domain::ids::{SourceId, WebhookId, WebhookSecretId};
+use crate::domain::delivery::EndState;
+use crate::domain::delivery_settings::Verification;
+use crate::domain::ids::WebhookId;
 use crate::domain::secret::MasterKey;
 use crate::domain::signature::SigningKey;
-use crate::domain::webhook::{FORMER_SECRET_SIGNS_ON, SIGNING_SECRETS_MAX, WebhookChanges};
-use crate::random;
+use crate::domain::webhook::{WebhookChanges, WebhookSettings, access_fields_changed};
 
-/// A registered webhook, without its secrets.
-#[derive(Clone, Debug)]
-pub struct Webhook {
-    /// Its id.
-    pub webhook_id: WebhookId,
-    /// Where POSTs go.
-    pub url: String,
-    /// Free text.
-    pub description: String,
-    /// Only these Genesys user ids; empty: all.
-    pub agents: Vec<String>,
-    /// Only these topics; empty: all.
-    pub topics: Vec<String>,
-    /// Only changes to these system presences; empty: all.
-    pub presences: Vec<String>,
-    /// Only these sources; empty: all.
-    pub sources: Vec<SourceId>,
-    /// Kinds of event it is sent.
-    pub events: Vec<String>,
-    /// `active` or `paused`.
-    pub state: String,
-    /// Counts changes.
-    pub version: i64,
-    /// Until when a former secret signs too; `None` if none does.
-    pub former_secrets_expire_at: Option<OffsetDateTime>,
-    /// When it was registered.
-    pub created_at: OffsetDateTime,
-    /// When it was changed last.
-    pub updated_at: OffsetDateTime,
+/// Reason of a webhook whose receiver has not been asked yet.
+pub(super) const NOT_ASKED_YET: &str = "verification_pending";
+
+/// What a registration is made of.
+#[derive(Debug)]
+pub struct NewWebhook<'a> {
+    /// Its settings; `url` must be set.
+    pub changes: &'a WebhookChanges,
+    /// What signs its POSTs.
+    pub secret: &'a SigningKey,
+    /// Whether it is sent the present state of every agent that matches.
+    pub snapshot: bool,
 }
 
 impl Store {
@@ -49,24 +37,7 @@ impl Store {
     /// # Errors
     /// If the database does not answer.
     pub async fn webhooks(&self, after: Option<WebhookId>, limit: i64) -> Result<Vec<Webhook>> {
-        let webhooks = sqlx::query_as!(
-            Webhook,
-            r#"select w.webhook_id as "webhook_id: WebhookId", url, description, agents, topics, presences,
-                      sources as "sources: Vec<SourceId>", events, state, version,
-                      (select max(expires_at) from webhook_secret s
-                       where s.webhook_id = w.webhook_id and expires_at > now()) as former_secrets_expire_at,
-                      created_at, updated_at
-               from webhook w
-               where deleted_at is null
-                 and ($1::uuid is null or webhook_id > $1)
-               order by webhook_id
-               limit $2"#,
-            after as _,
-            limit,
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(webhooks)
+        select(&mut *self.pool.acquire().await?, None, after, limit).await
     }
 
     /// One webhook.
@@ -77,193 +48,94 @@ impl Store {
         read(&mut *self.pool.acquire().await?, id).await
     }
 
-    /// Registers a webhook; `changes.url` must be set.
+    /// Registers a webhook. Ring [`deliveries_due`](super::wake::Wake::deliveries_due) afterwards.
     ///
     /// # Errors
-    /// If the database refuses.
+    /// If the settings contradict each other, or the database refuses.
     pub async fn create_webhook(
         &self,
-        changes: &WebhookChanges,
-        secret: &SigningKey,
+        new: &NewWebhook<'_>,
         master_key: &MasterKey,
         principal: &str,
     ) -> Result<Webhook> {
         let (id, now) = (WebhookId::generate(), clock::now());
+        let settings = new.changes.over(&WebhookSettings::default());
+        settings.check().map_err(|violation| StoreError::Conflict(violation.to_string()))?;
+        let access = new.changes.access.over(&Access::default());
+        let asks = settings.verification != Verification::None;
+        let (state, state_reason) = if asks { ("unverified", Some(NOT_ASKED_YET)) } else { ("active", None) };
         let mut tx = self.begin().await?;
+        // The number of its first version is 1: what is written below raises it.
         sqlx::query!(
-            "insert into webhook (
-                 webhook_id, url, description, agents, topics, presences, sources, created_at, updated_at, events)
-             values ($1, $2, coalesce($3, ''), coalesce($4::text[], '{}'), coalesce($5::text[], '{}'), coalesce($6::text[], '{}'),
-                     coalesce($7::uuid[], '{}'), $8, $8, coalesce($9::text[], '{presence.updated}'))",
+            "insert into webhook (webhook_id, url, state, version, created_at, updated_at, snapshot_next)
+             values ($1, $2, $3, 0, $4, $4, $5)",
             id as _,
-            changes.url.as_ref().map(url::Url::as_str),
-            changes.description.as_deref(),
-            changes.agents.as_deref(),
-            changes.topics.as_deref(),
-            changes.presences.as_deref(),
-            changes.sources.as_deref() as _,
+            settings.url,
+            state,
             now,
-            changes.events.as_deref(),
+            new.snapshot.then_some(0_i64),
         )
         .execute(&mut *tx)
         .await?;
-        insert_secret(&mut tx, id, secret, master_key, now).await?;
+        let written = Written { settings: &settings, access: &access, state, state_reason, now };
+        write(&mut tx, id, master_key, &written).await?;
+        set_probe(&mut tx, id, asks.then_some(now)).await?;
+        insert_secret(&mut tx, id, "hmac", new.secret.bytes(), master_key, now).await?;
+        if settings.signatures.v1a {
+            make_seed(&mut tx, id, master_key, now).await?;
+        }
         audit::write(&mut tx, &[entry(now, Kind::WebhookCreated, id, principal)]).await?;
         let webhook = read(&mut tx, id).await?;
         tx.commit().await?;
         Ok(webhook)
     }
 
-    /// Changes a webhook. A change that changes nothing is neither counted nor written down.
+    /// Changes a webhook. A change that changes nothing is neither counted nor written down. Another address, or
+    /// another way to ask, must be verified anew. Ring [`deliveries_due`](super::wake::Wake::deliveries_due)
+    /// afterwards.
     ///
     /// # Errors
-    /// If there is none, or the database refuses.
+    /// If there is none, if the settings would contradict each other, or the database refuses.
     pub async fn update_webhook(
         &self,
         id: WebhookId,
         changes: &WebhookChanges,
-        principal: &str,
-    ) -> Result<Webhook> {
-        let now = clock::now();
-        let mut tx = self.begin().await?;
-        lock(&mut tx, id).await?;
-        let before = read(&mut tx, id).await?;
-        let changed = changed_fields(&before, changes);
-        if changed.is_empty() {
-            return Ok(before);
-        }
-        sqlx::query!(
-            "update webhook
-             set url = coalesce($2, url),
-                 description = coalesce($3, description),
-                 agents = coalesce($4, agents),
-                 topics = coalesce($5, topics),
-                 presences = coalesce($6, presences),
-                 sources = coalesce($7, sources),
-                 events = coalesce($9, events),
-                 version = version + 1,
-                 updated_at = $8
-             where webhook_id = $1",
-            id as _,
-            changes.url.as_ref().map(url::Url::as_str),
-            changes.description.as_deref(),
-            changes.agents.as_deref(),
-            changes.topics.as_deref(),
-            changes.presences.as_deref(),
-            changes.sources.as_deref() as _,
-            now,
-            changes.events.as_deref(),
-        )
-        .execute(&mut *tx)
-        .await?;
-        let told = entry(now, Kind::WebhookUpdated, id, principal).data("fields", changed);
-        audit::write(&mut tx, &[told]).await?;
-        let webhook = read(&mut tx, id).await?;
-        tx.commit().await?;
-        Ok(webhook)
-    }
-
-    /// Replaces the signing secret; the former one signs on for [`FORMER_SECRET_SIGNS_ON`].
-    ///
-    /// # Errors
-    /// If there is no such webhook, if too many former secrets still sign, or the database refuses.
-    pub async fn rotate_webhook_secret(
-        &self,
-        id: WebhookId,
-        secret: &SigningKey,
         master_key: &MasterKey,
         principal: &str,
     ) -> Result<Webhook> {
         let now = clock::now();
         let mut tx = self.begin().await?;
         lock(&mut tx, id).await?;
-        sqlx::query!(
-            "delete from webhook_secret
-             where webhook_id = $1
-               and expires_at <= $2",
-            id as _,
-            now,
-        )
-        .execute(&mut *tx)
-        .await?;
-        let signing = sqlx::query_scalar!(
-            r#"select count(*) as "count!" from webhook_secret where webhook_id = $1"#,
-            id as _,
-        )
-        .fetch_one(&mut *tx)
-        .await?;
-        if signing >= SIGNING_SECRETS_MAX {
-            return Err(StoreError::Conflict(format!(
-                "{SIGNING_SECRETS_MAX} secrets of this webhook sign already; wait until a former one has expired"
-            )));
+        let before = read(&mut tx, id).await?;
+        let access_before = before.access(master_key)?;
+        let settings = changes.over(&before.settings);
+        settings.check().map_err(|violation| StoreError::Conflict(violation.to_string()))?;
+        let access = changes.access.over(&access_before);
+        let mut changed = before.settings.fields_changed_by(&settings);
+        changed.extend(access_fields_changed(&access_before, &access));
+        if changed.is_empty() {
+            return Ok(before);
         }
-        sqlx::query!(
-            "update webhook_secret
-             set expires_at = $2
-             where webhook_id = $1
-               and expires_at is null",
-            id as _,
-            now + FORMER_SECRET_SIGNS_ON,
-        )
-        .execute(&mut *tx)
-        .await?;
-        insert_secret(&mut tx, id, secret, master_key, now).await?;
-        raise_version(&mut tx, id, now).await?;
-        audit::write(&mut tx, &[entry(now, Kind::WebhookSecretRotated, id, principal)]).await?;
-        let webhook = read(&mut tx, id).await?;
-        tx.commit().await?;
-        Ok(webhook)
-    }
-
-    /// Pauses a webhook: the dispatcher parks its deliveries when it meets them.
-    ///
-    /// # Errors
-    /// If there is none, or the database refuses.
-    pub async fn pause_webhook(&self, id: WebhookId, principal: &str) -> Result<Webhook> {
-        self.set_state(id, "paused", Kind::WebhookPaused, principal).await
-    }
-
-    /// Resumes a webhook: what was parked is due at once.
-    ///
-    /// # Errors
-    /// If there is none, or the database refuses.
-    pub async fn resume_webhook(&self, id: WebhookId, principal: &str) -> Result<Webhook> {
-        self.set_state(id, "active", Kind::WebhookResumed, principal).await
-    }
-
-    async fn set_state(&self, id: WebhookId, state: &str, kind: Kind, principal: &str) -> Result<Webhook> {
-        let now = clock::now();
-        let mut tx = self.begin().await?;
-        lock(&mut tx, id).await?;
-        let changed = sqlx::query!(
-            "update webhook
-             set state = $2,
-                 version = version + 1,
-                 updated_at = $3
-             where webhook_id = $1
-               and state <> $2",
-            id as _,
-            state,
-            now,
-        )
-        .execute(&mut *tx)
-        .await?
-        .rows_affected();
-        if kind == Kind::WebhookResumed {
-            // Not only when the state changed: a claim that still saw the pause may have parked rows since.
-            sqlx::query!(
-                "update delivery
-                 set due_at = now()
-                 where webhook_id = $1
-                   and due_at = 'infinity'",
-                id as _,
-            )
-            .execute(&mut *tx)
-            .await?;
+        let asks = settings.verification != Verification::None
+            && (changed.contains(&"url") || changed.contains(&"verification"));
+        let lets = settings.verification == Verification::None && before.state == "unverified";
+        let (state, state_reason) = if asks {
+            ("unverified", Some(NOT_ASKED_YET))
+        } else if lets {
+            ("active", None)
+        } else {
+            (before.state.as_str(), before.state_reason.as_deref())
+        };
+        let written = Written { settings: &settings, access: &access, state, state_reason, now };
+        write(&mut tx, id, master_key, &written).await?;
+        if asks || lets {
+            set_probe(&mut tx, id, asks.then_some(now)).await?;
         }
-        if changed > 0 {
-            audit::write(&mut tx, &[entry(now, kind, id, principal)]).await?;
+        if settings.signatures.v1a && !before.has_seed() {
+            make_seed(&mut tx, id, master_key, now).await?;
         }
+        let told = entry(now, Kind::WebhookUpdated, id, principal).data("fields", changed);
+        audit::write(&mut tx, &[told]).await?;
         let webhook = read(&mut tx, id).await?;
         tx.commit().await?;
         Ok(webhook)
@@ -282,6 +154,8 @@ impl Store {
         sqlx::query!(
             "update webhook
              set deleted_at = $2,
+                 access_sealed = null,
+                 snapshot_next = null,
                  version = version + 1,
                  updated_at = $2
              where webhook_id = $1",
@@ -291,7 +165,10 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         sqlx::query!("delete from webhook_secret where webhook_id = $1", id as _).execute(&mut *tx).await?;
-        let ended = audit::end_deliveries_of(&mut tx, id, now, principal).await?;
+        // Before its deliveries, as a cycle of the dispatcher locks them.
+        sqlx::query!("delete from webhook_health where webhook_id = $1", id as _).execute(&mut *tx).await?;
+        let ended =
+            audit::end_deliveries_of(&mut tx, id, EndState::WebhookGone, now, Some(principal)).await?;
         let told = entry(now, Kind::WebhookDeleted, id, principal).data("deliveries_ended", ended);
         audit::write(&mut tx, &[told]).await?;
         tx.commit().await?;
@@ -315,82 +192,28 @@ pub(super) async fn lock(conn: &mut PgConnection, id: WebhookId) -> Result<()> {
     .ok_or(StoreError::NotFound("webhook"))
 }
 
-async fn read(conn: &mut PgConnection, id: WebhookId) -> Result<Webhook> {
-    sqlx::query_as!(
-        Webhook,
-        r#"select w.webhook_id as "webhook_id: WebhookId", url, description, agents, topics, presences,
-                  sources as "sources: Vec<SourceId>", events, state, version,
-                  (select max(expires_at) from webhook_secret s
-                   where s.webhook_id = w.webhook_id and expires_at > now()) as former_secrets_expire_at,
-                  created_at, updated_at
-           from webhook w
-           where webhook_id = $1
-             and deleted_at is null"#,
-        id as _,
-    )
-    .fetch_optional(conn)
-    .await?
-    .ok_or(StoreError::NotFound("webhook"))
-}
-
-async fn insert_secret(
+/// Sets when the dispatcher asks the receiver next, in a row that need not be there.
+pub(super) async fn set_probe(
     conn: &mut PgConnection,
-    webhook: WebhookId,
-    secret: &SigningKey,
-    master_key: &MasterKey,
-    now: OffsetDateTime,
+    id: WebhookId,
+    probe_at: Option<OffsetDateTime>,
 ) -> Result<()> {
-    let id = WebhookSecretId::generate();
-    let sealed = master_key.seal(secret.bytes(), id.0.as_bytes(), random::bytes());
     sqlx::query!(
-        "insert into webhook_secret (webhook_secret_id, webhook_id, sealed, created_at)
-         values ($1, $2, $3, $4)",
+        "insert into webhook_health (webhook_id, probe_at)
+         values ($1, $2)
+         on conflict (webhook_id) do update
+         set probe_at = excluded.probe_at",
         id as _,
-        webhook as _,
-        sealed,
-        now,
+        probe_at,
     )
     .execute(conn)
     .await?;
     Ok(())
 }
 
-async fn raise_version(conn: &mut PgConnection, id: WebhookId, now: OffsetDateTime) -> Result<()> {
-    sqlx::query!(
-        "update webhook
-         set version = version + 1,
-             updated_at = $2
-         where webhook_id = $1",
-        id as _,
-        now,
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-fn entry(now: OffsetDateTime, kind: Kind, id: WebhookId, principal: &str) -> Entry {
+pub(super) fn entry(now: OffsetDateTime, kind: Kind, id: WebhookId, principal: &str) -> Entry {
     let mut entry = Entry::new(now, kind);
     entry.webhook_id = Some(id);
     entry.principal = Some(principal.to_owned());
     entry
-}
-
-/// Names of the fields that would differ; the audit entry carries names, because an address may hold a secret.
-fn changed_fields(before: &Webhook, changes: &WebhookChanges) -> Vec<&'static str> {
-    fn differs<T: PartialEq>(now: &T, wanted: Option<&T>) -> bool {
-        wanted.is_some_and(|wanted| wanted != now)
-    }
-    [
-        ("url", changes.url.as_ref().is_some_and(|url| url.as_str() != before.url)),
-        ("description", differs(&before.description, changes.description.as_ref())),
-        ("agents", differs(&before.agents, changes.agents.as_ref())),
-        ("topics", differs(&before.topics, changes.topics.as_ref())),
-        ("presences", differs(&before.presences, changes.presences.as_ref())),
-        ("sources", differs(&before.sources, changes.sources.as_ref())),
-        ("events", differs(&before.events, changes.events.as_ref())),
-    ]
-    .into_iter()
-    .filter_map(|(name, differs)| differs.then_some(name))
-    .collect()
 }

@@ -6,7 +6,7 @@ use genesys_simulator::crm::Behaviour;
 use genesys_simulator::crm::check::{Findings, holes, inversions};
 
 use crate::support::look::{assert_sequences_have_no_holes, feed};
-use crate::support::{SOON, World, database};
+use crate::support::{SOON, World, database, eventually};
 
 const STATES: [&str; 4] = ["AVAILABLE", "BUSY", "AWAY", "ON_QUEUE"];
 
@@ -36,7 +36,10 @@ async fn first_deliveries_are_in_order_while_receivers_fail_and_dawdle() {
             world.genesys.push_presence(agent, STATES[round % STATES.len()]);
         }
     }
-    world.crm.wait_until(|posts| posts.iter().any(|post| post.n() == Some(1)), SOON).await.unwrap();
+    eventually("all is written", || async {
+        (world.bridge.metric("presence_bridge_events_received_total").await >= 160.0).then_some(())
+    })
+    .await;
     let pool = database::pool(&world.bridge.database_url).await;
     world.drained(&pool).await;
     for path in ["/hooks/a", "/hooks/b"] {

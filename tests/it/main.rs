@@ -11,21 +11,35 @@
 
 mod support;
 
+mod avoids_peers_faults;
+mod delivers_in_batches;
 mod delivers_signed_posts;
 mod drains_on_stop;
 mod examines_a_source;
+mod explains;
 mod keeps_order_per_agent;
 mod keeps_secrets;
 mod keeps_tokens;
+mod keeps_within_limits;
+mod leaves_failing_receivers_alone;
 mod leaves_nothing_upstream;
+mod maps_agents;
 mod matches_openapi;
 mod refuses_wrong_configuration;
 mod registers_webhooks;
+mod repeats_safely;
 mod retries_then_gives_up;
+mod sends_nothing_stale;
+mod shares_a_database;
+mod shows_the_present_first;
 mod speaks_notifications;
+mod speaks_other_formats;
 mod speaks_realtime;
 mod survives_a_kill;
 mod survives_database_loss;
+mod takes_settings;
 mod tells_how_sources_stand;
+mod tells_of_gaps;
+mod tells_the_latest;
 mod verifies_elsewhere;
 mod writes_everything_down;

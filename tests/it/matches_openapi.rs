@@ -30,6 +30,7 @@ async fn every_operation_succeeds_as_promised() {
         "/v1/sources",
         "/v1/agents",
         "/v1/agents/ann",
+        "/v1/agents/external-ids",
         "/v1/audit",
         "/v1/gaps",
         "/v1/rejected-topics",
@@ -50,17 +51,25 @@ async fn every_operation_succeeds_as_promised() {
         format!("/v1/connections/{connection}"),
         format!("/v1/events/{event}"),
         format!("/v1/deliveries/{delivery}"),
+        format!("/v1/explain?event={event}&webhook={hook}"),
     ] {
         assert_eq!(b.get(&path).await.status, 200, "{path}");
     }
     assert_eq!(b.post(&format!("/v1/deliveries/{delivery}/retry"), &json!({})).await.status, 202);
-    for step in ["rotate-secret", "test", "pause", "resume"] {
+    for step in ["rotate-secret", "test", "pause", "resume", "enable", "snapshot"] {
         let status = b.post(&format!("/v1/webhooks/{hook}/{step}"), &json!({})).await.status;
         assert!(status < 300, "{step} answered {status}");
     }
+    let since = json!({"since": "2026-01-01T00:00:00Z"});
+    assert_eq!(b.post(&format!("/v1/webhooks/{hook}/recover"), &since).await.status, 202);
     assert_eq!(b.patch(&format!("/v1/webhooks/{hook}"), &json!({"description": "x"})).await.status, 200);
     assert_eq!(b.patch(&format!("/v1/sources/{source}"), &json!({"name": "third"})).await.status, 200);
     assert_eq!(b.post(&format!("/v1/sources/{source}/refresh"), &json!({})).await.status, 202);
+    let external = json!({"external_id": "crm-1"});
+    assert_eq!(b.patch(&format!("/v1/agents/bob?source={source}"), &external).await.status, 200);
+    let items = json!({"items": [{"agent_id": "bob", "external_id": "crm-2"}]});
+    let put = b.send("PUT", &format!("/v1/agents/external-ids?source={source}"), Some(&items)).await;
+    assert_eq!(put.status, 200, "{}", put.text());
     assert_eq!(b.delete(&format!("/v1/sources/{source}")).await.status, 204);
     assert_eq!(b.delete(&format!("/v1/webhooks/{hook}")).await.status, 204);
     for step in ["terminate", "restart"] {

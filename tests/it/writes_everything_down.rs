@@ -1,11 +1,13 @@
 //! The audit log tells the whole story: what it says and what happened are the same.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use genesys_simulator::crm::{Answer, Behaviour};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
+use crate::support::crowd::ended_twice;
 use crate::support::look::{all, feed};
 use crate::support::{SOON, World, database, eventually};
 
@@ -190,4 +192,23 @@ async fn old_days_are_dropped_whole_but_not_what_is_still_owed() {
     sqlx::query("delete from delivery").execute(&pool).await.unwrap();
     assert_eq!(count(&pool, "select drop_day_partitions('2020-02-01')::bigint").await, 4);
     assert!(partitions().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_has_one_end_though_its_webhook_was_removed_under_its_post() {
+    let world = World::watching(&["ann"]).await;
+    let pool = database::pool(&world.bridge.database_url).await;
+    let hook = world.register("/hooks/a").await;
+    world.crm.always("/hooks/a", Behaviour::status(204).after(Duration::from_millis(400)));
+    for state in ["AVAILABLE", "BUSY"] {
+        world.genesys.set_presence("ann", state).await;
+    }
+    let id = world.crm.wait_for(1, SOON).await.unwrap()[0].webhook_id().to_owned();
+    world.audit_of("EVENT_RECEIVED", 2).await;
+    assert_eq!(world.bridge.delete(&format!("/v1/webhooks/{hook}")).await.status, 204);
+    let attempts = world.audit_of("DELIVERY_ATTEMPT", 1).await;
+    assert_eq!((&attempts[0]["delivery_id"], &attempts[0]["outcome"]), (&json!(id), &json!("ok")));
+    assert_eq!(ended_twice(&pool).await, []);
+    world.delivery_in(&id, "webhook_gone").await;
+    assert_eq!(world.audit("DELIVERY_ENDED").await.len(), 2);
 }

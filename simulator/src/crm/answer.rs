@@ -20,11 +20,14 @@ pub(super) enum Ended {
     HungUp(usize),
 }
 
+/// Time for the client to read what comes before a reset.
+const RESET_AFTER: Duration = Duration::from_millis(50);
+
 /// Copies of 258 zeros in a bomb: 256 MiB in 1.6 MiB.
 const BOMB_COPIES: usize = 1_040_447;
 
-/// Does what was asked.
-pub(super) async fn carry_out(behaviour: &Behaviour, stream: &mut TcpStream) -> Ended {
+/// Does what was asked; `body` is what the POST held.
+pub(super) async fn carry_out(behaviour: &Behaviour, body: &Bytes, stream: &mut TcpStream) -> Ended {
     match behaviour {
         Behaviour::Answer(answer) => give(answer, stream).await,
         Behaviour::Hang => stay(stream, 0).await,
@@ -67,9 +70,50 @@ pub(super) async fn carry_out(behaviour: &Behaviour, stream: &mut TcpStream) -> 
             if let Err(ended) = write(stream, first.as_bytes(), 0).await {
                 return ended;
             }
-            give(&Answer { status: *status, headers: Vec::new(), body: Bytes::new(), delay: *wait }, stream)
-                .await
+            give(&Answer { delay: *wait, ..plain(*status, Bytes::new()) }, stream).await
         }
+        Behaviour::Interims { interim, count, status } => {
+            let first = format!("HTTP/1.1 {interim} Interim\r\n\r\n").repeat(*count);
+            match write(stream, first.as_bytes(), 0).await {
+                Ok(()) => give(&plain(*status, Bytes::new()), stream).await,
+                Err(ended) => ended,
+            }
+        }
+        Behaviour::EndlessInterims { interim } => {
+            let again = format!("HTTP/1.1 {interim} Interim\r\n\r\n").repeat(64);
+            repeat(stream, Bytes::new(), again.into(), Duration::ZERO).await
+        }
+        Behaviour::EndlessExtension { status } => {
+            let start = format!("{}1;", head(*status, "transfer-encoding: chunked\r\n"));
+            repeat(stream, start.into(), Bytes::from_static(b"and=on;"), Duration::ZERO).await
+        }
+        Behaviour::DripChunks { status, every } => {
+            let start = head(*status, "transfer-encoding: chunked\r\n");
+            repeat(stream, start.into(), Bytes::from_static(b"1\r\n.\r\n"), *every).await
+        }
+        Behaviour::Length { status, declared, sent } => {
+            let mut bytes = head(*status, &format!("content-length: {declared}\r\n")).into_bytes();
+            bytes.resize(bytes.len() + sent, b'.');
+            spill(stream, &bytes).await
+        }
+        Behaviour::CloseAfter { answer, wait } => match give(answer, stream).await {
+            Ended::Answered => {
+                sleep(*wait).await;
+                Ended::Over
+            }
+            ended => ended,
+        },
+        Behaviour::Echo { status } => give(&plain(*status, body.clone()), stream).await,
+        Behaviour::Spill(bytes) => spill(stream, bytes).await,
+        Behaviour::ResetAfter(bytes) => match write(stream, bytes, 0).await {
+            Ok(()) => {
+                // A reset throws away what has not been read yet.
+                sleep(RESET_AFTER).await;
+                let _ = stream.set_zero_linger();
+                Ended::Over
+            }
+            Err(ended) => ended,
+        },
         Behaviour::Bomb { status } => {
             let answer = Answer {
                 status: *status,
@@ -83,6 +127,18 @@ pub(super) async fn carry_out(behaviour: &Behaviour, stream: &mut TcpStream) -> 
             Ok(()) => Ended::Over,
             Err(ended) => ended,
         },
+    }
+}
+
+fn plain(status: u16, body: Bytes) -> Answer {
+    Answer { status, headers: Vec::new(), body, delay: Duration::ZERO }
+}
+
+/// Sends bytes as they are, as if they were an answer.
+async fn spill(stream: &mut TcpStream, bytes: &[u8]) -> Ended {
+    match write(stream, bytes, 0).await {
+        Ok(()) => Ended::Answered,
+        Err(ended) => ended,
     }
 }
 

@@ -37,10 +37,28 @@ pub enum Behaviour {
     EndlessTrailers { status: u16 },
     /// Sends an interim answer (100, 103), waits, then sends the final one.
     Interim { interim: u16, wait: Duration, status: u16 },
+    /// Sends so many interim answers one after the other, then the final one.
+    Interims { interim: u16, count: usize, status: u16 },
+    /// Sends interim answers for ever.
+    EndlessInterims { interim: u16 },
+    /// Begins a chunk and then lengthens its extension for ever.
+    EndlessExtension { status: u16 },
+    /// Sends a chunked body of one byte a chunk, for ever.
+    DripChunks { status: u16, every: Duration },
+    /// Declares a body of this length and sends one of that, then keeps the connection.
+    Length { status: u16, declared: u64, sent: usize },
+    /// Answers, keeps the connection as one that may be used again, and closes it after that time.
+    CloseAfter { answer: Answer, wait: Duration },
+    /// Answers with the body of the POST.
+    Echo { status: u16 },
     /// Sends a gzip body that inflates to 256 MiB.
     Bomb { status: u16 },
     /// Sends these bytes as they are, then closes.
     Raw(Bytes),
+    /// Sends these bytes as they are and keeps the connection: what is too much lies before the next answer.
+    Spill(Bytes),
+    /// Sends these bytes as they are, then resets TCP.
+    ResetAfter(Bytes),
 }
 
 impl Default for Behaviour {
@@ -97,14 +115,23 @@ impl Behaviour {
 
     /// Whether the sender is told, in the end, that the POST was accepted.
     #[must_use]
-    pub const fn accepts(&self) -> bool {
+    pub fn accepts(&self) -> bool {
         match self {
             Self::Answer(Answer { status, .. })
+            | Self::CloseAfter { answer: Answer { status, .. }, .. }
             | Self::Interim { status, .. }
+            | Self::Interims { status, .. }
+            | Self::Echo { status }
             | Self::Bomb { status }
             | Self::Drip { status, .. }
+            | Self::DripChunks { status, .. }
             | Self::EndlessBody { status }
+            | Self::EndlessExtension { status }
             | Self::EndlessTrailers { status } => *status >= 200 && *status < 300,
+            Self::Length { status, declared, sent } => {
+                (200..300).contains(status) && u64::try_from(*sent).is_ok_and(|sent| sent >= *declared)
+            }
+            Self::Spill(bytes) => bytes.starts_with(b"HTTP/1.1 2"),
             _ => false,
         }
     }
@@ -174,5 +201,7 @@ mod tests {
         assert!(!Behaviour::retry_after(429, "5").accepts());
         assert!(!Behaviour::Hang.accepts());
         assert!(Behaviour::Interim { interim: 103, wait: Duration::ZERO, status: 200 }.accepts());
+        assert!(Behaviour::Spill("HTTP/1.1 204 No Content\r\n\r\nmore".into()).accepts());
+        assert!(!Behaviour::Spill("HTTP/1.1 500 No\r\n\r\nHTTP/1.1 200 OK\r\n\r\n".into()).accepts());
     }
 }

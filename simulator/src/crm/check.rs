@@ -104,10 +104,10 @@ pub fn missing(posts: &[Arc<Post>], expected: impl IntoIterator<Item = u64>) -> 
 pub fn distrusted(posts: &[Arc<Post>]) -> Vec<String> {
     let mut found = Vec::new();
     for post in posts {
-        if let Err(why) = &post.verdict {
+        if let Err(why) = &*post.verdict {
             found.push(format!("post {}: {why}", post.number));
         }
-        if let Err(why) = &post.event
+        if let Err(why) = &*post.event
             && post.kind().is_none_or(|kind| kind == "presence.updated")
         {
             found.push(format!("post {}: {why}", post.number));

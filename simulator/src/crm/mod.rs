@@ -1,11 +1,14 @@
 //! A demo CRM: a webhook receiver that checks signatures by itself, remembers everything, and can misbehave.
 //!
-//! `server` reads POSTs off raw sockets with `request`, `signature` judges them, `record` keeps them, `answer`
-//! carries a [`Behaviour`] out, [`check`] decides afterwards whether what arrived keeps the bridge's promises.
+//! `server` reads POSTs off raw sockets with `request`, `record` keeps them, `answer` carries a [`Behaviour`] out.
+//! Signature and body are judged when somebody looks (`late`). [`check`] decides afterwards whether what arrived keeps
+//! the bridge's promises; an [`Observer`] sees each POST at once, where there are too many to be kept.
 
 mod answer;
 mod behaviour;
 pub mod check;
+mod late;
+mod mix;
 mod post;
 mod record;
 mod request;
@@ -23,6 +26,8 @@ use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 
 pub use behaviour::{Answer, Behaviour};
+pub use late::Late;
+pub use mix::{Mix, Standing};
 pub use post::{Agent, Data, Event, Post, Presence, Source};
 pub use record::Hangup;
 pub use signature::{Distrust, NotASecret, Secret};
@@ -38,8 +43,19 @@ pub struct CrmOptions {
     pub secrets: Vec<Secret>,
     /// How far `webhook-timestamp` may be from our clock.
     pub tolerance: Duration,
-    /// POSTs that are remembered at least; of twice as many the older half is forgotten.
+    /// POSTs that are remembered at least; of twice as many the older half is forgotten. 0: none.
     pub keep: usize,
+    /// Who sees each POST at once.
+    pub observer: Option<Arc<dyn Observer>>,
+}
+
+/// Sees each POST while its sender waits: be quick. Called from many tasks at once.
+pub trait Observer: fmt::Debug + Send + Sync {
+    /// It was read, and it is decided what happens to it; nothing was answered yet.
+    fn arrived(&self, post: &Post);
+
+    /// The kernel took all of a complete answer. Whether the sender has read it nobody knows.
+    fn answered(&self, post: &Post);
 }
 
 impl Default for CrmOptions {
@@ -49,6 +65,7 @@ impl Default for CrmOptions {
             secrets: Vec::new(),
             tolerance: Duration::from_secs(300),
             keep: 1_000_000,
+            observer: None,
         }
     }
 }
@@ -94,7 +111,7 @@ impl Crm {
     pub async fn start(options: CrmOptions) -> io::Result<Self> {
         let listener = TcpListener::bind(options.listen).await?;
         let address = listener.local_addr()?;
-        let desk = Arc::new(Desk::new(options.secrets, options.tolerance, options.keep));
+        let desk = Arc::new(Desk::new(options));
         let task = tokio::spawn(server::serve(listener, desk.clone()));
         let server = Arc::new(Server { desk: desk.clone(), task: Mutex::new(Some(task)) });
         Ok(Self { desk, address, server })
@@ -137,14 +154,26 @@ impl Crm {
         self.desk.plan_next(path, behaviours);
     }
 
-    /// Changes what a path always does (204 at the start).
-    pub fn always(&self, path: &str, behaviour: Behaviour) {
-        self.desk.plan_always(Some(path), behaviour);
+    /// Changes what a path always does (204 at the start): one [`Behaviour`], or a [`Mix`].
+    pub fn always(&self, path: &str, standing: impl Into<Standing>) {
+        self.desk.plan_always(Some(path), standing.into());
     }
 
-    /// Changes what paths without a plan always do (204 at the start).
-    pub fn always_everywhere(&self, behaviour: Behaviour) {
-        self.desk.plan_always(None, behaviour);
+    /// Changes what paths without a plan always do (204 at the start); all of them share one [`Mix`].
+    pub fn always_everywhere(&self, standing: impl Into<Standing>) {
+        self.desk.plan_always(None, standing.into());
+    }
+
+    /// Says who may POST, and how often a minute, when a sender asks by CloudEvents' OPTIONS handshake; `None`, as at the
+    /// start: the request is refused.
+    pub fn allow_origin(&self, allowed: Option<(&str, Option<u32>)>) {
+        self.desk.allow(allowed.map(|(origin, rate)| (origin.to_owned(), rate)));
+    }
+
+    /// Origins that asked so.
+    #[must_use]
+    pub fn handshakes(&self) -> Vec<String> {
+        self.desk.handshakes()
     }
 
     /// POSTs that arrived so far, on all paths; those forgotten are counted.
@@ -157,6 +186,11 @@ impl Crm {
     #[must_use]
     pub fn posts(&self) -> Vec<Arc<Post>> {
         self.desk.posts()
+    }
+
+    /// Forgets the POSTs; [`Crm::count`] goes on.
+    pub fn forget(&self) {
+        self.desk.forget();
     }
 
     /// POSTs remembered of one path, in the order of arrival.

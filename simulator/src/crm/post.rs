@@ -1,6 +1,7 @@
 //! One POST as it arrived, and the presence event inside it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 use super::behaviour::Behaviour;
+use super::late::Late;
 use super::signature::Distrust;
 
 /// One POST, wholly read.
@@ -19,20 +21,20 @@ pub struct Post {
     /// Target as requested, with its query.
     pub target: String,
     /// Headers in their order, names in lower case.
-    pub headers: Vec<(String, String)>,
+    pub headers: Arc<[(String, String)]>,
     pub body: Bytes,
     /// When the last byte of the body was read.
     pub arrived: Instant,
     pub arrived_at: OffsetDateTime,
-    /// Whether the signature is right.
-    pub verdict: Result<(), Distrust>,
+    /// Whether the signature is right, by the secrets and the clock of its arrival.
+    pub verdict: Late<Result<(), Distrust>>,
     /// What the CRM does with it.
     pub behaviour: Behaviour,
     /// Number of the TCP connection it came on, from 1: to see who reuses what.
     pub connection: u64,
     pub peer: SocketAddr,
     /// The presence event in the body, or what is wrong with the body.
-    pub event: Result<Event, String>,
+    pub event: Late<Result<Event, String>>,
 }
 
 impl Post {
@@ -66,13 +68,13 @@ impl Post {
     }
 
     #[must_use]
-    pub const fn verified(&self) -> bool {
+    pub fn verified(&self) -> bool {
         self.verdict.is_ok()
     }
 
     /// Whether the sender is told that the POST was accepted.
     #[must_use]
-    pub const fn accepted(&self) -> bool {
+    pub fn accepted(&self) -> bool {
         self.behaviour.accepts()
     }
 

@@ -7,8 +7,10 @@ use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 
 use super::behaviour::Behaviour;
+use super::mix::Standing;
 use super::post::Post;
 use super::signature::Secret;
+use super::{CrmOptions, Observer};
 
 /// POSTs a slow subscriber may fall behind before it misses some.
 const STREAM_CAPACITY: usize = 16_384;
@@ -28,7 +30,7 @@ pub struct Hangup {
 #[derive(Debug, Default)]
 struct Plan {
     next: VecDeque<Behaviour>,
-    then: Option<Behaviour>,
+    then: Option<Standing>,
 }
 
 #[derive(Debug, Default)]
@@ -38,9 +40,13 @@ struct State {
     hangups: Vec<Hangup>,
     complaints: Vec<String>,
     plans: HashMap<String, Plan>,
-    fallback: Behaviour,
-    secrets: Vec<Secret>,
-    secrets_by_path: HashMap<String, Vec<Secret>>,
+    fallback: Standing,
+    secrets: Arc<[Secret]>,
+    secrets_by_path: HashMap<String, Arc<[Secret]>>,
+    /// Who may POST, and how often a minute; nobody who asks if it is `None`.
+    allowed: Option<(String, Option<u32>)>,
+    /// Who has asked.
+    handshakes: Vec<String>,
 }
 
 /// State shared by the handle and the connections.
@@ -48,6 +54,7 @@ struct State {
 pub(super) struct Desk {
     pub(super) stop: watch::Sender<bool>,
     pub(super) tolerance: Duration,
+    pub(super) observer: Option<Arc<dyn Observer>>,
     keep: usize,
     state: Mutex<State>,
     bell: watch::Sender<u64>,
@@ -55,10 +62,12 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    pub(super) fn new(secrets: Vec<Secret>, tolerance: Duration, keep: usize) -> Self {
-        let state = Mutex::new(State { secrets, ..State::default() });
+    pub(super) fn new(options: CrmOptions) -> Self {
+        let CrmOptions { secrets, tolerance, keep, observer, .. } = options;
+        let state = Mutex::new(State { secrets: secrets.into(), ..State::default() });
         let stream = broadcast::Sender::new(STREAM_CAPACITY);
-        Self { stop: watch::Sender::new(false), tolerance, keep, state, bell: watch::Sender::new(0), stream }
+        let (stop, bell) = (watch::Sender::new(false), watch::Sender::new(0));
+        Self { stop, tolerance, observer, keep, state, bell, stream }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -78,14 +87,18 @@ impl Desk {
         post.number = state.count;
         post.behaviour = state.plan(post.path());
         let post = Arc::new(post);
-        state.posts.push(post.clone());
+        if self.keep > 0 {
+            state.posts.push(post.clone());
+        }
         // Twice the limit before the cut, so that cutting costs little per POST.
-        if state.posts.len() >= self.keep.saturating_mul(2) {
+        if state.posts.len() >= self.keep.saturating_mul(2).max(1) {
             let surplus = state.posts.len() - self.keep;
             state.posts.drain(..surplus);
         }
-        // Nobody may be listening.
-        let _ = self.stream.send(post.clone());
+        if self.stream.receiver_count() > 0 {
+            // The last listener may be gone by now.
+            let _ = self.stream.send(post.clone());
+        }
         drop(state);
         self.ring();
         post
@@ -102,7 +115,7 @@ impl Desk {
     }
 
     /// Secrets that count on a path.
-    pub(super) fn secrets(&self, path: &str) -> Vec<Secret> {
+    pub(super) fn secrets(&self, path: &str) -> Arc<[Secret]> {
         let state = self.state();
         state.secrets_by_path.get(path).unwrap_or(&state.secrets).clone()
     }
@@ -110,8 +123,8 @@ impl Desk {
     pub(super) fn set_secrets(&self, path: Option<&str>, secrets: Vec<Secret>) {
         let mut state = self.state();
         match path {
-            Some(path) => drop(state.secrets_by_path.insert(path.to_owned(), secrets)),
-            None => state.secrets = secrets,
+            Some(path) => drop(state.secrets_by_path.insert(path.to_owned(), secrets.into())),
+            None => state.secrets = secrets.into(),
         }
     }
 
@@ -119,12 +132,30 @@ impl Desk {
         self.state().plans.entry(path.to_owned()).or_default().next.extend(behaviours);
     }
 
-    pub(super) fn plan_always(&self, path: Option<&str>, behaviour: Behaviour) {
+    pub(super) fn plan_always(&self, path: Option<&str>, standing: Standing) {
         let mut state = self.state();
         match path {
-            Some(path) => state.plans.entry(path.to_owned()).or_default().then = Some(behaviour),
-            None => state.fallback = behaviour,
+            Some(path) => state.plans.entry(path.to_owned()).or_default().then = Some(standing),
+            None => state.fallback = standing,
         }
+    }
+
+    pub(super) fn allow(&self, allowed: Option<(String, Option<u32>)>) {
+        self.state().allowed = allowed;
+    }
+
+    /// Writes down who asks and says who may.
+    pub(super) fn shake(&self, origin: &str) -> Option<(String, Option<u32>)> {
+        let mut state = self.state();
+        state.handshakes.push(origin.to_owned());
+        let allowed = state.allowed.clone();
+        drop(state);
+        self.ring();
+        allowed
+    }
+
+    pub(super) fn handshakes(&self) -> Vec<String> {
+        self.state().handshakes.clone()
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -133,6 +164,10 @@ impl Desk {
 
     pub(super) fn posts(&self) -> Vec<Arc<Post>> {
         self.state().posts.clone()
+    }
+
+    pub(super) fn forget(&self) {
+        self.state().posts.clear();
     }
 
     pub(super) fn hangups(&self) -> Vec<Hangup> {
@@ -156,7 +191,8 @@ impl Desk {
 impl State {
     fn plan(&mut self, path: &str) -> Behaviour {
         let plan = self.plans.get_mut(path);
-        let planned = plan.and_then(|plan| plan.next.pop_front().or_else(|| plan.then.clone()));
-        planned.unwrap_or_else(|| self.fallback.clone())
+        let planned =
+            plan.and_then(|plan| plan.next.pop_front().or_else(|| plan.then.as_mut().map(Standing::treat)));
+        planned.unwrap_or_else(|| self.fallback.treat())
     }
 }

@@ -10,6 +10,9 @@ use tokio::net::TcpStream;
 const HEAD_LIMIT_BYTES: usize = 64 * 1024;
 const BODY_LIMIT_BYTES: usize = 8 * 1024 * 1024;
 const HEADERS_LIMIT: usize = 100;
+/// Room for one read, so that a POST takes one; what is left of a larger block serves the next.
+const READ_BYTES: usize = 4 * 1024;
+const BLOCK_BYTES: usize = 16 * 1024;
 
 /// A request that was read to its end.
 #[derive(Debug)]
@@ -52,6 +55,9 @@ pub(super) async fn read(stream: &mut TcpStream, buffer: &mut BytesMut) -> Resul
             return Err(NoRequest::Refused(431, "the head is too long".into()));
         }
         let started = !buffer.is_empty();
+        if buffer.capacity() - buffer.len() < READ_BYTES {
+            buffer.reserve(BLOCK_BYTES);
+        }
         match stream.read_buf(buffer).await {
             Ok(0) | Err(_) => {
                 return Err(if started { NoRequest::Cut } else { NoRequest::Closed });
@@ -66,6 +72,7 @@ pub(super) async fn read(stream: &mut TcpStream, buffer: &mut BytesMut) -> Resul
         let going_on = stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await;
         going_on.map_err(|_| NoRequest::Cut)?;
     }
+    buffer.reserve(length.saturating_sub(buffer.len()));
     while buffer.len() < length {
         match stream.read_buf(buffer).await {
             Ok(0) | Err(_) => return Err(NoRequest::Cut),

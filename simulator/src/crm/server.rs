@@ -1,19 +1,20 @@
 //! Accepting, reading, judging and recording POSTs.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use time::OffsetDateTime;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::answer::{Ended, carry_out};
 use super::behaviour::Behaviour;
+use super::late::Late;
 use super::post::{Event, Post};
 use super::record::{Desk, Hangup};
 use super::request::{self, NoRequest, Request};
-use super::signature::{self, Distrust, Signed};
+use super::signature::{self, Distrust, Secret, Signed};
 
 /// Accepts connections until the CRM stops; then drops every one of them.
 pub(super) async fn serve(listener: TcpListener, desk: Arc<Desk>) {
@@ -49,20 +50,35 @@ async fn converse(desk: Arc<Desk>, mut stream: TcpStream, connection: u64) {
             Err(NoRequest::Cut) => return desk.complain(format!("{peer} left in the middle of a request")),
             Err(NoRequest::Refused(status, why)) => {
                 desk.complain(format!("{peer} was refused with {status}: {why}"));
-                carry_out(&Behaviour::status(status).header("connection", "close"), &mut stream).await;
+                let refusal = Behaviour::status(status).header("connection", "close");
+                carry_out(&refusal, &Bytes::new(), &mut stream).await;
                 return;
             }
         };
+        let keep_alive = request.keep_alive;
+        if let Some(allowed) = handshake(&desk, &request) {
+            match carry_out(&allowed, &request.body, &mut stream).await {
+                Ended::Answered if keep_alive => continue,
+                _ => return,
+            }
+        }
         if request.method != "POST" {
             desk.complain(format!("{peer} sent {} {}", request.method, request.target));
-            carry_out(&Behaviour::status(405).header("allow", "POST"), &mut stream).await;
+            let refusal = Behaviour::status(405).header("allow", "POST");
+            carry_out(&refusal, &request.body, &mut stream).await;
             return;
         }
-        let keep_alive = request.keep_alive;
         let (arrived, arrived_at) = (Instant::now(), OffsetDateTime::now_utc());
-        let verdict = judge(&desk, &request, arrived_at);
-        let event = Event::read(&request.body);
         let Request { target, headers, body, .. } = request;
+        let headers: Arc<[(String, String)]> = headers.into();
+        let secrets = desk.secrets(target.split('?').next().unwrap_or_default());
+        let evidence = (headers.clone(), body.clone(), desk.tolerance);
+        let verdict = Late::new(move || {
+            let (headers, body, tolerance) = &evidence;
+            judge(headers, body, &secrets, arrived_at, *tolerance)
+        });
+        let to_read = body.clone();
+        let event = Late::new(move || Event::read(&to_read));
         let (number, behaviour) = (0, Behaviour::default());
         let post = Post {
             number,
@@ -78,7 +94,14 @@ async fn converse(desk: Arc<Desk>, mut stream: TcpStream, connection: u64) {
             event,
         };
         let post = desk.record(post);
-        match carry_out(&post.behaviour, &mut stream).await {
+        if let Some(observer) = &desk.observer {
+            observer.arrived(&post);
+        }
+        let ended = carry_out(&post.behaviour, &post.body, &mut stream).await;
+        if let (Ended::Answered, Some(observer)) = (&ended, &desk.observer) {
+            observer.answered(&post);
+        }
+        match ended {
             Ended::Answered if keep_alive => {}
             Ended::Answered | Ended::Over => return,
             Ended::HungUp(sent) => {
@@ -88,19 +111,35 @@ async fn converse(desk: Arc<Desk>, mut stream: TcpStream, connection: u64) {
     }
 }
 
+/// The answer to the handshake of CloudEvents' web hooks, if it is one and somebody is allowed to POST here.
+fn handshake(desk: &Desk, request: &Request) -> Option<Behaviour> {
+    let origin = request.headers.iter().find(|(name, _)| name == "webhook-request-origin");
+    let (_, origin) = origin.filter(|_| request.method == "OPTIONS")?;
+    let (allowed, rate) = desk.shake(origin)?;
+    let answer = Behaviour::status(200).header("webhook-allowed-origin", &allowed);
+    Some(match rate {
+        Some(rate) => answer.header("webhook-allowed-rate", &rate.to_string()),
+        None => answer,
+    })
+}
+
 /// Checks the three headers and the signature.
-fn judge(desk: &Desk, request: &Request, at: OffsetDateTime) -> Result<(), Distrust> {
+fn judge(
+    headers: &[(String, String)],
+    body: &Bytes,
+    secrets: &[Secret],
+    at: OffsetDateTime,
+    tolerance: Duration,
+) -> Result<(), Distrust> {
     let once = |wanted: &'static str| {
-        let mut values =
-            request.headers.iter().filter(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+        let mut values = headers.iter().filter(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
         values.next().filter(|_| values.next().is_none()).ok_or(Distrust::Header(wanted))
     };
     let signed = Signed {
         id: once("webhook-id")?,
         timestamp: once("webhook-timestamp")?,
         signatures: once("webhook-signature")?,
-        body: &request.body,
+        body,
     };
-    let path = request.target.split('?').next().unwrap_or_default();
-    signature::verify(signed, &desk.secrets(path), at.unix_timestamp(), desk.tolerance)
+    signature::verify(signed, secrets, at.unix_timestamp(), tolerance)
 }

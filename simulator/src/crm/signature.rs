@@ -1,7 +1,8 @@
-//! Standard Webhooks `v1`, checked from the specification's text alone.
+//! Standard Webhooks `v1` and `v1a`, checked from the specification's text alone.
 //!
-//! Signed bytes are `id.timestamp.body`; the key is what stands in base64 behind `whsec_`; the header holds one or
-//! several `v1,<base64>` separated by spaces, any of which may match (a rotation signs with two secrets).
+//! Signed bytes are `id.timestamp.body`; the key is what stands in base64 behind `whsec_` (HMAC-SHA256, `v1`) or `whpk_`
+//! (an ed25519 public key, `v1a`); the header holds one or several `v1,<base64>` separated by spaces, any of which may
+//! match (a rotation signs with two secrets).
 
 use std::fmt;
 use std::time::Duration;
@@ -9,11 +10,25 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
+use ring::signature::{ED25519, UnparsedPublicKey};
 use sha2::Sha256;
+
+/// Bytes of an ed25519 public key.
+const PUBLIC_BYTES: usize = 32;
 
 /// Key of one webhook.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Vec<u8>);
+pub struct Secret {
+    kind: Kind,
+    key: Vec<u8>,
+}
+
+/// Which signatures a key checks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    V1,
+    V1a,
+}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -21,31 +36,42 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Secret is not `whsec_` and the base64 of 24 to 64 bytes.
+/// Secret is not `whsec_` and the base64 of 24 to 64 bytes, and no public key `whpk_` either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotASecret;
 
 impl fmt::Display for NotASecret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a secret is whsec_ and the base64 of 24 to 64 bytes")
+        formatter.write_str(
+            "a secret is whsec_ and the base64 of 24 to 64 bytes, or whpk_ and that of a public key",
+        )
     }
 }
 
 impl std::error::Error for NotASecret {}
 
 impl Secret {
-    /// Reads `whsec_…`.
+    /// Reads `whsec_…`, or `whpk_…`, which is none but serves to check as well.
     ///
     /// # Errors
     /// When the prefix is missing, the rest is not padded standard base64, or the length is not the spec's.
     pub fn parse(text: &str) -> Result<Self, NotASecret> {
-        let key = text.strip_prefix("whsec_").and_then(|encoded| STANDARD.decode(encoded).ok());
-        key.filter(|key| (24..=64).contains(&key.len())).map(Self).ok_or(NotASecret)
+        let (kind, encoded) = match (text.strip_prefix("whsec_"), text.strip_prefix("whpk_")) {
+            (Some(encoded), _) => (Kind::V1, encoded),
+            (_, Some(encoded)) => (Kind::V1a, encoded),
+            _ => return Err(NotASecret),
+        };
+        let key = STANDARD.decode(encoded).map_err(|_| NotASecret)?;
+        let fits = match kind {
+            Kind::V1 => (24..=64).contains(&key.len()),
+            Kind::V1a => key.len() == PUBLIC_BYTES,
+        };
+        if fits { Ok(Self { kind, key }) } else { Err(NotASecret) }
     }
 
     fn mac(&self, id: &str, timestamp: &str, body: &[u8]) -> Option<Hmac<Sha256>> {
         // HMAC takes keys of any length: `None` cannot happen, and would only mean "no match".
-        let mac = Hmac::<Sha256>::new_from_slice(&self.0).ok()?;
+        let mac = Hmac::<Sha256>::new_from_slice(&self.key).ok()?;
         Some(
             mac.chain_update(id)
                 .chain_update(".")
@@ -55,16 +81,25 @@ impl Secret {
         )
     }
 
-    /// Signature as the header carries it, for tests of the receiver itself.
+    /// Signature `v1` as the header carries it, for tests of the receiver itself.
     #[must_use]
     pub fn sign(&self, id: &str, timestamp: &str, body: &[u8]) -> String {
         let bytes = self.mac(id, timestamp, body).map(|mac| mac.finalize().into_bytes().to_vec());
         format!("v1,{}", STANDARD.encode(bytes.unwrap_or_default()))
     }
 
-    fn matches(&self, id: &str, timestamp: &str, body: &[u8], signature: &[u8]) -> bool {
-        // `verify_slice` compares in constant time.
-        self.mac(id, timestamp, body).is_some_and(|mac| mac.verify_slice(signature).is_ok())
+    fn matches(&self, id: &str, timestamp: &str, body: &[u8], (kind, signature): &(Kind, Vec<u8>)) -> bool {
+        if self.kind != *kind {
+            return false;
+        }
+        match kind {
+            // `verify_slice` compares in constant time.
+            Kind::V1 => self.mac(id, timestamp, body).is_some_and(|mac| mac.verify_slice(signature).is_ok()),
+            Kind::V1a => {
+                let signed = [id.as_bytes(), b".", timestamp.as_bytes(), b".", body].concat();
+                UnparsedPublicKey::new(&ED25519, &self.key).verify(&signed, signature).is_ok()
+            }
+        }
     }
 }
 
@@ -81,7 +116,7 @@ pub enum Distrust {
     Stale(i64),
     /// No secret is known for this path.
     NoSecret,
-    /// No `v1` signature among those sent.
+    /// No signature of a kind that a secret of this path checks among those sent.
     NoV1,
     /// No signature matches under any secret.
     Mismatch,
@@ -95,7 +130,7 @@ impl fmt::Display for Distrust {
             Self::Timestamp => formatter.write_str("webhook-timestamp is not Unix seconds"),
             Self::Stale(by) => write!(formatter, "webhook-timestamp is {by} s old"),
             Self::NoSecret => formatter.write_str("no secret is known for this path"),
-            Self::NoV1 => formatter.write_str("no v1 signature"),
+            Self::NoV1 => formatter.write_str("no signature of a known kind"),
             Self::Mismatch => formatter.write_str("no signature matches"),
         }
     }
@@ -130,10 +165,15 @@ pub fn verify(signed: Signed<'_>, secrets: &[Secret], now: i64, tolerance: Durat
     if secrets.is_empty() {
         return Err(Distrust::NoSecret);
     }
-    let offered: Vec<Vec<u8>> = signatures
+    let offered: Vec<(Kind, Vec<u8>)> = signatures
         .split(' ')
-        .filter_map(|signature| signature.strip_prefix("v1,"))
-        .filter_map(|encoded| STANDARD.decode(encoded).ok())
+        .filter_map(|signature| match signature.split_once(',')? {
+            ("v1", encoded) => Some((Kind::V1, encoded)),
+            ("v1a", encoded) => Some((Kind::V1a, encoded)),
+            _ => None,
+        })
+        .filter(|(kind, _)| secrets.iter().any(|secret| secret.kind == *kind))
+        .filter_map(|(kind, encoded)| Some((kind, STANDARD.decode(encoded).ok()?)))
         .collect();
     if offered.is_empty() {
         return Err(Distrust::NoV1);
@@ -179,6 +219,24 @@ mod tests {
     }
 
     #[test]
+    fn checks_with_a_public_key() {
+        // RFC 8032 gives the key pair of this seed; the message is ours.
+        let seed = [
+            0x9D, 0x61, 0xB1, 0x9D, 0xEF, 0xFD, 0x5A, 0x60, 0xBA, 0x84, 0x4A, 0xF4, 0x92, 0xEC, 0x2C, 0xC4,
+            0x44, 0x49, 0xC5, 0x69, 0x7B, 0x32, 0x69, 0x19, 0x70, 0x3B, 0xAC, 0x03, 0x1C, 0xAE, 0x7F, 0x60,
+        ];
+        let pair = ring::signature::Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
+        let public = Secret::parse("whpk_11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=").unwrap();
+        let message = [GOOD.id.as_bytes(), b".", GOOD.timestamp.as_bytes(), b".", GOOD.body].concat();
+        let signatures = format!("{} v1a,{}", GOOD.signatures, STANDARD.encode(pair.sign(&message)));
+        let signed = Signed { signatures: &signatures, ..GOOD };
+        let check = |signed| verify(signed, std::slice::from_ref(&public), 1_649_367_553, TOLERANCE);
+        assert_eq!(check(signed), Ok(()));
+        assert_eq!(check(Signed { body: b"{}", ..signed }), Err(Distrust::Mismatch));
+        assert_eq!(check(GOOD), Err(Distrust::NoV1));
+    }
+
+    #[test]
     fn names_each_reason_for_distrust() {
         assert_eq!(check(Signed { body: b"{}", ..GOOD }), Err(Distrust::Mismatch));
         assert_eq!(check(Signed { id: "msg_other", ..GOOD }), Err(Distrust::Mismatch));
@@ -194,7 +252,8 @@ mod tests {
 
     #[test]
     fn refuses_secrets_that_are_none() {
-        for text in ["", "C2FVsBQIhrscChlQIMV+b5sSYspob7oD", "whsec_", "whsec_AAAA", "whsec_***"] {
+        for text in ["", "C2FVsBQIhrscChlQIMV+b5sSYspob7oD", "whsec_", "whsec_AAAA", "whsec_***", "whpk_AAAA"]
+        {
             assert_eq!(Secret::parse(text), Err(NotASecret));
         }
     }

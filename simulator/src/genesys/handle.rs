@@ -143,6 +143,12 @@ impl Genesys {
         changes
     }
 
+    /// How many changes a live socket took so far.
+    #[must_use]
+    pub fn written_count(&self) -> u64 {
+        self.shared.read(|world| world.ledger.written())
+    }
+
     /// Present state of an agent.
     #[must_use]
     pub fn state_of(&self, agent: &str) -> Option<String> {

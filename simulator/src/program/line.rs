@@ -6,11 +6,11 @@ use genesys_simulator::crm::Post;
 /// `09:30:00.250  agent-07  AVAILABLE → ON_QUEUE  1.8 ms  signature ok`
 pub fn of(post: &Post, latency_ms: Option<f64>) -> String {
     let at = time_of_day(post.arrived_at);
-    let signature = match &post.verdict {
+    let signature = match &*post.verdict {
         Ok(()) => "signature ok".to_owned(),
         Err(why) => format!("SIGNATURE WRONG ({why})"),
     };
-    let Ok(event) = &post.event else {
+    let Ok(event) = &*post.event else {
         let kind = post.kind().unwrap_or_else(|| "unreadable body".to_owned());
         return format!("{at}  {kind}  {signature}");
     };

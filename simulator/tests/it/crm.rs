@@ -1,8 +1,10 @@
 //! The demo CRM, driven over raw TCP, so that nothing between hides what it does.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use genesys_simulator::crm::{Behaviour, Crm, CrmOptions, Distrust, Secret};
+use genesys_simulator::crm::{Behaviour, Crm, CrmOptions, Distrust, Mix, Observer, Post, Secret};
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -95,6 +97,17 @@ async fn misbehaves_on_the_raw_socket() {
         (Behaviour::EndlessHead, "on\r\nx-endless: and on and on\r\n"),
         (Behaviour::EndlessBody { status: 200 }, "xx\r\n1000\r\nxx"),
         (Behaviour::EndlessTrailers { status: 200 }, "0\r\nx-trailer: more\r\nx-trailer: more\r\n"),
+        (
+            Behaviour::Interims { interim: 103, count: 3, status: 200 },
+            "103 Interim\r\n\r\nHTTP/1.1 103 Interim\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+        ),
+        (Behaviour::EndlessInterims { interim: 100 }, "100 Interim\r\n\r\nHTTP/1.1 100 Interim\r\n\r\n"),
+        (Behaviour::EndlessExtension { status: 200 }, "\r\n\r\n1;and=on;and=on;"),
+        (Behaviour::DripChunks { status: 200, every }, "\r\n\r\n1\r\n.\r\n1\r\n.\r\n"),
+        (Behaviour::Length { status: 200, declared: 9, sent: 2 }, "content-length: 9\r\n\r\n.."),
+        (Behaviour::Echo { status: 200 }, "content-length: 2\r\n\r\n{}"),
+        (Behaviour::Spill("HTTP/1.1 204 No\r\n\r\nmore".into()), "\r\n\r\nmore"),
+        (Behaviour::ResetAfter("HTTP/1.1 2".into()), "HTTP/1.1 2"),
         (Behaviour::Bomb { status: 200 }, "content-encoding: gzip\r\ncontent-length: 1690747\r\n\r\n"),
         (Behaviour::Raw("HTTP/1.1 999 ?\r\n\r\n".into()), "HTTP/1.1 999 ?\r\n\r\n"),
     ] {
@@ -104,8 +117,8 @@ async fn misbehaves_on_the_raw_socket() {
         let answer = read_until(&mut stream, end).await;
         assert!(answer.ends_with(end), "{behaviour:?}: {answer}");
     }
-    // Drip, drip head, and the three endless ones saw their client leave; the bomb may have fitted into buffers.
-    let hangups = crm.wait_for_hangups(5, SECOND).await.unwrap();
+    // What drips and what is endless saw its client leave; the bomb may have fitted into buffers.
+    let hangups = crm.wait_for_hangups(8, SECOND).await.unwrap();
     assert!(hangups.iter().all(|hangup| hangup.sent > 0));
 
     for behaviour in [Behaviour::CloseUnanswered, Behaviour::ResetUnanswered] {
@@ -117,14 +130,36 @@ async fn misbehaves_on_the_raw_socket() {
     crm.next("/a", [Behaviour::Hang]);
     let mut stream = TcpStream::connect(crm.address()).await.unwrap();
     stream.write_all(post("/a", "msg_1", "{}").as_bytes()).await.unwrap();
-    let hanging = crm.wait_for(12, SECOND).await.unwrap();
+    let hanging = crm.wait_for(20, SECOND).await.unwrap();
     drop(stream);
     let last = hanging.last().unwrap().number;
     let hung_up = |count| crm.wait_for_hangups(count, SECOND);
-    let mut count = 6;
+    let mut count = 9;
     while !hung_up(count).await.unwrap().iter().any(|hangup| hangup.post == last && hangup.sent == 0) {
         count += 1;
     }
+}
+
+#[tokio::test]
+async fn says_who_may_post() {
+    let crm = Crm::start(CrmOptions::default()).await.unwrap();
+    let asks = "OPTIONS /a HTTP/1.1\r\nHost: crm\r\nWebHook-Request-Origin: us\r\n\r\n";
+    let mut stream = TcpStream::connect(crm.address()).await.unwrap();
+    stream.write_all(asks.as_bytes()).await.unwrap();
+    assert!(read_until(&mut stream, "\r\n\r\n").await.starts_with("HTTP/1.1 405 "));
+    crm.allow_origin(Some(("us", Some(120))));
+    let mut stream = TcpStream::connect(crm.address()).await.unwrap();
+    for _ in 0..2 {
+        stream.write_all(asks.as_bytes()).await.unwrap();
+        let answer = read_until(&mut stream, "\r\n\r\n").await;
+        assert!(
+            answer.starts_with(
+                "HTTP/1.1 200 OK\r\nwebhook-allowed-origin: us\r\nwebhook-allowed-rate: 120\r\n"
+            )
+        );
+    }
+    assert_eq!(crm.handshakes(), ["us", "us", "us"]);
+    assert_eq!(crm.count(), 0);
 }
 
 #[tokio::test]
@@ -148,4 +183,44 @@ async fn complains_about_requests_that_are_none() {
     assert_eq!((crm.count(), crm.complaints().len()), (0, 8));
     crm.stop().await;
     assert!(TcpStream::connect(crm.address()).await.is_err());
+}
+
+/// Counts what it is shown.
+#[derive(Debug, Default)]
+struct Counter {
+    arrived: AtomicU64,
+    answered: AtomicU64,
+}
+
+impl Observer for Counter {
+    fn arrived(&self, _post: &Post) {
+        self.arrived.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn answered(&self, _post: &Post) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn an_observer_sees_what_is_not_kept() {
+    let counter = Arc::new(Counter::default());
+    let options = CrmOptions { keep: 0, observer: Some(counter.clone()), ..CrmOptions::default() };
+    let crm = Crm::start(options).await.unwrap();
+    crm.always("/hooks/a", Mix::new(1).errors_of(100, [Behaviour::CloseUnanswered]));
+    for (path, said) in [("/hooks/a", ""), ("/hooks/b", "HTTP/1.1 204 No Content\r\n\r\n")] {
+        let mut stream = TcpStream::connect(crm.address()).await.unwrap();
+        stream.write_all(post(path, "msg_1", "{}").as_bytes()).await.unwrap();
+        assert_eq!(read_until(&mut stream, "\r\n\r\n").await, said);
+    }
+    assert_eq!((crm.count(), crm.posts().len()), (2, 0));
+    // It is told after the kernel took the answer, which may be after we have read it.
+    tokio::time::timeout(SECOND, async {
+        while counter.answered.load(Ordering::Relaxed) < 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(counter.arrived.load(Ordering::Relaxed), 2);
 }

@@ -20,7 +20,7 @@ static VALIDATORS: LazyLock<Mutex<HashMap<String, Arc<Validator>>>> = LazyLock::
 pub fn operations() -> Vec<String> {
     let mut all = Vec::new();
     for (path, item) in CONTRACT["paths"].as_object().unwrap() {
-        for method in ["get", "post", "patch", "delete"] {
+        for method in ["get", "put", "post", "patch", "delete"] {
             if item.get(method).is_some() {
                 all.push(format!("{} {path}", method.to_uppercase()));
             }

@@ -5,6 +5,7 @@ pub mod chaos;
 pub mod client;
 pub mod cloud;
 pub mod contract;
+pub mod crowd;
 pub mod database;
 pub mod look;
 

@@ -23,12 +23,12 @@ fn post(id: &str, agent: &str, sequence: u64, n: u64) -> Post {
     Post {
         number: n,
         target: "/hooks/a?x=1".into(),
-        headers: vec![("webhook-id".into(), id.into())],
-        event: Event::read(&body),
+        headers: [("webhook-id".into(), id.into())].into(),
+        event: Event::read(&body).into(),
         body,
         arrived: Instant::now(),
         arrived_at: OffsetDateTime::UNIX_EPOCH,
-        verdict: Ok(()),
+        verdict: Ok(()).into(),
         behaviour: Behaviour::default(),
         connection: 1,
         peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
@@ -66,7 +66,7 @@ fn finds_holes_losses_and_changed_repeats() {
 #[test]
 fn counts_only_what_was_accepted_and_believed() {
     let refused = Post { behaviour: Behaviour::status(500), ..post("a1", "a", 1, 1) };
-    let forged = Post { verdict: Err(Distrust::Mismatch), ..post("a2", "a", 2, 2) };
+    let forged = Post { verdict: Err(Distrust::Mismatch).into(), ..post("a2", "a", 2, 2) };
     let posts = all(vec![refused, forged]);
     assert_eq!(missing(&posts, 1..=2), [1, 2]);
     assert_eq!(distrusted(&posts), ["post 2: no signature matches"]);
@@ -75,6 +75,6 @@ fn counts_only_what_was_accepted_and_believed() {
 #[test]
 fn finds_one_event_under_two_ids() {
     let mut other = post("a1", "a", 1, 1);
-    other.headers = vec![("webhook-id".into(), "other".into())];
+    other.headers = [("webhook-id".into(), "other".into())].into();
     assert_eq!(doubled_events(&all(vec![post("a1", "a", 1, 1), other])).len(), 1);
 }

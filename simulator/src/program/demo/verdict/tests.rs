@@ -26,12 +26,12 @@ fn post(number: u64) -> Post {
     Post {
         number,
         target: "/hooks/presence".into(),
-        headers: vec![("webhook-id".into(), format!("event-{number}"))],
-        event: Event::read(&body),
+        headers: [("webhook-id".into(), format!("event-{number}"))].into(),
+        event: Event::read(&body).into(),
         body,
         arrived: Instant::now(),
         arrived_at: OffsetDateTime::UNIX_EPOCH,
-        verdict: Ok(()),
+        verdict: Ok(()).into(),
         behaviour: Behaviour::default(),
         connection: 1,
         peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
@@ -56,7 +56,7 @@ fn without_a_kill_everything_written_must_arrive_in_order_and_be_believed() {
     assert!(judge(&changes, posts(&[1, 2, 1, 3, 4])));
     assert!(!judge(&changes, posts(&[1, 2, 3])));
     assert!(!judge(&changes, posts(&[1, 3, 2, 4])));
-    let forged = Arc::new(Post { verdict: Err(Distrust::Mismatch), ..post(4) });
+    let forged = Arc::new(Post { verdict: Err(Distrust::Mismatch).into(), ..post(4) });
     assert!(!judge(&changes, [posts(&[1, 2, 3]), vec![forged]].concat()));
     changes[3].written = false;
     assert!(judge(&changes, posts(&[1, 2, 3])));

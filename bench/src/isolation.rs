@@ -1,0 +1,104 @@
+//! Ten webhooks that all match every change, one of which hangs: what the other nine notice, against the same ten in
+//! good health just before.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use clap::Args;
+use genesys_simulator::crm::{Behaviour, CrmOptions};
+use serde_json::json;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::bridge::Launch;
+use crate::cpu::Usage;
+use crate::figures::{Times, count, print_machine};
+use crate::world::World;
+
+/// The one that hangs.
+const SICK: &str = "/sick";
+
+#[derive(Args)]
+pub struct Options {
+    #[arg(long, default_value_t = 200)]
+    agents: usize,
+    #[arg(long, default_value_t = 10)]
+    webhooks: usize,
+    /// Changes a second; each goes to every webhook.
+    #[arg(long, default_value_t = 60)]
+    rate: u32,
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Seconds at the same rate before each of them.
+    #[arg(long, default_value_t = 20)]
+    warm_up: u64,
+    /// How long the sick one hangs on each POST; from 15 s on the bridge gives up first.
+    #[arg(long, default_value_t = 15_000)]
+    hang_ms: u64,
+}
+
+pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
+    let mut world = World::start(launch, options.agents, CrmOptions::default()).await?;
+    print_machine(&world.bridge).await;
+    world.register(SICK, json!({})).await?;
+    for hook in 1..options.webhooks {
+        world.register(&format!("/well/{hook}"), json!({})).await?;
+    }
+    println!(
+        "{} webhooks, {} changes a second to each, {} s after {} s of the same",
+        options.webhooks, options.rate, options.seconds, options.warm_up
+    );
+    let mut n = 0;
+    let well = measure(&world, options, &mut n, "all are well").await?;
+    world.crm.always(SICK, Behaviour::status(204).after(Duration::from_millis(options.hang_ms)));
+    let beside = measure(&world, options, &mut n, "one hangs").await?;
+    println!(
+        "  the others, with one that hangs / without: p50 {:.2}, p99 {:.2}",
+        beside.at(0.5) / well.at(0.5),
+        beside.at(0.99) / well.at(0.99)
+    );
+    world.bridge.stop().await
+}
+
+/// Warms up, then plays and gives the times of those that are well.
+async fn measure(world: &World, options: &Options, n: &mut u64, what: &str) -> anyhow::Result<Times> {
+    play(world, options.rate, options.warm_up, n).await;
+    let first = *n;
+    let usage = Usage::of(world.bridge.pid());
+    let start = Instant::now();
+    let (from, to) = play(world, options.rate, options.seconds, n).await;
+    let used = usage.until_now();
+    let took = start.elapsed();
+    let wanted = (*n - first) * count(options.webhooks - 1);
+    let by = Instant::now() + Duration::from_secs(60);
+    loop {
+        let ours = |n: Option<u64>| n.is_some_and(|n| (from..=to).contains(&n));
+        let posts = world.crm.posts();
+        let posts: Vec<_> = posts.into_iter().filter(|post| post.path() != SICK && ours(post.n())).collect();
+        if count(posts.len()) >= wanted {
+            let times = Times::of(posts.iter().filter_map(|post| {
+                let change = world.genesys.change(post.n()?)?;
+                Some(post.arrived.saturating_duration_since(change.sent))
+            }));
+            println!("  {what}: {}; {}", times.describe(), used.of_a_core(took));
+            world.crm.forget();
+            return Ok(times);
+        }
+        ensure!(Instant::now() < by, "{what}: only {} of {wanted} arrived", posts.len());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Changes at a rate for a while; gives the numbers of the first and the last change.
+async fn play(world: &World, rate: u32, seconds: u64, n: &mut u64) -> (u64, u64) {
+    let mut ticks = interval(Duration::from_secs(1) / rate.max(1));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let (mut first, mut last) = (None, 0);
+    for _ in 0..u64::from(rate) * seconds {
+        ticks.tick().await;
+        last = world.change(*n);
+        first = first.or(Some(last));
+        *n += 1;
+    }
+    (first.unwrap_or(last + 1), last)
+}

@@ -1,0 +1,142 @@
+//! Webhooks that take several deliveries in one POST: when a batch is formed, and its way out. One batch of a webhook is
+//! under way at a time, so its order is that of the events.
+
+use std::time::Instant;
+
+use super::outlet::{Outlet, expires_at};
+use super::{Dispatch, Report};
+use crate::clock;
+use crate::domain::delivery::EndState;
+use crate::domain::ids::{BatchId, WebhookId};
+use crate::store::StoreError;
+use crate::store::deliveries::Claimed;
+
+impl Dispatch {
+    /// Hears of deliveries that wait for their batch.
+    pub(super) fn collect(&mut self, webhook: WebhookId, count: usize) {
+        let outlet = self.outlets.entry(webhook).or_insert_with(Outlet::new);
+        outlet.collecting += count;
+        outlet.collecting_since.get_or_insert_with(Instant::now);
+        if outlet.prepared.is_none() {
+            self.read(webhook);
+        }
+    }
+
+    /// Starts to form the batches that are full or have waited long enough.
+    pub(super) fn form_batches(&mut self, now: Instant) {
+        if self.draining {
+            return;
+        }
+        let wall = clock::now();
+        let due: Vec<_> = self
+            .outlets
+            .iter()
+            .filter(|(_, outlet)| outlet.batch_due_at().is_some_and(|at| at <= now))
+            .filter(|(_, outlet)| !outlet.circuit.holds(wall))
+            .map(|(webhook, _)| *webhook)
+            .collect();
+        for webhook in due {
+            self.form(webhook);
+        }
+    }
+
+    fn form(&mut self, webhook: WebhookId) {
+        let Some(outlet) = self.outlets.get_mut(&webhook) else { return };
+        let Some(prepared) = outlet.prepared.clone() else { return };
+        (outlet.collecting, outlet.collecting_since) = (0, None);
+        let Some(batch) = prepared.settings.batch.filter(|_| prepared.state == "active") else { return };
+        if let Some(limit) = prepared.settings.rate_limit {
+            let at = self.started.elapsed();
+            if let Err(next) = outlet.pace.take(limit, at) {
+                let then = Instant::now() + next.saturating_sub(at);
+                outlet.collecting = 1;
+                outlet.collecting_since = Some(then.checked_sub(batch.max_wait).unwrap_or(then)); // it has waited
+                return;
+            }
+        }
+        outlet.forming = true;
+        let (store, id, report) = (self.deps.store.clone(), self.id, self.report.clone());
+        tokio::spawn(async move {
+            let result = store.form_batch(id, webhook, batch.max_items, clock::now()).await;
+            let _ = report.send(Report::Formed { webhook, result });
+        });
+    }
+
+    /// Sends a batch that was formed.
+    pub(super) fn formed(&mut self, webhook: WebhookId, result: Result<Vec<Claimed>, StoreError>) {
+        let max_items = match self.outlets.get_mut(&webhook) {
+            Some(outlet) => {
+                outlet.forming = false;
+                outlet.prepared.as_ref().and_then(|p| p.settings.batch).map_or(1, |batch| batch.max_items)
+            }
+            None => return,
+        };
+        let items = match result {
+            Ok(items) => items,
+            Err(error) => {
+                tracing::warn!(%error, %webhook, "a batch waits for the database");
+                // The poll finds it again; what a lost commit put into our hands is freed as unknown to us.
+                self.in_doubt = true;
+                return self.no_post(webhook);
+            }
+        };
+        if items.is_empty() {
+            return self.no_post(webhook);
+        }
+        if items.len() >= max_items {
+            self.collect(webhook, 1); // there may be more, and it has waited
+            if let Some(outlet) = self.outlets.get_mut(&webhook) {
+                outlet.collecting_since = Some(self.started);
+            }
+        }
+        for claimed in &items {
+            self.held.insert(claimed.delivery_id, claimed.attempt);
+        }
+        let items = self.without_unsent(webhook, items);
+        if items.is_empty() {
+            return self.no_post(webhook);
+        }
+        let ids: Vec<_> = items.iter().map(|claimed| claimed.delivery_id).collect();
+        self.send(webhook, items, Some(BatchId::of(&ids).to_string()));
+    }
+
+    /// Gives the rate limit its place back.
+    fn no_post(&mut self, webhook: WebhookId) {
+        if let Some(outlet) = self.outlets.get_mut(&webhook) {
+            outlet.pace.give_back();
+        }
+    }
+
+    /// Ends what is too old, or whose event is gone, and gives the rest: a batch of others, and so with another id.
+    fn without_unsent(&mut self, webhook: WebhookId, items: Vec<Claimed>) -> Vec<Claimed> {
+        let prepared = self.outlets.get(&webhook).and_then(|outlet| outlet.prepared.clone());
+        let Some(prepared) = prepared else { return items };
+        let now = clock::now();
+        let unsent = |claimed: &Claimed| match &claimed.event {
+            None => Some((EndState::Dead, "event_gone")),
+            Some(event) => expires_at(&prepared.settings, event.received_at)
+                .is_some_and(|at| at <= now)
+                .then_some((EndState::Expired, "expired")),
+        };
+        let mut rest = Vec::with_capacity(items.len());
+        for claimed in items {
+            match unsent(&claimed) {
+                Some((end, outcome)) => self.end_unsent(&claimed, end, outcome, false),
+                None => rest.push(claimed),
+            }
+        }
+        rest
+    }
+}
+
+impl Outlet {
+    /// When the next batch is to be formed; `None` if nothing waits for one, or one is under way.
+    pub(super) fn batch_due_at(&self) -> Option<Instant> {
+        let batch = self.prepared.as_ref().filter(|_| !self.loading && !self.closing)?.settings.batch?;
+        let since = self.collecting_since?;
+        if self.forming || self.posts > 0 || self.circuit.holds(clock::now()) {
+            return None;
+        }
+        Some(if self.collecting >= batch.max_items { since } else { since + batch.max_wait })
+    }
+}

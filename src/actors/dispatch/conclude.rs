@@ -1,0 +1,177 @@
+//! What a POST's answer means: verdict, circuit, and what is written down of it.
+
+use std::time::Instant;
+
+use time::OffsetDateTime;
+
+use super::Dispatch;
+use super::outlet::expires_at;
+use crate::clock;
+use crate::domain::audit::{Entry, Kind, Level};
+use crate::domain::circuit::OPENS_AFTER;
+use crate::domain::delivery::{Attempt, EndState, Outcome, Verdict, judge};
+use crate::domain::delivery_settings::{DeliverySettings, Mode};
+use crate::domain::ids::{BatchId, WebhookId};
+use crate::metrics::OutcomeLabels;
+use crate::outbound::post::Answer;
+use crate::random;
+use crate::store::deliveries::{Claimed, HealthChange, Next, Settlement};
+
+/// Part of an answer that goes into the audit entry of a failed attempt, in bytes.
+const EXCERPT_BYTES: usize = 4096;
+
+impl Dispatch {
+    /// Judges what came back and keeps settlements and audit entries for the next cycle.
+    pub(super) fn conclude(&mut self, webhook: WebhookId, items: Vec<Claimed>, answer: &Answer) {
+        self.deps.metrics.in_flight.dec();
+        let metrics = self.deps.metrics.clone();
+        metrics.attempts.get_or_create(&OutcomeLabels { outcome: answer.outcome.class() }).inc();
+        metrics.attempt_seconds.observe(answer.duration.as_secs_f64());
+        let now = clock::now();
+        let settings = self.heed(webhook, &answer.outcome, now);
+        let jitter = random::unit();
+        let goes_on = !self.draining
+            && self.outlets.get(&webhook).is_some_and(|outlet| {
+                outlet.ready.len() < settings.max_concurrency
+                    && !outlet.circuit.holds(now)
+                    && outlet.circuit.failures < OPENS_AFTER
+            });
+        let batch = settings.batch.map(|_| {
+            BatchId::of(&items.iter().map(|claimed| claimed.delivery_id).collect::<Vec<_>>()).to_string()
+        });
+        for claimed in &items {
+            let attempt = self.let_go(claimed);
+            let received_at = claimed.event.as_ref().map_or(now, |event| event.received_at);
+            let judged = Attempt {
+                outcome: &answer.outcome,
+                number: u32::try_from(attempt).unwrap_or(1),
+                now,
+                expires_at: expires_at(&settings, received_at),
+            };
+            let verdict = judge(judged, &settings, jitter);
+            let next = match verdict {
+                Verdict::Delivered => Next::Ended(EndState::Delivered),
+                Verdict::Dead => Next::Ended(EndState::Dead),
+                Verdict::Expired => Next::Ended(EndState::Expired),
+                Verdict::Gone => Next::Ended(EndState::WebhookDisabled),
+                Verdict::RetryAt(at) => Next::RetryAt(at),
+            };
+            if let Next::Ended(end) = next {
+                metrics.deliveries_ended.get_or_create(&OutcomeLabels { outcome: end.as_str() }).inc();
+                if end == EndState::Delivered {
+                    metrics.event_to_delivery_seconds.observe((now - received_at).as_seconds_f64().max(0.0));
+                }
+            }
+            let mut entry = entry(claimed, attempt, verdict, now, answer);
+            if let Some(batch) = &batch {
+                entry = entry.data("batch", batch.as_str());
+            }
+            self.work.entries.push(entry);
+            self.work.settlements.push(Settlement {
+                delivery_id: claimed.delivery_id,
+                attempt,
+                next,
+                status: answer.outcome.status().map(i32::from),
+                outcome: answer.outcome.class(),
+                goes_on: goes_on && settings.batch.is_none(),
+                latest: settings.mode == Mode::Latest && settings.batch.is_none(),
+            });
+        }
+        self.pump(webhook);
+    }
+
+    /// Notes in the webhook's circuit how its receiver is, and does what follows from it; gives the settings.
+    fn heed(&mut self, webhook: WebhookId, outcome: &Outcome, now: OffsetDateTime) -> DeliverySettings {
+        let Some(outlet) = self.outlets.get_mut(&webhook) else { return DeliverySettings::default() };
+        outlet.posts = outlet.posts.saturating_sub(1);
+        let settings = outlet.prepared.as_ref().map(|p| p.settings.clone()).unwrap_or_default();
+        outlet.used_at = Instant::now();
+        if settings.rate_limit.is_some() {
+            outlet.pace.end(self.started.elapsed());
+        }
+        let store = self.deps.store.clone();
+        if outcome.is_success() {
+            let was_failing = outlet.circuit.failures >= OPENS_AFTER;
+            if outlet.circuit.succeed() {
+                let circuit = outlet.circuit.clone();
+                self.claim |= was_failing;
+                self.work.note(HealthChange { webhook_id: webhook, circuit, last_outcome: None });
+            }
+            if std::mem::take(&mut outlet.noticed) {
+                self.aside(async move { store.webhook_succeeds(webhook, now).await });
+            }
+            return settings;
+        }
+        let held_until = outlet.circuit.hold_until;
+        outlet.circuit.fail(now, rest(outcome), random::unit());
+        let circuit = outlet.circuit.clone();
+        let class = outcome.class();
+        let failing_for = circuit.failing_since.map_or(time::Duration::ZERO, |since| now - since);
+        // With each new hold, so that it is told at last even if the database was away.
+        if circuit.failures >= OPENS_AFTER && circuit.hold_until != held_until {
+            let (store, circuit) = (store.clone(), circuit.clone());
+            outlet.noticed = true;
+            self.aside(async move { store.webhook_fails(webhook, &circuit, class, now).await });
+        }
+        self.work.note(HealthChange { webhook_id: webhook, circuit, last_outcome: Some(class) });
+        let reason = if outcome.status() == Some(410) {
+            Some("gone")
+        } else {
+            (failing_for >= settings.disable_after).then_some("failing")
+        };
+        if let Some(reason) = reason {
+            self.disable(webhook, reason, now);
+        }
+        settings
+    }
+}
+
+/// How long a receiver asks to be left alone as a whole: it says when it has room again.
+fn rest(outcome: &Outcome) -> Option<std::time::Duration> {
+    match outcome {
+        Outcome::Answered { status: 429 | 503, retry_after } => *retry_after,
+        _ => None,
+    }
+}
+
+/// The audit entry of one attempt. An answer is quoted only when it is a refusal: then its text helps.
+fn entry(claimed: &Claimed, attempt: i32, verdict: Verdict, now: OffsetDateTime, answer: &Answer) -> Entry {
+    let Answer { outcome, duration, excerpt } = answer;
+    let mut entry = Entry::new(now, Kind::DeliveryAttempt);
+    if let Some(event) = &claimed.event {
+        entry.source_id = event.source.as_ref().map(|(source, _)| *source);
+        entry.agent_id.clone_from(&event.agent_id);
+    }
+    entry.webhook_id = Some(claimed.webhook_id);
+    entry.event_id = Some(claimed.event_id);
+    entry.delivery_id = Some(claimed.delivery_id);
+    entry.attempt = Some(attempt);
+    entry.status = outcome.status().map(i32::from);
+    entry.duration_ms = i32::try_from(duration.as_millis()).ok();
+    entry.outcome = Some(outcome.class());
+    entry.level = Level::Error;
+    // What the body said of this delivery, so that it can be said again (store/history.rs).
+    entry = entry.data("sent_at", clock::rfc3339(claimed.sent_at));
+    if claimed.superseded > 0 {
+        entry = entry.data("superseded", claimed.superseded);
+    }
+    match verdict {
+        Verdict::Delivered => {
+            entry.level = Level::Info;
+            entry.end_state = Some(EndState::Delivered.as_str());
+            return entry;
+        }
+        Verdict::RetryAt(at) => {
+            entry.level = Level::Warn;
+            entry = entry.data("retry_at", clock::rfc3339(at));
+        }
+        Verdict::Dead => entry.end_state = Some(EndState::Dead.as_str()),
+        Verdict::Expired => entry.end_state = Some(EndState::Expired.as_str()),
+        Verdict::Gone => entry.end_state = Some(EndState::WebhookDisabled.as_str()),
+    }
+    if excerpt.is_empty() {
+        return entry;
+    }
+    let quoted = String::from_utf8_lossy(excerpt.get(..EXCERPT_BYTES).unwrap_or(excerpt)).into_owned();
+    entry.data("answer", quoted)
+}

@@ -1,0 +1,144 @@
+//! The transaction of the loop: started when there is anything to write or to claim, one at a time.
+
+use std::time::Instant;
+
+use super::{Dispatch, IN_HAND_MAX, RETRY_FIRST, RETRY_LONGEST, Report};
+use crate::clock;
+use crate::domain::delivery::EndState;
+use crate::domain::ids::WebhookId;
+use crate::metrics::OutcomeLabels;
+use crate::random;
+use crate::store::StoreError;
+use crate::store::deliveries::{Cycle, Room, Work};
+
+impl Dispatch {
+    /// Starts a cycle, unless one is under way or there is nothing for it.
+    pub(super) fn start_cycle(&mut self, now: Instant) {
+        if self.settling.is_some() || self.wait_until.is_some_and(|until| until > now) {
+            return;
+        }
+        self.wait_until = None;
+        self.work.room = self.room();
+        if self.work.is_empty() && !self.in_doubt {
+            return;
+        }
+        let work = std::mem::take(&mut self.work);
+        self.settling = Some(work.settlements.iter().map(|settlement| settlement.delivery_id).collect());
+        let doubt = std::mem::replace(&mut self.in_doubt, true);
+        let known: Vec<_> =
+            self.held.keys().copied().chain(self.settling.iter().flatten().copied()).collect();
+        let (store, id, report) = (self.deps.store.clone(), self.id, self.report.clone());
+        tokio::spawn(async move {
+            let mut work = work;
+            let cycled = async {
+                if doubt {
+                    // What the failed cycle wrote is not written again, what it took unheard is given back.
+                    let written = store.resolve_doubt(id, clock::now(), &known, &work.entries).await?;
+                    work.entries.retain(|entry| {
+                        entry.delivery_id.is_none_or(|delivery| !written.contains(&(delivery, entry.at)))
+                    });
+                }
+                store.dispatch_cycle(id, clock::now(), &work).await
+            };
+            let result = cycled.await;
+            let _ = report.send(Report::Cycle { work: Box::new(work), result });
+        });
+    }
+
+    /// What may be claimed now; nothing if nobody asks for a claim.
+    fn room(&mut self) -> Room {
+        let free = IN_HAND_MAX.saturating_sub(self.held.len());
+        if self.draining || free == 0 {
+            return Room::default();
+        }
+        let now = clock::now();
+        let hungry: Vec<_> = self
+            .outlets
+            .iter_mut()
+            .filter(|(_, outlet)| outlet.hungry && outlet.has_appetite(now))
+            .map(|(webhook, outlet)| {
+                outlet.hungry = false;
+                *webhook
+            })
+            .collect();
+        if !self.claim && hungry.is_empty() {
+            return Room::default();
+        }
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let only = (!self.claim).then_some(hungry);
+        self.claim = false;
+        let held = self
+            .outlets
+            .iter()
+            .filter(|(_, outlet)| outlet.in_hand() > 0)
+            .map(|(webhook, outlet)| (*webhook, count(outlet.in_hand())));
+        Room { total: count(free), held: held.collect(), only }
+    }
+
+    /// Takes in what a cycle found, or keeps its work for the next one.
+    pub(super) fn cycled(&mut self, work: Work, result: Result<Cycle, StoreError>) {
+        self.settling = None;
+        let cycle = match result {
+            Ok(cycle) => cycle,
+            Err(error) => {
+                tracing::warn!(%error, settlements = work.settlements.len(), "dispatch waits for the database");
+                self.keep(work);
+                self.claim = true;
+                self.wait_until = Some(Instant::now() + self.retry_after.mul_f64(1.0 + 0.3 * random::unit()));
+                self.retry_after = (self.retry_after * 2).min(RETRY_LONGEST);
+                return;
+            }
+        };
+        self.in_doubt = false;
+        self.retry_after = RETRY_FIRST;
+        self.claim |= cycle.more;
+        if let Some(took) = cycle.claim_took {
+            self.deps.metrics.claim_seconds.observe(took.as_secs_f64());
+        }
+        if cycle.superseded > 0 {
+            let superseded = OutcomeLabels { outcome: EndState::Superseded.as_str() };
+            self.deps.metrics.deliveries_ended.get_or_create(&superseded).inc_by(cycle.superseded);
+        }
+        for webhook in cycle.batches_due {
+            self.collect(webhook, 1);
+            if let Some(outlet) = self.outlets.get_mut(&webhook) {
+                outlet.collecting_since = Some(self.started);
+            }
+        }
+        let mut counts = std::collections::HashMap::new();
+        for claimed in &cycle.claimed {
+            *counts.entry(claimed.webhook_id).or_insert(0_usize) += 1;
+        }
+        for claimed in cycle.claimed {
+            self.end_hold(claimed.webhook_id);
+            self.take(claimed);
+        }
+        if work.room.total > 0 {
+            for webhook in counts.into_keys() {
+                if let Some(outlet) = self.outlets.get_mut(&webhook) {
+                    outlet.hungry |= outlet.is_full();
+                }
+            }
+        }
+    }
+
+    /// What was claimed may be sent: whether a webhook is held is for the database to say, where an operator ends a hold.
+    fn end_hold(&mut self, webhook: WebhookId) {
+        let unwritten = self.work.health.iter().any(|change| change.webhook_id == webhook);
+        if let Some(outlet) = self.outlets.get_mut(&webhook).filter(|_| !unwritten) {
+            outlet.circuit.hold_until = None;
+        }
+    }
+
+    /// Puts the work of a failed cycle before what has come since.
+    fn keep(&mut self, mut failed: Work) {
+        failed.settlements.append(&mut self.work.settlements);
+        failed.entries.append(&mut self.work.entries);
+        failed.lanes.append(&mut self.work.lanes);
+        for change in std::mem::take(&mut self.work.health) {
+            failed.note(change);
+        }
+        failed.room = Room::default();
+        self.work = failed;
+    }
+}

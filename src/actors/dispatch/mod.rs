@@ -1,0 +1,321 @@
+//! The loop that sends what is owed, over and over: into our hands → POST → written down.
+//!
+//! ```text
+//!  writers of events ──handed over──┐                        ┌──▶ POST (a task each) ──▶ concluded ─┐
+//!                                   ▼                        │                                      ▼
+//!  cycle: what is due ─claimed──▶ [outlets: ready] ──room, pace, circuit──┘                 [work: settlements]
+//!     ▲                                                                                             │
+//!     └──────────────────────────── one short transaction at a time ◀───────────────────────────────┘
+//! ```
+//!
+//! Who is first in a lane is decided in the database (store/deliveries.rs); what an answer means by
+//! `domain::delivery::judge`; when a receiver is left alone by `domain::circuit`. The loop never waits for the
+//! database: a cycle under way is a task, and meanwhile POSTs begin and end.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+
+use super::dispatcher::{DispatcherDeps, Order};
+use crate::clock;
+use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
+use crate::outbound::post::Answer;
+use crate::random;
+use crate::status::Part;
+use crate::store::StoreError;
+use crate::store::deliveries::{Claimed, Cycle, Work};
+use crate::store::handoff::{Handed, Leave};
+use crate::store::targets::WebhookTarget;
+use outlet::Outlet;
+
+mod batches;
+mod conclude;
+mod cycle;
+mod outlet;
+mod send;
+mod upkeep;
+
+/// Deliveries in this process' hands at most: each that is under way costs a socket and some 20 KiB.
+const IN_HAND_MAX: usize = 4096;
+/// The poll that finds what no nudge told of: retries, other processes' events, lost nudges.
+const POLL: Duration = Duration::from_secs(1);
+/// How often we give a sign of life, look for dead dispatchers, for probes and for snapshots.
+const UPKEEP: Duration = Duration::from_secs(2);
+/// Wait between tries while the database is away; grows to the longest.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_LONGEST: Duration = Duration::from_secs(1);
+
+/// What tasks report to the loop.
+enum Report {
+    /// A POST came back; of a batch all its deliveries.
+    Posted { webhook: WebhookId, items: Vec<Claimed>, answer: Answer },
+    /// A cycle is over; its work comes back if it failed.
+    Cycle { work: Box<Work>, result: Result<Cycle, StoreError> },
+    /// A webhook was read.
+    Read { webhook: WebhookId, result: Box<Result<WebhookTarget, StoreError>> },
+    /// A batch was formed; empty if there was nothing to form.
+    Formed { webhook: WebhookId, result: Result<Vec<Claimed>, StoreError> },
+    /// A webhook was disabled, or could not be.
+    Disabled { webhook: WebhookId },
+    /// A round of upkeep is over.
+    Upkept(Result<upkeep::Found, StoreError>),
+}
+
+/// The loop and what it keeps between steps.
+pub(super) struct Dispatch {
+    deps: DispatcherDeps,
+    /// Who we are in the database.
+    id: DispatcherId,
+    /// The moment that paces count from.
+    started: Instant,
+    outlets: HashMap<WebhookId, Outlet>,
+    /// Attempt of each delivery in hand.
+    held: HashMap<DeliveryId, i32>,
+    /// Lanes of which we have the first in hand.
+    lanes: HashSet<(WebhookId, i64)>,
+    /// Texts of the last events.
+    told: HashMap<EventId, send::Told>,
+    /// To be written down by the next cycle.
+    work: Work,
+    /// A cycle is under way, with these deliveries' settlements.
+    settling: Option<Vec<DeliveryId>>,
+    /// The last cycle failed, perhaps after its commit.
+    in_doubt: bool,
+    /// Claim with the next cycle.
+    claim: bool,
+    /// Not before this moment, because the database was away.
+    wait_until: Option<Instant>,
+    retry_after: Duration,
+    upkeep_at: Instant,
+    upkeep_runs: bool,
+    poll_at: Instant,
+    /// Changes of webhooks, counted, when their settings were read last.
+    generation: i64,
+    draining: bool,
+    /// Webhooks for which writers put nothing into our hands.
+    closed: Arc<HashSet<WebhookId>>,
+    report: mpsc::UnboundedSender<Report>,
+}
+
+impl Dispatch {
+    /// A loop with nothing in hand, and what its tasks will report.
+    fn new(deps: DispatcherDeps) -> (Self, mpsc::UnboundedReceiver<Report>) {
+        // Unbounded is bounded here: each item is one of at most IN_HAND_MAX POSTs or of a few other tasks.
+        let (report, reports) = mpsc::unbounded_channel();
+        let now = Instant::now();
+        let dispatch = Self {
+            deps,
+            id: DispatcherId::generate(),
+            started: now,
+            outlets: HashMap::new(),
+            held: HashMap::new(),
+            lanes: HashSet::new(),
+            told: HashMap::new(),
+            work: Work::default(),
+            settling: None,
+            in_doubt: false,
+            claim: true,
+            wait_until: None,
+            retry_after: RETRY_FIRST,
+            upkeep_at: now,
+            upkeep_runs: false,
+            poll_at: now,
+            generation: 0,
+            draining: false,
+            closed: Arc::default(),
+            report,
+        };
+        (dispatch, reports)
+    }
+
+    /// Inputs of the loop: what tasks report, what is handed over, the nudge, the poll, and the order to drain.
+    pub(super) async fn run(deps: DispatcherDeps, mut orders: watch::Receiver<Order>) {
+        let (mut dispatch, mut reports) = Self::new(deps);
+        dispatch.begin().await;
+        let store = dispatch.deps.store.clone();
+        loop {
+            dispatch.deps.status.alive(Part::Dispatcher);
+            let order = *orders.borrow_and_update();
+            if let Order::DrainUntil(by) = order {
+                dispatch.drain();
+                let idle =
+                    dispatch.held.is_empty() && dispatch.settling.is_none() && dispatch.work.is_empty();
+                if idle || Instant::now() >= by {
+                    break;
+                }
+            }
+            dispatch.turn();
+            let wait = dispatch.next_moment(order).saturating_duration_since(Instant::now());
+            tokio::select! {
+                Some(report) = reports.recv() => {
+                    dispatch.hear(report);
+                    // What came meanwhile goes into the same cycle.
+                    while let Ok(report) = reports.try_recv() {
+                        dispatch.hear(report);
+                    }
+                }
+                () = store.handoff.rung() => {}
+                () = store.wake.wait_deliveries_due() => {
+                    dispatch.claim = true;
+                    dispatch.upkeep_at = Instant::now();
+                }
+                _ = orders.changed() => {}
+                () = sleep(wait) => {}
+            }
+        }
+        dispatch.end().await;
+    }
+
+    /// Says in the database that we live. Nothing else is done before.
+    async fn begin(&mut self) {
+        // What was handed to a loop before us, which died, is free once its lease has ended.
+        self.deps.store.handoff.close();
+        while let Err(error) = self.deps.store.begin_dispatcher(self.id, clock::now()).await {
+            tracing::warn!(%error, "the dispatcher waits for the database");
+            self.deps.status.alive(Part::Dispatcher);
+            sleep(self.retry_after.mul_f64(1.0 + 0.3 * random::unit())).await;
+            self.retry_after = (self.retry_after * 2).min(RETRY_LONGEST);
+        }
+        self.retry_after = RETRY_FIRST;
+    }
+
+    /// One turn: takes what was handed over, sends what may go, and starts the tasks that are due.
+    fn turn(&mut self) {
+        for handed in self.deps.store.handoff.take() {
+            match handed {
+                Handed::Delivery(claimed) => self.take(*claimed),
+                Handed::Behind { webhook, lane } => {
+                    if !self.lanes.contains(&(webhook, lane)) {
+                        self.work.lanes.push((webhook, lane));
+                    }
+                }
+                Handed::Collecting { webhook, count } => self.collect(webhook, count),
+            }
+        }
+        let now = Instant::now();
+        if now >= self.poll_at {
+            self.claim = true;
+            self.poll_at = now + POLL;
+        }
+        self.pump_paced(now);
+        self.form_batches(now);
+        self.start_cycle(now);
+        if now >= self.upkeep_at && !self.upkeep_runs {
+            self.start_upkeep();
+        }
+        self.give_leave();
+    }
+
+    /// Takes a delivery in hand.
+    fn take(&mut self, claimed: Claimed) {
+        let webhook = claimed.webhook_id;
+        if let Some(attempt) = self.held.get_mut(&claimed.delivery_id) {
+            // It was freed behind our back, while the database was away, and came to us again: what is under way goes on.
+            *attempt = claimed.attempt;
+            return;
+        }
+        self.held.insert(claimed.delivery_id, claimed.attempt);
+        self.lanes.insert((webhook, claimed.lane));
+        let outlet = self.outlets.entry(webhook).or_insert_with(Outlet::new);
+        let known = outlet.prepared.as_ref().map_or(-1, |prepared| prepared.version);
+        outlet.used_at = Instant::now();
+        let version = claimed.webhook_version;
+        outlet.ready.push_back(claimed);
+        if known < version {
+            self.read(webhook);
+        }
+        self.pump(webhook);
+    }
+
+    /// Reads a webhook's settings, address and keys.
+    fn read(&mut self, webhook: WebhookId) {
+        let outlet = self.outlets.entry(webhook).or_insert_with(Outlet::new);
+        if std::mem::replace(&mut outlet.loading, true) {
+            return;
+        }
+        let (store, key, report) =
+            (self.deps.store.clone(), self.deps.master_key.clone(), self.report.clone());
+        tokio::spawn(async move {
+            let result = Box::new(store.webhook_target(webhook, clock::now(), &key).await);
+            let _ = report.send(Report::Read { webhook, result });
+        });
+    }
+
+    fn hear(&mut self, report: Report) {
+        match report {
+            Report::Posted { webhook, items, answer } => self.conclude(webhook, items, &answer),
+            Report::Cycle { work, result } => self.cycled(*work, result),
+            Report::Read { webhook, result } => self.know(webhook, *result),
+            Report::Formed { webhook, result } => self.formed(webhook, result),
+            Report::Disabled { webhook } => self.disabled(webhook),
+            Report::Upkept(result) => self.upkept(result),
+        }
+    }
+
+    /// Tells writers of events what they may put into our hands.
+    fn give_leave(&mut self) {
+        if self.draining {
+            return;
+        }
+        let now = clock::now();
+        let closed: HashSet<WebhookId> = self
+            .outlets
+            .iter()
+            .filter(|(_, outlet)| outlet.is_closed(now))
+            .map(|(webhook, _)| *webhook)
+            .collect();
+        if closed != *self.closed {
+            self.closed = Arc::new(closed);
+        }
+        self.deps.store.handoff.set_leave(Leave {
+            dispatcher: Some(self.id),
+            room: IN_HAND_MAX.saturating_sub(self.held.len()),
+            held: self.closed.clone(),
+        });
+    }
+
+    /// When the loop has something to do even if nothing happens.
+    fn next_moment(&self, order: Order) -> Instant {
+        let mut moment = self.poll_at.min(self.upkeep_at.max(Instant::now() + Duration::from_millis(1)));
+        if let Order::DrainUntil(by) = order {
+            moment = moment.min(by);
+        }
+        if let Some(until) = self.wait_until {
+            moment = moment.min(until);
+        }
+        for outlet in self.outlets.values() {
+            moment = moment.min(outlet.paced_until.unwrap_or(moment));
+            if !self.draining {
+                moment = moment.min(outlet.batch_due_at().unwrap_or(moment));
+            }
+        }
+        moment
+    }
+
+    /// Takes nothing more: what is in hand and not under way goes back.
+    fn drain(&mut self) {
+        if !std::mem::replace(&mut self.draining, true) {
+            self.deps.store.handoff.close();
+        }
+        let now = clock::now();
+        let webhooks: Vec<_> = self.outlets.keys().copied().collect();
+        for webhook in webhooks {
+            self.give_back(webhook, now);
+        }
+    }
+
+    /// Writes down what came back at the last moment, so that it is not sent again, and gives the rest back.
+    async fn end(mut self) {
+        let work = std::mem::take(&mut self.work);
+        let settled = self.deps.store.dispatch_cycle(self.id, clock::now(), &work).await;
+        if let Err(error) = settled {
+            tracing::warn!(%error, "answers could not be written down; they are repeated");
+        }
+        if let Err(error) = self.deps.store.end_dispatcher(self.id).await {
+            tracing::warn!(%error, "what we hold could not be given back; it is free once our lease has ended");
+        }
+    }
+}

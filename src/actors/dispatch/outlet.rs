@@ -1,0 +1,198 @@
+//! What the dispatcher knows of one webhook while it has anything for it: settings, circuit, pace, and what is in hand.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+
+use crate::domain::circuit::Circuit;
+use crate::domain::delivery_settings::DeliverySettings;
+use crate::domain::pace::Pace;
+use crate::domain::signature::{Signer, SigningPair};
+use crate::outbound::post::Target;
+use crate::store::deliveries::Claimed;
+use crate::store::targets::WebhookTarget;
+
+/// Deliveries of one webhook in hand beyond those under way, so that the next is there when one ends.
+const READY_MAX: usize = 64;
+
+/// A webhook's settings, address and keys, ready for sending.
+pub(super) struct Prepared {
+    pub(super) version: i64,
+    /// `active`, `paused`, `disabled` or `unverified`.
+    pub(super) state: String,
+    pub(super) settings: DeliverySettings,
+    pub(super) target: Target,
+    keys: Vec<(Signer, Option<OffsetDateTime>)>,
+}
+
+impl Prepared {
+    pub(super) fn new(read: WebhookTarget, target: Target) -> Self {
+        let hmac = read.keys.into_iter().map(|(key, until)| (Signer::Hmac(key), until));
+        let pairs = read.ed25519.iter().filter_map(|(seed, until)| {
+            Some((Signer::Ed25519(SigningPair::from_seed(&seed.0).ok()?), *until))
+        });
+        let keys = hmac.chain(pairs).collect();
+        Self { version: read.version, state: read.state, settings: read.settings, target, keys }
+    }
+
+    /// What signs at `now`.
+    pub(super) fn keys(&self, now: OffsetDateTime) -> Arc<[Signer]> {
+        let signs = |expires_at: &Option<OffsetDateTime>| expires_at.is_none_or(|at| at > now);
+        self.keys.iter().filter(|(_, expires_at)| signs(expires_at)).map(|(key, _)| key.clone()).collect()
+    }
+}
+
+/// One webhook with anything to send.
+pub(super) struct Outlet {
+    /// `None` until it is read.
+    pub(super) prepared: Option<Arc<Prepared>>,
+    /// It is being read.
+    pub(super) loading: bool,
+    /// What is being read was asked for too early: it is read once more.
+    pub(super) outdated: bool,
+    /// It is being disabled: nothing is sent.
+    pub(super) closing: bool,
+    /// In hand, and not under way; oldest first.
+    pub(super) ready: VecDeque<Claimed>,
+    /// POSTs under way.
+    pub(super) posts: usize,
+    pub(super) circuit: Circuit,
+    /// It was told that it fails.
+    pub(super) noticed: bool,
+    pub(super) pace: Pace,
+    /// When the rate limit lets the next POST go; `None` if it holds none back.
+    pub(super) paced_until: Option<Instant>,
+    /// More is due in the database than there was room for.
+    pub(super) hungry: bool,
+    /// Deliveries that wait for their batch, as far as we heard, and since when.
+    pub(super) collecting: usize,
+    pub(super) collecting_since: Option<Instant>,
+    /// A batch is being formed.
+    pub(super) forming: bool,
+    /// When it was used last.
+    pub(super) used_at: Instant,
+}
+
+/// What may be done with the next delivery.
+pub(super) enum Next {
+    /// Nothing for now.
+    Wait,
+    /// It goes.
+    Send(Claimed),
+    /// It ends unsent.
+    End(Claimed, Unsent),
+    /// All that is in hand goes back until then.
+    HoldUntil(OffsetDateTime),
+}
+
+/// Why a delivery ends without a POST.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unsent {
+    Superseded,
+    Expired,
+    Disabled,
+    EventGone,
+}
+
+impl Outlet {
+    pub(super) fn new() -> Self {
+        Self {
+            prepared: None,
+            loading: false,
+            outdated: false,
+            closing: false,
+            ready: VecDeque::new(),
+            posts: 0,
+            circuit: Circuit::default(),
+            noticed: false,
+            pace: Pace::default(),
+            paced_until: None,
+            hungry: false,
+            collecting: 0,
+            collecting_since: None,
+            forming: false,
+            used_at: Instant::now(),
+        }
+    }
+
+    /// Says what is to be done next; `started` is the moment that the pace counts from.
+    pub(super) fn next(&mut self, now: OffsetDateTime, started: Instant) -> Next {
+        let Some(prepared) = self.prepared.clone().filter(|_| !self.loading && !self.closing) else {
+            return Next::Wait;
+        };
+        if self.ready.is_empty() {
+            return Next::Wait;
+        }
+        if self.circuit.holds(now)
+            && let Some(until) = self.circuit.hold_until
+        {
+            return Next::HoldUntil(until);
+        }
+        if matches!(prepared.state.as_str(), "paused" | "unverified") {
+            return Next::HoldUntil(now); // the claim parks it
+        }
+        if self.posts >= self.circuit.room(now, prepared.settings.max_concurrency) {
+            return Next::Wait;
+        }
+        let Some(claimed) = self.ready.pop_front() else { return Next::Wait };
+        let unsent = match &claimed.event {
+            _ if prepared.state != "active" => Some(Unsent::Disabled),
+            None => Some(Unsent::EventGone),
+            Some(_) if claimed.newer => Some(Unsent::Superseded),
+            Some(event) if expires_at(&prepared.settings, event.received_at).is_some_and(|at| at <= now) => {
+                Some(Unsent::Expired)
+            }
+            Some(_) => None,
+        };
+        if let Some(unsent) = unsent {
+            return Next::End(claimed, unsent);
+        }
+        if let Some(limit) = prepared.settings.rate_limit {
+            let at = started.elapsed();
+            if let Err(next) = self.pace.take(limit, at) {
+                self.paced_until = Some(Instant::now() + next.saturating_sub(at));
+                self.ready.push_front(claimed);
+                return Next::Wait;
+            }
+        }
+        self.paced_until = None;
+        Next::Send(claimed)
+    }
+
+    /// How many more deliveries it may have in hand.
+    pub(super) fn room(&self) -> usize {
+        let concurrency = self.prepared.as_ref().map_or(READY_MAX, |p| p.settings.max_concurrency);
+        (concurrency + READY_MAX).saturating_sub(self.ready.len() + self.posts)
+    }
+
+    /// Whether writers shall not put more into our hands.
+    pub(super) fn is_closed(&self, now: OffsetDateTime) -> bool {
+        self.room() == 0
+            || self.circuit.failures >= crate::domain::circuit::OPENS_AFTER
+            || self.circuit.holds(now)
+    }
+
+    /// Whether it can be forgotten.
+    pub(super) fn is_idle(&self) -> bool {
+        let unused = Duration::from_secs(60).max(
+            self.prepared
+                .as_ref()
+                .and_then(|p| p.settings.rate_limit)
+                .map_or(Duration::ZERO, |limit| limit.per),
+        );
+        self.ready.is_empty()
+            && self.posts == 0
+            && self.collecting == 0
+            && !self.loading
+            && !self.closing
+            && !self.forming
+            && self.used_at.elapsed() > unused
+    }
+}
+
+/// From when on a delivery is too old to be sent.
+pub(super) fn expires_at(settings: &DeliverySettings, received_at: OffsetDateTime) -> Option<OffsetDateTime> {
+    settings.max_age.map(|age| received_at + age)
+}

@@ -1,0 +1,216 @@
+//! What the loop looks after every few seconds: its own sign of life, dead dispatchers, probes, snapshots.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+
+use super::{Dispatch, Report, UPKEEP};
+use crate::clock;
+use crate::domain::audit::{Entry, Kind, Level};
+use crate::domain::delivery_settings::Verification;
+use crate::domain::ids::{DeliveryId, EventId, WebhookId};
+use crate::domain::presence::{Event, EventKind, Origin};
+use crate::metrics::OutcomeLabels;
+use crate::outbound::envelope::{self, Item};
+use crate::outbound::post::Post;
+use crate::random;
+use crate::store::StoreError;
+
+use super::super::dispatcher::DispatcherDeps;
+use super::outlet::Prepared;
+
+/// How long one round writes snapshots: our sign of life must not wait for all of them.
+const SNAPSHOTS_WITHIN: Duration = Duration::from_secs(1);
+
+/// What a round found.
+pub(super) struct Found {
+    /// We were given up for dead: what we held is free.
+    lost: bool,
+    /// Rows that dead dispatchers held.
+    freed: u64,
+    /// Snapshots are still to be written.
+    more: bool,
+    /// Counts changes of webhooks.
+    generation: i64,
+}
+
+impl Dispatch {
+    /// Starts a round.
+    pub(super) fn start_upkeep(&mut self) {
+        self.upkeep_runs = true;
+        let (deps, id, report) = (self.deps.clone(), self.id, self.report.clone());
+        tokio::spawn(async move {
+            let round = async {
+                let now = clock::now();
+                let lost = !deps.store.is_alive(id, now).await?;
+                if lost {
+                    deps.store.begin_dispatcher(id, now).await?;
+                }
+                let freed = deps.store.free_of_the_dead(now).await?;
+                for webhook in deps.store.begin_probes(now).await? {
+                    tokio::spawn(probe(deps.clone(), webhook));
+                }
+                let more = deps.store.write_snapshots(SNAPSHOTS_WITHIN).await?;
+                let generation = deps.store.webhook_generation().await?;
+                Ok(Found { lost, freed, more, generation })
+            };
+            let result = round.await;
+            let _ = report.send(Report::Upkept(result));
+        });
+    }
+
+    /// Takes in what a round found.
+    pub(super) fn upkept(&mut self, result: Result<Found, StoreError>) {
+        self.upkeep_runs = false;
+        self.upkeep_at = Instant::now() + UPKEEP;
+        let found = match result {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(%error, "the dispatcher's upkeep waits for the database");
+                return;
+            }
+        };
+        if found.more {
+            self.upkeep_at = Instant::now();
+        }
+        self.claim |= found.freed > 0 || found.lost;
+        if found.lost {
+            // In other hands by now, or about to be. What is under way comes back and finds that its row has moved on.
+            let webhooks: Vec<_> = self.outlets.keys().copied().collect();
+            for webhook in webhooks {
+                self.give_back(webhook, clock::now());
+            }
+        }
+        if std::mem::replace(&mut self.generation, found.generation) != found.generation {
+            let used: Vec<_> =
+                self.outlets.iter().filter(|(_, o)| o.prepared.is_some()).map(|(w, _)| *w).collect();
+            for webhook in used {
+                self.read(webhook);
+            }
+        }
+        self.outlets.retain(|_, outlet| !outlet.is_idle());
+    }
+
+    /// Disables a webhook, aside of the loop. Nothing is sent to it until that is done and it is read anew.
+    pub(super) fn disable(&mut self, webhook: WebhookId, reason: &'static str, now: OffsetDateTime) {
+        let Some(outlet) = self.outlets.get_mut(&webhook) else { return };
+        if std::mem::replace(&mut outlet.closing, true) {
+            return;
+        }
+        let (store, metrics, report) =
+            (self.deps.store.clone(), self.deps.metrics.clone(), self.report.clone());
+        tokio::spawn(async move {
+            match store.disable_webhook(webhook, reason, now).await {
+                Ok(ended) => {
+                    let disabled = OutcomeLabels { outcome: "webhook_disabled" };
+                    metrics.deliveries_ended.get_or_create(&disabled).inc_by(ended);
+                    store.wake.deliveries_due();
+                }
+                // The next failure tries again.
+                Err(error) => tracing::warn!(%error, %webhook, "a webhook could not be disabled yet"),
+            }
+            let _ = report.send(Report::Disabled { webhook });
+        });
+    }
+
+    /// A webhook was disabled, or could not be: what was read of it before does not count.
+    pub(super) fn disabled(&mut self, webhook: WebhookId) {
+        let Some(outlet) = self.outlets.get_mut(&webhook) else { return };
+        outlet.closing = false;
+        if outlet.loading {
+            outlet.outdated = true;
+        } else {
+            self.read(webhook);
+        }
+    }
+
+    /// Does a step that the loop does not wait for. If it fails it is done again on the next occasion.
+    pub(super) fn aside(&self, step: impl Future<Output = Result<(), StoreError>> + Send + 'static) {
+        tokio::spawn(async move {
+            if let Err(error) = step.await {
+                tracing::warn!(%error, "a step about a webhook's health waits for the database");
+            }
+        });
+    }
+}
+
+/// Asks the receiver of a disabled or unverified webhook whether it is well.
+async fn probe(deps: DispatcherDeps, webhook: WebhookId) {
+    let asked = async {
+        let read = deps.store.webhook_target(webhook, clock::now(), &deps.master_key).await?;
+        let target = deps.poster.target(&read.url, &read.access, read.settings.timeout);
+        let (verification, unverified) = (read.verification, read.state == "unverified");
+        let prepared = Prepared::new(read, target);
+        let found = if unverified && verification != Verification::None {
+            verify(&deps, &prepared, webhook, verification).await
+        } else {
+            ping(&deps, &prepared, webhook).await
+        };
+        let now = clock::now();
+        let level = if found.is_ok() { Level::Info } else { Level::Warn };
+        let mut entry = Entry::new(now, Kind::WebhookProbed).level(level);
+        entry.outcome = Some(found.err().unwrap_or("ok"));
+        deps.store.end_probe(webhook, entry, found, now).await
+    };
+    if let Err(error) = asked.await {
+        tracing::warn!(%error, %webhook, "a probe could not be written down; it is made again");
+    }
+}
+
+async fn verify(
+    deps: &DispatcherDeps,
+    prepared: &Prepared,
+    webhook: WebhookId,
+    verification: Verification,
+) -> Result<Option<u32>, &'static str> {
+    let now = clock::now();
+    let challenge: String = random::bytes::<24>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = DeliveryId::of(EventId::generate(), webhook).to_string();
+    let keys = prepared.keys(now);
+    deps.poster
+        .verify(&prepared.target, verification, &id, &challenge, keys, now.unix_timestamp())
+        .await
+        .map(|allowed| allowed.per_minute)
+}
+
+/// A test ping that is kept nowhere.
+async fn ping(
+    deps: &DispatcherDeps,
+    prepared: &Prepared,
+    webhook: WebhookId,
+) -> Result<Option<u32>, &'static str> {
+    let now = clock::now();
+    let event = Arc::new(Event {
+        event_id: EventId::generate(),
+        kind: EventKind::WebhookTest,
+        position: 0,
+        source: None,
+        agent_id: None,
+        sequence: None,
+        topic: None,
+        external_id: None,
+        presence: None,
+        previous: None,
+        occurred_at: None,
+        received_at: now,
+        committed_at: None,
+        origin: Origin::Live,
+        detail: None,
+        raw: bytes::Bytes::new(),
+    });
+    let delivery_id = DeliveryId::of(event.event_id, webhook);
+    let event = envelope::Prepared::of(&event);
+    let item = Item { event: &event, delivery_id, superseded: 0, sent_at: now };
+    let post = Post {
+        target: prepared.target.clone(),
+        id: delivery_id.to_string(),
+        attempt: 1,
+        rendered: envelope::render(&item, prepared.settings.format),
+        keys: prepared.keys(now),
+        timestamp: now.unix_timestamp(),
+    };
+    let outcome = deps.poster.post(post).await.outcome;
+    if outcome.is_success() { Ok(None) } else { Err(outcome.class()) }
+}

@@ -1,0 +1,171 @@
+//! `/v1/agents/external-ids`, and the change of one agent's: which users of the CRM agents are.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::{Value, json};
+
+use super::ApiState;
+use super::auth::Principal;
+use super::body::{JsonBody, JsonOrCsv};
+use super::page::{List, Place, Query, maybe_at, path_text};
+use super::problem::{ApiError, Code};
+use crate::domain::external_ids::{self, PAIRS_MAX, check_id, check_pairs, read_csv};
+use crate::domain::ids::{AgentId, SourceId};
+use crate::domain::violation::Violation;
+use crate::store::external_ids::{ExternalIdRow, Meant};
+
+type Reply = Result<HttpResponse, ApiError>;
+
+fn view(row: &ExternalIdRow) -> Value {
+    json!({
+        "source_id": row.source_id,
+        "agent_id": row.agent_id,
+        "external_id": row.external_id,
+        "updated_at": maybe_at(row.updated_at),
+    })
+}
+
+pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
+    let mut query = Query::read(&request)?;
+    let source = query.id("source")?.map(SourceId);
+    let external_id = query.text("external_id")?;
+    let paging = query.paging(List::ExternalIds)?;
+    let after = paging.after_pair().map(|(source, agent)| (SourceId(source), agent));
+    let rows = state.store.external_ids(source, external_id.as_deref(), after, paging.rows()).await?;
+    Ok(paging.respond(rows, |row| Place::Pair(row.source_id.0, row.agent_id.0.clone()), view))
+}
+
+/// Of one agent.
+pub(super) async fn update(
+    state: web::Data<ApiState>,
+    principal: Principal,
+    request: HttpRequest,
+    mut body: JsonBody,
+) -> Reply {
+    let agent = path_text(&request)?;
+    // Nothing can be there.
+    check_id("id", &agent).map_err(|_| ApiError::not_found())?;
+    let mut query = Query::read(&request)?;
+    let source = query.id("source")?.map(SourceId);
+    query.finish()?;
+    body.must_be_given(&["external_id"]);
+    let external_id = body.text_or_null("external_id").flatten();
+    let wrong = external_id.as_deref().and_then(|text| check_id("external_id", text).err());
+    body.finish(wrong.into_iter().collect())?;
+    let source = which_source(&state, source, Some(&agent)).await?;
+    let agent = AgentId(agent);
+    let row = state.store.set_external_id(source, &agent, external_id.as_deref(), principal.as_str()).await?;
+    Ok(HttpResponse::Ok().json(view(&row)))
+}
+
+/// Of many agents.
+pub(super) async fn put(
+    state: web::Data<ApiState>,
+    principal: Principal,
+    request: HttpRequest,
+    body: JsonOrCsv,
+) -> Reply {
+    let mut query = Query::read(&request)?;
+    let source = query.id("source")?.map(SourceId);
+    let (given, replace) = match body {
+        JsonOrCsv::Json(body) => take_items(body)?,
+        JsonOrCsv::Csv(bytes) => {
+            let replace = query.boolean("replace")?.unwrap_or(false);
+            let given = read_csv(&bytes)
+                .map_err(|error| ApiError::new(Code::InvalidCsv, format!("The body is refused: {error}.")))?;
+            (given, replace)
+        }
+    };
+    query.finish()?;
+    let pairs = check_pairs(given).map_err(|wrong| ApiError::pairs(&wrong))?;
+    let source = which_source(&state, source, None).await?;
+    let counts = state.store.put_external_ids(source, &pairs, replace, principal.as_str()).await?;
+    Ok(HttpResponse::Ok().json(json!({
+        "added": counts.added,
+        "changed": counts.changed,
+        "removed": counts.removed,
+        "unchanged": counts.unchanged,
+    })))
+}
+
+type Given = Vec<(external_ids::Place, String, String)>;
+
+fn take_items(mut body: JsonBody) -> Result<(Given, bool), ApiError> {
+    body.must_be_given(&["items"]);
+    let replace = body.boolean("replace").unwrap_or(false);
+    let mut given = Vec::new();
+    match body.value("items") {
+        Some(Value::Array(items)) if items.len() > PAIRS_MAX => {
+            body.wrong::<()>("items", &format!("has more than {PAIRS_MAX} items"));
+        }
+        Some(Value::Array(items)) => {
+            for (i, item) in items.into_iter().enumerate() {
+                match take_pair(item) {
+                    Ok((agent, external)) => given.push((external_ids::Place::Item(i), agent, external)),
+                    Err((field, what)) => {
+                        body.wrong::<()>(&format!("items/{i}{field}"), what);
+                    }
+                }
+            }
+        }
+        Some(_) => {
+            body.wrong::<()>("items", "is no list");
+        }
+        None => {}
+    }
+    body.finish(Vec::new())?;
+    Ok((given, replace))
+}
+
+fn take_pair(item: Value) -> Result<(String, String), (&'static str, &'static str)> {
+    let Value::Object(mut fields) = item else {
+        return Err(("", "is no object"));
+    };
+    let mut text = |name: &str, at| match fields.remove(name) {
+        Some(Value::String(text)) => Ok(text),
+        Some(_) => Err((at, "is no string")),
+        None => Err((at, "is missing")),
+    };
+    let pair = (text("agent_id", "/agent_id")?, text("external_id", "/external_id")?);
+    if fields.is_empty() { Ok(pair) } else { Err(("", "has other fields than agent_id and external_id")) }
+}
+
+/// The source that is named, or else the one that must be meant.
+async fn which_source(
+    state: &ApiState,
+    named: Option<SourceId>,
+    agent: Option<&str>,
+) -> Result<SourceId, ApiError> {
+    if let Some(source) = named {
+        return Ok(source);
+    }
+    match state.store.source_meant(agent).await? {
+        Meant::One(source) => Ok(source),
+        Meant::None => Err(ApiError::new(Code::NotFound, "There is no source.")),
+        Meant::Several => Err(ApiError::new(
+            Code::AmbiguousAgent,
+            "Say which source is meant: add ?source=<id of the source>.",
+        )),
+    }
+}
+
+impl ApiError {
+    /// Pairs that break a rule, by their place in what was sent.
+    fn pairs(wrong: &[external_ids::Wrong]) -> Self {
+        let violations: Vec<Value> = wrong
+            .iter()
+            .map(|wrong| {
+                let Violation { field, what } = &wrong.violation;
+                match wrong.place {
+                    external_ids::Place::Item(i) => {
+                        json!({"pointer": format!("/items/{i}/{field}"), "detail": what})
+                    }
+                    external_ids::Place::Line(line) => {
+                        json!({"line": line, "detail": format!("{field} {what}")})
+                    }
+                }
+            })
+            .collect();
+        Self::new(Code::InvalidFields, "Some pairs break a rule; see errors, which tells a hundred at most.")
+            .with_errors(violations)
+    }
+}

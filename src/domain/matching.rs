@@ -1,0 +1,147 @@
+//! Which events a webhook is owed. Kept in memory by whoever writes events (`store/subscriptions.rs`).
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::delivery_settings::Mode;
+use super::ids::{SourceId, WebhookId};
+use super::presence::EventKind;
+
+/// What a webhook asks for, and how its deliveries begin.
+#[derive(Clone, Debug)]
+pub struct Subscription {
+    /// Who asks.
+    pub webhook_id: WebhookId,
+    /// Version of the webhook.
+    pub version: i64,
+    /// Kinds of event it is sent.
+    pub events: Vec<EventKind>,
+    /// Only these agents, by Genesys id or by the CRM's; empty: all.
+    pub agents: HashSet<String>,
+    /// Only these topics; empty: all.
+    pub topics: HashSet<String>,
+    /// Only changes to these system presences; empty: all.
+    pub presences: HashSet<String>,
+    /// Only these sources; empty: all.
+    pub sources: HashSet<SourceId>,
+    /// Every change, or the latest.
+    pub mode: Mode,
+    /// A state must last so long before it is sent.
+    pub min_dwell: Duration,
+    /// Longest wait for a batch to fill; `None` if it takes one delivery in a POST.
+    pub batch_wait: Option<Duration>,
+    /// Deliveries are kept until it is resumed.
+    pub paused: bool,
+}
+
+/// What filters look at. `None` is what the event does not say; it is in no list.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// Whose organisation.
+    pub source: SourceId,
+    /// Whose presence.
+    pub agent: &'a str,
+    /// The same in the CRM.
+    pub external_id: Option<&'a str>,
+    /// Topic it came in on.
+    pub topic: Option<&'a str>,
+    /// System presence.
+    pub presence: Option<&'a str>,
+}
+
+impl Subscription {
+    /// Whether the webhook is owed an event of this kind and content.
+    #[must_use]
+    pub fn wants(&self, kind: EventKind, facts: &Facts<'_>) -> bool {
+        if !self.events.contains(&kind) || !self.watches(facts) {
+            return false;
+        }
+        // A time without sight has neither topic nor presence: whoever watches the agent is told.
+        kind != EventKind::PresenceUpdated || self.fits(facts)
+    }
+
+    /// Whether the present state of an agent belongs into the webhook's snapshot.
+    #[must_use]
+    pub fn shows(&self, facts: &Facts<'_>) -> bool {
+        self.watches(facts) && self.fits(facts)
+    }
+
+    fn watches(&self, facts: &Facts<'_>) -> bool {
+        (self.agents.is_empty()
+            || self.agents.contains(facts.agent)
+            || facts.external_id.is_some_and(|id| self.agents.contains(id)))
+            && (self.sources.is_empty() || self.sources.contains(&facts.source))
+    }
+
+    fn fits(&self, facts: &Facts<'_>) -> bool {
+        let holds = |list: &HashSet<String>, value: Option<&str>| {
+            list.is_empty() || value.is_some_and(|value| list.contains(value))
+        };
+        holds(&self.topics, facts.topic) && holds(&self.presences, facts.presence)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn everything() -> Subscription {
+        Subscription {
+            webhook_id: WebhookId(Uuid::from_u128(1)),
+            version: 1,
+            events: vec![EventKind::PresenceUpdated],
+            agents: HashSet::new(),
+            topics: HashSet::new(),
+            presences: HashSet::new(),
+            sources: HashSet::new(),
+            mode: Mode::Every,
+            min_dwell: Duration::ZERO,
+            batch_wait: None,
+            paused: false,
+        }
+    }
+
+    const FACTS: Facts<'static> = Facts {
+        source: SourceId(Uuid::from_u128(2)),
+        agent: "ann",
+        external_id: Some("crm-7"),
+        topic: Some("t"),
+        presence: Some("AVAILABLE"),
+    };
+
+    fn set(texts: &[&str]) -> HashSet<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn an_empty_list_asks_for_all_and_another_for_what_it_holds() {
+        let updated = EventKind::PresenceUpdated;
+        assert!(everything().wants(updated, &FACTS));
+        for (agents, wanted) in [("ann", true), ("crm-7", true), ("bob", false)] {
+            assert_eq!(
+                Subscription { agents: set(&[agents]), ..everything() }.wants(updated, &FACTS),
+                wanted
+            );
+        }
+        for (presences, wanted) in [("AVAILABLE", true), ("AWAY", false)] {
+            let asks = Subscription { presences: set(&[presences]), ..everything() };
+            assert_eq!(asks.wants(updated, &FACTS), wanted);
+            assert!(!asks.wants(updated, &Facts { presence: None, ..FACTS }));
+        }
+        assert!(!Subscription { topics: set(&["other"]), ..everything() }.wants(updated, &FACTS));
+        let elsewhere = HashSet::from([SourceId(Uuid::from_u128(9))]);
+        assert!(!Subscription { sources: elsewhere, ..everything() }.wants(updated, &FACTS));
+    }
+
+    #[test]
+    fn a_gap_is_told_to_whoever_watches_the_agent_and_asks_for_gaps() {
+        let gap = EventKind::PresenceGap;
+        let nothing_seen = Facts { topic: None, presence: None, ..FACTS };
+        assert!(!everything().wants(gap, &nothing_seen));
+        let asks = Subscription { events: vec![gap], presences: set(&["AWAY"]), ..everything() };
+        assert!(asks.wants(gap, &nothing_seen));
+        assert!(!Subscription { agents: set(&["bob"]), ..asks }.wants(gap, &nothing_seen));
+    }
+}

@@ -1,0 +1,77 @@
+//! Where a webhook's POSTs go and what it is told of.
+
+use url::Url;
+
+use super::EVENTS;
+use crate::domain::ids::SourceId;
+use crate::domain::presence::canonical_presence;
+use crate::domain::target::TargetPolicy;
+use crate::domain::violation::{Violation, check_texts, without_repeats};
+
+const URL_CHARS_MAX: usize = 2048;
+const DESCRIPTION_CHARS_MAX: usize = 500;
+const AGENTS_MAX: usize = 1000;
+const LIST_MAX: usize = 100;
+const ID_CHARS_MAX: usize = 200;
+const PRESENCE_CHARS_MAX: usize = 100;
+
+/// Judges an address that something of ours will be sent to.
+pub(super) fn check_url(
+    field: &str,
+    text: &str,
+    targets: &TargetPolicy,
+    found: &mut Vec<Violation>,
+) -> Option<Url> {
+    if text.chars().count() > URL_CHARS_MAX {
+        found.push(Violation::new(field, format!("is longer than {URL_CHARS_MAX} characters")));
+        return None;
+    }
+    targets.check_url(text).map_err(|error| found.push(Violation::new(field, error.to_string()))).ok()
+}
+
+/// Line breaks are fine in a description, other control characters are not.
+pub(super) fn check_description(text: &str, found: &mut Vec<Violation>) {
+    if text.chars().count() > DESCRIPTION_CHARS_MAX {
+        found.push(Violation::new(
+            "description",
+            format!("is longer than {DESCRIPTION_CHARS_MAX} characters"),
+        ));
+    }
+    if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+        found.push(Violation::new("description", "has control characters"));
+    }
+}
+
+pub(super) fn check_agents(texts: Vec<String>, found: &mut Vec<Violation>) -> Vec<String> {
+    check_texts("agents", texts, AGENTS_MAX, ID_CHARS_MAX, found)
+}
+
+pub(super) fn check_topics(texts: Vec<String>, found: &mut Vec<Violation>) -> Vec<String> {
+    check_texts("topics", texts, LIST_MAX, ID_CHARS_MAX, found)
+}
+
+/// In our spelling, each once.
+pub(super) fn check_presences(texts: Vec<String>, found: &mut Vec<Violation>) -> Vec<String> {
+    let texts = check_texts("presences", texts, LIST_MAX, PRESENCE_CHARS_MAX, found);
+    without_repeats(texts.iter().filter_map(|text| canonical_presence(text)).collect())
+}
+
+pub(super) fn check_sources(sources: Vec<SourceId>, found: &mut Vec<Violation>) -> Vec<SourceId> {
+    let sources = without_repeats(sources);
+    if sources.len() > LIST_MAX {
+        found.push(Violation::new("sources", format!("has more than {LIST_MAX} items")));
+    }
+    sources
+}
+
+pub(super) fn check_events(events: &[String], found: &mut Vec<Violation>) {
+    if events.is_empty() {
+        found.push(Violation::new("events", "is empty"));
+    }
+    for (i, event) in events.iter().enumerate() {
+        if !EVENTS.contains(&event.as_str()) {
+            let what = format!("is no kind of event; there are {}", EVENTS.join(", "));
+            found.push(Violation::new(format!("events/{i}"), what));
+        }
+    }
+}

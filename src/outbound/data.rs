@@ -1,0 +1,188 @@
+//! What a receiver is told of an event: the `data` of its body, up to what depends on the delivery. Pure.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::clock::rfc3339;
+use crate::domain::event_data::{Agent, EventData, SourceName};
+use crate::domain::gap_notice::GapNotice;
+use crate::domain::ids::{ConnectionId, EventId, GapId, WebhookId};
+use crate::domain::presence::{Detail, Event, EventKind};
+use crate::domain::source_notice::{NoticedGap, SourceNotice};
+use crate::domain::webhook_notice::WebhookNotice;
+
+/// Room for all of an event but its frame; more is taken where it is needed.
+const ROOM: usize = 1024;
+
+#[derive(Serialize)]
+struct TestData {
+    event_id: EventId,
+    received_at: String,
+    committed_at: Option<String>,
+}
+
+#[derive(Serialize)]
+struct SourceData<'a> {
+    event_id: EventId,
+    source: Option<SourceName<'a>>,
+    since: Option<String>,
+    until: Option<String>,
+    gap_count: u32,
+    gaps: Vec<SourceGap<'a>>,
+    received_at: String,
+    committed_at: Option<String>,
+}
+
+#[derive(Serialize)]
+struct SourceGap<'a> {
+    id: GapId,
+    connection_id: ConnectionId,
+    cause: &'a str,
+    from: String,
+    to: Option<String>,
+    agents: u32,
+}
+
+#[derive(Serialize)]
+struct GapData<'a> {
+    event_id: EventId,
+    source: Option<SourceName<'a>>,
+    agent: Option<Agent<'a>>,
+    gap: Option<Gap<'a>>,
+    received_at: String,
+    committed_at: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Gap<'a> {
+    id: GapId,
+    connection_id: ConnectionId,
+    cause: &'a str,
+    from: String,
+    to: String,
+}
+
+#[derive(Serialize)]
+struct WebhookData<'a> {
+    event_id: EventId,
+    webhook: Option<Webhook<'a>>,
+    reason: Option<&'a str>,
+    failing_since: Option<String>,
+    failures: u32,
+    received_at: String,
+    committed_at: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Webhook<'a> {
+    id: WebhookId,
+    description: &'a str,
+}
+
+/// The event's part of `data`, as JSON without its closing brace.
+pub fn open_data(event: &Event) -> Vec<u8> {
+    let mut written = Vec::with_capacity(event.raw.len() + ROOM);
+    let result = match event.kind {
+        EventKind::PresenceUpdated | EventKind::PresenceSnapshot => write_presence(&mut written, event),
+        EventKind::WebhookTest => serde_json::to_writer(
+            &mut written,
+            &TestData {
+                event_id: event.event_id,
+                received_at: rfc3339(event.received_at),
+                committed_at: event.committed_at.map(rfc3339),
+            },
+        ),
+        EventKind::SourceStale | EventKind::SourceRecovered => {
+            serde_json::to_writer(&mut written, &source_data(event))
+        }
+        EventKind::PresenceGap => serde_json::to_writer(&mut written, &gap_data(event)),
+        EventKind::WebhookFailing | EventKind::WebhookDisabled | EventKind::WebhookRecovered => {
+            serde_json::to_writer(&mut written, &webhook_data(event))
+        }
+    };
+    // Writing strings, numbers and checked JSON into memory cannot fail.
+    debug_assert!(result.is_ok());
+    written.pop();
+    written
+}
+
+/// The frame goes in as it was if it is JSON, else as a JSON string of its text: mended text could be JSON too, but it
+/// would not be the frame.
+fn write_presence(written: &mut Vec<u8>, event: &Event) -> serde_json::Result<()> {
+    match serde_json::from_slice::<&RawValue>(&event.raw) {
+        Ok(frame) => serde_json::to_writer(written, &EventData::new(event, frame, rfc3339)),
+        Err(_) => {
+            let text = String::from_utf8_lossy(&event.raw);
+            serde_json::to_writer(written, &EventData::new(event, text, rfc3339))
+        }
+    }
+}
+
+fn source_name(event: &Event) -> Option<SourceName<'_>> {
+    event.source.as_ref().map(|(id, name)| SourceName { id: *id, name })
+}
+
+fn source_data(event: &Event) -> SourceData<'_> {
+    let notice: Option<&SourceNotice> = match &event.detail {
+        Some(Detail::Source(notice)) => Some(notice),
+        _ => None,
+    };
+    SourceData {
+        event_id: event.event_id,
+        source: source_name(event),
+        since: notice.map(|notice| rfc3339(notice.since)),
+        until: notice.and_then(|notice| notice.until).map(rfc3339),
+        gap_count: notice.map_or(0, |notice| notice.gap_count),
+        gaps: notice.map(|notice| notice.gaps.iter().map(source_gap).collect()).unwrap_or_default(),
+        received_at: rfc3339(event.received_at),
+        committed_at: event.committed_at.map(rfc3339),
+    }
+}
+
+fn source_gap(gap: &NoticedGap) -> SourceGap<'_> {
+    SourceGap {
+        id: gap.id,
+        connection_id: gap.connection_id,
+        cause: &gap.cause,
+        from: rfc3339(gap.from),
+        to: gap.to.map(rfc3339),
+        agents: gap.agents,
+    }
+}
+
+fn gap_data(event: &Event) -> GapData<'_> {
+    let notice: Option<&GapNotice> = match &event.detail {
+        Some(Detail::Gap(notice)) => Some(notice),
+        _ => None,
+    };
+    GapData {
+        event_id: event.event_id,
+        source: source_name(event),
+        agent: Agent::of(event),
+        gap: notice.map(|notice| Gap {
+            id: notice.id,
+            connection_id: notice.connection_id,
+            cause: &notice.cause,
+            from: rfc3339(notice.from),
+            to: rfc3339(notice.to),
+        }),
+        received_at: rfc3339(event.received_at),
+        committed_at: event.committed_at.map(rfc3339),
+    }
+}
+
+fn webhook_data(event: &Event) -> WebhookData<'_> {
+    let notice: Option<&WebhookNotice> = match &event.detail {
+        Some(Detail::Webhook(notice)) => Some(notice),
+        _ => None,
+    };
+    WebhookData {
+        event_id: event.event_id,
+        webhook: notice.map(|notice| Webhook { id: notice.id, description: &notice.description }),
+        reason: notice.and_then(|notice| notice.reason.as_deref()),
+        failing_since: notice.and_then(|notice| notice.failing_since).map(rfc3339),
+        failures: notice.map_or(0, |notice| notice.failures),
+        received_at: rfc3339(event.received_at),
+        committed_at: event.committed_at.map(rfc3339),
+    }
+}

@@ -1,0 +1,239 @@
+//! An access token by client credentials (RFC 6749, section 4.4), kept until shortly before it ends.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Uri};
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use url::form_urlencoded;
+
+use super::target::{address, basic, hidden};
+use super::wire::{ANSWER_READ_MAX, Wire};
+use crate::domain::access::Auth;
+
+/// Life of a token whose answer does not tell it.
+const LIFE_UNTOLD: Duration = Duration::from_secs(300);
+/// A shorter life than this is not believed: we would do nothing but ask. A longer one is cut.
+const LIFE_SHORTEST: Duration = Duration::from_secs(10);
+const LIFE_LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// After a failure the endpoint is left in peace for so long.
+const REST: Duration = Duration::from_secs(1);
+/// A token that was never accepted is not replaced for being refused while it is younger than this: another one would
+/// be refused like it, and each POST would cost three requests.
+const TRUSTED: Duration = Duration::from_secs(60);
+
+/// A token as it is sent.
+#[derive(Clone)]
+pub struct Token {
+    /// `Bearer …`.
+    pub header: HeaderValue,
+    /// Which of ours.
+    number: u64,
+}
+
+#[derive(Default)]
+struct State {
+    token: Option<Kept>,
+    /// Where the token that is being asked for will be.
+    under_way: Option<watch::Receiver<Option<Option<Token>>>>,
+    /// Not asked before.
+    rest_until: Option<Instant>,
+    /// Tokens so far.
+    issued: u64,
+}
+
+struct Kept {
+    token: Token,
+    issued_at: Instant,
+    refresh_at: Instant,
+    ends_at: Instant,
+    accepted: bool,
+}
+
+/// Keeps one token for everybody who needs it. Clones are the same keeper.
+#[derive(Clone)]
+pub struct Tokens(Arc<Keeper>);
+
+struct Keeper {
+    wire: Wire,
+    endpoint: Uri,
+    /// Credentials, if they do not go into the form.
+    authorization: Option<HeaderValue>,
+    form: Bytes,
+    within: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Deserialize)]
+struct Issued {
+    access_token: String,
+    #[serde(default)]
+    token_type: Option<String>,
+    #[serde(default)]
+    expires_in: Option<serde_json::Value>,
+}
+
+impl Tokens {
+    /// `None` if no request can be made of it, or it is another kind of credentials.
+    pub fn new(wire: Wire, auth: &Auth, within: Duration) -> Option<Self> {
+        let Auth::Oauth2 { token_url, client_id, client_secret, scope, audience, in_body } = auth else {
+            return None;
+        };
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("grant_type", "client_credentials");
+        for (name, value) in [("scope", scope), ("audience", audience)] {
+            if let Some(value) = value {
+                form.append_pair(name, value);
+            }
+        }
+        let authorization = if *in_body {
+            form.append_pair("client_id", client_id).append_pair("client_secret", client_secret.expose());
+            None
+        } else {
+            // Section 2.3.1: both are encoded as in a form first.
+            let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+            Some(basic(&encoded(client_id), &encoded(client_secret.expose()))?)
+        };
+        Some(Self(Arc::new(Keeper {
+            wire,
+            endpoint: address(token_url)?,
+            authorization,
+            form: form.finish().into(),
+            within,
+            state: Mutex::default(),
+        })))
+    }
+
+    /// A token that should be good for a while. One request at a time is made for it, and everybody who waits shares
+    /// what comes of it. `None`: there is none to be had now.
+    pub async fn get(&self) -> Option<Token> {
+        let mut issued = {
+            let mut state = self.state();
+            let now = Instant::now();
+            let kept = state.token.as_ref().filter(|kept| kept.ends_at > now);
+            let token = kept.map(|kept| kept.token.clone());
+            let fresh = kept.is_some_and(|kept| kept.refresh_at > now);
+            let resting = state.rest_until.is_some_and(|until| until > now);
+            // One whose task died is none.
+            let under_way = state.under_way.clone().filter(|issued| issued.has_changed().is_ok());
+            let issued = match under_way {
+                Some(issued) => Some(issued),
+                None if fresh || resting => None,
+                None => {
+                    let (tell, issued) = watch::channel(None);
+                    state.under_way = Some(issued.clone());
+                    tokio::spawn(self.clone().fetch(tell));
+                    Some(issued)
+                }
+            };
+            // Nobody waits for a refresh that comes in good time.
+            if token.is_some() {
+                return token;
+            }
+            issued?
+        };
+        issued.wait_for(Option::is_some).await.ok()?.clone().flatten()
+    }
+
+    /// The receiver took it for good.
+    pub fn accepted(&self, token: &Token) {
+        if let Some(kept) = self.state().token.as_mut().filter(|kept| kept.token.number == token.number) {
+            kept.accepted = true;
+        }
+    }
+
+    /// The receiver refused this one. Says whether it makes sense to ask for another.
+    pub fn drop_refused(&self, token: &Token) -> bool {
+        let mut state = self.state();
+        match &state.token {
+            Some(kept) if kept.token.number == token.number => {
+                let worn = kept.accepted || kept.issued_at.elapsed() > TRUSTED;
+                if worn {
+                    state.token = None;
+                }
+                worn
+            }
+            // Somebody else has dropped it already.
+            _ => true,
+        }
+    }
+
+    /// Runs as a task of its own: it goes on when the attempt that asked has run out of time.
+    async fn fetch(self, tell: watch::Sender<Option<Option<Token>>>) {
+        let issued = timeout(self.0.within, self.ask()).await.ok().flatten();
+        let mut state = self.state();
+        let now = Instant::now();
+        state.under_way = None;
+        let token = issued.map(|(header, life)| {
+            state.issued += 1;
+            let token = Token { header, number: state.issued };
+            state.token = Some(Kept {
+                token: token.clone(),
+                issued_at: now,
+                refresh_at: now + used_for(life),
+                ends_at: now + life,
+                accepted: false,
+            });
+            token
+        });
+        state.rest_until = token.is_none().then(|| now + REST);
+        drop(state);
+        tell.send_replace(Some(token));
+    }
+
+    async fn ask(&self) -> Option<(HeaderValue, Duration)> {
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(self.0.endpoint.clone())
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(ACCEPT, "application/json")
+            .body(Full::new(self.0.form.clone()))
+            .ok()?;
+        if let Some(authorization) = &self.0.authorization {
+            request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+        }
+        let reply = self.0.wire.ask(request, ANSWER_READ_MAX).await.ok()?;
+        if reply.status != 200 || !reply.whole {
+            return None;
+        }
+        let issued: Issued = serde_json::from_slice(&reply.body).ok()?;
+        let bearer = issued.token_type.as_deref().is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
+        if !bearer || issued.access_token.is_empty() {
+            return None;
+        }
+        Some((hidden(&format!("Bearer {}", issued.access_token))?, life(issued.expires_in.as_ref())))
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long a token lives. Some servers write the number as a text.
+fn life(told: Option<&serde_json::Value>) -> Duration {
+    let seconds = match told {
+        Some(serde_json::Value::Number(number)) => number.as_f64(),
+        Some(serde_json::Value::String(text)) => text.trim().parse().ok(),
+        _ => None,
+    };
+    match seconds {
+        None => LIFE_UNTOLD,
+        Some(seconds) if seconds <= 0.0 => LIFE_SHORTEST,
+        Some(seconds) => Duration::try_from_secs_f64(seconds).unwrap_or(LIFE_LONGEST),
+    }
+    .clamp(LIFE_SHORTEST, LIFE_LONGEST)
+}
+
+/// How long it is used before another is asked for: a tenth before its end, at least a minute, at most half its life.
+fn used_for(life: Duration) -> Duration {
+    life - (life / 10).max(Duration::from_secs(60)).min(life / 2)
+}
+
+#[cfg(test)]
+#[path = "oauth_tests.rs"]
+mod tests;

@@ -1,0 +1,173 @@
+//! Where one webhook's POSTs go, and all that its receiver asks for: its own connections, headers and credentials.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Request, Uri};
+use rustls::ClientConfig;
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use super::guard::Guard;
+use super::oauth::Tokens;
+use super::wire::{Reply, Wire};
+use crate::domain::access::{Access, Auth};
+use crate::domain::delivery::Outcome;
+use crate::tls::Identity;
+
+const UNAUTHORIZED: u16 = 401;
+
+/// Where a webhook's POSTs go. Made once and kept: it holds the connections, which no other webhook shares or waits
+/// for, and the access token. Clones are the same target.
+#[derive(Clone)]
+pub struct Target(Arc<Parts>);
+
+struct Parts {
+    /// `None` if no request can be made of what was registered: every attempt says so then.
+    way: Option<Way>,
+    timeout: Duration,
+}
+
+struct Way {
+    address: Uri,
+    wire: Wire,
+    /// The receiver's own headers, and credentials that do not change.
+    headers: HeaderMap,
+    /// Credentials that do.
+    tokens: Option<Tokens>,
+}
+
+impl fmt::Debug for Target {
+    /// An address may hold a secret, and everything else is one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Target(…)")
+    }
+}
+
+impl Target {
+    pub(super) fn new(
+        guard: &Guard,
+        tls: &Arc<ClientConfig>,
+        url: &str,
+        access: &Access,
+        timeout: Duration,
+    ) -> Self {
+        let way = Way::new(guard, tls, url, access, timeout);
+        Self(Arc::new(Parts { way, timeout }))
+    }
+
+    /// When a request that begins now must have ended.
+    pub(super) fn deadline(&self) -> Instant {
+        Instant::now() + self.0.timeout
+    }
+
+    /// Asks with everything that the receiver wants to see; a header of the request wins over one of the receiver's own.
+    /// Always ends by the deadline. Keeps at most `keep` bytes of the answer's body.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub(super) async fn ask(
+        &self,
+        request: Request<Full<Bytes>>,
+        deadline: Instant,
+        keep: usize,
+    ) -> Result<Reply, Outcome> {
+        let way = self.0.way.as_ref().ok_or(Outcome::NotBuilt)?;
+        timeout_at(deadline, way.ask(request, deadline, keep)).await.unwrap_or(Err(Outcome::TimedOut))
+    }
+}
+
+impl Way {
+    fn new(
+        guard: &Guard,
+        tls: &Arc<ClientConfig>,
+        url: &str,
+        access: &Access,
+        timeout: Duration,
+    ) -> Option<Self> {
+        let tls = match &access.client_certificate {
+            None => tls.clone(),
+            Some(certificate) => {
+                let identity = Identity::from_pem(&certificate.chain, certificate.key.expose()).ok()?;
+                Arc::new(identity.shown_by(tls))
+            }
+        };
+        let wire = Wire::new(guard.clone(), tls, timeout);
+        let mut headers = HeaderMap::with_capacity(access.headers.len() + 1);
+        for (name, value) in &access.headers {
+            headers.insert(HeaderName::try_from(name).ok()?, hidden(value.expose())?);
+        }
+        let mut tokens = None;
+        match &access.auth {
+            Auth::None => {}
+            Auth::Basic { username, password } => {
+                headers.insert(AUTHORIZATION, basic(username, password.expose())?);
+            }
+            Auth::Bearer { token } => {
+                headers.insert(AUTHORIZATION, hidden(&format!("Bearer {}", token.expose()))?);
+            }
+            Auth::Oauth2 { .. } => tokens = Some(Tokens::new(wire.clone(), &access.auth, timeout)?),
+        }
+        Some(Self { address: address(url)?, wire, headers, tokens })
+    }
+
+    async fn ask(
+        &self,
+        mut request: Request<Full<Bytes>>,
+        deadline: Instant,
+        keep: usize,
+    ) -> Result<Reply, Outcome> {
+        *request.uri_mut() = self.address.clone();
+        let ours = std::mem::replace(request.headers_mut(), self.headers.clone());
+        request.headers_mut().extend(ours);
+        let Some(tokens) = &self.tokens else {
+            return self.wire.ask(request, keep).await;
+        };
+        // By the same deadline, so that it is the token that is told to be missing.
+        let get =
+            async || timeout_at(deadline, tokens.get()).await.ok().flatten().ok_or(Outcome::TokenRefused);
+        let token = get().await?;
+        request.headers_mut().insert(AUTHORIZATION, token.header.clone());
+        let reply = self.wire.ask(request.clone(), keep).await?;
+        if reply.status != UNAUTHORIZED {
+            tokens.accepted(&token);
+            return Ok(reply);
+        }
+        if !tokens.drop_refused(&token) {
+            return Ok(reply);
+        }
+        let token = get().await?;
+        request.headers_mut().insert(AUTHORIZATION, token.header.clone());
+        self.wire.ask(request, keep).await
+    }
+}
+
+/// The address as a request wants it. Two parsers must agree about host and port, or nothing is sent.
+pub(super) fn address(text: &str) -> Option<Uri> {
+    let url = Url::parse(text).ok()?;
+    let uri: Uri = url.as_str().parse().ok()?;
+    let agree = uri.host()?.eq_ignore_ascii_case(url.host_str()?)
+        && uri.port_u16() == url.port()
+        && uri.scheme_str() == Some(url.scheme());
+    // What stands before an @ would be sent as part of the name over HTTP/2.
+    let plain = url.username().is_empty() && url.password().is_none();
+    (agree && plain && matches!(url.scheme(), "http" | "https")).then_some(uri)
+}
+
+/// The credentials of RFC 7617.
+pub(super) fn basic(username: &str, password: &str) -> Option<HeaderValue> {
+    hidden(&format!("Basic {}", BASE64.encode(format!("{username}:{password}"))))
+}
+
+/// A value that no `Debug` shows, and no header compression remembers.
+pub(super) fn hidden(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}

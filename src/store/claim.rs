@@ -1,0 +1,148 @@
+//! What is due comes into a dispatcher's hands: retries, what nobody was told of, and what was too much before.
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use super::Result;
+use super::deliveries::{Claimed, Cycle, Room};
+use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
+
+/// Takes what is due and first in its lane. Whatever is due and is not gets out of the way: blocked if it is not the
+/// oldest of its lane, put off for good if its webhook is paused or unverified (resume or a good answer brings it back).
+///
+/// A webhook whose circuit is open is passed over as a whole, however much it is owed: one look at its health.
+pub(super) async fn claim(
+    conn: &mut PgConnection,
+    dispatcher: DispatcherId,
+    now: OffsetDateTime,
+    room: &Room,
+    cycle: &mut Cycle,
+) -> Result<()> {
+    let rows = sqlx::query!(
+        r#"with recursive
+           -- Each webhook that has anything dated, by one index descent each.
+           dated (webhook_id) as (
+               (select d.webhook_id
+                from delivery d
+                where d.due_at is not null
+                  and $6::uuid[] is null
+                order by d.webhook_id
+                limit 1)
+               union all
+               select (select d.webhook_id
+                       from delivery d
+                       where d.due_at is not null
+                         and d.webhook_id > p.webhook_id
+                       order by d.webhook_id
+                       limit 1)
+               from dated p
+               where p.webhook_id is not null
+           ),
+           asked (webhook_id) as (
+               select webhook_id from dated where webhook_id is not null
+               union all
+               select unnest($6::uuid[])
+           ),
+           -- Those that may be sent to. A webhook that is gone is among them: what it was owed must end.
+           open as (
+               select a.webhook_id, coalesce(w.version, 0) as version, w.state in ('paused', 'unverified') as paused,
+                      w.mode = 'latest' as latest, w.batch_max_items is not null as batched,
+                      greatest(
+                          case when h.failures >= 5 then 1 else coalesce(w.max_concurrency, 100) end
+                              - coalesce(b.held, 0), 0) as room
+               from asked a
+               left join webhook w on w.webhook_id = a.webhook_id
+               left join webhook_health h on h.webhook_id = a.webhook_id
+               left join unnest($4::uuid[], $5::bigint[]) as b (webhook_id, held) on b.webhook_id = a.webhook_id
+               where coalesce(h.hold_until <= $1, true)
+                  or w.deleted_at is not null
+           ),
+           candidate as (
+               select c.delivery_id, c.webhook_id, c.lane, c.position, o.version, o.paused, o.latest, o.batched,
+                      c.is_state
+               from open o
+               cross join lateral (
+                   select d.delivery_id, d.webhook_id, d.lane, d.position, d.due_at, d.is_state
+                   from delivery d
+                   where d.webhook_id = o.webhook_id
+                     and d.due_at <= $1
+                   order by d.due_at
+                   limit case when o.batched then 1 else o.room end
+               ) c
+               order by c.due_at
+               limit $2
+           ),
+           judged as (
+               select c.*,
+                      exists (
+                          select
+                          from delivery o
+                          where o.webhook_id = c.webhook_id
+                            and o.lane = c.lane
+                            and o.position < c.position) as behind,
+                      c.latest and c.is_state and exists (
+                          select
+                          from delivery n
+                          where n.webhook_id = c.webhook_id
+                            and n.lane = c.lane
+                            and n.position > c.position
+                            and n.is_state) as newer
+               from candidate c
+           ),
+           moved as (
+               update delivery d
+               set due_at = case when j.paused then 'infinity'::timestamptz end,
+                   leased_by = case when not (coalesce(j.paused, false) or j.behind) then $3::uuid end,
+                   attempt = d.attempt + case when coalesce(j.paused, false) or j.behind then 0 else 1 end,
+                   sent_at = case when coalesce(j.paused, false) or j.behind then d.sent_at
+                                  else coalesce(d.sent_at, $1) end
+               from judged j
+               where d.delivery_id = j.delivery_id
+                 and not coalesce(j.batched, false)
+               returning d.delivery_id, d.webhook_id, d.lane, d.attempt, d.superseded, d.sent_at, d.event_id,
+                         d.leased_by is not null as held, d.position, j.version, coalesce(j.newer, false) as newer
+           )
+           select delivery_id as "delivery_id!: DeliveryId", webhook_id as "webhook_id!: WebhookId",
+                  lane as "lane!", attempt as "attempt!", superseded as "superseded!", sent_at,
+                  event_id as "event_id!: EventId", held as "held!", version as "version!", newer as "newer!",
+                  false as "batched!", position as "position!"
+           from moved
+           union all
+           select delivery_id, webhook_id, lane, 0, 0, null, delivery_id, false, version, false, true, position
+           from judged
+           where batched
+           order by 12"#,
+        now,
+        room.total,
+        dispatcher as _,
+        &room.held.iter().map(|(webhook, _)| *webhook).collect::<Vec<_>>() as _,
+        &room.held.iter().map(|(_, count)| *count).collect::<Vec<_>>(),
+        room.only.as_deref() as _,
+    )
+    .fetch_all(conn)
+    .await?;
+    cycle.more |= i64::try_from(rows.len()).is_ok_and(|moved| moved >= room.total);
+    for row in rows {
+        if row.batched {
+            cycle.batches_due.push(row.webhook_id);
+            continue;
+        }
+        if !row.held {
+            cycle.more = true; // it took a place that another may want
+            continue;
+        }
+        cycle.claimed.push(Claimed {
+            delivery_id: row.delivery_id,
+            webhook_id: row.webhook_id,
+            webhook_version: row.version,
+            lane: row.lane,
+            attempt: row.attempt,
+            superseded: row.superseded,
+            sent_at: row.sent_at.unwrap_or(now),
+            event_id: row.event_id,
+            event: None,
+            newer: row.newer,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! `presence.gap`: tells the webhooks that ask for it that an agent could not be seen for a while, in the agent's own
+//! lane, before what is read of the time after it. Written with the end of the gap, in its transaction.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use super::owing::NewEvent;
+use super::sight::ClosedGap;
+use super::subscriptions::generation;
+use super::written::Written;
+use super::{Result, Store};
+use crate::domain::gap_notice::GapNotice;
+use crate::domain::ids::{AgentId, ConnectionId, EventId, SourceId};
+use crate::domain::matching::Subscription;
+use crate::domain::presence::{Detail, Event, EventKind, Origin};
+
+impl Store {
+    /// Writes the notices of a gap that has ended. The caller commits, and announces what comes back.
+    pub(super) async fn tell_of_gap(
+        &self,
+        conn: &mut PgConnection,
+        source: SourceId,
+        connection: ConnectionId,
+        gap: &ClosedGap,
+        now: OffsetDateTime,
+    ) -> Result<Written> {
+        let known = generation(conn).await?;
+        let asked = |all: &[Subscription]| all.iter().any(|s| s.events.contains(&EventKind::PresenceGap));
+        if !asked(&self.subscriptions.of(conn, known).await?) {
+            return Ok(Written::default());
+        }
+        sqlx::query("select pg_advisory_xact_lock(7700451)").execute(&mut *conn).await?;
+        let generation = generation(conn).await?;
+        let subscriptions = self.subscriptions.of(conn, generation).await?;
+        let rows = sqlx::query!(
+            r#"select a.agent_key, a.agent_id as "agent_id: AgentId", s.name as source_name,
+                      x.external_id as "external_id?",
+                      (select nextval('event_position_seq')) as "position!"
+               from agent a
+               join source s on s.source_id = a.source_id
+               left join agent_external_id x on x.source_id = a.source_id and x.agent_id = a.agent_id
+               where a.source_id = $1
+                 and a.agent_id = any ($2)
+               order by a.agent_key"#,
+            source as _,
+            &gap.agents,
+        )
+        .fetch_all(&mut *conn)
+        .await?;
+        let notice = GapNotice {
+            id: gap.gap_id,
+            connection_id: connection,
+            cause: gap.cause.clone(),
+            from: gap.from,
+            to: gap.to,
+        };
+        let events: Vec<NewEvent> = (0..)
+            .zip(rows)
+            .map(|(place, row)| NewEvent {
+                event: Arc::new(Event {
+                    event_id: EventId::generate(),
+                    kind: EventKind::PresenceGap,
+                    position: row.position + place,
+                    source: Some((source, row.source_name)),
+                    agent_id: Some(row.agent_id),
+                    sequence: None,
+                    topic: None,
+                    external_id: row.external_id,
+                    presence: None,
+                    previous: None,
+                    occurred_at: Some(gap.to),
+                    received_at: now,
+                    committed_at: Some(now),
+                    origin: Origin::Live,
+                    detail: Some(Detail::Gap(Box::new(notice.clone()))),
+                    raw: Bytes::from_static(b"null"),
+                }),
+                agent_key: row.agent_key,
+                connection_id: Some(connection),
+            })
+            .collect();
+        self.write_events(conn, &events, &subscriptions, Subscription::wants, now).await
+    }
+}

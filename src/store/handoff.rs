@@ -1,0 +1,140 @@
+//! From the writer of an event to the dispatcher in the same process, past the claim: a nudge that says what it is about.
+//!
+//! It carries no truth. What is handed over stands in `delivery`, held by the dispatcher; if the message is lost with
+//! the process, or the dispatcher is another one by then, the row is freed like any that a dead dispatcher held.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::deliveries::Claimed;
+use crate::domain::ids::{DispatcherId, EventId, WebhookId};
+use crate::domain::presence::Event;
+
+/// What a writer has to say to the dispatcher.
+#[derive(Clone, Debug)]
+pub enum Handed {
+    /// A delivery that it holds from birth.
+    Delivery(Box<Claimed>),
+    /// Something stands in a lane behind what was there before. If nothing of that lane is under way, the dispatcher looks
+    /// who is first there.
+    Behind {
+        /// To whom.
+        webhook: WebhookId,
+        /// In which lane.
+        lane: i64,
+    },
+    /// Deliveries that wait for their batch.
+    Collecting {
+        /// To whom.
+        webhook: WebhookId,
+        /// How many.
+        count: usize,
+    },
+}
+
+/// Leave to put deliveries into a dispatcher's hands at their birth.
+#[derive(Clone, Debug, Default)]
+pub struct Leave {
+    /// Whose hands; `None`: nobody takes any.
+    pub dispatcher: Option<DispatcherId>,
+    /// How many at most.
+    pub room: usize,
+    /// Webhooks for which nothing is taken.
+    pub held: Arc<HashSet<WebhookId>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    leave: Leave,
+    waiting: Vec<Handed>,
+    /// Events that blocked deliveries tell, so that they need not be read again, and their ids, oldest first.
+    events: HashMap<EventId, Arc<Event>>,
+    kept: VecDeque<EventId>,
+}
+
+impl Inner {
+    fn keep(&mut self, events: &[Arc<Event>]) {
+        for event in events {
+            if self.events.insert(event.event_id, event.clone()).is_none() {
+                self.kept.push_back(event.event_id);
+            }
+        }
+        while self.kept.len() > EVENTS_MAX {
+            if let Some(oldest) = self.kept.pop_front() {
+                self.events.remove(&oldest);
+            }
+        }
+    }
+}
+
+/// Events kept for blocked deliveries at most: at 1 KiB each some 8 MiB.
+const EVENTS_MAX: usize = 8192;
+
+/// Between the writers and the dispatcher of one process. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Handoff {
+    inner: Arc<Mutex<Inner>>,
+    bell: Arc<Notify>,
+}
+
+impl Handoff {
+    /// What a writer may do now; asked before its transaction.
+    #[must_use]
+    pub fn leave(&self) -> Leave {
+        let inner = self.lock();
+        let room = inner.leave.room.saturating_sub(inner.waiting.len());
+        Leave { room, ..inner.leave.clone() }
+    }
+
+    /// The dispatcher says whose hands they are now and how many more it can hold.
+    pub fn set_leave(&self, leave: Leave) {
+        self.lock().leave = leave;
+    }
+
+    /// The dispatcher takes nothing any more; what waits is given to nobody (its rows are freed with the dispatcher).
+    pub fn close(&self) {
+        *self.lock() = Inner::default();
+    }
+
+    /// Hands over after the commit. False if that dispatcher is gone: its rows must be freed.
+    #[must_use]
+    pub fn hand_over(&self, leave: &Leave, handed: Vec<Handed>, events: &[Arc<Event>]) -> bool {
+        if handed.is_empty() {
+            return true;
+        }
+        {
+            let mut inner = self.lock();
+            if inner.leave.dispatcher != leave.dispatcher {
+                return leave.dispatcher.is_none();
+            }
+            if inner.leave.dispatcher.is_some() {
+                inner.waiting.extend(handed);
+                inner.keep(events);
+            }
+        }
+        self.bell.notify_one();
+        true
+    }
+
+    /// What was handed over since.
+    pub fn take(&self) -> Vec<Handed> {
+        std::mem::take(&mut self.lock().waiting)
+    }
+
+    /// Waits until something may have been handed over.
+    pub async fn rung(&self) {
+        self.bell.notified().await;
+    }
+
+    /// An event that was written a moment ago, if it is still kept.
+    #[must_use]
+    pub fn recent_event(&self, id: EventId) -> Option<Arc<Event>> {
+        self.lock().events.get(&id).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,169 @@
+//! `idempotency`: answers to writes that came with an `Idempotency-Key`. Called by `api/idempotency.rs`, and once in a
+//! while by `app.rs`.
+
+use time::{Duration, OffsetDateTime};
+
+use super::{Result, Store};
+use crate::clock;
+use crate::domain::secret::MasterKey;
+use crate::random;
+
+/// How long an answer is kept.
+pub const KEPT_FOR: Duration = Duration::hours(24);
+/// After this a call that has no answer yet counts as cut off: the process that carried it out is gone.
+const CUT_OFF_AFTER: Duration = Duration::seconds(60);
+
+/// One call by its key.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Who calls.
+    pub principal: String,
+    /// SHA-256 of the key.
+    pub key: [u8; 32],
+    /// SHA-256 of what is asked for.
+    pub request: [u8; 32],
+}
+
+/// What is known of a call.
+#[derive(Clone, Debug)]
+pub enum Reserved {
+    /// It is new, and ours to carry out; the time names this reservation.
+    Ours(OffsetDateTime),
+    /// It was carried out: status and opened answer.
+    Answered(u16, Vec<u8>),
+    /// It is being carried out.
+    UnderWay,
+    /// The key was used for something else.
+    Reused,
+}
+
+impl Call {
+    /// What the sealed answer is bound to.
+    fn bound_to(&self) -> Vec<u8> {
+        [&self.key[..], self.principal.as_bytes()].concat()
+    }
+}
+
+impl Store {
+    /// Reserves a key for a call, or tells what became of the call that has it.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn reserve_call(&self, call: &Call, master_key: &MasterKey) -> Result<Reserved> {
+        let now = clock::now();
+        // Several at once: the row's lock lets one through, and the others find what it left.
+        let ours = sqlx::query_scalar!(
+            "insert into idempotency as known (principal, key_hash, request_hash, created_at)
+             values ($1, $2, $3, $4)
+             on conflict (principal, key_hash) do update
+             set request_hash = excluded.request_hash,
+                 status = null,
+                 answer_sealed = null,
+                 created_at = excluded.created_at
+             where known.created_at < $5
+                or (known.status is null and known.created_at < $6)
+             returning created_at",
+            call.principal,
+            &call.key[..],
+            &call.request[..],
+            now,
+            now - KEPT_FOR,
+            now - CUT_OFF_AFTER,
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        if let Some(at) = ours {
+            return Ok(Reserved::Ours(at));
+        }
+        let known = sqlx::query!(
+            "select request_hash, status, answer_sealed
+             from idempotency
+             where principal = $1
+               and key_hash = $2",
+            call.principal,
+            &call.key[..],
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        // Freed in between: the next try has it.
+        let Some(known) = known else {
+            return Ok(Reserved::UnderWay);
+        };
+        if known.request_hash != call.request {
+            return Ok(Reserved::Reused);
+        }
+        let (Some(status), Some(sealed)) = (known.status, known.answer_sealed) else {
+            return Ok(Reserved::UnderWay);
+        };
+        let answer =
+            master_key.open(&sealed, &call.bound_to()).map_err(|error| super::StoreError::Corrupt {
+                table: "idempotency",
+                column: "answer_sealed",
+                row: call.principal.clone(),
+                what: error.to_string(),
+            })?;
+        Ok(Reserved::Answered(u16::try_from(status).unwrap_or_default(), answer))
+    }
+
+    /// Keeps the answer of a call that was ours.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn keep_answer(
+        &self,
+        call: &Call,
+        reserved_at: OffsetDateTime,
+        status: u16,
+        answer: &[u8],
+        master_key: &MasterKey,
+    ) -> Result<()> {
+        let sealed = master_key.seal(answer, &call.bound_to(), random::bytes());
+        sqlx::query!(
+            "update idempotency
+             set status = $4,
+                 answer_sealed = $5
+             where principal = $1
+               and key_hash = $2
+               and created_at = $3
+               and status is null",
+            call.principal,
+            &call.key[..],
+            reserved_at,
+            i32::from(status),
+            sealed,
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Frees the key of a call that was ours and failed.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn free_call(&self, call: &Call, reserved_at: OffsetDateTime) -> Result<()> {
+        sqlx::query!(
+            "delete from idempotency
+             where principal = $1
+               and key_hash = $2
+               and created_at = $3
+               and status is null",
+            call.principal,
+            &call.key[..],
+            reserved_at,
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Forgets calls from before this time.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn forget_idempotency(&self, before: OffsetDateTime) -> Result<u64> {
+        let gone =
+            sqlx::query!("delete from idempotency where created_at < $1", before).execute(&self.pool).await?;
+        Ok(gone.rows_affected())
+    }
+}

@@ -1,0 +1,182 @@
+//! Dispatchers that live, and what becomes of what a dead one held.
+
+use time::OffsetDateTime;
+
+use super::deliveries::{BEGIN_CYCLE, LEASE};
+use super::{Result, Store, answered, answered_in_a_minute, audit};
+use crate::domain::ids::{DispatcherId, EventId};
+
+impl Store {
+    /// A sign of life of a dispatcher. False if it had been given up for dead: what it held is in other hands.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn is_alive(&self, dispatcher: DispatcherId, now: OffsetDateTime) -> Result<bool> {
+        answered(async {
+            let renewed = sqlx::query!(
+                "update dispatcher
+                 set alive_until = $2
+                 where dispatcher_id = $1",
+                dispatcher as _,
+                now + LEASE,
+            )
+            .execute(&self.pool)
+            .await?;
+            Ok(renewed.rows_affected() > 0)
+        })
+        .await
+    }
+
+    /// A dispatcher begins. It also looks for lanes whose first delivery nobody holds and nothing wakes, which a crash
+    /// between a commit and the word about it leaves.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn begin_dispatcher(&self, dispatcher: DispatcherId, now: OffsetDateTime) -> Result<()> {
+        answered_in_a_minute(async {
+            let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
+            audit::allow_a_minute(&mut tx).await?;
+            sqlx::query!(
+                "insert into dispatcher (dispatcher_id, alive_until) values ($1, $2)",
+                dispatcher as _,
+                now + LEASE,
+            )
+            .execute(&mut *tx)
+            .await?;
+            wake_stranded(&mut tx, now).await?;
+            tx.commit().await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Frees what dispatchers held that have given no sign of life, each with an audit entry: whether the POST was made
+    /// is not known. Says how many rows there were.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn free_of_the_dead(&self, now: OffsetDateTime) -> Result<u64> {
+        answered_in_a_minute(async {
+            let dead = sqlx::query_scalar!(
+                r#"select dispatcher_id as "id: DispatcherId" from dispatcher where alive_until < $1"#,
+                now,
+            )
+            .fetch_all(&self.pool)
+            .await?;
+            if dead.is_empty() {
+                return Ok(0);
+            }
+            let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
+            audit::allow_a_minute(&mut tx).await?;
+            let freed = sqlx::query!(
+                "with freed as (
+                     update delivery
+                     set due_at = $2,
+                         leased_by = null
+                     where leased_by = any ($1)
+                     returning delivery_id, webhook_id, lane, event_id, attempt
+                 )
+                 insert into audit_log (
+                     at, kind, level, webhook_id, agent_id, event_id, delivery_id, attempt, outcome)
+                 select $2, 'ATTEMPT_LOST', 'WARN', f.webhook_id, a.agent_id, f.event_id, f.delivery_id, f.attempt,
+                        'unknown'
+                 from freed f
+                 left join agent a on a.agent_key = f.lane",
+                &dead as _,
+                now,
+            )
+            .execute(&mut *tx)
+            .await?;
+            wake_stranded(&mut tx, now).await?;
+            sqlx::query!("delete from dispatcher where dispatcher_id = any ($1)", &dead as _)
+                .execute(&mut *tx)
+                .await?;
+            tx.commit().await?;
+            Ok(freed.rows_affected())
+        })
+        .await
+    }
+
+    /// Gives back everything that a dispatcher holds that has ended in this process, as if it had never been claimed.
+    ///
+    /// # Errors
+    /// If the database is away; then it is free once its lease has ended.
+    pub async fn end_dispatcher(&self, dispatcher: DispatcherId) -> Result<()> {
+        self.free_of(dispatcher).await?;
+        answered(async {
+            sqlx::query!("delete from dispatcher where dispatcher_id = $1", dispatcher as _)
+                .execute(&self.pool)
+                .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Frees what a dispatcher holds.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub(super) async fn free_of(&self, dispatcher: DispatcherId) -> Result<()> {
+        answered(async {
+            sqlx::query!(
+                "update delivery
+                 set due_at = now(),
+                     leased_by = null,
+                     attempt = greatest(attempt - 1, 0)
+                 where leased_by = $1",
+                dispatcher as _,
+            )
+            .execute(&self.pool)
+            .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Makes the deliveries of these events due, of which nobody was told because the answer to a commit was lost. One that
+    /// is not the first of its lane goes back behind it when it is claimed.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn free_untold(&self, events: &[EventId]) -> Result<()> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        answered(async {
+            let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
+            sqlx::query!(
+                "update delivery
+                 set due_at = now(),
+                     attempt = case when leased_by is null then attempt else attempt - 1 end,
+                     leased_by = null
+                 where event_id = any ($1)
+                   and due_at is null",
+                events as _,
+            )
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+async fn wake_stranded(conn: &mut sqlx::PgConnection, now: OffsetDateTime) -> Result<()> {
+    sqlx::query!(
+        "update delivery d
+         set due_at = greatest($1, d.not_before)
+         where d.due_at is null
+           and d.leased_by is null
+           and not exists (
+               select
+               from delivery o
+               where o.webhook_id = d.webhook_id
+                 and o.lane = d.lane
+                 and o.position < d.position)",
+        now,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,320 @@
+//! Events and what is owed for them: who gets a delivery, what gives way to it, and in whose hands it begins. No SQL;
+//! `store/written.rs` writes the plan down.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+
+use super::deliveries::Claimed;
+use super::handoff::{Handed, Leave};
+use crate::domain::audit::{Entry, Kind};
+use crate::domain::delivery::EndState;
+use crate::domain::delivery_settings::Mode;
+use crate::domain::ids::{ConnectionId, DeliveryId, EventId, WebhookId};
+use crate::domain::matching::{Facts, Subscription};
+use crate::domain::presence::{Event, EventKind};
+
+/// An event about to be written.
+pub(super) struct NewEvent {
+    pub(super) event: Arc<Event>,
+    pub(super) agent_key: i64,
+    pub(super) connection_id: Option<ConnectionId>,
+}
+
+impl NewEvent {
+    /// What filters look at; `None` if the event is about no source.
+    pub(super) fn facts(&self) -> Option<Facts<'_>> {
+        let event = &self.event;
+        Some(Facts {
+            source: event.source.as_ref()?.0,
+            agent: event.agent_id.as_ref().map_or("", |id| id.0.as_str()),
+            external_id: event.external_id.as_deref(),
+            topic: event.topic.as_deref(),
+            presence: event.presence.as_deref(),
+        })
+    }
+}
+
+/// A delivery about to be written.
+pub(super) struct Planned {
+    pub(super) delivery_id: DeliveryId,
+    pub(super) webhook_id: WebhookId,
+    pub(super) webhook_version: i64,
+    pub(super) lane: i64,
+    /// Index of its event, and its id.
+    pub(super) event: usize,
+    pub(super) event_id: EventId,
+    /// Nothing of this plan stands before it in its lane.
+    pub(super) first: bool,
+    /// When it may leave if it is the first of its lane; `None`: its webhook is paused.
+    pub(super) due_at: Option<OffsetDateTime>,
+    /// It goes into the dispatcher's hands if it is the first of its lane.
+    pub(super) handed: bool,
+    /// It waits for a batch, whatever stands before it.
+    pub(super) batched: bool,
+    pub(super) not_before: Option<OffsetDateTime>,
+    pub(super) superseded: i32,
+    pub(super) is_state: bool,
+}
+
+/// A lane in which waiting deliveries give way.
+pub(super) struct GivesWay {
+    pub(super) webhook_id: WebhookId,
+    pub(super) lane: i64,
+    /// Only those that still dwell at this time; `None`: all that wait.
+    pub(super) dwelling_at: Option<OffsetDateTime>,
+    /// Who takes their place.
+    pub(super) to: Option<DeliveryId>,
+}
+
+/// All that is owed for some events.
+#[derive(Default)]
+pub(super) struct Plan {
+    pub(super) deliveries: Vec<Planned>,
+    pub(super) gives_way: Vec<GivesWay>,
+    /// Of deliveries that gave way within the plan.
+    pub(super) entries: Vec<Entry>,
+    /// How many of each event's deliveries are in the plan, those that gave way included.
+    pub(super) owed: Vec<i64>,
+}
+
+/// Which events a webhook is owed.
+pub(super) type Wants = fn(&Subscription, EventKind, &Facts<'_>) -> bool;
+
+/// Plans the deliveries of events, in their order.
+pub(super) fn plan(
+    events: &[NewEvent],
+    subscriptions: &[Subscription],
+    wants: Wants,
+    leave: &Leave,
+    now: OffsetDateTime,
+) -> Plan {
+    let mut planning =
+        Planning { plan: Plan::default(), lanes: HashMap::new(), room: leave.room, leave, now };
+    for (index, new) in events.iter().enumerate() {
+        planning.plan.owed.push(0);
+        let event = &new.event;
+        let Some(facts) = new.facts() else { continue };
+        for subscription in subscriptions {
+            let wanted = wants(subscription, event.kind, &facts);
+            if wanted {
+                planning.owe(index, new, subscription);
+            } else if !subscription.min_dwell.is_zero() && event.kind == EventKind::PresenceUpdated {
+                planning.end_dwelling(new, subscription, None);
+            }
+        }
+    }
+    let gone: Vec<usize> = planning.lanes.values().flat_map(|lane| lane.gone.iter().copied()).collect();
+    planning.plan.leave_out(gone);
+    planning.plan
+}
+
+#[derive(Default)]
+struct LanePlan {
+    /// Indexes of the lane's deliveries that stand.
+    standing: Vec<usize>,
+    /// And of those that gave way.
+    gone: Vec<usize>,
+    /// Index into `gives_way` of the lane's line without a time.
+    gives_way: Option<usize>,
+}
+
+struct Planning<'a> {
+    plan: Plan,
+    lanes: HashMap<(WebhookId, i64), LanePlan>,
+    room: usize,
+    leave: &'a Leave,
+    now: OffsetDateTime,
+}
+
+impl Planning<'_> {
+    fn owe(&mut self, index: usize, new: &NewEvent, subscription: &Subscription) {
+        let event = &new.event;
+        let delivery_id = DeliveryId::of(event.event_id, subscription.webhook_id);
+        let is_state = matches!(event.kind, EventKind::PresenceUpdated | EventKind::PresenceSnapshot);
+        let mut superseded = 0;
+        if !subscription.min_dwell.is_zero() && is_state {
+            superseded += self.end_dwelling(new, subscription, Some(delivery_id));
+        }
+        if subscription.mode == Mode::Latest && is_state {
+            superseded += self.end_waiting(new, subscription, delivery_id);
+        }
+        // Even if it has passed: whether the state lasted so long is for the next one of the same plan to say.
+        let not_before = (!subscription.min_dwell.is_zero() && event.kind == EventKind::PresenceUpdated)
+            .then(|| event.received_at + subscription.min_dwell);
+        let due_at = match (subscription.paused, subscription.batch_wait) {
+            (true, _) => None,
+            (false, Some(wait)) => Some((self.now + wait).max(not_before.unwrap_or(self.now))),
+            (false, None) => Some(not_before.unwrap_or(self.now).max(self.now)),
+        };
+        let lane = self.lanes.entry((subscription.webhook_id, new.agent_key)).or_default();
+        let first = lane.standing.is_empty();
+        let handed = first
+            && self.room > 0
+            && due_at.is_some_and(|at| at <= self.now)
+            && subscription.batch_wait.is_none()
+            && self.leave.dispatcher.is_some()
+            && !self.leave.held.contains(&subscription.webhook_id);
+        self.room -= usize::from(handed);
+        lane.standing.push(self.plan.deliveries.len());
+        if let Some(owed) = self.plan.owed.get_mut(index) {
+            *owed += 1;
+        }
+        self.plan.deliveries.push(Planned {
+            delivery_id,
+            webhook_id: subscription.webhook_id,
+            webhook_version: subscription.version,
+            lane: new.agent_key,
+            event: index,
+            event_id: event.event_id,
+            first,
+            due_at,
+            handed,
+            batched: subscription.batch_wait.is_some(),
+            not_before,
+            superseded,
+            is_state,
+        });
+    }
+
+    /// Mode `latest`: everything of the lane that waits gives way. Says how many did within the plan.
+    fn end_waiting(&mut self, new: &NewEvent, subscription: &Subscription, to: DeliveryId) -> i32 {
+        let key = (subscription.webhook_id, new.agent_key);
+        let line = match self.lanes.entry(key).or_default().gives_way {
+            Some(line) => line,
+            None => {
+                self.plan.gives_way.push(GivesWay {
+                    webhook_id: key.0,
+                    lane: key.1,
+                    dwelling_at: None,
+                    to: None,
+                });
+                let line = self.plan.gives_way.len() - 1;
+                self.lanes.entry(key).or_default().gives_way = Some(line);
+                line
+            }
+        };
+        if let Some(line) = self.plan.gives_way.get_mut(line) {
+            line.to = Some(to);
+        }
+        self.end_standing(key, Some(to), &new.event, |planned| planned.is_state)
+    }
+
+    /// A state that did not last gives way, whatever comes after it. Says how many did within the plan.
+    fn end_dwelling(&mut self, new: &NewEvent, subscription: &Subscription, to: Option<DeliveryId>) -> i32 {
+        let key = (subscription.webhook_id, new.agent_key);
+        let at = new.event.received_at;
+        self.plan.gives_way.push(GivesWay { webhook_id: key.0, lane: key.1, dwelling_at: Some(at), to });
+        self.end_standing(key, to, &new.event, |planned| planned.not_before.is_some_and(|until| until > at))
+    }
+
+    fn end_standing(
+        &mut self,
+        key: (WebhookId, i64),
+        to: Option<DeliveryId>,
+        by: &Event,
+        ends: impl Fn(&Planned) -> bool,
+    ) -> i32 {
+        let Some(lane) = self.lanes.get_mut(&key) else { return 0 };
+        let mut superseded = 0;
+        for index in std::mem::take(&mut lane.standing) {
+            let Some(planned) = self.plan.deliveries.get(index).filter(|planned| ends(planned)) else {
+                lane.standing.push(index);
+                continue;
+            };
+            superseded += 1 + planned.superseded;
+            self.room += usize::from(planned.handed);
+            self.plan.entries.push(entry(self.now, planned, by, to));
+            lane.gone.push(index);
+        }
+        superseded
+    }
+}
+
+impl Plan {
+    /// Drops what gave way, and says anew who is the first of a lane.
+    fn leave_out(&mut self, gone: Vec<usize>) {
+        if gone.is_empty() {
+            return;
+        }
+        let gone: std::collections::HashSet<usize> = gone.into_iter().collect();
+        let mut index = 0;
+        self.deliveries.retain(|_| {
+            index += 1;
+            !gone.contains(&(index - 1))
+        });
+        let mut seen = std::collections::HashSet::new();
+        for planned in &mut self.deliveries {
+            planned.first = seen.insert((planned.webhook_id, planned.lane));
+            planned.handed &= planned.first;
+        }
+    }
+
+    /// Adds what the database says has given way in a lane to the first that stands there. False if none does.
+    pub(super) fn add_superseded(&mut self, webhook: WebhookId, lane: i64, count: i32) -> bool {
+        let first = self.deliveries.iter_mut().find(|d| d.webhook_id == webhook && d.lane == lane);
+        match first {
+            Some(planned) => {
+                planned.superseded += count;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// What the dispatcher is told once the plan is committed. `written` says of each delivery whether it is in its hands,
+    /// and whether it stands behind another.
+    pub(super) fn handed(
+        &self,
+        events: &[NewEvent],
+        written: &HashMap<DeliveryId, (bool, bool)>,
+        now: OffsetDateTime,
+    ) -> (Vec<Handed>, Vec<Arc<Event>>) {
+        let (mut handed, mut kept, mut collecting) = (Vec::new(), Vec::new(), HashMap::new());
+        for planned in &self.deliveries {
+            let Some(new) = events.get(planned.event) else { continue };
+            if planned.batched {
+                *collecting.entry(planned.webhook_id).or_insert(0_usize) += 1;
+                continue;
+            }
+            match written.get(&planned.delivery_id) {
+                Some((true, _)) => handed.push(Handed::Delivery(Box::new(Claimed {
+                    delivery_id: planned.delivery_id,
+                    webhook_id: planned.webhook_id,
+                    webhook_version: planned.webhook_version,
+                    lane: planned.lane,
+                    attempt: 1,
+                    superseded: planned.superseded,
+                    sent_at: now,
+                    event_id: new.event.event_id,
+                    event: Some(new.event.clone()),
+                    newer: false,
+                }))),
+                Some((false, true)) => {
+                    if planned.first {
+                        handed.push(Handed::Behind { webhook: planned.webhook_id, lane: planned.lane });
+                    }
+                    kept.push(new.event.clone());
+                }
+                _ => {}
+            }
+        }
+        handed.extend(collecting.into_iter().map(|(webhook, count)| Handed::Collecting { webhook, count }));
+        (handed, kept)
+    }
+}
+
+fn entry(now: OffsetDateTime, planned: &Planned, by: &Event, to: Option<DeliveryId>) -> Entry {
+    let mut entry = Entry::new(now, Kind::DeliveryEnded);
+    entry.webhook_id = Some(planned.webhook_id);
+    entry.agent_id.clone_from(&by.agent_id);
+    entry.event_id = Some(planned.event_id);
+    entry.delivery_id = Some(planned.delivery_id);
+    entry.outcome = Some(EndState::Superseded.as_str());
+    entry.end_state = Some(EndState::Superseded.as_str());
+    match to {
+        Some(to) => entry.data("superseded_by", to.to_string()),
+        None => entry.data("superseded_by_event", by.event_id.to_string()),
+    }
+}

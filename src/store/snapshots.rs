@@ -1,0 +1,160 @@
+//! Snapshots: the present state of every agent that a webhook watches, written into its lanes, so that it has a true
+//! picture before the first change. How far one has come is kept with the webhook: a crash in the middle costs nothing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sqlx::types::Json;
+
+use super::events::BEGIN_WRITING;
+use super::owing::NewEvent;
+use super::subscriptions::generation;
+use super::{Result, Store, answered, audit};
+use crate::clock;
+use crate::domain::agent_state::{AgentState, EventState};
+use crate::domain::audit::{Entry, Kind};
+use crate::domain::ids::{AgentId, EventId, SourceId, WebhookId};
+use crate::domain::matching::Subscription;
+use crate::domain::presence::{Detail, Event, EventKind, Origin};
+
+/// Agents of one transaction: live changes wait for it.
+const CHUNK: i64 = 500;
+
+impl Store {
+    /// Writes snapshots that are asked for, for so long. True if some are still to be written.
+    ///
+    /// # Errors
+    /// If the database is away; what is written stays, and the next call goes on from there.
+    pub async fn write_snapshots(&self, within: Duration) -> Result<bool> {
+        let by = Instant::now() + within;
+        loop {
+            let asked = answered(async {
+                Ok(sqlx::query_scalar!(
+                    r#"select webhook_id as "webhook_id: WebhookId"
+                       from webhook
+                       where snapshot_next is not null
+                         and deleted_at is null
+                         and state in ('active', 'paused')
+                       order by webhook_id
+                       limit 1"#,
+                )
+                .fetch_optional(&self.pool)
+                .await?)
+            });
+            let Some(webhook) = asked.await? else { return Ok(false) };
+            if Instant::now() >= by {
+                return Ok(true);
+            }
+            self.write_chunk(webhook).await?;
+        }
+    }
+
+    /// Counts changes of webhooks.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn webhook_generation(&self) -> Result<i64> {
+        answered(async { generation(&mut *self.pool.acquire().await?).await }).await
+    }
+
+    async fn write_chunk(&self, webhook: WebhookId) -> Result<()> {
+        let written = answered(async {
+            let mut tx = self.hot.begin_with(BEGIN_WRITING).await?;
+            // The webhook's row first locks out an owner who asks anew meanwhile.
+            let from = sqlx::query_scalar!(
+                r#"select snapshot_next as "from!"
+                   from webhook
+                   where webhook_id = $1
+                     and snapshot_next is not null
+                   for update"#,
+                webhook as _,
+            )
+            .fetch_optional(&mut *tx)
+            .await?;
+            let Some(from) = from else { return Ok(None) };
+            let rows = sqlx::query!(
+                r#"select a.agent_key, a.source_id as "source_id: SourceId", s.name as source_name,
+                          a.agent_id as "agent_id: AgentId", a.sequence, a.presence, a.topic, a.occurred_at,
+                          a.received_at, a.name, a.email, a.state as "state: Json<AgentState>",
+                          x.external_id as "external_id?",
+                          (select nextval('event_position_seq')) as "position!"
+                   from agent a
+                   join source s on s.source_id = a.source_id and s.deleted_at is null
+                   left join agent_external_id x on x.source_id = a.source_id and x.agent_id = a.agent_id
+                   where a.agent_key >= $1
+                     and a.sequence > 0
+                   order by a.agent_key
+                   limit $2"#,
+                from,
+                CHUNK,
+            )
+            .fetch_all(&mut *tx)
+            .await?;
+            let now = clock::now();
+            let next = rows.last().map(|row| row.agent_key + 1);
+            let events: Vec<NewEvent> = (0..)
+                .zip(rows)
+                .map(|(place, row)| NewEvent {
+                    event: Arc::new(Event {
+                        event_id: EventId::generate(),
+                        kind: EventKind::PresenceSnapshot,
+                        position: row.position + place,
+                        source: Some((row.source_id, row.source_name)),
+                        agent_id: Some(row.agent_id),
+                        sequence: Some(row.sequence),
+                        topic: row.topic,
+                        external_id: row.external_id,
+                        presence: row.presence,
+                        previous: None,
+                        occurred_at: row.occurred_at,
+                        received_at: now,
+                        committed_at: Some(now),
+                        origin: Origin::Live,
+                        detail: Some(Detail::Agent(Box::new(EventState {
+                            state: row.state.0,
+                            changed: Vec::new(),
+                            name: row.name,
+                            email: row.email,
+                        }))),
+                        raw: Bytes::from_static(b"null"),
+                    }),
+                    agent_key: row.agent_key,
+                    connection_id: None,
+                })
+                .collect();
+            let generation = generation(&mut tx).await?;
+            let all = self.subscriptions.of(&mut tx, generation).await?;
+            let only: Vec<Subscription> =
+                all.iter().filter(|subscription| subscription.webhook_id == webhook).cloned().collect();
+            let shown: Vec<NewEvent> = events.into_iter().filter(|new| shows(&only, new)).collect();
+            let written = self.write_events(&mut tx, &shown, &only.into(), |_, _, _| true, now).await?;
+            set_next(&mut tx, webhook, next).await?;
+            if next.is_none() {
+                let mut told = Entry::new(now, Kind::SnapshotWritten);
+                told.webhook_id = Some(webhook);
+                audit::write(&mut tx, &[told]).await?;
+            }
+            tx.commit().await?;
+            Ok(Some(written))
+        })
+        .await?;
+        if let Some(written) = written {
+            self.announce(written).await;
+        }
+        Ok(())
+    }
+}
+
+/// Notes how far a snapshot has come. No change of the webhook itself: filters need not be read again.
+async fn set_next(conn: &mut sqlx::PgConnection, webhook: WebhookId, next: Option<i64>) -> Result<()> {
+    sqlx::query!("update webhook set snapshot_next = $2 where webhook_id = $1", webhook as _, next)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+fn shows(subscriptions: &[Subscription], new: &NewEvent) -> bool {
+    let facts = new.facts();
+    facts.is_some_and(|facts| subscriptions.iter().any(|subscription| subscription.shows(&facts)))
+}

@@ -1,0 +1,401 @@
+//! How receivers have been of late: circuits, disabling, probes, and the notices about them.
+
+use sqlx::PgConnection;
+use sqlx::types::Json;
+use time::OffsetDateTime;
+
+use super::history::{Lane, open_delivery};
+use super::{Result, Store, answered, answered_in_a_minute, audit, webhooks};
+use crate::domain::audit::{Entry, Kind, Level};
+use crate::domain::circuit::Circuit;
+use crate::domain::delivery::EndState;
+use crate::domain::ids::{DeliveryId, EventId, WebhookId};
+use crate::domain::presence::EventKind;
+use crate::domain::webhook_notice::WebhookNotice;
+use crate::store::deliveries::HealthChange;
+
+/// How long a disabled webhook is left alone before it is asked whether it is well; an unverified one is asked sooner.
+const PROBE_EVERY: time::Duration = time::Duration::hours(1);
+const VERIFY_EVERY: time::Duration = time::Duration::minutes(1);
+/// How long a probe may take until another may begin.
+const PROBE_WITHIN: time::Duration = time::Duration::minutes(2);
+/// Probes begun at once.
+const PROBES_MAX: i64 = 20;
+
+/// Keeps circuits, in a cycle's transaction.
+pub(super) async fn write(conn: &mut PgConnection, changes: &[HealthChange]) -> Result<()> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "insert into webhook_health as h (webhook_id, failures, failing_since, hold_until, last_outcome)
+         select n.*
+         from unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::timestamptz[], $5::text[])
+              as n (webhook_id, failures, failing_since, hold_until, last_outcome)
+         where exists (select from webhook w where w.webhook_id = n.webhook_id)
+         on conflict (webhook_id) do update
+         set failures = excluded.failures,
+             failing_since = excluded.failing_since,
+             hold_until = excluded.hold_until,
+             last_outcome = coalesce(excluded.last_outcome, h.last_outcome)",
+        &changes.iter().map(|c| c.webhook_id).collect::<Vec<_>>() as _,
+        &changes.iter().map(|c| i32::try_from(c.circuit.failures).unwrap_or(i32::MAX)).collect::<Vec<_>>(),
+        &changes.iter().map(|c| c.circuit.failing_since).collect::<Vec<_>>() as _,
+        &changes.iter().map(|c| c.circuit.hold_until).collect::<Vec<_>>() as _,
+        &changes.iter().map(|c| c.last_outcome).collect::<Vec<_>>() as _,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+impl Store {
+    /// A webhook's receiver has failed several times in a row: those who ask for it are told, once. `circuit` is how it is
+    /// now, which the next cycle has yet to write down.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn webhook_fails(
+        &self,
+        id: WebhookId,
+        circuit: &Circuit,
+        outcome: &str,
+        now: OffsetDateTime,
+    ) -> Result<()> {
+        answered(async {
+            let mut tx = self.begin().await?;
+            let first = sqlx::query!(
+                "insert into webhook_health as h (webhook_id, failures, failing_since, last_outcome, noticed)
+                 select webhook_id, $2, $3, $4, true
+                 from webhook
+                 where webhook_id = $1
+                   and deleted_at is null
+                 on conflict (webhook_id) do update
+                 set failures = greatest(h.failures, excluded.failures),
+                     failing_since = coalesce(h.failing_since, excluded.failing_since),
+                     last_outcome = excluded.last_outcome,
+                     noticed = true
+                 where not h.noticed",
+                id as _,
+                i32::try_from(circuit.failures).unwrap_or(i32::MAX),
+                circuit.failing_since,
+                outcome,
+            )
+            .execute(&mut *tx)
+            .await?;
+            if first.rows_affected() > 0 {
+                let entry = Entry::new(now, Kind::WebhookFailing).level(Level::Warn).data("outcome", outcome);
+                audit::write(&mut tx, &[about(entry, id)]).await?;
+                tell(&mut tx, EventKind::WebhookFailing, id, Some(outcome), now).await?;
+            }
+            tx.commit().await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// A failing webhook takes deliveries again: those who were told that it fails are told that too.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn webhook_succeeds(&self, id: WebhookId, now: OffsetDateTime) -> Result<()> {
+        answered(async {
+            let mut tx = self.begin().await?;
+            recovered(&mut tx, id, now).await?;
+            tx.commit().await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Disables a webhook: nothing is owed to it from now on, and what it is owed ends. `reason` is `gone` or `failing`;
+    /// one that was failing is asked now and then whether it is well.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn disable_webhook(&self, id: WebhookId, reason: &str, now: OffsetDateTime) -> Result<u64> {
+        answered_in_a_minute(async {
+            let mut tx = self.begin().await?;
+            audit::allow_a_minute(&mut tx).await?;
+            let changed = sqlx::query!(
+                "update webhook
+                 set state = 'disabled',
+                     state_reason = $2,
+                     snapshot_next = null,
+                     version = version + 1,
+                     updated_at = $3
+                 where webhook_id = $1
+                   and deleted_at is null
+                   and state in ('active', 'paused')",
+                id as _,
+                reason,
+                now,
+            )
+            .execute(&mut *tx)
+            .await?;
+            if changed.rows_affected() == 0 {
+                return Ok(0);
+            }
+            sqlx::query!(
+                "insert into webhook_health (webhook_id, noticed, probe_at)
+                 values ($1, true, $2)
+                 on conflict (webhook_id) do update
+                 set noticed = true,
+                     probe_at = excluded.probe_at",
+                id as _,
+                (reason == "failing").then_some(now + PROBE_EVERY),
+            )
+            .execute(&mut *tx)
+            .await?;
+            let ended = audit::end_deliveries_of(&mut tx, id, EndState::WebhookDisabled, now, None).await?;
+            let entry = Entry::new(now, Kind::WebhookDisabled)
+                .level(Level::Error)
+                .data("reason", reason)
+                .data("deliveries_ended", ended);
+            audit::write(&mut tx, &[about(entry, id)]).await?;
+            tell(&mut tx, EventKind::WebhookDisabled, id, Some(reason), now).await?;
+            tx.commit().await?;
+            Ok(ended)
+        })
+        .await
+    }
+
+    /// Disabled and unverified webhooks that are to be asked now whether they are well; each is ours for a while.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn begin_probes(&self, now: OffsetDateTime) -> Result<Vec<WebhookId>> {
+        answered(async {
+            Ok(sqlx::query_scalar!(
+                r#"update webhook_health h
+                   set probe_at = $2
+                   from (
+                       select h.webhook_id
+                       from webhook_health h
+                       join webhook w on w.webhook_id = h.webhook_id
+                       where h.probe_at <= $1
+                         and w.deleted_at is null
+                         and w.state in ('disabled', 'unverified')
+                       order by h.probe_at
+                       limit $3
+                       for update of h skip locked) due
+                   where h.webhook_id = due.webhook_id
+                   returning h.webhook_id as "id: WebhookId""#,
+                now,
+                now + PROBE_WITHIN,
+                PROBES_MAX,
+            )
+            .fetch_all(&self.pool)
+            .await?)
+        })
+        .await
+    }
+
+    /// What came of a probe: a webhook that is well is active again, and one that was disabled gets a snapshot. A receiver
+    /// may say how many POSTs a minute it allows.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn end_probe(
+        &self,
+        id: WebhookId,
+        entry: Entry,
+        found: Result<Option<u32>, &'static str>,
+        now: OffsetDateTime,
+    ) -> Result<()> {
+        answered(async {
+            let mut tx = self.begin().await?;
+            audit::write(&mut tx, &[about(entry, id)]).await?;
+            if let Ok(per_minute) = found {
+                enable(&mut tx, id, now, None).await?;
+                allow(&mut tx, id, per_minute).await?;
+            } else {
+                sqlx::query!(
+                    "update webhook_health h
+                     set probe_at = case when w.state = 'unverified' then $2::timestamptz else $3::timestamptz end
+                     from webhook w
+                     where h.webhook_id = $1
+                       and w.webhook_id = h.webhook_id",
+                    id as _,
+                    now + VERIFY_EVERY,
+                    now + PROBE_EVERY,
+                )
+                .execute(&mut *tx)
+                .await?;
+            }
+            tx.commit().await?;
+            Ok(())
+        })
+        .await?;
+        self.wake.deliveries_due();
+        Ok(())
+    }
+}
+
+/// Makes a disabled or unverified webhook active, with a clean record and a snapshot on its way. False if it was
+/// neither.
+pub(super) async fn enable(
+    conn: &mut PgConnection,
+    id: WebhookId,
+    now: OffsetDateTime,
+    principal: Option<&str>,
+) -> Result<bool> {
+    let changed = sqlx::query!(
+        "update webhook
+         set state = 'active',
+             state_reason = null,
+             snapshot_next = case when state = 'disabled' then 0 else snapshot_next end,
+             version = version + 1,
+             updated_at = $2
+         where webhook_id = $1
+           and deleted_at is null
+           and state in ('disabled', 'unverified')",
+        id as _,
+        now,
+    )
+    .execute(&mut *conn)
+    .await?;
+    if changed.rows_affected() == 0 {
+        return Ok(false);
+    }
+    recovered(conn, id, now).await?;
+    // What it was owed before its receiver had to be asked anew.
+    sqlx::query!(
+        "update delivery
+         set due_at = now()
+         where webhook_id = $1
+           and due_at = 'infinity'",
+        id as _,
+    )
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query!(
+        "update webhook_health
+         set failures = 0,
+             failing_since = null,
+             hold_until = null,
+             probe_at = null
+         where webhook_id = $1",
+        id as _,
+    )
+    .execute(&mut *conn)
+    .await?;
+    let mut entry = Entry::new(now, Kind::WebhookEnabled);
+    entry.principal = principal.map(str::to_owned);
+    audit::write(conn, &[about(entry, id)]).await?;
+    Ok(true)
+}
+
+/// Holds a webhook to what its receiver allows, unless its owner has set a limit.
+async fn allow(conn: &mut PgConnection, id: WebhookId, per_minute: Option<u32>) -> Result<()> {
+    let Some(per_minute) = per_minute.filter(|n| *n > 0) else { return Ok(()) };
+    sqlx::query!(
+        "update webhook
+         set rate_limit_requests = $2,
+             rate_limit_per_seconds = 60,
+             version = version + 1
+         where webhook_id = $1
+           and rate_limit_requests is null",
+        id as _,
+        i32::try_from(per_minute.min(10_000)).unwrap_or(10_000),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Tells of a recovery, if it was told before that the webhook fails.
+async fn recovered(conn: &mut PgConnection, id: WebhookId, now: OffsetDateTime) -> Result<()> {
+    let noticed = sqlx::query!(
+        "update webhook_health
+         set noticed = false
+         where webhook_id = $1
+           and noticed",
+        id as _,
+    )
+    .execute(&mut *conn)
+    .await?;
+    if noticed.rows_affected() > 0 {
+        audit::write(conn, &[about(Entry::new(now, Kind::WebhookRecovered), id)]).await?;
+        tell(conn, EventKind::WebhookRecovered, id, None, now).await?;
+    }
+    Ok(())
+}
+
+/// Makes the event and owes it to every other webhook that asks for its kind, in the lane of events without an agent.
+async fn tell(
+    conn: &mut PgConnection,
+    kind: EventKind,
+    about: WebhookId,
+    reason: Option<&str>,
+    now: OffsetDateTime,
+) -> Result<()> {
+    let asks = sqlx::query_scalar!(
+        r#"select webhook_id as "webhook_id: WebhookId"
+           from webhook
+           where deleted_at is null
+             and state in ('active', 'paused')
+             and $1 = any (events)
+             and webhook_id <> $2
+           order by webhook_id"#,
+        kind.as_str(),
+        about as _,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    if asks.is_empty() {
+        return Ok(());
+    }
+    let known = sqlx::query!(
+        "select w.description, h.failures, h.failing_since
+         from webhook w
+         join webhook_health h on h.webhook_id = w.webhook_id
+         where w.webhook_id = $1",
+        about as _,
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    let notice = WebhookNotice {
+        id: about,
+        description: known.description,
+        reason: reason.map(str::to_owned),
+        failing_since: known.failing_since,
+        failures: u32::try_from(known.failures).unwrap_or(0),
+    };
+    let event = EventId::generate();
+    let position = sqlx::query_scalar!(
+        "insert into event (event_id, received_at, kind, raw, state, committed_at)
+         values ($1, $2, $3, $4, $5, $2)
+         returning position",
+        event as _,
+        now,
+        kind.as_str(),
+        b"null",
+        Json(&notice) as _,
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    owe_in_lane_0(conn, event, &asks, position, now).await
+}
+
+/// Owes an event without an agent to some webhooks.
+pub(super) async fn owe_in_lane_0(
+    conn: &mut PgConnection,
+    event: EventId,
+    asks: &[WebhookId],
+    position: i64,
+    now: OffsetDateTime,
+) -> Result<()> {
+    for webhook in asks {
+        // Keeps other such events of this webhook out: only one delivery may be the first of the lane.
+        webhooks::lock(conn, *webhook).await?;
+        let lane = Lane { webhook: *webhook, lane: 0 };
+        open_delivery(conn, lane, DeliveryId::of(event, *webhook), event, now, position, now).await?;
+    }
+    Ok(())
+}
+
+fn about(mut entry: Entry, id: WebhookId) -> Entry {
+    entry.webhook_id = Some(id);
+    entry
+}
