@@ -5,7 +5,7 @@ use sqlx::types::Json;
 use time::OffsetDateTime;
 
 use super::history::{Lane, open_delivery};
-use super::{Result, Store, answered, answered_in_a_minute, audit, webhooks};
+use super::{Result, Store, answered, answered_in_a_minute, audit, webhook_states, webhooks};
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::circuit::Circuit;
 use crate::domain::delivery::EndState;
@@ -260,15 +260,7 @@ pub(super) async fn enable(
     }
     recovered(conn, id, now).await?;
     // What it was owed before its receiver had to be asked anew.
-    sqlx::query!(
-        "update delivery
-         set due_at = now()
-         where webhook_id = $1
-           and due_at = 'infinity'",
-        id as _,
-    )
-    .execute(&mut *conn)
-    .await?;
+    webhook_states::unpark(conn, id).await?;
     sqlx::query!(
         "update webhook_health
          set failures = 0,

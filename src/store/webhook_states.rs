@@ -40,15 +40,7 @@ impl Store {
         must_take_part(&read(&mut tx, id).await?)?;
         let changed = set_state(&mut tx, id, "active", now).await?;
         // Not only when the state changed: a claim that still saw the pause may have parked rows since.
-        sqlx::query!(
-            "update delivery
-             set due_at = now()
-             where webhook_id = $1
-               and due_at = 'infinity'",
-            id as _,
-        )
-        .execute(&mut *tx)
-        .await?;
+        unpark(&mut tx, id).await?;
         if changed {
             audit::write(&mut tx, &[entry(now, Kind::WebhookResumed, id, principal)]).await?;
         }
@@ -125,6 +117,20 @@ impl Store {
         tx.commit().await?;
         Ok(webhook)
     }
+}
+
+/// Makes due what was put off while a webhook took none.
+pub(super) async fn unpark(conn: &mut PgConnection, id: WebhookId) -> Result<()> {
+    sqlx::query!(
+        "update delivery
+         set due_at = now()
+         where webhook_id = $1
+           and due_at = 'infinity'",
+        id as _,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// A webhook that is disabled or unverified takes no part.
