@@ -14,7 +14,7 @@ use crate::store::deliveries::Claimed;
 impl Dispatch {
     /// Hears of deliveries that wait for their batch.
     pub(super) fn collect(&mut self, webhook: WebhookId, count: usize) {
-        let outlet = self.outlets.entry(webhook).or_insert_with(Outlet::new);
+        let outlet = self.outlet(webhook);
         outlet.collecting += count;
         outlet.collecting_since.get_or_insert_with(Instant::now);
         if outlet.prepared.is_none() {
@@ -29,11 +29,10 @@ impl Dispatch {
         }
         let wall = clock::now();
         let due: Vec<_> = self
-            .outlets
-            .iter()
+            .busy()
             .filter(|(_, outlet)| outlet.batch_due_at().is_some_and(|at| at <= now))
             .filter(|(_, outlet)| !outlet.circuit.holds(wall))
-            .map(|(webhook, _)| *webhook)
+            .map(|(webhook, _)| webhook)
             .collect();
         for webhook in due {
             self.form(webhook);

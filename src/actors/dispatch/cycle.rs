@@ -53,14 +53,13 @@ impl Dispatch {
         }
         let now = clock::now();
         let hungry: Vec<_> = self
-            .outlets
-            .iter_mut()
+            .busy()
             .filter(|(_, outlet)| outlet.hungry && outlet.has_appetite(now))
-            .map(|(webhook, outlet)| {
-                outlet.hungry = false;
-                *webhook
-            })
+            .map(|(webhook, _)| webhook)
             .collect();
+        for webhook in &hungry {
+            self.outlet(*webhook).hungry = false;
+        }
         if !self.claim && hungry.is_empty() {
             return Room::default();
         }
@@ -68,10 +67,9 @@ impl Dispatch {
         let only = (!self.claim).then_some(hungry);
         self.claim = false;
         let held = self
-            .outlets
-            .iter()
+            .busy()
             .filter(|(_, outlet)| outlet.in_hand() > 0)
-            .map(|(webhook, outlet)| (*webhook, count(outlet.in_hand())));
+            .map(|(webhook, outlet)| (webhook, count(outlet.in_hand())));
         Room { total: count(free), held: held.collect(), only }
     }
 

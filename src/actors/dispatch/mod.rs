@@ -72,6 +72,9 @@ pub(super) struct Dispatch {
     /// The moment that paces count from.
     started: Instant,
     outlets: HashMap<WebhookId, Outlet>,
+    /// Those of them with anything in hand, to wait for, or wrong: a turn looks at these, and not at thousands that are kept
+    /// for their settings and connections alone.
+    busy: HashSet<WebhookId>,
     /// Attempt of each delivery in hand.
     held: HashMap<DeliveryId, i32>,
     /// Lanes of which we have the first in hand.
@@ -111,6 +114,7 @@ impl Dispatch {
             id: DispatcherId::generate(),
             started: now,
             outlets: HashMap::new(),
+            busy: HashSet::new(),
             held: HashMap::new(),
             lanes: HashSet::new(),
             told: HashMap::new(),
@@ -219,7 +223,7 @@ impl Dispatch {
         }
         self.held.insert(claimed.delivery_id, claimed.attempt);
         self.lanes.insert((webhook, claimed.lane));
-        let outlet = self.outlets.entry(webhook).or_insert_with(Outlet::new);
+        let outlet = self.outlet(webhook);
         let known = outlet.prepared.as_ref().map_or(-1, |prepared| prepared.version);
         outlet.used_at = Instant::now();
         let version = claimed.webhook_version;
@@ -230,9 +234,20 @@ impl Dispatch {
         self.pump(webhook);
     }
 
+    /// What we know of a webhook that is about to have something to do.
+    fn outlet(&mut self, webhook: WebhookId) -> &mut Outlet {
+        self.busy.insert(webhook);
+        self.outlets.entry(webhook).or_insert_with(Outlet::new)
+    }
+
+    /// Webhooks that a turn has to look at.
+    fn busy(&self) -> impl Iterator<Item = (WebhookId, &Outlet)> {
+        self.busy.iter().filter_map(|webhook| Some((*webhook, self.outlets.get(webhook)?)))
+    }
+
     /// Reads a webhook's settings, address and keys.
     fn read(&mut self, webhook: WebhookId) {
-        let outlet = self.outlets.entry(webhook).or_insert_with(Outlet::new);
+        let outlet = self.outlet(webhook);
         if std::mem::replace(&mut outlet.loading, true) {
             return;
         }
@@ -261,12 +276,10 @@ impl Dispatch {
             return;
         }
         let now = clock::now();
-        let closed: HashSet<WebhookId> = self
-            .outlets
-            .iter()
-            .filter(|(_, outlet)| outlet.is_closed(now))
-            .map(|(webhook, _)| *webhook)
-            .collect();
+        let outlets = &self.outlets;
+        self.busy.retain(|webhook| outlets.get(webhook).is_some_and(|outlet| !outlet.is_quiet()));
+        let closed: HashSet<WebhookId> =
+            self.busy().filter(|(_, outlet)| outlet.is_closed(now)).map(|(webhook, _)| webhook).collect();
         if closed != *self.closed {
             self.closed = Arc::new(closed);
         }
@@ -286,7 +299,7 @@ impl Dispatch {
         if let Some(until) = self.wait_until {
             moment = moment.min(until);
         }
-        for outlet in self.outlets.values() {
+        for (_, outlet) in self.busy() {
             moment = moment.min(outlet.paced_until.unwrap_or(moment));
             if !self.draining {
                 moment = moment.min(outlet.batch_due_at().unwrap_or(moment));

@@ -174,9 +174,20 @@ impl Outlet {
             || self.circuit.holds(now)
     }
 
+    /// Whether nothing is in hand, nothing waited for, and nothing wrong.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.ready.is_empty()
+            && self.posts == 0
+            && self.collecting_since.is_none()
+            && self.circuit == Circuit::default()
+            && self.paced_until.is_none()
+            && !(self.loading || self.outdated || self.closing || self.forming || self.hungry)
+    }
+
     /// Whether it can be forgotten.
     pub(super) fn is_idle(&self) -> bool {
-        let unused = Duration::from_secs(60).max(
+        // As long as its connections are kept.
+        let unused = Duration::from_secs(30).max(
             self.prepared
                 .as_ref()
                 .and_then(|p| p.settings.rate_limit)

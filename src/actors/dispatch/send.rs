@@ -81,10 +81,9 @@ impl Dispatch {
     /// Sends what the rate limits let go by now.
     pub(super) fn pump_paced(&mut self, now: Instant) {
         let due: Vec<_> = self
-            .outlets
-            .iter()
+            .busy()
             .filter(|(_, outlet)| outlet.paced_until.is_some_and(|until| until <= now))
-            .map(|(webhook, _)| *webhook)
+            .map(|(webhook, _)| webhook)
             .collect();
         for webhook in due {
             if let Some(outlet) = self.outlets.get_mut(&webhook) {
