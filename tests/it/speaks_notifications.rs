@@ -224,14 +224,15 @@ async fn an_announced_end_is_forestalled_without_a_gap() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_is_replaced_before_its_time_and_no_change_is_lost_or_told_twice() {
     let list = agents(10);
-    let platform = CloudOptions { channel_life: Duration::from_secs(8), ..options(&strs(&list)) };
+    // A tenth of a channel's life is left for the handover: two seconds, also on a busy machine.
+    let platform = CloudOptions { channel_life: Duration::from_secs(20), ..options(&strs(&list)) };
     let world = CloudWorld::starting(platform, &[("GENESYS_ALL_USERS", "true")]).await;
     world.sees(10).await;
     let states = ["AVAILABLE", "BUSY", "MEAL", "ON_QUEUE"];
     let mut pace = tokio::time::interval(Duration::from_millis(20));
     let mut last = 0;
     for round in 0.. {
-        if world.cloud.snapshot().tally.channels_made > 3 {
+        if world.cloud.snapshot().tally.channels_made > 2 {
             break;
         }
         pace.tick().await;
@@ -257,7 +258,7 @@ async fn a_channel_is_replaced_before_its_time_and_no_change_is_lost_or_told_twi
         let first = said.iter().zip(&told).position(|(said, told)| said != told);
         assert_eq!((first, said.len()), (None, told.len()), "{agent}: place of the first difference");
     }
-    world.audit_of("CHANNEL_ROTATED", 2).await;
+    world.audit_of("CHANNEL_ROTATED", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
