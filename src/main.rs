@@ -11,9 +11,9 @@ use presence_bridge::config::{self, Config, ConfigError, VARIABLES, Variables};
 use presence_bridge::lifecycle::{self, Ending};
 use presence_bridge::{app, doctor, telemetry};
 
-/// The C library's own keeps most of what a burst has used: 300 MiB after a backlog where this one keeps 65 (ADR 0018).
+/// The C library's own keeps most of what a burst has used: 300 MiB after a backlog where this one keeps 67 (ADR 0018).
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Bridges Genesys Cloud agent presence to signed webhooks.
 #[derive(Parser)]

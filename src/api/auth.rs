@@ -15,6 +15,8 @@ use sha2::{Digest, Sha256};
 
 use super::ApiState;
 use super::problem::{ApiError, Code};
+use crate::domain::tenant::TenantId;
+use crate::store::keys::Key;
 
 /// Wrong keys that one address may try within [`WINDOW`] before it is told to wait.
 const FAILURES_MAX: u32 = 10;
@@ -26,15 +28,28 @@ const LOOK_UP_WITHIN: Duration = Duration::from_secs(6);
 /// Longest key that is looked at.
 const KEY_BYTES_MAX: usize = 512;
 
-/// Who called, as audit entries name it: `api-key:` and the key's name.
+/// Who called: the key, its tenant, and what it lets its caller do.
 #[derive(Clone, Debug)]
-pub struct Principal(String);
+pub struct Principal {
+    audited: String,
+    tenant: TenantId,
+}
 
 impl Principal {
-    /// As audit entries name it.
+    fn of(key: &Key) -> Self {
+        Self { audited: format!("api-key:{}", key.name), tenant: key.tenant_id }
+    }
+
+    /// As audit entries name it: `api-key:` and the key's name.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.audited
+    }
+
+    /// Whose key it was.
+    #[must_use]
+    pub fn tenant(&self) -> TenantId {
+        self.tenant
     }
 }
 
@@ -89,11 +104,11 @@ pub async fn check<B: MessageBody + 'static>(
         return Ok(request.error_response(error));
     };
     match look_up(&state, presented_key(&request)).await {
-        Ok(Some(name)) => {
+        Ok(Some(key)) => {
             if let Some(error) = encoded(&request) {
                 return Ok(request.error_response(error));
             }
-            request.extensions_mut().insert(Principal(format!("api-key:{name}")));
+            request.extensions_mut().insert(Principal::of(&key));
             Ok(next.call(request).await?.map_into_boxed_body())
         }
         Ok(None) => {
@@ -115,14 +130,14 @@ pub async fn check<B: MessageBody + 'static>(
     }
 }
 
-async fn look_up(state: &ApiState, key: Option<&[u8]>) -> Result<Option<String>, ApiError> {
+async fn look_up(state: &ApiState, key: Option<&[u8]>) -> Result<Option<Key>, ApiError> {
     let Some(key) = key else {
         return Ok(None);
     };
     let hash = Sha256::digest(key).into();
     // A connection to the database that died in silence would hold the caller for minutes.
-    match tokio::time::timeout(LOOK_UP_WITHIN, state.store.key_name(&hash)).await {
-        Ok(name) => Ok(name?),
+    match tokio::time::timeout(LOOK_UP_WITHIN, state.store.key(&hash)).await {
+        Ok(key) => Ok(key?),
         Err(_) => Err(ApiError::unavailable("the key could not be looked up in time")),
     }
 }

@@ -30,6 +30,8 @@ macro_rules! uuid_id {
 }
 
 uuid_id! {
+    /// An owner of sources, webhooks and keys.
+    TenantId;
     /// A Genesys organisation that we hold credentials for.
     SourceId;
     /// One upstream socket that we want to hold; ours, not upstream's id.
