@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::{Result, StoreError};
 use crate::domain::access::Access;
@@ -225,54 +226,57 @@ impl TryFrom<Row> for Webhook {
     }
 }
 
-/// One webhook.
-pub(super) async fn read(conn: &mut PgConnection, id: WebhookId) -> Result<Webhook> {
-    select(conn, Some(id), None, 1).await?.pop().ok_or(StoreError::NotFound("webhook"))
+/// Whole webhooks, for a condition that ends the statement. Two plans, because one for both looks at all of them.
+macro_rules! whole {
+    ($conn:expr, $condition:literal, $($value:expr),+) => {
+        sqlx::query_as!(
+            Row,
+            r#"select w.webhook_id as "webhook_id: WebhookId", url, description, agents, topics, presences,
+                      sources as "sources: Vec<SourceId>", events, mode, max_age_seconds, min_dwell_ms,
+                      batch_max_items, batch_max_wait_ms, retry_schedule_seconds, timeout_ms, max_concurrency,
+                      rate_limit_requests, rate_limit_per_seconds, disable_after_seconds, format, signatures,
+                      verification, auth_kind, access_sealed, header_names, state, state_reason, version,
+                      coalesce(h.failures, 0) as "failures!", h.failing_since as "failing_since?",
+                      h.hold_until as "hold_until?", h.last_outcome as "last_outcome?",
+                      coalesce(h.noticed, false) as "noticed!",
+                      (select max(expires_at) from webhook_secret s
+                       where s.webhook_id = w.webhook_id and expires_at > now()) as former_secrets_expire_at,
+                      seed.webhook_secret_id as "seed_id?: WebhookSecretId", seed.sealed as "seed_sealed?",
+                      w.created_at, w.updated_at
+               from webhook w
+               left join webhook_health h on h.webhook_id = w.webhook_id
+               left join lateral (
+                   select s.webhook_secret_id, s.sealed
+                   from webhook_secret s
+                   where s.webhook_id = w.webhook_id
+                     and s.kind = 'ed25519'
+                     and s.expires_at is null
+                   order by s.created_at desc
+                   limit 1) seed on true
+               where deleted_at is null
+                 and "# + $condition,
+            $($value),+
+        )
+        .fetch_all($conn)
+        .await?
+        .into_iter()
+        .map(Webhook::try_from)
+    };
 }
 
-/// A page of webhooks, oldest first; or the one that is asked for.
-pub(super) async fn select(
+/// One webhook.
+pub(super) async fn read(conn: &mut PgConnection, id: WebhookId) -> Result<Webhook> {
+    whole!(conn, "w.webhook_id = $1", id as _).next().ok_or(StoreError::NotFound("webhook"))?
+}
+
+/// A page of webhooks, oldest first.
+pub(super) async fn page(
     conn: &mut PgConnection,
-    only: Option<WebhookId>,
     after: Option<WebhookId>,
     limit: i64,
 ) -> Result<Vec<Webhook>> {
-    let rows = sqlx::query_as!(
-        Row,
-        r#"select w.webhook_id as "webhook_id: WebhookId", url, description, agents, topics, presences,
-                  sources as "sources: Vec<SourceId>", events, mode, max_age_seconds, min_dwell_ms, batch_max_items,
-                  batch_max_wait_ms, retry_schedule_seconds, timeout_ms, max_concurrency, rate_limit_requests,
-                  rate_limit_per_seconds, disable_after_seconds, format, signatures, verification, auth_kind,
-                  access_sealed, header_names, state, state_reason, version,
-                  coalesce(h.failures, 0) as "failures!", h.failing_since as "failing_since?",
-                  h.hold_until as "hold_until?", h.last_outcome as "last_outcome?",
-                  coalesce(h.noticed, false) as "noticed!",
-                  (select max(expires_at) from webhook_secret s
-                   where s.webhook_id = w.webhook_id and expires_at > now()) as former_secrets_expire_at,
-                  seed.webhook_secret_id as "seed_id?: WebhookSecretId", seed.sealed as "seed_sealed?",
-                  w.created_at, w.updated_at
-           from webhook w
-           left join webhook_health h on h.webhook_id = w.webhook_id
-           left join lateral (
-               select s.webhook_secret_id, s.sealed
-               from webhook_secret s
-               where s.webhook_id = w.webhook_id
-                 and s.kind = 'ed25519'
-                 and s.expires_at is null
-               order by s.created_at desc
-               limit 1) seed on true
-           where deleted_at is null
-             and ($1::uuid is null or w.webhook_id = $1)
-             and ($2::uuid is null or w.webhook_id > $2)
-           order by w.webhook_id
-           limit $3"#,
-        only as _,
-        after as _,
-        limit,
-    )
-    .fetch_all(conn)
-    .await?;
-    rows.into_iter().map(Webhook::try_from).collect()
+    let after = after.unwrap_or(WebhookId(Uuid::nil()));
+    whole!(conn, "w.webhook_id > $1 order by w.webhook_id limit $2", after as _, limit).collect()
 }
 
 /// What of a webhook is not in its settings, as it is written.

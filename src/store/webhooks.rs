@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 pub use super::webhook_rows::{Webhook, WebhookHealth};
-use super::webhook_rows::{Written, read, select, write};
+use super::webhook_rows::{Written, page, read, write};
 use super::webhook_secrets::{insert_secret, make_seed};
 use super::{Result, Store, StoreError, audit};
 use crate::clock;
@@ -37,7 +37,7 @@ impl Store {
     /// # Errors
     /// If the database does not answer.
     pub async fn webhooks(&self, after: Option<WebhookId>, limit: i64) -> Result<Vec<Webhook>> {
-        select(&mut *self.pool.acquire().await?, None, after, limit).await
+        page(&mut *self.pool.acquire().await?, after, limit).await
     }
 
     /// One webhook.

@@ -176,12 +176,11 @@ impl Outlet {
 
     /// Whether nothing is in hand, nothing waited for, and nothing wrong.
     pub(super) fn is_quiet(&self) -> bool {
-        self.ready.is_empty()
-            && self.posts == 0
+        self.is_at_rest()
             && self.collecting_since.is_none()
             && self.circuit == Circuit::default()
             && self.paced_until.is_none()
-            && !(self.loading || self.outdated || self.closing || self.forming || self.hungry)
+            && !(self.outdated || self.hungry)
     }
 
     /// Whether it can be forgotten.
@@ -193,13 +192,12 @@ impl Outlet {
                 .and_then(|p| p.settings.rate_limit)
                 .map_or(Duration::ZERO, |limit| limit.per),
         );
-        self.ready.is_empty()
-            && self.posts == 0
-            && self.collecting == 0
-            && !self.loading
-            && !self.closing
-            && !self.forming
-            && self.used_at.elapsed() > unused
+        self.is_at_rest() && self.collecting == 0 && self.used_at.elapsed() > unused
+    }
+
+    /// Whether nothing is in hand, and no answer of receiver or database awaited.
+    fn is_at_rest(&self) -> bool {
+        self.ready.is_empty() && self.posts == 0 && !(self.loading || self.closing || self.forming)
     }
 }
 
