@@ -236,7 +236,7 @@ fn of_nothing(facts: &Facts, matched: &[Match], write: fn(OffsetDateTime) -> Str
 fn took_no_part(facts: &Facts, at: OffsetDateTime) -> bool {
     let turn = |entry: &EntryFacts| match entry.kind.as_str() {
         "WEBHOOK_DISABLED" => Some(true),
-        "WEBHOOK_ENABLED" | "WEBHOOK_VERIFIED" | "WEBHOOK_RECOVERED" => Some(false),
+        "WEBHOOK_ENABLED" | "WEBHOOK_RECOVERED" => Some(false),
         _ => None,
     };
     let mut before = facts.of_webhook.iter().rev().filter(|entry| entry.at <= at);
