@@ -33,3 +33,20 @@ pub fn read_or_make(path: &Path, make: impl FnOnce() -> String) -> io::Result<Ke
     file.sync_all()?;
     Ok(Kept::Made(key))
 }
+
+/// Puts the key of `new` in the place of `path`, and the former one beside it as `old`. Whenever this is cut off, calling
+/// it again ends it.
+///
+/// # Errors
+/// If a file cannot be moved.
+pub fn replace(path: &Path, new: &Path, old: &Path) -> io::Result<()> {
+    // A copy rather than a move, so that there is a key at `path` at every moment.
+    let mut former = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(old)?;
+    former.write_all(fs::read_to_string(path)?.as_bytes())?;
+    former.sync_all()?;
+    fs::rename(new, path)?;
+    match path.parent() {
+        Some(dir) => fs::File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
+}
