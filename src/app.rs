@@ -115,7 +115,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     if !store.is_sealed_under(&master_key).await? {
         return Err(blame(
             "BRIDGE_MASTER_KEY",
-            "is not the key that secrets in this database were sealed with",
+            "is not the key that secrets in this database were sealed with; after a `rotate-master-key` that was cut off, \
+             run it again",
         ));
     }
     let api_key = api_key(&config)?;

@@ -1,17 +1,24 @@
 //! Floor 1: keys that the bridge makes for itself at the first start and keeps in files that only its user can read.
 
+use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// A key from its file, or a new one.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub enum Kept {
     /// It was there.
     Found(String),
     /// `make` made it and it is kept now.
     Made(String),
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if matches!(self, Self::Found(_)) { "Found(…)" } else { "Made(…)" })
+    }
 }
 
 /// Reads the key from `path`, or makes one and keeps it there with mode 0600.

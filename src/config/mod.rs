@@ -129,8 +129,8 @@ impl Config {
         let plain = parse(variables, &mut errors, "BRIDGE_ALLOW_PLAIN_DATABASE", false, |text| {
             text.parse().map_err(|_| "must be true or false".to_owned())
         });
-        let url = variables.get("DATABASE_URL").unwrap_or_default();
-        if !plain && !database::is_protected(url, variables) {
+        let url = config.database_url.as_ref().map(Secret::expose);
+        if !plain && url.is_some_and(|url| !database::is_protected(url, variables)) {
             let rule = "leads to another machine without TLS; add sslmode=verify-full (or require), or set \
                         BRIDGE_ALLOW_PLAIN_DATABASE=true if nobody else reaches that network";
             errors.push(ConfigError { variable: "DATABASE_URL".to_owned(), rule: rule.to_owned() });
@@ -417,6 +417,25 @@ mod tests {
                 "{said:?}"
             );
         }
+    }
+
+    #[test]
+    fn debug_of_a_configuration_and_its_variables_shows_no_secret() {
+        let pairs = [
+            ("DATABASE_URL", "postgres://bridge:CANARY@127.0.0.1/b"),
+            ("BRIDGE_API_KEY", "CANARY-CANARY-CANARY-CANARY-CANARY"),
+            ("BRIDGE_MASTER_KEY", KEY),
+            ("BRIDGE_NEW_MASTER_KEY", KEY),
+            ("BRIDGE_EGRESS_PROXY", "http://user:CANARY@proxy:3128"),
+            ("GENESYS_REGION", "mypurecloud.de"),
+            ("GENESYS_CLIENT_ID", "id"),
+            ("GENESYS_CLIENT_SECRET", "CANARY"),
+            ("GENESYS_ALL_USERS", "true"),
+        ];
+        let variables = Variables::from_pairs(pairs);
+        let config = Config::from_variables(&variables).unwrap();
+        let shown = format!("{variables:?} {variables:#?} {config:?} {config:#?}");
+        assert!(!shown.contains("CANARY") && !shown.contains(KEY), "{shown}");
     }
 
     #[test]

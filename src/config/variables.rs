@@ -1,6 +1,7 @@
 //! The variables there are, and what they are set to: the only place that reads the environment.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::ConfigError;
 
@@ -91,9 +92,15 @@ pub const VARIABLES: &[Variable] = &[
 ];
 
 /// Variables as found: name to value and where it came from.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Variables {
     values: BTreeMap<String, (String, &'static str)>,
+}
+
+impl fmt::Debug for Variables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Variables(…)")
+    }
 }
 
 impl Variables {

@@ -68,6 +68,9 @@ const PING_WITHIN: Duration = Duration::from_secs(2);
 /// A hot connection that was used within this is taken to be alive: asking would cost as much as using it.
 const FRESH: Duration = Duration::from_secs(1);
 
+/// What Postgres calls it.
+const DISK_FULL: &str = "53100";
+
 /// Brings the schema to what this version needs.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
@@ -134,6 +137,17 @@ impl StoreError {
             }),
             _ => false,
         }
+    }
+}
+
+impl StoreError {
+    /// In words for an operator.
+    fn why_nothing_is_stored(&self) -> &'static str {
+        let code = match self {
+            Self::Database(error) => error.as_database_error().and_then(|error| error.code()),
+            _ => None,
+        };
+        if code.as_deref() == Some(DISK_FULL) { "its disk is full" } else { "changes cannot be stored" }
     }
 }
 

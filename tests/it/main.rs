@@ -29,6 +29,7 @@ mod refuses_wrong_configuration;
 mod registers_webhooks;
 mod repeats_safely;
 mod retries_then_gives_up;
+mod rotates_the_master_key;
 mod sends_nothing_stale;
 mod shares_a_database;
 mod shows_the_present_first;

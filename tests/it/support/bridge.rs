@@ -100,6 +100,12 @@ impl Bridge {
         self.answers().await;
     }
 
+    /// Sets a variable for the next start.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.variables.retain(|(other, _)| other != name);
+        self.variables.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Asks the process to stop and waits for its end.
     pub async fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
@@ -173,14 +179,20 @@ async fn spawn(variables: &[(String, String)], log: &Arc<Mutex<String>>) -> (Chi
         .envs(variables.iter().map(|(name, value)| (name, value)))
         .current_dir(std::env::temp_dir())
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut told = BufReader::new(child.stdout.take().unwrap()).lines();
     let (found, mut address) = watch::channel(None);
     let log = log.clone();
-    let written = log.clone();
+    let (written, output) = (log.clone(), log.clone());
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = told.next_line().await {
+            output.lock().unwrap().push_str(&(line + "\n"));
+        }
+    });
     tokio::spawn(async move {
         while let Ok(Some(line)) = lines.next_line().await {
             if let Some(at) =
