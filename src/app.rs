@@ -150,6 +150,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         status: status.clone(),
         metrics: metrics.clone(),
         master_key: master_key.clone(),
+        targets: targets.clone(),
     })
     .start();
     let dispatcher = DispatcherActor::new(DispatcherDeps {

@@ -184,7 +184,7 @@ async fn no_secret_appears_anywhere_even_when_things_fail() {
     for event in world.bridge.get("/v1/events").await.json()["items"].as_array().unwrap().iter().take(5) {
         seen.get(&world, &format!("/v1/events/{}", event["event_id"].as_str().unwrap())).await;
     }
-    seen.0.push(("log".to_owned(), world.bridge.log()));
+    seen.0.push(("log".to_owned(), world.bridge.log() + &world.bridge.output()));
     seen.0.push(("dump".to_owned(), dump(&plain_url)));
 
     let text = str::as_bytes;

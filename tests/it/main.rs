@@ -25,6 +25,7 @@ mod leaves_failing_receivers_alone;
 mod leaves_nothing_upstream;
 mod maps_agents;
 mod matches_openapi;
+mod refuses_inner_targets;
 mod refuses_wrong_configuration;
 mod registers_webhooks;
 mod repeats_safely;
