@@ -158,7 +158,7 @@ async fn a_rotation_that_is_killed_in_the_middle_changes_nothing_and_is_complete
         .unwrap();
         // It waits for five seconds, which a busy machine may let pass unseen.
         if child.borrow_mut().try_wait().unwrap().is_some() {
-            child.replace(start());
+            child.replace(start()).wait().unwrap();
         }
         waits.then_some(())
     })
