@@ -1,5 +1,6 @@
 //! Floor 4: builds everything once, in the order it is needed, and hands it to `lifecycle` to be ended.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,12 +26,14 @@ use crate::domain::secret::{MasterKey, Secret};
 use crate::domain::target::TargetPolicy;
 use crate::keyfile::{self, Kept};
 use crate::metrics::Metrics;
+use crate::outbound::ours::Lookout;
 use crate::outbound::post::Poster;
 use crate::random;
 use crate::status::Status;
 use crate::store::embedded::{Embedded, EmbeddedError, Options};
 use crate::store::idempotency::KEPT_FOR;
 use crate::store::recorder::Recorder;
+use crate::store::server::Server;
 use crate::store::{Store, StoreError};
 
 /// Connections for API calls and actors' state.
@@ -39,6 +42,8 @@ const POOL_CONNECTIONS: u32 = 8;
 const DATABASE_WITHIN: Duration = Duration::from_secs(60);
 /// Threads that serve the REST API; the work is in Postgres.
 const HTTP_WORKERS: usize = 2;
+/// How often a look is taken whether the master key is still the right one.
+const LOOK_AT_KEY_EVERY: Duration = Duration::from_secs(30);
 /// How often the backlog is counted, and the partitions are looked after (every so many counts).
 const COUNT_EVERY: Duration = Duration::from_secs(10);
 const SWEEP_EVERY_COUNTS: u32 = 360;
@@ -66,24 +71,21 @@ pub struct Running {
 /// # Errors
 /// A [`ConfigError`] inside if the configuration is to blame.
 pub async fn open_store(config: &Config) -> anyhow::Result<(Store, Option<Embedded>)> {
-    let (options, embedded) = match &config.database_url {
-        Some(url) => {
-            let options = url.expose().parse().map_err(|_| blame("DATABASE_URL", "is not a Postgres URL"))?;
-            (options, None)
-        }
+    let (server, embedded) = match server(config)? {
+        Some(server) => (server, None),
         None => {
             // Started from this thread, which lives as long as the process: the server stops when it dies.
-            let server =
+            let ours =
                 Embedded::start(&config.data_dir, Options::default()).map_err(|error| match error {
                     EmbeddedError::Directory { .. } => blame("BRIDGE_DATA_DIR", &error.to_string()),
                     other => other.into(),
                 })?;
-            (server.connect_options(), Some(server))
+            (ours.connect_options().into(), Some(ours))
         }
     };
     let by = Instant::now() + DATABASE_WITHIN;
     let store = loop {
-        match Store::connect(options.clone(), POOL_CONNECTIONS).await {
+        match server.connect(POOL_CONNECTIONS).await {
             Ok(store) => break store,
             Err(error) if error.is_away() && Instant::now() < by => {
                 tracing::warn!(%error, "the database does not answer yet");
@@ -97,6 +99,12 @@ pub async fn open_store(config: &Config) -> anyhow::Result<(Store, Option<Embedd
     Ok((store, embedded))
 }
 
+/// The database that is configured, if one is.
+fn server(config: &Config) -> anyhow::Result<Option<Server>> {
+    let url = config.database_url.as_ref().map(Secret::expose);
+    url.map(str::parse).transpose().map_err(|_| blame("DATABASE_URL", "is not a Postgres URL"))
+}
+
 /// Starts everything.
 ///
 /// # Errors
@@ -107,7 +115,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     if !store.is_sealed_under(&master_key).await? {
         return Err(blame(
             "BRIDGE_MASTER_KEY",
-            "is not the key that secrets in this database were sealed with",
+            "is not the key that secrets in this database were sealed with; after a `rotate-master-key` that was cut off, \
+             run it again",
         ));
     }
     let api_key = api_key(&config)?;
@@ -119,11 +128,21 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
 
     let (status, metrics) = (Arc::new(Status::default()), Metrics::new());
     let targets = TargetPolicy::new(config.allow_targets.clone());
+    let proxy = config.egress_proxy.as_ref().map(|proxy| (proxy.host.clone(), proxy.port));
+    let database = server(&config)?.and_then(|server| server.endpoint());
+    let mut lookout =
+        Lookout::new(targets.clone(), database.into_iter().chain(proxy)).listening(vec![config.listen]);
+    lookout.look().await;
     let (recorder, worker) = Recorder::new(store.clone(), status.clone(), metrics.clone());
     let (alive, recorder_died) = oneshot::channel::<()>();
+    let (sealed, key) = (store.clone(), master_key.clone());
     tokio::spawn(async move {
         let _alive = alive; // dropped with the task, however it ends
-        worker.run().await;
+        // Whatever ends this ends the process, so that a new one can start.
+        tokio::select! {
+            () = worker.run() => {}
+            () = sealed_under_another(sealed, key) => {}
+        }
     });
     let supervisor = Supervisor::new(Deps {
         store: store.clone(),
@@ -131,25 +150,28 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         status: status.clone(),
         metrics: metrics.clone(),
         master_key: master_key.clone(),
+        targets: targets.clone(),
     })
     .start();
     let dispatcher = DispatcherActor::new(DispatcherDeps {
         store: store.clone(),
-        poster: Poster::new(targets.clone())?,
+        poster: Poster::new(targets.clone(), config.egress_proxy.clone())?,
         master_key: master_key.clone(),
         status: status.clone(),
         metrics: metrics.clone(),
     })
     .start();
     tokio::spawn(sweep(store.clone(), metrics.clone(), config.retention_days));
-    let server = serve(&config, ApiState::new(store.clone(), status, metrics, master_key, targets))?;
+    let (server, addresses) =
+        serve(&config, ApiState::new(store.clone(), status, metrics, master_key, targets))?;
+    tokio::spawn(lookout.listening(addresses).keep_looking());
     store
         .write_audit(&[Entry::new(clock::now(), Kind::BridgeStarted).data("version", crate::VERSION)])
         .await?;
     Ok(Running { supervisor, dispatcher, recorder, recorder_died, server, store, embedded })
 }
 
-fn serve(config: &Config, state: ApiState) -> anyhow::Result<ServerHandle> {
+fn serve(config: &Config, state: ApiState) -> anyhow::Result<(ServerHandle, Vec<SocketAddr>)> {
     let state = web::Data::new(state);
     let server = HttpServer::new(move || {
         App::new().app_data(state.clone()).wrap(from_fn(api::edge)).configure(api::configure)
@@ -159,13 +181,27 @@ fn serve(config: &Config, state: ApiState) -> anyhow::Result<ServerHandle> {
     .shutdown_timeout(2)
     .bind(config.listen)
     .map_err(|error| blame("BRIDGE_LISTEN", &format!("{} cannot be listened on: {error}", config.listen)))?;
-    for address in server.addrs() {
+    let addresses = server.addrs();
+    for address in &addresses {
         tracing::info!(%address, "listening");
     }
     let server = server.run();
     let handle = server.handle();
     actix::spawn(server);
-    Ok(handle)
+    Ok((handle, addresses))
+}
+
+/// Waits until something in the database is sealed under another key: a rotation that began when this process did may not
+/// have seen it.
+async fn sealed_under_another(store: Store, key: MasterKey) {
+    let mut ticks = interval(LOOK_AT_KEY_EVERY);
+    loop {
+        ticks.tick().await;
+        if let Ok(false) = store.is_sealed_under(&key).await {
+            tracing::error!("the master key was changed; this process does not have the new one");
+            return;
+        }
+    }
 }
 
 /// Keeps figures and partitions up to date for as long as the process lives.
@@ -199,7 +235,7 @@ async fn sweep(store: Store, metrics: Metrics, retention_days: u32) {
 }
 
 /// The master key from the configuration, or the one kept in the data directory.
-fn master_key(config: &Config) -> anyhow::Result<MasterKey> {
+pub(crate) fn master_key(config: &Config) -> anyhow::Result<MasterKey> {
     if let Some(key) = &config.master_key {
         return Ok(key.clone());
     }
@@ -226,11 +262,11 @@ fn api_key(config: &Config) -> anyhow::Result<Secret> {
     }
 }
 
-fn kept(path: &Path, make: impl FnOnce() -> String) -> anyhow::Result<Kept> {
+pub(crate) fn kept(path: &Path, make: impl FnOnce() -> String) -> anyhow::Result<Kept> {
     keyfile::read_or_make(path, make)
         .map_err(|error| blame("BRIDGE_DATA_DIR", &format!("{} cannot be kept: {error}", path.display())))
 }
 
-fn blame(variable: &str, rule: &str) -> anyhow::Error {
+pub(crate) fn blame(variable: &str, rule: &str) -> anyhow::Error {
     ConfigError { variable: variable.to_owned(), rule: rule.to_owned() }.into()
 }

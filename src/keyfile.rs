@@ -1,17 +1,24 @@
 //! Floor 1: keys that the bridge makes for itself at the first start and keeps in files that only its user can read.
 
+use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// A key from its file, or a new one.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub enum Kept {
     /// It was there.
     Found(String),
     /// `make` made it and it is kept now.
     Made(String),
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if matches!(self, Self::Found(_)) { "Found(…)" } else { "Made(…)" })
+    }
 }
 
 /// Reads the key from `path`, or makes one and keeps it there with mode 0600.
@@ -32,4 +39,21 @@ pub fn read_or_make(path: &Path, make: impl FnOnce() -> String) -> io::Result<Ke
     writeln!(file, "{key}")?;
     file.sync_all()?;
     Ok(Kept::Made(key))
+}
+
+/// Puts the key of `new` in the place of `path`, and the former one beside it as `old`. Whenever this is cut off, calling
+/// it again ends it.
+///
+/// # Errors
+/// If a file cannot be moved.
+pub fn replace(path: &Path, new: &Path, old: &Path) -> io::Result<()> {
+    // A copy rather than a move, so that there is a key at `path` at every moment.
+    let mut former = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(old)?;
+    former.write_all(fs::read_to_string(path)?.as_bytes())?;
+    former.sync_all()?;
+    fs::rename(new, path)?;
+    match path.parent() {
+        Some(dir) => fs::File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
 }

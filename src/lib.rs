@@ -6,7 +6,8 @@
 //! - 1 [`clock`], [`config`], [`keyfile`], [`metrics`], [`random`], [`status`], [`telemetry`], [`tls`]: the ground
 //! - 2 [`genesys`] (sockets in), [`store`] (Postgres), [`outbound`] (POSTs out): three edges that never meet
 //! - 3 [`actors`] (what lives), [`api`] (REST)
-//! - 4 [`app`] (builds everything once), [`lifecycle`] (how it ends), [`doctor`] (examines a source), `main`
+//! - 4 [`app`] (builds everything once), [`lifecycle`] (how it ends), [`doctor`] (examines a source), [`rotate`]
+//!   (changes the master key), `main`
 
 pub mod actors;
 pub mod api;
@@ -21,6 +22,7 @@ pub mod lifecycle;
 pub mod metrics;
 pub mod outbound;
 pub mod random;
+pub mod rotate;
 pub mod status;
 pub mod store;
 pub mod telemetry;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use presence_bridge::config::{self, Config, ConfigError, VARIABLES, Variables};
 use presence_bridge::lifecycle::{self, Ending};
-use presence_bridge::{app, doctor, telemetry};
+use presence_bridge::{app, doctor, rotate, telemetry};
 
 /// The C library's own keeps most of what a burst has used: 300 MiB after a backlog where this one keeps 67 (ADR 0018).
 #[global_allocator]
@@ -33,6 +33,8 @@ enum Command {
     CheckConfig,
     /// Go the way of the configured source step by step and say what is wrong and what to do about it.
     Doctor,
+    /// Seal everything that is sealed in the database under another master key.
+    RotateMasterKey,
     /// Ask a running bridge on this machine whether it is ready; for container health checks.
     Healthcheck,
 }
@@ -72,7 +74,11 @@ fn main() -> ExitCode {
         Command::Doctor if config.source.is_none() => {
             return wrong_configuration(&[no_source()]);
         }
-        Command::Serve | Command::Migrate | Command::Doctor | Command::Healthcheck => {}
+        Command::Serve
+        | Command::Migrate
+        | Command::Doctor
+        | Command::RotateMasterKey
+        | Command::Healthcheck => {}
     }
     if let Err(error) = telemetry::start(&config.log) {
         eprintln!("presence-bridge: {error}");
@@ -122,6 +128,10 @@ fn run(command: Command, config: Config) -> anyhow::Result<Ending> {
             if let Some(server) = embedded {
                 server.stop();
             }
+            return Ok(Ending::Wished);
+        }
+        if let Command::RotateMasterKey = command {
+            rotate::run(&config).await?;
             return Ok(Ending::Wished);
         }
         if let (Command::Doctor, Some(source)) = (command, &config.source) {

@@ -59,6 +59,7 @@ pub struct ConnectionMetrics {
 pub struct Status {
     connections: Mutex<HashMap<ConnectionId, ConnectionMetrics>>,
     signs_of_life: Mutex<HashMap<Part, Instant>>,
+    not_storing: Mutex<Option<&'static str>>,
 }
 
 impl Status {
@@ -87,6 +88,17 @@ impl Status {
     /// A part says that it is alive; call it at least every few seconds.
     pub fn alive(&self, part: Part) {
         lock(&self.signs_of_life).insert(part, Instant::now());
+    }
+
+    /// Notes why changes cannot be stored at present, or that they can be.
+    pub fn set_not_storing(&self, why: Option<&'static str>) {
+        *lock(&self.not_storing) = why;
+    }
+
+    /// Why changes cannot be stored at present.
+    #[must_use]
+    pub fn not_storing(&self) -> Option<&'static str> {
+        *lock(&self.not_storing)
     }
 
     /// Parts that have been silent for too long, or were never heard of.

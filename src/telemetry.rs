@@ -27,6 +27,10 @@ pub fn start(filter: &str) -> Result<(), String> {
 /// # Errors
 /// If it cannot be read.
 pub fn parse_filter(filter: &str) -> Result<EnvFilter, String> {
+    // A directive that is more particular than ours would win over it.
+    if filter.split(',').any(|directive| directive.trim().starts_with("sqlx")) {
+        return Err("sqlx's own log shows values and stays closed".to_owned());
+    }
     let quiet = "sqlx=error".parse().map_err(|_| "built-in directive".to_owned())?;
     Ok(EnvFilter::builder().parse(filter).map_err(|error| error.to_string())?.add_directive(quiet))
 }

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::token::Tokens;
 use crate::domain::ids::SourceId;
+use crate::domain::target::TargetPolicy;
 use crate::genesys::client::ClientSettings;
 use crate::genesys::definitions::Definitions;
 use crate::genesys::limiter::Limiter;
@@ -41,6 +42,8 @@ type Client = (String, String);
 pub struct SharedClients {
     store: Store,
     metrics: Metrics,
+    /// Where sources may lead that are not the operator's own.
+    targets: TargetPolicy,
     by_source: HashMap<SourceId, Shared>,
     /// The platform counts calls by OAuth client, whichever source makes them; it goes on counting when a source changes.
     limiters: HashMap<Client, Rc<RefCell<Limiter>>>,
@@ -50,8 +53,15 @@ pub struct SharedClients {
 
 impl SharedClients {
     /// None yet.
-    pub fn new(store: Store, metrics: Metrics) -> Self {
-        Self { store, metrics, by_source: HashMap::new(), limiters: HashMap::new(), spares: HashMap::new() }
+    pub fn new(store: Store, metrics: Metrics, targets: TargetPolicy) -> Self {
+        Self {
+            store,
+            metrics,
+            targets,
+            by_source: HashMap::new(),
+            limiters: HashMap::new(),
+            spares: HashMap::new(),
+        }
     }
 
     /// Those of a source, made anew when the source has changed; `None` if they cannot be.
@@ -61,7 +71,7 @@ impl SharedClients {
         {
             return Some(shared.clone());
         }
-        let settings = settings(source);
+        let settings = settings(source, &self.targets);
         let client = (settings.addresses().0, settings.client_id.clone());
         let spare = || Arc::new(Semaphore::new(CHANNELS_SPARE));
         let spare = self.spares.entry(client.clone()).or_insert_with(spare).clone();
@@ -87,7 +97,7 @@ impl SharedClients {
     }
 }
 
-fn settings(source: &WantedSource) -> ClientSettings {
+fn settings(source: &WantedSource, targets: &TargetPolicy) -> ClientSettings {
     ClientSettings {
         protocol: source.protocol.clone(),
         region: source.region.clone(),
@@ -96,5 +106,6 @@ fn settings(source: &WantedSource) -> ClientSettings {
         client_id: source.client_id.clone(),
         client_secret: source.client_secret.clone(),
         language: source.language.clone(),
+        targets: (!source.from_environment).then(|| targets.clone()),
     }
 }

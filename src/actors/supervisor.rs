@@ -22,6 +22,7 @@ use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::{ConnectionId, SourceId};
 use crate::domain::secret::MasterKey;
 use crate::domain::source::PROTOCOL_NOTIFICATIONS;
+use crate::domain::target::TargetPolicy;
 use crate::domain::topics;
 use crate::genesys::plan::{Plan, REALTIME_CONNECTIONS_MAX};
 use crate::genesys::session::Ending;
@@ -55,6 +56,8 @@ pub struct Deps {
     pub metrics: Metrics,
     /// Opens client secrets.
     pub master_key: MasterKey,
+    /// Where sources may lead that are not the operator's own.
+    pub targets: TargetPolicy,
 }
 
 /// Closes every socket properly and deletes what we hold upstream; answered when that is done, or time is up.
@@ -95,7 +98,7 @@ impl Supervisor {
     /// A supervisor that starts to compare when it is started.
     #[must_use]
     pub fn new(deps: Deps) -> Self {
-        let shared = SharedClients::new(deps.store.clone(), deps.metrics.clone());
+        let shared = SharedClients::new(deps.store.clone(), deps.metrics.clone(), deps.targets.clone());
         Self {
             deps,
             held: HashMap::new(),

@@ -43,6 +43,9 @@ pub(super) async fn readiness(state: web::Data<ApiState>) -> HttpResponse {
         }
         Err(_) => reasons.push("database: does not answer".to_owned()),
     }
+    if let Some(why) = state.status.not_storing() {
+        reasons.push(format!("database: {why}"));
+    }
     for part in state.status.dead_parts() {
         reasons.push(format!("{}: gives no sign of life", part.as_str()));
     }

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::error::InternalError;
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::web::ServiceConfig;
 use actix_web::{HttpMessage, Resource, Route, guard, web};
@@ -204,6 +205,8 @@ const HEADERS: [(HeaderName, &str); 4] = [
 
 /// Longest that a call may take: its body may take 10 s to arrive, the rest is the database's.
 const ANSWER_WITHIN: std::time::Duration = std::time::Duration::from_secs(16);
+/// The same for calls that only read.
+const READ_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// How the log knows a request; problem documents name it.
 #[derive(Clone, Debug)]
@@ -221,8 +224,12 @@ pub async fn edge<B: MessageBody + 'static>(
     let request_id = Uuid::now_v7().to_string();
     request.extensions_mut().insert(RequestId(request_id.clone()));
     // A database that went silent must not keep callers waiting, nor the connections that their calls hold.
-    let answer = tokio::time::timeout(ANSWER_WITHIN, next.call(request)).await;
-    let answer = answer.map_err(|_| ApiError::unavailable("no answer in time"))?;
+    let within = if request.method().is_safe() { READ_WITHIN } else { ANSWER_WITHIN };
+    let Ok(answer) = tokio::time::timeout(within, next.call(request)).await else {
+        let mut told = ApiError::unavailable("no answer in time").respond(&request_id);
+        dress(told.headers_mut(), &request_id);
+        return Err(InternalError::from_response("no answer in time", told).into());
+    };
     let mut response = answer?.map_into_boxed_body();
     if let Some(error) = response.response().error() {
         let told = match error.as_error::<ApiError>() {
@@ -239,16 +246,20 @@ pub async fn edge<B: MessageBody + 'static>(
         };
         response = response.into_response(told);
     }
-    let headers = response.headers_mut();
+    dress(response.headers_mut(), &request_id);
+    Ok(response)
+}
+
+/// Sets the headers that every response carries.
+fn dress(headers: &mut HeaderMap, request_id: &str) {
     for (name, value) in HEADERS {
         if !headers.contains_key(&name) {
             headers.insert(name, HeaderValue::from_static(value));
         }
     }
-    if let Ok(value) = HeaderValue::from_str(&request_id) {
+    if let Ok(value) = HeaderValue::from_str(request_id) {
         headers.insert(HeaderName::from_static("x-request-id"), value);
     }
-    Ok(response)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::problem::{ApiError, Code};
 use crate::domain::ids::SourceId;
 use crate::domain::secret::Secret;
 use crate::domain::source::{ENVIRONMENT_SOURCE_NAME, SourceSettings};
+use crate::domain::violation::Violation;
 use crate::store::source_health::Health;
 use crate::store::sources::Source;
 
@@ -70,7 +71,7 @@ pub(super) async fn get(state: web::Data<ApiState>, request: HttpRequest) -> Rep
 
 pub(super) async fn create(state: web::Data<ApiState>, principal: Principal, mut body: JsonBody) -> Reply {
     body.must_be_given(&["name", "client_id", "client_secret"]);
-    let settings = take_settings(body, SourceSettings::default())?;
+    let settings = take_settings(&state, body, SourceSettings::default())?;
     let source = state.store.create_source(&settings, &state.master_key, principal.as_str()).await?;
     state.store.wake.connections_changed();
     Ok(HttpResponse::Created()
@@ -101,7 +102,7 @@ pub(super) async fn update(
             )
         })?,
     };
-    let settings = take_settings(body, before.settings(client_secret))?;
+    let settings = take_settings(&state, body, before.settings(client_secret))?;
     let source = state.store.update_source(&before, &settings, &state.master_key, principal.as_str()).await?;
     state.store.wake.connections_changed();
     Ok(HttpResponse::Ok().json(view(&source)))
@@ -121,7 +122,11 @@ pub(super) async fn refresh(state: web::Data<ApiState>, principal: Principal, re
 }
 
 /// Reads the given fields over the present settings and checks the whole.
-fn take_settings(mut body: JsonBody, present: SourceSettings) -> Result<SourceSettings, ApiError> {
+fn take_settings(
+    state: &ApiState,
+    mut body: JsonBody,
+    present: SourceSettings,
+) -> Result<SourceSettings, ApiError> {
     let name = body.text("name");
     if name.as_deref().is_some_and(|name| name.trim() == ENVIRONMENT_SOURCE_NAME) {
         body.wrong::<()>("name", "is kept for the source from the environment");
@@ -147,10 +152,22 @@ fn take_settings(mut body: JsonBody, present: SourceSettings) -> Result<SourceSe
             .unwrap_or(present.roster_interval_seconds),
     };
     match settings.check() {
-        Ok(settings) => body.finish(Vec::new()).map(|()| settings),
+        Ok(settings) => body.finish(misled(state, &settings)).map(|()| settings),
         Err(violations) => {
             body.finish(violations.clone())?;
             Err(ApiError::fields(&violations))
         }
     }
+}
+
+/// Addresses that whoever adds a source may not lead us to.
+fn misled(state: &ApiState, settings: &SourceSettings) -> Vec<Violation> {
+    let judge = |(field, url): (&'static str, &Option<String>)| {
+        let error = state.targets.check_url(url.as_deref()?).err()?;
+        Some(Violation::new(field, error.to_string()))
+    };
+    [("api_url", &settings.api_url), ("login_url", &settings.login_url)]
+        .into_iter()
+        .filter_map(judge)
+        .collect()
 }

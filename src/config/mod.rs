@@ -17,12 +17,17 @@ use crate::domain::source::{
 use crate::domain::violation::Violation;
 use crate::telemetry;
 
+mod database;
+mod egress;
 mod variables;
 
+pub use egress::EgressProxy;
 pub use variables::{VARIABLES, Variable, Variables};
 
 /// Length that a chosen API key must have: 32 characters of a random key cannot be guessed.
 const API_KEY_CHARS_MIN: usize = 32;
+/// What is wrong with a text that is no master key.
+const NOT_A_KEY: &str = "must be 32 bytes in base64, such as `openssl rand -base64 32` gives";
 
 /// A variable that breaks its rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +59,10 @@ pub struct Config {
     pub api_key: Option<Secret>,
     /// Chosen master key; `None`: generated (embedded database only).
     pub master_key: Option<MasterKey>,
+    /// The key that a rotation puts in its place, in base64; `None`: generated.
+    pub new_master_key: Option<Secret>,
+    /// The only way out to receivers; `None`: straight.
+    pub egress_proxy: Option<EgressProxy>,
     /// Targets that webhooks may reach although they are not public.
     pub allow_targets: Vec<IpNet>,
     /// Log filter.
@@ -86,8 +95,15 @@ impl Config {
                     .ok_or(format!("must have at least {API_KEY_CHARS_MIN} printable ASCII characters"))
             }),
             master_key: parse(variables, &mut errors, "BRIDGE_MASTER_KEY", None, |text| {
-                let rule = "must be 32 bytes in base64, such as `openssl rand -base64 32` gives".to_owned();
-                MasterKey::from_base64(text).map(Some).ok_or(rule)
+                MasterKey::from_base64(text).map(Some).ok_or_else(|| NOT_A_KEY.to_owned())
+            }),
+            new_master_key: parse(variables, &mut errors, "BRIDGE_NEW_MASTER_KEY", None, |text| {
+                let key = MasterKey::from_base64(text).map(|_| Some(Secret::new(text)));
+                key.ok_or_else(|| NOT_A_KEY.to_owned())
+            }),
+            egress_proxy: parse(variables, &mut errors, "BRIDGE_EGRESS_PROXY", None, |text| {
+                let rule = "must be http://host:port or http://user:password@host:port";
+                EgressProxy::parse(text).map(Some).ok_or_else(|| rule.to_owned())
             }),
             allow_targets: parse(variables, &mut errors, "BRIDGE_ALLOW_TARGETS", Vec::new(), |text| {
                 list(text)
@@ -109,6 +125,15 @@ impl Config {
             let rule =
                 "required with DATABASE_URL: 32 bytes in base64, such as `openssl rand -base64 32` gives";
             errors.push(ConfigError { variable: "BRIDGE_MASTER_KEY".to_owned(), rule: rule.to_owned() });
+        }
+        let plain = parse(variables, &mut errors, "BRIDGE_ALLOW_PLAIN_DATABASE", false, |text| {
+            text.parse().map_err(|_| "must be true or false".to_owned())
+        });
+        let url = config.database_url.as_ref().map(Secret::expose);
+        if !plain && url.is_some_and(|url| !database::is_protected(url, variables)) {
+            let rule = "leads to another machine without TLS; add sslmode=verify-full (or require), or set \
+                        BRIDGE_ALLOW_PLAIN_DATABASE=true if nobody else reaches that network";
+            errors.push(ConfigError { variable: "DATABASE_URL".to_owned(), rule: rule.to_owned() });
         }
         if errors.is_empty() { Ok(config) } else { Err(errors) }
     }
@@ -277,6 +302,9 @@ mod tests {
             ("BRIDGE_LISTEN", "8080"),
             ("BRIDGE_API_KEY", "tooshort-CANARY"),
             ("BRIDGE_MASTER_KEY", "CANARY"),
+            ("BRIDGE_NEW_MASTER_KEY", "CANARY"),
+            ("BRIDGE_EGRESS_PROXY", "socks5://user:CANARY@proxy"),
+            ("BRIDGE_ALLOW_PLAIN_DATABASE", "perhaps"),
             ("BRIDGE_ALLOW_TARGETS", "10.0.0.0/8,ten"),
             ("BRIDGE_RETENTION_DAYS", "0"),
             ("BRIDGE_LOG", "presence=loudest"),
@@ -291,7 +319,7 @@ mod tests {
 
     #[test]
     fn an_own_database_needs_an_own_master_key() {
-        let url = ("DATABASE_URL", "postgres://bridge:CANARY@db/bridge");
+        let url = ("DATABASE_URL", "postgres://bridge:CANARY@db/bridge?sslmode=verify-full");
         assert_eq!(errors(&[url]).len(), 1);
         assert!(errors(&[url]).iter().all(|line| line.starts_with("BRIDGE_MASTER_KEY: ")));
         assert_eq!(errors(&[url, ("BRIDGE_MASTER_KEY", KEY)]), Vec::<String>::new());
@@ -300,6 +328,19 @@ mod tests {
                 .iter()
                 .all(|line| line.starts_with("DATABASE_URL: ") && !line.contains("CANARY"))
         );
+    }
+
+    #[test]
+    fn a_database_elsewhere_wants_tls_unless_it_is_said_not_to() {
+        let url = ("DATABASE_URL", "postgres://bridge:CANARY@db/bridge");
+        let said = errors(&[url, ("BRIDGE_MASTER_KEY", KEY)]);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(
+            said.iter().all(|line| line.starts_with("DATABASE_URL: ") && !line.contains("CANARY")),
+            "{said:?}"
+        );
+        let plain = ("BRIDGE_ALLOW_PLAIN_DATABASE", "true");
+        assert_eq!(errors(&[url, plain, ("BRIDGE_MASTER_KEY", KEY)]), Vec::<String>::new());
     }
 
     #[test]
@@ -376,6 +417,25 @@ mod tests {
                 "{said:?}"
             );
         }
+    }
+
+    #[test]
+    fn debug_of_a_configuration_and_its_variables_shows_no_secret() {
+        let pairs = [
+            ("DATABASE_URL", "postgres://bridge:CANARY@127.0.0.1/b"),
+            ("BRIDGE_API_KEY", "CANARY-CANARY-CANARY-CANARY-CANARY"),
+            ("BRIDGE_MASTER_KEY", KEY),
+            ("BRIDGE_NEW_MASTER_KEY", KEY),
+            ("BRIDGE_EGRESS_PROXY", "http://user:CANARY@proxy:3128"),
+            ("GENESYS_REGION", "mypurecloud.de"),
+            ("GENESYS_CLIENT_ID", "id"),
+            ("GENESYS_CLIENT_SECRET", "CANARY"),
+            ("GENESYS_ALL_USERS", "true"),
+        ];
+        let variables = Variables::from_pairs(pairs);
+        let config = Config::from_variables(&variables).unwrap();
+        let shown = format!("{variables:?} {variables:#?} {config:?} {config:#?}");
+        assert!(!shown.contains("CANARY") && !shown.contains(KEY), "{shown}");
     }
 
     #[test]

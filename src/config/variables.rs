@@ -1,6 +1,7 @@
 //! The variables there are, and what they are set to: the only place that reads the environment.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::ConfigError;
 
@@ -27,6 +28,11 @@ const fn secret(name: &'static str, default: &'static str, help: &'static str) -
 /// Every variable that the bridge reads; `--help`, `check-config` and the guard against typing errors go by it.
 pub const VARIABLES: &[Variable] = &[
     secret("DATABASE_URL", "embedded", "Postgres; unset: an embedded one under BRIDGE_DATA_DIR"),
+    plain(
+        "BRIDGE_ALLOW_PLAIN_DATABASE",
+        "false",
+        "true: DATABASE_URL may lead to another machine without TLS",
+    ),
     plain("BRIDGE_DATA_DIR", "./data", "where the embedded Postgres and generated keys are kept"),
     plain("BRIDGE_LISTEN", "127.0.0.1:8080", "address of the REST API"),
     secret(
@@ -39,10 +45,16 @@ pub const VARIABLES: &[Variable] = &[
         "generated",
         "32 bytes in base64 that seal secrets at rest; required with DATABASE_URL",
     ),
+    secret("BRIDGE_NEW_MASTER_KEY", "generated", "the key that `rotate-master-key` is to put in its place"),
     plain(
         "BRIDGE_ALLOW_TARGETS",
         "none",
         "CIDRs that webhooks may reach although not public; http: only inside them",
+    ),
+    secret(
+        "BRIDGE_EGRESS_PROXY",
+        "none",
+        "http://[user:password@]host:port that all POSTs to webhooks go through",
     ),
     plain("BRIDGE_LOG", "info", "log filter, such as info,presence_bridge=debug"),
     plain("BRIDGE_RETENTION_DAYS", "30", "days that events and audit entries are kept, 1 to 3650"),
@@ -80,9 +92,15 @@ pub const VARIABLES: &[Variable] = &[
 ];
 
 /// Variables as found: name to value and where it came from.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Variables {
     values: BTreeMap<String, (String, &'static str)>,
+}
+
+impl fmt::Debug for Variables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Variables(…)")
+    }
 }
 
 impl Variables {

@@ -172,6 +172,8 @@ kinds! {
     TerminateRequested = "TERMINATE_REQUESTED",
     /// An operator asked to start a connection anew.
     RestartRequested = "RESTART_REQUESTED",
+    /// Everything sealed was sealed anew under another master key.
+    MasterKeyRotated = "MASTER_KEY_ROTATED",
     /// The bridge started.
     BridgeStarted = "BRIDGE_STARTED",
     /// The bridge was asked to stop.

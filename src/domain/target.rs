@@ -1,10 +1,12 @@
 //! Where webhooks may go: public addresses, and what the operator opened by `BRIDGE_ALLOW_TARGETS`.
 //!
 //! Judged twice: the text at registration, and every address at every dial, since names change their minds. An IPv6
-//! address that carries an IPv4 one (mapped, NAT64, 6to4, Teredo) is not public: whatever it leads to has an address
-//! of its own. Ranges are those of IANA's special-purpose registries.
+//! address that carries an IPv4 one (mapped, NAT64, 6to4, Teredo, ISATAP) is not public: whatever it leads to has an
+//! address of its own. Ranges are those of IANA's special-purpose registries. What is ours is refused too, public or not
+//! (docs/adr/0022).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use url::{Host, Url};
@@ -21,35 +23,37 @@ const fn v6(first: u16, second: u16, third: u16, prefix: u8) -> Ipv6Net {
 }
 
 /// IPv4 ranges that are not public unicast.
-const NOT_PUBLIC_V4: [Ipv4Net; 17] = [
-    v4(0, 0, 0, 0, 8),       // this network
-    v4(10, 0, 0, 0, 8),      // private
-    v4(100, 64, 0, 0, 10),   // shared by carriers
-    v4(127, 0, 0, 0, 8),     // loopback
-    v4(169, 254, 0, 0, 16),  // link-local, cloud metadata
-    v4(172, 16, 0, 0, 12),   // private
-    v4(192, 0, 0, 0, 24),    // protocol assignments
-    v4(192, 0, 2, 0, 24),    // documentation
-    v4(192, 31, 196, 0, 24), // AS112
-    v4(192, 52, 193, 0, 24), // AMT
-    v4(192, 88, 99, 0, 24),  // 6to4 relays, retired
-    v4(192, 168, 0, 0, 16),  // private
-    v4(192, 175, 48, 0, 24), // AS112
-    v4(198, 18, 0, 0, 15),   // benchmarking
-    v4(198, 51, 100, 0, 24), // documentation
-    v4(203, 0, 113, 0, 24),  // documentation
-    v4(224, 0, 0, 0, 3),     // multicast, reserved, broadcast
+const NOT_PUBLIC_V4: [Ipv4Net; 18] = [
+    v4(0, 0, 0, 0, 8),        // this network
+    v4(10, 0, 0, 0, 8),       // private
+    v4(100, 64, 0, 0, 10),    // shared by carriers
+    v4(127, 0, 0, 0, 8),      // loopback
+    v4(168, 63, 129, 16, 32), // the inner service of Azure's machines, which nobody else reaches
+    v4(169, 254, 0, 0, 16),   // link-local, cloud metadata
+    v4(172, 16, 0, 0, 12),    // private
+    v4(192, 0, 0, 0, 24),     // protocol assignments
+    v4(192, 0, 2, 0, 24),     // documentation
+    v4(192, 31, 196, 0, 24),  // AS112
+    v4(192, 52, 193, 0, 24),  // AMT
+    v4(192, 88, 99, 0, 24),   // 6to4 relays, retired
+    v4(192, 168, 0, 0, 16),   // private
+    v4(192, 175, 48, 0, 24),  // AS112
+    v4(198, 18, 0, 0, 15),    // benchmarking
+    v4(198, 51, 100, 0, 24),  // documentation
+    v4(203, 0, 113, 0, 24),   // documentation
+    v4(224, 0, 0, 0, 3),      // multicast, reserved, broadcast
 ];
 
 /// Public IPv6 unicast is inside this range, and outside the ranges below.
 const GLOBAL_V6: Ipv6Net = v6(0x2000, 0, 0, 3);
 
 /// Ranges inside 2000::/3 that are not public unicast.
-const NOT_PUBLIC_V6: [Ipv6Net; 4] = [
-    v6(0x2001, 0, 0, 23),     // protocol assignments, Teredo, benchmarking, ORCHID
-    v6(0x2001, 0xdb8, 0, 32), // documentation
-    v6(0x2002, 0, 0, 16),     // 6to4
-    v6(0x3fff, 0, 0, 20),     // documentation
+const NOT_PUBLIC_V6: [Ipv6Net; 5] = [
+    v6(0x2001, 0, 0, 23),         // protocol assignments, Teredo, benchmarking, ORCHID
+    v6(0x2001, 0xdb8, 0, 32),     // documentation
+    v6(0x2002, 0, 0, 16),         // 6to4
+    v6(0x2620, 0x4f, 0x8000, 48), // AS112
+    v6(0x3fff, 0, 0, 20),         // documentation
 ];
 
 /// Why a target is refused. Texts are worded to follow the field's name.
@@ -98,17 +102,51 @@ impl TargetError {
     }
 }
 
-/// What the operator opened besides the public internet.
+/// What is ours, and must not be reached through us even where it has a public address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ours {
+    /// Addresses of this machine. Behind them may be what no firewall guards, for we would come from within.
+    pub machine: Vec<IpAddr>,
+    /// Where the REST API listens.
+    pub listening: Vec<SocketAddr>,
+    /// What only we should talk to: the database, the egress proxy.
+    pub peers: Vec<SocketAddr>,
+}
+
+impl Ours {
+    /// Whether the operator can open it: our own API and our own database serve no webhook.
+    fn is_closed_for_ever(&self, ip: IpAddr, port: u16) -> bool {
+        let all_of_the_machine =
+            |ip: IpAddr| ip.is_loopback() || ip.is_unspecified() || self.machine.contains(&ip);
+        self.peers.contains(&SocketAddr::new(ip, port))
+            || self.listening.iter().any(|own| {
+                let reaches = own.ip() == ip || (own.ip().is_unspecified() && all_of_the_machine(ip));
+                own.port() == port && reaches
+            })
+    }
+
+    fn is_at(&self, ip: IpAddr) -> bool {
+        self.machine.contains(&ip) || self.peers.iter().chain(&self.listening).any(|own| own.ip() == ip)
+    }
+}
+
+/// What the operator opened besides the public internet, and what is ours. Clones see the same.
 #[derive(Clone, Debug, Default)]
 pub struct TargetPolicy {
     allowed: Vec<IpNet>,
+    ours: Arc<RwLock<Ours>>,
 }
 
 impl TargetPolicy {
     /// Opens these networks.
     #[must_use]
     pub fn new(allowed: Vec<IpNet>) -> Self {
-        Self { allowed }
+        Self { allowed, ours: Arc::default() }
+    }
+
+    /// Says what is ours from now on.
+    pub fn set_ours(&self, ours: Ours) {
+        *self.ours.write().unwrap_or_else(PoisonError::into_inner) = ours;
     }
 
     /// Judges an address as somebody typed it. Give on the URL that comes back, not the text: every later reader
@@ -149,9 +187,10 @@ impl TargetPolicy {
         if !https && self.allowed.is_empty() {
             return Err(TargetError::NotHttps);
         }
+        let port = url.port_or_known_default().ok_or(TargetError::Port)?;
         match url.host().ok_or(TargetError::NotUrl)? {
-            Host::Ipv4(ip) => self.check_address(https, ip.into())?,
-            Host::Ipv6(ip) => self.check_address(https, ip.into())?,
+            Host::Ipv4(ip) => self.check_address(https, ip.into(), port)?,
+            Host::Ipv6(ip) => self.check_address(https, ip.into(), port)?,
             Host::Domain(name) => self.check_name(name)?,
         }
         Ok(url)
@@ -175,21 +214,60 @@ impl TargetPolicy {
     ///
     /// # Errors
     /// [`TargetError::NotPublic`]; for plain http [`TargetError::NotHttps`] outside the open networks.
-    pub fn check_address(&self, https: bool, address: IpAddr) -> Result<(), TargetError> {
-        if self.allowed.iter().any(|net| net.contains(&address)) {
-            return Ok(());
+    pub fn check_address(&self, https: bool, address: IpAddr, port: u16) -> Result<(), TargetError> {
+        let ours = self.ours.read().unwrap_or_else(PoisonError::into_inner);
+        if ours.is_closed_for_ever(address, port) {
+            return Err(TargetError::NotPublic);
         }
-        if !is_public(address) {
+        if self.opens(address) {
+            // What leads on to an IPv4 address, as NAT64 does, must be allowed to lead there.
+            return match carried(address) {
+                Some(inner) if !self.opens(inner.into()) && !is_public(inner.into()) => {
+                    Err(TargetError::NotPublic)
+                }
+                _ => Ok(()),
+            };
+        }
+        if !is_public(address) || ours.is_at(address) {
             return Err(TargetError::NotPublic);
         }
         if https { Ok(()) } else { Err(TargetError::NotHttps) }
+    }
+
+    fn opens(&self, address: IpAddr) -> bool {
+        self.allowed.iter().any(|net| net.contains(&address))
     }
 }
 
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(ip) => !NOT_PUBLIC_V4.iter().any(|net| net.contains(&ip)),
-        IpAddr::V6(ip) => GLOBAL_V6.contains(&ip) && !NOT_PUBLIC_V6.iter().any(|net| net.contains(&ip)),
+        IpAddr::V6(ip) => {
+            GLOBAL_V6.contains(&ip)
+                && !NOT_PUBLIC_V6.iter().any(|net| net.contains(&ip))
+                && carried(address).is_none()
+        }
+    }
+}
+
+/// The IPv4 address that an IPv6 address leads to, by one of the known ways of writing it in.
+fn carried(address: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(ip) = address else { return None };
+    let v4 = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
+    match ip.segments() {
+        // Unspecified and loopback are no IPv4 addresses.
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
+        // Compatible, mapped, translated (RFC 2765); both prefixes of NAT64.
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x64, 0xff9b, 1, _, _, _, high, low] => Some(v4(high, low)),
+        // 6to4; Teredo, which hides the address of the one behind it.
+        [0x2002, high, low, ..] => Some(v4(high, low)),
+        [0x2001, 0, _, _, _, _, high, low] => Some(v4(!high, !low)),
+        // ISATAP, in whatever network.
+        [_, _, _, _, 0 | 0x200, 0x5efe, high, low] => Some(v4(high, low)),
+        _ => None,
     }
 }
 
@@ -255,6 +333,17 @@ mod tests {
             "[2001:db8::1]",
             "[3fff::1]",
             "[100::1]",
+            "[2620:4f:8000::1]",
+            "[5f00::1]",
+            "[fec0::1]",
+            "[2606:4700::5efe:10.0.0.1]",
+            "[2606:4700::200:5efe:a00:1]",
+            "[::ffff:0:127.0.0.1]",
+            "[64:ff9b:1:ffff:0:0:7f00:1]",
+            "168.63.129.16",
+            "127.0.0.1.",
+            "①②⑦.0.0.1",
+            "127。0。0。1",
             "localhost",
             "LOCALHOST.",
             "a.localhost",
@@ -305,7 +394,54 @@ mod tests {
         assert_eq!(policy.check_url("http://192.168.0.1/"), Err(TargetError::NotPublic));
         assert_eq!(policy.check_url("http://93.184.216.34/"), Err(TargetError::NotHttps));
         assert!(policy.check_url("https://93.184.216.34/").is_ok());
-        assert_eq!(policy.check_address(false, "10.9.9.9".parse().unwrap()), Ok(()));
+        assert_eq!(policy.check_address(false, "10.9.9.9".parse().unwrap(), 80), Ok(()));
+    }
+
+    #[test]
+    fn what_is_ours_is_refused_at_its_public_address_and_our_doors_even_in_an_open_network() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let ours = Ours {
+            machine: vec!["45.33.32.20".parse().unwrap(), "10.0.0.7".parse().unwrap()],
+            listening: vec![address("0.0.0.0:8080")],
+            peers: vec![address("45.33.32.10:5432"), address("10.0.0.8:5432")],
+        };
+        let closed = TargetPolicy::default();
+        closed.set_ours(ours.clone());
+        for text in
+            ["https://45.33.32.20/", "https://45.33.32.20:8080/", "https://45.33.32.10/", "https://10.0.0.8/"]
+        {
+            assert_eq!(closed.check_url(text), Err(TargetError::NotPublic), "{text}");
+        }
+        assert!(closed.check_url("https://45.33.32.11/").is_ok());
+        let open = TargetPolicy::new(
+            ["10.0.0.0/8", "127.0.0.0/8", "45.33.32.0/24"].map(|net| net.parse().unwrap()).into(),
+        );
+        open.clone().set_ours(ours);
+        for text in [
+            "http://10.0.0.7:8080/",
+            "http://127.9.9.9:8080/",
+            "https://45.33.32.20:8080/",
+            "http://10.0.0.8:5432/",
+            "https://45.33.32.10:5432/",
+        ] {
+            assert_eq!(open.check_url(text), Err(TargetError::NotPublic), "{text}");
+        }
+        for text in ["http://10.0.0.7:9091/", "http://127.0.0.1/", "https://45.33.32.20/", "http://10.0.0.8/"]
+        {
+            assert!(open.check_url(text).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_open_prefix_of_nat64_leads_only_where_the_ipv4_address_may_be() {
+        let policy = open("64:ff9b::/96");
+        assert!(policy.check_url("https://[64:ff9b::5db8:d822]/").is_ok());
+        for inner in ["7f00:1", "a00:1", "a9fe:a9fe"] {
+            let text = format!("https://[64:ff9b::{inner}]/");
+            assert_eq!(policy.check_url(&text), Err(TargetError::NotPublic), "{text}");
+        }
+        let both = TargetPolicy::new(["64:ff9b::/96", "10.0.0.0/8"].map(|net| net.parse().unwrap()).into());
+        assert!(both.check_url("http://[64:ff9b::a00:1]/").is_ok());
     }
 
     proptest! {
@@ -318,7 +454,10 @@ mod tests {
                 v4.to_ipv6_mapped(),
                 Ipv6Addr::new(0, 0, 0, 0, 0, 0, high, low),
                 Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, high, low),
+                Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, high, low),
                 Ipv6Addr::new(0x2002, high, low, 0, 0, 0, 0, 0),
+                Ipv6Addr::new(0x2001, 0, 0x4136, 0xe378, 0, 0, !high, !low),
+                Ipv6Addr::new(0x2606, 0x4700, 0, 0, 0, 0x5efe, high, low),
             ] {
                 prop_assert!(!is_public(ip.into()));
             }

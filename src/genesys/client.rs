@@ -10,6 +10,7 @@ use super::realtime::{Realtime, RealtimeSettings};
 use crate::domain::regions;
 use crate::domain::secret::Secret;
 use crate::domain::source::PROTOCOL_NOTIFICATIONS;
+use crate::domain::target::TargetPolicy;
 
 /// What a client must know of its source.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub struct ClientSettings {
     pub client_secret: Secret,
     /// Language of presence labels.
     pub language: String,
+    /// Which addresses may be dialled; `None`: all.
+    pub targets: Option<TargetPolicy>,
 }
 
 impl ClientSettings {
@@ -55,12 +58,14 @@ impl ClientSettings {
     pub fn upstream(&self, limiter: Rc<RefCell<Limiter>>) -> Result<Rc<dyn Upstream>, rustls::Error> {
         let (api_url, login_url) = self.addresses();
         let (client_id, client_secret) = (self.client_id.clone(), self.client_secret.clone());
+        let targets = self.targets.clone();
         if self.protocol != PROTOCOL_NOTIFICATIONS {
-            let settings = RealtimeSettings { api_url, login_url, client_id, client_secret };
+            let settings = RealtimeSettings { api_url, login_url, client_id, client_secret, targets };
             return Ok(Rc::new(Realtime::new(settings)?));
         }
         let language = self.language.clone();
-        let settings = NotificationsSettings { api_url, login_url, client_id, client_secret, language };
+        let settings =
+            NotificationsSettings { api_url, login_url, client_id, client_secret, language, targets };
         Ok(Rc::new(Notifications::new(settings, limiter)?))
     }
 }
@@ -84,6 +89,7 @@ mod tests {
             client_id: String::new(),
             client_secret: Secret::new("x"),
             language: String::new(),
+            targets: None,
         };
         settings.addresses()
     }

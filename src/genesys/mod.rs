@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod definitions;
+mod dialer;
 pub mod latency;
 pub mod limiter;
 pub mod notifications;

@@ -16,9 +16,11 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use url::Url;
 
+use super::dialer::Dialer;
 use super::protocol::{ErrorKind, Provisioned, Token, UpstreamError};
 use super::socket::Socket;
 use crate::domain::secret::Secret;
+use crate::domain::target::TargetPolicy;
 use crate::tls;
 
 /// The whole of one call, from the look-up of the host to the last byte of the answer. Shorter where tests wait for it.
@@ -59,14 +61,16 @@ struct TokenAnswer {
 }
 
 impl Rest {
-    /// Clients of their own.
+    /// Clients of their own that go where the policy lets them; without one, everywhere.
     ///
     /// # Errors
     /// If TLS cannot be set up.
-    pub fn new() -> Result<Self, rustls::Error> {
+    pub fn new(targets: Option<TargetPolicy>) -> Result<Self, rustls::Error> {
         let tls = Arc::new(tls::client_config()?);
+        let dialer = Dialer::new(targets);
         let client = |connections| {
             let connector = Connector::new()
+                .connector(dialer.clone())
                 .rustls_0_23(tls.clone())
                 .limit(connections)
                 .timeout(CALL_WITHIN)

@@ -18,7 +18,6 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
@@ -111,7 +110,7 @@ impl Connector {
         let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
         let mut tcp = None;
         for address in self.guard.resolve(https, host, port).await? {
-            if let Ok(Ok(stream)) = timeout(DIAL_WITHIN, TcpStream::connect(address)).await {
+            if let Ok(Ok(stream)) = timeout(DIAL_WITHIN, self.guard.dial(address)).await {
                 tcp = Some(stream);
                 break;
             }

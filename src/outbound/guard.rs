@@ -1,16 +1,20 @@
-//! Which addresses a host may be dialled at: looked up for every dial, all of them judged, one bad one refuses.
+//! Which addresses a host may be dialled at: looked up for every dial, all of them judged, one bad one refuses. And the
+//! dial itself, straight or through the egress proxy.
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::net::lookup_host;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::proxy;
+use crate::config::EgressProxy;
 use crate::domain::target::TargetPolicy;
 
 /// Longest wait for the resolver; an attempt has more to do within its deadline.
@@ -58,11 +62,30 @@ pub struct Guard {
     within: Duration,
     /// Names that are being asked for, and where the answer will be.
     under_way: Arc<Mutex<HashMap<String, Found>>>,
+    /// The only way out, if there is one.
+    proxy: Option<Arc<EgressProxy>>,
 }
 
 impl Guard {
     pub fn new(policy: TargetPolicy, look_up: LookUp) -> Self {
-        Self { policy, look_up, within: RESOLVE_WITHIN, under_way: Arc::default() }
+        Self { policy, look_up, within: RESOLVE_WITHIN, under_way: Arc::default(), proxy: None }
+    }
+
+    /// The same, by way of a proxy.
+    pub fn through(self, proxy: Option<EgressProxy>) -> Self {
+        Self { proxy: proxy.map(Arc::new), ..self }
+    }
+
+    /// Opens a connection to an address that [`resolve`](Self::resolve) gave. A proxy is told that address, not the
+    /// name, so that it cannot come to another one.
+    ///
+    /// # Errors
+    /// If there is none to be had.
+    pub async fn dial(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        match &self.proxy {
+            Some(proxy) => proxy::tunnel(proxy, address).await,
+            None => TcpStream::connect(address).await,
+        }
     }
 
     /// Addresses at which `host` (a name, or an address with or without brackets) may be dialled now.
@@ -78,7 +101,7 @@ impl Guard {
         if found.is_empty() {
             return Err(GuardError::NotResolved);
         }
-        if found.iter().any(|ip| self.policy.check_address(https, *ip).is_err()) {
+        if found.iter().any(|ip| self.policy.check_address(https, *ip, port).is_err()) {
             return Err(GuardError::Refused);
         }
         Ok(found.into_iter().take(ADDRESSES_MAX).map(|ip| SocketAddr::new(ip, port)).collect())

@@ -13,6 +13,7 @@ use super::guard::{Guard, LookUp, ask_the_system};
 pub use super::target::Target;
 use super::wire::Reply;
 use crate::clock;
+use crate::config::EgressProxy;
 use crate::domain::access::Access;
 use crate::domain::delivery::Outcome;
 use crate::domain::retry::parse_retry_after;
@@ -59,12 +60,18 @@ pub struct Poster {
 }
 
 impl Poster {
-    /// A poster that reaches what the policy allows and trusts what the system trusts.
+    /// A poster that reaches what the policy allows, by way of the proxy if there is one, and trusts what the system
+    /// trusts.
     ///
     /// # Errors
     /// If TLS cannot be set up.
-    pub fn new(policy: TargetPolicy) -> Result<Self, rustls::Error> {
-        Ok(Self::with(policy, ask_the_system, tls::client_config()?))
+    pub fn new(policy: TargetPolicy, proxy: Option<EgressProxy>) -> Result<Self, rustls::Error> {
+        let poster = Self::with(policy, ask_the_system, tls::client_config()?);
+        Ok(poster.through(proxy))
+    }
+
+    pub(super) fn through(self, proxy: Option<EgressProxy>) -> Self {
+        Self { guard: self.guard.through(proxy), ..self }
     }
 
     pub(super) fn with(policy: TargetPolicy, look_up: LookUp, mut tls: ClientConfig) -> Self {

@@ -23,6 +23,7 @@ use uuid::Uuid;
 use super::envelope::Rendered;
 use super::guard::{LookUp, ask_the_system};
 use super::post::{Answer, Post, Poster, Target};
+use crate::config::EgressProxy;
 use crate::domain::access::Access;
 use crate::domain::signature::{Signer, SigningKey};
 use crate::domain::target::TargetPolicy;
@@ -132,6 +133,10 @@ impl Sender {
         let look_up: LookUp = |_| Box::pin(std::future::ready(vec![[127, 0, 0, 1].into()]));
         let tls = if trusts { trusting() } else { systems() };
         Self::with(Poster::with(policy("127.0.0.0/8"), look_up, tls))
+    }
+
+    pub fn through(self, proxy: EgressProxy) -> Self {
+        Self { poster: self.poster.through(Some(proxy)), ..self }
     }
 
     pub fn access(self, access: Access) -> Self {

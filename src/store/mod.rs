@@ -7,10 +7,8 @@ use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
-use sqlx::{Connection, PgPool, Postgres, Transaction};
+use sqlx::{ConnectOptions, Connection, PgPool, Postgres, Transaction};
 use tokio::time::timeout;
-
-use crate::domain::secret::MasterKey;
 
 pub mod agents;
 pub mod assignments;
@@ -36,6 +34,8 @@ mod owing;
 pub mod partitions;
 pub mod recorder;
 pub mod recovery;
+pub mod rotation;
+pub mod server;
 mod settle;
 pub mod sight;
 mod snapshots;
@@ -60,13 +60,16 @@ const STATEMENT_TIMEOUT: &str = "5s";
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest that a whole step may take on our side: a server, or a network, that has gone silent answers no
 /// `statement_timeout` either.
-const STEP_WITHIN: Duration = Duration::from_secs(6);
+const STEP_WITHIN: Duration = Duration::from_secs(5);
 /// The same for a step that may have to touch very many rows.
 const LONG_STEP_WITHIN: Duration = Duration::from_secs(65);
 /// How long a connection may take for a sign of life before it counts as dead.
 const PING_WITHIN: Duration = Duration::from_secs(2);
 /// A hot connection that was used within this is taken to be alive: asking would cost as much as using it.
 const FRESH: Duration = Duration::from_secs(1);
+
+/// What Postgres calls it.
+const DISK_FULL: &str = "53100";
 
 /// Brings the schema to what this version needs.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
@@ -137,6 +140,17 @@ impl StoreError {
     }
 }
 
+impl StoreError {
+    /// In words for an operator.
+    fn why_nothing_is_stored(&self) -> &'static str {
+        let code = match self {
+            Self::Database(error) => error.as_database_error().and_then(|error| error.code()),
+            _ => None,
+        };
+        if code.as_deref() == Some(DISK_FULL) { "its disk is full" } else { "changes cannot be stored" }
+    }
+}
+
 /// What every step of this module returns.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
@@ -165,7 +179,8 @@ impl Store {
     /// # Errors
     /// If no connection can be made within 5 s.
     pub async fn connect(options: PgConnectOptions, connections: u32) -> Result<Self> {
-        let options = options.application_name("presence-bridge").options([
+        // Whatever BRIDGE_LOG says: sqlx would show statements with what they hold.
+        let options = options.disable_statement_logging().application_name("presence-bridge").options([
             ("statement_timeout", STATEMENT_TIMEOUT),
             ("lock_timeout", STATEMENT_TIMEOUT),
             ("idle_in_transaction_session_timeout", "10s"),
@@ -215,26 +230,6 @@ impl Store {
             Ok(())
         })
         .await
-    }
-
-    /// Whether everything sealed in this database was sealed under this key (true if nothing is sealed yet).
-    ///
-    /// # Errors
-    /// If the database does not answer.
-    pub async fn is_sealed_under(&self, key: &MasterKey) -> Result<bool> {
-        let other = sqlx::query_scalar!(
-            r#"select exists (
-                   select from webhook_secret where substring(sealed from 1 for 4) <> $1
-                   union all
-                   select from webhook where substring(access_sealed from 1 for 4) <> $1
-                   union all
-                   select from source where substring(client_secret_sealed from 1 for 4) <> $1 and deleted_at is null
-               ) as "other!""#,
-            key.id(),
-        )
-        .fetch_one(&self.pool)
-        .await?;
-        Ok(!other)
     }
 
     /// Ends every connection; later calls fail. A server that is silent is not waited for.

@@ -128,8 +128,12 @@ impl Worker {
             };
             while !self.batch.is_empty() {
                 match self.commit().await {
-                    Ok(()) => retry_after = RETRY_FIRST,
+                    Ok(()) => {
+                        retry_after = RETRY_FIRST;
+                        self.status.set_not_storing(None);
+                    }
                     Err(error) => {
+                        self.status.set_not_storing(Some(error.why_nothing_is_stored()));
                         self.status.alive(Part::Recorder);
                         tracing::warn!(%error, changes = self.batch.len(), "presence changes wait for the database");
                         sleep(retry_after.mul_f64(1.0 + 0.3 * random::unit())).await;

@@ -21,6 +21,8 @@ pub struct WantedSource {
     pub name: String,
     /// Counts changes; connections of another version are built anew.
     pub version: i64,
+    /// The operator has set it, by variables.
+    pub from_environment: bool,
     /// It was removed: its connections are to end, and their rows to go.
     pub deleted: bool,
     /// Upstream protocol.
@@ -127,6 +129,7 @@ impl Store {
         let rows = sqlx::query!(
             r#"select s.source_id as "source_id: SourceId", s.name, s.version, s.deleted_at, s.protocol, s.region,
                       s.api_url, s.login_url, s.client_id, s.client_secret_sealed, s.agents, s.topic_matrix,
+                      s.origin = 'environment' as "from_environment!",
                       s.heartbeat_interval_ms, s.all_users, s.queues, s.groups, s.language, s.stale_after_seconds,
                       s.roster_interval_seconds, s.refreshes_asked, s.created_at, h.stale_since as "stale_since?"
                from source s
@@ -153,6 +156,7 @@ impl Store {
                 source_id: row.source_id,
                 name: row.name,
                 version: row.version,
+                from_environment: row.from_environment,
                 deleted: row.deleted_at.is_some(),
                 protocol: row.protocol,
                 region: row.region,

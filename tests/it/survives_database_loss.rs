@@ -82,12 +82,16 @@ async fn while_the_database_is_away_changes_wait_and_readiness_says_why() {
     assert_eq!(refused.status, 503);
     assert!(refused.headers.contains_key("retry-after"));
     assert_eq!(world.genesys.snapshot().connected(), AGENTS.len(), "sockets stay open");
+    // Ten minutes, for whoever has them: AWAY_SECONDS=600 cargo test --test it while_the_database_is_away
+    let longer = std::env::var("AWAY_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    tokio::time::sleep(Duration::from_secs(longer.unwrap_or(0))).await;
     chaos.set(Mode::Pass);
     let back = Instant::now();
     all_arrived_once(&world, 75).await;
     let took = back.elapsed();
     assert!(took < Duration::from_secs(5), "delivered {took:?} after it was back");
     ready(&world).await;
+    println!("all delivered {took:?}, ready {:?} after the database was back", back.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,14 +143,99 @@ async fn a_database_that_falls_silent_is_given_up_and_found_again() {
     })
     .await;
     let took = silent.elapsed();
-    assert!(took < Duration::from_secs(8), "it took {took:?}");
+    assert!(took < Duration::from_secs(6), "it took {took:?}");
     assert_eq!(world.bridge.get("/readyz").await.status, 503);
+    every_call_ends(&world).await;
     chaos.set(Mode::PassNew); // connections from before never answer again
     let back = Instant::now();
     all_arrived_once(&world, 36).await;
     let took = back.elapsed();
     assert!(took < Duration::from_secs(10), "delivered {took:?} after it was back");
     ready(&world).await;
+}
+
+/// Calls of the API, all at once, while the database says nothing.
+async fn every_call_ends(world: &World) {
+    let nobody = "019ab2f0-7c11-7a3e-8f55-0b1c2d3e4f50";
+    let mut calls: Vec<(&str, String)> = [
+        "webhooks",
+        "sources",
+        "connections",
+        "agents",
+        "events",
+        "deliveries",
+        "audit",
+        "gaps",
+        "rejected-topics",
+    ]
+    .iter()
+    .map(|list| ("GET", format!("/v1/{list}")))
+    .collect();
+    for list in ["webhooks", "sources", "connections", "events", "deliveries"] {
+        calls.push(("GET", format!("/v1/{list}/{nobody}")));
+    }
+    for (method, path) in [
+        ("POST", "webhooks/ID/pause"),
+        ("POST", "webhooks/ID/test"),
+        ("POST", "webhooks/ID/snapshot"),
+        ("DELETE", "webhooks/ID"),
+        ("POST", "connections/ID/restart"),
+        ("POST", "deliveries/ID/retry"),
+        ("DELETE", "sources/ID"),
+    ] {
+        calls.push((method, format!("/v1/{}", path.replace("ID", nobody))));
+    }
+    let ends = calls.iter().map(|(method, path)| async move {
+        let begun = Instant::now();
+        let answer = world.bridge.send(method, path, None).await;
+        (format!("{method} {path}"), answer.status, begun.elapsed())
+    });
+    let ends = futures_util::future::join_all(ends).await;
+    let longest = ends.iter().map(|(_, _, took)| *took).max().unwrap();
+    println!("{} calls of the API ended within {longest:?}", ends.len());
+    for (call, status, took) in ends {
+        assert_eq!(status, 503, "{call}");
+        assert!(took < Duration::from_millis(5500), "{call} took {took:?}");
+    }
+}
+
+/// Silence that falls in the middle of a statement.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_under_way_when_the_database_falls_silent_ends_too() {
+    let direct = database::create().await;
+    let chaos = Chaos::before(&direct).await;
+    let world = on_database(&chaos.url()).await;
+    let pool = database::pool(&direct).await;
+    let mut holder = pool.begin().await.unwrap();
+    sqlx::query("lock table gap in access exclusive mode").execute(&mut *holder).await.unwrap();
+    let begun = Instant::now();
+    let under_way = world.bridge.get("/v1/gaps");
+    let silence = async {
+        eventually("it waits", || async {
+            let waits: bool = sqlx::query_scalar(
+                "select exists (select from pg_stat_activity
+                                where datname = current_database() and wait_event_type = 'Lock'
+                                  and application_name = 'presence-bridge')",
+            )
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+            waits.then_some(())
+        })
+        .await;
+        chaos.set(Mode::Silent);
+    };
+    let (answer, ()) = futures_util::future::join(under_way, silence).await;
+    let took = begun.elapsed();
+    assert_eq!(answer.status, 503);
+    assert!(took < Duration::from_millis(5500), "it took {took:?}");
+    println!("a call in the middle of a statement ended within {took:?}");
+    chaos.set(Mode::PassNew);
+    holder.rollback().await.unwrap();
+    eventually("it is well again", || async {
+        (world.bridge.get("/v1/gaps").await.status == 200).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

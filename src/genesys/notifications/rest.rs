@@ -21,6 +21,7 @@ use super::people::{Page, definition, snapshot};
 use super::wire;
 use crate::clock;
 use crate::domain::secret::Secret;
+use crate::domain::target::TargetPolicy;
 use crate::genesys::limiter::{Limiter, Urgency};
 use crate::genesys::protocol::{
     Definition, ErrorKind, Frame, Person, Provisioned, Rejected, Rhythm, Snapshot, Step, Token, Upstream,
@@ -57,6 +58,8 @@ pub struct NotificationsSettings {
     pub client_secret: Secret,
     /// Language of presence labels.
     pub language: String,
+    /// Which addresses may be dialled; `None`: all.
+    pub targets: Option<TargetPolicy>,
 }
 
 /// Speaks protocol `notifications` with one source. Lives on one thread.
@@ -104,7 +107,8 @@ impl Notifications {
         settings: NotificationsSettings,
         limiter: Rc<RefCell<Limiter>>,
     ) -> Result<Self, rustls::Error> {
-        Ok(Self { settings, rest: Rest::new()?, limiter })
+        let rest = Rest::new(settings.targets.clone())?;
+        Ok(Self { settings, rest, limiter })
     }
 
     pub(super) fn url(&self, path: &str) -> String {

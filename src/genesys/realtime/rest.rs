@@ -9,6 +9,7 @@ use url::form_urlencoded::Serializer;
 
 use super::wire;
 use crate::domain::secret::Secret;
+use crate::domain::target::TargetPolicy;
 use crate::genesys::protocol::{
     Definition, Frame, Person, Provisioned, Rejected, Rhythm, Snapshot, Step, Token, Upstream, Wanted, Watch,
     not_offered,
@@ -30,6 +31,8 @@ pub struct RealtimeSettings {
     pub client_id: String,
     /// OAuth client secret.
     pub client_secret: Secret,
+    /// Which addresses may be dialled; `None`: all.
+    pub targets: Option<TargetPolicy>,
 }
 
 /// Speaks protocol `realtime` with one source. Lives on one thread.
@@ -73,7 +76,8 @@ impl Realtime {
     /// # Errors
     /// If TLS cannot be set up.
     pub fn new(settings: RealtimeSettings) -> Result<Self, rustls::Error> {
-        Ok(Self { settings, rest: Rest::new()? })
+        let rest = Rest::new(settings.targets.clone())?;
+        Ok(Self { settings, rest })
     }
 
     fn connections_url(&self) -> String {

@@ -20,6 +20,7 @@ fn realtime(api_url: &str) -> Realtime {
         login_url: api_url.to_owned(),
         client_id: "the client".to_owned(),
         client_secret: Secret::new("CANARY&secret"),
+        targets: None,
     };
     Realtime::new(settings).unwrap()
 }

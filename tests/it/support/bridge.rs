@@ -28,6 +28,7 @@ pub struct Bridge {
     client: Client,
     variables: Vec<(String, String)>,
     log: Arc<Mutex<String>>,
+    output: Arc<Mutex<String>>,
     /// URL of its database.
     pub database_url: String,
     /// Address of its API, such as `http://127.0.0.1:41234`.
@@ -60,12 +61,14 @@ impl Bridge {
         all.dedup_by(|a, b| a.0 == b.0);
         all.retain(|(_, value)| value != UNSET);
         let log = Arc::new(Mutex::new(String::new()));
-        let (child, url) = spawn(&all, &log).await;
+        let output = Arc::new(Mutex::new(String::new()));
+        let (child, url) = spawn(&all, &log, &output).await;
         let bridge = Self {
             child,
             client: Client::new(url.clone()),
             variables: all,
             log,
+            output,
             database_url: database_url.to_owned(),
             url,
         };
@@ -93,11 +96,17 @@ impl Bridge {
 
     /// Starts the process again with the same configuration.
     pub async fn restart(&mut self) {
-        let (child, url) = spawn(&self.variables, &self.log).await;
+        let (child, url) = spawn(&self.variables, &self.log, &self.output).await;
         self.child = child;
         self.client = Client::new(url.clone());
         self.url = url;
         self.answers().await;
+    }
+
+    /// Sets a variable for the next start.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.variables.retain(|(other, _)| other != name);
+        self.variables.push((name.to_owned(), value.to_owned()));
     }
 
     /// Asks the process to stop and waits for its end.
@@ -115,6 +124,11 @@ impl Bridge {
     /// Everything it has logged so far, over restarts.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// Everything it has said on standard output.
+    pub fn output(&self) -> String {
+        self.output.lock().unwrap().clone()
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -165,7 +179,11 @@ impl Bridge {
 }
 
 /// Starts the process and waits for the address that it logs.
-async fn spawn(variables: &[(String, String)], log: &Arc<Mutex<String>>) -> (Child, String) {
+async fn spawn(
+    variables: &[(String, String)],
+    log: &Arc<Mutex<String>>,
+    output: &Arc<Mutex<String>>,
+) -> (Child, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_presence-bridge"));
     command
         .env_clear()
@@ -173,14 +191,20 @@ async fn spawn(variables: &[(String, String)], log: &Arc<Mutex<String>>) -> (Chi
         .envs(variables.iter().map(|(name, value)| (name, value)))
         .current_dir(std::env::temp_dir())
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut told = BufReader::new(child.stdout.take().unwrap()).lines();
     let (found, mut address) = watch::channel(None);
     let log = log.clone();
-    let written = log.clone();
+    let (written, output) = (log.clone(), output.clone());
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = told.next_line().await {
+            output.lock().unwrap().push_str(&(line + "\n"));
+        }
+    });
     tokio::spawn(async move {
         while let Ok(Some(line)) = lines.next_line().await {
             if let Some(at) =

@@ -1,0 +1,77 @@
+//! How to reach the database. Called by `app.rs`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use sqlx::postgres::PgConnectOptions;
+
+use super::{Result, Store};
+
+/// How to reach the database. Its `Debug` shows nothing: that of sqlx's options prints the password.
+#[derive(Clone)]
+pub struct Server(PgConnectOptions);
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Server(…)")
+    }
+}
+
+impl From<PgConnectOptions> for Server {
+    fn from(options: PgConnectOptions) -> Self {
+        Self(options)
+    }
+}
+
+impl FromStr for Server {
+    type Err = sqlx::Error;
+
+    /// Reads a `postgres://` URL. Do not show the error: it may repeat a part of the URL.
+    fn from_str(url: &str) -> Result<Self, sqlx::Error> {
+        Ok(Self(url.parse()?))
+    }
+}
+
+impl Server {
+    /// Host and port; `None`: a socket of this machine.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<(String, u16)> {
+        let host = self.0.get_host();
+        let over_tcp = self.0.get_socket().is_none() && !host.starts_with('/');
+        over_tcp.then(|| (host.trim_matches(['[', ']']).to_owned(), self.0.get_port()))
+    }
+
+    /// Opens the pools ([`Store::connect`]).
+    ///
+    /// # Errors
+    /// If no connection can be made within 5 s.
+    pub async fn connect(&self, connections: u32) -> Result<Store> {
+        Store::connect(self.0.clone(), connections).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn debug_of_a_server_shows_no_password_as_that_of_its_options_would() {
+        let url = "postgres://bridge:CANARY@db.example:6432/b?sslmode=require";
+        let server: Server = url.parse().unwrap();
+        assert!(format!("{:?}", server.0).contains("CANARY"), "sqlx has mended it: this type may go");
+        assert!(!format!("{server:?}").contains("CANARY"));
+        assert_eq!(server.endpoint(), Some(("db.example".to_owned(), 6432)));
+        let socket: Server = "postgres://u@localhost/b?host=/run/postgresql".parse().unwrap();
+        assert_eq!(socket.endpoint(), None);
+        let v6: Server = "postgres://u@[fd00::1]/b".parse().unwrap();
+        assert_eq!(v6.endpoint(), Some(("fd00::1".to_owned(), 5432)));
+    }
+
+    #[tokio::test]
+    async fn debug_of_a_store_shows_no_password() {
+        let options: PgConnectOptions = "postgres://bridge:CANARY@127.0.0.1:1/b".parse().unwrap();
+        let pool = super::super::pool_options(1, std::time::Duration::ZERO).connect_lazy_with(options);
+        assert!(!format!("{pool:?}").contains("CANARY"));
+    }
+}
