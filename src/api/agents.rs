@@ -1,12 +1,12 @@
 //! `/v1/agents`: the last known state of each Genesys user.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::ApiState;
 use super::page::{List, Place, Query, at, maybe_at, path_text};
 use super::problem::{ApiError, Code};
+use super::scoped::Scoped;
 use crate::domain::event_data::{Presence, SourceName, StateData};
 use crate::domain::ids::{AgentId, EventId, SourceId};
 use crate::domain::presence::canonical_presence;
@@ -55,7 +55,7 @@ fn view(row: &AgentRow) -> Value {
     json!(view)
 }
 
-pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
+pub(super) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     let mut query = Query::read(&request)?;
     let source = query.id("source")?.map(SourceId);
     let presence = query
@@ -71,7 +71,7 @@ pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Re
     Ok(paging.respond(rows, |row| Place::Number(row.agent_key), view))
 }
 
-pub(super) async fn get(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
+pub(super) async fn get(state: Scoped, request: HttpRequest) -> Reply {
     let id = path_text(&request)?;
     let mut query = Query::read(&request)?;
     let source = query.id("source")?.map(SourceId);
@@ -88,10 +88,7 @@ pub(super) async fn get(state: web::Data<ApiState>, request: HttpRequest) -> Rep
 }
 
 /// Takes `agent`, a Genesys user id or an id of the CRM: all Genesys ids that it may stand for.
-pub(super) async fn take_agents(
-    state: &ApiState,
-    query: &mut Query,
-) -> Result<Option<Vec<String>>, ApiError> {
+pub(super) async fn take_agents(state: &Scoped, query: &mut Query) -> Result<Option<Vec<String>>, ApiError> {
     match query.text("agent")? {
         Some(text) => Ok(Some(state.store.agent_ids_of(&text).await?)),
         None => Ok(None),

@@ -1,12 +1,12 @@
 //! `/v1/audit`: every step that was taken.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::ApiState;
 use super::agents::take_agents;
 use super::page::{List, Place, Query, at};
 use super::problem::ApiError;
+use super::scoped::Scoped;
 use crate::domain::audit::{Kind, Level};
 use crate::domain::ids::{ConnectionId, DeliveryId, EventId, WebhookId};
 use crate::store::audit::{AuditFilter, AuditRow};
@@ -33,7 +33,7 @@ fn view(row: &AuditRow) -> Value {
     })
 }
 
-pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(super) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
     let levels = [Level::Info, Level::Warn, Level::Error].map(Level::as_str);
     let mut query = Query::read(&request)?;

@@ -136,7 +136,7 @@ async fn look_up(state: &ApiState, key: Option<&[u8]>) -> Result<Option<Key>, Ap
     };
     let hash = Sha256::digest(key).into();
     // A connection to the database that died in silence would hold the caller for minutes.
-    match tokio::time::timeout(LOOK_UP_WITHIN, state.store.key(&hash)).await {
+    match tokio::time::timeout(LOOK_UP_WITHIN, state.whole_store.key(&hash)).await {
         Ok(key) => Ok(key?),
         Err(_) => Err(ApiError::unavailable("the key could not be looked up in time")),
     }

@@ -1,12 +1,12 @@
 //! `/v1/connections`: the sockets to Genesys, and the two things an operator may ask of one.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::ApiState;
 use super::auth::Principal;
 use super::page::{List, Place, Query, at, maybe_at, path_id};
 use super::problem::ApiError;
+use super::scoped::Scoped;
 use crate::domain::ids::{ConnectionId, SourceId};
 use crate::store::connections::{ConnectionFilter, ConnectionRow};
 
@@ -15,7 +15,7 @@ type Reply = Result<HttpResponse, ApiError>;
 const STATES: [&str; 6] = ["idle", "connecting", "open", "backing_off", "refused", "terminated"];
 
 /// Four names are those of the seed document's metrics; the rest is ours.
-fn view(state: &ApiState, row: &ConnectionRow) -> Value {
+fn view(state: &Scoped, row: &ConnectionRow) -> Value {
     let live = state.status.connection(row.connection_id);
     json!({
         "id": row.connection_id,
@@ -39,7 +39,7 @@ fn view(state: &ApiState, row: &ConnectionRow) -> Value {
     })
 }
 
-pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
+pub(super) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     let mut query = Query::read(&request)?;
     let filter = ConnectionFilter {
         source: query.id("source")?.map(SourceId),
@@ -52,23 +52,19 @@ pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Re
     Ok(paging.respond(rows, |row| Place::Id(row.connection_id.0), |row| view(&state, row)))
 }
 
-pub(super) async fn get(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
+pub(super) async fn get(state: Scoped, request: HttpRequest) -> Reply {
     let row = state.store.connection(ConnectionId(path_id(&request)?)).await?;
     Ok(HttpResponse::Ok().json(view(&state, &row)))
 }
 
-pub(super) async fn terminate(
-    state: web::Data<ApiState>,
-    principal: Principal,
-    request: HttpRequest,
-) -> Reply {
+pub(super) async fn terminate(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = ConnectionId(path_id(&request)?);
     let row = state.store.terminate_connection(id, principal.as_str()).await?;
     state.store.wake.connections_changed();
     Ok(HttpResponse::Accepted().json(view(&state, &row)))
 }
 
-pub(super) async fn restart(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
+pub(super) async fn restart(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = ConnectionId(path_id(&request)?);
     let row = state.store.restart_connection(id, principal.as_str()).await?;
     state.store.wake.connections_changed();

@@ -1,13 +1,13 @@
 //! `/v1/deliveries`: what is owed, and what became of it.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::ApiState;
 use super::agents::take_agents;
 use super::auth::Principal;
 use super::page::{List, Place, Query, at, maybe_at, path_id};
 use super::problem::ApiError;
+use super::scoped::Scoped;
 use crate::domain::ids::{DeliveryId, EventId, WebhookId};
 use crate::store::history::{AttemptRow, DeliveryFilter, DeliveryRow};
 
@@ -55,7 +55,7 @@ fn attempt_view(row: &AttemptRow) -> Value {
     })
 }
 
-pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
+pub(super) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     let mut query = Query::read(&request)?;
     let filter = DeliveryFilter {
         delivery: None,
@@ -70,7 +70,7 @@ pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Re
     Ok(paging.respond(rows, |row| Place::Id(row.delivery_id.0), view))
 }
 
-pub(super) async fn get(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
+pub(super) async fn get(state: Scoped, request: HttpRequest) -> Reply {
     let id = DeliveryId(path_id(&request)?);
     let mut shown = view(&state.store.delivery(id).await?);
     let attempts = state.store.attempts(id).await?;
@@ -80,7 +80,7 @@ pub(super) async fn get(state: web::Data<ApiState>, request: HttpRequest) -> Rep
     Ok(HttpResponse::Ok().json(shown))
 }
 
-pub(super) async fn retry(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
+pub(super) async fn retry(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = DeliveryId(path_id(&request)?);
     state.store.retry_delivery(id, principal.as_str()).await?;
     state.store.wake.deliveries_due();

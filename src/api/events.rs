@@ -1,13 +1,13 @@
 //! `/v1/events`: the feed of presence changes.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::ApiState;
 use super::agents::take_agents;
 use super::page::{List, Place, Query, at, path_id};
 use super::problem::ApiError;
+use super::scoped::Scoped;
 use crate::domain::event_data::EventData;
 use crate::domain::ids::{EventId, SourceId};
 use crate::domain::presence::Event;
@@ -36,7 +36,7 @@ struct FeedPage<'a> {
     next_cursor: String,
 }
 
-pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
+pub(super) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     let mut query = Query::read(&request)?;
     let filter = FeedFilter {
         agents: take_agents(&state, &mut query).await?,
@@ -53,7 +53,7 @@ pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Re
     }))
 }
 
-pub(super) async fn get(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
+pub(super) async fn get(state: Scoped, request: HttpRequest) -> Reply {
     let event = state.store.event(EventId(path_id(&request)?)).await?;
     Ok(HttpResponse::Ok().json(view(&event)))
 }

@@ -1,11 +1,11 @@
 //! `/v1/explain`: why a webhook got an event, or did not.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Map, Value, json};
 
-use super::ApiState;
 use super::page::{Query, at};
 use super::problem::ApiError;
+use super::scoped::Scoped;
 use crate::clock;
 use crate::domain::explain::{Step, explain};
 use crate::domain::ids::{DeliveryId, EventId, WebhookId};
@@ -18,7 +18,7 @@ fn step_view(step: &Step) -> Value {
     Value::Object(shown)
 }
 
-pub(super) async fn get(state: web::Data<ApiState>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(super) async fn get(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let mut query = Query::read(&request)?;
     let event = query.id("event")?.map(EventId);
     let webhook = query.id("webhook")?.map(WebhookId);

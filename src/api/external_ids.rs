@@ -1,13 +1,13 @@
 //! `/v1/agents/external-ids`, and the change of one agent's: which users of the CRM agents are.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::ApiState;
 use super::auth::Principal;
 use super::body::{JsonBody, JsonOrCsv};
 use super::page::{List, Place, Query, maybe_at, path_text};
 use super::problem::{ApiError, Code};
+use super::scoped::Scoped;
 use crate::domain::external_ids::{self, PAIRS_MAX, check_id, check_pairs, read_csv};
 use crate::domain::ids::{AgentId, SourceId};
 use crate::domain::violation::Violation;
@@ -24,7 +24,7 @@ fn view(row: &ExternalIdRow) -> Value {
     })
 }
 
-pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
+pub(super) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     let mut query = Query::read(&request)?;
     let source = query.id("source")?.map(SourceId);
     let external_id = query.text("external_id")?;
@@ -36,7 +36,7 @@ pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Re
 
 /// Of one agent.
 pub(super) async fn update(
-    state: web::Data<ApiState>,
+    state: Scoped,
     principal: Principal,
     request: HttpRequest,
     mut body: JsonBody,
@@ -58,12 +58,7 @@ pub(super) async fn update(
 }
 
 /// Of many agents.
-pub(super) async fn put(
-    state: web::Data<ApiState>,
-    principal: Principal,
-    request: HttpRequest,
-    body: JsonOrCsv,
-) -> Reply {
+pub(super) async fn put(state: Scoped, principal: Principal, request: HttpRequest, body: JsonOrCsv) -> Reply {
     let mut query = Query::read(&request)?;
     let source = query.id("source")?.map(SourceId);
     let (given, replace) = match body {
@@ -131,7 +126,7 @@ fn take_pair(item: Value) -> Result<(String, String), (&'static str, &'static st
 
 /// The source that is named, or else the one that must be meant.
 async fn which_source(
-    state: &ApiState,
+    state: &Scoped,
     named: Option<SourceId>,
     agent: Option<&str>,
 ) -> Result<SourceId, ApiError> {

@@ -1,11 +1,11 @@
 //! `/v1/gaps`: when agents could not be seen.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::ApiState;
 use super::page::{List, Place, Query, at, maybe_at};
 use super::problem::ApiError;
+use super::scoped::Scoped;
 use crate::domain::ids::{ConnectionId, GapId, SourceId};
 use crate::store::gaps::{Gap, GapFilter};
 
@@ -21,7 +21,7 @@ fn view(gap: &Gap) -> Value {
     })
 }
 
-pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(super) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let mut query = Query::read(&request)?;
     let filter = GapFilter {
         source: query.id("source")?.map(SourceId),

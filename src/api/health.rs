@@ -31,7 +31,7 @@ pub(super) async fn health() -> HttpResponse {
 
 pub(super) async fn readiness(state: web::Data<ApiState>) -> HttpResponse {
     let mut reasons = Vec::new();
-    match tokio::time::timeout(DATABASE_WITHIN, state.store.sight()).await {
+    match tokio::time::timeout(DATABASE_WITHIN, state.whole_store.sight()).await {
         Ok(Ok(sight)) => {
             if sight.any_source && !sight.any_open {
                 reasons.push("upstream: no connection is open".to_owned());

@@ -46,7 +46,7 @@ pub async fn once<B: MessageBody + 'static>(
         Ok(prepared) => prepared,
         Err(error) => return Ok(request.error_response(error)),
     };
-    match state.store.reserve_call(&call, &state.master_key).await {
+    match state.whole_store.reserve_call(&call, &state.master_key).await {
         Ok(Reserved::Ours(reserved_at)) => {
             // A task of its own, so that it ends, and is noted, even if the caller does not wait for it: a caller that
             // gave up is the one that asks again.
@@ -78,10 +78,10 @@ async fn prepare(request: &mut ServiceRequest) -> Result<(web::Data<ApiState>, C
         .app_data::<web::Data<ApiState>>()
         .cloned()
         .ok_or_else(|| ApiError::internal("the API was built without its state"))?;
-    let principal = request
+    let (tenant, principal) = request
         .extensions()
         .get::<Principal>()
-        .map(|principal| principal.as_str().to_owned())
+        .map(|principal| (principal.tenant(), principal.as_str().to_owned()))
         .ok_or_else(|| ApiError::internal("the caller is not known"))?;
     let key = Sha256::digest(key_of(request)?).into();
     let payload = request.take_payload();
@@ -94,7 +94,7 @@ async fn prepare(request: &mut ServiceRequest) -> Result<(web::Data<ApiState>, C
         hash.update(part);
     }
     request.set_payload(payload_of(body));
-    Ok((state, Call { principal, key, request: hash.finalize().into() }))
+    Ok((state, Call { tenant, principal, key, request: hash.finalize().into() }))
 }
 
 fn key_of(request: &ServiceRequest) -> Result<Vec<u8>, ApiError> {
@@ -130,7 +130,7 @@ async fn carry_out<B: MessageBody + 'static>(
         response.response().error().is_some_and(|error| error.as_error::<ApiError>().is_none())
     });
     if status.is_server_error() || foreign {
-        if let Err(error) = state.store.free_call(&call, reserved_at).await {
+        if let Err(error) = state.whole_store.free_call(&call, reserved_at).await {
             tracing::warn!(%error, "an Idempotency-Key could not be freed; it is free in a minute");
         }
         return Ok(answered?.map_into_boxed_body());
@@ -156,7 +156,7 @@ async fn carry_out<B: MessageBody + 'static>(
     };
     let answer = serde_json::to_vec(&kept).map_err(ApiError::internal)?;
     let noted =
-        state.store.keep_answer(&call, reserved_at, status.as_u16(), &answer, &state.master_key).await;
+        state.whole_store.keep_answer(&call, reserved_at, status.as_u16(), &answer, &state.master_key).await;
     if let Err(error) = noted {
         tracing::warn!(%error, "an answer could not be kept for its Idempotency-Key");
     }

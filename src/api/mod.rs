@@ -41,6 +41,7 @@ mod page;
 pub mod problem;
 mod recovery;
 mod rejected_topics;
+mod scoped;
 mod sources;
 mod strict_json;
 mod webhook_body;
@@ -49,8 +50,8 @@ mod webhooks;
 /// What handlers work with; give it to the `App` as `web::Data<ApiState>`.
 #[derive(Debug)]
 pub struct ApiState {
-    /// The database.
-    pub store: Store,
+    /// The database with the rows of every tenant; handlers take `Scoped`, which shows those of the caller's.
+    whole_store: Store,
     /// What is true right now.
     pub status: Arc<Status>,
     /// Counters and gauges.
@@ -73,7 +74,7 @@ impl ApiState {
         master_key: MasterKey,
         targets: TargetPolicy,
     ) -> Self {
-        Self { store, status, metrics, master_key, targets, failures: auth::Failures::default() }
+        Self { whole_store: store, status, metrics, master_key, targets, failures: auth::Failures::default() }
     }
 }
 

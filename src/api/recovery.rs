@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
 
-use super::ApiState;
 use super::auth::Principal;
 use super::body::JsonBody;
 use super::page::path_id;
 use super::problem::ApiError;
+use super::scoped::Scoped;
 use crate::clock;
 use crate::domain::ids::WebhookId;
 use crate::domain::violation::Violation;
@@ -21,7 +21,7 @@ const ANSWER_AFTER: Duration = Duration::from_secs(8);
 const AGENTS_MAX: usize = 1000;
 
 pub(super) async fn recover(
-    state: web::Data<ApiState>,
+    state: Scoped,
     principal: Principal,
     request: HttpRequest,
     mut body: JsonBody,

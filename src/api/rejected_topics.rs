@@ -1,11 +1,11 @@
 //! `/v1/rejected-topics`: agents that Genesys does not let us watch, and why.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::ApiState;
 use super::page::{List, Place, Query, maybe_at};
 use super::problem::ApiError;
+use super::scoped::Scoped;
 use crate::domain::ids::{ConnectionId, SourceId};
 use crate::store::agents::RejectedTopic;
 
@@ -21,7 +21,7 @@ fn view(rejected: &RejectedTopic) -> Value {
     })
 }
 
-pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(super) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let mut query = Query::read(&request)?;
     let source = query.id("source")?.map(SourceId);
     let connection = query.id("connection")?.map(ConnectionId);

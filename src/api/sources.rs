@@ -1,14 +1,14 @@
 //! `/v1/sources`: the Genesys organisations that are watched.
 
 use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::ApiState;
 use super::auth::Principal;
 use super::body::JsonBody;
 use super::page::{List, Place, Query, at, maybe_at, path_id};
 use super::problem::{ApiError, Code};
+use super::scoped::Scoped;
 use crate::domain::ids::SourceId;
 use crate::domain::secret::Secret;
 use crate::domain::source::{ENVIRONMENT_SOURCE_NAME, SourceSettings};
@@ -58,18 +58,18 @@ fn health(health: &Health) -> Value {
     })
 }
 
-pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
+pub(super) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     let paging = Query::read(&request)?.paging(List::Sources)?;
     let rows = state.store.sources(paging.after_id().map(SourceId), paging.rows()).await?;
     Ok(paging.respond(rows, |row| Place::Id(row.source_id.0), view))
 }
 
-pub(super) async fn get(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
+pub(super) async fn get(state: Scoped, request: HttpRequest) -> Reply {
     let source = state.store.source(SourceId(path_id(&request)?)).await?;
     Ok(HttpResponse::Ok().json(view(&source)))
 }
 
-pub(super) async fn create(state: web::Data<ApiState>, principal: Principal, mut body: JsonBody) -> Reply {
+pub(super) async fn create(state: Scoped, principal: Principal, mut body: JsonBody) -> Reply {
     body.must_be_given(&["name", "client_id", "client_secret"]);
     let settings = take_settings(&state, body, SourceSettings::default())?;
     let source = state.store.create_source(&settings, &state.master_key, principal.as_str()).await?;
@@ -80,7 +80,7 @@ pub(super) async fn create(state: web::Data<ApiState>, principal: Principal, mut
 }
 
 pub(super) async fn update(
-    state: web::Data<ApiState>,
+    state: Scoped,
     principal: Principal,
     request: HttpRequest,
     mut body: JsonBody,
@@ -108,14 +108,14 @@ pub(super) async fn update(
     Ok(HttpResponse::Ok().json(view(&source)))
 }
 
-pub(super) async fn delete(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
+pub(super) async fn delete(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = SourceId(path_id(&request)?);
     state.store.delete_source(id, principal.as_str()).await?;
     state.store.wake.connections_changed();
     Ok(HttpResponse::NoContent().finish())
 }
 
-pub(super) async fn refresh(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
+pub(super) async fn refresh(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let source = state.store.refresh_source(SourceId(path_id(&request)?), principal.as_str()).await?;
     state.store.wake.connections_changed();
     Ok(HttpResponse::Accepted().json(view(&source)))
@@ -123,7 +123,7 @@ pub(super) async fn refresh(state: web::Data<ApiState>, principal: Principal, re
 
 /// Reads the given fields over the present settings and checks the whole.
 fn take_settings(
-    state: &ApiState,
+    state: &Scoped,
     mut body: JsonBody,
     present: SourceSettings,
 ) -> Result<SourceSettings, ApiError> {
@@ -161,7 +161,7 @@ fn take_settings(
 }
 
 /// Addresses that whoever adds a source may not lead us to.
-fn misled(state: &ApiState, settings: &SourceSettings) -> Vec<Violation> {
+fn misled(state: &Scoped, settings: &SourceSettings) -> Vec<Violation> {
     let judge = |(field, url): (&'static str, &Option<String>)| {
         let error = state.targets.check_url(url.as_deref()?).err()?;
         Some(Violation::new(field, error.to_string()))

@@ -2,9 +2,9 @@
 
 use uuid::Uuid;
 
-use super::ApiState;
 use super::body::JsonBody;
 use super::problem::ApiError;
+use super::scoped::Scoped;
 use crate::domain::ids::SourceId;
 use crate::domain::secret::Secret;
 use crate::domain::signature::SigningKey;
@@ -19,7 +19,7 @@ const SECRET_BYTES: usize = 32;
 
 /// Reads and checks the fields that a registration and a change have in common; `present` is what they change.
 pub(super) async fn take_changes(
-    state: &ApiState,
+    state: &Scoped,
     mut body: JsonBody,
     present: &WebhookSettings,
 ) -> Result<WebhookChanges, ApiError> {
@@ -113,7 +113,7 @@ fn take_auth(auth: &mut JsonBody) -> Option<AuthInput> {
     Some(input)
 }
 
-async fn take_sources(state: &ApiState, body: &mut JsonBody) -> Result<Option<Vec<SourceId>>, ApiError> {
+async fn take_sources(state: &Scoped, body: &mut JsonBody) -> Result<Option<Vec<SourceId>>, ApiError> {
     let Some(texts) = body.texts("sources") else {
         return Ok(None);
     };

@@ -1,14 +1,14 @@
 //! `/v1/webhooks`: who is told of presence changes.
 
 use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::ApiState;
 use super::auth::Principal;
 use super::body::{JsonBody, OptionalJsonBody};
 use super::page::{List, Place, Query, at, maybe_at, path_id};
 use super::problem::ApiError;
+use super::scoped::Scoped;
 use super::webhook_body::{secret_or_new, take_changes, take_secret};
 use crate::domain::ids::WebhookId;
 use crate::domain::signature::SigningKey;
@@ -20,7 +20,7 @@ use crate::store::webhooks::{NewWebhook, Webhook};
 type Reply = Result<HttpResponse, ApiError>;
 
 /// Everything but what is secret: of that, only which kinds there are.
-fn view(state: &ApiState, webhook: &Webhook) -> Result<Value, ApiError> {
+fn view(state: &Scoped, webhook: &Webhook) -> Result<Value, ApiError> {
     let (settings, delivery, health) = (&webhook.settings, &webhook.settings.delivery, &webhook.health);
     let mut shown = json!({
         "id": webhook.webhook_id,
@@ -77,7 +77,7 @@ fn millis(duration: std::time::Duration) -> u64 {
 }
 
 /// The only two answers that show a secret: the one to its making, and the one to its replacement.
-fn view_with_secret(state: &ApiState, webhook: &Webhook, secret: &SigningKey) -> Result<Value, ApiError> {
+fn view_with_secret(state: &Scoped, webhook: &Webhook, secret: &SigningKey) -> Result<Value, ApiError> {
     let mut shown = view(state, webhook)?;
     if let Some(fields) = shown.as_object_mut() {
         fields.insert("secret".to_owned(), Value::String(secret.to_text()));
@@ -85,7 +85,7 @@ fn view_with_secret(state: &ApiState, webhook: &Webhook, secret: &SigningKey) ->
     Ok(shown)
 }
 
-pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
+pub(super) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     let paging = Query::read(&request)?.paging(List::Webhooks)?;
     let rows = state.store.webhooks(paging.after_id().map(WebhookId), paging.rows()).await?;
     let rows: Vec<(WebhookId, Value)> = rows
@@ -95,7 +95,7 @@ pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Re
     Ok(paging.respond(rows, |(id, _)| Place::Id(id.0), |(_, shown)| shown.clone()))
 }
 
-pub(super) async fn create(state: web::Data<ApiState>, principal: Principal, mut body: JsonBody) -> Reply {
+pub(super) async fn create(state: Scoped, principal: Principal, mut body: JsonBody) -> Reply {
     body.must_be_given(&["url"]);
     let secret = take_secret(&mut body);
     let snapshot = body.boolean("snapshot").unwrap_or(false);
@@ -109,13 +109,13 @@ pub(super) async fn create(state: web::Data<ApiState>, principal: Principal, mut
         .json(view_with_secret(&state, &webhook, &secret)?))
 }
 
-pub(super) async fn get(state: web::Data<ApiState>, request: HttpRequest) -> Reply {
+pub(super) async fn get(state: Scoped, request: HttpRequest) -> Reply {
     let webhook = state.store.webhook(WebhookId(path_id(&request)?)).await?;
     Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
 }
 
 pub(super) async fn update(
-    state: web::Data<ApiState>,
+    state: Scoped,
     principal: Principal,
     request: HttpRequest,
     body: JsonBody,
@@ -128,7 +128,7 @@ pub(super) async fn update(
     Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
 }
 
-pub(super) async fn delete(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
+pub(super) async fn delete(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let ended = state.store.delete_webhook(id, principal.as_str()).await?;
     let outcome = OutcomeLabels { outcome: "webhook_gone" };
@@ -137,7 +137,7 @@ pub(super) async fn delete(state: web::Data<ApiState>, principal: Principal, req
 }
 
 pub(super) async fn rotate_secret(
-    state: web::Data<ApiState>,
+    state: Scoped,
     principal: Principal,
     request: HttpRequest,
     OptionalJsonBody(mut body): OptionalJsonBody,
@@ -160,7 +160,7 @@ pub(super) async fn rotate_secret(
     Ok(HttpResponse::Ok().json(view_with_secret(&state, &webhook, &secret)?))
 }
 
-pub(super) async fn test(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
+pub(super) async fn test(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let (event, delivery) = state.store.create_test_ping(id, principal.as_str()).await?;
     state.store.wake.deliveries_due();
@@ -169,31 +169,27 @@ pub(super) async fn test(state: web::Data<ApiState>, principal: Principal, reque
         .json(json!({"event_id": event, "delivery_id": delivery})))
 }
 
-pub(super) async fn pause(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
+pub(super) async fn pause(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let webhook = state.store.pause_webhook(id, principal.as_str()).await?;
     Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
 }
 
-pub(super) async fn resume(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
+pub(super) async fn resume(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let webhook = state.store.resume_webhook(id, principal.as_str()).await?;
     state.store.wake.deliveries_due();
     Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
 }
 
-pub(super) async fn enable(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
+pub(super) async fn enable(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let webhook = state.store.enable_webhook(id, principal.as_str()).await?;
     state.store.wake.deliveries_due();
     Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
 }
 
-pub(super) async fn snapshot(
-    state: web::Data<ApiState>,
-    principal: Principal,
-    request: HttpRequest,
-) -> Reply {
+pub(super) async fn snapshot(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let webhook = state.store.request_snapshot(id, principal.as_str()).await?;
     state.store.wake.deliveries_due();

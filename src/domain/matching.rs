@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::delivery_settings::Mode;
-use super::ids::{SourceId, WebhookId};
+use super::ids::{SourceId, TenantId, WebhookId};
 use super::presence::EventKind;
 
 /// What a webhook asks for, and how its deliveries begin.
@@ -12,6 +12,8 @@ use super::presence::EventKind;
 pub struct Subscription {
     /// Who asks.
     pub webhook_id: WebhookId,
+    /// Whose it is: it is owed nothing of others.
+    pub tenant_id: TenantId,
     /// Version of the webhook.
     pub version: i64,
     /// Kinds of event it is sent.
@@ -37,6 +39,8 @@ pub struct Subscription {
 /// What filters look at. `None` is what the event does not say; it is in no list.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
+    /// Whose event it is.
+    pub tenant: TenantId,
     /// Whose organisation.
     pub source: SourceId,
     /// Whose presence.
@@ -67,9 +71,10 @@ impl Subscription {
     }
 
     fn watches(&self, facts: &Facts<'_>) -> bool {
-        (self.agents.is_empty()
-            || self.agents.contains(facts.agent)
-            || facts.external_id.is_some_and(|id| self.agents.contains(id)))
+        self.tenant_id == facts.tenant
+            && (self.agents.is_empty()
+                || self.agents.contains(facts.agent)
+                || facts.external_id.is_some_and(|id| self.agents.contains(id)))
             && (self.sources.is_empty() || self.sources.contains(&facts.source))
     }
 
@@ -90,6 +95,7 @@ mod tests {
     fn everything() -> Subscription {
         Subscription {
             webhook_id: WebhookId(Uuid::from_u128(1)),
+            tenant_id: TenantId::DEFAULT,
             version: 1,
             events: vec![EventKind::PresenceUpdated],
             agents: HashSet::new(),
@@ -104,6 +110,7 @@ mod tests {
     }
 
     const FACTS: Facts<'static> = Facts {
+        tenant: TenantId::DEFAULT,
         source: SourceId(Uuid::from_u128(2)),
         agent: "ann",
         external_id: Some("crm-7"),
@@ -113,6 +120,14 @@ mod tests {
 
     fn set(texts: &[&str]) -> HashSet<String> {
         texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn nothing_of_another_tenant_is_owed_or_shown() {
+        let other = Facts { tenant: TenantId(Uuid::from_u128(2)), ..FACTS };
+        assert!(!everything().wants(EventKind::PresenceUpdated, &other) && !everything().shows(&other));
+        let named = Subscription { sources: HashSet::from([FACTS.source]), ..everything() };
+        assert!(!named.wants(EventKind::PresenceUpdated, &other) && !named.shows(&other));
     }
 
     #[test]

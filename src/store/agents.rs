@@ -112,7 +112,7 @@ impl Store {
             limit,
             external_id,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.begin().await?)
         .await?;
         Ok(rows)
     }
@@ -149,7 +149,7 @@ impl Store {
             agent,
             source as _,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.begin().await?)
         .await?;
         Ok(rows)
     }
@@ -184,7 +184,7 @@ impl Store {
             after,
             limit,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.begin().await?)
         .await?;
         Ok(rows)
     }

@@ -80,7 +80,7 @@ impl Store {
                    order by c.connection_id"#,
                 source as _,
             )
-            .fetch_all(&self.pool)
+            .fetch_all(&mut *self.begin().await?)
             .await?;
             Ok(rows
                 .into_iter()

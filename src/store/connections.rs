@@ -100,7 +100,7 @@ impl Store {
             filter.state.as_deref(),
             limit,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.begin().await?)
         .await?;
         Ok(rows)
     }
@@ -110,7 +110,7 @@ impl Store {
     /// # Errors
     /// If there is none, or the database does not answer.
     pub async fn connection(&self, id: ConnectionId) -> Result<ConnectionRow> {
-        read(&mut *self.pool.acquire().await?, id).await
+        read(&mut *self.begin().await?, id).await
     }
 
     /// Wants a connection closed until a restart is asked for. Ring the bell afterwards.
@@ -177,7 +177,7 @@ impl Store {
                           where s.deleted_at is null
                             and c.state = 'open') as "any_open!""#,
         )
-        .fetch_one(&self.pool)
+        .fetch_one(&mut *self.begin().await?)
         .await?;
         Ok(sight)
     }

@@ -16,7 +16,7 @@ use super::owing::NewEvent;
 use super::{Result, Store, answered, audit};
 use crate::clock;
 use crate::domain::agent_state::AgentState;
-use crate::domain::ids::{AgentId, EventId, SourceId};
+use crate::domain::ids::{AgentId, EventId, SourceId, TenantId};
 use crate::domain::matching::Subscription;
 use crate::domain::presence::{Detail, Event, EventKind, PresenceChange};
 
@@ -145,11 +145,12 @@ async fn read_agents(
     let rows = sqlx::query!(
         r#"select a.agent_key, a.source_id as "source_id: SourceId", a.agent_id as "agent_id: AgentId",
                   a.sequence, a.presence, a.since, a.state as "state: Json<AgentState>", a.received_at, a.name,
-                  a.email, x.external_id as "external_id?",
+                  a.email, x.external_id as "external_id?", s.tenant_id as "tenant_id: TenantId",
                   (select nextval('event_position_seq')) as "position!",
                   (select generation from webhook_generation) as "generation!"
            from unnest($1::uuid[], $2::text[]) as wanted (source_id, agent_id)
            join agent a on a.source_id = wanted.source_id and a.agent_id = wanted.agent_id
+           join source s on s.source_id = a.source_id
            left join agent_external_id x on x.source_id = a.source_id and x.agent_id = a.agent_id"#,
         sources as _,
         ids as _,
@@ -161,6 +162,7 @@ async fn read_agents(
         .into_iter()
         .map(|row| {
             let agent = Agent {
+                tenant: row.tenant_id,
                 agent_key: row.agent_key,
                 sequence: row.sequence,
                 presence: row.presence,
@@ -202,6 +204,7 @@ fn new_event(numbered: &Numbered<'_>, position: i64, now: OffsetDateTime) -> New
     };
     NewEvent {
         event: Arc::new(event),
+        tenant: numbered.tenant,
         agent_key: numbered.agent_key,
         connection_id: Some(change.connection_id),
     }

@@ -118,7 +118,7 @@ impl Store {
                  and event_id = $1"#,
             id as _,
         )
-        .fetch_optional(&self.pool)
+        .fetch_optional(&mut *self.begin().await?)
         .await?
         .map(Event::from)
         .ok_or(StoreError::NotFound("event"))
@@ -141,12 +141,13 @@ impl Store {
         webhooks::lock(&mut tx, webhook).await?;
         must_take_part(&read(&mut tx, webhook).await?)?;
         let position = sqlx::query_scalar!(
-            "insert into event (event_id, received_at, kind, raw, committed_at)
-             values ($1, $2, $3, $4, $2)
+            "insert into event (event_id, received_at, kind, webhook_id, raw, committed_at)
+             values ($1, $2, $3, $4, $5, $2)
              returning position",
             event as _,
             now,
             EventKind::WebhookTest.as_str(),
+            webhook as _,
             b"{}",
         )
         .fetch_one(&mut *tx)

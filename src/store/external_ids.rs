@@ -64,7 +64,7 @@ impl Store {
                limit 2"#,
             agent,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.begin().await?)
         .await?;
         Ok(match known.as_slice() {
             [] => Meant::None,
@@ -104,7 +104,7 @@ impl Store {
             after_agent,
             limit,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.begin().await?)
         .await?;
         Ok(rows)
     }
@@ -202,7 +202,7 @@ impl Store {
             "select distinct agent_id from agent_external_id where external_id = $1 limit 1000",
             text,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.begin().await?)
         .await?;
         if !ids.iter().any(|id| id == text) {
             ids.push(text.to_owned());

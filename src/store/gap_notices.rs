@@ -13,7 +13,7 @@ use super::subscriptions::generation;
 use super::written::Written;
 use super::{Result, Store};
 use crate::domain::gap_notice::GapNotice;
-use crate::domain::ids::{AgentId, ConnectionId, EventId, SourceId};
+use crate::domain::ids::{AgentId, ConnectionId, EventId, SourceId, TenantId};
 use crate::domain::matching::Subscription;
 use crate::domain::presence::{Detail, Event, EventKind, Origin};
 
@@ -37,6 +37,7 @@ impl Store {
         let subscriptions = self.subscriptions.of(conn, generation).await?;
         let rows = sqlx::query!(
             r#"select a.agent_key, a.agent_id as "agent_id: AgentId", s.name as source_name,
+                      s.tenant_id as "tenant_id: TenantId",
                       x.external_id as "external_id?",
                       (select nextval('event_position_seq')) as "position!"
                from agent a
@@ -60,6 +61,7 @@ impl Store {
         let events: Vec<NewEvent> = (0..)
             .zip(rows)
             .map(|(place, row)| NewEvent {
+                tenant: row.tenant_id,
                 event: Arc::new(Event {
                     event_id: EventId::generate(),
                     kind: EventKind::PresenceGap,

@@ -89,7 +89,7 @@ impl Store {
     pub async fn backlog(&self) -> Result<(i64, Option<OffsetDateTime>)> {
         answered(async {
             let row = sqlx::query!(r#"select count(*) as "open!", min(created_at) as oldest from delivery"#)
-                .fetch_one(&self.pool)
+                .fetch_one(&mut *self.begin().await?)
                 .await?;
             Ok((row.open, row.oldest))
         })
@@ -200,7 +200,7 @@ impl Store {
             id as _,
             ATTEMPTS_SHOWN,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.begin().await?)
         .await?;
         rows.reverse();
         Ok(rows)

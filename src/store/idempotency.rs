@@ -5,6 +5,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::{Result, Store};
 use crate::clock;
+use crate::domain::ids::TenantId;
 use crate::domain::secret::MasterKey;
 use crate::random;
 
@@ -16,6 +17,8 @@ const CUT_OFF_AFTER: Duration = Duration::seconds(60);
 /// One call by its key.
 #[derive(Clone, Debug)]
 pub struct Call {
+    /// Whose key it is.
+    pub tenant: TenantId,
     /// Who calls.
     pub principal: String,
     /// SHA-256 of the key.
@@ -53,9 +56,9 @@ impl Store {
         let now = clock::now();
         // Several at once: the row's lock lets one through, and the others find what it left.
         let ours = sqlx::query_scalar!(
-            "insert into idempotency as known (principal, key_hash, request_hash, created_at)
-             values ($1, $2, $3, $4)
-             on conflict (principal, key_hash) do update
+            "insert into idempotency as known (tenant_id, principal, key_hash, request_hash, created_at)
+             values ($7, $1, $2, $3, $4)
+             on conflict (tenant_id, principal, key_hash) do update
              set request_hash = excluded.request_hash,
                  status = null,
                  answer_sealed = null,
@@ -69,6 +72,7 @@ impl Store {
             now,
             now - KEPT_FOR,
             now - CUT_OFF_AFTER,
+            call.tenant as _,
         )
         .fetch_optional(&self.pool)
         .await?;
@@ -79,9 +83,11 @@ impl Store {
             "select request_hash, status, answer_sealed
              from idempotency
              where principal = $1
-               and key_hash = $2",
+               and key_hash = $2
+               and tenant_id = $3",
             call.principal,
             &call.key[..],
+            call.tenant as _,
         )
         .fetch_optional(&self.pool)
         .await?;
@@ -125,12 +131,14 @@ impl Store {
              where principal = $1
                and key_hash = $2
                and created_at = $3
+               and tenant_id = $6
                and status is null",
             call.principal,
             &call.key[..],
             reserved_at,
             i32::from(status),
             sealed,
+            call.tenant as _,
         )
         .execute(&self.pool)
         .await?;
@@ -147,10 +155,12 @@ impl Store {
              where principal = $1
                and key_hash = $2
                and created_at = $3
+               and tenant_id = $4
                and status is null",
             call.principal,
             &call.key[..],
             reserved_at,
+            call.tenant as _,
         )
         .execute(&self.pool)
         .await?;

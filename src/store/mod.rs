@@ -7,8 +7,10 @@ use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgPool, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool, Postgres, Transaction};
 use tokio::time::timeout;
+
+use crate::domain::tenant::TenantId;
 
 pub mod agents;
 pub mod assignments;
@@ -162,6 +164,8 @@ const HOT_CONNECTIONS: u32 = 3;
 pub struct Store {
     /// For API calls and actors' state.
     pool: PgPool,
+    /// Whose rows there are; `None`: everybody's.
+    tenant: Option<TenantId>,
     /// For recording and dispatching: few statements, prepared once. Their plans do not depend on parameters, and
     /// planning over all day partitions each time would cost more than running.
     hot: PgPool,
@@ -199,6 +203,7 @@ impl Store {
         let hot = pool_options(HOT_CONNECTIONS, FRESH).connect_lazy_with(options);
         Ok(Self {
             pool,
+            tenant: None,
             hot,
             wake: wake::Wake::default(),
             handoff: handoff::Handoff::default(),
@@ -247,8 +252,22 @@ impl Store {
         self.subscriptions.count()
     }
 
+    /// The same database as one tenant sees it: no row of another one is there, whatever is asked for. All that the REST
+    /// API does goes this way.
+    #[must_use]
+    pub fn of_tenant(&self, tenant: TenantId) -> Self {
+        Self { tenant: Some(tenant), ..self.clone() }
+    }
+
+    /// Every step that a tenant may ask for begins with this; a statement by itself, too (`docs/adr/0019-tenants.md`).
     async fn begin(&self) -> Result<Transaction<'static, Postgres>> {
-        Ok(self.pool.begin().await?)
+        let Some(tenant) = self.tenant else {
+            return Ok(self.pool.begin().await?);
+        };
+        // One round trip. The id is a uuid: nothing in it needs to be quoted.
+        let begin =
+            format!("begin; set local role presence_bridge_tenant; set local bridge.tenant = '{tenant}'");
+        Ok(self.pool.begin_with(AssertSqlSafe(begin)).await?)
     }
 }
 

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use crate::domain::agent_state::{AgentState, EventState, Merged, Seen};
 use crate::domain::audit::{Entry, Kind, Level};
-use crate::domain::ids::{AgentId, SourceId};
+use crate::domain::ids::{AgentId, SourceId, TenantId};
 use crate::domain::presence::{Origin, PresenceChange};
 
 /// The agents of a batch.
@@ -16,6 +16,8 @@ pub(super) type Agents = HashMap<(SourceId, AgentId), Agent>;
 
 /// An agent as the batch leaves it.
 pub(super) struct Agent {
+    /// Whose organisation it belongs to.
+    pub(super) tenant: TenantId,
     pub(super) agent_key: i64,
     pub(super) sequence: i64,
     pub(super) presence: Option<String>,
@@ -35,6 +37,7 @@ pub(super) struct Agent {
 /// A change that becomes an event, and what it gets from its agent.
 pub(super) struct Numbered<'a> {
     pub(super) change: &'a PresenceChange,
+    pub(super) tenant: TenantId,
     pub(super) agent_key: i64,
     pub(super) sequence: i64,
     pub(super) external_id: Option<String>,
@@ -67,9 +70,10 @@ pub(super) fn number<'a>(
                 agent.sequence += 1;
                 agent.last = Some(index);
                 let (agent_key, sequence) = (agent.agent_key, agent.sequence);
-                let external_id = agent.external_id.clone();
+                let (tenant, external_id) = (agent.tenant, agent.external_id.clone());
                 numbered.push(Numbered {
                     change,
+                    tenant,
                     agent_key,
                     sequence,
                     external_id,

@@ -11,13 +11,14 @@ use super::handoff::{Handed, Leave};
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::delivery::EndState;
 use crate::domain::delivery_settings::Mode;
-use crate::domain::ids::{ConnectionId, DeliveryId, EventId, WebhookId};
+use crate::domain::ids::{ConnectionId, DeliveryId, EventId, TenantId, WebhookId};
 use crate::domain::matching::{Facts, Subscription};
 use crate::domain::presence::{Event, EventKind};
 
 /// An event about to be written.
 pub(super) struct NewEvent {
     pub(super) event: Arc<Event>,
+    pub(super) tenant: TenantId,
     pub(super) agent_key: i64,
     pub(super) connection_id: Option<ConnectionId>,
 }
@@ -27,6 +28,7 @@ impl NewEvent {
     pub(super) fn facts(&self) -> Option<Facts<'_>> {
         let event = &self.event;
         Some(Facts {
+            tenant: self.tenant,
             source: event.source.as_ref()?.0,
             agent: event.agent_id.as_ref().map_or("", |id| id.0.as_str()),
             external_id: event.external_id.as_deref(),

@@ -14,7 +14,7 @@ use super::{Result, Store, answered, audit};
 use crate::clock;
 use crate::domain::agent_state::{AgentState, EventState};
 use crate::domain::audit::{Entry, Kind};
-use crate::domain::ids::{AgentId, EventId, SourceId, WebhookId};
+use crate::domain::ids::{AgentId, EventId, SourceId, TenantId, WebhookId};
 use crate::domain::matching::Subscription;
 use crate::domain::presence::{Detail, Event, EventKind, Origin};
 
@@ -62,8 +62,8 @@ impl Store {
         let written = answered(async {
             let mut tx = self.hot.begin_with(BEGIN_WRITING).await?;
             // The webhook's row first locks out an owner who asks anew meanwhile.
-            let from = sqlx::query_scalar!(
-                r#"select snapshot_next as "from!"
+            let asked = sqlx::query!(
+                r#"select snapshot_next as "from!", tenant_id as "tenant_id: TenantId"
                    from webhook
                    where webhook_id = $1
                      and snapshot_next is not null
@@ -72,7 +72,7 @@ impl Store {
             )
             .fetch_optional(&mut *tx)
             .await?;
-            let Some(from) = from else { return Ok(None) };
+            let Some(asked) = asked else { return Ok(None) };
             let rows = sqlx::query!(
                 r#"select a.agent_key, a.source_id as "source_id: SourceId", s.name as source_name,
                           a.agent_id as "agent_id: AgentId", a.sequence, a.presence, a.topic, a.occurred_at,
@@ -80,14 +80,15 @@ impl Store {
                           x.external_id as "external_id?",
                           (select nextval('event_position_seq')) as "position!"
                    from agent a
-                   join source s on s.source_id = a.source_id and s.deleted_at is null
+                   join source s on s.source_id = a.source_id and s.tenant_id = $3 and s.deleted_at is null
                    left join agent_external_id x on x.source_id = a.source_id and x.agent_id = a.agent_id
                    where a.agent_key >= $1
                      and a.sequence > 0
                    order by a.agent_key
                    limit $2"#,
-                from,
+                asked.from,
                 CHUNK,
+                asked.tenant_id as _,
             )
             .fetch_all(&mut *tx)
             .await?;
@@ -96,6 +97,7 @@ impl Store {
             let events: Vec<NewEvent> = (0..)
                 .zip(rows)
                 .map(|(place, row)| NewEvent {
+                    tenant: asked.tenant_id,
                     event: Arc::new(Event {
                         event_id: EventId::generate(),
                         kind: EventKind::PresenceSnapshot,

@@ -168,6 +168,7 @@ async fn tell(
            where deleted_at is null
              and state in ('active', 'paused')
              and $1 = any (events)
+             and tenant_id = (select tenant_id from source where source_id = $2)
              and (sources = '{}' or $2 = any (sources))
            order by webhook_id"#,
         kind.as_str(),

@@ -149,13 +149,14 @@ impl Store {
                       updated_at, source_health_of(source_id) as "health!: Json<Health>"
                from source
                where deleted_at is null
+                 and coalesce(tenant_id = tenant_asking(), true)
                  and ($1::uuid is null or source_id > $1)
                order by source_id
                limit $2"#,
             after as _,
             limit,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.begin().await?)
         .await?;
         Ok(sources)
     }
@@ -165,7 +166,7 @@ impl Store {
     /// # Errors
     /// If there is none, or the database does not answer.
     pub async fn source(&self, id: SourceId) -> Result<Source> {
-        read(&mut *self.pool.acquire().await?, id).await
+        read(&mut *self.begin().await?, id).await
     }
 
     /// Those of the ids that name no source.
@@ -179,10 +180,11 @@ impl Store {
                where not exists (
                    select from source s
                    where s.source_id = wanted
+                     and coalesce(s.tenant_id = tenant_asking(), true)
                      and s.deleted_at is null)"#,
             ids as _,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.begin().await?)
         .await?;
         Ok(unknown)
     }
@@ -316,6 +318,7 @@ async fn lock(conn: &mut PgConnection, id: SourceId) -> Result<()> {
         r#"select source_id as "source_id: SourceId"
            from source
            where source_id = $1
+             and coalesce(tenant_id = tenant_asking(), true)
              and deleted_at is null
            for update"#,
         id as _,

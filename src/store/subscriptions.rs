@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 
 use super::Result;
 use crate::domain::delivery_settings::Mode;
-use crate::domain::ids::{SourceId, WebhookId};
+use crate::domain::ids::{SourceId, TenantId, WebhookId};
 use crate::domain::matching::Subscription;
 use crate::domain::presence::EventKind;
 
@@ -48,7 +48,7 @@ pub(super) async fn generation(conn: &mut PgConnection) -> Result<i64> {
 
 async fn read(conn: &mut PgConnection) -> Result<Vec<Subscription>> {
     let rows = sqlx::query!(
-        r#"select webhook_id as "webhook_id: WebhookId", version, events, agents, topics, presences,
+        r#"select webhook_id as "webhook_id: WebhookId", tenant_id as "tenant_id: TenantId", version, events, agents, topics, presences,
                   sources as "sources: Vec<SourceId>", mode, min_dwell_ms, batch_max_wait_ms,
                   state = 'paused' as "paused!"
            from webhook
@@ -63,6 +63,7 @@ async fn read(conn: &mut PgConnection) -> Result<Vec<Subscription>> {
         .into_iter()
         .map(|row| Subscription {
             webhook_id: row.webhook_id,
+            tenant_id: row.tenant_id,
             version: row.version,
             events: row.events.iter().filter_map(|name| EventKind::from_name(name)).collect(),
             agents: HashSet::from_iter(row.agents),

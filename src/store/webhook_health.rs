@@ -329,6 +329,7 @@ async fn tell(
              and state in ('active', 'paused')
              and $1 = any (events)
              and webhook_id <> $2
+             and tenant_id = (select tenant_id from webhook where webhook_id = $2)
            order by webhook_id"#,
         kind.as_str(),
         about as _,
@@ -356,12 +357,13 @@ async fn tell(
     };
     let event = EventId::generate();
     let position = sqlx::query_scalar!(
-        "insert into event (event_id, received_at, kind, raw, state, committed_at)
-         values ($1, $2, $3, $4, $5, $2)
+        "insert into event (event_id, received_at, kind, webhook_id, raw, state, committed_at)
+         values ($1, $2, $3, $4, $5, $6, $2)
          returning position",
         event as _,
         now,
         kind.as_str(),
+        about as _,
         b"null",
         Json(&notice) as _,
     )

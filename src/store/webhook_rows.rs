@@ -254,6 +254,7 @@ macro_rules! whole {
                    order by s.created_at desc
                    limit 1) seed on true
                where deleted_at is null
+                 and coalesce(w.tenant_id = tenant_asking(), true)
                  and "# + $condition,
             $($value),+
         )

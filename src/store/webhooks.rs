@@ -37,7 +37,7 @@ impl Store {
     /// # Errors
     /// If the database does not answer.
     pub async fn webhooks(&self, after: Option<WebhookId>, limit: i64) -> Result<Vec<Webhook>> {
-        page(&mut *self.pool.acquire().await?, after, limit).await
+        page(&mut *self.begin().await?, after, limit).await
     }
 
     /// One webhook.
@@ -45,7 +45,7 @@ impl Store {
     /// # Errors
     /// If there is none, or the database does not answer.
     pub async fn webhook(&self, id: WebhookId) -> Result<Webhook> {
-        read(&mut *self.pool.acquire().await?, id).await
+        read(&mut *self.begin().await?, id).await
     }
 
     /// Registers a webhook. Ring [`deliveries_due`](super::wake::Wake::deliveries_due) afterwards.
@@ -182,6 +182,7 @@ pub(super) async fn lock(conn: &mut PgConnection, id: WebhookId) -> Result<()> {
         r#"select webhook_id as "webhook_id: WebhookId"
            from webhook
            where webhook_id = $1
+             and coalesce(tenant_id = tenant_asking(), true)
              and deleted_at is null
            for update"#,
         id as _,

@@ -19,6 +19,7 @@ mod examines_a_source;
 mod explains;
 mod keeps_order_per_agent;
 mod keeps_secrets;
+mod keeps_tenants_apart;
 mod keeps_tokens;
 mod keeps_within_limits;
 mod leaves_failing_receivers_alone;

@@ -1,0 +1,311 @@
+//! One tenant cannot see, change or detect what another one has.
+
+use std::collections::BTreeSet;
+
+use genesys_simulator::crm::Secret;
+use genesys_simulator::genesys::{Genesys, GenesysOptions};
+use presence_bridge::api::ROUTES;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::support::bridge::API_KEY;
+use crate::support::client::Answer;
+use crate::support::{World, database, eventually};
+
+const OTHER_KEY: &str = "key-of-another-tenant-0123456789-abcdef";
+
+/// Two tenants with a source, agents, webhooks, deliveries and all that comes of them.
+struct Two {
+    world: World,
+    other_genesys: Genesys,
+    other_tenant: Uuid,
+    pool: PgPool,
+}
+
+impl Two {
+    async fn start() -> Self {
+        let world = World::watching(&["ann", "bob"]).await;
+        let pool = database::pool(&world.bridge.database_url).await;
+        let other_tenant = Uuid::now_v7();
+        sqlx::query("insert into tenant (tenant_id, name) values ($1, 'other')")
+            .bind(other_tenant)
+            .execute(&pool)
+            .await
+            .unwrap();
+        sqlx::query(
+            "insert into api_key (api_key_id, tenant_id, name, key_hash, scopes)
+             values ($1, $2, 'theirs', $3, '{read,webhooks,sources,audit,admin}')",
+        )
+        .bind(Uuid::now_v7())
+        .bind(other_tenant)
+        .bind(&Sha256::digest(OTHER_KEY)[..])
+        .execute(&pool)
+        .await
+        .unwrap();
+        let other_genesys = Genesys::start(GenesysOptions::default()).await.unwrap();
+        let two = Self { world, other_genesys, other_tenant, pool };
+        two.fill().await;
+        two
+    }
+
+    /// Lets a tenant's key ask for something.
+    async fn ask(&self, key: &str, method: &str, path: &str, body: Option<Value>) -> Answer {
+        let key = format!("Bearer {key}");
+        let mut headers = vec![("authorization", key.as_str())];
+        if body.is_some() {
+            headers.push(("content-type", "application/json"));
+        }
+        let body = body.map(|body| body.to_string().into_bytes());
+        self.world.bridge.send_raw(method, path, &headers, body).await
+    }
+
+    async fn items(&self, key: &str, path: &str) -> Vec<Value> {
+        self.ask(key, "GET", path, None).await.json()["items"].as_array().cloned().unwrap_or_default()
+    }
+
+    async fn fill(&self) {
+        // An agent with the id of one of the first tenant's: each has its own.
+        let source = json!({
+            "name": "theirs", "protocol": "realtime", "api_url": self.other_genesys.api_url(),
+            "client_id": "sim-client", "client_secret": "sim-secret", "agents": ["ann", "eve"],
+            "topic_matrix": {"state": ["routing:agent:state"]},
+        });
+        let made = self.ask(OTHER_KEY, "POST", "/v1/sources", Some(source)).await;
+        assert_eq!(made.status, 201, "{}", made.text());
+        self.other_genesys.wait_until(|seen| seen.connected() == 2, crate::support::SOON).await.unwrap();
+        for (key, path) in [(API_KEY, "/first"), (OTHER_KEY, "/other")] {
+            let body = json!({
+                "url": self.world.crm.url(path),
+                "events": ["presence.updated", "presence.gap", "webhook.failing", "source.stale"],
+            });
+            let made = self.ask(key, "POST", "/v1/webhooks", Some(body)).await;
+            assert_eq!(made.status, 201, "{}", made.text());
+            let made = made.json();
+            self.world
+                .crm
+                .set_secrets_of(path, vec![Secret::parse(made["secret"].as_str().unwrap()).unwrap()]);
+            let test = format!("/v1/webhooks/{}/test", made["id"].as_str().unwrap());
+            assert_eq!(self.ask(key, "POST", &test, None).await.status, 202);
+            let named = json!({"external_id": format!("crm{path}")});
+            assert_eq!(self.ask(key, "PATCH", "/v1/agents/ann", Some(named)).await.status, 200);
+        }
+        self.world.genesys.set_presence("ann", "AVAILABLE").await;
+        self.other_genesys.set_presence("ann", "BUSY").await;
+        self.other_genesys.set_presence("eve", "MEAL").await;
+        eventually("each got its own", || async {
+            let (ours, theirs) =
+                (self.items(API_KEY, "/v1/events").await, self.items(OTHER_KEY, "/v1/events").await);
+            let all = self.items(OTHER_KEY, "/v1/audit?kind=DELIVERY_ATTEMPT").await.len() == 3;
+            (ours.len() == 1 && theirs.len() == 2 && all).then_some(())
+        })
+        .await;
+    }
+
+    /// Every id that a tenant's lists show.
+    async fn ids_of(&self, key: &str) -> BTreeSet<String> {
+        let mut ids = BTreeSet::new();
+        for list in LISTS {
+            for item in self.items(key, list).await {
+                for name in ["id", "event_id", "webhook_id", "delivery_id", "source_id", "connection_id"] {
+                    let id = match &item[name] {
+                        Value::String(id) => id.clone(),
+                        Value::Number(number) => number.to_string(),
+                        _ => continue,
+                    };
+                    ids.insert(id);
+                }
+            }
+        }
+        // Both watch an agent of this name, and may know it.
+        ids.remove("ann");
+        ids
+    }
+}
+
+const LISTS: [&str; 8] = [
+    "/v1/webhooks",
+    "/v1/sources",
+    "/v1/connections",
+    "/v1/agents",
+    "/v1/events",
+    "/v1/deliveries",
+    "/v1/audit?limit=200",
+    "/v1/gaps",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_is_sent_and_shown_its_own_and_nothing_else() {
+    let two = Two::start().await;
+    let (ours, theirs) = (two.ids_of(API_KEY).await, two.ids_of(OTHER_KEY).await);
+    assert!(ours.len() > 20 && theirs.len() > 20, "{} and {}", ours.len(), theirs.len());
+    assert_eq!(ours.intersection(&theirs).collect::<Vec<_>>(), Vec::<&String>::new());
+    let told = |path: &str| {
+        let posts = two.world.crm.posts();
+        let of = posts.iter().filter(|post| post.target == path);
+        of.map(|post| {
+            let body: Value = serde_json::from_slice(&post.body).unwrap();
+            let agent = &body["data"]["agent"];
+            format!("{} {} {}", body["type"], agent["id"], agent["external_id"])
+        })
+        .collect::<Vec<_>>()
+    };
+    assert_eq!(told("/first").len(), 2, "{:?}", told("/first"));
+    assert_eq!(told("/other").len(), 3, "{:?}", told("/other"));
+    assert!(told("/first").iter().all(|post| !post.contains("eve") && !post.contains("other")));
+    // The other one's whole life is in its own log: what is told of its source and its webhook is nowhere else.
+    let strangers: i64 = sqlx::query_scalar(
+        "select count(*)
+         from audit_log l
+         left join source s on s.source_id = l.source_id
+         left join webhook w on w.webhook_id = l.webhook_id
+         where s.tenant_id <> w.tenant_id or (l.tenant_id <> coalesce(s.tenant_id, w.tenant_id))",
+    )
+    .fetch_one(&two.pool)
+    .await
+    .unwrap();
+    assert_eq!(strangers, 0);
+}
+
+/// Steps of the walk; `PRESENCE_BRIDGE_WALK` makes it longer.
+fn steps() -> usize {
+    std::env::var("PRESENCE_BRIDGE_WALK").ok().and_then(|text| text.parse().ok()).unwrap_or(600)
+}
+
+/// An answer as far as it could tell something: status, headers and body without what differs in every answer.
+fn shape(answer: &Answer, id: &str) -> (u16, Vec<String>, String) {
+    let changing = ["date", "x-request-id", "ratelimit", "ratelimit-policy", "content-length"];
+    let mut headers: Vec<String> = answer
+        .headers
+        .iter()
+        .filter(|(name, _)| !changing.contains(&name.as_str()))
+        .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap_or("?")))
+        .collect();
+    headers.sort();
+    let mut text = answer.text().replace(id, "<id>");
+    if let Ok(Value::Object(mut body)) = serde_json::from_str(&text) {
+        body.remove("request_id");
+        text = Value::Object(body).to_string();
+    }
+    (answer.status, headers, text)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_others_ids_answer_like_ids_that_nobody_has() {
+    let two = Two::start().await;
+    let ids = [two.ids_of(API_KEY).await, two.ids_of(OTHER_KEY).await]
+        .map(|ids| ids.into_iter().filter(|id| id.parse::<Uuid>().is_ok()).collect::<Vec<_>>());
+    let keys = [API_KEY, OTHER_KEY];
+    let before = count(&two.pool).await;
+    let mut chance = StdRng::seed_from_u64(7);
+    let routes: Vec<_> = ROUTES.iter().filter(|route| route.path.starts_with("/v1/")).collect();
+    for _ in 0..steps() {
+        let asks = usize::from(chance.random_bool(0.5));
+        let id = ids[1 - asks].choose(&mut chance).unwrap();
+        let unknown = Uuid::now_v7().to_string();
+        let route = routes.choose(&mut chance).unwrap();
+        let filter =
+            ["webhook", "source", "event", "delivery", "connection", "agent"].choose(&mut chance).unwrap();
+        let at = |id: &str| {
+            if route.path.contains("{id}") {
+                route.path.replace("{id}", id)
+            } else if route.path == "/v1/explain" {
+                format!("/v1/explain?event={id}&webhook={id}")
+            } else {
+                format!("{}?{filter}={id}", route.path)
+            }
+        };
+        let body = |id: &str| match (route.method, route.path) {
+            ("GET" | "DELETE", _) => None,
+            (_, "/v1/webhooks" | "/v1/webhooks/{id}") => {
+                Some(json!({"url": "https://crm.example", "sources": [id]}))
+            }
+            (_, path) if path.ends_with("/recover") => Some(json!({"since": "2026-01-01T00:00:00Z"})),
+            (_, "/v1/agents/{id}") => Some(json!({"external_id": "x", "source_id": id})),
+            (_, "/v1/agents/external-ids") => Some(json!({"source_id": id, "items": []})),
+            ("PATCH", _) => Some(json!({"description": "x"})),
+            _ => None,
+        };
+        let theirs = two.ask(keys[asks], route.method, &at(id), body(id)).await;
+        let nobodys = two.ask(keys[asks], route.method, &at(&unknown), body(&unknown)).await;
+        assert_eq!(shape(&theirs, id), shape(&nobodys, &unknown), "{} {}", route.method, at(id));
+    }
+    assert_eq!(count(&two.pool).await, before, "what is there afterwards");
+}
+
+/// What the walk could have changed or removed, of both tenants.
+async fn count(pool: &PgPool) -> Vec<(String, i64)> {
+    sqlx::query_as(
+        "select 'webhooks', sum(version)::bigint from webhook where deleted_at is null
+         union all select 'sources', sum(version)::bigint from source where deleted_at is null
+         union all select 'connections', count(*) from connection where desired = 'open'
+         union all select 'ids', count(*) from agent_external_id",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_itself_shows_a_tenant_nothing_else() {
+    let two = Two::start().await;
+    let tables = [
+        "source",
+        "source_health",
+        "connection",
+        "connection_agent",
+        "agent",
+        "agent_external_id",
+        "webhook",
+        "webhook_secret",
+        "webhook_health",
+        "delivery",
+        "gap",
+        "idempotency",
+        "event",
+        "audit_log",
+        "tenant",
+    ];
+    let mut nobody = two.pool.begin().await.unwrap();
+    sqlx::query("set local role presence_bridge_tenant").execute(&mut *nobody).await.unwrap();
+    for table in tables {
+        let rows: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select count(*) from {table}")))
+            .fetch_one(&mut *nobody)
+            .await
+            .unwrap();
+        assert_eq!(rows, 0, "{table} is shown to whoever says no tenant");
+    }
+    nobody.rollback().await.unwrap();
+    let refused = [
+        "update audit_log set kind = 'X'",
+        "delete from audit_log",
+        "truncate audit_log",
+        "select * from api_key",
+        "insert into webhook (webhook_id, url, tenant_id) values (gen_random_uuid(), 'x',
+             '00000000-0000-0000-0000-000000000001')",
+        "insert into audit_log (at, kind, source_id) select now(), 'X', source_id from taken",
+        "update source set tenant_id = '00000000-0000-0000-0000-000000000001'",
+    ];
+    for statement in refused {
+        let mut tx = two.pool.begin().await.unwrap();
+        sqlx::query(
+            "create temporary table taken on commit drop as
+                     select source_id from source where tenant_id = '00000000-0000-0000-0000-000000000001'",
+        )
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+        sqlx::query("grant select on taken to presence_bridge_tenant").execute(&mut *tx).await.unwrap();
+        let tenant = two.other_tenant;
+        let begin = format!("set local role presence_bridge_tenant; set local bridge.tenant = '{tenant}'");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(begin)).execute(&mut *tx).await.unwrap();
+        let answer = sqlx::query(statement).execute(&mut *tx).await;
+        let code =
+            answer.err().and_then(|error| error.as_database_error()?.code().map(|code| code.into_owned()));
+        assert_eq!(code.as_deref(), Some("42501"), "{statement}");
+    }
+}
