@@ -17,10 +17,11 @@ use tokio::time::{Instant, interval, sleep};
 
 use crate::actors::dispatcher::{DispatcherActor, DispatcherDeps};
 use crate::actors::supervisor::{Deps, Supervisor};
-use crate::api::{self, ApiState};
+use crate::api::{self, ApiState, Strangers};
 use crate::clock;
 use crate::config::{Config, ConfigError};
 use crate::domain::audit::{Entry, Kind};
+use crate::domain::caller::TrustedProxies;
 use crate::domain::secret::{MasterKey, Secret};
 use crate::domain::target::TargetPolicy;
 use crate::keyfile::{self, Kept};
@@ -142,7 +143,10 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     })
     .start();
     tokio::spawn(sweep(store.clone(), metrics.clone(), config.retention_days));
-    let server = serve(&config, ApiState::new(store.clone(), status, metrics, master_key, targets))?;
+    let strangers =
+        Strangers { proxies: TrustedProxies::new(config.trusted_proxies.clone()), quota: config.api_rate };
+    let state = ApiState::new(store.clone(), status, metrics, master_key, targets, strangers);
+    let server = serve(&config, state)?;
     store
         .write_audit(&[Entry::new(clock::now(), Kind::BridgeStarted).data("version", crate::VERSION)])
         .await?;

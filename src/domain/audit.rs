@@ -172,6 +172,12 @@ kinds! {
     TerminateRequested = "TERMINATE_REQUESTED",
     /// An operator asked to start a connection anew.
     RestartRequested = "RESTART_REQUESTED",
+    /// An API key was made, by a caller or from the environment.
+    ApiKeyCreated = "API_KEY_CREATED",
+    /// An API key was revoked.
+    ApiKeyRevoked = "API_KEY_REVOKED",
+    /// A tenant was made.
+    TenantCreated = "TENANT_CREATED",
     /// The bridge started.
     BridgeStarted = "BRIDGE_STARTED",
     /// The bridge was asked to stop.
