@@ -1,13 +1,14 @@
 //! Floor 4: builds everything once, in the order it is needed, and hands it to `lifecycle` to be ended.
 
+use std::io;
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Addr};
 use actix_web::dev::ServerHandle;
-use actix_web::middleware::from_fn;
-use actix_web::{App, HttpServer, web};
+use actix_web::web;
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD as BASE64_URL};
@@ -38,8 +39,6 @@ use crate::store::{Store, StoreError};
 const POOL_CONNECTIONS: u32 = 8;
 /// How long a database that is away at the start is waited for.
 const DATABASE_WITHIN: Duration = Duration::from_secs(60);
-/// Threads that serve the REST API; the work is in Postgres.
-const HTTP_WORKERS: usize = 2;
 /// How often the backlog is counted, and the partitions are looked after (every so many counts).
 const COUNT_EVERY: Duration = Duration::from_secs(10);
 const SWEEP_EVERY_COUNTS: u32 = 360;
@@ -154,19 +153,13 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
 }
 
 fn serve(config: &Config, state: ApiState) -> anyhow::Result<ServerHandle> {
-    let state = web::Data::new(state);
-    let server = HttpServer::new(move || {
-        App::new().app_data(state.clone()).wrap(from_fn(api::edge)).configure(api::configure)
-    })
-    .workers(HTTP_WORKERS)
-    .disable_signals()
-    .shutdown_timeout(2)
-    .bind(config.listen)
-    .map_err(|error| blame("BRIDGE_LISTEN", &format!("{} cannot be listened on: {error}", config.listen)))?;
-    for address in server.addrs() {
-        tracing::info!(%address, "listening");
-    }
-    let server = server.run();
+    let blamed = |error: io::Error| {
+        blame("BRIDGE_LISTEN", &format!("{} cannot be listened on: {error}", config.listen))
+    };
+    let listener = TcpListener::bind(config.listen).map_err(blamed)?;
+    let address = listener.local_addr().map_err(blamed)?;
+    let server = api::server::serve(listener, web::Data::new(state)).map_err(blamed)?;
+    tracing::info!(%address, "listening");
     let handle = server.handle();
     actix::spawn(server);
     Ok(handle)

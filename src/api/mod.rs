@@ -1,19 +1,18 @@
-//! Floor 3: the REST API. `app.rs` builds an actix-web `App` from [`edge`] and [`configure`]:
-//!
-//! ```text
-//! App::new().app_data(state).wrap(from_fn(api::edge)).configure(api::configure)
-//! ```
+//! Floor 3: the REST API. `app.rs` starts it by [`server::serve`], which builds an actix-web `App` from [`edge`] and
+//! [`configure`].
 //!
 //! `openapi.yaml` is the contract. The routes are a table, so that a test can hold the two against each other.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
-use actix_web::body::{BoxBody, MessageBody};
+use actix_web::body::{BodySize, BoxBody, MessageBody, SizedStream};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::web::ServiceConfig;
 use actix_web::{HttpMessage, Resource, Route, guard, web};
+use futures_util::stream;
 use uuid::Uuid;
 
 use crate::domain::caller::TrustedProxies;
@@ -37,7 +36,9 @@ mod deliveries;
 mod events;
 mod explain;
 mod external_ids;
+mod framing;
 mod gaps;
+mod guarded;
 mod health;
 mod idempotency;
 mod limits;
@@ -45,6 +46,7 @@ mod page;
 pub mod problem;
 mod recovery;
 mod rejected_topics;
+pub mod server;
 mod sources;
 mod strict_json;
 mod tenants;
@@ -249,6 +251,9 @@ const HEADERS: [(HeaderName, &str); 4] = [
 /// Longest that a call may take: its body may take 10 s to arrive, the rest is the database's.
 const ANSWER_WITHIN: std::time::Duration = std::time::Duration::from_secs(16);
 
+/// Longest piece of a body that is given to actix at once.
+const PIECE_BYTES: usize = 32 * 1024;
+
 /// How the log knows a request; problem documents name it.
 #[derive(Clone, Debug)]
 struct RequestId(String);
@@ -296,7 +301,26 @@ pub async fn edge<B: MessageBody + 'static>(
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         headers.insert(HeaderName::from_static("x-request-id"), value);
     }
-    Ok(response)
+    Ok(response.map_body(|_, body| in_pieces(body)))
+}
+
+/// Gives a long body in pieces: actix copies what it is given at once, however slowly the caller takes it.
+fn in_pieces(body: BoxBody) -> BoxBody {
+    let BodySize::Sized(length) = body.size() else {
+        return body;
+    };
+    if usize::try_from(length).is_ok_and(|length| length <= PIECE_BYTES) {
+        return body;
+    }
+    let bytes = match body.try_into_bytes() {
+        Ok(bytes) => bytes,
+        Err(body) => return body,
+    };
+    let pieces = stream::unfold(bytes, |mut rest| async move {
+        let piece = rest.split_to(PIECE_BYTES.min(rest.len()));
+        (!piece.is_empty()).then_some((Ok::<_, Infallible>(piece), rest))
+    });
+    BoxBody::new(SizedStream::new(length, Box::pin(pieces)))
 }
 
 #[cfg(test)]
