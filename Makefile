@@ -7,7 +7,7 @@ export SQLX_OFFLINE := true
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test fmt lint doc check bench sqlx-prepare sqlx-check compose-check clean
+.PHONY: help demo test fmt lint doc check bench sqlx-prepare sqlx-check compose-check nginx-check clean
 
 help:
 	@echo 'make demo            shows the bridge at work against a simulated Genesys Cloud and a demo CRM'
@@ -24,6 +24,7 @@ help:
 	@echo 'make bench           measures latency and throughput (release build); docs/benchmarks.md explains the parts:'
 	@echo '                     ARGS=order, outage, isolation, many, ends, scale, hardship'
 	@echo 'make compose-check   tries docker-compose.yml for real, if a Docker engine answers'
+	@echo 'make nginx-check     tries docs/nginx.conf in front of a bridge, if nginx is here'
 	@echo 'make clean           removes what was built'
 	@echo 'demo and test install what a fresh Debian, Ubuntu or Mac lacks, and say so.'
 
@@ -67,6 +68,11 @@ bench:
 
 compose-check:
 	scripts/compose-check
+
+nginx-check:
+	@scripts/setup demo
+	cargo build --locked --package presence-bridge
+	scripts/nginx-check $(TARGET)/debug/presence-bridge
 
 clean:
 	cargo clean

@@ -1,14 +1,14 @@
 //! Floor 4: builds everything once, in the order it is needed, and hands it to `lifecycle` to be ended.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Addr};
 use actix_web::dev::ServerHandle;
-use actix_web::middleware::from_fn;
-use actix_web::{App, HttpServer, web};
+use actix_web::web;
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD as BASE64_URL};
@@ -18,10 +18,11 @@ use tokio::time::{Instant, interval, sleep};
 
 use crate::actors::dispatcher::{DispatcherActor, DispatcherDeps};
 use crate::actors::supervisor::{Deps, Supervisor};
-use crate::api::{self, ApiState};
+use crate::api::{self, ApiState, Strangers};
 use crate::clock;
 use crate::config::{Config, ConfigError};
 use crate::domain::audit::{Entry, Kind};
+use crate::domain::caller::TrustedProxies;
 use crate::domain::secret::{MasterKey, Secret};
 use crate::domain::target::TargetPolicy;
 use crate::keyfile::{self, Kept};
@@ -40,8 +41,6 @@ use crate::store::{Store, StoreError};
 const POOL_CONNECTIONS: u32 = 8;
 /// How long a database that is away at the start is waited for.
 const DATABASE_WITHIN: Duration = Duration::from_secs(60);
-/// Threads that serve the REST API; the work is in Postgres.
-const HTTP_WORKERS: usize = 2;
 /// How often a look is taken whether the master key is still the right one.
 const LOOK_AT_KEY_EVERY: Duration = Duration::from_secs(30);
 /// How often the backlog is counted, and the partitions are looked after (every so many counts).
@@ -162,33 +161,28 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     })
     .start();
     tokio::spawn(sweep(store.clone(), metrics.clone(), config.retention_days));
-    let (server, addresses) =
-        serve(&config, ApiState::new(store.clone(), status, metrics, master_key, targets))?;
-    tokio::spawn(lookout.listening(addresses).keep_looking());
+    let strangers =
+        Strangers { proxies: TrustedProxies::new(config.trusted_proxies.clone()), quota: config.api_rate };
+    let state = ApiState::new(store.clone(), status, metrics, master_key, targets, strangers);
+    let (server, address) = serve(&config, state)?;
+    tokio::spawn(lookout.listening(vec![address]).keep_looking());
     store
         .write_audit(&[Entry::new(clock::now(), Kind::BridgeStarted).data("version", crate::VERSION)])
         .await?;
     Ok(Running { supervisor, dispatcher, recorder, recorder_died, server, store, embedded })
 }
 
-fn serve(config: &Config, state: ApiState) -> anyhow::Result<(ServerHandle, Vec<SocketAddr>)> {
-    let state = web::Data::new(state);
-    let server = HttpServer::new(move || {
-        App::new().app_data(state.clone()).wrap(from_fn(api::edge)).configure(api::configure)
-    })
-    .workers(HTTP_WORKERS)
-    .disable_signals()
-    .shutdown_timeout(2)
-    .bind(config.listen)
-    .map_err(|error| blame("BRIDGE_LISTEN", &format!("{} cannot be listened on: {error}", config.listen)))?;
-    let addresses = server.addrs();
-    for address in &addresses {
-        tracing::info!(%address, "listening");
-    }
-    let server = server.run();
+fn serve(config: &Config, state: ApiState) -> anyhow::Result<(ServerHandle, SocketAddr)> {
+    let blamed = |error: io::Error| {
+        blame("BRIDGE_LISTEN", &format!("{} cannot be listened on: {error}", config.listen))
+    };
+    let listener = TcpListener::bind(config.listen).map_err(blamed)?;
+    let address = listener.local_addr().map_err(blamed)?;
+    let server = api::server::serve(listener, web::Data::new(state)).map_err(blamed)?;
+    tracing::info!(%address, "listening");
     let handle = server.handle();
     actix::spawn(server);
-    Ok((handle, addresses))
+    Ok((handle, address))
 }
 
 /// Waits until something in the database is sealed under another key: a rotation that began when this process did may not

@@ -33,12 +33,12 @@ const ARROWS: &[(&str, &str)] = &[
 #[rustfmt::skip]
 const CRATES: &[(&str, &str)] = &[
     ("sqlx", "store"),
-    ("awc", "genesys"), ("actix_http", "genesys"), ("actix_codec", "genesys"),
+    ("awc", "genesys"), ("actix_http", "genesys api"), ("actix_codec", "genesys"),
     ("backoff", "genesys"),
     ("hyper", "outbound"), ("hyper_util", "outbound"), ("tower_service", "outbound"),
     ("h2", "outbound"),
     ("actix", "actors app lifecycle main"), ("actix_rt", "actors app lifecycle main"),
-    ("actix_web", "api app"),
+    ("actix_web", "api app"), ("actix_server", "api"), ("actix_service", "api"),
     ("anyhow", "app doctor lifecycle main rotate"),
     ("rand", "random"), ("getrandom", "random"),
     ("genesys_simulator", ""),

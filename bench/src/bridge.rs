@@ -226,6 +226,7 @@ fn spawn(
         .env("BRIDGE_LISTEN", listen)
         .env("BRIDGE_API_KEY", API_KEY)
         .env("BRIDGE_ALLOW_TARGETS", "127.0.0.0/8")
+        .env("BRIDGE_API_RATE", "off")
         .current_dir(dir.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -1,43 +1,46 @@
 //! Who is calling: checked before a byte of the body is read. Wraps everything below `/v1`.
 
-use std::collections::HashMap;
 use std::future::{Ready, ready};
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
-use actix_web::http::header;
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
 use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
 
-use super::ApiState;
+use super::limits::Counted;
 use super::problem::{ApiError, Code};
+use super::{ApiState, ROUTES};
+use crate::clock;
+use crate::domain::caller::throttled_as;
+use crate::domain::ids::ApiKeyId;
+use crate::domain::scope::Scope;
 use crate::domain::tenant::TenantId;
 use crate::store::keys::Key;
+use crate::store::origin::calling_from;
 
-/// Wrong keys that one address may try within [`WINDOW`] before it is told to wait.
+/// Wrong keys that one address may try within a minute before it is told to wait.
 const FAILURES_MAX: u32 = 10;
-const WINDOW: Duration = Duration::from_secs(60);
-/// Addresses remembered at once; whoever fills this gains nothing but that everybody is forgotten.
-const ADDRESSES_MAX: usize = 10_000;
 /// How long the database may take to look a key up; a little more than it waits for a free connection.
 const LOOK_UP_WITHIN: Duration = Duration::from_secs(6);
 /// Longest key that is looked at.
 const KEY_BYTES_MAX: usize = 512;
 
-/// Who called: the key, its tenant, and what it lets its caller do.
+/// Who called: the key, its tenant, what it lets its caller do, and from where it was used.
 #[derive(Clone, Debug)]
 pub struct Principal {
+    key: Key,
     audited: String,
-    tenant: TenantId,
+    address: IpAddr,
 }
 
 impl Principal {
-    fn of(key: &Key) -> Self {
-        Self { audited: format!("api-key:{}", key.name), tenant: key.tenant_id }
+    fn of(key: Key, address: IpAddr) -> Self {
+        Self { audited: format!("api-key:{}", key.name), key, address }
     }
 
     /// As audit entries name it: `api-key:` and the key's name.
@@ -46,10 +49,65 @@ impl Principal {
         &self.audited
     }
 
+    /// The key itself. Names repeat, over tenants and over time; ids do not.
+    #[must_use]
+    pub fn key_id(&self) -> ApiKeyId {
+        self.key.api_key_id
+    }
+
     /// Whose key it was.
     #[must_use]
     pub fn tenant(&self) -> TenantId {
-        self.tenant
+        self.key.tenant_id
+    }
+
+    /// When the key ends.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<OffsetDateTime> {
+        self.key.expires_at
+    }
+
+    /// Where the call comes from.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Whether it is the operator's: an administrator of the tenant that a bridge begins with.
+    #[must_use]
+    pub fn is_operator(&self) -> bool {
+        self.tenant() == TenantId::DEFAULT && self.key.scopes.contains(&Scope::Admin)
+    }
+
+    /// The tenant whose things this caller may administer; `None`: everybody's.
+    #[must_use]
+    pub fn tenant_unless_operator(&self) -> Option<TenantId> {
+        (!self.is_operator()).then(|| self.tenant())
+    }
+
+    /// Refuses everybody but the operator.
+    ///
+    /// # Errors
+    /// 403 for others.
+    pub fn must_be_operator(&self) -> Result<(), ApiError> {
+        if self.is_operator() {
+            return Ok(());
+        }
+        Err(ApiError::new(
+            Code::OperatorOnly,
+            "This takes a key of the first tenant, the operator's, with the scope admin.",
+        ))
+    }
+
+    /// Refuses a key without this right.
+    ///
+    /// # Errors
+    /// 403 that names it.
+    pub fn must_have(&self, scope: Scope) -> Result<(), ApiError> {
+        if self.key.scopes.contains(&scope) {
+            return Ok(());
+        }
+        Err(ApiError::new(Code::MissingScope, format!("This takes a key with the scope {scope}.")))
     }
 }
 
@@ -59,31 +117,6 @@ impl FromRequest for Principal {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         ready(request.extensions().get::<Self>().cloned().ok_or_else(unauthorized))
-    }
-}
-
-/// Wrong keys of late, by address.
-#[derive(Debug, Default)]
-pub struct Failures {
-    by_address: Mutex<HashMap<IpAddr, (Instant, u32)>>,
-}
-
-impl Failures {
-    /// Counts one more; returns how many there were lately.
-    fn one_more(&self, address: IpAddr, now: Instant) -> u32 {
-        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        if by_address.len() >= ADDRESSES_MAX {
-            by_address.retain(|_, (since, _)| now.duration_since(*since) < WINDOW);
-            if by_address.len() >= ADDRESSES_MAX {
-                by_address.clear();
-            }
-        }
-        let (since, count) = by_address.entry(address).or_insert((now, 0));
-        if now.duration_since(*since) >= WINDOW {
-            (*since, *count) = (now, 0);
-        }
-        *count = count.saturating_add(1);
-        *count
     }
 }
 
@@ -103,17 +136,22 @@ pub async fn check<B: MessageBody + 'static>(
         let error = ApiError::internal("the API was built without its state");
         return Ok(request.error_response(error));
     };
+    let address = address_of(&state, &request);
     match look_up(&state, presented_key(&request)).await {
         Ok(Some(key)) => {
-            if let Some(error) = encoded(&request) {
+            let counted = state.uses.one_more(key.api_key_id, Instant::now());
+            if counted.to_note {
+                note_use(&state, key.api_key_id);
+            }
+            let refused = charge(&request, counted).err().or_else(|| encoded(&request));
+            if let Some(error) = refused {
                 return Ok(request.error_response(error));
             }
-            request.extensions_mut().insert(Principal::of(&key));
-            Ok(next.call(request).await?.map_into_boxed_body())
+            request.extensions_mut().insert(Principal::of(key, address));
+            Ok(calling_from(address, next.call(request)).await?.map_into_boxed_body())
         }
         Ok(None) => {
-            let address = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
-            let failures = state.failures.one_more(address, Instant::now());
+            let failures = state.failures.one_more(throttled_as(address), Instant::now());
             // Once a minute and address is enough for the log.
             if failures == FAILURES_MAX + 1 {
                 tracing::warn!(%address, "many requests without a valid API key");
@@ -128,6 +166,77 @@ pub async fn check<B: MessageBody + 'static>(
         }
         Err(error) => Ok(request.error_response(error)),
     }
+}
+
+/// Middleware of one path: refuses a key that lacks the scope which the table of routes wants for the method. Met before
+/// anything of the body is read, and before a kept answer is given again.
+///
+/// # Errors
+/// Only what the inner service fails with.
+pub async fn within_scope<B: MessageBody + 'static>(
+    path: &'static str,
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let method = if request.method() == "HEAD" { "GET" } else { request.method().as_str() };
+    let endpoint = ROUTES.iter().find(|endpoint| endpoint.path == path && endpoint.method == method);
+    // A method that the path does not know gets its 405 inside.
+    if let Some(scope) = endpoint.and_then(|endpoint| endpoint.scope) {
+        let principal = request.extensions().get::<Principal>().cloned();
+        let allowed = principal.ok_or_else(unauthorized).and_then(|principal| principal.must_have(scope));
+        if let Err(error) = allowed {
+            return Ok(request.error_response(error));
+        }
+    }
+    Ok(next.call(request).await?.map_into_boxed_body())
+}
+
+/// The caller's address; what a proxy tells counts only if the proxy is trusted.
+fn address_of(state: &ApiState, request: &ServiceRequest) -> IpAddr {
+    let peer = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
+    let lines = |name: HeaderName| request.headers().get_all(name).filter_map(|line| line.to_str().ok());
+    state.proxies.caller(peer, lines(header::X_FORWARDED_FOR), lines(header::FORWARDED))
+}
+
+/// Notes that a key is in use, while its call goes on: nobody waits for it, and nothing is lost if it fails.
+fn note_use(state: &web::Data<ApiState>, key: ApiKeyId) {
+    let state = state.clone();
+    actix_web::rt::spawn(async move {
+        if let Err(error) = state.whole_store.note_key_used(key, clock::now()).await {
+            tracing::debug!(%error, "it could not be noted that a key was used");
+        }
+    });
+}
+
+/// What the headers say of the key's limit; `api::edge` writes them, so that no answer lacks them.
+#[derive(Clone, Debug)]
+pub(super) struct RateHeaders([(HeaderName, HeaderValue); 2]);
+
+impl RateHeaders {
+    pub(super) fn each(self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        self.0.into_iter()
+    }
+}
+
+/// Notes what the headers shall say, and refuses a call too many. Names and forms are those of
+/// draft-ietf-httpapi-ratelimit-headers-10.
+fn charge(request: &ServiceRequest, counted: Counted) -> Result<(), ApiError> {
+    let Some((quota, charged)) = counted.charged else {
+        return Ok(());
+    };
+    let more_in = charged.more_in.as_millis().div_ceil(1000).max(1);
+    let policy = format!("\"key\";q={};w={}", quota.calls, quota.per_seconds);
+    let left = format!("\"key\";r={};t={more_in}", charged.left);
+    let values = HeaderValue::from_str(&policy).ok().zip(HeaderValue::from_str(&left).ok());
+    if let Some((policy, left)) = values {
+        let names = (HeaderName::from_static("ratelimit-policy"), HeaderName::from_static("ratelimit"));
+        request.extensions_mut().insert(RateHeaders([(names.0, policy), (names.1, left)]));
+    }
+    if charged.allowed {
+        return Ok(());
+    }
+    let allows = format!("A key may make {} calls in {} seconds.", quota.calls, quota.per_seconds);
+    Err(ApiError::new(Code::RateLimited, allows).with_header(header::RETRY_AFTER, &more_in.to_string()))
 }
 
 async fn look_up(state: &ApiState, key: Option<&[u8]>) -> Result<Option<Key>, ApiError> {
@@ -163,25 +272,8 @@ fn encoded(request: &ServiceRequest) -> Option<ApiError> {
     })
 }
 
-/// The same for a missing, malformed, unknown and revoked key.
+/// The same for a missing, malformed, unknown, expired and revoked key.
 fn unauthorized() -> ApiError {
     ApiError::new(Code::Unauthorized, "Send \"Authorization: Bearer <key>\" with a key that is in use.")
         .with_header(header::WWW_AUTHENTICATE, "Bearer realm=\"presence-bridge\"")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn failures_are_counted_by_address_and_forgotten_after_a_minute() {
-        let failures = Failures::default();
-        let (here, there) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
-        let start = Instant::now();
-        for nth in 1..=11 {
-            assert_eq!(failures.one_more(here, start), nth);
-        }
-        assert_eq!(failures.one_more(there, start), 1);
-        assert_eq!(failures.one_more(here, start + WINDOW), 1);
-    }
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
 
 use super::body_reader::{check_media_type, media_type, read};
 use super::problem::{ApiError, Code};
@@ -230,6 +231,23 @@ impl JsonBody {
         match OffsetDateTime::parse(&text, &Rfc3339) {
             Ok(time) => Some(time),
             Err(_) => self.wrong(name, "is no RFC 3339 time such as 2026-01-31T09:30:00Z"),
+        }
+    }
+
+    /// Takes a time that may be null: `Some(None)` says that it shall be cleared.
+    pub fn time_or_null(&mut self, name: &str) -> Option<Option<OffsetDateTime>> {
+        if self.take_null(name) {
+            return Some(None);
+        }
+        self.time(name).map(Some)
+    }
+
+    /// Takes an id.
+    pub fn id(&mut self, name: &str) -> Option<Uuid> {
+        let text = self.text(name)?;
+        match Uuid::try_parse(&text) {
+            Ok(id) => Some(id),
+            Err(_) => self.wrong(name, "is no uuid"),
         }
     }
 

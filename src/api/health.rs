@@ -1,10 +1,12 @@
 //! What is open without a key: signs of life, figures, the contract and its documentation page.
 
+use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
 use serde_json::json;
 use utoipa_swagger_ui::Config;
 
@@ -81,5 +83,9 @@ pub(super) async fn docs(request: HttpRequest) -> Result<HttpResponse, ApiError>
         .content_type(file.content_type)
         .insert_header((header::CONTENT_SECURITY_POLICY, DOCS_POLICY))
         .insert_header((header::CACHE_CONTROL, "no-cache"))
-        .body(file.bytes.into_owned()))
+        // As they are in the program: nothing is held for a caller who is slow to take them.
+        .body(match file.bytes {
+            Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+            Cow::Owned(bytes) => Bytes::from(bytes),
+        }))
 }

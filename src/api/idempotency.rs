@@ -1,5 +1,7 @@
 //! `Idempotency-Key`: a write that is asked for twice is carried out once, and answered twice in the same way. Wraps
-//! everything below `/v1`, inside of `api/auth.rs`.
+//! every path below `/v1`, inside of `api/auth.rs`.
+
+use std::net::IpAddr;
 
 use actix_web::body::{BoxBody, MessageBody, to_bytes};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
@@ -18,6 +20,7 @@ use super::auth::Principal;
 use super::problem::{ApiError, Code};
 use super::{ApiState, RequestId, body_reader};
 use crate::store::idempotency::{Call, Reserved};
+use crate::store::origin::calling_from;
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -42,7 +45,7 @@ pub async fn once<B: MessageBody + 'static>(
     if !writes || !request.headers().contains_key(KEY) {
         return Ok(next.call(request).await?.map_into_boxed_body());
     }
-    let (state, call) = match prepare(&mut request).await {
+    let (state, call, address) = match prepare(&mut request).await {
         Ok(prepared) => prepared,
         Err(error) => return Ok(request.error_response(error)),
     };
@@ -50,7 +53,8 @@ pub async fn once<B: MessageBody + 'static>(
         Ok(Reserved::Ours(reserved_at)) => {
             // A task of its own, so that it ends, and is noted, even if the caller does not wait for it: a caller that
             // gave up is the one that asks again.
-            let done = tokio::task::spawn_local(carry_out(state, call, reserved_at, request, next)).await;
+            let carried_out = carry_out(state, call, reserved_at, request, next);
+            let done = tokio::task::spawn_local(calling_from(address, carried_out)).await;
             done.unwrap_or_else(|error| Err(ApiError::internal(error).into()))
         }
         Ok(Reserved::Answered(status, answer)) => {
@@ -73,15 +77,16 @@ pub async fn once<B: MessageBody + 'static>(
 }
 
 /// Reads the key and the body, and gives the body back to whoever reads it next.
-async fn prepare(request: &mut ServiceRequest) -> Result<(web::Data<ApiState>, Call), ApiError> {
+async fn prepare(request: &mut ServiceRequest) -> Result<(web::Data<ApiState>, Call, IpAddr), ApiError> {
     let state = request
         .app_data::<web::Data<ApiState>>()
         .cloned()
         .ok_or_else(|| ApiError::internal("the API was built without its state"))?;
-    let (tenant, principal) = request
+    let (tenant, principal, address) = request
         .extensions()
         .get::<Principal>()
-        .map(|principal| (principal.tenant(), principal.as_str().to_owned()))
+        // By id: a new key may have the name of a former one.
+        .map(|principal| (principal.tenant(), principal.key_id().to_string(), principal.address()))
         .ok_or_else(|| ApiError::internal("the caller is not known"))?;
     let key = Sha256::digest(key_of(request)?).into();
     let payload = request.take_payload();
@@ -94,7 +99,7 @@ async fn prepare(request: &mut ServiceRequest) -> Result<(web::Data<ApiState>, C
         hash.update(part);
     }
     request.set_payload(payload_of(body));
-    Ok((state, Call { tenant, principal, key, request: hash.finalize().into() }))
+    Ok((state, Call { tenant, principal, key, request: hash.finalize().into() }, address))
 }
 
 fn key_of(request: &ServiceRequest) -> Result<Vec<u8>, ApiError> {

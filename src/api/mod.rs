@@ -1,22 +1,24 @@
-//! Floor 3: the REST API. `app.rs` builds an actix-web `App` from [`edge`] and [`configure`]:
-//!
-//! ```text
-//! App::new().app_data(state).wrap(from_fn(api::edge)).configure(api::configure)
-//! ```
+//! Floor 3: the REST API. `app.rs` starts it by [`server::serve`], which builds an actix-web `App` from [`edge`] and
+//! [`configure`].
 //!
 //! `openapi.yaml` is the contract. The routes are a table, so that a test can hold the two against each other.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
-use actix_web::body::{BoxBody, MessageBody};
+use actix_web::body::{BodySize, BoxBody, MessageBody, SizedStream};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::web::ServiceConfig;
 use actix_web::{HttpMessage, Resource, Route, guard, web};
+use futures_util::stream;
 use uuid::Uuid;
 
+use crate::domain::caller::TrustedProxies;
+use crate::domain::quota::Quota;
+use crate::domain::scope::Scope;
 use crate::domain::secret::MasterKey;
 use crate::domain::target::TargetPolicy;
 use crate::metrics::Metrics;
@@ -25,6 +27,7 @@ use crate::store::Store;
 use problem::{ApiError, Code};
 
 mod agents;
+mod api_keys;
 mod audit;
 pub mod auth;
 mod body;
@@ -34,18 +37,32 @@ mod deliveries;
 mod events;
 mod explain;
 mod external_ids;
+mod framing;
 mod gaps;
+mod guarded;
 mod health;
 mod idempotency;
+mod limits;
 mod page;
 pub mod problem;
 mod recovery;
 mod rejected_topics;
 mod scoped;
+pub mod server;
 mod sources;
 mod strict_json;
+mod tenants;
 mod webhook_body;
 mod webhooks;
+
+/// How callers are met.
+#[derive(Clone, Debug, Default)]
+pub struct Strangers {
+    /// Whose word counts on where a call comes from.
+    pub proxies: TrustedProxies,
+    /// How many calls a key may make; `None`: any number.
+    pub quota: Option<Quota>,
+}
 
 /// What handlers work with; give it to the `App` as `web::Data<ApiState>`.
 #[derive(Debug)]
@@ -60,8 +77,12 @@ pub struct ApiState {
     pub master_key: MasterKey,
     /// Which addresses webhooks may have.
     pub targets: TargetPolicy,
+    /// Whose word counts on where a call comes from.
+    proxies: TrustedProxies,
     /// Wrong keys of late.
-    failures: auth::Failures,
+    failures: limits::Failures,
+    /// Right keys of late.
+    uses: limits::Uses,
 }
 
 impl ApiState {
@@ -73,72 +94,94 @@ impl ApiState {
         metrics: Metrics,
         master_key: MasterKey,
         targets: TargetPolicy,
+        strangers: Strangers,
     ) -> Self {
-        Self { whole_store: store, status, metrics, master_key, targets, failures: auth::Failures::default() }
+        let Strangers { proxies, quota } = strangers;
+        let (failures, uses) = (limits::Failures::default(), limits::Uses::new(quota));
+        Self { whole_store: store, status, metrics, master_key, targets, proxies, failures, uses }
     }
 }
 
-/// One route: method, path, and how it gets its handler.
+/// One route: method, path, what a caller must be allowed, and how it gets its handler.
 pub struct Endpoint {
     /// Such as `GET`; a `GET` answers `HEAD` too.
     pub method: &'static str,
     /// Path with `{id}` in the places of ids.
     pub path: &'static str,
+    /// What a key must have; `None` where no key is wanted.
+    pub scope: Option<Scope>,
     handler: fn(Route) -> Route,
 }
 
 impl Endpoint {
-    const fn new(method: &'static str, path: &'static str, handler: fn(Route) -> Route) -> Self {
-        Self { method, path, handler }
+    const fn new(
+        scope: Scope,
+        method: &'static str,
+        path: &'static str,
+        handler: fn(Route) -> Route,
+    ) -> Self {
+        Self { method, path, scope: Some(scope), handler }
+    }
+
+    const fn open(method: &'static str, path: &'static str, handler: fn(Route) -> Route) -> Self {
+        Self { method, path, scope: None, handler }
     }
 }
 
 /// Every route there is.
 pub const ROUTES: &[Endpoint] = &[
-    Endpoint::new("GET", "/v1/webhooks", |r| r.to(webhooks::list)),
-    Endpoint::new("POST", "/v1/webhooks", |r| r.to(webhooks::create)),
-    Endpoint::new("GET", "/v1/webhooks/{id}", |r| r.to(webhooks::get)),
-    Endpoint::new("PATCH", "/v1/webhooks/{id}", |r| r.to(webhooks::update)),
-    Endpoint::new("DELETE", "/v1/webhooks/{id}", |r| r.to(webhooks::delete)),
-    Endpoint::new("POST", "/v1/webhooks/{id}/rotate-secret", |r| r.to(webhooks::rotate_secret)),
-    Endpoint::new("POST", "/v1/webhooks/{id}/test", |r| r.to(webhooks::test)),
-    Endpoint::new("POST", "/v1/webhooks/{id}/pause", |r| r.to(webhooks::pause)),
-    Endpoint::new("POST", "/v1/webhooks/{id}/resume", |r| r.to(webhooks::resume)),
-    Endpoint::new("POST", "/v1/webhooks/{id}/enable", |r| r.to(webhooks::enable)),
-    Endpoint::new("POST", "/v1/webhooks/{id}/snapshot", |r| r.to(webhooks::snapshot)),
-    Endpoint::new("POST", "/v1/webhooks/{id}/recover", |r| r.to(recovery::recover)),
-    Endpoint::new("GET", "/v1/sources", |r| r.to(sources::list)),
-    Endpoint::new("POST", "/v1/sources", |r| r.to(sources::create)),
-    Endpoint::new("GET", "/v1/sources/{id}", |r| r.to(sources::get)),
-    Endpoint::new("PATCH", "/v1/sources/{id}", |r| r.to(sources::update)),
-    Endpoint::new("DELETE", "/v1/sources/{id}", |r| r.to(sources::delete)),
-    Endpoint::new("POST", "/v1/sources/{id}/refresh", |r| r.to(sources::refresh)),
-    Endpoint::new("GET", "/v1/rejected-topics", |r| r.to(rejected_topics::list)),
-    Endpoint::new("GET", "/v1/connections", |r| r.to(connections::list)),
-    Endpoint::new("GET", "/v1/connections/{id}", |r| r.to(connections::get)),
-    Endpoint::new("POST", "/v1/connections/{id}/terminate", |r| r.to(connections::terminate)),
-    Endpoint::new("POST", "/v1/connections/{id}/restart", |r| r.to(connections::restart)),
-    Endpoint::new("GET", "/v1/agents", |r| r.to(agents::list)),
+    Endpoint::new(Scope::Read, "GET", "/v1/webhooks", |r| r.to(webhooks::list)),
+    Endpoint::new(Scope::Webhooks, "POST", "/v1/webhooks", |r| r.to(webhooks::create)),
+    Endpoint::new(Scope::Read, "GET", "/v1/webhooks/{id}", |r| r.to(webhooks::get)),
+    Endpoint::new(Scope::Webhooks, "PATCH", "/v1/webhooks/{id}", |r| r.to(webhooks::update)),
+    Endpoint::new(Scope::Webhooks, "DELETE", "/v1/webhooks/{id}", |r| r.to(webhooks::delete)),
+    Endpoint::new(Scope::Webhooks, "POST", "/v1/webhooks/{id}/rotate-secret", |r| {
+        r.to(webhooks::rotate_secret)
+    }),
+    Endpoint::new(Scope::Webhooks, "POST", "/v1/webhooks/{id}/test", |r| r.to(webhooks::test)),
+    Endpoint::new(Scope::Webhooks, "POST", "/v1/webhooks/{id}/pause", |r| r.to(webhooks::pause)),
+    Endpoint::new(Scope::Webhooks, "POST", "/v1/webhooks/{id}/resume", |r| r.to(webhooks::resume)),
+    Endpoint::new(Scope::Webhooks, "POST", "/v1/webhooks/{id}/enable", |r| r.to(webhooks::enable)),
+    Endpoint::new(Scope::Webhooks, "POST", "/v1/webhooks/{id}/snapshot", |r| r.to(webhooks::snapshot)),
+    Endpoint::new(Scope::Webhooks, "POST", "/v1/webhooks/{id}/recover", |r| r.to(recovery::recover)),
+    Endpoint::new(Scope::Read, "GET", "/v1/sources", |r| r.to(sources::list)),
+    Endpoint::new(Scope::Sources, "POST", "/v1/sources", |r| r.to(sources::create)),
+    Endpoint::new(Scope::Read, "GET", "/v1/sources/{id}", |r| r.to(sources::get)),
+    Endpoint::new(Scope::Sources, "PATCH", "/v1/sources/{id}", |r| r.to(sources::update)),
+    Endpoint::new(Scope::Sources, "DELETE", "/v1/sources/{id}", |r| r.to(sources::delete)),
+    Endpoint::new(Scope::Sources, "POST", "/v1/sources/{id}/refresh", |r| r.to(sources::refresh)),
+    Endpoint::new(Scope::Read, "GET", "/v1/rejected-topics", |r| r.to(rejected_topics::list)),
+    Endpoint::new(Scope::Read, "GET", "/v1/connections", |r| r.to(connections::list)),
+    Endpoint::new(Scope::Read, "GET", "/v1/connections/{id}", |r| r.to(connections::get)),
+    Endpoint::new(Scope::Sources, "POST", "/v1/connections/{id}/terminate", |r| r.to(connections::terminate)),
+    Endpoint::new(Scope::Sources, "POST", "/v1/connections/{id}/restart", |r| r.to(connections::restart)),
+    Endpoint::new(Scope::Read, "GET", "/v1/agents", |r| r.to(agents::list)),
     // Before the path of one agent, which fits it too.
-    Endpoint::new("GET", "/v1/agents/external-ids", |r| r.to(external_ids::list)),
-    Endpoint::new("PUT", "/v1/agents/external-ids", |r| r.to(external_ids::put)),
-    Endpoint::new("GET", "/v1/agents/{id}", |r| r.to(agents::get)),
-    Endpoint::new("PATCH", "/v1/agents/{id}", |r| r.to(external_ids::update)),
-    Endpoint::new("GET", "/v1/events", |r| r.to(events::list)),
-    Endpoint::new("GET", "/v1/events/{id}", |r| r.to(events::get)),
-    Endpoint::new("GET", "/v1/deliveries", |r| r.to(deliveries::list)),
-    Endpoint::new("GET", "/v1/deliveries/{id}", |r| r.to(deliveries::get)),
-    Endpoint::new("POST", "/v1/deliveries/{id}/retry", |r| r.to(deliveries::retry)),
-    Endpoint::new("GET", "/v1/explain", |r| r.to(explain::get)),
-    Endpoint::new("GET", "/v1/audit", |r| r.to(audit::list)),
-    Endpoint::new("GET", "/v1/gaps", |r| r.to(gaps::list)),
-    Endpoint::new("GET", "/healthz", |r| r.to(health::health)),
-    Endpoint::new("GET", "/readyz", |r| r.to(health::readiness)),
-    Endpoint::new("GET", "/metrics", |r| r.to(health::metrics)),
-    Endpoint::new("GET", "/version", |r| r.to(health::version)),
-    Endpoint::new("GET", "/openapi.yaml", |r| r.to(health::openapi)),
-    Endpoint::new("GET", "/docs", |r| r.to(health::docs_redirect)),
-    Endpoint::new("GET", "/docs/{file:.*}", |r| r.to(health::docs)),
+    Endpoint::new(Scope::Read, "GET", "/v1/agents/external-ids", |r| r.to(external_ids::list)),
+    Endpoint::new(Scope::Webhooks, "PUT", "/v1/agents/external-ids", |r| r.to(external_ids::put)),
+    Endpoint::new(Scope::Read, "GET", "/v1/agents/{id}", |r| r.to(agents::get)),
+    Endpoint::new(Scope::Webhooks, "PATCH", "/v1/agents/{id}", |r| r.to(external_ids::update)),
+    Endpoint::new(Scope::Read, "GET", "/v1/events", |r| r.to(events::list)),
+    Endpoint::new(Scope::Read, "GET", "/v1/events/{id}", |r| r.to(events::get)),
+    Endpoint::new(Scope::Read, "GET", "/v1/deliveries", |r| r.to(deliveries::list)),
+    Endpoint::new(Scope::Read, "GET", "/v1/deliveries/{id}", |r| r.to(deliveries::get)),
+    Endpoint::new(Scope::Webhooks, "POST", "/v1/deliveries/{id}/retry", |r| r.to(deliveries::retry)),
+    Endpoint::new(Scope::Read, "GET", "/v1/explain", |r| r.to(explain::get)),
+    Endpoint::new(Scope::Audit, "GET", "/v1/audit", |r| r.to(audit::list)),
+    Endpoint::new(Scope::Read, "GET", "/v1/gaps", |r| r.to(gaps::list)),
+    Endpoint::new(Scope::Admin, "GET", "/v1/api-keys", |r| r.to(api_keys::list)),
+    Endpoint::new(Scope::Admin, "POST", "/v1/api-keys", |r| r.to(api_keys::create)),
+    Endpoint::new(Scope::Admin, "GET", "/v1/api-keys/{id}", |r| r.to(api_keys::get)),
+    Endpoint::new(Scope::Admin, "DELETE", "/v1/api-keys/{id}", |r| r.to(api_keys::revoke)),
+    Endpoint::new(Scope::Admin, "GET", "/v1/tenants", |r| r.to(tenants::list)),
+    Endpoint::new(Scope::Admin, "POST", "/v1/tenants", |r| r.to(tenants::create)),
+    Endpoint::open("GET", "/healthz", |r| r.to(health::health)),
+    Endpoint::open("GET", "/readyz", |r| r.to(health::readiness)),
+    Endpoint::open("GET", "/metrics", |r| r.to(health::metrics)),
+    Endpoint::open("GET", "/version", |r| r.to(health::version)),
+    Endpoint::open("GET", "/openapi.yaml", |r| r.to(health::openapi)),
+    Endpoint::open("GET", "/docs", |r| r.to(health::docs_redirect)),
+    Endpoint::open("GET", "/docs/{file:.*}", |r| r.to(health::docs)),
 ];
 
 /// What wants a key begins with this.
@@ -148,18 +191,21 @@ const KEY_WANTED_BELOW: &str = "/v1";
 pub fn configure(config: &mut ServiceConfig) {
     let mut guarded = web::scope(KEY_WANTED_BELOW);
     let mut paths: Vec<&str> = ROUTES.iter().map(|endpoint| endpoint.path).collect();
-    paths.dedup();
+    paths.dedup(); // those of one path stand together
     for path in paths {
         match path.strip_prefix(KEY_WANTED_BELOW) {
-            Some(rest) => guarded = guarded.service(resource(path, rest)),
+            // Of each two, the last one wrapped is met first.
+            Some(rest) => {
+                let scoped = from_fn(move |request, next| auth::within_scope(path, request, next));
+                guarded = guarded.service(resource(path, rest).wrap(from_fn(idempotency::once)).wrap(scoped));
+            }
             None => {
                 config.service(resource(path, path));
             }
         }
     }
-    // The last one wrapped is met first.
     let guarded = guarded.default_service(web::to(not_found));
-    config.service(guarded.wrap(from_fn(idempotency::once)).wrap(from_fn(auth::check)));
+    config.service(guarded.wrap(from_fn(auth::check)));
     config.default_service(web::to(not_found));
 }
 
@@ -209,6 +255,9 @@ const ANSWER_WITHIN: std::time::Duration = std::time::Duration::from_secs(16);
 /// The same for calls that only read.
 const READ_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// Longest piece of a body that is given to actix at once.
+const PIECE_BYTES: usize = 32 * 1024;
+
 /// How the log knows a request; problem documents name it.
 #[derive(Clone, Debug)]
 struct RequestId(String);
@@ -247,8 +296,12 @@ pub async fn edge<B: MessageBody + 'static>(
         };
         response = response.into_response(told);
     }
+    let rate = response.request().extensions().get::<auth::RateHeaders>().cloned();
+    for (name, value) in rate.into_iter().flat_map(auth::RateHeaders::each) {
+        response.headers_mut().insert(name, value);
+    }
     dress(response.headers_mut(), &request_id);
-    Ok(response)
+    Ok(response.map_body(|_, body| in_pieces(body)))
 }
 
 /// Sets the headers that every response carries.
@@ -261,6 +314,25 @@ fn dress(headers: &mut HeaderMap, request_id: &str) {
     if let Ok(value) = HeaderValue::from_str(request_id) {
         headers.insert(HeaderName::from_static("x-request-id"), value);
     }
+}
+
+/// Gives a long body in pieces: actix copies what it is given at once, however slowly the caller takes it.
+fn in_pieces(body: BoxBody) -> BoxBody {
+    let BodySize::Sized(length) = body.size() else {
+        return body;
+    };
+    if usize::try_from(length).is_ok_and(|length| length <= PIECE_BYTES) {
+        return body;
+    }
+    let bytes = match body.try_into_bytes() {
+        Ok(bytes) => bytes,
+        Err(body) => return body,
+    };
+    let pieces = stream::unfold(bytes, |mut rest| async move {
+        let piece = rest.split_to(PIECE_BYTES.min(rest.len()));
+        (!piece.is_empty()).then_some((Ok::<_, Infallible>(piece), rest))
+    });
+    BoxBody::new(SizedStream::new(length, Box::pin(pieces)))
 }
 
 #[cfg(test)]

@@ -176,6 +176,10 @@ pub enum List {
     RejectedTopics,
     /// `/v1/agents/external-ids`
     ExternalIds,
+    /// `/v1/api-keys`
+    ApiKeys,
+    /// `/v1/tenants`
+    Tenants,
 }
 
 /// Where in a list to read on: behind a row id, a number, or an id and a text.
@@ -202,6 +206,8 @@ impl List {
             Self::Gaps => b'g',
             Self::RejectedTopics => b'r',
             Self::ExternalIds => b'x',
+            Self::ApiKeys => b'k',
+            Self::Tenants => b't',
         }
     }
 
@@ -232,9 +238,13 @@ impl List {
                     (number >= 0).then_some(Place::Number(number))
                 }
                 // Named one by one, so that a new list has to say which it is.
-                Self::Webhooks | Self::Sources | Self::Connections | Self::Deliveries | Self::Gaps => {
-                    Uuid::from_slice(rest).ok().map(Place::Id)
-                }
+                Self::Webhooks
+                | Self::Sources
+                | Self::Connections
+                | Self::Deliveries
+                | Self::Gaps
+                | Self::ApiKeys
+                | Self::Tenants => Uuid::from_slice(rest).ok().map(Place::Id),
                 Self::ExternalIds => {
                     let (id, text) = rest.split_first_chunk::<16>()?;
                     let text = std::str::from_utf8(text).ok().filter(|text| !text.contains('\0'))?;

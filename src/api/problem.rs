@@ -50,6 +50,8 @@ codes! {
     InvalidCsv = "invalid_csv", BAD_REQUEST, "The body is not the CSV we read";
     InvalidCursor = "invalid_cursor", BAD_REQUEST, "The cursor is not one of this list";
     Unauthorized = "unauthorized", UNAUTHORIZED, "No valid API key";
+    MissingScope = "missing_scope", FORBIDDEN, "The API key may not do this";
+    OperatorOnly = "operator_only", FORBIDDEN, "Only the operator may do this";
     NotFound = "not_found", NOT_FOUND, "There is no such thing";
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The path does not know this method";
     BodyTooSlow = "body_too_slow", REQUEST_TIMEOUT, "The body did not arrive in time";
@@ -62,6 +64,7 @@ codes! {
     EncodingRefused = "encoding_refused", UNSUPPORTED_MEDIA_TYPE, "Encoded bodies are not read";
     InvalidFields = "invalid_fields", UNPROCESSABLE_ENTITY, "A field breaks a rule";
     TooManyFailures = "too_many_failures", TOO_MANY_REQUESTS, "Too many wrong API keys from this address";
+    RateLimited = "rate_limited", TOO_MANY_REQUESTS, "The API key makes more calls than it may";
     Internal = "internal", INTERNAL_SERVER_ERROR, "Something went wrong on our side";
     Unavailable = "unavailable", SERVICE_UNAVAILABLE, "The database does not answer";
 }
@@ -201,6 +204,12 @@ impl From<StoreError> for ApiError {
         match error.constraint() {
             Some("source_name_unique") => {
                 return Self::new(Code::NameTaken, "Another source has this name.");
+            }
+            Some("api_key_name_unique") => {
+                return Self::new(Code::NameTaken, "Another key in use has this name; revoke it first.");
+            }
+            Some("tenant_name_unique") => {
+                return Self::new(Code::NameTaken, "Another tenant has this name.");
             }
             Some("delivery_pkey" | "delivery_lane_idx") => {
                 return Self::new(Code::Conflict, "Somebody else opened the delivery at the same time.");

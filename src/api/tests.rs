@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::ROUTES;
 use super::problem::Code;
 use crate::domain::audit::Kind;
+use crate::domain::scope::Scope;
 
 /// The contract as JSON.
 fn contract() -> Value {
@@ -40,13 +41,14 @@ fn every_route_is_in_the_contract_and_the_other_way_round() {
 }
 
 #[test]
-fn what_wants_a_key_is_what_the_contract_says() {
+fn what_a_key_must_be_allowed_is_what_the_contract_says() {
     let contract = contract();
     for route in ROUTES {
         let path = route.path.replace(":.*", "");
         let operation = &contract["paths"][&path][route.method.to_lowercase()];
-        let open = operation["security"] == json!([]);
-        assert_eq!(open, !path.starts_with(super::KEY_WANTED_BELOW), "{path}");
+        let wanted = route.scope.map_or(json!([]), |scope| json!([{"bearer": [scope.as_str()]}]));
+        assert_eq!(operation["security"], wanted, "{} {path}", route.method);
+        assert_eq!(route.scope.is_some(), path.starts_with(super::KEY_WANTED_BELOW), "{path}");
     }
 }
 
@@ -58,6 +60,8 @@ fn codes_and_audit_kinds_are_those_of_the_contract() {
     assert_eq!(codes, words(&schemas["ProblemCode"]["enum"]));
     let kinds: BTreeSet<String> = Kind::ALL.iter().map(|kind| kind.as_str().to_owned()).collect();
     assert_eq!(kinds, words(&schemas["AuditKind"]["enum"]));
+    let scopes: BTreeSet<String> = Scope::ALL.iter().map(|scope| scope.as_str().to_owned()).collect();
+    assert_eq!(scopes, words(&schemas["Scope"]["enum"]));
 }
 
 #[test]

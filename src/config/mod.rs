@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde_json::Value;
 
+use crate::domain::quota::Quota;
 use crate::domain::secret::{MasterKey, Secret};
 use crate::domain::source::{
     ENVIRONMENT_SOURCE_NAME, PROTOCOL_NOTIFICATIONS, PROTOCOL_REALTIME, SourceSettings,
@@ -65,6 +66,10 @@ pub struct Config {
     pub egress_proxy: Option<EgressProxy>,
     /// Targets that webhooks may reach although they are not public.
     pub allow_targets: Vec<IpNet>,
+    /// Proxies whose word counts on where a call comes from.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Calls that one API key may make; `None`: any number.
+    pub api_rate: Option<Quota>,
     /// Log filter.
     pub log: String,
     /// Days that events and audit entries are kept.
@@ -105,13 +110,9 @@ impl Config {
                 let rule = "must be http://host:port or http://user:password@host:port";
                 EgressProxy::parse(text).map(Some).ok_or_else(|| rule.to_owned())
             }),
-            allow_targets: parse(variables, &mut errors, "BRIDGE_ALLOW_TARGETS", Vec::new(), |text| {
-                list(text)
-                    .map(|cidr| {
-                        cidr.parse().map_err(|_| format!("{cidr} is not a CIDR; such as 10.0.0.0/8,fd00::/8"))
-                    })
-                    .collect()
-            }),
+            allow_targets: parse(variables, &mut errors, "BRIDGE_ALLOW_TARGETS", Vec::new(), cidrs),
+            trusted_proxies: parse(variables, &mut errors, "BRIDGE_TRUSTED_PROXIES", Vec::new(), cidrs),
+            api_rate: parse(variables, &mut errors, "BRIDGE_API_RATE", Some(Quota::DEFAULT), Quota::read),
             log: parse(variables, &mut errors, "BRIDGE_LOG", "info".to_owned(), |text| {
                 telemetry::parse_filter(text).map(|_| text.to_owned())
             }),
@@ -186,6 +187,12 @@ fn parse<T>(
         errors.push(ConfigError { variable: name.to_owned(), rule });
         default
     })
+}
+
+fn cidrs(text: &str) -> Result<Vec<IpNet>, String> {
+    list(text)
+        .map(|cidr| cidr.parse().map_err(|_| format!("{cidr} is not a CIDR; such as 10.0.0.0/8,fd00::/8")))
+        .collect()
 }
 
 fn list(text: &str) -> impl Iterator<Item = &str> {
@@ -306,6 +313,8 @@ mod tests {
             ("BRIDGE_EGRESS_PROXY", "socks5://user:CANARY@proxy"),
             ("BRIDGE_ALLOW_PLAIN_DATABASE", "perhaps"),
             ("BRIDGE_ALLOW_TARGETS", "10.0.0.0/8,ten"),
+            ("BRIDGE_TRUSTED_PROXIES", "proxy.example"),
+            ("BRIDGE_API_RATE", "fast"),
             ("BRIDGE_RETENTION_DAYS", "0"),
             ("BRIDGE_LOG", "presence=loudest"),
             ("BRIDGE_LISTENN", "127.0.0.1:1"),

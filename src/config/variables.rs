@@ -56,6 +56,12 @@ pub const VARIABLES: &[Variable] = &[
         "none",
         "http://[user:password@]host:port that all POSTs to webhooks go through",
     ),
+    plain(
+        "BRIDGE_TRUSTED_PROXIES",
+        "none",
+        "CIDRs of proxies whose X-Forwarded-For or Forwarded tells where a call comes from",
+    ),
+    plain("BRIDGE_API_RATE", "1000/10", "calls/seconds that one API key may make, or off"),
     plain("BRIDGE_LOG", "info", "log filter, such as info,presence_bridge=debug"),
     plain("BRIDGE_RETENTION_DAYS", "30", "days that events and audit entries are kept, 1 to 3650"),
     plain("GENESYS_PROTOCOL", "notifications", "upstream protocol: notifications or realtime"),

@@ -174,6 +174,12 @@ kinds! {
     RestartRequested = "RESTART_REQUESTED",
     /// Everything sealed was sealed anew under another master key.
     MasterKeyRotated = "MASTER_KEY_ROTATED",
+    /// An API key was made, by a caller or from the environment.
+    ApiKeyCreated = "API_KEY_CREATED",
+    /// An API key was revoked.
+    ApiKeyRevoked = "API_KEY_REVOKED",
+    /// A tenant was made.
+    TenantCreated = "TENANT_CREATED",
     /// The bridge started.
     BridgeStarted = "BRIDGE_STARTED",
     /// The bridge was asked to stop.

@@ -4,7 +4,9 @@
 
 pub mod access;
 pub mod agent_state;
+pub mod api_key;
 pub mod audit;
+pub mod caller;
 pub mod circuit;
 pub mod delivery;
 pub mod delivery_settings;
@@ -16,6 +18,7 @@ pub mod ids;
 pub mod matching;
 pub mod pace;
 pub mod presence;
+pub mod quota;
 pub mod regions;
 pub mod retry;
 pub mod scope;

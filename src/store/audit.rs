@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use super::history::choose_plan_by_values;
-use super::{Result, Store, answered};
+use super::{Result, Store, answered, origin};
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::delivery::EndState;
 use crate::domain::ids::{AgentId, ConnectionId, DeliveryId, EventId, SourceId, WebhookId};
@@ -61,7 +61,7 @@ pub(super) async fn write(conn: &mut PgConnection, entries: &[Entry]) -> Result<
         &column!(e => e.outcome) as _,
         &column!(e => e.end_state) as _,
         &column!(e => e.principal.as_deref()) as _,
-        &column!(e => Value::Object(e.data.clone())),
+        &column!(e => Value::Object(origin::told(e))),
     )
     .execute(conn)
     .await?;

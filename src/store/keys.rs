@@ -1,6 +1,11 @@
 //! `api_key`: who may call. `api/auth.rs` asks on every request; `app.rs` sets the bootstrap key at start.
 
-use super::{Result, Store};
+use time::OffsetDateTime;
+
+use super::{Result, Store, audit};
+use crate::clock;
+use crate::domain::api_key::BOOTSTRAP;
+use crate::domain::audit::{Entry, Kind};
 use crate::domain::ids::{ApiKeyId, TenantId};
 use crate::domain::scope::Scope;
 
@@ -15,10 +20,12 @@ pub struct Key {
     pub name: String,
     /// What it lets its caller do.
     pub scopes: Vec<Scope>,
+    /// When it ends.
+    pub expires_at: Option<OffsetDateTime>,
 }
 
-/// Name of the key that comes from the environment.
-const BOOTSTRAP: &str = "bootstrap";
+/// How exactly it is kept when a key was used last: a row must not change with every call.
+pub const USE_NOTED_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
 
 impl Store {
     /// The key with this SHA-256, if it is in use.
@@ -27,7 +34,8 @@ impl Store {
     /// If the database does not answer.
     pub async fn key(&self, hash: &[u8; 32]) -> Result<Option<Key>> {
         let row = sqlx::query!(
-            r#"select api_key_id as "api_key_id: ApiKeyId", tenant_id as "tenant_id: TenantId", name, scopes
+            r#"select api_key_id as "api_key_id: ApiKeyId", tenant_id as "tenant_id: TenantId", name, scopes,
+                      expires_at
                from api_key
                where key_hash = $1
                  and revoked_at is null
@@ -41,7 +49,27 @@ impl Store {
             tenant_id: row.tenant_id,
             name: row.name,
             scopes: row.scopes.iter().filter_map(|name| Scope::named(name)).collect(),
+            expires_at: row.expires_at,
         }))
+    }
+
+    /// Notes that a key was used, unless somebody noted it within the last minute.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn note_key_used(&self, key: ApiKeyId, at: OffsetDateTime) -> Result<()> {
+        sqlx::query!(
+            "update api_key
+             set last_used_at = $2
+             where api_key_id = $1
+               and (last_used_at is null or last_used_at < $2::timestamptz - make_interval(secs => $3))",
+            key as _,
+            at,
+            USE_NOTED_EVERY.as_secs_f64(),
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
     }
 
     /// Lets the key with this SHA-256 in as the bootstrap key; a former bootstrap key is revoked.
@@ -50,37 +78,51 @@ impl Store {
     /// If the database refuses.
     pub async fn set_bootstrap_key(&self, hash: &[u8; 32]) -> Result<()> {
         let mut tx = self.begin().await?;
-        sqlx::query!(
-            "update api_key
-             set revoked_at = now()
-             where tenant_id = $1
-               and name = $2
-               and key_hash <> $3
-               and revoked_at is null",
+        let former = sqlx::query_scalar!(
+            r#"update api_key
+               set revoked_at = now()
+               where tenant_id = $1
+                 and name = $2
+                 and key_hash <> $3
+                 and revoked_at is null
+               returning api_key_id as "api_key_id: ApiKeyId""#,
             TenantId::DEFAULT as _,
             BOOTSTRAP,
             &hash[..],
         )
-        .execute(&mut *tx)
+        .fetch_all(&mut *tx)
         .await?;
         // A key that was in use before may come back: its row is still there, revoked.
-        sqlx::query!(
-            "insert into api_key (api_key_id, tenant_id, name, key_hash, scopes)
-             values ($1, $2, $3, $4, $5)
-             on conflict (key_hash) do update
-             set tenant_id = excluded.tenant_id,
-                 name = excluded.name,
-                 scopes = excluded.scopes,
-                 expires_at = null,
-                 revoked_at = null",
+        let taken = sqlx::query_scalar!(
+            r#"insert into api_key (api_key_id, tenant_id, name, key_hash, scopes)
+               values ($1, $2, $3, $4, $5)
+               on conflict (key_hash) do update
+               set tenant_id = excluded.tenant_id,
+                   name = excluded.name,
+                   scopes = excluded.scopes,
+                   expires_at = null,
+                   revoked_at = null
+               where api_key.tenant_id <> excluded.tenant_id
+                  or api_key.name <> excluded.name
+                  or api_key.scopes <> excluded.scopes
+                  or api_key.expires_at is not null
+                  or api_key.revoked_at is not null
+               returning api_key_id as "api_key_id: ApiKeyId""#,
             ApiKeyId::generate() as _,
             TenantId::DEFAULT as _,
             BOOTSTRAP,
             &hash[..],
             &Scope::ALL.map(|scope| scope.as_str().to_owned()),
         )
-        .execute(&mut *tx)
+        .fetch_optional(&mut *tx)
         .await?;
+        let entry = |kind, key: ApiKeyId| {
+            let entry = Entry::new(clock::now(), kind).data("api_key_id", key.to_string());
+            entry.data("name", BOOTSTRAP).data("tenant_id", TenantId::DEFAULT.to_string())
+        };
+        let revoked = former.into_iter().map(|key| entry(Kind::ApiKeyRevoked, key));
+        let entries: Vec<Entry> = revoked.chain(taken.map(|key| entry(Kind::ApiKeyCreated, key))).collect();
+        audit::write(&mut tx, &entries).await?;
         tx.commit().await?;
         Ok(())
     }

@@ -76,6 +76,13 @@ async fn every_operation_succeeds_as_promised() {
         let status = b.post(&format!("/v1/connections/{connection}/{step}"), &json!({})).await.status;
         assert_eq!(status, 202, "{step}");
     }
+    let made = b.post("/v1/tenants", &json!({"name": "second"})).await.json();
+    let key = json!({"name": "crm", "scopes": ["read"], "tenant_id": made["id"]});
+    let key = b.post("/v1/api-keys", &key).await.json()["id"].as_str().unwrap().to_owned();
+    for path in ["/v1/tenants", "/v1/api-keys", &format!("/v1/api-keys/{key}")] {
+        assert_eq!(b.get(path).await.status, 200, "{path}");
+    }
+    assert_eq!(b.delete(&format!("/v1/api-keys/{key}")).await.status, 204);
     let seen = contract::SEEN.lock().unwrap().clone();
     let missing: Vec<_> = contract::operations()
         .into_iter()

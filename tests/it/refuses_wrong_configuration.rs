@@ -33,6 +33,8 @@ fn each_wrong_variable_is_named_in_one_line_within_a_second() {
         ("BRIDGE_API_KEY", "CANARY"),
         ("BRIDGE_MASTER_KEY", "CANARY"),
         ("BRIDGE_ALLOW_TARGETS", "10.0.0.0/33"),
+        ("BRIDGE_TRUSTED_PROXIES", "the one in front"),
+        ("BRIDGE_API_RATE", "10 a second"),
         ("BRIDGE_RETENTION_DAYS", "for ever"),
         ("BRIDGE_LOG", "presence_bridge=louder"),
         ("BRIDGE_LISTEM", "127.0.0.1:8080"),

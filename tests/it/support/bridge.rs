@@ -149,12 +149,25 @@ impl Bridge {
 
     /// Sends a request with the key; a body goes as JSON.
     pub async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
-        let key = format!("Bearer {API_KEY}");
+        self.send_as(API_KEY, method, path, body).await
+    }
+
+    /// Sends a request with another key.
+    pub async fn send_as(&self, key: &str, method: &str, path: &str, body: Option<&Value>) -> Answer {
+        let key = format!("Bearer {key}");
         let mut headers = vec![("authorization", key.as_str())];
         if body.is_some() {
             headers.push(("content-type", "application/json"));
         }
         self.send_raw(method, path, &headers, body.map(|body| body.to_string().into_bytes())).await
+    }
+
+    /// Memory that the process holds, in KiB.
+    pub fn memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().expect("it runs")));
+        let status = status.unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// Sends exactly this; the answer must be one that openapi.yaml promises.

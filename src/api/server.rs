@@ -1,0 +1,68 @@
+//! The listener: actix-web's own set-up with a guarded connection (`api/guarded.rs`) in the place of the bare one.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use actix_http::{HttpService, Protocol};
+use actix_server::Server;
+use actix_service::{ServiceFactoryExt as _, fn_service, map_config};
+use actix_web::dev::AppConfig;
+use actix_web::middleware::from_fn;
+use actix_web::rt::net::TcpStream;
+use actix_web::{App, web};
+
+use super::guarded::Guarded;
+use super::{ApiState, configure, edge};
+
+/// Threads that serve the REST API; the work is in Postgres.
+const WORKERS: usize = 2;
+/// Connections of one thread. More wait in the kernel's queue until one ends; an idle one ends after [`KEEP_ALIVE`].
+const CONNECTIONS_MAX: usize = 512;
+/// How long a connection may be idle between two requests.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// How long the first head of a connection may take before it is answered with 408.
+const FIRST_HEAD_WITHIN: Duration = Duration::from_secs(5);
+/// How long a caller may take to end a connection that we have ended.
+const DISCONNECT_WITHIN: Duration = Duration::from_secs(1);
+/// How long a stop waits for calls under way.
+const SHUTDOWN_WITHIN_SECONDS: u64 = 2;
+
+/// Serves the API on this socket.
+///
+/// # Errors
+/// If the socket cannot be used.
+pub fn serve(listener: TcpListener, state: web::Data<ApiState>) -> io::Result<Server> {
+    let address = listener.local_addr()?;
+    let builder = Server::build();
+    let stopping = builder.graceful_shutdown_signal();
+    let builder = builder
+        .workers(WORKERS)
+        .max_concurrent_connections(CONNECTIONS_MAX)
+        .disable_signals()
+        .shutdown_timeout(SHUTDOWN_WITHIN_SECONDS)
+        .listen("api", listener, move || {
+            let (state, stopping) = (state.clone(), stopping.clone());
+            let app = App::new().app_data(state).wrap(from_fn(edge)).configure(configure);
+            let http = HttpService::build()
+                .graceful_shutdown_signal(move || {
+                    let stopping = stopping.clone();
+                    async move { stopping.notified().await }
+                })
+                .keep_alive(KEEP_ALIVE)
+                .client_request_timeout(FIRST_HEAD_WITHIN)
+                .client_disconnect_timeout(DISCONNECT_WITHIN)
+                .local_addr(address)
+                .finish(map_config(app, |()| AppConfig::default()));
+            fn_service(|io: TcpStream| async move {
+                let peer = io.peer_addr().ok();
+                // Answers are written whole; waiting for more of them only costs time.
+                let _ = io.set_nodelay(true);
+                Ok::<_, Infallible>((Guarded::new(io), Protocol::Http1, peer))
+            })
+            .map_err(|never: Infallible| match never {})
+            .and_then(http)
+        })?;
+    Ok(builder.run())
+}
