@@ -24,7 +24,8 @@ const ARROWS: &[(&str, &str)] = &[
     ("app",       "domain clock config metrics random status telemetry keyfile genesys store outbound actors api lifecycle"),
     ("lifecycle", "domain clock config metrics random status telemetry genesys store outbound actors api app"),
     ("doctor",    "domain genesys"),
-    ("main",      "domain clock config metrics random status telemetry genesys store outbound actors api app doctor lifecycle"),
+    ("audit_cli", "domain clock config store app"),
+    ("main",      "domain clock config metrics random status telemetry genesys store outbound actors api app audit_cli doctor lifecycle"),
     ("lib",       ""),
 ];
 
@@ -38,7 +39,7 @@ const CRATES: &[(&str, &str)] = &[
     ("h2", "outbound"),
     ("actix", "actors app lifecycle main"), ("actix_rt", "actors app lifecycle main"),
     ("actix_web", "api app"),
-    ("anyhow", "app doctor lifecycle main"),
+    ("anyhow", "app audit_cli doctor lifecycle main"),
     ("rand", "random"), ("getrandom", "random"),
     ("genesys_simulator", ""),
 ];

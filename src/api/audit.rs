@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::ApiState;
 use super::agents::take_agents;
-use super::page::{List, Place, Query, at};
+use super::page::{List, Place, Query, at, maybe_at};
 use super::problem::ApiError;
 use crate::domain::audit::{Kind, Level};
 use crate::domain::ids::{ConnectionId, DeliveryId, EventId, WebhookId};
@@ -51,4 +51,16 @@ pub(super) async fn list(state: web::Data<ApiState>, request: HttpRequest) -> Re
     let paging = query.paging(List::Audit)?;
     let rows = state.store.audit_entries(&filter, paging.after_number(), paging.rows()).await?;
     Ok(paging.respond(rows, |row| Place::Number(row.audit_id), view))
+}
+
+/// The end of the chain of seals, to be kept elsewhere.
+pub(super) async fn head(state: web::Data<ApiState>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    Query::read(&request)?.finish()?;
+    let last = state.store.last_seal().await?;
+    Ok(HttpResponse::Ok().json(json!({
+        "head": last.map(|last| last.head.to_string()),
+        "seal": last.map(|last| last.head.seal_id),
+        "through": last.map(|last| last.last_audit_id),
+        "sealed_at": maybe_at(last.map(|last| last.sealed_at)),
+    })))
 }

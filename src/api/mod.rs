@@ -38,6 +38,7 @@ mod health;
 mod idempotency;
 mod page;
 pub mod problem;
+mod quarantine;
 mod recovery;
 mod rejected_topics;
 mod sources;
@@ -129,6 +130,9 @@ pub const ROUTES: &[Endpoint] = &[
     Endpoint::new("POST", "/v1/deliveries/{id}/retry", |r| r.to(deliveries::retry)),
     Endpoint::new("GET", "/v1/explain", |r| r.to(explain::get)),
     Endpoint::new("GET", "/v1/audit", |r| r.to(audit::list)),
+    Endpoint::new("GET", "/v1/audit/head", |r| r.to(audit::head)),
+    Endpoint::new("GET", "/v1/quarantine", |r| r.to(quarantine::list)),
+    Endpoint::new("GET", "/v1/quarantine/{id}", |r| r.to(quarantine::get)),
     Endpoint::new("GET", "/v1/gaps", |r| r.to(gaps::list)),
     Endpoint::new("GET", "/healthz", |r| r.to(health::health)),
     Endpoint::new("GET", "/readyz", |r| r.to(health::readiness)),

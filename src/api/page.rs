@@ -172,6 +172,8 @@ pub enum List {
     Audit,
     /// `/v1/gaps`
     Gaps,
+    /// `/v1/quarantine`
+    Quarantine,
     /// `/v1/rejected-topics`
     RejectedTopics,
     /// `/v1/agents/external-ids`
@@ -200,6 +202,7 @@ impl List {
             Self::Deliveries => b'd',
             Self::Audit => b'l',
             Self::Gaps => b'g',
+            Self::Quarantine => b'q',
             Self::RejectedTopics => b'r',
             Self::ExternalIds => b'x',
         }
@@ -232,9 +235,12 @@ impl List {
                     (number >= 0).then_some(Place::Number(number))
                 }
                 // Named one by one, so that a new list has to say which it is.
-                Self::Webhooks | Self::Sources | Self::Connections | Self::Deliveries | Self::Gaps => {
-                    Uuid::from_slice(rest).ok().map(Place::Id)
-                }
+                Self::Webhooks
+                | Self::Sources
+                | Self::Connections
+                | Self::Deliveries
+                | Self::Gaps
+                | Self::Quarantine => Uuid::from_slice(rest).ok().map(Place::Id),
                 Self::ExternalIds => {
                     let (id, text) = rest.split_first_chunk::<16>()?;
                     let text = std::str::from_utf8(text).ok().filter(|text| !text.contains('\0'))?;

@@ -12,6 +12,7 @@ mod guard;
 pub mod handshake;
 mod oauth;
 pub mod post;
+pub mod syslog;
 mod target;
 #[cfg(test)]
 mod testing;

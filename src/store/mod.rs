@@ -23,6 +23,7 @@ pub mod embedded;
 pub mod events;
 pub mod events_feed;
 pub mod explain;
+pub mod export;
 pub mod external_ids;
 mod gap_notices;
 pub mod gaps;
@@ -34,8 +35,12 @@ mod leases;
 mod numbering;
 mod owing;
 pub mod partitions;
+pub mod quarantine;
 pub mod recorder;
 pub mod recovery;
+mod sealed_rows;
+pub mod sealer;
+pub mod seals;
 mod settle;
 pub mod sight;
 mod snapshots;
@@ -46,6 +51,7 @@ pub mod subscriptions;
 pub mod targets;
 mod types;
 pub mod upstream;
+pub mod verify;
 pub mod wake;
 pub mod webhook_health;
 mod webhook_rows;
@@ -155,6 +161,8 @@ pub struct Store {
     pub wake: wake::Wake,
     /// Between the writers of events and the dispatcher of this process.
     pub handoff: handoff::Handoff,
+    /// How much odd content was kept of late.
+    quarantined: quarantine::Budgets,
     /// The webhooks' filters.
     subscriptions: subscriptions::Known,
 }
@@ -187,6 +195,7 @@ impl Store {
             hot,
             wake: wake::Wake::default(),
             handoff: handoff::Handoff::default(),
+            quarantined: quarantine::Budgets::default(),
             subscriptions: subscriptions::Known::default(),
         })
     }
@@ -229,6 +238,8 @@ impl Store {
                    select from webhook where substring(access_sealed from 1 for 4) <> $1
                    union all
                    select from source where substring(client_secret_sealed from 1 for 4) <> $1 and deleted_at is null
+                   union all
+                   select from audit_key where substring(sealed from 1 for 4) <> $1
                ) as "other!""#,
             key.id(),
         )
