@@ -75,7 +75,7 @@ impl Sealer {
         let Some((key_id, key)) = self.keys.iter().max_by_key(|(id, _)| **id) else { return Ok(()) };
         let Some(through) = self.store.settled_through().await? else {
             tracing::debug!("a transaction holds the audit log up; it is sealed when that has ended");
-            return Ok(());
+            return self.count_waiting().await;
         };
         while let Some(made) = self.store.make_seal((*key_id, key), through, self.known).await? {
             self.known = Some(made.head);
@@ -86,15 +86,20 @@ impl Sealer {
                 break;
             }
         }
+        self.count_waiting().await
+    }
+
+    /// Notes how far the chain is behind the log.
+    async fn count_waiting(&mut self) -> Result<()> {
         let last = self.store.last_seal().await?;
+        let sealed = last.map_or(0, |last| last.last_audit_id);
+        self.metrics.audit_unsealed.set(self.store.drawn_through().await? - sealed);
         // Another process may seal too. That the chain grows shorter is found by the next seal.
         if let Some(last) =
             last.filter(|last| self.known.is_none_or(|known| known.seal_id < last.head.seal_id))
         {
             self.known = Some(last.head);
         }
-        let waiting = through - last.map_or(0, |last| last.last_audit_id);
-        self.metrics.audit_unsealed.set(waiting);
         Ok(())
     }
 }

@@ -115,6 +115,21 @@ impl Store {
         newest.ok_or_else(|| damaged("sealed", KEY_ID, "the audit key does not open: it was altered"))
     }
 
+    /// The last `audit_id` that was drawn, whatever became of it.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn drawn_through(&self) -> Result<i64> {
+        answered(async {
+            Ok(sqlx::query_scalar!(
+                r#"select case when is_called then last_value else 0 end as "through!" from audit_log_id_seq"#
+            )
+            .fetch_one(&self.pool)
+            .await?)
+        })
+        .await
+    }
+
     /// Up to where every row of the audit log is committed, or never will be. `None` if somebody keeps a transaction open that
     /// may hold one.
     ///
@@ -122,14 +137,7 @@ impl Store {
     /// If the database does not answer.
     pub async fn settled_through(&self) -> Result<Option<i64>> {
         // The order of these two counts.
-        let through = answered(async {
-            Ok(sqlx::query_scalar!(
-                r#"select case when is_called then last_value else 0 end as "through!" from audit_log_id_seq"#
-            )
-            .fetch_one(&self.pool)
-            .await?)
-        })
-        .await?;
+        let through = self.drawn_through().await?;
         let mut writers = self.audit_writers(None).await?;
         let (by, mut look) = (Instant::now() + SETTLES_WITHIN, LOOK_FIRST);
         while !writers.is_empty() {
