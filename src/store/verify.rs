@@ -209,15 +209,18 @@ impl<'a> Walk<'a> {
         Ok(None)
     }
 
-    /// Goes on up to a seal, or to the end.
+    /// Goes on up to a seal, which must be there, or to the end.
     async fn through(&mut self, last: i64, expected: Option<Head>) -> Result<()> {
         loop {
-            let batch = seals(&mut self.conn, self.seal_id, SEALS_AT_ONCE).await?;
-            let Some(end) = batch.last().map(|stored| stored.seal.last) else { return Ok(()) };
-            for stored in batch {
-                if stored.seal.seal_id > last {
-                    return Ok(());
+            let wanted = last.saturating_sub(self.seal_id).clamp(0, SEALS_AT_ONCE);
+            let batch = seals(&mut self.conn, self.seal_id, wanted).await?;
+            let Some(end) = batch.last().map(|stored| stored.seal.last) else {
+                if last != i64::MAX && self.seal_id < last {
+                    self.verdict.fault = Some(fault(What::SealMissing, self.seal_id + 1));
                 }
+                return Ok(());
+            };
+            for stored in batch {
                 self.verdict.fault = self.check(&stored, end, expected).await?;
                 if self.verdict.fault.is_some() {
                     return Ok(());
