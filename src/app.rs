@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, interval, sleep};
 
+use crate::actors::audit_push;
 use crate::actors::dispatcher::{DispatcherActor, DispatcherDeps};
 use crate::actors::supervisor::{Deps, Supervisor};
 use crate::api::{self, ApiState, Strangers};
@@ -34,11 +35,14 @@ use crate::status::Status;
 use crate::store::embedded::{Embedded, EmbeddedError, Options};
 use crate::store::idempotency::KEPT_FOR;
 use crate::store::recorder::Recorder;
+use crate::store::sealer::Sealer;
 use crate::store::server::Server;
 use crate::store::{Store, StoreError};
 
 /// Connections for API calls and actors' state.
 const POOL_CONNECTIONS: u32 = 8;
+/// Connections of a command beside the bridge.
+const BESIDE_CONNECTIONS: u32 = 2;
 /// How long a database that is away at the start is waited for.
 const DATABASE_WITHIN: Duration = Duration::from_secs(60);
 /// How often a look is taken whether the master key is still the right one.
@@ -96,6 +100,24 @@ pub async fn open_store(config: &Config) -> anyhow::Result<(Store, Option<Embedd
     store.migrate().await.context("the schema cannot be brought up to date")?;
     store.make_partitions(clock::now().date()).await.context("day partitions cannot be made")?;
     Ok((store, embedded))
+}
+
+/// Opens the database as it is, for a command beside a bridge that may be running; starts our own if it is not.
+///
+/// # Errors
+/// A [`ConfigError`] inside if the configuration is to blame.
+pub async fn open_beside(config: &Config) -> anyhow::Result<(Store, Option<Embedded>)> {
+    let running = match server(config)? {
+        Some(server) => Some(server),
+        None => Embedded::running(&config.data_dir).map(Server::from),
+    };
+    match running {
+        Some(server) => {
+            let store = server.connect(BESIDE_CONNECTIONS).await;
+            Ok((store.context("the database cannot be opened")?, None))
+        }
+        None => open_store(config).await,
+    }
 }
 
 /// The database that is configured, if one is.
@@ -160,7 +182,11 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         metrics: metrics.clone(),
     })
     .start();
-    tokio::spawn(sweep(store.clone(), metrics.clone(), config.retention_days));
+    tokio::spawn(Sealer::new(store.clone(), master_key.clone(), metrics.clone()).run());
+    if let Some(receiver) = &config.syslog {
+        tokio::spawn(audit_push::run(store.clone(), receiver.clone(), metrics.clone()));
+    }
+    tokio::spawn(sweep(store.clone(), metrics.clone(), config.retention_days, master_key.clone()));
     let strangers =
         Strangers { proxies: TrustedProxies::new(config.trusted_proxies.clone()), quota: config.api_rate };
     let state = ApiState::new(store.clone(), status, metrics, master_key, targets, strangers);
@@ -199,7 +225,7 @@ async fn sealed_under_another(store: Store, key: MasterKey) {
 }
 
 /// Keeps figures and partitions up to date for as long as the process lives.
-async fn sweep(store: Store, metrics: Metrics, retention_days: u32) {
+async fn sweep(store: Store, metrics: Metrics, retention_days: u32, master_key: MasterKey) {
     let mut ticks = interval(COUNT_EVERY);
     let mut counts = 0_u32;
     loop {
@@ -217,6 +243,11 @@ async fn sweep(store: Store, metrics: Metrics, retention_days: u32) {
                     tracing::info!(dropped, "day partitions were dropped, their time is over");
                 }
                 store.forget_idempotency(now - KEPT_FOR).await?;
+                store.forget_quarantine(now - time::Duration::days(retention_days.into())).await?;
+                let dropped = store.drop_audit_days(now.date(), retention_days, &master_key).await?;
+                if dropped > 0 {
+                    tracing::info!(dropped, "sealed days of the audit log were dropped, their time is over");
+                }
                 Ok(())
             }
             .await;
@@ -229,7 +260,10 @@ async fn sweep(store: Store, metrics: Metrics, retention_days: u32) {
 }
 
 /// The master key from the configuration, or the one kept in the data directory.
-pub(crate) fn master_key(config: &Config) -> anyhow::Result<MasterKey> {
+///
+/// # Errors
+/// A [`ConfigError`] inside if it cannot be read or is none.
+pub fn master_key(config: &Config) -> anyhow::Result<MasterKey> {
     if let Some(key) = &config.master_key {
         return Ok(key.clone());
     }

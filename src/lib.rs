@@ -12,6 +12,7 @@
 pub mod actors;
 pub mod api;
 pub mod app;
+pub mod audit_cli;
 pub mod clock;
 pub mod config;
 pub mod doctor;

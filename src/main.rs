@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use presence_bridge::config::{self, Config, ConfigError, VARIABLES, Variables};
 use presence_bridge::lifecycle::{self, Ending};
-use presence_bridge::{app, doctor, rotate, telemetry};
+use presence_bridge::{app, audit_cli, doctor, rotate, telemetry};
 
 /// The C library's own keeps most of what a burst has used: 300 MiB after a backlog where this one keeps 67 (ADR 0018).
 #[global_allocator]
@@ -23,7 +23,7 @@ struct Cli {
     command: Option<Command>,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Hold the sockets, deliver the webhooks, serve the REST API (the default).
     Serve,
@@ -35,6 +35,9 @@ enum Command {
     Doctor,
     /// Seal everything that is sealed in the database under another master key.
     RotateMasterKey,
+    /// Prove that the audit log was not edited, or hand it on.
+    #[command(subcommand)]
+    Audit(audit_cli::Command),
     /// Ask a running bridge on this machine whether it is ready; for container health checks.
     Healthcheck,
 }
@@ -74,11 +77,7 @@ fn main() -> ExitCode {
         Command::Doctor if config.source.is_none() => {
             return wrong_configuration(&[no_source()]);
         }
-        Command::Serve
-        | Command::Migrate
-        | Command::Doctor
-        | Command::RotateMasterKey
-        | Command::Healthcheck => {}
+        _ => {}
     }
     if let Err(error) = telemetry::start(&config.log) {
         eprintln!("presence-bridge: {error}");
@@ -133,6 +132,10 @@ fn run(command: Command, config: Config) -> anyhow::Result<Ending> {
         if let Command::RotateMasterKey = command {
             rotate::run(&config).await?;
             return Ok(Ending::Wished);
+        }
+        if let Command::Audit(command) = command {
+            let well = audit_cli::run(command, &config).await?;
+            return Ok(if well { Ending::Wished } else { Ending::Crashed });
         }
         if let (Command::Doctor, Some(source)) = (command, &config.source) {
             let well = doctor::examine(source, std::io::stdout()).await?;

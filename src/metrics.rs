@@ -73,6 +73,18 @@ pub struct Metrics {
     pub backlog: Gauge<i64, AtomicI64>,
     /// Age of the oldest open delivery in seconds, read from the database now and then.
     pub oldest_pending_seconds: Gauge<f64, AtomicU64>,
+    /// Seals made over the audit log.
+    pub audit_seals: Counter,
+    /// Rows of the audit log in them.
+    pub audit_rows_sealed: Counter,
+    /// Times that the audit log could not be sealed though the database answered.
+    pub audit_seal_failures: Counter,
+    /// Rows of the audit log that no seal covers yet, at most.
+    pub audit_unsealed: Gauge<i64, AtomicI64>,
+    /// Audit entries pushed to the syslog receiver.
+    pub audit_pushed: Counter,
+    /// Odd content from upstream that was counted and not kept, because there was too much of it.
+    pub quarantine_withheld: Counter,
     /// Actors that died and were replaced, by actor.
     pub actors_restarted: Family<ReasonLabels, Counter>,
 }
@@ -113,6 +125,12 @@ impl Metrics {
             token_requests: Family::default(),
             backlog: Gauge::default(),
             oldest_pending_seconds: Gauge::default(),
+            audit_seals: Counter::default(),
+            audit_rows_sealed: Counter::default(),
+            audit_seal_failures: Counter::default(),
+            audit_unsealed: Gauge::default(),
+            audit_pushed: Counter::default(),
+            quarantine_withheld: Counter::default(),
             actors_restarted: Family::default(),
         };
         let m = &metrics;
@@ -182,6 +200,24 @@ impl Metrics {
             "actors_restarted",
             "Actors that died and were replaced",
             m.actors_restarted.clone(),
+        );
+        registry.register("audit_seals", "Seals made over the audit log", m.audit_seals.clone());
+        registry.register("audit_rows_sealed", "Audit entries sealed", m.audit_rows_sealed.clone());
+        registry.register(
+            "audit_seal_failures",
+            "Times that the audit log could not be sealed",
+            m.audit_seal_failures.clone(),
+        );
+        registry.register(
+            "audit_unsealed_entries",
+            "Audit entries that no seal covers yet, at most",
+            m.audit_unsealed.clone(),
+        );
+        registry.register("audit_pushed", "Audit entries pushed to syslog", m.audit_pushed.clone());
+        registry.register(
+            "quarantine_withheld",
+            "Odd frames that were counted and not kept",
+            m.quarantine_withheld.clone(),
         );
         metrics.registry = Arc::new(registry);
         metrics

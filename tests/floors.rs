@@ -25,7 +25,8 @@ const ARROWS: &[(&str, &str)] = &[
     ("lifecycle", "domain clock config metrics random status telemetry genesys store outbound actors api app"),
     ("doctor",    "domain genesys"),
     ("rotate",    "domain clock config random keyfile store app"),
-    ("main",      "domain clock config metrics random status telemetry genesys store outbound actors api app doctor lifecycle rotate"),
+    ("audit_cli", "domain clock config store app"),
+    ("main",      "domain clock config metrics random status telemetry genesys store outbound actors api app audit_cli doctor lifecycle rotate"),
     ("lib",       ""),
 ];
 
@@ -39,7 +40,7 @@ const CRATES: &[(&str, &str)] = &[
     ("h2", "outbound"),
     ("actix", "actors app lifecycle main"), ("actix_rt", "actors app lifecycle main"),
     ("actix_web", "api app"), ("actix_server", "api"), ("actix_service", "api"),
-    ("anyhow", "app doctor lifecycle main rotate"),
+    ("anyhow", "app audit_cli doctor lifecycle main rotate"),
     ("rand", "random"), ("getrandom", "random"),
     ("genesys_simulator", ""),
 ];

@@ -10,6 +10,7 @@
 //! Mailboxes are bounded: whoever sends waits for the answer, or gives up; data never goes by `do_send`.
 
 pub mod assignment;
+pub mod audit_push;
 mod calls;
 mod cleanups;
 pub mod connection;

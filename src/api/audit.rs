@@ -4,7 +4,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
 use super::agents::take_agents;
-use super::page::{List, Place, Query, at};
+use super::page::{List, Place, Query, at, maybe_at};
 use super::problem::ApiError;
 use super::scoped::Scoped;
 use crate::domain::audit::{Kind, Level};
@@ -51,4 +51,16 @@ pub(super) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResp
     let paging = query.paging(List::Audit)?;
     let rows = state.store.audit_entries(&filter, paging.after_number(), paging.rows()).await?;
     Ok(paging.respond(rows, |row| Place::Number(row.audit_id), view))
+}
+
+/// The end of the chain of seals, to be kept elsewhere.
+pub(super) async fn head(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    Query::read(&request)?.finish()?;
+    let last = state.store.last_seal().await?;
+    Ok(HttpResponse::Ok().json(json!({
+        "head": last.map(|last| last.head.to_string()),
+        "seal": last.map(|last| last.head.seal_id),
+        "through": last.map(|last| last.last_audit_id),
+        "sealed_at": maybe_at(last.map(|last| last.sealed_at)),
+    })))
 }

@@ -45,6 +45,7 @@ mod idempotency;
 mod limits;
 mod page;
 pub mod problem;
+mod quarantine;
 mod recovery;
 mod rejected_topics;
 mod scoped;
@@ -168,6 +169,9 @@ pub const ROUTES: &[Endpoint] = &[
     Endpoint::new(Scope::Webhooks, "POST", "/v1/deliveries/{id}/retry", |r| r.to(deliveries::retry)),
     Endpoint::new(Scope::Read, "GET", "/v1/explain", |r| r.to(explain::get)),
     Endpoint::new(Scope::Audit, "GET", "/v1/audit", |r| r.to(audit::list)),
+    Endpoint::new(Scope::Audit, "GET", "/v1/audit/head", |r| r.to(audit::head)),
+    Endpoint::new(Scope::Audit, "GET", "/v1/quarantine", |r| r.to(quarantine::list)),
+    Endpoint::new(Scope::Audit, "GET", "/v1/quarantine/{id}", |r| r.to(quarantine::get)),
     Endpoint::new(Scope::Read, "GET", "/v1/gaps", |r| r.to(gaps::list)),
     Endpoint::new(Scope::Admin, "GET", "/v1/api-keys", |r| r.to(api_keys::list)),
     Endpoint::new(Scope::Admin, "POST", "/v1/api-keys", |r| r.to(api_keys::create)),

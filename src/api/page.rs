@@ -172,6 +172,8 @@ pub enum List {
     Audit,
     /// `/v1/gaps`
     Gaps,
+    /// `/v1/quarantine`
+    Quarantine,
     /// `/v1/rejected-topics`
     RejectedTopics,
     /// `/v1/agents/external-ids`
@@ -204,6 +206,7 @@ impl List {
             Self::Deliveries => b'd',
             Self::Audit => b'l',
             Self::Gaps => b'g',
+            Self::Quarantine => b'q',
             Self::RejectedTopics => b'r',
             Self::ExternalIds => b'x',
             Self::ApiKeys => b'k',
@@ -244,7 +247,8 @@ impl List {
                 | Self::Deliveries
                 | Self::Gaps
                 | Self::ApiKeys
-                | Self::Tenants => Uuid::from_slice(rest).ok().map(Place::Id),
+                | Self::Tenants
+                | Self::Quarantine => Uuid::from_slice(rest).ok().map(Place::Id),
                 Self::ExternalIds => {
                     let (id, text) = rest.split_first_chunk::<16>()?;
                     let text = std::str::from_utf8(text).ok().filter(|text| !text.contains('\0'))?;

@@ -15,6 +15,7 @@ use crate::domain::secret::{MasterKey, Secret};
 use crate::domain::source::{
     ENVIRONMENT_SOURCE_NAME, PROTOCOL_NOTIFICATIONS, PROTOCOL_REALTIME, SourceSettings,
 };
+use crate::domain::syslog::Receiver;
 use crate::domain::violation::Violation;
 use crate::telemetry;
 
@@ -74,6 +75,8 @@ pub struct Config {
     pub log: String,
     /// Days that events and audit entries are kept.
     pub retention_days: u32,
+    /// Who is pushed the audit log, if anybody is.
+    pub syslog: Option<Receiver>,
     /// The source described by the GENESYS_ variables, if any is set.
     pub source: Option<SourceSettings>,
 }
@@ -119,6 +122,10 @@ impl Config {
             retention_days: parse(variables, &mut errors, "BRIDGE_RETENTION_DAYS", 30, |text| {
                 let days = text.parse().ok().filter(|days| (1..=3650).contains(days));
                 days.ok_or_else(|| "must be a whole number from 1 to 3650".to_owned())
+            }),
+            syslog: parse(variables, &mut errors, "BRIDGE_SYSLOG_URL", None, |text| {
+                let rule = "must be udp://host:port, tcp://host:port or tls://host:port".to_owned();
+                Receiver::parse(text).map(Some).ok_or(rule)
             }),
             source: source(variables, &mut errors),
         };
@@ -316,6 +323,7 @@ mod tests {
             ("BRIDGE_TRUSTED_PROXIES", "proxy.example"),
             ("BRIDGE_API_RATE", "fast"),
             ("BRIDGE_RETENTION_DAYS", "0"),
+            ("BRIDGE_SYSLOG_URL", "http://siem.example.com"),
             ("BRIDGE_LOG", "presence=loudest"),
             ("BRIDGE_LISTENN", "127.0.0.1:1"),
         ] {

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use super::ids::{AgentId, ConnectionId, DeliveryId, EventId, SourceId, WebhookId};
+use super::quarantine::Kept;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +83,7 @@ kinds! {
     UpstreamDeleteFailed = "UPSTREAM_DELETE_FAILED",
     /// Nothing was heard for too long.
     HeartbeatMissed = "HEARTBEAT_MISSED",
-    /// A frame that is no presence update; its bytes are kept.
+    /// A frame that is no presence update; its bytes are in quarantine.
     FrameRejected = "FRAME_REJECTED",
     /// A time without sight of an agent began.
     GapDetected = "GAP_DETECTED",
@@ -180,6 +181,8 @@ kinds! {
     ApiKeyRevoked = "API_KEY_REVOKED",
     /// A tenant was made.
     TenantCreated = "TENANT_CREATED",
+    /// Retention took a day of the audit log away; its seals stay.
+    AuditDayDropped = "AUDIT_DAY_DROPPED",
     /// The bridge started.
     BridgeStarted = "BRIDGE_STARTED",
     /// The bridge was asked to stop.
@@ -221,6 +224,8 @@ pub struct Entry {
     pub principal: Option<String>,
     /// Particulars; never a secret, a token or a socket URL.
     pub data: Map<String, Value>,
+    /// What is kept beside it.
+    pub kept: Option<Box<Kept>>,
 }
 
 impl Entry {
@@ -244,7 +249,28 @@ impl Entry {
             end_state: None,
             principal: None,
             data: Map::new(),
+            kept: None,
         }
+    }
+
+    /// That something odd came, with its bytes beside it.
+    #[must_use]
+    pub fn odd(at: OffsetDateTime, reason: &'static str, bytes: &[u8]) -> Self {
+        let kept = Kept::new(reason, bytes);
+        let entry = Self::new(at, Kind::FrameRejected)
+            .level(Level::Warn)
+            .data("reason", reason)
+            .data("bytes", bytes.len())
+            .data("quarantine", kept.id.to_string());
+        Self { kept: Some(Box::new(kept)), ..entry }
+    }
+
+    /// The same entry without what would be kept beside it.
+    #[must_use]
+    pub fn without_bytes(mut self) -> Self {
+        self.kept = None;
+        self.data.remove("quarantine");
+        self
     }
 
     /// The same entry at another level.

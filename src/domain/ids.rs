@@ -50,6 +50,8 @@ uuid_id! {
     ApiKeyId;
     /// A time in which an agent could not be seen.
     GapId;
+    /// Odd content from upstream.
+    QuarantineId;
     /// One dispatch loop; what it holds carries its id.
     DispatcherId;
 }

@@ -15,6 +15,7 @@ mod oauth;
 pub mod ours;
 pub mod post;
 mod proxy;
+pub mod syslog;
 mod target;
 #[cfg(test)]
 mod testing;

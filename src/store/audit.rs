@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use super::history::choose_plan_by_values;
-use super::{Result, Store, answered, origin};
+use super::{Result, Store, answered, origin, quarantine};
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::delivery::EndState;
 use crate::domain::ids::{AgentId, ConnectionId, DeliveryId, EventId, SourceId, WebhookId};
@@ -63,9 +63,9 @@ pub(super) async fn write(conn: &mut PgConnection, entries: &[Entry]) -> Result<
         &column!(e => e.principal.as_deref()) as _,
         &column!(e => Value::Object(origin::told(e))),
     )
-    .execute(conn)
+    .execute(&mut *conn)
     .await?;
-    Ok(())
+    quarantine::write(conn, entries).await
 }
 
 /// One row of the log as the API shows it.

@@ -129,11 +129,14 @@ impl Embedded {
     /// How to connect to its database `postgres` as its superuser.
     #[must_use]
     pub fn connect_options(&self) -> PgConnectOptions {
-        PgConnectOptions::new_without_pgpass()
-            .socket(&self.socket_dir)
-            .port(PORT)
-            .username("postgres")
-            .database("postgres")
+        connect_options(&self.socket_dir)
+    }
+
+    /// The same of a server that another process runs with its data under `dir`; `None` if none runs.
+    #[must_use]
+    pub fn running(dir: &Path) -> Option<PgConnectOptions> {
+        let dir = fs::canonicalize(dir).ok()?;
+        locked_by_another(&dir.join("postgres")).then(|| connect_options(&dir.join("run")))
     }
 
     /// The same as a `DATABASE_URL`, for another program.
@@ -201,6 +204,14 @@ impl Drop for Embedded {
     fn drop(&mut self) {
         self.shut_down();
     }
+}
+
+fn connect_options(socket_dir: &Path) -> PgConnectOptions {
+    PgConnectOptions::new_without_pgpass()
+        .socket(socket_dir)
+        .port(PORT)
+        .username("postgres")
+        .database("postgres")
 }
 
 /// Whether a living process other than ours holds the lock file.

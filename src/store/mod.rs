@@ -24,6 +24,7 @@ pub mod embedded;
 pub mod events;
 pub mod events_feed;
 pub mod explain;
+pub mod export;
 pub mod external_ids;
 mod gap_notices;
 pub mod gaps;
@@ -36,9 +37,13 @@ mod numbering;
 pub mod origin;
 mod owing;
 pub mod partitions;
+pub mod quarantine;
 pub mod recorder;
 pub mod recovery;
 pub mod rotation;
+mod sealed_rows;
+pub mod sealer;
+pub mod seals;
 pub mod server;
 mod settle;
 pub mod sight;
@@ -51,6 +56,7 @@ pub mod targets;
 pub mod tenants;
 mod types;
 pub mod upstream;
+pub mod verify;
 pub mod wake;
 pub mod webhook_health;
 mod webhook_rows;
@@ -176,6 +182,8 @@ pub struct Store {
     pub wake: wake::Wake,
     /// Between the writers of events and the dispatcher of this process.
     pub handoff: handoff::Handoff,
+    /// How much odd content was kept of late.
+    quarantined: quarantine::Budgets,
     /// The webhooks' filters.
     subscriptions: subscriptions::Known,
 }
@@ -210,6 +218,7 @@ impl Store {
             hot,
             wake: wake::Wake::default(),
             handoff: handoff::Handoff::default(),
+            quarantined: quarantine::Budgets::default(),
             subscriptions: subscriptions::Known::default(),
         })
     }

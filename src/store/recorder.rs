@@ -9,17 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
 use super::events::Recorded;
 use super::{Store, StoreError};
 use crate::clock;
-use crate::domain::audit::{Entry, Kind, Level};
+use crate::domain::audit::{Entry, Level};
 use crate::domain::delivery::EndState;
 use crate::domain::presence::PresenceChange;
+use crate::domain::quarantine::Room;
 use crate::metrics::{Metrics, OutcomeLabels, ReasonLabels};
 use crate::random;
 use crate::status::{Part, Status};
@@ -202,7 +201,12 @@ impl Worker {
                 Ok(recorded) => self.count(recorded),
                 Err(error) if is_about_content(&error) => {
                     tracing::error!(%error, agent = %change.agent_id, "a presence change cannot be stored");
-                    self.store.write_audit(&[quarantine(change)]).await?;
+                    let mut entry = quarantine(change);
+                    if self.store.room_in_quarantine(change.source_id, entry.at) != Room::Free {
+                        entry = entry.without_bytes();
+                        self.metrics.quarantine_withheld.inc();
+                    }
+                    self.store.write_audit(&[entry]).await?;
                     self.metrics
                         .frames_rejected
                         .get_or_create(&ReasonLabels { reason: "not_storable" })
@@ -225,10 +229,7 @@ fn is_about_content(error: &StoreError) -> bool {
 }
 
 fn quarantine(change: &PresenceChange) -> Entry {
-    let mut entry = Entry::new(clock::now(), Kind::FrameRejected)
-        .level(Level::Error)
-        .data("reason", "not_storable")
-        .data("bytes_base64", BASE64.encode(&change.raw));
+    let mut entry = Entry::odd(clock::now(), "not_storable", &change.raw).level(Level::Error);
     entry.source_id = Some(change.source_id);
     entry.connection_id = Some(change.connection_id);
     entry.agent_id = Some(change.agent_id.clone());

@@ -23,6 +23,7 @@ const SEALED: &[Sealed] = &[
     Sealed { table: "webhook", column: "access_sealed", bound_to: "uuid_send(webhook_id)" },
     Sealed { table: "webhook_secret", column: "sealed", bound_to: "uuid_send(webhook_secret_id)" },
     Sealed { table: "idempotency", column: "answer_sealed", bound_to: "key_hash || convert_to(principal, 'UTF8')" },
+    Sealed { table: "audit_key", column: "sealed", bound_to: "convert_to('audit_key ' || key_id, 'UTF8')" },
 ];
 
 /// Values that are sealed anew by one statement.

@@ -1,6 +1,7 @@
 //! What is served is what openapi.yaml promises. Every answer of every test is held against it
 //! (support/contract.rs); this walk sees to it that each operation succeeds at least once.
 
+use genesys_simulator::genesys::{Junk, Target};
 use serde_json::json;
 
 use crate::support::bridge::API_KEY;
@@ -32,6 +33,8 @@ async fn every_operation_succeeds_as_promised() {
         "/v1/agents/ann",
         "/v1/agents/external-ids",
         "/v1/audit",
+        "/v1/audit/head",
+        "/v1/quarantine",
         "/v1/gaps",
         "/v1/rejected-topics",
         "/healthz",
@@ -55,6 +58,13 @@ async fn every_operation_succeeds_as_promised() {
     ] {
         assert_eq!(b.get(&path).await.status, 200, "{path}");
     }
+    world.genesys.send_junk(Target::All, Junk::NotJson);
+    let odd = world.audit_of("FRAME_REJECTED", 1).await[0]["data"]["quarantine"].as_str().unwrap().to_owned();
+    assert_eq!(b.get(&format!("/v1/quarantine/{odd}")).await.status, 200);
+    eventually("the log is sealed", || async {
+        b.get("/v1/audit/head").await.json()["head"].is_string().then_some(())
+    })
+    .await;
     assert_eq!(b.post(&format!("/v1/deliveries/{delivery}/retry"), &json!({})).await.status, 202);
     for step in ["rotate-secret", "test", "pause", "resume", "enable", "snapshot"] {
         let status = b.post(&format!("/v1/webhooks/{hook}/{step}"), &json!({})).await.status;

@@ -4,9 +4,12 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use genesys_simulator::genesys::{Fault, GenesysOptions, Junk, Route, Tamper, Target};
 use serde_json::json;
 
+use crate::support::look::all;
 use crate::support::{SOON, World, eventually};
 
 // Token, verification, provisioning -------------------------------------------------------------------------------
@@ -344,11 +347,44 @@ async fn odd_frames_are_kept_counted_and_harm_nothing() {
         world.genesys.send_junk(Target::All, junk);
     }
     let kept = world.audit_of("FRAME_REJECTED", 3).await;
-    assert!(kept.iter().any(|entry| entry["data"].to_string().contains("this is not JSON")), "{kept:?}");
+    let mut bytes = Vec::new();
+    for entry in &kept {
+        let id = entry["data"]["quarantine"].as_str().unwrap();
+        let piece = world.bridge.get(&format!("/v1/quarantine/{id}")).await.json();
+        assert_eq!((&piece["reason"], &piece["size"]), (&entry["data"]["reason"], &entry["data"]["bytes"]));
+        assert_eq!(piece["connection_id"], entry["connection_id"]);
+        bytes.push(BASE64.decode(piece["bytes"].as_str().unwrap()).unwrap());
+    }
+    assert!(bytes.iter().any(|bytes| bytes.starts_with(b"this is not JSON")), "{bytes:?}");
+    let listed = world.bridge.get("/v1/quarantine?limit=2").await.json();
+    assert_eq!(listed["items"].as_array().unwrap().len(), 2);
+    assert!(listed["next_cursor"].is_string() && listed["items"][0]["bytes"].is_null());
     world.genesys.set_presence("ann", "AVAILABLE").await;
     world.crm.wait_for(1, SOON).await.unwrap();
     assert_eq!(world.genesys.snapshot().tally.sockets_opened, 1, "the socket stays open");
     assert!(world.bridge.metric("presence_bridge_frames_rejected_total").await >= 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_flood_of_odd_frames_a_bounded_part_is_kept_and_the_rest_is_counted() {
+    let world = World::watching(&["ann"]).await;
+    world.register("/hooks/a").await;
+    for _ in 0..400 {
+        world.genesys.send_junk(Target::All, Junk::NotJson);
+    }
+    world.genesys.set_presence("ann", "AVAILABLE").await;
+    world.crm.wait_for(1, SOON).await.unwrap();
+    let kept = eventually("the flood is over", || async {
+        let withheld = world.bridge.metric("presence_bridge_quarantine_withheld_total").await;
+        let kept = all(&world.bridge, "/v1/quarantine").await.len();
+        (withheld + kept as f64 == 400.0).then_some(kept)
+    })
+    .await;
+    // A minute may have begun meanwhile.
+    assert!(kept == 60 || kept == 120, "{kept}");
+    let told = world.audit("FRAME_REJECTED").await;
+    assert!(told.iter().any(|entry| entry["data"]["reason"] == "too_many"));
+    assert_eq!(world.genesys.snapshot().tally.sockets_opened, 1, "the socket stays open");
 }
 
 #[tokio::test(flavor = "multi_thread")]

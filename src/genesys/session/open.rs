@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 
 use super::{Effect, Input, Now, Phase, Session, Timer, audit};
@@ -16,8 +14,6 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 /// connections of a source begin at about the same time.
 const ROTATE_AFTER: f64 = 0.75;
 const ROTATE_SPREAD: f64 = 0.15;
-/// Part of an odd frame that is kept in the audit log.
-const ODD_BYTES_MAX: usize = 4096;
 
 impl Session {
     /// The handshake is done.
@@ -204,14 +200,5 @@ impl Session {
 
 /// Keeps the bytes of a frame that is nothing we know.
 fn odd(reason: &'static str, bytes: &[u8], now: Now, out: &mut Vec<Effect>) {
-    let kept = bytes.get(..ODD_BYTES_MAX).unwrap_or(bytes);
-    let entry = Entry::new(now.at, Kind::FrameRejected)
-        .level(Level::Warn)
-        .data("reason", reason)
-        .data("bytes", bytes.len());
-    let entry = match std::str::from_utf8(kept) {
-        Ok(text) => entry.data("text", text),
-        Err(_) => entry.data("base64", BASE64.encode(kept)),
-    };
-    out.extend([Effect::CountOdd(reason), audit(entry)]);
+    out.extend([Effect::CountOdd(reason), audit(Entry::odd(now.at, reason, bytes))]);
 }

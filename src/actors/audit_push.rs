@@ -1,0 +1,95 @@
+//! Pushes the audit log to a syslog receiver, at least once, from where it was. Waits for nobody, and nobody waits for it.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::clock::rfc3339;
+use crate::domain::syslog::{Message, Receiver};
+use crate::metrics::Metrics;
+use crate::outbound::syslog::Sink;
+use crate::random;
+use crate::store::Store;
+use crate::store::export::{Exported, Wanted};
+
+/// How long a connection must stay whole for what was written into it to count; also how often there is a look for more.
+const COUNTS_AFTER: Duration = Duration::from_secs(1);
+/// Waits between tries while the receiver is away.
+const WAIT_FIRST: Duration = Duration::from_secs(1);
+const WAIT_LONGEST: Duration = Duration::from_secs(60);
+
+/// Why a try ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("{0}")]
+    Receiver(#[from] std::io::Error),
+    #[error("{0}")]
+    Store(#[from] crate::store::StoreError),
+    #[error("an entry cannot be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// Pushes for as long as the process lives.
+pub async fn run(store: Store, receiver: Receiver, metrics: Metrics) {
+    let (mut wait, mut told) = (WAIT_FIRST, false);
+    loop {
+        let mut pushed = 0_u64;
+        let Err(ended) = push(&store, &receiver, &metrics, &mut pushed).await;
+        if pushed > 0 {
+            (wait, told) = (WAIT_FIRST, false);
+        }
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(%receiver, error = %ended, "the audit log cannot be pushed; it waits");
+        }
+        sleep(wait.mul_f64(1.0 + random::unit() / 4.0)).await;
+        wait = (wait * 2).min(WAIT_LONGEST);
+    }
+}
+
+/// Pushes over one connection until it ends.
+async fn push(
+    store: &Store,
+    receiver: &Receiver,
+    metrics: &Metrics,
+    pushed: &mut u64,
+) -> Result<std::convert::Infallible, Ended> {
+    let name = receiver.to_string();
+    let mut after = store.pushed_through(&name).await?;
+    let mut sink = Sink::open(receiver).await?;
+    loop {
+        let through = store.sealed_through().await?;
+        let rows = match after < through {
+            true => store.export_audit(after, through, Wanted::default()).await?,
+            false => Vec::new(),
+        };
+        let messages =
+            rows.iter().map(|row| message(row, receiver)).collect::<Result<Vec<_>, serde_json::Error>>()?;
+        sink.send(&messages).await?;
+        sink.stays_open(COUNTS_AFTER).await?;
+        if let Some(last) = rows.last() {
+            after = last.id;
+            store.note_pushed(&name, after).await?;
+            let count = u64::try_from(rows.len()).unwrap_or(u64::MAX);
+            metrics.audit_pushed.inc_by(count);
+            *pushed = pushed.saturating_add(count);
+        }
+    }
+}
+
+fn message(row: &Exported, receiver: &Receiver) -> Result<String, serde_json::Error> {
+    let mut ids = vec![("id", row.id.to_string())];
+    let of = |name, id: Option<String>| id.map(|id| (name, id));
+    ids.extend(of("tenant", row.tenant_id.map(|id| id.to_string())));
+    ids.extend(of("source", row.source_id.map(|id| id.to_string())));
+    ids.extend(of("connection", row.connection_id.map(|id| id.to_string())));
+    ids.extend(of("agent", row.agent_id.clone()));
+    ids.extend(of("webhook", row.webhook_id.map(|id| id.to_string())));
+    ids.extend(of("event", row.event_id.map(|id| id.to_string())));
+    ids.extend(of("delivery", row.delivery_id.map(|id| id.to_string())));
+    ids.extend(of("principal", row.principal.clone()));
+    ids.extend(of("outcome", row.outcome.clone()));
+    let text = serde_json::to_string(row)?;
+    let message =
+        Message { level: &row.level, at: &rfc3339(row.at), kind: &row.kind, ids: &ids, text: &text };
+    Ok(message.write(receiver.transport))
+}

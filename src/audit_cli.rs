@@ -1,0 +1,218 @@
+//! Floor 4: `presence-bridge audit …`, for auditors and for whoever collects logs. Runs beside a bridge or without one.
+
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use crate::app;
+use crate::config::{Config, ConfigError};
+use crate::domain::seal::{Head, RowFault};
+use crate::domain::secret::MasterKey;
+use crate::store::Store;
+use crate::store::export::{PAGE_ROWS, Wanted};
+use crate::store::verify::{Fault, Verdict, What};
+
+/// How often `--follow` looks for more.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+
+/// What to do with the audit log.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check every row and every seal; exit code 0 if all are as they were, 1 if not.
+    Verify {
+        /// A head that was kept elsewhere, or a file that holds it: finds that the end is cut off or the chain was made anew.
+        #[arg(long)]
+        head: Option<String>,
+        /// Say it in JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the head: the number of the last seal and its digest, to be kept elsewhere.
+    Head,
+    /// Write sealed entries to stdout, one JSON object a line, oldest first.
+    Export {
+        /// Begin behind this entry: the id of the last line that was taken.
+        #[arg(long, value_name = "CURSOR", default_value_t = 0)]
+        since: i64,
+        /// Only entries before this time (RFC 3339).
+        #[arg(long, value_name = "TIME", value_parser = parse_time)]
+        until: Option<OffsetDateTime>,
+        /// Go on with new entries as they are sealed.
+        #[arg(long, conflicts_with = "until")]
+        follow: bool,
+        /// Only entries of this tenant.
+        #[arg(long, value_name = "ID")]
+        tenant: Option<Uuid>,
+    },
+}
+
+fn parse_time(text: &str) -> Result<OffsetDateTime, String> {
+    OffsetDateTime::parse(text, &Rfc3339)
+        .map_err(|_| "no RFC 3339 time such as 2026-01-31T09:30:00Z".to_owned())
+}
+
+/// Does it; true if all is well.
+///
+/// # Errors
+/// A [`ConfigError`] inside if the configuration or the command line is to blame.
+pub async fn run(command: Command, config: &Config) -> anyhow::Result<bool> {
+    let expected = match &command {
+        Command::Verify { head: Some(head), .. } => Some(read_head(head)?),
+        _ => None,
+    };
+    let master_key = app::master_key(config)?;
+    let (store, embedded) = app::open_beside(config).await?;
+    let done = match command {
+        Command::Verify { json, .. } => verify(&store, &master_key, expected, json).await,
+        Command::Head => head(&store).await,
+        Command::Export { since, until, follow, tenant } => {
+            export(&store, since, Wanted { tenant, until }, follow).await
+        }
+    };
+    store.close().await;
+    if let Some(server) = embedded {
+        server.stop();
+    }
+    done
+}
+
+fn read_head(given: &str) -> Result<Head, ConfigError> {
+    let blame = |rule: String| ConfigError { variable: "--head".to_owned(), rule };
+    let text = if Path::new(given).is_file() {
+        std::fs::read_to_string(given).map_err(|error| blame(format!("{given} cannot be read: {error}")))?
+    } else {
+        given.to_owned()
+    };
+    text.parse().map_err(|rule: &str| blame(rule.to_owned()))
+}
+
+async fn verify(
+    store: &Store,
+    master_key: &MasterKey,
+    expected: Option<Head>,
+    as_json: bool,
+) -> anyhow::Result<bool> {
+    if !store.is_sealed_under(master_key).await.context("the audit log cannot be read")? {
+        let rule = "is not the key that secrets in this database were sealed with".to_owned();
+        return Err(ConfigError { variable: "BRIDGE_MASTER_KEY".to_owned(), rule }.into());
+    }
+    let keys = store.audit_keys(master_key).await?;
+    let verdict = store.verify_audit(&keys, expected).await?;
+    let mut out = std::io::stdout().lock();
+    if as_json {
+        writeln!(out, "{}", as_json_of(&verdict))?;
+    } else {
+        write!(out, "{}", in_words(&verdict))?;
+    }
+    Ok(verdict.fault.is_none())
+}
+
+fn as_json_of(verdict: &Verdict) -> serde_json::Value {
+    json!({
+        "ok": verdict.fault.is_none(),
+        "seals": verdict.seals,
+        "rows": verdict.rows,
+        "rows_dropped": verdict.rows_dropped,
+        "unsealed": verdict.unsealed,
+        "head": verdict.head.map(|head| head.to_string()),
+        "fault": verdict.fault.map(|fault| json!({
+            "what": fault.what.as_str(),
+            "seal": fault.seal_id,
+            "id": fault.audit_id,
+            "day": fault.day.map(|day| day.to_string()),
+        })),
+    })
+}
+
+fn in_words(verdict: &Verdict) -> String {
+    let Verdict { seals, rows, rows_dropped, unsealed, .. } = verdict;
+    let head = verdict.head.map_or("none".to_owned(), |head| head.to_string());
+    match &verdict.fault {
+        None => format!(
+            "OK: {rows} rows in {seals} seals are as they were sealed\n\
+             {unsealed} newest rows are not sealed yet, {rows_dropped} were dropped with their day by retention\n\
+             head {head}\n"
+        ),
+        Some(fault) => format!(
+            "BAD: {}\nup to there {rows} rows in {seals} seals are as they were sealed; last good head {head}\n",
+            blamed(fault)
+        ),
+    }
+}
+
+fn blamed(fault: &Fault) -> String {
+    let seal = fault.seal_id;
+    let row = fault.audit_id.map_or("a row".to_owned(), |id| format!("row {id}"));
+    let day = fault.day.map_or(String::new(), |day| format!(", day {day}"));
+    match fault.what {
+        What::Row(RowFault::Edited) => format!("{row} was edited (seal {seal}{day})"),
+        What::Row(RowFault::Deleted) => format!("{row} was deleted (seal {seal}{day})"),
+        What::Row(RowFault::Inserted) => format!("{row} was inserted after it was sealed (seal {seal}{day})"),
+        What::Rows => {
+            format!("the rows of seal {seal}{day} were altered, and so was what would tell which of them")
+        }
+        What::SealEdited => format!("seal {seal} was edited, or does not follow on the one before it"),
+        What::SealMissing => format!("seal {seal} was deleted"),
+        What::SealForged => format!("seal {seal} was not signed by this bridge"),
+        What::DropForged => format!("it was not this bridge that dropped a day{day} (up to seal {seal})"),
+        What::Truncated => format!("the log ends before seal {seal} of the given head: its end was cut off"),
+        What::Rewritten => format!("seal {seal} is not that of the given head: the chain was made anew"),
+    }
+}
+
+async fn head(store: &Store) -> anyhow::Result<bool> {
+    match store.last_seal().await.context("the audit log cannot be read")? {
+        Some(last) => println!("{}", last.head),
+        None => eprintln!("presence-bridge: nothing is sealed yet"),
+    }
+    Ok(true)
+}
+
+async fn export(store: &Store, since: i64, wanted: Wanted, follow: bool) -> anyhow::Result<bool> {
+    let mut out = BufWriter::new(std::io::stdout());
+    let mut after = since;
+    loop {
+        let through = match store.sealed_through().await {
+            Err(error) if follow && error.is_away() => {
+                sleep(FOLLOW_EVERY).await;
+                continue;
+            }
+            through => through.context("the audit log cannot be read")?,
+        };
+        while after < through {
+            let rows = match store.export_audit(after, through, wanted).await {
+                Err(error) if follow && error.is_away() => break,
+                rows => rows?,
+            };
+            for row in &rows {
+                serde_json::to_writer(&mut out, row)?;
+                out.write_all(b"\n")?;
+            }
+            out.flush()?;
+            match rows.last() {
+                Some(last) if i64::try_from(rows.len()).is_ok_and(|count| count == PAGE_ROWS) => {
+                    after = last.id
+                }
+                _ => after = through,
+            }
+        }
+        if !follow {
+            let waiting = store.unsealed_rows().await?;
+            if waiting > 0 {
+                eprintln!(
+                    "presence-bridge: {waiting} newest rows are not sealed yet and come with the next export"
+                );
+            }
+            return Ok(true);
+        }
+        sleep(FOLLOW_EVERY).await;
+    }
+}

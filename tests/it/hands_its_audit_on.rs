@@ -1,0 +1,120 @@
+//! The audit log goes to a syslog receiver, every entry at least once, whatever becomes of receiver and bridge.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, BufReader};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::time::timeout;
+
+use crate::support::{Bridge, SOON, database, eventually};
+
+/// Reads one message with its length before it.
+async fn message(stream: &mut BufReader<TcpStream>) -> Option<String> {
+    let mut length = 0_usize;
+    loop {
+        match stream.read_u8().await.ok()? {
+            b' ' => break,
+            digit => length = length * 10 + usize::from(digit - b'0'),
+        }
+    }
+    let mut bytes = vec![0; length];
+    stream.read_exact(&mut bytes).await.ok()?;
+    Some(String::from_utf8(bytes).unwrap())
+}
+
+/// The entry in a message, whose head must say the same.
+fn entry(message: &str) -> Value {
+    let (head, text) = message.split_once("] ").unwrap();
+    let entry: Value = serde_json::from_str(text).unwrap();
+    assert!(head.starts_with("<110>1 20") || head.starts_with("<108>1 20"), "{head}");
+    assert!(
+        head.contains(&format!(
+            " - presence-bridge - {} [audit@32473 id=\"",
+            entry["kind"].as_str().unwrap()
+        ))
+    );
+    entry
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tcp_nothing_is_missed_though_receiver_and_bridge_are_cut_off() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let receiver = format!("tcp://{}", listener.local_addr().unwrap());
+    let url = database::create().await;
+    let pool = database::pool(&url).await;
+    let mut bridge = Bridge::start_on(&url, &[("BRIDGE_SYSLOG_URL", &receiver)]).await;
+    sqlx::query("insert into audit_log (at, kind) select now(), 'MANY' from generate_series(1, 2500)")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let (mut seen, mut open) = (BTreeSet::new(), None);
+    // The first connection is broken in the middle of a batch, the second takes all there is.
+    for most in [300, usize::MAX] {
+        let (stream, _) = timeout(SOON, listener.accept()).await.unwrap().unwrap();
+        let mut stream = BufReader::new(stream);
+        let mut taken = 0;
+        while taken < most && seen.len() < 2500 {
+            let entry = entry(&timeout(SOON, message(&mut stream)).await.unwrap().unwrap());
+            if entry["kind"] == "MANY" {
+                seen.insert(entry["id"].as_i64().unwrap());
+                taken += 1;
+            }
+        }
+        if most != usize::MAX {
+            seen.clear(); // what the broken one took is not asked for
+        } else {
+            open = Some(stream);
+        }
+    }
+    assert_eq!(seen.len(), 2500);
+    // Killed and started again it goes on where it was, and not from the beginning.
+    eventually("it knows how far it is", || async {
+        let pushed: i64 = sqlx::query_scalar("select coalesce(max(audit_id), 0) from audit_push")
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+        (pushed >= *seen.last().unwrap()).then_some(())
+    })
+    .await;
+    bridge.kill_and_restart().await;
+    drop(open);
+    let (stream, _) = timeout(SOON, listener.accept()).await.unwrap().unwrap();
+    let mut stream = BufReader::new(stream);
+    let next = entry(&timeout(SOON, message(&mut stream)).await.unwrap().unwrap());
+    assert!(next["id"].as_i64() > seen.last().copied(), "{next}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_udp_each_entry_is_a_datagram() {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let receiver = format!("udp://{}", socket.local_addr().unwrap());
+    let _bridge = Bridge::start(&[("BRIDGE_SYSLOG_URL", &receiver)]).await;
+    let mut bytes = vec![0; 65_536];
+    let length = timeout(SOON, socket.recv(&mut bytes)).await.unwrap().unwrap();
+    assert_eq!(entry(std::str::from_utf8(&bytes[..length]).unwrap())["kind"], "BRIDGE_STARTED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_is_away_or_reads_nothing_holds_nobody_up() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let away = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    for receiver in [format!("tcp://{}", silent.local_addr().unwrap()), format!("tcp://{away}")] {
+        let bridge = Bridge::start(&[("BRIDGE_SYSLOG_URL", &receiver)]).await;
+        let pool = database::pool(&bridge.database_url).await;
+        let big = "insert into audit_log (at, kind, data)
+                   select now(), 'BIG', jsonb_build_object('x', repeat('x', 20000)) from generate_series(1, 900)";
+        sqlx::query(big).execute(&pool).await.unwrap();
+        eventually("it seals on", || async {
+            let sealed: i64 = sqlx::query_scalar("select coalesce(max(last_audit_id), 0) from audit_seal")
+                .fetch_one(&pool)
+                .await
+                .unwrap();
+            (sealed >= 900).then_some(())
+        })
+        .await;
+        let ready = timeout(Duration::from_secs(2), bridge.get("/readyz")).await;
+        assert_eq!(ready.unwrap().status, 200);
+    }
+}
