@@ -6,12 +6,19 @@ use crate::genesys::protocol::{ErrorKind, Upstream, UpstreamError};
 /// Ids, and what became of deleting each.
 pub type Deletions = Vec<(String, Result<(), UpstreamError>)>;
 
-/// Deletes connections upstream, one after the other.
+/// Deletes connections upstream, one after the other, until one gets no answer at all: the others would get none
+/// either, and each would cost a connection that could see the whole time of a call. They are not among the results.
 pub async fn delete(upstream: &dyn Upstream, token: &Held, ids: Vec<String>) -> Deletions {
     let mut results = Vec::with_capacity(ids.len());
     for id in ids {
         let result = upstream.delete(&token.secret, &id).await;
+        let unanswered = result
+            .as_ref()
+            .is_err_and(|error| matches!(error.kind, ErrorKind::TimedOut | ErrorKind::Transport));
         results.push((id, result));
+        if unanswered {
+            break;
+        }
     }
     results
 }

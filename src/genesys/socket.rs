@@ -17,6 +17,13 @@ use tokio::time::{Instant, timeout, timeout_at};
 /// Largest frame and largest message; presence updates have a few hundred bytes.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
 pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+/// Pieces of one message at most: empty ones would add nothing to its length, and never end.
+const PIECES_MAX: usize = 4096;
+/// Frames that are taken in one go before others on the thread have their turn: a peer that sends as fast as it can
+/// would keep every other source waiting.
+const FRAMES_IN_ONE_GO: u32 = 64;
+/// Bits of a frame's first byte that only extensions use, of which we have none.
+const RESERVED_BITS: u8 = 0b0111_0000;
 /// What we want to say waits here; a peer that does not read makes it full, and is left.
 const QUEUE_LENGTH: usize = 64;
 /// How long the other side may take to answer our close.
@@ -105,6 +112,8 @@ pub struct Socket {
     message: Fragments,
     /// Set once we have asked to close: the code we gave, and until when we wait for the answer.
     closing: Option<(u16, Instant)>,
+    /// Frames since others had their turn.
+    in_one_go: u32,
     ended: bool,
 }
 
@@ -118,6 +127,7 @@ impl Socket {
             speaker: Speaker { queue },
             message: Fragments::default(),
             closing: None,
+            in_one_go: 0,
             ended: false,
         }
     }
@@ -134,6 +144,11 @@ impl Socket {
     /// comes last, since a burst that wants answers would otherwise outrun them and fill their queue.
     pub async fn next(&mut self) -> Option<Incoming> {
         while !self.ended {
+            self.in_one_go += 1;
+            if self.in_one_go > FRAMES_IN_ONE_GO {
+                self.in_one_go = 0;
+                tokio::task::yield_now().await;
+            }
             let patience = self.closing.map(|(_, until)| until);
             let step = tokio::select! {
                 biased;
@@ -254,6 +269,7 @@ async fn sleep_until(deadline: Option<Instant>) {
 #[derive(Default)]
 struct Fragments {
     bytes: BytesMut,
+    pieces: usize,
     text: bool,
 }
 
@@ -275,12 +291,17 @@ impl Fragments {
         if self.bytes.len() + piece.len() > MESSAGE_BYTES_MAX {
             return Err(Closed::violation(1009, "a message that is too large"));
         }
+        self.pieces += 1;
+        if self.pieces > PIECES_MAX {
+            return Err(Closed::violation(1009, "a message in too many pieces"));
+        }
         self.bytes.extend_from_slice(&piece);
         Ok(last.then(|| (self.text, self.bytes.split().freeze())))
     }
 
     fn start(&mut self, text: bool) {
         self.bytes.clear();
+        self.pieces = 0;
         self.text = text;
     }
 }
@@ -293,6 +314,10 @@ impl Decoder for CappedCodec {
     type Error = ProtocolError;
 
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, ProtocolError> {
+        // awc's codec calls this a failed read, which would pass for a connection that broke.
+        if src.first().is_some_and(|first| first & RESERVED_BITS != 0) {
+            return Err(ProtocolError::BadOpCode);
+        }
         if declared_length(src)
             .is_some_and(|bytes| bytes > u64::try_from(FRAME_BYTES_MAX).unwrap_or(u64::MAX))
         {

@@ -1,6 +1,6 @@
 //! The life of an open socket: pings both ways, updates, silence, its end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -16,6 +16,9 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 /// connections of a source begin at about the same time.
 const ROTATE_AFTER: f64 = 0.75;
 const ROTATE_SPREAD: f64 = 0.15;
+/// Odd frames of one socket that are kept in a minute; more are only counted, or their sender could fill the disk.
+const ODD_KEPT_MAX: u32 = 100;
+const ODD_WITHIN: Duration = Duration::from_secs(60);
 /// Part of an odd frame that is kept in the audit log.
 const ODD_BYTES_MAX: usize = 4096;
 
@@ -28,6 +31,7 @@ impl Session {
         self.heard = Some(now);
         self.certain_at = Some(now.at);
         self.ping = None;
+        self.end_announced = false;
         let entry = Entry::new(now.at, Kind::WsOpen).data("connectionId", self.upstream_id.clone());
         out.extend([
             Effect::GapClosed,
@@ -165,7 +169,9 @@ impl Session {
                     Frame::Pong => self.answered(|ping| ping == 0, now, out),
                     Frame::Heartbeat => {}
                     Frame::Closing => {
-                        out.push(audit(Entry::new(now.at, Kind::MaintenanceAnnounced)));
+                        if !std::mem::replace(&mut self.end_announced, true) {
+                            out.push(audit(Entry::new(now.at, Kind::MaintenanceAnnounced)));
+                        }
                         out.push(Effect::Rotate { cause: "maintenance" });
                     }
                     Frame::Dead { cause } => self.dead(cause, now, jitter, out),
@@ -173,12 +179,12 @@ impl Session {
                         self.certain_at = Some(now.at);
                         out.push(Effect::Record(update, text));
                     }
-                    Frame::Odd { reason } => odd(reason, text.as_bytes(), now, out),
+                    Frame::Odd { reason } => self.odd_frame(reason, text.as_bytes(), now, out),
                 }
             }
             Input::Binary(bytes) => {
                 self.heard = Some(now);
-                odd("binary", &bytes, now, out);
+                self.odd_frame("binary", &bytes, now, out);
             }
             Input::Pinged => self.heard = Some(now),
             Input::Ponged(payload) => {
@@ -186,6 +192,22 @@ impl Session {
                 self.answered(|ping| ping != 0 && payload.as_ref() == ping.to_be_bytes(), now, out);
             }
             _ => {}
+        }
+    }
+
+    /// Keeps an odd frame, unless there have been too many of late: those are counted, and it is said once.
+    fn odd_frame(&mut self, reason: &'static str, bytes: &[u8], now: Now, out: &mut Vec<Effect>) {
+        let recent = |since: &Instant| now.tick.saturating_duration_since(*since) < ODD_WITHIN;
+        let (since, before) = self.odd.filter(|(since, _)| recent(since)).unwrap_or((now.tick, 0));
+        self.odd = Some((since, before.saturating_add(1)));
+        if before < ODD_KEPT_MAX {
+            odd(reason, bytes, now, out);
+            return;
+        }
+        out.push(Effect::CountOdd(reason));
+        if before == ODD_KEPT_MAX {
+            let entry = Entry::new(now.at, Kind::FrameRejected).level(Level::Error);
+            out.push(audit(entry.data("reason", "too_many_odd_frames").data("kept", ODD_KEPT_MAX)));
         }
     }
 
