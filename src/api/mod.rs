@@ -36,12 +36,12 @@ mod external_ids;
 mod gaps;
 mod health;
 mod idempotency;
-mod page;
+pub(crate) mod page;
 pub mod problem;
 mod recovery;
 mod rejected_topics;
 mod sources;
-mod strict_json;
+pub(crate) mod strict_json;
 mod webhook_body;
 mod webhooks;
 
