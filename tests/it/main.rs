@@ -42,4 +42,5 @@ mod tells_how_sources_stand;
 mod tells_of_gaps;
 mod tells_the_latest;
 mod verifies_elsewhere;
+mod withstands_upstream;
 mod writes_everything_down;
