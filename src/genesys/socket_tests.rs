@@ -250,11 +250,14 @@ fn close(code: u16, reason: &[u8]) -> Vec<u8> {
     frame(CLOSE, &[&code.to_be_bytes(), reason].concat())
 }
 
+/// Name, bytes, what arrives, and the code of the end if there is one.
+type Case = (String, Vec<u8>, Vec<Incoming>, Option<u16>);
+
 /// The families of the usual conformance suite for WebSockets, as far as they concern a client that speaks no extension:
 /// framing, pings, reserved bits, opcodes, fragmentation, UTF-8, closes. Each whole and byte by byte.
 #[tokio::test]
 async fn every_family_of_frames_is_taken_or_refused_as_the_rfc_says() {
-    let mut cases: Vec<(String, Vec<u8>, Vec<Incoming>, Option<u16>)> = Vec::new();
+    let mut cases: Vec<Case> = Vec::new();
     let mut case = |name: &str, frames: &[Vec<u8>], arrive: &[Incoming], code: Option<u16>| {
         cases.push((name.to_owned(), frames.concat(), arrive.to_vec(), code));
     };

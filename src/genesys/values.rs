@@ -26,10 +26,11 @@ pub fn read_json(text: &str) -> Result<Value, serde_json::Error> {
     })
 }
 
-/// The same JSON without what our reader refuses; `None` if it is none by its grammar.
+/// The same JSON without what our reader refuses; `None` if it is none by its grammar, or nothing of the kind is in it.
 fn mended(text: &str) -> Option<String> {
     serde_json::from_str::<&RawValue>(text).ok()?;
-    let (mut mended, mut rest, mut in_string) = (String::with_capacity(text.len()), text, false);
+    let (mut mended, mut rest) = (String::with_capacity(text.len()), text);
+    let (mut in_string, mut changed) = (false, false);
     while let Some(first) = rest.chars().next() {
         let (length, instead) = match first {
             '"' => {
@@ -42,9 +43,10 @@ fn mended(text: &str) -> Option<String> {
         };
         let (taken, left) = rest.split_at_checked(length)?;
         mended.push_str(instead.unwrap_or(taken));
+        changed |= instead.is_some();
         rest = left;
     }
-    Some(mended)
+    changed.then_some(mended)
 }
 
 /// Length of the escape that a text begins with, and what is read instead of it.
@@ -126,7 +128,7 @@ mod tests {
         fn what_our_reader_takes_is_changed_by_nothing(texts in proptest::collection::vec(any::<String>(), 0..4),
                 number in any::<f64>(), other in any::<i64>()) {
             let text = json!({"texts": texts, "number": number, "other": [other, {"": null}, true]}).to_string();
-            prop_assert_eq!(mended(&text), Some(text));
+            prop_assert_eq!(mended(&text), None);
         }
 
         #[test]
