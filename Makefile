@@ -7,7 +7,7 @@ export SQLX_OFFLINE := true
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test fmt lint doc check bench sqlx-prepare sqlx-check compose-check nginx-check clean
+.PHONY: help demo test fmt lint doc check bench sqlx-prepare sqlx-check compose-check nginx-check fuzz schemathesis deny sbom clean
 
 help:
 	@echo 'make demo            shows the bridge at work against a simulated Genesys Cloud and a demo CRM'
@@ -25,6 +25,10 @@ help:
 	@echo '                     ARGS=order, outage, isolation, many, ends, scale, hardship'
 	@echo 'make compose-check   tries docker-compose.yml for real, if a Docker engine answers'
 	@echo 'make nginx-check     tries docs/nginx.conf in front of a bridge, if nginx is here'
+	@echo 'make fuzz            feeds each target of fuzz/ with made-up bytes; SECONDS=n for so long each'
+	@echo 'make schemathesis    holds generated requests against openapi.yaml; REQUESTS=n'
+	@echo 'make deny            known weaknesses, licences and sources of what we depend on; installs cargo-deny'
+	@echo 'make sbom            a bill of materials, target/sbom.cdx.json'
 	@echo 'make clean           removes what was built'
 	@echo 'demo and test install what a fresh Debian, Ubuntu or Mac lacks, and say so.'
 
@@ -73,6 +77,21 @@ nginx-check:
 	@scripts/setup demo
 	cargo build --locked --package presence-bridge
 	scripts/nginx-check $(TARGET)/debug/presence-bridge
+
+fuzz:
+	@scripts/setup demo
+	scripts/fuzz $(or $(SECONDS),60)
+
+schemathesis:
+	@scripts/setup test
+	cargo build --locked --package presence-bridge --package genesys-simulator
+	scripts/schemathesis-check $(or $(REQUESTS),50000)
+
+deny:
+	scripts/deny
+
+sbom:
+	scripts/sbom
 
 clean:
 	cargo clean

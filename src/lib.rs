@@ -7,7 +7,7 @@
 //! - 2 [`genesys`] (sockets in), [`store`] (Postgres), [`outbound`] (POSTs out): three edges that never meet
 //! - 3 [`actors`] (what lives), [`api`] (REST)
 //! - 4 [`app`] (builds everything once), [`lifecycle`] (how it ends), [`doctor`] (examines a source), [`rotate`]
-//!   (changes the master key), `main`
+//!   (changes the master key), `main`, and with the feature of that name `fuzzing` (doors for `fuzz/`)
 
 pub mod actors;
 pub mod api;
@@ -17,6 +17,8 @@ pub mod clock;
 pub mod config;
 pub mod doctor;
 pub mod domain;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod genesys;
 pub mod keyfile;
 pub mod lifecycle;

@@ -26,6 +26,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("doctor",    "domain genesys"),
     ("rotate",    "domain clock config random keyfile store app"),
     ("audit_cli", "domain clock config store app"),
+    ("fuzzing",   "domain config genesys api"),
     ("main",      "domain clock config metrics random status telemetry genesys store outbound actors api app audit_cli doctor lifecycle rotate"),
     ("lib",       ""),
 ];
@@ -277,7 +278,7 @@ fn the_guard_finds_what_it_guards_against() {
 fn every_test_that_the_documents_name_exists() {
     let code: String =
         ["src", "tests"].iter().flat_map(|folder| sources(folder)).map(|(_, text)| text).collect();
-    for page in ["docs/realtime.md", "docs/notifications.md"] {
+    for page in ["docs/realtime.md", "docs/notifications.md", "docs/threats-and-tests.md"] {
         let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
         let named: Vec<_> =
             text.split('`').skip(1).step_by(2).filter(|word| word.matches('_').count() >= 3).collect();
@@ -287,8 +288,7 @@ fn every_test_that_the_documents_name_exists() {
             .filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit()))
         {
             // A property has arguments.
-            let exists = [format!("fn {name}()"), format!("fn {name}(\n"), format!("fn {name}(steps")];
-            assert!(exists.iter().any(|test| code.contains(test)), "{page} names {name}, which is no test");
+            assert!(code.contains(&format!("fn {name}(")), "{page} names {name}, which is no test");
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Decisions are in `genesys::session` (pure); here are the sockets, the timers, the calls and the order of writes.
 //! `calls` carries out what goes upstream, `handover` replaces a socket by another one, `subscription` follows a change of agents, `resync` reads present states.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use crate::clock;
 use crate::domain::agent_state::AgentState;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::AgentId;
-use crate::domain::presence::Origin;
+use crate::domain::presence::{Origin, PresenceChange};
 use crate::domain::quarantine::Room;
 use crate::genesys::definitions::Definitions;
 use crate::genesys::protocol::{Frame, Update, Upstream};
@@ -37,8 +37,9 @@ use crate::store::upstream::ConnectionState;
 
 /// Held back changes are looked through when there are so many more: a hand-over may wait for long.
 const LOOK_THROUGH_EVERY: usize = 4096;
-/// More are not held back.
+/// More are not held back, nor frames of more bytes together.
 const HELD_BACK_MAX: usize = 16_384;
+const HELD_BACK_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Wait before a write that failed is tried again.
 const WRITE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -250,7 +251,16 @@ impl ConnectionActor {
         let somebody_waits = self.strands.iter().any(|strand| strand.held_back.is_some());
         let Some(strand) = self.strand(id) else { return };
         if let Some(held_back) = &mut strand.held_back {
-            if held_back.len() >= HELD_BACK_MAX {
+            let full = |held_back: &VecDeque<PresenceChange>, bytes| {
+                held_back.len() >= HELD_BACK_MAX || bytes > HELD_BACK_BYTES_MAX
+            };
+            strand.held_back_bytes += change.raw.len();
+            if full(held_back, strand.held_back_bytes) {
+                // Some may have been let go since it was counted last.
+                strand.held_back_bytes =
+                    change.raw.len() + held_back.iter().map(|c| c.raw.len()).sum::<usize>();
+            }
+            if full(held_back, strand.held_back_bytes) {
                 // The database is away: the usual end of patience, with a gap on record.
                 strand.queue_full = true;
                 return;

@@ -66,6 +66,8 @@ pub struct Strand {
     pub subscribe_not_before: Option<Instant>,
     /// What it has told while another strand tells the same; `None` once it is handed on at once.
     pub held_back: Option<VecDeque<PresenceChange>>,
+    /// Bytes of its frames; those that have been let go may still be counted.
+    pub held_back_bytes: usize,
 }
 
 impl Strand {
@@ -86,6 +88,7 @@ impl Strand {
             wants_successor: None,
             subscribe_not_before: None,
             held_back: (role == Role::Successor).then(VecDeque::new),
+            held_back_bytes: 0,
         }
     }
 

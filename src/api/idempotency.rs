@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 
 use super::auth::Principal;
 use super::problem::{ApiError, Code};
-use super::{ApiState, RequestId, body_reader};
+use super::{ApiState, ROUTES, RequestId, body_reader};
 use crate::store::idempotency::{Call, Reserved};
 use crate::store::origin::calling_from;
 
@@ -41,8 +41,7 @@ pub async fn once<B: MessageBody + 'static>(
     mut request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    let writes = [Method::POST, Method::PATCH, Method::PUT, Method::DELETE].contains(request.method());
-    if !writes || !request.headers().contains_key(KEY) {
+    if !request.headers().contains_key(KEY) || !is_write(&request) {
         return Ok(next.call(request).await?.map_into_boxed_body());
     }
     let (state, call, address) = match prepare(&mut request).await {
@@ -74,6 +73,15 @@ pub async fn once<B: MessageBody + 'static>(
         ))),
         Err(error) => Ok(request.error_response(ApiError::from(error))),
     }
+}
+
+/// Whether this is a write that there is. What is none (404, 405) is told so whatever its key was used for.
+fn is_write(request: &ServiceRequest) -> bool {
+    let writes = [Method::POST, Method::PATCH, Method::PUT, Method::DELETE].contains(request.method());
+    let known = |pattern: String| {
+        ROUTES.iter().any(|route| route.path == pattern && route.method == request.method().as_str())
+    };
+    writes && request.match_pattern().is_some_and(known)
 }
 
 /// Reads the key and the body, and gives the body back to whoever reads it next.

@@ -229,7 +229,7 @@ impl List {
         BASE64URL.encode(bytes)
     }
 
-    fn read_cursor(self, cursor: &str) -> Result<Place, ApiError> {
+    pub(crate) fn read_cursor(self, cursor: &str) -> Result<Place, ApiError> {
         let place = BASE64URL.decode(cursor).ok().and_then(|bytes| {
             let (tag, rest) = bytes.split_first()?;
             if *tag != self.tag() {
@@ -363,6 +363,8 @@ pub fn path_text(request: &HttpRequest) -> Result<String, ApiError> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -387,6 +389,39 @@ mod tests {
         let negative = BASE64URL.encode([&b"e"[..], &(-1_i64).to_be_bytes()].concat());
         for junk in ["", "x", "====", "ZQ", "💥", negative.as_str(), &"A".repeat(9000)] {
             assert!(List::Events.read_cursor(junk).is_err(), "{junk}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_a_cursor_of_two_lists_and_what_is_read_is_written_the_same(
+            tag in proptest::sample::select(&b"wscaedlgrx?"[..]),
+            rest in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let lists = [
+                List::Webhooks,
+                List::Sources,
+                List::Connections,
+                List::Agents,
+                List::Events,
+                List::Deliveries,
+                List::Audit,
+                List::Gaps,
+                List::RejectedTopics,
+                List::ExternalIds,
+            ];
+            let cursor = BASE64URL.encode([&[tag], &rest[..]].concat());
+            let read: Vec<_> =
+                lists.iter().filter_map(|list| Some((list, list.read_cursor(&cursor).ok()?))).collect();
+            prop_assert!(read.len() <= 1);
+            for (list, place) in read {
+                prop_assert_eq!(list.cursor(place), cursor.clone());
+            }
+        }
+
+        #[test]
+        fn any_text_in_place_of_a_cursor_is_read_or_refused(text in "\\PC{0,80}") {
+            let _ = List::ExternalIds.read_cursor(&text);
         }
     }
 }

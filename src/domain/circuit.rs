@@ -71,6 +71,7 @@ impl Circuit {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use time::macros::datetime;
 
     use super::*;
@@ -121,5 +122,46 @@ mod tests {
         circuit.fail(NOW, Some(Duration::from_secs(120)), 0.0);
         assert!(circuit.holds(NOW + Duration::from_secs(119)));
         assert_eq!(circuit.room(NOW + Duration::from_secs(120), 100), 100);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_a_hold_is_short_and_a_success_ends_it(
+            steps in proptest::collection::vec((0_u8..4, 0_u64..100, 0_u64..600, 0.0_f64..1.0), 0..60),
+            room in 1_usize..200,
+        ) {
+            let (mut circuit, mut now, mut in_a_row) = (Circuit::default(), NOW, 0_u32);
+            for (step, passed, rest, jitter) in steps {
+                now += Duration::from_secs(passed);
+                let (held, rest) = (circuit.hold_until, Duration::from_secs(rest));
+                match step {
+                    0 => {
+                        circuit.succeed();
+                        in_a_row = 0;
+                        prop_assert_eq!(circuit.room(now, room), room);
+                    }
+                    1 => {
+                        circuit.fail(now, Some(rest), jitter);
+                        in_a_row += 1;
+                        prop_assert!(circuit.hold_until >= Some(now + rest), "the rest that was asked for");
+                    }
+                    _ => {
+                        circuit.fail(now, None, jitter);
+                        in_a_row += 1;
+                        let longest = now + HOLD_LONGEST.mul_f64(1.1);
+                        prop_assert!(circuit.hold_until <= held.max(Some(longest)));
+                    }
+                }
+                prop_assert_eq!(circuit.failures, in_a_row);
+                prop_assert_eq!(circuit.failing_since.is_some(), in_a_row > 0);
+                prop_assert_eq!(circuit.holds(now), circuit.room(now, room) == 0);
+                prop_assert!(circuit.hold_until >= held || in_a_row == 0, "no failure makes a hold shorter");
+                if in_a_row >= OPENS_AFTER {
+                    prop_assert!(circuit.room(now, room) <= 1);
+                    let over = circuit.hold_until.map_or(now, |until| until.max(now));
+                    prop_assert_eq!(circuit.room(over, room), 1, "it is tried again when the hold is over");
+                }
+            }
+        }
     }
 }

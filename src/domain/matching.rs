@@ -88,6 +88,7 @@ impl Subscription {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use uuid::Uuid;
 
     use super::*;
@@ -158,5 +159,40 @@ mod tests {
         let asks = Subscription { events: vec![gap], presences: set(&["AWAY"]), ..everything() };
         assert!(asks.wants(gap, &nothing_seen));
         assert!(!Subscription { agents: set(&["bob"]), ..asks }.wants(gap, &nothing_seen));
+    }
+
+    fn some(words: &'static [&'static str]) -> impl Strategy<Value = HashSet<String>> {
+        proptest::sample::subsequence(words, 0..=words.len()).prop_map(|chosen| set(&chosen))
+    }
+
+    proptest! {
+        /// A filter narrows: what is wanted with it is wanted without it, and each filter decides by itself.
+        #[test]
+        fn each_filter_narrows_by_itself(
+            agents in some(&["ann", "bob", "crm-7"]),
+            topics in some(&["t", "u"]),
+            presences in some(&["AVAILABLE", "AWAY"]),
+            kind in proptest::sample::select(&EventKind::ALL[..]),
+            kinds in proptest::sample::subsequence(&EventKind::ALL[..], 0..=EventKind::ALL.len()),
+            agent in proptest::sample::select(&["ann", "bob", ""][..]),
+            external_id in proptest::option::of(proptest::sample::select(&["crm-7", "crm-8"][..])),
+            topic in proptest::option::of(proptest::sample::select(&["t", "u", "v"][..])),
+            presence in proptest::option::of(proptest::sample::select(&["AVAILABLE", "AWAY", "x"][..])),
+        ) {
+            let facts = Facts { agent, external_id, topic, presence, ..FACTS };
+            let all = Subscription { events: EventKind::ALL.to_vec(), ..everything() };
+            let asks = Subscription { events: kinds, agents, topics, presences, ..all.clone() };
+            let alone = [
+                Subscription { events: asks.events.clone(), ..all.clone() },
+                Subscription { agents: asks.agents.clone(), ..all.clone() },
+                Subscription { topics: asks.topics.clone(), ..all.clone() },
+                Subscription { presences: asks.presences.clone(), ..all.clone() },
+            ];
+            prop_assert!(all.wants(kind, &facts), "who asks for all gets all");
+            prop_assert_eq!(asks.wants(kind, &facts), alone.iter().all(|one| one.wants(kind, &facts)));
+            if asks.shows(&facts) && asks.events.contains(&kind) {
+                prop_assert!(asks.wants(kind, &facts), "who is shown a state is told its changes");
+            }
+        }
     }
 }

@@ -35,6 +35,10 @@ pub(super) const LIFETIME_DEFAULT: Duration = Duration::from_secs(300);
 pub(super) const LIFETIME_MAX: Duration = Duration::from_secs(48 * 3600);
 /// A wait that the platform asks for beyond this is cut: its own client refuses to wait longer.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(180);
+/// Longest token that is taken: it goes into the head of every request, and heads of 8 KiB are refused in most places.
+const TOKEN_CHARS_MAX: usize = 8192;
+/// Shortest lifetime that is believed: a shorter one is over before the token could be used.
+const LIFETIME_MIN_SECONDS: f64 = 1.0;
 /// Longest error text of the platform that is kept.
 const TEXT_CHARS_MAX: usize = 200;
 /// Longest id of the platform that is taken; its own have 36 characters.
@@ -133,10 +137,10 @@ fn judge_socket_url(text: &str, api_url: &str) -> Option<Url> {
 /// If it holds none that fits into a header.
 pub fn read_token(answer: &[u8]) -> Result<Token, UpstreamError> {
     let answer: TokenAnswer = read_json("token", answer)?;
-    let token = answer.access_token.filter(|token| is_header_safe(token));
+    let token = answer.access_token.filter(|token| is_header_safe(token) && token.len() <= TOKEN_CHARS_MAX);
     let secret = Secret::new(token.ok_or_else(|| bad("token", "no usable access_token"))?);
-    // Missing, zero, negative: the answer does not say.
-    let said = answer.expires_in.filter(|seconds| *seconds > 0.0);
+    // Missing, zero, negative, a blink: the answer does not say.
+    let said = answer.expires_in.filter(|seconds| *seconds >= LIFETIME_MIN_SECONDS);
     let lifetime = said.map_or(LIFETIME_DEFAULT, |seconds| {
         Duration::try_from_secs_f64(seconds).unwrap_or(LIFETIME_MAX).min(LIFETIME_MAX)
     });

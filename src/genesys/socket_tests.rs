@@ -22,19 +22,7 @@ struct Peer(DuplexStream);
 impl Peer {
     /// Sends a frame as a server does: unmasked.
     async fn send(&mut self, first: u8, payload: &[u8]) {
-        let mut bytes = vec![first];
-        match u16::try_from(payload.len()) {
-            Ok(length) if length < 126 => bytes.push(u8::try_from(length).unwrap()),
-            Ok(length) => {
-                bytes.push(126);
-                bytes.extend_from_slice(&length.to_be_bytes());
-            }
-            Err(_) => {
-                bytes.push(127);
-                bytes.extend_from_slice(&u64::try_from(payload.len()).unwrap().to_be_bytes());
-            }
-        }
-        bytes.extend_from_slice(payload);
+        let bytes = frame(first, payload);
         self.0.write_all(&bytes).await.unwrap();
     }
 
@@ -84,10 +72,11 @@ async fn messages_arrive_whole_whatever_frames_they_came_in() {
 #[tokio::test]
 async fn what_breaks_a_rule_ends_the_socket_with_its_code() {
     let too_large = vec![b' '; FRAME_BYTES_MAX + 1];
-    let cases: [(&str, u8, &[u8], u16); 6] = [
+    let cases: [(&str, u8, &[u8], u16); 7] = [
         ("text that is not UTF-8", TEXT, &[0xff, 0xfe], 1007),
         ("a frame too large", TEXT, &too_large, 1009),
         ("an unknown opcode", 0x83, b"", 1002),
+        ("a reserved bit", 0xc1, b"x", 1002),
         ("a continuation of nothing", 0x80, b"x", 1002),
         ("a ping too long", PING, &[b' '; 126], 1002),
         ("a ping in pieces", 0x09, b"x", 1002),
@@ -207,4 +196,225 @@ fn a_length_is_read_from_the_header_alone() {
     assert!(matches!(refused, Err(ProtocolError::Overflow)), "{refused:?}");
     assert_eq!(declared_length(&[TEXT, 126, 1]), None);
     assert_eq!(declared_length(&[TEXT, 5]), Some(5));
+}
+
+/// What a conversation comes to: the messages that arrived, and the code of its end if there was one.
+async fn outcome(bytes: &[u8], chunk: usize) -> (Vec<Incoming>, Option<u16>) {
+    let (mut socket, mut peer) = pair();
+    let speaking = async {
+        for part in bytes.chunks(chunk) {
+            peer.0.write_all(part).await.unwrap();
+            peer.0.flush().await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        peer.0.shutdown().await.unwrap();
+        peer
+    };
+    let listening = async {
+        let mut arrived = Vec::new();
+        loop {
+            match socket.next().await {
+                Some(Incoming::Closed(end)) => return (arrived, Some(end.code)),
+                Some(incoming) => arrived.push(incoming),
+                None => return (arrived, None),
+            }
+        }
+    };
+    let (_peer, (arrived, code)) = tokio::join!(speaking, listening);
+    (arrived, code.filter(|code| *code != 1006))
+}
+
+/// A frame as a server sends it: first byte, payload.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    match u16::try_from(payload.len()) {
+        Ok(length) if length < 126 => bytes.push(u8::try_from(length).unwrap()),
+        Ok(length) => {
+            bytes.push(126);
+            bytes.extend_from_slice(&length.to_be_bytes());
+        }
+        Err(_) => {
+            bytes.push(127);
+            bytes.extend_from_slice(&u64::try_from(payload.len()).unwrap().to_be_bytes());
+        }
+    }
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+fn text(text: &str) -> Incoming {
+    Incoming::Text(text.to_owned())
+}
+
+fn close(code: u16, reason: &[u8]) -> Vec<u8> {
+    frame(CLOSE, &[&code.to_be_bytes(), reason].concat())
+}
+
+/// Name, bytes, what arrives, and the code of the end if there is one.
+type Case = (String, Vec<u8>, Vec<Incoming>, Option<u16>);
+
+/// The families of the usual conformance suite for WebSockets, as far as they concern a client that speaks no extension:
+/// framing, pings, reserved bits, opcodes, fragmentation, UTF-8, closes. Each whole and byte by byte.
+#[tokio::test]
+async fn every_family_of_frames_is_taken_or_refused_as_the_rfc_says() {
+    let mut cases: Vec<Case> = Vec::new();
+    let mut case = |name: &str, frames: &[Vec<u8>], arrive: &[Incoming], code: Option<u16>| {
+        cases.push((name.to_owned(), frames.concat(), arrive.to_vec(), code));
+    };
+    // Framing: each form of a length.
+    for length in [0, 1, 125, 126, 127, 128, 1000] {
+        let body = "x".repeat(length);
+        case(&format!("text of {length}"), &[frame(TEXT, body.as_bytes())], &[text(&body)], None);
+        let binary = Incoming::Binary(vec![0xfe; length].into());
+        case(&format!("binary of {length}"), &[frame(BINARY, &vec![0xfe; length])], &[binary], None);
+    }
+    let padded = [&[TEXT, 127][..], &5_u64.to_be_bytes(), b"hello"].concat();
+    case("a length in more bytes than it needs", &[padded], &[text("hello")], None);
+    case("a negative length", &[[&[TEXT, 127][..], &u64::MAX.to_be_bytes()].concat()], &[], Some(1009));
+    // Pings and pongs.
+    for length in [0, 125] {
+        case(&format!("ping of {length}"), &[frame(PING, &vec![0xff; length])], &[Incoming::Ping], None);
+    }
+    for first in [PING, PONG, CLOSE] {
+        case(&format!("control {first:#x} of 126"), &[frame(first, &[b'x'; 126])], &[], Some(1002));
+        case(&format!("control {first:#x} in pieces"), &[frame(first & 0x7f, b"x")], &[], Some(1002));
+    }
+    let pong = Incoming::Pong(Bytes::from_static(b"unasked"));
+    case("pong nobody asked for", &[frame(PONG, b"unasked"), frame(TEXT, b"on")], &[pong, text("on")], None);
+    case("ten pings", &vec![frame(PING, b"p"); 10], &vec![Incoming::Ping; 10], None);
+    // Reserved bits, on every kind of frame, and after a good one.
+    for bits in 1..=7_u8 {
+        for opcode in [TEXT, BINARY, PING, PONG, CLOSE, 0x01] {
+            let odd = frame(opcode | (bits << 4), b"x");
+            case(&format!("bits {bits} on {opcode:#x}"), &[frame(TEXT, b"a"), odd], &[text("a")], Some(1002));
+        }
+    }
+    // Opcodes without a meaning.
+    for opcode in [3, 4, 5, 6, 7, 11, 12, 13, 14, 15] {
+        for first in [0x80 | opcode, opcode] {
+            case(&format!("opcode {first:#x}"), &[frame(first, b""), frame(TEXT, b"x")], &[], Some(1002));
+        }
+    }
+    // Masked: only a client masks.
+    case("masked", &[vec![TEXT, 0x81, 1, 2, 3, 4, b'x' ^ 1]], &[], Some(1002));
+    // Fragmentation.
+    let pieces = |parts: &[(u8, &str)]| -> Vec<Vec<u8>> {
+        parts.iter().map(|(first, part)| frame(*first, part.as_bytes())).collect()
+    };
+    case("two pieces", &pieces(&[(0x01, "a"), (0x80, "b")]), &[text("ab")], None);
+    case("empty pieces", &pieces(&[(0x01, ""), (0x00, ""), (0x80, "")]), &[text("")], None);
+    let around = pieces(&[(0x01, "a"), (PING, "p"), (0x00, "b"), (PONG, "q"), (0x80, "c")]);
+    let between = [Incoming::Ping, Incoming::Pong(Bytes::from_static(b"q")), text("abc")];
+    case("control frames between pieces", &around, &between, None);
+    for (name, parts) in [
+        ("an end of nothing", &[(0x80, "x"), (TEXT, "y")][..]),
+        ("a piece of nothing", &[(0x00, "x"), (TEXT, "y")]),
+        ("a second beginning", &[(0x01, "a"), (0x01, "b"), (0x80, "c")]),
+        ("a whole text among pieces", &[(0x01, "a"), (TEXT, "b"), (0x80, "c")]),
+        ("a whole binary among pieces", &[(0x01, "a"), (BINARY, "b"), (0x80, "c")]),
+        ("binary begun among pieces", &[(0x02, "a"), (0x02, "b")]),
+    ] {
+        case(name, &pieces(parts), &[], Some(1002));
+    }
+    case(
+        "an end after the end",
+        &pieces(&[(0x01, "a"), (0x80, "b"), (0x80, "c")]),
+        &[text("ab")],
+        Some(1002),
+    );
+    // UTF-8.
+    let whole = "κόσμε 😀 \u{fffd}\u{10ffff}\u{0}";
+    case("good UTF-8", &[frame(TEXT, whole.as_bytes())], &[text(whole)], None);
+    let split: Vec<Vec<u8>> = whole
+        .bytes()
+        .enumerate()
+        .map(|(at, byte)| {
+            let first = if at == 0 { 0x01 } else { 0x00 };
+            frame(if at == whole.len() - 1 { 0x80 } else { first }, &[byte])
+        })
+        .collect();
+    case("characters cut in two", &split, &[text(whole)], None);
+    for bad in [
+        &b"\xce\xba\xe1\xbd"[..], // ends within a character
+        b"\x80",                  // goes on with nothing
+        b"\xc0\xaf",              // overlong
+        b"\xe0\x80\xaf",
+        b"\xf0\x80\x80\xaf",
+        b"\xed\xa0\x80", // half of a surrogate pair
+        b"\xed\xad\xbf\xed\xb0\x80",
+        b"\xf4\x90\x80\x80", // above the last character
+        b"\xf8\x88\x80\x80\x80",
+        b"\xfc\x84\x80\x80\x80\x80",
+        b"\xfe",
+        b"ok \xff",
+    ] {
+        case(&format!("{bad:x?}"), &[frame(TEXT, bad)], &[], Some(1007));
+        case(&format!("{bad:x?} in pieces"), &[frame(0x01, b"good "), frame(0x80, bad)], &[], Some(1007));
+        let binary = Incoming::Binary(Bytes::copy_from_slice(bad));
+        case(&format!("{bad:x?} as binary"), &[frame(BINARY, bad)], &[binary], None);
+    }
+    // Closes.
+    case("close without a code", &[frame(CLOSE, b"")], &[], Some(1005));
+    case("close of one byte", &[frame(CLOSE, b"\x03")], &[], Some(1002));
+    case("text after a close", &[close(1000, b""), frame(TEXT, b"late")], &[], Some(1000));
+    case("close among pieces", &[frame(0x01, b"a"), close(1001, b"bye")], &[], Some(1001));
+    case("the longest reason", &[close(1000, &[b'x'; 123])], &[], Some(1000));
+    case("a reason that is not UTF-8", &[close(1000, b"\xce\xba\xe1\xbd")], &[], Some(1002));
+    for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 3000, 3999, 4000, 4999] {
+        case(&format!("close {code}"), &[close(code, b"why")], &[], Some(code));
+    }
+    for code in [0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535] {
+        case(&format!("close {code}"), &[close(code, b"why")], &[], Some(1002));
+    }
+    assert!(cases.len() > 150, "{} cases", cases.len());
+    for (name, bytes, arrive, code) in &cases {
+        for chunk in [bytes.len().max(1), 1] {
+            let came = outcome(bytes, chunk).await;
+            assert_eq!(came, (arrive.clone(), *code), "{name}, {chunk} bytes at a time");
+        }
+    }
+}
+
+#[tokio::test]
+async fn empty_pieces_end_too() {
+    let (mut socket, mut peer) = pair();
+    peer.send(0x01, b"").await;
+    for _ in 0..PIECES_MAX {
+        peer.send(0x00, b"").await;
+    }
+    assert_eq!(closed(&mut socket).await.code, 1009);
+    let (mut socket, mut peer) = pair();
+    for _ in 0..PIECES_MAX {
+        peer.send(0x01, b"").await;
+        peer.send(0x80, b"").await;
+    }
+    for _ in 0..PIECES_MAX {
+        assert_eq!(socket.next().await, Some(text("")), "each message has pieces of its own");
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_sends_as_fast_as_it_can_lets_others_have_their_turn() {
+    const BURST: usize = 20_000;
+    let (mut socket, mut peer) = pair();
+    for _ in 0..BURST {
+        peer.send(TEXT, b"{}").await;
+    }
+    let turns = std::cell::Cell::new(0_usize);
+    let reading = async {
+        for _ in 0..BURST {
+            assert_eq!(socket.next().await, Some(text("{}")));
+        }
+        turns.get()
+    };
+    let other = async {
+        loop {
+            turns.set(turns.get() + 1);
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        turns = reading => assert!(turns >= BURST / 100, "{turns} turns during {BURST} frames"),
+        () = other => {}
+    }
 }

@@ -1,6 +1,7 @@
 //! Reading what strangers write: times and texts, fit to be stored. Pure.
 
 use serde_json::Value;
+use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -11,6 +12,63 @@ pub fn clean(text: &str, chars_max: usize) -> Option<String> {
     let kept: String = text.chars().filter(|c| !c.is_control()).take(chars_max).collect();
     let kept = kept.trim();
     (!kept.is_empty()).then(|| kept.to_owned())
+}
+
+/// Reads JSON that a stranger wrote. What the grammar allows and our reader refuses does not cost the rest of it: half of
+/// a surrogate pair (an emoji that was cut in two) is read as U+FFFD, a number that no double can hold as null.
+///
+/// # Errors
+/// If it is no JSON, or nests deeper than 127 levels.
+pub fn read_json(text: &str) -> Result<Value, serde_json::Error> {
+    serde_json::from_str(text).or_else(|error| match mended(text) {
+        Some(mended) => serde_json::from_str(&mended),
+        None => Err(error),
+    })
+}
+
+/// The same JSON without what our reader refuses; `None` if it is none by its grammar, or nothing of the kind is in it.
+fn mended(text: &str) -> Option<String> {
+    serde_json::from_str::<&RawValue>(text).ok()?;
+    let (mut mended, mut rest) = (String::with_capacity(text.len()), text);
+    let (mut in_string, mut changed) = (false, false);
+    while let Some(first) = rest.chars().next() {
+        let (length, instead) = match first {
+            '"' => {
+                in_string = !in_string;
+                (1, None)
+            }
+            '\\' if in_string => escape(rest),
+            '-' | '0'..='9' if !in_string => number(rest),
+            other => (other.len_utf8(), None),
+        };
+        let (taken, left) = rest.split_at_checked(length)?;
+        mended.push_str(instead.unwrap_or(taken));
+        changed |= instead.is_some();
+        rest = left;
+    }
+    changed.then_some(mended)
+}
+
+/// Length of the escape that a text begins with, and what is read instead of it.
+fn escape(text: &str) -> (usize, Option<&'static str>) {
+    match (utf16_unit(text), text.get(6..).and_then(utf16_unit)) {
+        (None, _) => (2, None),
+        (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => (12, None),
+        (Some(0xd800..=0xdfff), _) => (6, Some("\\ufffd")),
+        (Some(_), _) => (6, None),
+    }
+}
+
+fn utf16_unit(text: &str) -> Option<u16> {
+    u16::from_str_radix(text.strip_prefix("\\u")?.get(..4)?, 16).ok()
+}
+
+/// Length of the number that a text begins with, and what is read instead of it.
+fn number(text: &str) -> (usize, Option<&'static str>) {
+    let ends = |c: char| !matches!(c, '0'..='9' | '+' | '-' | '.' | 'e' | 'E');
+    let length = text.find(ends).unwrap_or(text.len());
+    let finite = text.get(..length).and_then(|number| number.parse().ok()).is_some_and(f64::is_finite);
+    (length, (!finite).then_some("null"))
 }
 
 /// RFC 3339 text, or a number of seconds or milliseconds since 1970.
@@ -31,4 +89,58 @@ pub fn read_time(value: &Value) -> Option<OffsetDateTime> {
     let at = at.to_offset(time::UtcOffset::UTC);
     let at = at.replace_nanosecond(at.nanosecond() / 1000 * 1000).ok()?;
     (1970..=9999).contains(&at.year()).then_some(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_value_that_cannot_be_read_does_not_cost_the_rest() {
+        for (text, expected) in [
+            (r#"{"a":"cut \ud83d","b":1}"#, json!({"a": "cut \u{fffd}", "b": 1})),
+            (r#"{"a":"\udc00\ud83d\ude00\ud83d\ud83d\ude00"}"#, json!({"a": "\u{fffd}😀\u{fffd}😀"})),
+            (
+                r#"{"a":1e400,"b":-1E+999,"c":[1e400],"d":-2.5}"#,
+                json!({"a": null, "b": null, "c": [null], "d": -2.5}),
+            ),
+            (
+                r#"{"1e400":"1e400 \\\" \\ud800","n":1e400}"#,
+                json!({"1e400": "1e400 \\\" \\ud800", "n": null}),
+            ),
+            (r#"{"\ud800":"grüß \u0041\n"  , "n" : 1e400 }"#, json!({"\u{fffd}": "grüß A\n", "n": null})),
+        ] {
+            assert_eq!(read_json(text).unwrap(), expected, "{text}");
+        }
+        let long = format!(r#"{{"n":{}}}"#, "9".repeat(400));
+        assert_eq!(read_json(&long).unwrap(), json!({"n": null}));
+        for text in [r#"{"a":"\ud83d""#, r#"{"a":"\ud83"}"#, "1e", "", r#"{"a":1e400,}"#] {
+            assert!(read_json(text).is_err(), "{text}");
+        }
+        assert!(read_json(&"[".repeat(100_000)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn what_our_reader_takes_is_changed_by_nothing(texts in proptest::collection::vec(any::<String>(), 0..4),
+                number in any::<f64>(), other in any::<i64>()) {
+            let text = json!({"texts": texts, "number": number, "other": [other, {"": null}, true]}).to_string();
+            prop_assert_eq!(mended(&text), None);
+        }
+
+        #[test]
+        fn no_text_makes_the_reader_fail(text in "[\\[\\]{}0-9\",:a-f\\\\uE+.-]{0,60}") {
+            let _ = read_json(&text);
+        }
+
+        #[test]
+        fn any_text_in_any_string_comes_back(units in proptest::collection::vec(any::<u16>(), 0..20)) {
+            let escapes: String = units.iter().map(|unit| format!("\\u{unit:04x}")).collect();
+            let read = read_json(&format!(r#"{{"text":"{escapes}"}}"#)).unwrap();
+            prop_assert_eq!(read["text"].as_str().unwrap(), String::from_utf16_lossy(&units));
+        }
+    }
 }

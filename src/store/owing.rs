@@ -320,3 +320,7 @@ fn entry(now: OffsetDateTime, planned: &Planned, by: &Event, to: Option<Delivery
         None => entry.data("superseded_by_event", by.event_id.to_string()),
     }
 }
+
+#[cfg(test)]
+#[path = "owing_tests.rs"]
+mod tests;

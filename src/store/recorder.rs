@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
 use super::events::Recorded;
@@ -25,6 +25,9 @@ use crate::status::{Part, Status};
 
 /// Changes that may wait: at 1 KiB each some 8 MiB, and 40 s of 200 changes a second.
 const QUEUE_LENGTH: usize = 8192;
+/// Frames that wait may hold so much together, uncommitted ones included: a platform that pads its frames would fill our
+/// memory long before the queue is full. In KiB, which each frame takes whole.
+const FRAMES_KIB_MAX: usize = 32 * 1024;
 /// Changes in one transaction: enough that the commit costs little per change, few enough that it stays short.
 const BATCH_MAX: usize = 512;
 /// Deliveries of one transaction at most, if every webhook wants every change.
@@ -43,7 +46,7 @@ const RETRY_LONGEST: Duration = Duration::from_secs(2);
 pub struct QueueFull;
 
 enum Item {
-    Change(Box<PresenceChange>),
+    Change(Box<PresenceChange>, OwnedSemaphorePermit),
     Flush(oneshot::Sender<()>),
 }
 
@@ -51,6 +54,8 @@ enum Item {
 #[derive(Clone)]
 pub struct Recorder {
     queue: mpsc::Sender<Item>,
+    /// Room for the frames of changes that are not committed.
+    room: Arc<Semaphore>,
     /// Changes handed in so far, and how many of them are committed.
     handed_in: Arc<AtomicU64>,
     committed: watch::Receiver<u64>,
@@ -62,9 +67,19 @@ impl Recorder {
     pub fn new(store: Store, status: Arc<Status>, metrics: Metrics) -> (Self, Worker) {
         let (queue, items) = mpsc::channel(QUEUE_LENGTH);
         let (committed, see_committed) = watch::channel(0);
-        let worker =
-            Worker { items, store, status, metrics, batch: Vec::new(), retried: false, taken: 0, committed };
-        let recorder = Self { queue, handed_in: Arc::default(), committed: see_committed };
+        let worker = Worker {
+            items,
+            store,
+            status,
+            metrics,
+            batch: Vec::new(),
+            room: None,
+            retried: false,
+            taken: 0,
+            committed,
+        };
+        let room = Arc::new(Semaphore::new(FRAMES_KIB_MAX));
+        let recorder = Self { queue, room, handed_in: Arc::default(), committed: see_committed };
         (recorder, worker)
     }
 
@@ -73,7 +88,9 @@ impl Recorder {
     /// # Errors
     /// [`QueueFull`] if it cannot be taken; it has not been kept then.
     pub fn try_record(&self, change: PresenceChange) -> Result<(), QueueFull> {
-        self.queue.try_send(Item::Change(Box::new(change))).map_err(|_| QueueFull)?;
+        let kib = u32::try_from(change.raw.len() / 1024 + 1).map_err(|_| QueueFull)?;
+        let room = self.room.clone().try_acquire_many_owned(kib).map_err(|_| QueueFull)?;
+        self.queue.try_send(Item::Change(Box::new(change), room)).map_err(|_| QueueFull)?;
         self.handed_in.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -103,6 +120,8 @@ pub struct Worker {
     metrics: Metrics,
     /// Taken from the queue and not yet committed.
     batch: Vec<PresenceChange>,
+    /// The room that the batch takes.
+    room: Option<OwnedSemaphorePermit>,
     /// A commit of this batch was tried and its answer may have been lost.
     retried: bool,
     /// Changes taken from the queue so far, and where it tells how many of them are committed.
@@ -152,8 +171,12 @@ impl Worker {
         let mut next = Some(first);
         while let Some(item) = next {
             match item {
-                Item::Change(change) => {
+                Item::Change(change, room) => {
                     self.batch.push(*change);
+                    match &mut self.room {
+                        Some(held) => held.merge(room),
+                        None => self.room = Some(room),
+                    }
                     self.taken += 1;
                 }
                 Item::Flush(done) => return Some(done),
@@ -179,6 +202,7 @@ impl Worker {
             Ok(recorded) => self.count(recorded),
         }
         self.batch.clear();
+        self.room = None;
         self.retried = false;
         self.committed.send_replace(self.taken);
         Ok(())

@@ -49,4 +49,5 @@ mod tells_of_gaps;
 mod tells_the_latest;
 mod verifies_elsewhere;
 mod withstands_callers;
+mod withstands_upstream;
 mod writes_everything_down;

@@ -124,6 +124,11 @@ async fn a_key_is_1_to_255_visible_characters_and_counts_for_writes_alone() {
     let stranger = [("idempotency-key", "key-1"), ("content-type", "application/json")];
     let refused = world.bridge.send_raw("POST", "/v1/webhooks", &stranger, Some(b"{}".to_vec())).await;
     assert_eq!(refused.status, 401);
+    // What is no write of ours is told so, whatever the key was used for.
+    let used = "x".repeat(255);
+    let no_method = write(&world, "PUT", "/v1/webhooks", &used, &fields).await;
+    assert_eq!((no_method.status, &no_method.json()["code"]), (405, &json!("method_not_allowed")));
+    assert_eq!(write(&world, "POST", "/v1/nothing", &used, &fields).await.status, 404);
     let big = json!({"url": world.crm.url("/hooks/a"), "description": "x".repeat(300_000)});
     assert_eq!(write(&world, "POST", "/v1/webhooks", "key-2", &big).await.status, 413);
 }

@@ -11,8 +11,11 @@ use crate::genesys::rest::{bad, read_json};
 
 /// Users that the bulk call takes.
 const BULK_MAX: usize = 50;
-/// Pages of one roster at most: half a million users.
+/// Pages of one roster at most.
 const PAGES_MAX: u32 = 5_000;
+/// Users of one roster at most, ten times what a client's channels hold: whose pages hold more than they were asked for
+/// would fill our memory.
+const PEOPLE_MAX: usize = 200_000;
 
 impl Notifications {
     /// Reads all pages of a roster.
@@ -28,6 +31,9 @@ impl Notifications {
             let page = format!("{path}{glue}pageSize={PAGE_SIZE}&pageNumber={number}");
             let page: Page = read_json(name, &self.get(name, Urgency::Patient, token, &page).await?)?;
             people.extend(page.entities.iter().filter_map(|entity| person(entity)));
+            if people.len() > PEOPLE_MAX {
+                return Err(bad(name, "more than 200000 users"));
+            }
             let last = page.page_count.map_or(page.entities.len() < PAGE_SIZE, |pages| number >= pages);
             if last {
                 break;

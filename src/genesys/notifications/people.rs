@@ -8,7 +8,7 @@ use super::wire::{activity, presence};
 use crate::domain::agent_state::{AgentState, PresencePart, Timed};
 use crate::domain::presence::canonical_presence;
 use crate::genesys::protocol::{Definition, Person, Snapshot};
-use crate::genesys::values::clean;
+use crate::genesys::values::{clean, read_json};
 
 const ID_CHARS_MAX: usize = 100;
 const NAME_CHARS_MAX: usize = 200;
@@ -23,9 +23,16 @@ pub(super) struct Page {
     pub(super) page_count: Option<u32>,
 }
 
+fn object(raw: &RawValue) -> Option<Map<String, Value>> {
+    match read_json(raw.get()) {
+        Ok(Value::Object(entity)) => Some(entity),
+        _ => None,
+    }
+}
+
 /// A user of a roster: plain, or inside the membership of a queue.
 pub(super) fn person(raw: &RawValue) -> Option<Person> {
-    let entity: Map<String, Value> = serde_json::from_str(raw.get()).ok()?;
+    let entity = object(raw)?;
     let user = entity.get("user").and_then(Value::as_object).unwrap_or(&entity);
     person_of(user).or_else(|| person_of(&entity))
 }
@@ -41,13 +48,13 @@ fn person_of(user: &Map<String, Value>) -> Option<Person> {
 
 /// A user with the parts that were asked for.
 pub(super) fn snapshot(raw: &RawValue) -> Option<Snapshot> {
-    let entity: Map<String, Value> = serde_json::from_str(raw.get()).ok()?;
+    let entity = object(raw)?;
     Some(Snapshot { person: person_of(&entity)?, state: activity(&entity), raw: kept(raw) })
 }
 
 /// A presence of the bulk answer, with the user whose it is.
 pub(super) fn bulk_presence(raw: &RawValue) -> Option<(String, Timed<PresencePart>)> {
-    let entity: Map<String, Value> = serde_json::from_str(raw.get()).ok()?;
+    let entity = object(raw)?;
     let user = clean(entity.get("userId").and_then(Value::as_str)?, ID_CHARS_MAX)?;
     Some((user, presence(&entity)?))
 }
@@ -68,7 +75,7 @@ fn kept(raw: &RawValue) -> String {
 
 /// A presence definition in this language, else in English, else in any.
 pub(super) fn definition(raw: &RawValue, language: &str) -> Option<Definition> {
-    let entity: Map<String, Value> = serde_json::from_str(raw.get()).ok()?;
+    let entity = object(raw)?;
     let text = |value: &Value| value.as_str().and_then(|text| clean(text, NAME_CHARS_MAX));
     let labels = entity.get("languageLabels").and_then(Value::as_object);
     let label = labels.and_then(|labels| {
@@ -120,6 +127,12 @@ mod tests {
         let snapshot = snapshot(&raw(text)).unwrap();
         assert_eq!(snapshot.raw, text);
         assert!(snapshot.state.presence.is_none() && snapshot.state.routing.is_some());
+    }
+
+    #[test]
+    fn a_user_with_half_an_emoji_in_the_name_is_not_lost() {
+        let found = person(&raw(r#"{"id":"u","name":"Ann \ud83d"}"#)).unwrap();
+        assert_eq!((found.agent_id.as_str(), found.name.as_deref()), ("u", Some("Ann \u{fffd}")));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::domain::agent_state::{AgentState, PresencePart, Timed};
 use crate::domain::presence::canonical_presence;
 use crate::domain::topics::agent_of_topic;
 use crate::genesys::protocol::{Frame, Update};
-use crate::genesys::values::{clean, read_time};
+use crate::genesys::values::{clean, read_json, read_time};
 
 /// What asks for a pong.
 pub const PING: &str = r#"{"message":"ping"}"#;
@@ -23,7 +23,7 @@ const QUEUES_MAX: usize = 500;
 /// Reads one text message.
 #[must_use]
 pub fn read(text: &str) -> Frame {
-    let frame = match serde_json::from_str::<Value>(text) {
+    let frame = match read_json(text) {
         Ok(Value::Object(frame)) => frame,
         Ok(_) => return Frame::Odd { reason: "not_an_object" },
         Err(_) => return Frame::Odd { reason: "not_json" },
@@ -205,6 +205,16 @@ mod tests {
         assert_eq!(system("token_revoked.c-1"), Frame::Dead { cause: "token_revoked" });
         assert_eq!(system("news"), Frame::Odd { reason: "unknown_system_topic" });
         assert_eq!(read(r#"{"result":"404","message":"x"}"#), Frame::Dead { cause: "channel_gone" });
+    }
+
+    #[test]
+    fn a_state_is_read_whatever_stands_beside_it() {
+        let update = update_of(
+            r#"{"topicName":"v2.users.u.presence","eventBody":{"message":"off \ud83d","n":1e400,
+                "presenceDefinition":{"id":"d","systemPresence":"AWAY"}}}"#,
+        );
+        let part = update.state.unwrap().presence.unwrap().value;
+        assert_eq!((part.system.as_deref(), part.message.as_deref()), (Some("AWAY"), Some("off \u{fffd}")));
     }
 
     #[test]

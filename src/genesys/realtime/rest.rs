@@ -14,8 +14,9 @@ use crate::genesys::protocol::{
     Definition, Frame, Person, Provisioned, Rejected, Rhythm, Snapshot, Step, Token, Upstream, Wanted, Watch,
     not_offered,
 };
-use crate::genesys::rest::{Rest, authorized, bad, call, exchange, is_id, read_token};
+use crate::genesys::rest::{Rest, UPSTREAM_ID_CHARS_MAX, authorized, bad, call, exchange, is_id, read_token};
 use crate::genesys::socket::Socket;
+use crate::genesys::values::clean;
 
 /// Silence is two heartbeats and this.
 const SILENCE_MARGIN: Duration = Duration::from_secs(5);
@@ -107,7 +108,8 @@ impl Upstream for Realtime {
         async move {
             let request = self.rest.client.get(format!("{}/api/v2/users/me", self.settings.api_url));
             let answer: UserAnswer = call("users/me", authorized(request, token), Vec::new()).await?;
-            answer.id.filter(|id| !id.is_empty()).ok_or_else(|| bad("users/me", "no id"))
+            // It is written down: fit for a row, whatever the platform calls itself.
+            answer.id.and_then(|id| clean(&id, UPSTREAM_ID_CHARS_MAX)).ok_or_else(|| bad("users/me", "no id"))
         }
         .boxed_local()
     }

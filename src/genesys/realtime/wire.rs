@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::domain::presence::canonical_presence;
 use crate::genesys::protocol::{Frame, Update};
-use crate::genesys::values::{clean, read_time};
+use crate::genesys::values::{clean, read_json, read_time};
 
 /// What answers a ping.
 pub const PONG: &str = r#"{"type":"pong"}"#;
@@ -36,15 +36,14 @@ const TOPIC_CHARS_MAX: usize = 200;
 /// Reads one text message.
 #[must_use]
 pub fn read(text: &str) -> Frame {
-    match serde_json::from_str::<Value>(text) {
+    match read_json(text) {
         Ok(Value::Object(frame)) => match frame.get("type").and_then(Value::as_str) {
             Some("ping") => Frame::Ping { answer: PONG.to_owned() },
             Some("pong") => Frame::Pong,
             _ => Frame::Update(Box::new(update(&frame))),
         },
         Ok(_) => Frame::Odd { reason: "not_an_object" },
-        // Valid JSON that our reader refuses, such as 1e400 or deep nesting, is an update whose particulars stay in
-        // its bytes.
+        // Valid JSON that our reader refuses, such as deep nesting, is an update whose particulars stay in its bytes.
         Err(error) if error.is_data() || is_json(text) => Frame::Update(Box::default()),
         Err(_) => Frame::Odd { reason: "not_json" },
     }
@@ -141,6 +140,12 @@ mod tests {
             assert!(matches!(read(text), Frame::Update(_)), "{text}");
         }
         assert_eq!(update_of(r#"{"state":"A\u0000B"}"#).presence.as_deref(), Some("AB"));
+        let beside = r#"{"note":"\ud83d","n":1e400,"state":"AWAY"}"#;
+        assert_eq!(
+            update_of(beside).presence.as_deref(),
+            Some("AWAY"),
+            "what stands beside it costs nothing"
+        );
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl Session {
     ) {
         let made = answer.ok().map(|made| made.upstream_id);
         if let Some(id) = &made {
-            self.stale.push(id.clone());
+            self.remember(id.clone());
             out.push(Effect::Save);
         }
         if self.awaited == Some(epoch) {

@@ -32,6 +32,9 @@ pub use words::{Effect, Ending, Input, Now, Phase, Timer, TokenSerial};
 
 /// A refused connection asks again this rarely, should somebody have granted the permission.
 const REFUSED_RETRY: Duration = Duration::from_secs(15 * 60);
+/// Leftovers upstream that are remembered; the oldest are forgotten first. No client may hold so many connections: who
+/// lets us make more and never lets one be deleted lies, or ends them by itself.
+const LEFTOVERS_MAX: usize = 100;
 /// What the platform is told when we end a connection.
 const SHUTDOWN_REASON: &str = "Client initiated shutdown";
 
@@ -68,6 +71,8 @@ pub struct Session {
     ping: Option<(u64, Instant)>,
     pings: u64,
     latency: LatencyTracker,
+    /// The end of the present socket was announced, and that is written down.
+    end_announced: bool,
 }
 
 impl Session {
@@ -97,6 +102,7 @@ impl Session {
             ping: None,
             pings: 0,
             latency: LatencyTracker::default(),
+            end_announced: false,
         }
     }
 
@@ -108,7 +114,15 @@ impl Session {
 
     /// Takes over what another session has left upstream.
     pub fn adopt(&mut self, leftovers: &[String]) {
-        self.stale.extend_from_slice(leftovers);
+        leftovers.iter().for_each(|id| self.remember(id.clone()));
+    }
+
+    /// Remembers what is left upstream.
+    fn remember(&mut self, id: String) {
+        if self.stale.len() >= LEFTOVERS_MAX {
+            self.stale.remove(0);
+        }
+        self.stale.push(id);
     }
 
     /// Where it stands.
@@ -321,7 +335,9 @@ impl Session {
 
     /// The present connection exists upstream and is of no more use.
     fn leave_upstream(&mut self) {
-        self.stale.extend(self.upstream_id.take());
+        if let Some(id) = self.upstream_id.take() {
+            self.remember(id);
+        }
         self.opened_at = None;
         self.expires_at = None;
     }

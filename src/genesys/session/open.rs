@@ -24,6 +24,7 @@ impl Session {
         self.heard = Some(now);
         self.certain_at = Some(now.at);
         self.ping = None;
+        self.end_announced = false;
         let entry = Entry::new(now.at, Kind::WsOpen).data("connectionId", self.upstream_id.clone());
         out.extend([
             Effect::GapClosed,
@@ -161,7 +162,9 @@ impl Session {
                     Frame::Pong => self.answered(|ping| ping == 0, now, out),
                     Frame::Heartbeat => {}
                     Frame::Closing => {
-                        out.push(audit(Entry::new(now.at, Kind::MaintenanceAnnounced)));
+                        if !std::mem::replace(&mut self.end_announced, true) {
+                            out.push(audit(Entry::new(now.at, Kind::MaintenanceAnnounced)));
+                        }
                         out.push(Effect::Rotate { cause: "maintenance" });
                     }
                     Frame::Dead { cause } => self.dead(cause, now, jitter, out),

@@ -419,3 +419,102 @@ fn odd_frames_are_kept_with_their_bytes() {
     let binary = story.on(Input::Binary(Bytes::from_static(&[0, 159, 146, 150])));
     assert_some_effect!(binary, Effect::Audit(entry) if *entry.kept.as_ref().unwrap().bytes == [0, 159, 146, 150]);
 }
+
+/// A platform that takes every step, closes the socket as soon as it is open, and lets nothing be deleted: an hour of it.
+#[test]
+fn a_platform_that_closes_at_once_for_an_hour_is_asked_ever_more_rarely_and_costs_little() {
+    let mut story = Story::new();
+    story.jitter = 0.5;
+    let (mut dialled, mut gaps, mut entries, mut longest) = (0_u32, 0_u32, 0_usize, Duration::ZERO);
+    while story.passed < Duration::from_secs(3600) {
+        let input = if dialled == 0 { Input::Start } else { Input::Timer(Timer::Retry) };
+        let mut effects = story.on(input);
+        effects.extend(story.on(Input::Token(Ok(1))));
+        effects.extend(story.on(Input::Verified(Ok("user".to_owned()))));
+        if story.session.phase() == Phase::Clean {
+            let refused = |id: &String| (id.clone(), Err(error(ErrorKind::Status)));
+            let results = story.session.stale().iter().map(refused).collect();
+            effects.extend(story.on(Input::Deleted(results)));
+        }
+        dialled += 1;
+        effects.extend(story.on(Input::Provisioned(Ok(made(&format!("c-{dialled}"))))));
+        effects.extend(story.on(Input::Dialled(Ok(()))));
+        assert_eq!(story.session.phase(), Phase::Open, "try {dialled}");
+        let end = story.on(closed(1000));
+        gaps += u32::try_from(end.iter().filter(|e| matches!(e, Effect::GapOpened { .. })).count()).unwrap();
+        let wait = retry_in(&end).expect("another try");
+        assert!(wait <= Duration::from_secs(30), "{wait:?}");
+        longest = longest.max(wait);
+        effects.extend(end);
+        entries += kinds(&effects).len();
+        story.passed += wait;
+    }
+    // 1.15, 2.15, 4.15, 8.15, 16.15 s, and from then on 25.5 s: never from the start again.
+    assert_eq!((dialled, gaps, story.session.attempts()), (145, 145, 145));
+    assert!(longest > Duration::from_secs(20));
+    assert_eq!(story.session.stale().len(), LEFTOVERS_MAX, "what cannot be deleted does not pile up");
+    assert!(story.session.stale().contains(&"c-145".to_owned()), "the newest are remembered");
+    assert!(entries < 145 * (LEFTOVERS_MAX + 10), "{entries} entries");
+}
+
+#[test]
+fn an_end_that_is_announced_again_and_again_is_written_down_once() {
+    let mut story = Story::new();
+    story.open("c-1");
+    let announced = |story: &mut Story| kinds(&story.on(Input::Text("{}".to_owned(), Frame::Closing)));
+    assert_eq!(announced(&mut story), [Kind::MaintenanceAnnounced]);
+    for _ in 0..1000 {
+        assert_eq!(announced(&mut story), []);
+    }
+    story.on(closed(1001));
+    story.wait(2).open("c-2");
+    assert_eq!(announced(&mut story), [Kind::MaintenanceAnnounced]);
+}
+
+proptest::proptest! {
+    /// Whatever a platform does in whatever order, a session never fails, never waits longer than its longest wait, and
+    /// remembers no more than it must.
+    #[test]
+    fn no_order_of_events_breaks_a_session(steps in proptest::collection::vec((0_u8..22, 0_u64..120, 0.0_f64..1.0), 0..200)) {
+        let mut story = Story::with_rhythm(SEED, vec!["left".to_owned()]);
+        let mut old = 0;
+        for (step, seconds, jitter) in steps {
+            story.jitter = jitter;
+            story.wait(seconds);
+            let kind = [ErrorKind::Unauthorized, ErrorKind::Forbidden, ErrorKind::Limit, ErrorKind::Transport,
+                ErrorKind::RateLimited(Some(Duration::from_secs(seconds)))][usize::from(step) % 5];
+            let input = match step {
+                0 | 1 => Input::Start,
+                2 => Input::Token(Ok(seconds)),
+                3 => Input::Token(Err(error(kind))),
+                4 => Input::Verified(Ok("user".to_owned())),
+                5 => Input::Verified(Err(error(kind))),
+                6 => Input::Listed(Ok(vec!["left".to_owned(), "other".to_owned()])),
+                7 => Input::Deleted(vec![("left".to_owned(), Ok(())), ("other".to_owned(), Err(error(kind)))]),
+                8 => Input::Provisioned(Ok(made(&format!("c-{seconds}")))),
+                9 => Input::Provisioned(Err(error(kind))),
+                10 => Input::Dialled(Ok(())),
+                11 => Input::Dialled(Err(error(kind))),
+                12 => Input::Text("{}".to_owned(), Frame::Closing),
+                13 => Input::Text("{}".to_owned(), Frame::Dead { cause: "displaced" }),
+                14 => Input::Text("{}".to_owned(), Frame::Pong),
+                15 => Input::Ponged(Bytes::copy_from_slice(&seconds.to_be_bytes())),
+                16 => closed(u16::try_from(seconds).unwrap()),
+                17 => Input::Timer([Timer::Retry, Timer::Watchdog, Timer::Ping, Timer::Healthy, Timer::Probe,
+                    Timer::Rotate][usize::try_from(seconds % 6).unwrap()]),
+                18 => Input::Probed(if seconds % 2 == 0 { Ok(seconds % 4 == 0) } else { Err(error(kind)) }),
+                19 => Input::QueueFull,
+                20 => Input::Timer(Timer::Retry),
+                _ => Input::Unproven,
+            };
+            let effects = if jitter < 0.1 { story.on_old(old, input) } else { story.on(input) };
+            old = story.session.epoch();
+            if let Some(wait) = retry_in(&effects) {
+                proptest::prop_assert!(wait <= REFUSED_RETRY);
+            }
+            proptest::prop_assert!(story.session.stale().len() <= LEFTOVERS_MAX);
+            let opens = effects.iter().filter(|effect| matches!(effect, Effect::Dial(_))).count();
+            proptest::prop_assert!(opens <= 1);
+        }
+    }
+}

@@ -121,6 +121,17 @@ impl Bridge {
         kill(Pid::from_raw(pid), signal).unwrap();
     }
 
+    /// MiB that it holds in memory, and that it has held at most.
+    pub fn memory_mib(&self) -> (f64, f64) {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.child.id().expect("it runs"))).unwrap();
+        let mib = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.split_whitespace().next().unwrap().parse::<f64>().unwrap() / 1024.0
+        };
+        (mib("VmRSS:"), mib("VmHWM:"))
+    }
+
     /// Everything it has logged so far, over restarts.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
