@@ -40,7 +40,7 @@ const CRATES: &[(&str, &str)] = &[
     ("hyper", "outbound"), ("hyper_util", "outbound"), ("tower_service", "outbound"),
     ("h2", "outbound"),
     ("actix", "actors app lifecycle main"), ("actix_rt", "actors app lifecycle main"),
-    ("actix_web", "api app"), ("actix_server", "api"), ("actix_service", "api"),
+    ("actix_web", "api app"), ("actix_server", "api"), ("actix_service", "api genesys"),
     ("anyhow", "app audit_cli doctor lifecycle main rotate"),
     ("rand", "random"), ("getrandom", "random"),
     ("genesys_simulator", ""),

@@ -19,10 +19,8 @@ use super::strand::{Role, Strand, StrandId};
 use super::token::Tokens;
 use crate::clock;
 use crate::domain::agent_state::AgentState;
-use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::AgentId;
 use crate::domain::presence::{Origin, PresenceChange};
-use crate::domain::quarantine::Room;
 use crate::genesys::definitions::Definitions;
 use crate::genesys::protocol::{Frame, Update, Upstream};
 use crate::genesys::session::{Effect, Ending, Input, Now, Phase, Session};
@@ -222,23 +220,6 @@ impl ConnectionActor {
             Effect::Rotate { cause } => self.begin_handover(id, cause, ctx),
             Effect::ShutDown(ids) => self.shut_down(place, ids, ctx),
             Effect::Finished => self.journal.save(),
-        }
-    }
-
-    /// Writes an entry down; of odd content only as much as there is room for.
-    fn tell(&mut self, entry: Entry) {
-        let room = match entry.kept {
-            Some(_) => self.deps.store.room_in_quarantine(self.assignment.source_id, entry.at),
-            None => Room::Free,
-        };
-        if room == Room::Free {
-            return self.journal.tell(entry);
-        }
-        self.deps.metrics.quarantine_withheld.inc();
-        if room == Room::JustFull {
-            let told =
-                Entry::new(entry.at, Kind::FrameRejected).level(Level::Warn).data("reason", "too_many");
-            self.journal.tell(told);
         }
     }
 

@@ -4,8 +4,10 @@
 
 use std::sync::Arc;
 
-use crate::domain::audit::Entry;
+use super::connection::ConnectionActor;
+use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::AgentId;
+use crate::domain::quarantine::Room;
 use crate::store::recorder::Recorder;
 use crate::store::sight::{GapStep, Watcher};
 use crate::store::upstream::ConnectionState;
@@ -113,5 +115,24 @@ impl Journal {
         }
         (self.entries, self.gaps, self.unsaved) = (entries, gaps, true);
         result
+    }
+}
+
+impl ConnectionActor {
+    /// Writes an entry down; of odd content only as much as there is room for.
+    pub(super) fn tell(&mut self, entry: Entry) {
+        let room = match entry.kept {
+            Some(_) => self.deps.store.room_in_quarantine(self.assignment.source_id, entry.at),
+            None => Room::Free,
+        };
+        if room == Room::Free {
+            return self.journal.tell(entry);
+        }
+        self.deps.metrics.quarantine_withheld.inc();
+        if room == Room::JustFull {
+            let told =
+                Entry::new(entry.at, Kind::FrameRejected).level(Level::Warn).data("reason", "too_many");
+            self.journal.tell(told);
+        }
     }
 }
