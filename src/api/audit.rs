@@ -4,11 +4,12 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
 use super::agents::take_agents;
+use super::auth::Principal;
 use super::page::{List, Place, Query, at, maybe_at};
-use super::problem::ApiError;
+use super::problem::{ApiError, Code};
 use super::scoped::Scoped;
 use crate::domain::audit::{Kind, Level};
-use crate::domain::ids::{ConnectionId, DeliveryId, EventId, WebhookId};
+use crate::domain::ids::{ConnectionId, DeliveryId, EventId, TenantId, WebhookId};
 use crate::store::audit::{AuditFilter, AuditRow};
 
 fn view(row: &AuditRow) -> Value {
@@ -54,7 +55,18 @@ pub(super) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResp
 }
 
 /// The end of the chain of seals, to be kept elsewhere.
-pub(super) async fn head(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(super) async fn head(
+    state: Scoped,
+    principal: Principal,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    // It covers the entries of every tenant, and so tells how many there are.
+    if principal.tenant() != TenantId::DEFAULT {
+        return Err(ApiError::new(
+            Code::OperatorOnly,
+            "The log is one for all tenants; its head is the operator's.",
+        ));
+    }
     Query::read(&request)?.finish()?;
     let last = state.store.last_seal().await?;
     Ok(HttpResponse::Ok().json(json!({

@@ -331,27 +331,6 @@ impl Store {
     }
 }
 
-/// Seals the audit keys under another master key; for `rotate-master-key`. Says how many there were.
-///
-/// # Errors
-/// If one does not open under the old key, or the database refuses.
-pub async fn reseal_audit_keys(conn: &mut PgConnection, old: &MasterKey, new: &MasterKey) -> Result<u64> {
-    let rows = sqlx::query!("select key_id, sealed from audit_key for update").fetch_all(&mut *conn).await?;
-    let mut count = 0;
-    for row in rows {
-        let bound_to = bound_to(row.key_id);
-        let plain = old
-            .open(&row.sealed, bound_to.as_bytes())
-            .map_err(|error| damaged("sealed", row.key_id, error))?;
-        let sealed = new.seal(&plain, bound_to.as_bytes(), random::bytes());
-        sqlx::query!("update audit_key set sealed = $2 where key_id = $1", row.key_id, sealed)
-            .execute(&mut *conn)
-            .await?;
-        count += 1;
-    }
-    Ok(count)
-}
-
 async fn last_seal(conn: &mut PgConnection) -> Result<Option<LastSeal>> {
     let row = sqlx::query!(
         "select seal_id, last_audit_id, digest, sealed_at from audit_seal order by seal_id desc limit 1"
