@@ -78,14 +78,22 @@ impl Store {
         answered(async {
             Ok(sqlx::query_as!(
                 Exported,
-                r#"select audit_id as id, at, tenant_id, kind, level, source_id, connection_id, agent_id, webhook_id,
-                          event_id, delivery_id, attempt, status, duration_ms, outcome, end_state, principal, data
-                   from audit_log
-                   where audit_id > $1
-                     and audit_id <= $2
-                     and ($3::uuid is null or tenant_id = $3)
-                     and ($4::timestamptz is null or at < $4)
-                   order by audit_id
+                r#"select l.audit_id as id, l.at, whose.tenant_id, l.kind, l.level, l.source_id, l.connection_id, l.agent_id,
+                          l.webhook_id, l.event_id, l.delivery_id, l.attempt, l.status, l.duration_ms, l.outcome,
+                          l.end_state, l.principal, l.data
+                   from audit_log l
+                   -- docs/adr/0019: what neither source nor webhook owns is whose who asked, or the operator's.
+                   cross join lateral (
+                       select coalesce(
+                           (select s.tenant_id from source s where s.source_id = l.source_id),
+                           (select w.tenant_id from webhook w where w.webhook_id = l.webhook_id),
+                           l.tenant_id,
+                           '00000000-0000-0000-0000-000000000001') as tenant_id) whose
+                   where l.audit_id > $1
+                     and l.audit_id <= $2
+                     and ($3::uuid is null or whose.tenant_id = $3)
+                     and ($4::timestamptz is null or l.at < $4)
+                   order by l.audit_id
                    limit $5"#,
                 after,
                 through,
