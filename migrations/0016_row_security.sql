@@ -79,7 +79,8 @@ create policy idempotency_own on idempotency to presence_bridge_tenant using (te
 -- Nobody reads keys by this role.
 alter table api_key enable row level security;
 
--- What hangs on a source or a webhook. The policies of `source` and `webhook` hold inside these questions too.
+-- What hangs on a source or a webhook. The policies of `source` and `webhook` hold inside these questions too. `exists` and not
+-- `in`: then one row is judged by one look, and a registration does not read all webhooks.
 do $$
 declare
     tab text;
@@ -87,13 +88,15 @@ begin
     foreach tab in array array['source_health', 'connection', 'connection_agent', 'agent', 'agent_external_id', 'gap'] loop
         execute format('alter table %I enable row level security', tab);
         execute format(
-            'create policy %I on %I to presence_bridge_tenant using (source_id in (select source_id from source))',
+            'create policy %1$I on %2$I to presence_bridge_tenant
+                 using (exists (select from source s where s.source_id = %2$I.source_id))',
             tab || '_own', tab);
     end loop;
     foreach tab in array array['webhook_secret', 'webhook_health', 'delivery'] loop
         execute format('alter table %I enable row level security', tab);
         execute format(
-            'create policy %I on %I to presence_bridge_tenant using (webhook_id in (select webhook_id from webhook))',
+            'create policy %1$I on %2$I to presence_bridge_tenant
+                 using (exists (select from webhook w where w.webhook_id = %2$I.webhook_id))',
             tab || '_own', tab);
     end loop;
 end
@@ -101,14 +104,14 @@ $$;
 
 alter table event enable row level security;
 create policy event_own on event to presence_bridge_tenant using (
-    source_id in (select source_id from source)
-    or webhook_id in (select webhook_id from webhook)
+    exists (select from source s where s.source_id = event.source_id)
+    or exists (select from webhook w where w.webhook_id = event.webhook_id)
     -- Pings from before there were tenants.
     or (source_id is null and webhook_id is null and tenant_asking() = '00000000-0000-0000-0000-000000000001'));
 
 alter table audit_log enable row level security;
 create policy audit_log_own on audit_log to presence_bridge_tenant using (
-    source_id in (select source_id from source)
-    or webhook_id in (select webhook_id from webhook)
+    exists (select from source s where s.source_id = audit_log.source_id)
+    or exists (select from webhook w where w.webhook_id = audit_log.webhook_id)
     or (source_id is null and webhook_id is null
         and coalesce(tenant_id, '00000000-0000-0000-0000-000000000001') = tenant_asking()));
