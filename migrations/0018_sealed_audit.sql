@@ -238,7 +238,6 @@ $$;
 -- Odd content from upstream, with its bytes.
 create table quarantine (
     quarantine_id uuid        not null,
-    tenant_id     uuid,
     received_at   timestamptz not null,
     source_id     uuid,
     connection_id uuid,
@@ -252,7 +251,6 @@ create table quarantine (
 create index quarantine_received_idx on quarantine (received_at);
 comment on table quarantine is 'Odd content from upstream: what it was, with its bytes. Kept as long as audit entries.';
 comment on column quarantine.quarantine_id is 'Our id, uuid v7; the FRAME_REJECTED entry names it.';
-comment on column quarantine.tenant_id is 'Whose source it came from.';
 comment on column quarantine.received_at is 'When it came.';
 comment on column quarantine.source_id is 'From which source.';
 comment on column quarantine.connection_id is 'Over which connection.';
