@@ -121,19 +121,8 @@ pub fn target(bytes: &[u8]) -> Option<Url> {
 /// A cursor: what is read is written in the same way, by its own list alone.
 pub fn cursor(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let lists = [
-        List::Webhooks,
-        List::Sources,
-        List::Connections,
-        List::Agents,
-        List::Events,
-        List::Deliveries,
-        List::Audit,
-        List::Gaps,
-        List::RejectedTopics,
-        List::ExternalIds,
-    ];
-    let read: Vec<_> = lists.iter().filter_map(|list| Some((list, list.read_cursor(text).ok()?))).collect();
+    let read: Vec<_> =
+        List::ALL.iter().filter_map(|list| Some((list, list.read_cursor(text).ok()?))).collect();
     assert!(read.len() <= 1, "{read:?}");
     for (list, place) in read {
         assert_eq!(list.cursor(place), text);

@@ -77,6 +77,40 @@ struct Missed {
 /// The missed events of each lane, in order.
 type Lanes = BTreeMap<i64, Vec<Missed>>;
 
+/// Events that the webhook asks for, between two ends of a statement. The rule is that of `domain/explain/`.
+macro_rules! missed {
+    ($conn:expr, $wanted:expr, $webhook:expr, $after:expr, $select:literal, $end:literal) => {
+        sqlx::query_as!(
+            Missed,
+            $select
+                + r#"      event_id as "event_id: EventId", received_at, position, agent_key as "agent_key!",
+                      agent_id as "agent_id: AgentId"
+               from event
+               where kind = 'presence.updated'
+                 and received_at >= $1
+                 and received_at < $2
+                 and ($4::text[] = '{}' or agent_id = any ($4) or external_id = any ($4))
+                 and ($5::text[] = '{}' or topic = any ($5))
+                 and ($6::text[] = '{}' or presence = any ($6))
+                 and ($7::uuid[] = '{}' or source_id = any ($7))
+                 and ($8::text[] = '{}' or agent_id = any ($8) or external_id = any ($8))
+                 "#
+                + $end,
+            $wanted.since,
+            $wanted.until,
+            $after,
+            &$webhook.settings.agents,
+            &$webhook.settings.topics,
+            &$webhook.settings.presences,
+            &$webhook.settings.sources as _,
+            &$wanted.agents,
+            CHUNK,
+        )
+        .fetch_all($conn)
+        .await?
+    };
+}
+
 impl Store {
     /// Owes a webhook again what it missed.
     ///
@@ -124,39 +158,18 @@ impl Store {
         Ok(webhook)
     }
 
-    /// The next events that the webhook asks for, in order. The rule is that of `domain/explain/`.
+    /// The next events that the webhook asks for, in order.
     async fn events_after(&self, wanted: &Recovery, webhook: &Webhook, after: i64) -> Result<Vec<Missed>> {
         let mut tx = self.begin().await?;
         audit::allow_a_minute(&mut tx).await?;
-        let settings = &webhook.settings;
-        let missed = sqlx::query_as!(
-            Missed,
-            r#"select event_id as "event_id: EventId", received_at, position, agent_key as "agent_key!",
-                      agent_id as "agent_id: AgentId"
-               from event
-               where kind = 'presence.updated'
-                 and received_at >= $1
-                 and received_at < $2
-                 and position > $3
-                 and ($4::text[] = '{}' or agent_id = any ($4) or external_id = any ($4))
-                 and ($5::text[] = '{}' or topic = any ($5))
-                 and ($6::text[] = '{}' or presence = any ($6))
-                 and ($7::uuid[] = '{}' or source_id = any ($7))
-                 and ($8::text[] = '{}' or agent_id = any ($8) or external_id = any ($8))
-               order by position
-               limit $9"#,
-            wanted.since,
-            wanted.until,
+        let missed = missed!(
+            &mut *tx,
+            wanted,
+            webhook,
             after,
-            &settings.agents,
-            &settings.topics,
-            &settings.presences,
-            &settings.sources as _,
-            &wanted.agents,
-            CHUNK,
-        )
-        .fetch_all(&mut *tx)
-        .await?;
+            "select",
+            "and position > $3 order by position limit $9"
+        );
         tx.commit().await?;
         Ok(missed)
     }
@@ -165,36 +178,14 @@ impl Store {
     async fn newest_of_each(&self, wanted: &Recovery, webhook: &Webhook, after: i64) -> Result<Vec<Missed>> {
         let mut tx = self.begin().await?;
         audit::allow_a_minute(&mut tx).await?;
-        let settings = &webhook.settings;
-        let missed = sqlx::query_as!(
-            Missed,
-            r#"select distinct on (agent_key)
-                      event_id as "event_id: EventId", received_at, position, agent_key as "agent_key!",
-                      agent_id as "agent_id: AgentId"
-               from event
-               where kind = 'presence.updated'
-                 and received_at >= $1
-                 and received_at < $2
-                 and agent_key > $3
-                 and ($4::text[] = '{}' or agent_id = any ($4) or external_id = any ($4))
-                 and ($5::text[] = '{}' or topic = any ($5))
-                 and ($6::text[] = '{}' or presence = any ($6))
-                 and ($7::uuid[] = '{}' or source_id = any ($7))
-                 and ($8::text[] = '{}' or agent_id = any ($8) or external_id = any ($8))
-               order by agent_key, position desc
-               limit $9"#,
-            wanted.since,
-            wanted.until,
+        let missed = missed!(
+            &mut *tx,
+            wanted,
+            webhook,
             after,
-            &settings.agents,
-            &settings.topics,
-            &settings.presences,
-            &settings.sources as _,
-            &wanted.agents,
-            CHUNK,
-        )
-        .fetch_all(&mut *tx)
-        .await?;
+            "select distinct on (agent_key)",
+            "and agent_key > $3 order by agent_key, position desc limit $9"
+        );
         tx.commit().await?;
         Ok(missed)
     }
