@@ -108,6 +108,7 @@ pub(super) async fn create(state: web::Data<ApiState>, principal: Principal, mut
 /// Takes effect with the next call: keys are looked up each time.
 pub(super) async fn revoke(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
     let id = ApiKeyId(path_id(&request)?);
-    state.whole_store.revoke_api_key(id, principal.tenant_unless_operator(), principal.as_str()).await?;
-    Ok(HttpResponse::NoContent().finish())
+    let key =
+        state.whole_store.revoke_api_key(id, principal.tenant_unless_operator(), principal.as_str()).await?;
+    Ok(HttpResponse::Ok().json(view(&key)))
 }

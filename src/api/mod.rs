@@ -176,7 +176,7 @@ pub const ROUTES: &[Endpoint] = &[
     Endpoint::new(Scope::Admin, "GET", "/v1/api-keys", |r| r.to(api_keys::list)),
     Endpoint::new(Scope::Admin, "POST", "/v1/api-keys", |r| r.to(api_keys::create)),
     Endpoint::new(Scope::Admin, "GET", "/v1/api-keys/{id}", |r| r.to(api_keys::get)),
-    Endpoint::new(Scope::Admin, "DELETE", "/v1/api-keys/{id}", |r| r.to(api_keys::revoke)),
+    Endpoint::new(Scope::Admin, "POST", "/v1/api-keys/{id}/revoke", |r| r.to(api_keys::revoke)),
     Endpoint::new(Scope::Admin, "GET", "/v1/tenants", |r| r.to(tenants::list)),
     Endpoint::new(Scope::Admin, "POST", "/v1/tenants", |r| r.to(tenants::create)),
     Endpoint::open("GET", "/healthz", |r| r.to(health::health)),

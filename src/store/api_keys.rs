@@ -175,7 +175,7 @@ impl Store {
         Ok(Some(key))
     }
 
-    /// Revokes a key of a tenant, or of any; one that is revoked already stays as it is.
+    /// Revokes a key of a tenant, or of any, and gives it; one that is revoked already stays as it is.
     ///
     /// # Errors
     /// If there is none, or it comes from the environment.
@@ -184,9 +184,9 @@ impl Store {
         id: ApiKeyId,
         tenant: Option<TenantId>,
         principal: &str,
-    ) -> Result<()> {
+    ) -> Result<ApiKey> {
         let mut tx = self.begin().await?;
-        let key = sqlx::query_as!(
+        let mut key = sqlx::query_as!(
             ApiKey,
             r#"select api_key_id as "api_key_id: ApiKeyId", tenant_id as "tenant_id: TenantId", name, scopes,
                       created_at, expires_at, revoked_at, last_used_at
@@ -202,7 +202,7 @@ impl Store {
         .ok_or(StoreError::NotFound("API key"))?;
         tell_tenant(&mut tx, key.tenant_id).await?;
         if key.revoked_at.is_some() {
-            return Ok(());
+            return Ok(key);
         }
         if key.is_bootstrap() {
             return Err(StoreError::Conflict(
@@ -211,12 +211,16 @@ impl Store {
                     .to_owned(),
             ));
         }
-        sqlx::query!("update api_key set revoked_at = $2 where api_key_id = $1", id as _, clock::now())
-            .execute(&mut *tx)
-            .await?;
+        key.revoked_at = sqlx::query_scalar!(
+            "update api_key set revoked_at = $2 where api_key_id = $1 returning revoked_at",
+            id as _,
+            clock::now(),
+        )
+        .fetch_one(&mut *tx)
+        .await?;
         audit::write(&mut tx, &[entry(Kind::ApiKeyRevoked, &key, principal)]).await?;
         tx.commit().await?;
-        Ok(())
+        Ok(key)
     }
 }
 

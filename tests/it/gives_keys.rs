@@ -65,12 +65,13 @@ async fn a_key_is_shown_once_kept_as_a_hash_and_works_until_it_is_revoked() {
     let bootstrap = look::all(&bridge, "/v1/api-keys").await;
     let bootstrap = bootstrap.iter().find(|key| key["origin"] == "environment").unwrap();
     let bootstrap = format!("/v1/api-keys/{}", bootstrap["id"].as_str().unwrap());
-    let kept = bridge.delete(&bootstrap).await;
+    let kept = bridge.post(&format!("{bootstrap}/revoke"), &json!({})).await;
     refused(&kept, 409, "conflict");
     assert!(kept.json()["detail"].as_str().unwrap().contains("BRIDGE_API_KEY"), "{}", kept.text());
 
     for _ in 0..2 {
-        assert_eq!(bridge.delete(&path).await.status, 204);
+        let revoked = bridge.post(&format!("{path}/revoke"), &json!({})).await;
+        assert_eq!((revoked.status, &revoked.json()["state"]), (200, &json!("revoked")));
         assert_eq!(bridge.send_as(&secret, "GET", "/v1/webhooks", None).await.status, 401);
     }
     assert_eq!(bridge.get(&path).await.json()["state"], "revoked");
@@ -189,9 +190,9 @@ async fn a_key_gives_no_more_than_it_has_and_the_operator_gives_anything() {
     }
     // Somebody else's key is like none.
     let (others, _) = key(&bridge, json!({"name": "crm", "scopes": ["read"]})).await;
-    for method in ["GET", "DELETE"] {
-        let theirs = ask(method, &format!("/v1/api-keys/{others}"), None).await;
-        let none = ask(method, &format!("/v1/api-keys/{NOBODYS}"), None).await;
+    for (method, deed) in [("GET", ""), ("POST", "/revoke")] {
+        let theirs = ask(method, &format!("/v1/api-keys/{others}{deed}"), None).await;
+        let none = ask(method, &format!("/v1/api-keys/{NOBODYS}{deed}"), None).await;
         let shown = |answer: &Answer| {
             let mut told = answer.json();
             told["request_id"] = Value::Null;
@@ -218,7 +219,7 @@ async fn a_key_gives_no_more_than_it_has_and_the_operator_gives_anything() {
     // The operator sees and ends all of them.
     let path = format!("/v1/api-keys?tenant={}", tenant["id"].as_str().unwrap());
     assert_eq!(look::all(&bridge, &path).await.len(), 2);
-    assert_eq!(bridge.delete(&format!("/v1/api-keys/{boss_id}")).await.status, 204);
+    assert_eq!(bridge.post(&format!("/v1/api-keys/{boss_id}/revoke"), &json!({})).await.status, 200);
     assert_eq!(ask("GET", "/v1/api-keys", None).await.status, 401);
     // An operator's key without admin is no operator's.
     let (_, reader) = key(&bridge, json!({"name": "reader", "scopes": ["read"]})).await;
@@ -230,7 +231,7 @@ async fn a_wrong_key_is_told_the_same_whatever_is_wrong_with_it() {
     let bridge = Bridge::start(&[("BRIDGE_TRUSTED_PROXIES", "127.0.0.1/32")]).await;
     let pool = database::pool(&bridge.database_url).await;
     let (revoked_id, revoked) = key(&bridge, json!({"name": "revoked", "scopes": ["read"]})).await;
-    bridge.delete(&format!("/v1/api-keys/{revoked_id}")).await;
+    bridge.post(&format!("/v1/api-keys/{revoked_id}/revoke"), &json!({})).await;
     let ends = json!({"name": "expired", "scopes": ["read"], "expires_at": "2099-01-01T00:00:00Z"});
     let (expired_id, expired) = key(&bridge, ends).await;
     sqlx::query("update api_key set expires_at = now() where api_key_id = $1::uuid")
