@@ -12,6 +12,7 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
+use super::deadline;
 use super::limits::Counted;
 use super::problem::{ApiError, Code};
 use super::{ApiState, ROUTES};
@@ -148,7 +149,10 @@ pub async fn check<B: MessageBody + 'static>(
                 return Ok(request.error_response(error));
             }
             request.extensions_mut().insert(Principal::of(key, address));
-            Ok(calling_from(address, next.call(request)).await?.map_into_boxed_body())
+            let reads = request.method().is_safe();
+            let answer = async move { Ok(next.call(request).await?.map_into_boxed_body()) };
+            let answer = calling_from(address, answer);
+            if reads { answer.await } else { deadline::to_its_end(answer).await }
         }
         Ok(None) => {
             let failures = state.failures.one_more(throttled_as(address), Instant::now());

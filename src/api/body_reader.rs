@@ -1,14 +1,13 @@
 //! Reading the bytes of a body, with limits on size and time that depend on the path. Called by `api/body.rs` and
 //! `api/idempotency.rs`: there is no other reader.
 
-use std::time::Duration;
-
 use actix_web::HttpRequest;
 use actix_web::dev::Payload;
 use actix_web::http::header;
 use bytes::BytesMut;
 use futures_util::StreamExt;
 
+use super::deadline::{self, BODY_WITHIN};
 use super::problem::{ApiError, Code};
 
 /// Most bytes of a body.
@@ -19,8 +18,6 @@ const SOURCES: &str = "/v1/sources";
 /// The same of agents' ids in the CRM: 20,000 pairs (domain/external_ids.rs).
 const EXTERNAL_IDS_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 const EXTERNAL_IDS: &str = "/v1/agents/external-ids";
-/// How long a body may take to arrive; actix has no limit of its own.
-const BODY_WITHIN: Duration = Duration::from_secs(10);
 
 /// The media type of a body without its parameters, in lower case.
 pub(super) fn media_type(request: &HttpRequest) -> String {
@@ -70,13 +67,16 @@ pub(super) async fn read(request: &HttpRequest, mut payload: Payload) -> Result<
         }
         Ok(body)
     };
-    tokio::time::timeout(BODY_WITHIN, reading).await.unwrap_or_else(|_| {
+    deadline::body_begins(request);
+    let read = tokio::time::timeout(BODY_WITHIN, reading).await.unwrap_or_else(|_| {
         Err(ApiError::new(
             Code::BodyTooSlow,
             format!("The body must arrive within {} seconds.", BODY_WITHIN.as_secs()),
         )
         .with_header(header::CONNECTION, "close"))
-    })
+    });
+    deadline::body_ends(request);
+    read
 }
 
 fn too_large(bytes_max: usize) -> ApiError {

@@ -1,8 +1,6 @@
 //! `Idempotency-Key`: a write that is asked for twice is carried out once, and answered twice in the same way. Wraps
 //! every path below `/v1`, inside of `api/auth.rs`.
 
-use std::net::IpAddr;
-
 use actix_web::body::{BoxBody, MessageBody, to_bytes};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::error::PayloadError;
@@ -20,7 +18,6 @@ use super::auth::Principal;
 use super::problem::{ApiError, Code};
 use super::{ApiState, ROUTES, RequestId, body_reader};
 use crate::store::idempotency::{Call, Reserved};
-use crate::store::origin::calling_from;
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -44,18 +41,12 @@ pub async fn once<B: MessageBody + 'static>(
     if !request.headers().contains_key(KEY) || !is_write(&request) {
         return Ok(next.call(request).await?.map_into_boxed_body());
     }
-    let (state, call, address) = match prepare(&mut request).await {
+    let (state, call) = match prepare(&mut request).await {
         Ok(prepared) => prepared,
         Err(error) => return Ok(request.error_response(error)),
     };
     match state.whole_store.reserve_call(&call, &state.master_key).await {
-        Ok(Reserved::Ours(reserved_at)) => {
-            // A task of its own, so that it ends, and is noted, even if the caller does not wait for it: a caller that
-            // gave up is the one that asks again.
-            let carried_out = carry_out(state, call, reserved_at, request, next);
-            let done = tokio::task::spawn_local(calling_from(address, carried_out)).await;
-            done.unwrap_or_else(|error| Err(ApiError::internal(error).into()))
-        }
+        Ok(Reserved::Ours(reserved_at)) => carry_out(state, call, reserved_at, request, next).await,
         Ok(Reserved::Answered(status, answer)) => {
             let told = replay(status, &answer);
             Ok(request.into_response(told.unwrap_or_else(HttpResponse::from_error)))
@@ -85,16 +76,16 @@ fn is_write(request: &ServiceRequest) -> bool {
 }
 
 /// Reads the key and the body, and gives the body back to whoever reads it next.
-async fn prepare(request: &mut ServiceRequest) -> Result<(web::Data<ApiState>, Call, IpAddr), ApiError> {
+async fn prepare(request: &mut ServiceRequest) -> Result<(web::Data<ApiState>, Call), ApiError> {
     let state = request
         .app_data::<web::Data<ApiState>>()
         .cloned()
         .ok_or_else(|| ApiError::internal("the API was built without its state"))?;
-    let (tenant, principal, address) = request
+    let (tenant, principal) = request
         .extensions()
         .get::<Principal>()
         // By id: a new key may have the name of a former one.
-        .map(|principal| (principal.tenant(), principal.key_id().to_string(), principal.address()))
+        .map(|principal| (principal.tenant(), principal.key_id().to_string()))
         .ok_or_else(|| ApiError::internal("the caller is not known"))?;
     let key = Sha256::digest(key_of(request)?).into();
     let payload = request.take_payload();
@@ -107,7 +98,7 @@ async fn prepare(request: &mut ServiceRequest) -> Result<(web::Data<ApiState>, C
         hash.update(part);
     }
     request.set_payload(payload_of(body));
-    Ok((state, Call { tenant, principal, key, request: hash.finalize().into() }, address))
+    Ok((state, Call { tenant, principal, key, request: hash.finalize().into() }))
 }
 
 fn key_of(request: &ServiceRequest) -> Result<Vec<u8>, ApiError> {

@@ -33,6 +33,7 @@ pub mod auth;
 mod body;
 mod body_reader;
 mod connections;
+mod deadline;
 mod deliveries;
 mod events;
 mod explain;
@@ -254,11 +255,6 @@ const HEADERS: [(HeaderName, &str); 4] = [
     (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
 ];
 
-/// Longest that a call may take: its body may take 10 s to arrive, the rest is the database's.
-const ANSWER_WITHIN: std::time::Duration = std::time::Duration::from_secs(16);
-/// The same for calls that only read.
-const READ_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
-
 /// Longest piece of a body that is given to actix at once.
 const PIECE_BYTES: usize = 32 * 1024;
 
@@ -277,12 +273,14 @@ pub async fn edge<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let request_id = Uuid::now_v7().to_string();
     request.extensions_mut().insert(RequestId(request_id.clone()));
-    // A database that went silent must not keep callers waiting, nor the connections that their calls hold.
-    let within = if request.method().is_safe() { READ_WITHIN } else { ANSWER_WITHIN };
-    let Ok(answer) = tokio::time::timeout(within, next.call(request)).await else {
-        let mut told = ApiError::unavailable("no answer in time").respond(&request_id);
-        dress(told.headers_mut(), &request_id);
-        return Err(InternalError::from_response("no answer in time", told).into());
+    let due = deadline::of(&request);
+    let answer = tokio::select! {
+        answer = next.call(request) => answer,
+        () = due => {
+            let mut told = ApiError::unavailable("no answer in time").respond(&request_id);
+            dress(told.headers_mut(), &request_id);
+            return Err(InternalError::from_response("no answer in time", told).into());
+        }
     };
     let mut response = answer?.map_into_boxed_body();
     if let Some(error) = response.response().error() {

@@ -17,7 +17,7 @@ use crate::domain::violation::Violation;
 use crate::store::recovery::{Progress, Recovery};
 
 /// How long the caller waits for the end of it; afterwards it goes on by itself.
-const ANSWER_AFTER: Duration = Duration::from_secs(8);
+const ANSWER_AFTER: Duration = Duration::from_secs(4);
 const AGENTS_MAX: usize = 1000;
 
 pub(super) async fn recover(

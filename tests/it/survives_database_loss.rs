@@ -8,6 +8,7 @@ use genesys_simulator::crm::check::{Findings, repeats};
 use genesys_simulator::genesys::GenesysOptions;
 use presence_bridge::store::embedded::{Embedded, Options};
 
+use crate::support::bridge::API_KEY;
 use crate::support::chaos::{Chaos, Mode};
 use crate::support::look::{assert_sequences_have_no_holes, feed};
 use crate::support::{Bridge, SOON, World, database, eventually};
@@ -207,33 +208,59 @@ async fn a_call_that_is_under_way_when_the_database_falls_silent_ends_too() {
     let world = on_database(&chaos.url()).await;
     let pool = database::pool(&direct).await;
     let mut holder = pool.begin().await.unwrap();
-    sqlx::query("lock table gap in access exclusive mode").execute(&mut *holder).await.unwrap();
+    sqlx::query("lock table gap, idempotency in access exclusive mode").execute(&mut *holder).await.unwrap();
     let begun = Instant::now();
-    let under_way = world.bridge.get("/v1/gaps");
+    let read = world.bridge.get("/v1/gaps");
+    let key = format!("Bearer {API_KEY}");
+    let headers = [("authorization", key.as_str()), ("idempotency-key", "k")];
+    let write = world.bridge.send_raw("POST", "/v1/tenants", &headers, Some(b"{}".to_vec()));
     let silence = async {
-        eventually("it waits", || async {
-            let waits: bool = sqlx::query_scalar(
-                "select exists (select from pg_stat_activity
-                                where datname = current_database() and wait_event_type = 'Lock'
-                                  and application_name = 'presence-bridge')",
-            )
-            .fetch_one(&pool)
-            .await
-            .unwrap();
-            waits.then_some(())
-        })
-        .await;
+        eventually("both wait", || async { (waiting_for_locks(&pool).await == 2).then_some(()) }).await;
         chaos.set(Mode::Silent);
     };
-    let (answer, ()) = futures_util::future::join(under_way, silence).await;
+    let (read, write, ()) = tokio::join!(read, write, silence);
     let took = begun.elapsed();
-    assert_eq!(answer.status, 503);
+    assert_eq!((read.status, write.status), (503, 503));
     assert!(took < Duration::from_millis(5500), "it took {took:?}");
-    println!("a call in the middle of a statement ended within {took:?}");
+    println!("calls in the middle of a statement ended within {took:?}");
     chaos.set(Mode::PassNew);
     holder.rollback().await.unwrap();
     eventually("it is well again", || async {
         (world.bridge.get("/v1/gaps").await.status == 200).then_some(())
+    })
+    .await;
+}
+
+/// How many statements of the bridge wait for a lock.
+async fn waiting_for_locks(pool: &sqlx::PgPool) -> i64 {
+    sqlx::query_scalar(
+        "select count(*)
+         from pg_stat_activity
+         where datname = current_database()
+           and wait_event_type = 'Lock'
+           and application_name = 'presence-bridge'",
+    )
+    .fetch_one(pool)
+    .await
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_takes_longer_than_its_caller_waits_is_carried_out() {
+    let url = database::create().await;
+    let world = on_database(&url).await;
+    let pool = database::pool(&url).await;
+    let hook = world.bridge.get("/v1/webhooks").await.json()["items"][0]["id"].as_str().unwrap().to_owned();
+    let slow = "create function slow() returns trigger language plpgsql as
+                    'begin perform pg_sleep(6); return new; end';
+                create trigger slow before update of deleted_at on webhook
+                    for each row execute function slow();";
+    sqlx::raw_sql(slow).execute(&pool).await.unwrap();
+    let answer = world.bridge.delete(&format!("/v1/webhooks/{hook}")).await;
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert_eq!(world.bridge.get(&format!("/v1/webhooks/{hook}")).await.status, 200);
+    eventually("the webhook is gone", || async {
+        (world.bridge.get(&format!("/v1/webhooks/{hook}")).await.status == 404).then_some(())
     })
     .await;
 }
