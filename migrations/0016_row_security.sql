@@ -8,17 +8,31 @@ begin
     if not exists (select from pg_roles where rolname = 'presence_bridge_tenant') then
         create role presence_bridge_tenant nologin;
     end if;
-exception when duplicate_object or unique_violation then
-    null;
+exception
+    when duplicate_object or unique_violation then null;
+    when insufficient_privilege then
+        raise exception 'the database user "%" may not create roles; an administrator must first say: '
+            'create role presence_bridge_tenant nologin; grant presence_bridge_tenant to %', current_user, quote_ident(current_user);
 end
 $$;
 do $$
+declare
+    becomes boolean;
 begin
-    if not pg_has_role(current_user, 'presence_bridge_tenant', 'member') then
+    -- From Postgres 16 on, who makes a role is a member that may give it away, but cannot become it.
+    if current_setting('server_version_num')::integer >= 160000 then
+        becomes := pg_has_role(current_user, 'presence_bridge_tenant', 'set');
+    else
+        becomes := pg_has_role(current_user, 'presence_bridge_tenant', 'member');
+    end if;
+    if not becomes then
         execute format('grant presence_bridge_tenant to %I', current_user);
     end if;
-exception when unique_violation then
-    null;
+exception
+    when unique_violation then null;
+    when insufficient_privilege then
+        raise exception 'the role presence_bridge_tenant is there, but not for the database user "%"; an administrator '
+            'must say: grant presence_bridge_tenant to %', current_user, quote_ident(current_user);
 end
 $$;
 

@@ -98,6 +98,10 @@ pub async fn open_store(config: &Config) -> anyhow::Result<(Store, Option<Embedd
         }
     };
     store.migrate().await.context("the schema cannot be brought up to date")?;
+    store.try_a_tenant().await.context(
+        "the database user of DATABASE_URL cannot act for a tenant; an administrator must say: \
+         grant presence_bridge_tenant to that user",
+    )?;
     store.make_partitions(clock::now().date()).await.context("day partitions cannot be made")?;
     Ok((store, embedded))
 }

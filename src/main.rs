@@ -89,11 +89,23 @@ fn main() -> ExitCode {
         Err(error) => match error.downcast_ref::<ConfigError>() {
             Some(wrong) => wrong_configuration(std::slice::from_ref(wrong)),
             None => {
-                eprintln!("presence-bridge: {error:#}");
+                eprintln!("presence-bridge: {}", chain(&error));
                 ExitCode::FAILURE
             }
         },
     }
+}
+
+/// An error and what led to it; many of them tell what led to them themselves.
+fn chain(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !told.contains(&cause) {
+            told.push_str(if told.is_empty() { "" } else { ": " });
+            told.push_str(&cause);
+        }
+    }
+    told
 }
 
 fn wrong_configuration(errors: &[ConfigError]) -> ExitCode {

@@ -237,6 +237,15 @@ impl Store {
         Ok(())
     }
 
+    /// Tries whether calls of the API can be carried out, each as its tenant.
+    ///
+    /// # Errors
+    /// If the database's user may not become `presence_bridge_tenant`.
+    pub async fn try_a_tenant(&self) -> Result<()> {
+        self.of_tenant(TenantId::DEFAULT).begin().await?.rollback().await?;
+        Ok(())
+    }
+
     /// Asks the database for a sign of life.
     ///
     /// # Errors
@@ -276,10 +285,13 @@ impl Store {
         let Some(tenant) = self.tenant else {
             return Ok(self.pool.begin().await?);
         };
-        // One round trip. The id is a uuid: nothing in it needs to be quoted.
-        let begin =
-            format!("begin; set local role presence_bridge_tenant; set local bridge.tenant = '{tenant}'");
-        Ok(self.pool.begin_with(AssertSqlSafe(begin)).await?)
+        let mut tx = self.pool.begin().await?;
+        // Not in one text with `begin`: if the half of that fails, sqlx takes the transaction for none and the connection
+        // goes back to the pool with it. The id is a uuid: nothing in it needs to be quoted.
+        let become_tenant =
+            format!("set local role presence_bridge_tenant; set local bridge.tenant = '{tenant}'");
+        sqlx::raw_sql(AssertSqlSafe(become_tenant)).execute(&mut *tx).await?;
+        Ok(tx)
     }
 }
 

@@ -17,6 +17,7 @@ mod delivers_signed_posts;
 mod drains_on_stop;
 mod examines_a_source;
 mod explains;
+mod finds_its_database;
 mod gives_keys;
 mod hands_its_audit_on;
 mod keeps_order_per_agent;

@@ -1,0 +1,110 @@
+//! The bridge's database user need be no superuser, and the wire to the database no trusted one.
+
+use std::process::Command;
+
+use presence_bridge::store::embedded::{Embedded, Options};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{AssertSqlSafe, PgPool};
+
+use crate::support::Bridge;
+use crate::support::bridge::MASTER_KEY;
+
+/// A cluster that has never seen a bridge: roles are a whole cluster's, and the other tests' one has ours.
+struct Cluster {
+    server: Embedded,
+    admin: PgPool,
+    _dir: tempfile::TempDir,
+}
+
+async fn cluster() -> Cluster {
+    let dir = tempfile::Builder::new().prefix("pb-roles-").tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let server =
+        tokio::task::block_in_place(|| Embedded::start(dir.path(), Options { fsync_off: true }).unwrap());
+    let admin = PgPoolOptions::new().max_connections(1).connect_with(server.connect_options()).await.unwrap();
+    Cluster { server, admin, _dir: dir }
+}
+
+impl Cluster {
+    async fn say(&self, statement: &str) {
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&self.admin).await.unwrap();
+    }
+
+    /// `DATABASE_URL` of a user for a database that it owns; their names are the same.
+    fn url_of(&self, user: &str) -> String {
+        self.server.url(user).replace("postgres://postgres@", &format!("postgres://{user}@"))
+    }
+
+    /// What `migrate` says as this user.
+    fn migrate(&self, user: &str) -> Result<(), String> {
+        let output = Command::new(env!("CARGO_BIN_EXE_presence-bridge"))
+            .arg("migrate")
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("DATABASE_URL", self.url_of(user))
+            .env("BRIDGE_MASTER_KEY", MASTER_KEY)
+            .current_dir(std::env::temp_dir())
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        let ended = said.lines().find(|line| line.starts_with("presence-bridge: ")).map(str::to_owned);
+        if output.status.success() { Ok(()) } else { Err(ended.unwrap_or(said)) }
+    }
+
+    /// The API, as this user, shows an empty list again and again: none of the pool's connections is in a state that
+    /// another call left it in.
+    async fn serves(&self, user: &str) {
+        let bridge = Bridge::start_on(&self.url_of(user), &[]).await;
+        for _ in 0..30 {
+            let answer = bridge.get("/v1/webhooks").await;
+            assert_eq!((answer.status, &answer.json()["items"]), (200, &serde_json::json!([])), "{user}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_that_may_create_roles_is_enough_and_another_is_told_what_is_missing() {
+    let cluster = cluster().await;
+    for user in ["plain", "maker", "second"] {
+        let rights = if user == "plain" { "" } else { "createrole" };
+        cluster.say(&format!("create role {user} login {rights}")).await;
+        cluster.say(&format!("create database {user} owner {user}")).await;
+    }
+    let refused = cluster.migrate("plain").unwrap_err();
+    let wanted = "create role presence_bridge_tenant nologin; grant presence_bridge_tenant to plain";
+    assert!(refused.contains(wanted), "{refused}");
+    assert_eq!(refused.matches(wanted).count(), 1, "{refused}");
+
+    cluster.migrate("maker").unwrap();
+    cluster.serves("maker").await;
+
+    // The role is there by now, and somebody else's.
+    let refused = cluster.migrate("plain").unwrap_err();
+    assert!(refused.contains("must say: grant presence_bridge_tenant to plain"), "{refused}");
+    cluster.say("grant presence_bridge_tenant to plain").await;
+    cluster.migrate("plain").unwrap();
+    cluster.serves("plain").await;
+
+    cluster.say("revoke presence_bridge_tenant from plain").await;
+    let refused = cluster.migrate("plain").unwrap_err();
+    assert!(refused.contains("grant presence_bridge_tenant to that user"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_the_database_refuses_leaves_its_connection_as_it_was() {
+    let cluster = cluster().await;
+    cluster.say("create role bridge login createrole").await;
+    cluster.say("create database bridge owner bridge").await;
+    let bridge = Bridge::start_on(&cluster.url_of("bridge"), &[]).await;
+    assert_eq!(bridge.get("/v1/webhooks").await.status, 200);
+    cluster.say("revoke presence_bridge_tenant from bridge granted by bridge").await;
+    for _ in 0..30 {
+        assert_eq!(bridge.get("/v1/webhooks").await.status, 500);
+    }
+    // Not a tenant's but the bridge's own.
+    for _ in 0..30 {
+        assert_eq!(bridge.get("/v1/tenants").await.status, 200, "{}", bridge.log());
+    }
+    cluster.say("grant presence_bridge_tenant to bridge granted by bridge").await;
+    assert_eq!(bridge.get("/v1/webhooks").await.status, 200);
+}
