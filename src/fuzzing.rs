@@ -213,8 +213,8 @@ mod tests {
         ("body", body),
         ("signing_secret", signing_secret),
     ];
-    /// Inputs that are made for each target: a moment's worth. `scripts/fuzz` makes millions; where there is no nightly
-    /// compiler, FUZZ_INPUTS says how many.
+    /// Inputs that are made for each target: a moment's worth, or FUZZ_INPUTS of them. `scripts/fuzz` makes millions, and
+    /// follows what they reach.
     const MADE: u32 = 2000;
 
     fn folder() -> PathBuf {
