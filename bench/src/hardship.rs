@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::bridge::Launch;
+use crate::growth::Growth;
 use crate::watch::Watch;
 
 /// Time for the last things to come right.
@@ -31,6 +32,9 @@ pub struct Options {
     /// Seconds of hardship.
     #[arg(long, default_value_t = 600)]
     hardship_seconds: u64,
+    /// Webhooks of hostile receivers beside the one that is judged.
+    #[arg(long, default_value_t = 0)]
+    hostile: usize,
     /// Seed of what happens.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -46,6 +50,8 @@ pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
     );
     watch.register().await?;
     watch.has_read(watch.channels, PATIENCE).await?;
+    let hostile = crate::hostile::register(&watch.bridge, &watch.agents, options.hostile).await?;
+    let growth = Growth::of(watch.bridge.pid());
     let end = Instant::now() + Duration::from_secs(options.hardship_seconds);
     let playing = async {
         let mut ticks = interval(Duration::from_secs(1) / options.changes.max(1));
@@ -69,6 +75,8 @@ pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
     watch.sees_all(PATIENCE).await?;
     settle(&watch).await?;
     judge(&watch, options).await?;
+    growth.print();
+    println!("  POSTs to hostile receivers                   {}", hostile.count());
     watch.bridge.stop().await
 }
 
@@ -219,7 +227,6 @@ async fn judge(watch: &Watch, options: &Options) -> anyhow::Result<()> {
         "  channels made, evicted, sockets opened       {} {} {}",
         seen.tally.channels_made, seen.tally.evictions, seen.tally.sockets_opened
     );
-    println!("  memory                                       {:.1} MiB", watch.bridge.rss_mib());
     for example in wrong.iter().take(5) {
         println!("    wrong: {example}");
     }
