@@ -84,18 +84,16 @@ pub(super) async fn settle(
            ),
            promoted as (
                update delivery d
-               set leased_by = case when m.goes_on and coalesce(d.not_before <= $11, true) then $10 end,
-                   due_at = case when m.goes_on and coalesce(d.not_before <= $11, true) then null
-                                 else greatest($11, d.not_before) end,
-                   attempt = d.attempt
-                             + case when m.goes_on and coalesce(d.not_before <= $11, true) then 1 else 0 end,
-                   sent_at = case when m.goes_on and coalesce(d.not_before <= $11, true)
-                                  then coalesce(d.sent_at, $11) else d.sent_at end,
+               set leased_by = case when next.leaves then $10 end,
+                   due_at = case when not next.leaves then greatest($11, d.not_before) end,
+                   attempt = d.attempt + case when next.leaves then 1 else 0 end,
+                   sent_at = case when next.leaves then coalesce(d.sent_at, $11) else d.sent_at end,
                    -- Of one that was sent before, the body says already how many there were.
                    superseded = d.superseded + case when d.sent_at is null then m.carried else 0 end
                from moved m
                cross join lateral (
-                   select n.ctid as place
+                   -- It leaves at once if its lane goes on and it has lasted long enough.
+                   select n.ctid as place, m.goes_on and coalesce(n.not_before <= $11, true) as leaves
                    from delivery n
                    where n.webhook_id = m.webhook_id
                      and n.lane = m.lane
