@@ -1,4 +1,4 @@
-//! What the loop looks after every few seconds: its own sign of life, dead dispatchers, probes, snapshots.
+//! What the loop looks after every few seconds: the clock, its own sign of life, dead dispatchers, probes, snapshots.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -43,6 +43,7 @@ impl Dispatch {
         let (deps, id, report) = (self.deps.clone(), self.id, self.report.clone());
         tokio::spawn(async move {
             let round = async {
+                deps.store.look_at_the_clock().await?;
                 let now = clock::now();
                 let lost = !deps.store.is_alive(id, now).await?;
                 if lost {
