@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use super::{Dispatch, Report, UPKEEP};
+use super::{Dispatch, Report, UPKEEP, start};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::delivery_settings::Verification;
@@ -40,8 +40,8 @@ impl Dispatch {
     /// Starts a round.
     pub(super) fn start_upkeep(&mut self) {
         self.upkeep_runs = true;
-        let (deps, id, report) = (self.deps.clone(), self.id, self.report.clone());
-        tokio::spawn(async move {
+        let (deps, id) = (self.deps.clone(), self.id);
+        start(&self.report, async move {
             let round = async {
                 deps.store.look_at_the_clock().await?;
                 let now = clock::now();
@@ -57,8 +57,7 @@ impl Dispatch {
                 let generation = deps.store.webhook_generation().await?;
                 Ok(Found { lost, freed, more, generation })
             };
-            let result = round.await;
-            let _ = report.send(Report::Upkept(result));
+            Report::Upkept(round.await)
         });
     }
 
@@ -100,9 +99,8 @@ impl Dispatch {
         if std::mem::replace(&mut outlet.closing, true) {
             return;
         }
-        let (store, metrics, report) =
-            (self.deps.store.clone(), self.deps.metrics.clone(), self.report.clone());
-        tokio::spawn(async move {
+        let (store, metrics) = (self.deps.store.clone(), self.deps.metrics.clone());
+        start(&self.report, async move {
             match store.disable_webhook(webhook, reason, now).await {
                 Ok(ended) => {
                     let disabled = OutcomeLabels { outcome: "webhook_disabled" };
@@ -112,7 +110,7 @@ impl Dispatch {
                 // The next failure tries again.
                 Err(error) => tracing::warn!(%error, %webhook, "a webhook could not be disabled yet"),
             }
-            let _ = report.send(Report::Disabled { webhook });
+            Report::Disabled { webhook }
         });
     }
 
