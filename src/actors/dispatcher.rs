@@ -1,5 +1,5 @@
 //! Sends what is owed. The shell: it starts the loop (dispatch.rs) on the runtime's own threads, starts it again
-//! should it panic, and passes the order to drain.
+//! should it or one of its tasks panic, and passes the order to drain.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -67,9 +67,13 @@ impl DispatcherActor {
     fn start_loop(&mut self, ctx: &mut Context<Self>) {
         let task = tokio::spawn(Dispatch::run(self.deps.clone(), self.orders.subscribe()));
         let ended = task.into_actor(self).map(|ended, actor, ctx| {
-            let Err(error) = ended else {
-                actor.drained.send_replace(true);
-                return;
+            let error = match ended {
+                Ok(Ok(())) => {
+                    actor.drained.send_replace(true);
+                    return;
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
             };
             tracing::error!(%error, "the dispatch loop died; it is started again");
             actor.deps.metrics.actors_restarted.get_or_create(&ReasonLabels { reason: "dispatcher" }).inc();

@@ -10,6 +10,7 @@ pub mod caller;
 pub mod circuit;
 pub mod delivery;
 pub mod delivery_settings;
+pub mod dialling;
 pub mod event_data;
 pub mod explain;
 pub mod external_ids;

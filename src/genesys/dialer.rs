@@ -2,14 +2,19 @@
 //! every dial, like those of webhooks. Those of the environment's source are the operator's own and are not.
 
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use actix_service::Service;
 use actix_tls::connect::{ConnectError, ConnectInfo, Connection, Connector, ConnectorService};
 use awc::http::Uri;
 use futures_util::future::LocalBoxFuture;
 use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
 
+use super::rest::CALL_WITHIN;
+use crate::domain::dialling::longest_wait;
 use crate::domain::target::TargetPolicy;
 
 /// Opens connections for awc, in the place of its own resolver, which does not see hosts that are addresses.
@@ -38,21 +43,73 @@ impl Service<ConnectInfo<Uri>> for Dialer {
     fn call(&self, asked: ConnectInfo<Uri>) -> Self::Future {
         let Self { targets, inner } = self.clone();
         Box::pin(async move {
-            let Some(targets) = targets else {
-                return inner.call(asked).await;
-            };
+            let began = Instant::now();
             let secure = matches!(asked.request().scheme_str(), Some("https" | "wss"));
             let host = asked.hostname().trim_matches(['[', ']']);
             let found: Vec<_> = lookup_host((host, asked.port())).await.map_err(ConnectError::Io)?.collect();
             if found.is_empty() {
                 return Err(ConnectError::NoRecords);
             }
-            let allowed = |ip, port| targets.check_address(secure, ip, port).is_ok();
-            if !found.iter().all(|address| allowed(address.ip(), address.port())) {
-                return Err(ConnectError::Io(ErrorKind::PermissionDenied.into()));
+            if let Some(targets) = targets {
+                let allowed = |ip, port| targets.check_address(secure, ip, port).is_ok();
+                if !found.iter().all(|address| allowed(address.ip(), address.port())) {
+                    return Err(ConnectError::Io(ErrorKind::PermissionDenied.into()));
+                }
             }
             // What was judged is dialled, and nothing is looked up again.
-            inner.call(asked.set_addrs(found)).await
+            first_of(&inner, asked.request(), &found, CALL_WITHIN.saturating_sub(began.elapsed())).await
         })
+    }
+}
+
+/// Dials addresses one after another; the connector by itself would wait for the first one until the call's end.
+async fn first_of(
+    inner: &ConnectorService,
+    uri: &Uri,
+    addresses: &[SocketAddr],
+    within: Duration,
+) -> Result<Connection<Uri, TcpStream>, ConnectError> {
+    let by = Instant::now() + within;
+    let mut failed = ConnectError::NoRecords;
+    for (tried, address) in addresses.iter().enumerate() {
+        let untried = addresses.len().saturating_sub(tried);
+        let wait = longest_wait(by.saturating_duration_since(Instant::now()), untried);
+        match timeout(wait, inner.call(ConnectInfo::with_addr(uri.clone(), *address))).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(error)) => failed = error,
+            Err(_) => failed = ConnectError::Io(ErrorKind::TimedOut.into()),
+        }
+    }
+    Err(failed)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+
+    /// 127.0.0.2 belongs to the machine without further ado on Linux only.
+    #[tokio::test]
+    async fn an_address_upstream_that_swallows_packets_leaves_time_for_the_next() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let hole = socket.listen(0).unwrap();
+        let first = hole.local_addr().unwrap();
+        // Its queue is full, and nobody takes any out: no more answers.
+        let mut kept = Vec::new();
+        while let Ok(stream) = timeout(Duration::from_millis(200), TcpStream::connect(first)).await {
+            kept.push(stream.unwrap());
+            assert!(kept.len() < 100, "connections are taken without end");
+        }
+        let other = TcpListener::bind(("127.0.0.2", first.port())).await.unwrap();
+        let second = other.local_addr().unwrap();
+        let inner = Connector::default().service();
+        let uri: Uri = format!("http://two.test:{}/", first.port()).parse().unwrap();
+        let began = Instant::now();
+        let connection = first_of(&inner, &uri, &[first, second], CALL_WITHIN).await.unwrap();
+        assert_eq!(connection.io_ref().peer_addr().unwrap(), second);
+        assert!(began.elapsed() < CALL_WITHIN / 2, "{:?}", began.elapsed());
     }
 }

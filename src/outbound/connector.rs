@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -22,10 +22,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
+use super::dial::first_of;
 use super::guard::{Guard, GuardError, without_brackets};
-
-/// Longest wait for one address, so that a dead one leaves time for the next.
-const DIAL_WITHIN: Duration = Duration::from_secs(4);
 
 /// Bytes that a connection may read for each request that it may have carried, and before the first: heads, bodies, TLS,
 /// frames, whatever they are. Four times what an answer may have.
@@ -108,14 +106,11 @@ impl Connector {
         let https = uri.scheme_str() == Some("https");
         let host = uri.host().ok_or(GuardError::NotResolved)?;
         let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
-        let mut tcp = None;
-        for address in self.guard.resolve(https, host, port).await? {
-            if let Ok(Ok(stream)) = timeout(DIAL_WITHIN, self.guard.dial(address)).await {
-                tcp = Some(stream);
-                break;
-            }
-        }
-        let tcp = tcp.ok_or(ConnectError::NotConnected)?;
+        let began = Instant::now();
+        let addresses = self.guard.resolve(https, host, port).await?;
+        let left = self.within.saturating_sub(began.elapsed());
+        let dial = |address, wait| self.guard.dial(address, wait);
+        let tcp = first_of(&addresses, left, dial).await.map_err(|_| ConnectError::NotConnected)?;
         // A POST is one small write that must not wait for an acknowledgement.
         let _ = tcp.set_nodelay(true);
         if !https {

@@ -77,13 +77,13 @@ impl Guard {
     }
 
     /// Opens a connection to an address that [`resolve`](Self::resolve) gave. A proxy is told that address, not the
-    /// name, so that it cannot come to another one.
+    /// name, so that it cannot come to another one. The caller gives up `within` this time.
     ///
     /// # Errors
     /// If there is none to be had.
-    pub async fn dial(&self, address: SocketAddr) -> io::Result<TcpStream> {
+    pub async fn dial(&self, address: SocketAddr, within: Duration) -> io::Result<TcpStream> {
         match &self.proxy {
-            Some(proxy) => proxy::tunnel(proxy, address).await,
+            Some(proxy) => proxy::tunnel(proxy, address, within).await,
             None => TcpStream::connect(address).await,
         }
     }

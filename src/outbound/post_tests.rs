@@ -12,7 +12,8 @@ use uuid::Uuid;
 
 use super::*;
 use crate::domain::signature::SigningKey;
-use crate::outbound::testing::{SHORT, Sender, receiver, say};
+use crate::outbound::guard::LookUp;
+use crate::outbound::testing::{SHORT, Sender, black_hole, read_post, receiver, say};
 use crate::outbound::wire::read;
 
 #[tokio::test]
@@ -319,4 +320,32 @@ async fn what_arrives_is_what_the_standard_asks_for() {
         let library = standardwebhooks::Webhook::new(&key.to_text()).unwrap();
         assert!(library.verify(&body, &headers).is_ok());
     }
+}
+
+/// 127.0.0.2 belongs to the machine without further ado on Linux only.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_address_that_swallows_packets_leaves_time_for_the_next() {
+    let (hole, _kept) = black_hole().await;
+    let other = TcpListener::bind(("127.0.0.2", hole.port())).await.unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = other.accept().await {
+            read_post(&mut stream).await;
+            say(stream, "HTTP/1.1 204 No Content\r\n\r\n").await;
+        }
+    });
+    // The shortest deadline that a webhook may have, and one that is longer than any address may take.
+    for timeout in [Duration::from_secs(1), Duration::from_secs(6)] {
+        let look_up: LookUp =
+            |_| Box::pin(std::future::ready(vec![[127, 0, 0, 1].into(), [127, 0, 0, 2].into()]));
+        let poster = Sender::that_asks("127.0.0.0/8", look_up).timeout(timeout);
+        let url = format!("http://two.test:{}/h", hole.port());
+        let answer = poster.post(&url).await;
+        assert_eq!(answer.outcome, Outcome::Answered { status: 204, retry_after: None }, "{timeout:?}");
+        assert!(answer.duration < timeout, "{:?} of {timeout:?}", answer.duration);
+        assert!(answer.duration > timeout / 10, "{:?}: the first one was asked", answer.duration);
+    }
+    // Alone it ends in time, too.
+    let alone = Sender::allowing("127.0.0.0/8").post(&format!("http://{hole}/h")).await;
+    assert_eq!(alone.outcome, Outcome::TimedOut);
 }

@@ -3,21 +3,24 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 
+use super::dial::first_of;
 use crate::config::EgressProxy;
 
 /// Longest head of its answer.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 
-/// Asks the proxy for a connection to this address. Does not end by itself: the caller has a deadline.
+/// Asks the proxy for a connection to this address. Does not end by itself: the caller gives up `within` this time.
 ///
 /// # Errors
 /// If the proxy cannot be reached, or refuses.
-pub async fn tunnel(proxy: &EgressProxy, to: SocketAddr) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect((proxy.host.as_str(), proxy.port)).await?;
+pub async fn tunnel(proxy: &EgressProxy, to: SocketAddr, within: Duration) -> io::Result<TcpStream> {
+    let addresses: Vec<_> = lookup_host((proxy.host.as_str(), proxy.port)).await?.collect();
+    let mut stream = first_of(&addresses, within, |address, _| TcpStream::connect(address)).await?;
     let mut head = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n");
     if let Some(authorization) = &proxy.authorization {
         head.push_str(&format!("Proxy-Authorization: {}\r\n", authorization.expose()));

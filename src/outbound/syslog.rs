@@ -10,10 +10,11 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpStream, UdpSocket, lookup_host};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
+use super::dial::first_of;
 use crate::domain::syslog::{Receiver, Transport};
 use crate::tls;
 
@@ -41,14 +42,15 @@ impl Sink {
         let address = (receiver.host.as_str(), receiver.port);
         let open = async {
             if receiver.transport == Transport::Udp {
-                let target = tokio::net::lookup_host(address).await?.next();
+                let target = lookup_host(address).await?.next();
                 let target = target.ok_or(Error::from(ErrorKind::AddrNotAvailable))?;
                 let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
                 let socket = UdpSocket::bind(any).await?;
                 socket.connect(target).await?;
                 return Ok(Self(Wire::Datagrams(socket)));
             }
-            let plain = TcpStream::connect(address).await?;
+            let found: Vec<_> = lookup_host(address).await?.collect();
+            let plain = first_of(&found, CONNECT_WITHIN, |address, _| TcpStream::connect(address)).await?;
             if receiver.transport == Transport::Tcp {
                 return Ok(Self(Wire::Stream(Box::new(plain))));
             }

@@ -16,7 +16,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use uuid::Uuid;
 
@@ -258,4 +259,19 @@ where
 /// An answer with a body.
 pub fn reply(status: u16, lines: &str, body: &str) -> String {
     format!("HTTP/1.1 {status} X\r\n{lines}content-length: {}\r\n\r\n{body}", body.len())
+}
+
+/// A port of 127.0.0.1 that swallows packets: its queue of connections is full and nobody takes any out, so whoever knocks gets
+/// no answer. It lasts as long as what is given with it.
+pub async fn black_hole() -> (SocketAddr, Vec<Box<dyn std::any::Any>>) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut kept: Vec<Box<dyn std::any::Any>> = vec![Box::new(listener)];
+    while let Ok(stream) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+        kept.push(Box::new(stream.unwrap()));
+        assert!(kept.len() < 100, "connections are taken without end");
+    }
+    (address, kept)
 }

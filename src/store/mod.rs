@@ -4,12 +4,13 @@
 //! transaction is held across a call to the outside.
 
 use std::io::{self, ErrorKind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool, Postgres, Transaction};
 use tokio::time::timeout;
 
+use crate::clock;
 use crate::domain::tenant::TenantId;
 
 pub mod agents;
@@ -76,6 +77,8 @@ const STEP_WITHIN: Duration = Duration::from_secs(5);
 const LONG_STEP_WITHIN: Duration = Duration::from_secs(65);
 /// How long a connection may take for a sign of life before it counts as dead.
 const PING_WITHIN: Duration = Duration::from_secs(2);
+/// A difference between the database's clock and ours that an operator should know of.
+const TOLD_FROM: Duration = Duration::from_secs(1);
 /// A hot connection that was used within this is taken to be alive: asking would cost as much as using it.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -212,7 +215,7 @@ impl Store {
             ("enable_mergejoin", "off"),
         ]);
         let hot = pool_options(HOT_CONNECTIONS, FRESH).connect_lazy_with(options);
-        Ok(Self {
+        let store = Self {
             pool,
             tenant: None,
             hot,
@@ -220,7 +223,30 @@ impl Store {
             handoff: handoff::Handoff::default(),
             quarantined: quarantine::Budgets::default(),
             subscriptions: subscriptions::Known::default(),
+        };
+        store.look_at_the_clock().await?;
+        Ok(store)
+    }
+
+    /// Sets our clock by the database's, which counts for all that share it.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn look_at_the_clock(&self) -> Result<()> {
+        answered(async {
+            let mut connection = self.pool.acquire().await?;
+            let asked = Instant::now();
+            let at = sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut *connection).await?;
+            if let Some(ahead) = clock::set_by(at, asked).filter(|ahead| ahead.unsigned_abs() >= TOLD_FROM) {
+                let seconds = ahead.as_seconds_f64();
+                tracing::warn!(
+                    seconds,
+                    "the database's clock is ahead of ours (behind, if negative); it counts"
+                );
+            }
+            Ok(())
         })
+        .await
     }
 
     /// Brings the schema to what this version needs; safe to call by several processes at once.

@@ -43,6 +43,8 @@ mod speaks_notifications;
 mod speaks_other_formats;
 mod speaks_realtime;
 mod survives_a_kill;
+mod survives_a_panic;
+mod survives_clock_jumps;
 mod survives_database_loss;
 mod takes_settings;
 mod tells_how_sources_stand;

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::outlet::{Outlet, expires_at};
-use super::{Dispatch, Report};
+use super::{Dispatch, Report, start};
 use crate::clock;
 use crate::domain::delivery::EndState;
 use crate::domain::ids::{BatchId, WebhookId};
@@ -54,10 +54,10 @@ impl Dispatch {
             }
         }
         outlet.forming = true;
-        let (store, id, report) = (self.deps.store.clone(), self.id, self.report.clone());
-        tokio::spawn(async move {
+        let (store, id) = (self.deps.store.clone(), self.id);
+        start(&self.report, async move {
             let result = store.form_batch(id, webhook, batch.max_items, clock::now()).await;
-            let _ = report.send(Report::Formed { webhook, result });
+            Report::Formed { webhook, result }
         });
     }
 

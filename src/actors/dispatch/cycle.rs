@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Dispatch, IN_HAND_MAX, RETRY_FIRST, RETRY_LONGEST, Report};
+use super::{Dispatch, IN_HAND_MAX, RETRY_FIRST, RETRY_LONGEST, Report, start};
 use crate::clock;
 use crate::domain::delivery::EndState;
 use crate::domain::ids::WebhookId;
@@ -27,8 +27,8 @@ impl Dispatch {
         let doubt = std::mem::replace(&mut self.in_doubt, true);
         let known: Vec<_> =
             self.held.keys().copied().chain(self.settling.iter().flatten().copied()).collect();
-        let (store, id, report) = (self.deps.store.clone(), self.id, self.report.clone());
-        tokio::spawn(async move {
+        let (store, id) = (self.deps.store.clone(), self.id);
+        start(&self.report, async move {
             let mut work = work;
             let cycled = async {
                 if doubt {
@@ -41,7 +41,7 @@ impl Dispatch {
                 store.dispatch_cycle(id, clock::now(), &work).await
             };
             let result = cycled.await;
-            let _ = report.send(Report::Cycle { work: Box::new(work), result });
+            Report::Cycle { work: Box::new(work), result }
         });
     }
 

@@ -62,6 +62,33 @@ enum Report {
     Disabled { webhook: WebhookId },
     /// A round of upkeep is over.
     Upkept(Result<upkeep::Found, StoreError>),
+    /// A task panicked: what it was to report will never come.
+    Died,
+}
+
+/// The loop cannot go on: it would wait for ever for a task that panicked.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("a task of it panicked")]
+pub(super) struct Died;
+
+/// Held by a task. A panic drops it on its way out.
+struct Lifeline(mpsc::UnboundedSender<Report>);
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self.0.send(Report::Died);
+        }
+    }
+}
+
+/// Starts a task that ends with a report, even if it panics.
+fn start(report: &mpsc::UnboundedSender<Report>, task: impl Future<Output = Report> + Send + 'static) {
+    let lifeline = Lifeline(report.clone());
+    tokio::spawn(async move {
+        let report = task.await;
+        let _ = lifeline.0.send(report);
+    });
 }
 
 /// The loop and what it keeps between steps.
@@ -98,6 +125,8 @@ pub(super) struct Dispatch {
     /// Changes of webhooks, counted, when their settings were read last.
     generation: i64,
     draining: bool,
+    /// A task panicked.
+    died: bool,
     /// Webhooks for which writers put nothing into our hands.
     closed: Arc<HashSet<WebhookId>>,
     report: mpsc::UnboundedSender<Report>,
@@ -129,6 +158,7 @@ impl Dispatch {
             poll_at: now,
             generation: 0,
             draining: false,
+            died: false,
             closed: Arc::default(),
             report,
         };
@@ -136,7 +166,11 @@ impl Dispatch {
     }
 
     /// Inputs of the loop: what tasks report, what is handed over, the nudge, the poll, and the order to drain.
-    pub(super) async fn run(deps: DispatcherDeps, mut orders: watch::Receiver<Order>) {
+    /// Ends when it has drained.
+    ///
+    /// # Errors
+    /// If a task panicked: another loop is to take this one's place, and what it held is free once its lease has ended.
+    pub(super) async fn run(deps: DispatcherDeps, mut orders: watch::Receiver<Order>) -> Result<(), Died> {
         let (mut dispatch, mut reports) = Self::new(deps);
         dispatch.begin().await;
         let store = dispatch.deps.store.clone();
@@ -169,8 +203,12 @@ impl Dispatch {
                 _ = orders.changed() => {}
                 () = sleep(wait) => {}
             }
+            if dispatch.died {
+                return Err(Died);
+            }
         }
         dispatch.end().await;
+        Ok(())
     }
 
     /// Says in the database that we live. Nothing else is done before.
@@ -251,11 +289,10 @@ impl Dispatch {
         if std::mem::replace(&mut outlet.loading, true) {
             return;
         }
-        let (store, key, report) =
-            (self.deps.store.clone(), self.deps.master_key.clone(), self.report.clone());
-        tokio::spawn(async move {
+        let (store, key) = (self.deps.store.clone(), self.deps.master_key.clone());
+        start(&self.report, async move {
             let result = Box::new(store.webhook_target(webhook, clock::now(), &key).await);
-            let _ = report.send(Report::Read { webhook, result });
+            Report::Read { webhook, result }
         });
     }
 
@@ -267,6 +304,7 @@ impl Dispatch {
             Report::Formed { webhook, result } => self.formed(webhook, result),
             Report::Disabled { webhook } => self.disabled(webhook),
             Report::Upkept(result) => self.upkept(result),
+            Report::Died => self.died = true,
         }
     }
 
@@ -330,5 +368,23 @@ impl Dispatch {
         if let Err(error) = self.deps.store.end_dispatcher(self.id).await {
             tracing::warn!(%error, "what we hold could not be given back; it is free once our lease has ended");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::panic)]
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_reported_and_one_that_ends_reports() {
+        let (report, mut reports) = mpsc::unbounded_channel();
+        start(&report, async { panic!("on purpose") });
+        assert!(matches!(reports.recv().await, Some(Report::Died)));
+        let webhook = WebhookId::generate();
+        start(&report, async move { Report::Disabled { webhook } });
+        assert!(matches!(reports.recv().await, Some(Report::Disabled { webhook: told }) if told == webhook));
+        drop(report);
+        assert!(reports.recv().await.is_none(), "nothing more is told of it");
     }
 }

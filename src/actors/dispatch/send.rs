@@ -6,7 +6,7 @@ use std::time::Instant;
 use time::OffsetDateTime;
 
 use super::outlet::{Next, Outlet, Prepared, Unsent};
-use super::{Dispatch, Report};
+use super::{Dispatch, Report, start};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::delivery::EndState;
@@ -119,11 +119,11 @@ impl Dispatch {
         outlet.used_at = Instant::now();
         self.deps.metrics.in_flight.inc();
         let told: Vec<_> = items.iter().map(|claimed| self.told(claimed.event_id)).collect();
-        let (poster, report) = (self.deps.poster.clone(), self.report.clone());
-        tokio::spawn(async move {
+        let poster = self.deps.poster.clone();
+        start(&self.report, async move {
             let post = post(&prepared, &items, &told, batch_id);
             let answer = poster.post(post).await;
-            let _ = report.send(Report::Posted { webhook, items, answer });
+            Report::Posted { webhook, items, answer }
         });
     }
 

@@ -1,4 +1,4 @@
-//! What the loop looks after every few seconds: its own sign of life, dead dispatchers, probes, snapshots.
+//! What the loop looks after every few seconds: the clock, its own sign of life, dead dispatchers, probes, snapshots.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use super::{Dispatch, Report, UPKEEP};
+use super::{Dispatch, Report, UPKEEP, start};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::delivery_settings::Verification;
@@ -40,9 +40,10 @@ impl Dispatch {
     /// Starts a round.
     pub(super) fn start_upkeep(&mut self) {
         self.upkeep_runs = true;
-        let (deps, id, report) = (self.deps.clone(), self.id, self.report.clone());
-        tokio::spawn(async move {
+        let (deps, id) = (self.deps.clone(), self.id);
+        start(&self.report, async move {
             let round = async {
+                deps.store.look_at_the_clock().await?;
                 let now = clock::now();
                 let lost = !deps.store.is_alive(id, now).await?;
                 if lost {
@@ -56,8 +57,7 @@ impl Dispatch {
                 let generation = deps.store.webhook_generation().await?;
                 Ok(Found { lost, freed, more, generation })
             };
-            let result = round.await;
-            let _ = report.send(Report::Upkept(result));
+            Report::Upkept(round.await)
         });
     }
 
@@ -99,9 +99,8 @@ impl Dispatch {
         if std::mem::replace(&mut outlet.closing, true) {
             return;
         }
-        let (store, metrics, report) =
-            (self.deps.store.clone(), self.deps.metrics.clone(), self.report.clone());
-        tokio::spawn(async move {
+        let (store, metrics) = (self.deps.store.clone(), self.deps.metrics.clone());
+        start(&self.report, async move {
             match store.disable_webhook(webhook, reason, now).await {
                 Ok(ended) => {
                     let disabled = OutcomeLabels { outcome: "webhook_disabled" };
@@ -111,7 +110,7 @@ impl Dispatch {
                 // The next failure tries again.
                 Err(error) => tracing::warn!(%error, %webhook, "a webhook could not be disabled yet"),
             }
-            let _ = report.send(Report::Disabled { webhook });
+            Report::Disabled { webhook }
         });
     }
 

@@ -12,7 +12,7 @@ use crate::genesys::socket::Closed;
 /// Both clocks: one for what is written down, one for measuring.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
-    /// Wall clock.
+    /// The clock that counts.
     pub at: OffsetDateTime,
     /// Monotonic clock.
     pub tick: Instant,

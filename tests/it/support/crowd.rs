@@ -19,7 +19,12 @@ pub struct Crowd {
 impl Crowd {
     /// Starts a bridge that knows so many agents, `agent-1` and so on, all on queue.
     pub async fn of(count: i32) -> Self {
-        let bridge = Bridge::start(&[]).await;
+        Self::on(&database::create().await, count, &[]).await
+    }
+
+    /// The same on this database, with more variables for the bridge.
+    pub async fn on(database_url: &str, count: i32, variables: &[(&str, &str)]) -> Self {
+        let bridge = Bridge::start_on(database_url, variables).await;
         let pool = database::pool(&bridge.database_url).await;
         let source = json!({
             "name": "former", "protocol": "realtime", "api_url": "http://127.0.0.1:9", "client_id": "x",
