@@ -37,6 +37,7 @@ mod numbering;
 pub mod origin;
 mod owing;
 pub mod partitions;
+pub mod push_turn;
 pub mod quarantine;
 pub mod recorder;
 pub mod recovery;

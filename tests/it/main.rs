@@ -19,6 +19,7 @@ mod examines_a_source;
 mod explains;
 mod gives_keys;
 mod hands_its_audit_on;
+mod hands_its_audit_on_safely;
 mod keeps_order_per_agent;
 mod keeps_secrets;
 mod keeps_tenants_apart;
