@@ -42,6 +42,7 @@ mod shows_the_present_first;
 mod speaks_notifications;
 mod speaks_other_formats;
 mod speaks_realtime;
+mod starts_beside_others;
 mod survives_a_kill;
 mod survives_database_loss;
 mod takes_settings;
