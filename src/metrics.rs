@@ -83,6 +83,8 @@ pub struct Metrics {
     pub audit_unsealed: Gauge<i64, AtomicI64>,
     /// Audit entries pushed to the syslog receiver.
     pub audit_pushed: Counter,
+    /// Times that they could not be.
+    pub audit_push_failures: Counter,
     /// Odd content from upstream that was counted and not kept, because there was too much of it.
     pub quarantine_withheld: Counter,
     /// Actors that died and were replaced, by actor.
@@ -130,6 +132,7 @@ impl Metrics {
             audit_seal_failures: Counter::default(),
             audit_unsealed: Gauge::default(),
             audit_pushed: Counter::default(),
+            audit_push_failures: Counter::default(),
             quarantine_withheld: Counter::default(),
             actors_restarted: Family::default(),
         };
@@ -214,6 +217,11 @@ impl Metrics {
             m.audit_unsealed.clone(),
         );
         registry.register("audit_pushed", "Audit entries pushed to syslog", m.audit_pushed.clone());
+        registry.register(
+            "audit_push_failures",
+            "Times that the audit log could not be pushed to syslog",
+            m.audit_push_failures.clone(),
+        );
         registry.register(
             "quarantine_withheld",
             "Odd frames that were counted and not kept",

@@ -1,4 +1,5 @@
-//! Pushes the audit log to a syslog receiver, at least once, from where it was. Waits for nobody, and nobody waits for it.
+//! Pushes the audit log to a syslog receiver, at least once, from where it was. Waits for nobody, and nobody waits for it. Of
+//! several processes with one database one pushes, and another one goes on when it ends.
 
 use std::time::Duration;
 
@@ -31,32 +32,43 @@ enum Ended {
 
 /// Pushes for as long as the process lives.
 pub async fn run(store: Store, receiver: Receiver, metrics: Metrics) {
-    let (mut wait, mut told) = (WAIT_FIRST, false);
+    let mut wait = WAIT_FIRST;
+    // What was told of the present trouble, so that it is told once.
+    let mut told = None;
     loop {
         let mut pushed = 0_u64;
-        let Err(ended) = push(&store, &receiver, &metrics, &mut pushed).await;
+        let Err(ended) = push(&store, &receiver, &metrics, &mut pushed, &mut told).await;
         if pushed > 0 {
-            (wait, told) = (WAIT_FIRST, false);
+            wait = WAIT_FIRST;
         }
-        if !std::mem::replace(&mut told, true) {
-            tracing::warn!(%receiver, error = %ended, "the audit log cannot be pushed; it waits");
+        metrics.audit_push_failures.inc();
+        let why = ended.to_string();
+        if told.as_ref() != Some(&why) {
+            tracing::warn!(%receiver, error = %why, "the audit log cannot be pushed; it waits");
+            told = Some(why);
         }
         sleep(wait.mul_f64(1.0 + random::unit() / 4.0)).await;
         wait = (wait * 2).min(WAIT_LONGEST);
     }
 }
 
-/// Pushes over one connection until it ends.
+/// Waits for its turn, and pushes over one connection until that ends.
 async fn push(
     store: &Store,
     receiver: &Receiver,
     metrics: &Metrics,
     pushed: &mut u64,
+    told: &mut Option<String>,
 ) -> Result<std::convert::Infallible, Ended> {
     let name = receiver.to_string();
+    let mut turn = store.line_up_to_push(&name).await?;
+    while !turn.has_come().await? {
+        sleep(COUNTS_AFTER).await;
+    }
     let mut after = store.pushed_through(&name).await?;
     let mut sink = Sink::open(receiver).await?;
     loop {
+        turn.has_come().await?;
         let through = store.sealed_through().await?;
         let rows = match after < through {
             true => store.export_audit(after, through, Wanted::default()).await?,
@@ -72,6 +84,9 @@ async fn push(
             let count = u64::try_from(rows.len()).unwrap_or(u64::MAX);
             metrics.audit_pushed.inc_by(count);
             *pushed = pushed.saturating_add(count);
+            if told.take().is_some() {
+                tracing::info!(%receiver, "the audit log is pushed again");
+            }
         }
     }
 }

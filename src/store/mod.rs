@@ -38,6 +38,7 @@ mod numbering;
 pub mod origin;
 mod owing;
 pub mod partitions;
+pub mod push_turn;
 pub mod quarantine;
 pub mod recorder;
 pub mod recovery;
@@ -81,6 +82,10 @@ const PING_WITHIN: Duration = Duration::from_secs(2);
 const TOLD_FROM: Duration = Duration::from_secs(1);
 /// A hot connection that was used within this is taken to be alive: asking would cost as much as using it.
 const FRESH: Duration = Duration::from_secs(1);
+
+/// Begins what a process writes at its start if it is not there yet: one process at a time, or two that start together would
+/// both find it missing, and one of them would fail.
+const BEGIN_STARTING: &str = "begin; select pg_advisory_xact_lock(7700453)";
 
 /// What Postgres calls it.
 const DISK_FULL: &str = "53100";

@@ -3,40 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde_json::Value;
-use tokio::io::{AsyncReadExt, BufReader};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::io::BufReader;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::timeout;
 
+use crate::support::siem::{entry, message};
 use crate::support::{Bridge, SOON, database, eventually};
-
-/// Reads one message with its length before it.
-async fn message(stream: &mut BufReader<TcpStream>) -> Option<String> {
-    let mut length = 0_usize;
-    loop {
-        match stream.read_u8().await.ok()? {
-            b' ' => break,
-            digit => length = length * 10 + usize::from(digit - b'0'),
-        }
-    }
-    let mut bytes = vec![0; length];
-    stream.read_exact(&mut bytes).await.ok()?;
-    Some(String::from_utf8(bytes).unwrap())
-}
-
-/// The entry in a message, whose head must say the same.
-fn entry(message: &str) -> Value {
-    let (head, text) = message.split_once("] ").unwrap();
-    let entry: Value = serde_json::from_str(text).unwrap();
-    assert!(head.starts_with("<110>1 20") || head.starts_with("<108>1 20"), "{head}");
-    assert!(
-        head.contains(&format!(
-            " - presence-bridge - {} [audit@32473 id=\"",
-            entry["kind"].as_str().unwrap()
-        ))
-    );
-    entry
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn over_tcp_nothing_is_missed_though_receiver_and_bridge_are_cut_off() {
