@@ -2,7 +2,7 @@
 
 use time::OffsetDateTime;
 
-use super::{BEGIN_STARTING, Result, Store, audit};
+use super::{Result, Store, audit};
 use crate::clock;
 use crate::domain::api_key::BOOTSTRAP;
 use crate::domain::audit::{Entry, Kind};
@@ -77,7 +77,7 @@ impl Store {
     /// # Errors
     /// If the database refuses.
     pub async fn set_bootstrap_key(&self, hash: &[u8; 32]) -> Result<()> {
-        let mut tx = self.pool.begin_with(BEGIN_STARTING).await?;
+        let mut tx = self.begin_in_turn().await?;
         let former = sqlx::query_scalar!(
             r#"update api_key
                set revoked_at = now()

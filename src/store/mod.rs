@@ -83,10 +83,6 @@ const TOLD_FROM: Duration = Duration::from_secs(1);
 /// A hot connection that was used within this is taken to be alive: asking would cost as much as using it.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Begins what a process writes at its start if it is not there yet: one process at a time, or two that start together would
-/// both find it missing, and one of them would fail.
-const BEGIN_STARTING: &str = "begin; select pg_advisory_xact_lock(7700453)";
-
 /// What Postgres calls it.
 const DISK_FULL: &str = "53100";
 
@@ -309,6 +305,14 @@ impl Store {
     #[must_use]
     pub fn of_tenant(&self, tenant: TenantId) -> Self {
         Self { tenant: Some(tenant), ..self.clone() }
+    }
+
+    /// Begins what a process writes at its start if it is not there yet: one process at a time, or two that start together
+    /// would both find it missing, and one of them would fail.
+    async fn begin_in_turn(&self) -> Result<Transaction<'static, Postgres>> {
+        let mut tx = self.pool.begin().await?;
+        sqlx::query("select pg_advisory_xact_lock(7700453)").execute(&mut *tx).await?;
+        Ok(tx)
     }
 
     /// Every step that a tenant may ask for begins with this; a statement by itself, too (`docs/adr/0019-tenants.md`).

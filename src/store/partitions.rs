@@ -3,7 +3,7 @@
 
 use time::{Date, Duration};
 
-use super::{BEGIN_STARTING, Result, Store, answered};
+use super::{Result, Store, answered};
 use crate::domain::secret::MasterKey;
 
 /// Days made ahead, so that a bridge without a sweep for a week still writes into proper partitions.
@@ -17,7 +17,7 @@ impl Store {
     pub async fn make_partitions(&self, today: Date) -> Result<i32> {
         answered(async {
             let first = today.saturating_sub(Duration::days(1));
-            let mut tx = self.pool.begin_with(BEGIN_STARTING).await?;
+            let mut tx = self.begin_in_turn().await?;
             let made =
                 sqlx::query_scalar!(r#"select make_day_partitions($1, $2) as "made!""#, first, DAYS_AHEAD)
                     .fetch_one(&mut *tx)

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::source_health::Health;
 use super::source_rows::{insert, write_changes};
-use super::{BEGIN_STARTING, Result, Store, StoreError, audit};
+use super::{Result, Store, StoreError, audit};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::ids::SourceId;
@@ -277,7 +277,7 @@ impl Store {
         settings: &SourceSettings,
         master_key: &MasterKey,
     ) -> Result<SourceId> {
-        let mut tx = self.pool.begin_with(BEGIN_STARTING).await?;
+        let mut tx = self.begin_in_turn().await?;
         let id = match lock_environment_source(&mut tx).await? {
             Some(id) => {
                 let present = read(&mut tx, id).await?;
@@ -295,7 +295,7 @@ impl Store {
     /// # Errors
     /// If the database refuses.
     pub async fn remove_environment_source(&self) -> Result<()> {
-        let mut tx = self.pool.begin_with(BEGIN_STARTING).await?;
+        let mut tx = self.begin_in_turn().await?;
         if let Some(id) = lock_environment_source(&mut tx).await? {
             remove(&mut tx, id, ENVIRONMENT).await?;
         }

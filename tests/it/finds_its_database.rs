@@ -1,13 +1,19 @@
 //! The bridge's database user need be no superuser, and the wire to the database no trusted one.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use presence_bridge::store::embedded::{Embedded, Options};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::net::{TcpListener, UnixStream};
 
-use crate::support::Bridge;
 use crate::support::bridge::MASTER_KEY;
+use crate::support::shown::{ELSEWHERE, KNOWN, STRANGER, Shown, authorities};
+use crate::support::{Bridge, database};
 
 /// A cluster that has never seen a bridge: roles are a whole cluster's, and the other tests' one has ours.
 struct Cluster {
@@ -107,4 +113,98 @@ async fn a_call_that_the_database_refuses_leaves_its_connection_as_it_was() {
     }
     cluster.say("grant presence_bridge_tenant to bridge granted by bridge").await;
     assert_eq!(bridge.get("/v1/webhooks").await.status, 200);
+}
+
+/// What a client of Postgres says first if it wants TLS: its length, and a number that no protocol has.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+
+/// A database behind a wire that speaks TLS as this, or not at all; what is said on it before, or without, is kept.
+struct Guarded {
+    url: String,
+    plain: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Guarded {
+    async fn by(shown: Option<Shown>) -> Self {
+        let direct = url::Url::parse(&database::create_bare().await).unwrap();
+        let dir = direct.query_pairs().find(|(key, _)| key == "host").unwrap().1.into_owned();
+        let socket = PathBuf::from(dir).join(".s.PGSQL.5432");
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, plain) = (listener.local_addr().unwrap().port(), Arc::<Mutex<Vec<u8>>>::default());
+        let heard = plain.clone();
+        tokio::spawn(async move {
+            while let Ok((mut tcp, _)) = listener.accept().await {
+                let (heard, socket) = (heard.clone(), socket.clone());
+                tokio::spawn(async move {
+                    let mut first = [0; 8];
+                    tcp.read_exact(&mut first).await.unwrap();
+                    heard.lock().unwrap().extend(first);
+                    let Some(shown) = shown else {
+                        tcp.write_all(b"N").await.unwrap();
+                        let mut more = Vec::new();
+                        let _ = tcp.read_to_end(&mut more).await;
+                        heard.lock().unwrap().extend(more);
+                        return;
+                    };
+                    tcp.write_all(b"S").await.unwrap();
+                    // Who refuses the certificate ends here.
+                    let Ok(mut secret) = shown.acceptor().accept(tcp).await else { return };
+                    let mut server = UnixStream::connect(socket).await.unwrap();
+                    let _ = copy_bidirectional(&mut secret, &mut server).await;
+                });
+            }
+        });
+        let url = format!("postgres://postgres:wire-canary@localhost:{port}{}", direct.path());
+        Self { url, plain }
+    }
+
+    /// Nothing was heard in plain text but the wish for TLS, once for each connection.
+    fn heard_only_the_wish(&self) {
+        let plain = self.plain.lock().unwrap();
+        assert!(!plain.is_empty() && plain.chunks(8).all(|said| said == SSL_REQUEST), "{plain:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_whose_certificate_is_vouched_for_is_spoken_to_in_secret() {
+    let guarded = Guarded::by(Some(KNOWN)).await;
+    let file = authorities();
+    let url = format!("{}?sslmode=verify-full&sslrootcert={}", guarded.url, file.path().display());
+    let bridge = Bridge::start_on(&url, &[]).await;
+    assert_eq!(bridge.get("/v1/webhooks").await.status, 200);
+    guarded.heard_only_the_wish();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_cannot_prove_who_it_is_is_told_nothing() {
+    let file = authorities();
+    for (mode, shown, why) in [
+        ("verify-full", Some(STRANGER), "certificate"),
+        ("verify-full", Some(ELSEWHERE), "certificate"),
+        ("verify-ca", Some(STRANGER), "certificate"),
+        ("require", None, "TLS"),
+    ] {
+        let guarded = Guarded::by(shown).await;
+        let url = format!("{}?sslmode={mode}&sslrootcert={}", guarded.url, file.path().display());
+        let said = tokio::task::spawn_blocking(move || first_complaint(&url)).await.unwrap();
+        assert!(said.contains(why) && !said.contains("wire-canary"), "{mode}: {said}");
+        guarded.heard_only_the_wish();
+    }
+}
+
+/// Starts the bridge on a database that it cannot take, until it says so.
+fn first_complaint(url: &str) -> String {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_presence-bridge"))
+        .arg("migrate")
+        .env_clear()
+        .envs([("DATABASE_URL", url), ("BRIDGE_MASTER_KEY", MASTER_KEY), ("BRIDGE_LOG", "warn")])
+        .current_dir(std::env::temp_dir())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    line
 }

@@ -9,6 +9,7 @@ pub mod contract;
 pub mod crowd;
 pub mod database;
 pub mod look;
+pub mod shown;
 pub mod siem;
 
 use std::future::Future;
