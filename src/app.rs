@@ -27,7 +27,7 @@ use crate::domain::caller::TrustedProxies;
 use crate::domain::secret::{MasterKey, Secret};
 use crate::domain::target::TargetPolicy;
 use crate::keyfile::{self, Kept};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ReasonLabels};
 use crate::outbound::ours::Lookout;
 use crate::outbound::post::Poster;
 use crate::random;
@@ -45,6 +45,8 @@ const POOL_CONNECTIONS: u32 = 8;
 const BESIDE_CONNECTIONS: u32 = 2;
 /// How long a database that is away at the start is waited for.
 const DATABASE_WITHIN: Duration = Duration::from_secs(60);
+/// How long something that panicked waits before it is started again.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// How often a look is taken whether the master key is still the right one.
 const LOOK_AT_KEY_EVERY: Duration = Duration::from_secs(30);
 /// How often the backlog is counted, and the partitions are looked after (every so many counts).
@@ -186,11 +188,17 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         metrics: metrics.clone(),
     })
     .start();
-    tokio::spawn(Sealer::new(store.clone(), master_key.clone(), metrics.clone()).run());
-    if let Some(receiver) = &config.syslog {
-        tokio::spawn(audit_push::run(store.clone(), receiver.clone(), metrics.clone()));
+    let (sealed, key, figures) = (store.clone(), master_key.clone(), metrics.clone());
+    keep_up("sealer", &metrics, move || Sealer::new(sealed.clone(), key.clone(), figures.clone()).run());
+    if let Some(receiver) = config.syslog.clone() {
+        let (pushed, figures) = (store.clone(), metrics.clone());
+        keep_up("audit_push", &metrics, move || {
+            audit_push::run(pushed.clone(), receiver.clone(), figures.clone())
+        });
     }
-    tokio::spawn(sweep(store.clone(), metrics.clone(), config.retention_days, master_key.clone()));
+    let (swept, key, figures, days) =
+        (store.clone(), master_key.clone(), metrics.clone(), config.retention_days);
+    keep_up("sweep", &metrics, move || sweep(swept.clone(), figures.clone(), days, key.clone()));
     let strangers =
         Strangers { proxies: TrustedProxies::new(config.trusted_proxies.clone()), quota: config.api_rate };
     let state = ApiState::new(store.clone(), status, metrics, master_key, targets, strangers);
@@ -213,6 +221,21 @@ fn serve(config: &Config, state: ApiState) -> anyhow::Result<(ServerHandle, Sock
     let handle = server.handle();
     actix::spawn(server);
     Ok((handle, address))
+}
+
+/// Runs something for as long as the process lives: if it panics it is started again.
+fn keep_up<F>(name: &'static str, metrics: &Metrics, run: impl Fn() -> F + Send + 'static)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let metrics = metrics.clone();
+    tokio::spawn(async move {
+        while let Err(error) = tokio::spawn(run()).await {
+            tracing::error!(%error, name, "it died; it is started again");
+            metrics.actors_restarted.get_or_create(&ReasonLabels { reason: name }).inc();
+            sleep(RESTART_AFTER).await;
+        }
+    });
 }
 
 /// Waits until something in the database is sealed under another key: a rotation that began when this process did may not
@@ -301,4 +324,29 @@ pub(crate) fn kept(path: &Path, make: impl FnOnce() -> String) -> anyhow::Result
 
 pub(crate) fn blame(variable: &str, rule: &str) -> anyhow::Error {
     ConfigError { variable: variable.to_owned(), rule: rule.to_owned() }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::panic)]
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_panics_is_started_again_and_counted() {
+        let (metrics, starts) = (Metrics::new(), Arc::new(AtomicU32::new(0)));
+        let (begun, mut third) = tokio::sync::mpsc::unbounded_channel();
+        keep_up("sweep", &metrics, move || {
+            let (start, begun) = (starts.fetch_add(1, Ordering::Relaxed), begun.clone());
+            async move {
+                assert!(start >= 2, "on purpose");
+                let _ = begun.send(start);
+                std::future::pending().await
+            }
+        });
+        assert_eq!(third.recv().await, Some(2));
+        let restarts = metrics.actors_restarted.get_or_create(&ReasonLabels { reason: "sweep" }).get();
+        assert_eq!(restarts, 2);
+    }
 }

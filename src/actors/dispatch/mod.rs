@@ -200,7 +200,7 @@ impl Dispatch {
                     dispatch.claim = true;
                     dispatch.upkeep_at = Instant::now();
                 }
-                _ = orders.changed() => {}
+                Ok(()) = orders.changed() => {}
                 () = sleep(wait) => {}
             }
             if dispatch.died {
