@@ -74,9 +74,9 @@ pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
     sleep(Duration::from_secs(100)).await;
     watch.sees_all(PATIENCE).await?;
     settle(&watch).await?;
-    judge(&watch, options).await?;
     growth.print();
     println!("  POSTs to hostile receivers                   {}", hostile.count());
+    judge(&watch, options).await?;
     watch.bridge.stop().await
 }
 

@@ -35,6 +35,9 @@ const REFUSED_RETRY: Duration = Duration::from_secs(15 * 60);
 /// Leftovers upstream that are remembered; the oldest are forgotten first. No client may hold so many connections: who
 /// lets us make more and never lets one be deleted lies, or ends them by itself.
 const LEFTOVERS_MAX: usize = 100;
+/// How long a frame may have been under way, to us and within us: what it proves, it proves of the moment when it was sent,
+/// and the platform may have given the connection up since. So much earlier does blindness begin.
+const UNDER_WAY_MAX: Duration = Duration::from_secs(1);
 /// What the platform is told when we end a connection.
 const SHUTDOWN_REASON: &str = "Client initiated shutdown";
 
@@ -327,6 +330,7 @@ impl Session {
         jitter: f64,
         out: &mut Vec<Effect>,
     ) {
+        let from = (from - UNDER_WAY_MAX).max(self.opened_at.unwrap_or(from));
         out.push(Effect::GapOpened { from, cause });
         out.push(Effect::CountReconnect(cause));
         self.leave_upstream();

@@ -297,7 +297,7 @@ fn silence_is_death_after_two_heartbeats_and_five_seconds() {
     let dead = story.wait(20).on(Input::Timer(Timer::Watchdog));
     assert_eq!(kinds(&dead), [Kind::HeartbeatMissed, Kind::ReconnectScheduled]);
     assert_some_effect!(dead, Effect::Drop);
-    let from = datetime!(2026-11-23 15:00:20 UTC);
+    let from = datetime!(2026-11-23 15:00:19 UTC);
     assert_some_effect!(dead, Effect::GapOpened { from: at, cause: "silence" } if *at == from);
 }
 
@@ -400,12 +400,12 @@ fn no_room_for_updates_costs_the_socket_and_is_told() {
 }
 
 #[test]
-fn a_gap_for_want_of_room_begins_with_the_update_that_was_lost() {
+fn a_gap_for_want_of_room_begins_before_the_update_that_was_lost() {
     let mut story = Story::new();
     let update = Input::Text("{}".to_owned(), Frame::Update(Box::default()));
     story.open("a").wait(10).on(update);
     let lost = story.on(Input::QueueFull);
-    let from = datetime!(2026-11-23 15:00:10 UTC);
+    let from = datetime!(2026-11-23 15:00:09 UTC);
     assert_some_effect!(lost, Effect::GapOpened { from: at, .. } if *at == from);
 }
 
