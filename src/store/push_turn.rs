@@ -2,7 +2,7 @@
 //!
 //! The turn is a lock of a session on a connection of its own: what it guards goes over the network, and no transaction may be
 //! open meanwhile. It ends with the session, at once when its process is killed. A process that hangs, or whose machine is gone,
-//! loses it when the server has heard nothing for [`SILENT_MAX`].
+//! loses it when the server has heard nothing for `SILENT_MAX`.
 
 use sqlx::postgres::PgConnection;
 
