@@ -155,7 +155,8 @@ async fn a_dispatch_loop_that_panics_is_started_again_and_everything_is_delivere
     let within = Within::start(&wire.url(), &agents).await;
     log.kill(1);
     let mut sent = Vec::new();
-    for round in 0.. {
+    let mut rounds = 0..;
+    for round in rounds.by_ref() {
         for agent in agents {
             sent.push(within.cloud.push_presence(agent, STATES[round % 2]));
         }
@@ -166,14 +167,16 @@ async fn a_dispatch_loop_that_panics_is_started_again_and_everything_is_delivere
         assert!(round < 500, "no cycle lost its answer");
         wire.swallow_commits(1);
     }
-    for round in 0..20 {
+    // Each another state than the one before: what is known already is not told again.
+    for round in rounds.take(20) {
         for agent in agents {
             sent.push(within.cloud.push_presence(agent, STATES[round % 2]));
         }
     }
     within.restarted("dispatcher").await;
     let all = |posts: &[_]| Findings::of(posts, sent.iter().copied()).missing.is_empty();
-    let posts = within.crm.wait_until(all, SOON).await.expect("everything is delivered");
+    let posts = within.crm.wait_until(all, SOON).await;
+    let posts = posts.unwrap_or_else(|_| within.crm.posts());
     let findings = Findings::of(&posts, sent.iter().copied());
     assert!(findings.is_clean(), "{findings:#?}");
 }
