@@ -14,11 +14,11 @@ use super::scoped::Scoped;
 use crate::clock;
 use crate::domain::ids::WebhookId;
 use crate::domain::violation::Violation;
+use crate::domain::webhook::filters::check_agents;
 use crate::store::recovery::{Progress, Recovery};
 
 /// How long the caller waits for the end of it; afterwards it goes on by itself.
 const ANSWER_AFTER: Duration = Duration::from_secs(4);
-const AGENTS_MAX: usize = 1000;
 
 pub(super) async fn recover(
     state: Scoped,
@@ -36,9 +36,7 @@ pub(super) async fn recover(
     if since.is_some_and(|since| since >= until) {
         wrong.push(Violation::new("since", "is not before until"));
     }
-    if agents.len() > AGENTS_MAX {
-        wrong.push(Violation::new("agents", format!("has more than {AGENTS_MAX} items")));
-    }
+    let agents = check_agents(agents, &mut wrong);
     body.finish(wrong)?;
     let Some(since) = since else {
         return Err(ApiError::fields(&[Violation::new("since", "is missing")]));

@@ -143,6 +143,7 @@ async fn what_was_missed_is_owed_again_in_order_and_what_was_delivered_is_not() 
         json!({}),
         json!({"since": "yesterday"}),
         json!({"since": "2020-01-02T00:00:00Z", "until": "2020-01-02T00:00:00Z"}),
+        json!({"since": "2020-01-01T00:00:00Z", "agents": ["ann", ""]}),
     ] {
         assert_eq!(world.bridge.post(&path, &wrong).await.status, 422, "{wrong}");
     }

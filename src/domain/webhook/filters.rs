@@ -42,7 +42,8 @@ pub(super) fn check_description(text: &str, found: &mut Vec<Violation>) {
     }
 }
 
-pub(super) fn check_agents(texts: Vec<String>, found: &mut Vec<Violation>) -> Vec<String> {
+/// Agents by Genesys user id or external id.
+pub(crate) fn check_agents(texts: Vec<String>, found: &mut Vec<Violation>) -> Vec<String> {
     check_texts("agents", texts, AGENTS_MAX, ID_CHARS_MAX, found)
 }
 
