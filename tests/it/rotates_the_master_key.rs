@@ -196,6 +196,11 @@ async fn a_key_in_its_file_is_replaced_last_and_what_was_cut_off_before_is_compl
         (bridge.get(started).await.json()["items"].as_array().unwrap().len() == 1).then_some(())
     })
     .await;
+    // With the first seal there is a second sealed value, the log's key.
+    eventually("the log is sealed", || async {
+        bridge.get("/v1/audit/head").await.json()["seal"].is_number().then_some(())
+    })
+    .await;
     assert!(bridge.terminate().await.success());
     let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
     let first = read("master.key");
