@@ -253,10 +253,10 @@ impl Plan {
         }
     }
 
-    /// Adds what the database says has given way in a lane to the first that stands there. False if none does.
+    /// Adds what the database says has given way in a lane to the first state that stands there. False if none does.
     pub(super) fn add_superseded(&mut self, webhook: WebhookId, lane: i64, count: i32) -> bool {
-        let first = self.deliveries.iter_mut().find(|d| d.webhook_id == webhook && d.lane == lane);
-        match first {
+        let mut lane = self.deliveries.iter_mut().filter(|d| d.webhook_id == webhook && d.lane == lane);
+        match lane.find(|d| d.is_state) {
             Some(planned) => {
                 planned.superseded += count;
                 true

@@ -1,14 +1,26 @@
 //! What came back of POSTs, written down: deliveries end, wait, or go back; the next of each lane comes into our hands.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
+use serde::Deserialize;
 use sqlx::PgConnection;
+use sqlx::types::Json;
 use time::OffsetDateTime;
 
 use super::Result;
 use super::deliveries::{Claimed, Cycle, Next, Settlement, Work};
 use crate::domain::delivery::EndState;
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
+
+/// A state that ended for a newer one of its lane.
+#[derive(Debug, Deserialize)]
+struct GaveWay {
+    webhook_id: WebhookId,
+    lane: i64,
+    position: i64,
+    /// How many it stands for, itself among them.
+    states: i32,
+}
 
 /// Settles, and adds to the cycle what came into our hands by it. Gives the deliveries that are in our hands no more, since
 /// their webhook was removed or we were given up for dead: how they ended is told elsewhere.
@@ -27,7 +39,7 @@ pub(super) async fn settle(
     let rows = sqlx::query!(
         r#"with settled as (
                -- Rows are found once by their id, and from then on by their place (ctid).
-               select d.ctid as place, d.delivery_id, d.webhook_id, d.lane, d.position, d.event_id, d.superseded as carried,
+               select d.ctid as place, d.delivery_id, d.webhook_id, d.lane, d.position, d.event_id, d.superseded,
                       s.attempt, s.due_at, s.went_back, s.status, s.outcome, s.goes_on, s.gives_way,
                       -- A state that is to be tried again, but a newer one of its lane is there already.
                       s.latest and d.is_state and s.due_at is not null and exists (
@@ -62,8 +74,8 @@ pub(super) async fn settle(
                using settled s
                where (s.due_at is null or s.overtaken)
                  and d.ctid = s.place
-               returning s.delivery_id, s.webhook_id, s.lane, s.position, s.event_id, s.carried, s.attempt, s.goes_on,
-                         s.gives_way, s.overtaken
+               returning s.delivery_id, s.webhook_id, s.lane, s.position, s.event_id, s.superseded, s.attempt,
+                         s.goes_on, s.gives_way, s.overtaken
            ),
            entries as (
                insert into audit_log (
@@ -75,11 +87,10 @@ pub(super) async fn settle(
                where e.overtaken
            ),
            moved as (
-               select webhook_id, lane, position, goes_on,
-                      case when overtaken or gives_way then carried + 1 else 0 end as carried
+               select webhook_id, lane, position, goes_on
                from ended
                union all
-               select l.webhook_id, l.lane, 0, true, 0
+               select l.webhook_id, l.lane, 0, true
                from unnest($12::uuid[], $13::bigint[]) as l (webhook_id, lane)
            ),
            promoted as (
@@ -87,9 +98,7 @@ pub(super) async fn settle(
                set leased_by = case when next.leaves then $10 end,
                    due_at = case when not next.leaves then greatest($11, d.not_before) end,
                    attempt = d.attempt + case when next.leaves then 1 else 0 end,
-                   sent_at = case when next.leaves then coalesce(d.sent_at, $11) else d.sent_at end,
-                   -- Of one that was sent before, the body says already how many there were.
-                   superseded = d.superseded + case when d.sent_at is null then m.carried else 0 end
+                   sent_at = case when next.leaves then coalesce(d.sent_at, $11) else d.sent_at end
                from moved m
                cross join lateral (
                    -- It leaves at once if its lane goes on and it has lasted long enough.
@@ -118,14 +127,22 @@ pub(super) async fn settle(
                         and n.lane = p.lane
                         and n.position > p.position
                         and n.is_state) as "newer!",
-                  (select count(*) from ended where overtaken) as "overtaken!",
-                  array(
+                  -- The rest is of the statement as a whole, and said in one row.
+                  case when row_number() over () = 1 then (select count(*) from ended where overtaken) end as overtaken,
+                  case when row_number() over () = 1 then (
+                      select jsonb_agg(jsonb_build_object(
+                          'webhook_id', e.webhook_id, 'lane', e.lane, 'position', e.position,
+                          'states', e.superseded + 1))
+                      from ended e
+                      where e.overtaken or e.gives_way
+                  ) end as "gave_way?: Json<Vec<GaveWay>>",
+                  case when row_number() over () = 1 then array(
                       -- As sets: to look each up among the others would cost their square.
                       select unnest($1::uuid[])
                       except
                       select delivery_id
                       from settled
-                  ) as "lost!: Vec<DeliveryId>"
+                  ) end as "lost?: Vec<DeliveryId>"
            from (select) as always
            left join promoted p on true
            left join webhook w on w.webhook_id = p.webhook_id"#,
@@ -143,11 +160,13 @@ pub(super) async fn settle(
         &work.lanes.iter().map(|(webhook, _)| *webhook).collect::<Vec<_>>() as _,
         &work.lanes.iter().map(|(_, lane)| *lane).collect::<Vec<_>>(),
     )
-    .fetch_all(conn)
+    .fetch_all(&mut *conn)
     .await?;
-    let lost = rows.first().map(|row| row.lost.iter().copied().collect()).unwrap_or_default();
-    cycle.superseded = rows.first().map_or(0, |row| u64::try_from(row.overtaken).unwrap_or(0));
+    let (mut lost, mut gave_way) = (HashSet::new(), Vec::new());
     for row in rows {
+        cycle.superseded += row.overtaken.and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
+        lost.extend(row.lost.into_iter().flatten());
+        gave_way.extend(row.gave_way.into_iter().flat_map(|Json(states)| states));
         let (Some(delivery_id), Some(webhook_id), Some(event_id)) =
             (row.delivery_id, row.webhook_id, row.event_id)
         else {
@@ -170,7 +189,73 @@ pub(super) async fn settle(
             newer: row.newer,
         });
     }
+    count_superseded(conn, now, gave_way, &mut cycle.claimed).await?;
     Ok(lost)
+}
+
+/// Adds to the next state of each lane how many gave way to it.
+///
+/// Which one that is may change under our eyes: a writer of events puts a newer one in its place. The statement waits for
+/// that writer and changes nothing then; the next one sees what it wrote.
+async fn count_superseded(
+    conn: &mut PgConnection,
+    now: OffsetDateTime,
+    mut gave_way: Vec<GaveWay>,
+    claimed: &mut [Claimed],
+) -> Result<()> {
+    while !gave_way.is_empty() {
+        let rows = sqlx::query!(
+            r#"with heir as (
+                   select g.number, g.states, next.place
+                   from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::int[])
+                        with ordinality as g (webhook_id, lane, position, states, number)
+                   cross join lateral (
+                       select n.ctid as place
+                       from delivery n
+                       where n.webhook_id = g.webhook_id
+                         and n.lane = g.lane
+                         and n.position > g.position
+                         and n.is_state
+                         -- The body of one that was sent before says already how many there were.
+                         and coalesce(n.sent_at = $5, true)
+                       order by n.position
+                       limit 1) next
+               ),
+               told as (
+                   update delivery d
+                   set superseded = d.superseded + h.states
+                   from heir h
+                   where d.ctid = h.place
+                   returning h.number, d.delivery_id, d.superseded
+               )
+               select h.number as "number!", t.delivery_id as "delivery_id?: DeliveryId", t.superseded as "superseded?"
+               from heir h
+               left join told t using (number)"#,
+            &gave_way.iter().map(|state| state.webhook_id).collect::<Vec<_>>() as _,
+            &gave_way.iter().map(|state| state.lane).collect::<Vec<_>>(),
+            &gave_way.iter().map(|state| state.position).collect::<Vec<_>>(),
+            &gave_way.iter().map(|state| state.states).collect::<Vec<_>>(),
+            now,
+        )
+        .fetch_all(&mut *conn)
+        .await?;
+        let (mut told, mut missed) = (HashMap::new(), HashSet::new());
+        for row in rows {
+            match row.delivery_id.zip(row.superseded) {
+                Some((delivery, superseded)) => told.insert(delivery, superseded).is_none(),
+                None => missed.insert(row.number),
+            };
+        }
+        for claimed in claimed.iter_mut() {
+            claimed.superseded = told.get(&claimed.delivery_id).copied().unwrap_or(claimed.superseded);
+        }
+        let mut number = 0;
+        gave_way.retain(|_| {
+            number += 1;
+            missed.contains(&number)
+        });
+    }
+    Ok(())
 }
 
 /// When it is due again; `None` if it has ended.

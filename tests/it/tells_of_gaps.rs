@@ -60,6 +60,26 @@ async fn a_gap_is_told_in_the_lane_of_its_agent_before_what_came_after_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_gives_way_is_counted_by_the_next_state_and_not_by_a_gap_between_them() {
+    let world = World::watching(&["ann"]).await;
+    let both = json!(["presence.updated", "presence.gap"]);
+    world.register_with("/hooks/a", json!({"events": both, "mode": "latest", "timeout_ms": 6000})).await;
+    // While the first POST is under way there is a gap, and a newer state after it.
+    world.crm.next("/hooks/a", [Behaviour::Hang]);
+    world.genesys.set_presence("ann", "AWAY").await;
+    world.crm.wait_for(1, SOON).await.unwrap();
+    world.genesys.drop_sockets(Target::All);
+    world.audit_of("GAP_CLOSED", 1).await;
+    world.genesys.set_presence("ann", "MEAL").await;
+    world.audit_of("EVENT_RECEIVED", 2).await;
+    let posts = world.crm.wait_for(3, SOON).await.unwrap();
+    let told: Vec<_> =
+        posts.iter().map(|post| (post.kind().unwrap(), data(post)["superseded"].as_u64().unwrap())).collect();
+    let expected = [("presence.updated", 0), ("presence.gap", 0), ("presence.updated", 1)];
+    assert_eq!(told, expected.map(|(kind, superseded)| (kind.to_owned(), superseded)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_time_without_a_bridge_is_told_for_each_agent() {
     let mut world = World::watching(&["ann", "bob"]).await;
     world.register_with("/hooks/a", json!({"events": ["presence.gap"]})).await;
