@@ -16,9 +16,9 @@ use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, interval, sleep};
 
-use crate::actors::audit_push;
 use crate::actors::dispatcher::{DispatcherActor, DispatcherDeps};
 use crate::actors::supervisor::{Deps, Supervisor};
+use crate::actors::{RESTART_AFTER, audit_push};
 use crate::api::{self, ApiState, Strangers};
 use crate::clock;
 use crate::config::{Config, ConfigError};
@@ -45,8 +45,6 @@ const POOL_CONNECTIONS: u32 = 8;
 const BESIDE_CONNECTIONS: u32 = 2;
 /// How long a database that is away at the start is waited for.
 const DATABASE_WITHIN: Duration = Duration::from_secs(60);
-/// How long something that panicked waits before it is started again.
-const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// How often a look is taken whether the master key is still the right one.
 const LOOK_AT_KEY_EVERY: Duration = Duration::from_secs(30);
 /// How often the backlog is counted, and the partitions are looked after (every so many counts).
@@ -132,12 +130,11 @@ fn server(config: &Config) -> anyhow::Result<Option<Server>> {
     url.map(str::parse).transpose().map_err(|_| blame("DATABASE_URL", "is not a Postgres URL"))
 }
 
-/// Starts everything.
+/// Starts everything on the database that [`open_store`] gave.
 ///
 /// # Errors
 /// A [`ConfigError`] inside if the configuration is to blame.
-pub async fn start(config: Config) -> anyhow::Result<Running> {
-    let (store, embedded) = open_store(&config).await?;
+pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>)) -> anyhow::Result<Running> {
     let master_key = master_key(&config)?;
     if !store.is_sealed_under(&master_key).await? {
         return Err(blame(

@@ -1,4 +1,5 @@
-//! Floor 4: how it ends. A first signal asks for a soft stop with a deadline, a second one ends it at once.
+//! Floor 4: how it begins and ends. A first signal asks for a soft stop with a deadline, a second one ends it at once.
+//! While the database is still waited for there is nothing to stop softly.
 //!
 //! Soft stop: sockets close properly and what they brought is stored; nothing new is claimed, POSTs under way may
 //! finish, the rest is given back for the next process; then the API, the database.
@@ -10,8 +11,9 @@ use tokio::time::timeout;
 
 use crate::actors::dispatcher::Drain;
 use crate::actors::supervisor::Stop;
-use crate::app::Running;
+use crate::app::{self, Running};
 use crate::clock;
+use crate::config::Config;
 use crate::domain::audit::{Entry, Kind};
 
 /// The whole soft stop ends within this; what is not done then is cut.
@@ -30,12 +32,18 @@ pub enum Ending {
     Crashed,
 }
 
-/// Runs until a signal or a crash, then ends everything.
+/// Starts everything, runs until a signal or a crash, then ends everything.
 ///
 /// # Errors
-/// If signals cannot be listened for.
-pub async fn run(mut running: Running) -> std::io::Result<Ending> {
+/// If it cannot start: a [`ConfigError`](crate::config::ConfigError) inside if the configuration is to blame.
+pub async fn run(config: Config) -> anyhow::Result<Ending> {
+    // First of all, since without them a signal ends the process, or, if it is the first of a container, does nothing.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let opened = tokio::select! {
+        opened = app::open_store(&config) => opened?,
+        () = either(&mut interrupt, &mut terminate) => return Ok(Ending::Wished),
+    };
+    let mut running = app::start(config, opened).await?;
     let crashed = tokio::select! {
         () = either(&mut interrupt, &mut terminate) => false,
         _ = &mut running.recorder_died => true,

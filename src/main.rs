@@ -153,7 +153,7 @@ fn run(command: Command, config: Config) -> anyhow::Result<Ending> {
             let well = doctor::examine(source, std::io::stdout()).await?;
             return Ok(if well { Ending::Wished } else { Ending::Crashed });
         }
-        Ok(lifecycle::run(app::start(config).await?).await?)
+        lifecycle::run(config).await
     })
 }
 

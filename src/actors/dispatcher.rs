@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use tokio::sync::watch;
 
+use super::RESTART_AFTER;
 use super::dispatch::Dispatch;
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
@@ -15,9 +16,6 @@ use crate::metrics::{Metrics, ReasonLabels};
 use crate::outbound::post::Poster;
 use crate::status::Status;
 use crate::store::Store;
-
-/// Rest before a loop that panicked is started again.
-const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 /// What the dispatcher needs.
 #[derive(Clone)]

@@ -29,3 +29,6 @@ mod subscription;
 pub mod supervisor;
 pub mod token;
 mod wanted;
+
+/// How long something that panicked rests before it is started again.
+pub(crate) const RESTART_AFTER: std::time::Duration = std::time::Duration::from_secs(1);

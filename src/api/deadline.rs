@@ -10,15 +10,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::problem::ApiError;
+use crate::store::LONG_STEP_WITHIN;
 
 /// How long a caller waits once the whole request is there.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How long a body may take to arrive; actix has no limit of its own.
 pub(super) const BODY_WITHIN: Duration = Duration::from_secs(10);
-/// Longest that a write goes on, whether somebody still waits for it or not: a little more than the longest statement
-/// may take.
-const WORK_WITHIN: Duration = Duration::from_secs(65);
-
 /// Until when the caller waits. Lies with the request, so that whoever reads the body can move it.
 struct AnswerBy(watch::Sender<Instant>);
 
@@ -54,14 +51,15 @@ fn move_to(request: &HttpRequest, from_now: Duration) {
 }
 
 /// Carries a write out in a task of its own: it comes to its end, and its answer is kept for its `Idempotency-Key`, even if
-/// the caller has gone or was told that it takes too long. A caller that gave up is the one that asks again.
+/// the caller has gone or was told that it takes too long, but no longer than the longest step of the database. A caller that
+/// gave up is the one that asks again.
 ///
 /// # Errors
 /// Only what the write fails with.
 pub(super) async fn to_its_end(
     write: impl Future<Output = Result<ServiceResponse<BoxBody>, actix_web::Error>> + 'static,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    let done = tokio::task::spawn_local(timeout(WORK_WITHIN, write)).await;
+    let done = tokio::task::spawn_local(timeout(LONG_STEP_WITHIN, write)).await;
     match done {
         Ok(Ok(answer)) => answer,
         Ok(Err(_)) => Err(ApiError::unavailable("no end in time").into()),

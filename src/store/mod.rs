@@ -74,8 +74,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest that a whole step may take on our side: a server, or a network, that has gone silent answers no
 /// `statement_timeout` either.
 const STEP_WITHIN: Duration = Duration::from_secs(5);
-/// The same for a step that may have to touch very many rows.
-const LONG_STEP_WITHIN: Duration = Duration::from_secs(65);
+/// The same for a step that may have to touch very many rows: a little more than its longest statement may take.
+pub(crate) const LONG_STEP_WITHIN: Duration = Duration::from_secs(65);
 /// How long a connection may take for a sign of life before it counts as dead.
 const PING_WITHIN: Duration = Duration::from_secs(2);
 /// A difference between the database's clock and ours that an operator should know of.

@@ -10,8 +10,9 @@ use genesys_simulator::crm::check::{holes, inversions, repeats};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::support::bridge::UNSET;
+use crate::support::bridge::{API_KEY, MASTER_KEY, UNSET};
 use crate::support::look::{assert_sequences_have_no_holes, feed};
 use crate::support::{Bridge, SOON, World, database, eventually};
 
@@ -85,6 +86,25 @@ async fn a_second_signal_ends_it_at_once() {
     let asked = Instant::now();
     assert_eq!(world.bridge.terminate().await.code(), Some(1));
     assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_still_waits_for_its_database_can_be_stopped() {
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_presence-bridge"))
+        .env_clear()
+        .env("DATABASE_URL", "postgres://postgres@127.0.0.1:9/nobody")
+        .env("BRIDGE_API_KEY", API_KEY)
+        .env("BRIDGE_MASTER_KEY", MASTER_KEY)
+        .current_dir("/tmp")
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    while !log.next_line().await.unwrap().unwrap().contains("the database does not answer yet") {}
+    kill(Pid::from_raw(child.id().unwrap().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    let status = tokio::time::timeout(SOON, child.wait()).await.expect("it stops in time").unwrap();
+    assert_eq!(status.code(), Some(0));
 }
 
 /// Process of the embedded server.

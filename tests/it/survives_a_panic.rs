@@ -12,7 +12,6 @@ use genesys_simulator::clock::parse_rfc3339;
 use genesys_simulator::cloud::{Cloud, Deed, Fate, Reach};
 use genesys_simulator::crm::check::Findings;
 use genesys_simulator::crm::{Crm, CrmOptions, Secret};
-use presence_bridge::app;
 use presence_bridge::config::{Config, Variables};
 use presence_bridge::lifecycle;
 use serde_json::{Value, json};
@@ -115,8 +114,7 @@ impl Within {
             ("GENESYS_CLIENT_SECRET", "sim-secret"),
             ("GENESYS_AGENTS", list.as_str()),
         ]);
-        let running = app::start(Config::from_variables(&variables).unwrap()).await.unwrap();
-        actix_web::rt::spawn(lifecycle::run(running));
+        actix_web::rt::spawn(lifecycle::run(Config::from_variables(&variables).unwrap()));
         let within = Self { cloud, crm, client: Client::new(format!("http://{listen}")) };
         within.cloud.wait_until(|seen| seen.watched() == agents.len(), SOON).await.unwrap();
         let secret = within.send("POST", "/v1/webhooks", &json!({"url": within.crm.url("/hooks/a")})).await;
