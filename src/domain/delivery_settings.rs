@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// POSTs under way at once at most, unless its owner says otherwise.
+const USUAL_CONCURRENCY: usize = 100;
+
 /// Whether every change is sent, or only the latest state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Mode {
@@ -108,6 +111,15 @@ pub struct DeliverySettings {
     pub format: Format,
 }
 
+impl DeliverySettings {
+    /// Whether its receiver is to bear less than usual. Only one process serves it then, so that several do not each use up
+    /// what is allowed.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.rate_limit.is_some() || self.max_concurrency < USUAL_CONCURRENCY
+    }
+}
+
 impl Default for DeliverySettings {
     fn default() -> Self {
         Self {
@@ -117,7 +129,7 @@ impl Default for DeliverySettings {
             batch: None,
             retry_schedule: None,
             timeout: Duration::from_secs(15),
-            max_concurrency: 100,
+            max_concurrency: USUAL_CONCURRENCY,
             rate_limit: None,
             disable_after: Duration::from_secs(5 * 24 * 3600),
             format: Format::Standard,

@@ -34,6 +34,8 @@ pub struct Subscription {
     pub batch_wait: Option<Duration>,
     /// Deliveries are kept until it is resumed.
     pub paused: bool,
+    /// One dispatcher serves it ([`DeliverySettings::is_limited`](super::delivery_settings::DeliverySettings::is_limited)).
+    pub limited: bool,
 }
 
 /// What filters look at. `None` is what the event does not say; it is in no list.
@@ -107,6 +109,7 @@ mod tests {
             min_dwell: Duration::ZERO,
             batch_wait: None,
             paused: false,
+            limited: false,
         }
     }
 

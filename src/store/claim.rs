@@ -1,5 +1,7 @@
 //! What is due comes into a dispatcher's hands: retries, what nobody was told of, and what was too much before.
 
+use std::collections::HashMap;
+
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -54,12 +56,15 @@ pub(super) async fn claim(
                left join webhook w on w.webhook_id = a.webhook_id
                left join webhook_health h on h.webhook_id = a.webhook_id
                left join unnest($4::uuid[], $5::bigint[]) as b (webhook_id, held) on b.webhook_id = a.webhook_id
-               where coalesce(h.hold_until <= $1, true)
-                  or w.deleted_at is not null
+               where w.deleted_at is not null
+                  or (coalesce(h.hold_until <= $1, true)
+                      -- One that is limited is served by one dispatcher: domain/delivery_settings.rs says which are.
+                      and ($7 or w.webhook_id is null
+                           or (w.rate_limit_requests is null and w.max_concurrency >= 100)))
            ),
            candidate as (
                select c.delivery_id, c.webhook_id, c.lane, c.position, o.version, o.paused, o.latest, o.batched,
-                      c.is_state
+                      o.room, c.is_state
                from open o
                cross join lateral (
                    select d.delivery_id, d.webhook_id, d.lane, d.position, d.due_at, d.is_state
@@ -100,15 +105,16 @@ pub(super) async fn claim(
                where d.delivery_id = j.delivery_id
                  and not coalesce(j.batched, false)
                returning d.delivery_id, d.webhook_id, d.lane, d.attempt, d.superseded, d.sent_at, d.event_id,
-                         d.leased_by is not null as held, d.position, j.version, coalesce(j.newer, false) as newer
+                         d.leased_by is not null as held, d.position, j.version, j.room,
+                         coalesce(j.newer, false) as newer
            )
            select delivery_id as "delivery_id!: DeliveryId", webhook_id as "webhook_id!: WebhookId",
                   lane as "lane!", attempt as "attempt!", superseded as "superseded!", sent_at,
                   event_id as "event_id!: EventId", held as "held!", version as "version!", newer as "newer!",
-                  false as "batched!", position as "position!"
+                  false as "batched!", position as "position!", room as "room!"
            from moved
            union all
-           select delivery_id, webhook_id, lane, 0, 0, null, delivery_id, false, version, false, true, position
+           select delivery_id, webhook_id, lane, 0, 0, null, delivery_id, false, version, false, true, position, room
            from judged
            where batched
            order by 12"#,
@@ -118,14 +124,21 @@ pub(super) async fn claim(
         &room.held.iter().map(|(webhook, _)| *webhook).collect::<Vec<_>>() as _,
         &room.held.iter().map(|(_, count)| *count).collect::<Vec<_>>(),
         room.only.as_deref() as _,
+        room.limited,
     )
     .fetch_all(conn)
     .await?;
     cycle.more |= i64::try_from(rows.len()).is_ok_and(|moved| moved >= room.total);
+    let mut taken = HashMap::new();
     for row in rows {
         if row.batched {
             cycle.batches_due.push(row.webhook_id);
             continue;
+        }
+        let taken = taken.entry(row.webhook_id).or_insert(0);
+        *taken += 1;
+        if *taken == row.room {
+            cycle.filled.push(row.webhook_id);
         }
         if !row.held {
             cycle.more = true; // it took a place that another may want

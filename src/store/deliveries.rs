@@ -108,6 +108,8 @@ pub struct Room {
     pub held: Vec<(WebhookId, i64)>,
     /// Claim for these alone; `None`: for all.
     pub only: Option<Vec<WebhookId>>,
+    /// Those with a limit are among them.
+    pub limited: bool,
 }
 
 /// Everything that a cycle writes and asks.
@@ -162,6 +164,8 @@ pub struct Cycle {
     pub claimed: Vec<Claimed>,
     /// There may be more that is due and has room: claim again without waiting.
     pub more: bool,
+    /// Webhooks of which as much was claimed as there was room for.
+    pub filled: Vec<WebhookId>,
     /// Webhooks that take batches and have some due.
     pub batches_due: Vec<WebhookId>,
     /// Deliveries that gave way to newer ones instead of being tried again.

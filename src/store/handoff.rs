@@ -43,6 +43,8 @@ pub struct Leave {
     pub room: usize,
     /// Webhooks for which nothing is taken.
     pub held: Arc<HashSet<WebhookId>>,
+    /// Something is taken for webhooks with a limit.
+    pub limited: bool,
 }
 
 #[derive(Debug, Default)]

@@ -27,6 +27,27 @@ impl Store {
         .await
     }
 
+    /// Whether no dispatcher that is alive is older: that one alone serves the webhooks that are limited.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn is_eldest(&self, dispatcher: DispatcherId, now: OffsetDateTime) -> Result<bool> {
+        answered(async {
+            Ok(sqlx::query_scalar!(
+                r#"select not exists (
+                       select
+                       from dispatcher
+                       where dispatcher_id < $1
+                         and alive_until >= $2) as "eldest!""#,
+                dispatcher as _,
+                now,
+            )
+            .fetch_one(&self.pool)
+            .await?)
+        })
+        .await
+    }
+
     /// A dispatcher begins. It also looks for lanes whose first delivery nobody holds and nothing wakes, which a crash
     /// between a commit and the word about it leaves.
     ///

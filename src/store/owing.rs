@@ -157,7 +157,8 @@ impl Planning<'_> {
             && due_at.is_some_and(|at| at <= self.now)
             && subscription.batch_wait.is_none()
             && self.leave.dispatcher.is_some()
-            && !self.leave.held.contains(&subscription.webhook_id);
+            && !self.leave.held.contains(&subscription.webhook_id)
+            && (self.leave.limited || !subscription.limited);
         self.room -= usize::from(handed);
         lane.standing.push(self.plan.deliveries.len());
         if let Some(owed) = self.plan.owed.get_mut(index) {

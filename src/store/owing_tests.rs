@@ -62,6 +62,7 @@ fn subscription(
         min_dwell: Duration::from_secs(dwell),
         batch_wait: batch.then_some(Duration::from_secs(1)),
         paused,
+        limited: false,
     }
 }
 
@@ -84,7 +85,7 @@ proptest! {
             (0..).zip(&asked).map(|(number, asks)| subscription(number, *asks)).collect();
         let held: HashSet<WebhookId> = held.then_some(WebhookId(Uuid::from_u128(10))).into_iter().collect();
         let dispatcher = hands.then(|| DispatcherId(Uuid::from_u128(5)));
-        let leave = Leave { dispatcher, room, held: Arc::new(held.clone()) };
+        let leave = Leave { dispatcher, room, held: Arc::new(held.clone()), limited: true };
         let plan = plan(&events, &subscriptions, Subscription::wants, &leave, NOW);
 
         // Each delivery that is wanted is owed: it stands, or an entry says that it gave way.

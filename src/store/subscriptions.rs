@@ -50,7 +50,8 @@ async fn read(conn: &mut PgConnection) -> Result<Vec<Subscription>> {
     let rows = sqlx::query!(
         r#"select webhook_id as "webhook_id: WebhookId", tenant_id as "tenant_id: TenantId", version, events, agents, topics, presences,
                   sources as "sources: Vec<SourceId>", mode, min_dwell_ms, batch_max_wait_ms,
-                  state = 'paused' as "paused!"
+                  state = 'paused' as "paused!",
+                  (rate_limit_requests is not null or max_concurrency < 100) as "limited!"
            from webhook
            where deleted_at is null
              and state in ('active', 'paused')
@@ -74,6 +75,7 @@ async fn read(conn: &mut PgConnection) -> Result<Vec<Subscription>> {
             min_dwell: ms(row.min_dwell_ms),
             batch_wait: row.batch_max_wait_ms.map(ms),
             paused: row.paused,
+            limited: row.limited,
         })
         .collect())
 }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use genesys_simulator::crm::check::first_arrivals;
 use genesys_simulator::crm::{Behaviour, Post};
 use serde_json::json;
 
 use crate::support::crowd::Crowd;
-use crate::support::{SOON, World, database};
+use crate::support::{Bridge, SOON, World, database};
 
 /// Most POSTs that were surely under way at one moment, if each is answered so long after it arrived.
 fn at_once(posts: &[Arc<Post>], answered_after: Duration) -> usize {
@@ -18,6 +19,14 @@ fn at_once(posts: &[Arc<Post>], answered_after: Duration) -> usize {
         posts.iter().filter(is).count()
     };
     posts.iter().map(under_way).max().unwrap_or_default()
+}
+
+/// Most POSTs that arrived within any window of this length.
+fn most_within(window: Duration, posts: &[Arc<Post>]) -> usize {
+    let within = |(first, post): (usize, &Arc<Post>)| {
+        posts[first..].iter().take_while(|later| later.arrived - post.arrived < window).count()
+    };
+    posts.iter().enumerate().map(within).max().unwrap_or_default()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,6 +47,19 @@ async fn no_more_posts_are_under_way_at_once_than_allowed_and_no_fewer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_has_piled_up_leaves_without_pauses_though_few_posts_may_be_under_way() {
+    let crowd = Crowd::of(200).await;
+    let hook = crowd.register("/hooks/a", json!({"max_concurrency": 4})).await;
+    crowd.pile_up(&[&hook]).await;
+    crowd.drained().await;
+    let posts = crowd.crm.received("/hooks/a");
+    assert_eq!(posts.len(), 200);
+    // Not once is the poll waited for, which comes every second and finds what nothing else does.
+    let pauses: Vec<_> = posts.windows(2).map(|two| two[1].arrived - two[0].arrived).collect();
+    assert!(pauses.iter().all(|pause| *pause < Duration::from_millis(500)), "{pauses:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rate_limit_holds_in_every_window_though_hundreds_are_due() {
     let crowd = Crowd::of(500).await;
     let limit = 100;
@@ -47,13 +69,37 @@ async fn a_rate_limit_holds_in_every_window_though_hundreds_are_due() {
     crowd.drained().await;
     let posts = crowd.crm.received("/hooks/a");
     assert_eq!(posts.len(), 500);
-    let window = Duration::from_secs(1);
-    for (first, post) in posts.iter().enumerate() {
-        let within = posts[first..].iter().take_while(|later| later.arrived - post.arrived < window).count();
-        assert!(within <= limit, "{within} POSTs within {window:?}");
-    }
+    let within = most_within(Duration::from_secs(1), &posts);
+    assert!(within <= limit, "{within} POSTs within a second");
     let took = posts[499].arrived - posts[0].arrived;
     assert!(took < Duration::from_secs(10), "the limit is used: {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_hold_though_two_bridges_share_the_database_and_one_dies() {
+    let mut crowd = Crowd::of(400).await;
+    let other = Bridge::start_on(&crowd.bridge.database_url.clone(), &[]).await;
+    let slow = Duration::from_millis(40);
+    crowd.crm.always_everywhere(Behaviour::status(204).after(slow));
+    let few = crowd.register("/hooks/few", json!({"max_concurrency": 4})).await;
+    let fields = json!({"rate_limit": {"requests": 100, "per_seconds": 1}});
+    let rare = crowd.register("/hooks/rare", fields).await;
+    // What has piled up is due to both bridges at once.
+    crowd.pile_up(&[&few, &rare]).await;
+    crowd.drained().await;
+    let posts = crowd.crm.received("/hooks/few");
+    assert_eq!((posts.len(), at_once(&posts, slow)), (400, 4));
+    let posts = crowd.crm.received("/hooks/rare");
+    assert_eq!(posts.len(), 400);
+    assert!(most_within(Duration::from_secs(1), &posts) <= 100);
+
+    // The one that has served them dies; the other takes over when it counts as dead.
+    other.post(&format!("/v1/webhooks/{few}/snapshot"), &json!({})).await;
+    crowd.crm.wait_until(|posts| posts.len() > 800, SOON).await.unwrap();
+    crowd.bridge.kill().await;
+    let posts = crowd.crm.wait_until(|posts| first_arrivals(posts).len() == 1200, SOON).await.unwrap();
+    let few: Vec<_> = posts.into_iter().filter(|post| post.path() == "/hooks/few").collect();
+    assert!(at_once(&few[400..], slow) <= 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]

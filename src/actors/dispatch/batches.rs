@@ -43,7 +43,8 @@ impl Dispatch {
         let Some(outlet) = self.outlets.get_mut(&webhook) else { return };
         let Some(prepared) = outlet.prepared.clone() else { return };
         (outlet.collecting, outlet.collecting_since) = (0, None);
-        let Some(batch) = prepared.settings.batch.filter(|_| prepared.state == "active") else { return };
+        let ours = prepared.state == "active" && (self.eldest || !prepared.settings.is_limited());
+        let Some(batch) = prepared.settings.batch.filter(|_| ours) else { return };
         if let Some(limit) = prepared.settings.rate_limit {
             let at = self.started.elapsed();
             if let Err(next) = outlet.pace.take(limit, at) {

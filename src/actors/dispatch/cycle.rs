@@ -70,7 +70,7 @@ impl Dispatch {
             .busy()
             .filter(|(_, outlet)| outlet.in_hand() > 0)
             .map(|(webhook, outlet)| (webhook, count(outlet.in_hand())));
-        Room { total: count(free), held: held.collect(), only }
+        Room { total: count(free), held: held.collect(), only, limited: self.eldest }
     }
 
     /// Takes in what a cycle found, or keeps its work for the next one.
@@ -103,19 +103,13 @@ impl Dispatch {
                 outlet.collecting_since = Some(self.started);
             }
         }
-        let mut counts = std::collections::HashMap::new();
-        for claimed in &cycle.claimed {
-            *counts.entry(claimed.webhook_id).or_insert(0_usize) += 1;
-        }
         for claimed in cycle.claimed {
             self.end_hold(claimed.webhook_id);
             self.take(claimed);
         }
-        if work.room.total > 0 {
-            for webhook in counts.into_keys() {
-                if let Some(outlet) = self.outlets.get_mut(&webhook) {
-                    outlet.hungry |= outlet.is_full();
-                }
+        for webhook in cycle.filled {
+            if let Some(outlet) = self.outlets.get_mut(&webhook) {
+                outlet.hungry = true;
             }
         }
     }

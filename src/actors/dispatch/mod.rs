@@ -124,6 +124,8 @@ pub(super) struct Dispatch {
     poll_at: Instant,
     /// Changes of webhooks, counted, when their settings were read last.
     generation: i64,
+    /// No dispatcher that lives is older: we serve the webhooks that are limited.
+    eldest: bool,
     draining: bool,
     /// A task panicked.
     died: bool,
@@ -157,6 +159,7 @@ impl Dispatch {
             upkeep_runs: false,
             poll_at: now,
             generation: 0,
+            eldest: false,
             draining: false,
             died: false,
             closed: Arc::default(),
@@ -325,6 +328,7 @@ impl Dispatch {
             dispatcher: Some(self.id),
             room: IN_HAND_MAX.saturating_sub(self.held.len()),
             held: self.closed.clone(),
+            limited: self.eldest,
         });
     }
 

@@ -117,8 +117,9 @@ impl Outlet {
         }
     }
 
-    /// Says what is to be done next; `started` is the moment that the pace counts from.
-    pub(super) fn next(&mut self, now: OffsetDateTime, started: Instant) -> Next {
+    /// Says what is to be done next; `started` is the moment that the pace counts from, `eldest` says whether we serve
+    /// webhooks that are limited.
+    pub(super) fn next(&mut self, now: OffsetDateTime, started: Instant, eldest: bool) -> Next {
         let Some(prepared) = self.prepared.clone().filter(|_| !self.loading && !self.closing) else {
             return Next::Wait;
         };
@@ -132,6 +133,9 @@ impl Outlet {
         }
         if matches!(prepared.state.as_str(), "paused" | "unverified") {
             return Next::HoldUntil(now); // the claim parks it
+        }
+        if !eldest && prepared.settings.is_limited() {
+            return Next::HoldUntil(now); // the eldest claims it
         }
         if self.posts >= self.circuit.room(now, prepared.settings.max_concurrency) {
             return Next::Wait;

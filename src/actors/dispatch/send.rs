@@ -61,7 +61,7 @@ impl Dispatch {
     pub(super) fn pump(&mut self, webhook: WebhookId) {
         loop {
             let Some(outlet) = self.outlets.get_mut(&webhook) else { return };
-            match outlet.next(clock::now(), self.started) {
+            match outlet.next(clock::now(), self.started, self.eldest) {
                 Next::Wait => return,
                 Next::HoldUntil(until) => return self.give_back(webhook, until),
                 Next::Send(claimed) => self.send(webhook, vec![claimed], None),
@@ -178,11 +178,6 @@ impl Outlet {
     /// Deliveries or batches in hand.
     pub(super) fn in_hand(&self) -> usize {
         self.ready.len() + self.posts
-    }
-
-    /// Whether it has as much in hand as it may have under way.
-    pub(super) fn is_full(&self) -> bool {
-        self.prepared.as_ref().is_some_and(|p| self.in_hand() >= p.settings.max_concurrency)
     }
 
     /// Whether it could take more than it has in hand.

@@ -34,6 +34,8 @@ pub(super) struct Found {
     more: bool,
     /// Counts changes of webhooks.
     generation: i64,
+    /// No dispatcher that lives is older.
+    eldest: bool,
 }
 
 impl Dispatch {
@@ -49,13 +51,14 @@ impl Dispatch {
                 if lost {
                     deps.store.begin_dispatcher(id, now).await?;
                 }
+                let eldest = deps.store.is_eldest(id, now).await?;
                 let freed = deps.store.free_of_the_dead(now).await?;
                 for webhook in deps.store.begin_probes(now).await? {
                     tokio::spawn(probe(deps.clone(), webhook));
                 }
                 let more = deps.store.write_snapshots(SNAPSHOTS_WITHIN).await?;
                 let generation = deps.store.webhook_generation().await?;
-                Ok(Found { lost, freed, more, generation })
+                Ok(Found { lost, freed, more, generation, eldest })
             };
             Report::Upkept(round.await)
         });
@@ -75,7 +78,8 @@ impl Dispatch {
         if found.more {
             self.upkeep_at = Instant::now();
         }
-        self.claim |= found.freed > 0 || found.lost;
+        self.claim |= found.freed > 0 || found.lost || found.eldest != self.eldest;
+        self.eldest = found.eldest;
         if found.lost {
             // In other hands by now, or about to be. What is under way comes back and finds that its row has moved on.
             let webhooks: Vec<_> = self.outlets.keys().copied().collect();

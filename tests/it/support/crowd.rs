@@ -65,6 +65,18 @@ impl Crowd {
         self.snapshot_written(webhook).await;
     }
 
+    /// Has a snapshot written for each while it is paused, and then lets all of it go at once: it is due, and in nobody's hands.
+    pub async fn pile_up(&self, webhooks: &[&str]) {
+        for webhook in webhooks {
+            self.bridge.post(&format!("/v1/webhooks/{webhook}/pause"), &json!({})).await;
+            self.snapshot(webhook).await;
+        }
+        for webhook in webhooks {
+            let resumed = self.bridge.post(&format!("/v1/webhooks/{webhook}/resume"), &json!({})).await;
+            assert_eq!(resumed.status, 200, "{}", resumed.text());
+        }
+    }
+
     /// Waits until no snapshot is under way.
     pub async fn snapshot_written(&self, webhook: &str) {
         eventually("the snapshot is written", || async {
