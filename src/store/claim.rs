@@ -63,11 +63,12 @@ pub(super) async fn claim(
                            or (w.rate_limit_requests is null and w.max_concurrency >= 100)))
            ),
            candidate as (
-               select c.delivery_id, c.webhook_id, c.lane, c.position, o.version, o.paused, o.latest, o.batched,
-                      o.room, c.is_state
+               select c.place, c.delivery_id, c.webhook_id, c.lane, c.position, o.version, o.paused, o.latest,
+                      o.batched, o.room, c.is_state
                from open o
                cross join lateral (
-                   select d.delivery_id, d.webhook_id, d.lane, d.position, d.due_at, d.is_state
+                   -- By its place (ctid) it is found again without a look at any other.
+                   select d.ctid as place, d.delivery_id, d.webhook_id, d.lane, d.position, d.due_at, d.is_state
                    from delivery d
                    where d.webhook_id = o.webhook_id
                      and d.due_at <= $1
@@ -102,7 +103,7 @@ pub(super) async fn claim(
                    sent_at = case when coalesce(j.paused, false) or j.behind then d.sent_at
                                   else coalesce(d.sent_at, $1) end
                from judged j
-               where d.delivery_id = j.delivery_id
+               where d.ctid = j.place
                  and not coalesce(j.batched, false)
                returning d.delivery_id, d.webhook_id, d.lane, d.attempt, d.superseded, d.sent_at, d.event_id,
                          d.leased_by is not null as held, d.position, j.version, j.room,

@@ -39,7 +39,7 @@ pub(super) async fn settle(
     let rows = sqlx::query!(
         r#"with settled as (
                -- Rows are found once by their id, and from then on by their place (ctid).
-               select d.ctid as place, d.delivery_id, d.webhook_id, d.lane, d.position, d.event_id, d.superseded,
+               select d.place, d.delivery_id, d.webhook_id, d.lane, d.position, d.event_id, d.superseded,
                       s.attempt, s.due_at, s.went_back, s.status, s.outcome, s.goes_on, s.gives_way,
                       -- A state that is to be tried again, but a newer one of its lane is there already.
                       s.latest and d.is_state and s.due_at is not null and exists (
@@ -52,10 +52,16 @@ pub(super) async fn settle(
                from unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::boolean[], $5::int[], $6::text[],
                            $7::boolean[], $8::boolean[], $9::boolean[])
                     as s (delivery_id, attempt, due_at, went_back, status, outcome, goes_on, latest, gives_way)
-               join delivery d
-                 on d.delivery_id = s.delivery_id
-                and d.attempt = s.attempt
-                and d.leased_by = $10
+               cross join lateral (
+                   -- So that each is looked up: where the table was empty when it was analyzed last, a join would go
+                   -- through all of it, and through all settlements for each of its rows.
+                   select h.ctid as place, h.delivery_id, h.webhook_id, h.lane, h.position, h.event_id, h.superseded,
+                          h.is_state
+                   from delivery h
+                   where h.delivery_id = s.delivery_id
+                     and h.attempt = s.attempt
+                     and h.leased_by = $10
+                   offset 0) d
            ),
            waiting as (
                update delivery d

@@ -96,11 +96,11 @@ async fn give_way(
         r#"with gone as (
                delete from delivery d
                using (
-                   select o.delivery_id, n.by_id
+                   select o.place, n.by_id
                    from unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $4::uuid[])
                         as n (webhook_id, lane, dwelling_at, by_id)
                    cross join lateral (
-                       select o.delivery_id
+                       select o.ctid as place
                        from delivery o
                        where o.webhook_id = n.webhook_id
                          and o.lane = n.lane
@@ -111,7 +111,7 @@ async fn give_way(
                        -- One that is being taken at this moment is as good as sent.
                        for update skip locked) o
                ) gives
-               where d.delivery_id = gives.delivery_id
+               where d.ctid = gives.place
                returning d.delivery_id, d.webhook_id, d.lane, d.event_id, d.attempt, d.superseded, gives.by_id
            ),
            entries as (
