@@ -234,9 +234,11 @@ async fn count_superseded(
                    where d.ctid = h.place
                    returning h.number, d.delivery_id, d.superseded
                )
-               select h.number as "number!", t.delivery_id as "delivery_id?: DeliveryId", t.superseded as "superseded?"
-               from heir h
-               left join told t using (number)"#,
+               select number as "number!", null::uuid as "delivery_id?: DeliveryId", null::int as "superseded?"
+               from heir
+               union all
+               select number, delivery_id, superseded
+               from told"#,
             &gave_way.iter().map(|state| state.webhook_id).collect::<Vec<_>>() as _,
             &gave_way.iter().map(|state| state.lane).collect::<Vec<_>>(),
             &gave_way.iter().map(|state| state.position).collect::<Vec<_>>(),
@@ -245,12 +247,15 @@ async fn count_superseded(
         )
         .fetch_all(&mut *conn)
         .await?;
-        let (mut told, mut missed) = (HashMap::new(), HashSet::new());
+        let (mut heirs, mut counted, mut told) = (HashSet::new(), HashSet::new(), HashMap::new());
         for row in rows {
             match row.delivery_id.zip(row.superseded) {
-                Some((delivery, superseded)) => told.insert(delivery, superseded).is_none(),
-                None => missed.insert(row.number),
-            };
+                Some((delivery, superseded)) => {
+                    counted.insert(row.number);
+                    told.insert(delivery, superseded);
+                }
+                None => drop(heirs.insert(row.number)),
+            }
         }
         for claimed in claimed.iter_mut() {
             claimed.superseded = told.get(&claimed.delivery_id).copied().unwrap_or(claimed.superseded);
@@ -258,7 +263,7 @@ async fn count_superseded(
         let mut number = 0;
         gave_way.retain(|_| {
             number += 1;
-            missed.contains(&number)
+            heirs.contains(&number) && !counted.contains(&number)
         });
     }
     Ok(())
