@@ -16,6 +16,7 @@ use crate::store::LONG_STEP_WITHIN;
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How long a body may take to arrive; actix has no limit of its own.
 pub(super) const BODY_WITHIN: Duration = Duration::from_secs(10);
+
 /// Until when the caller waits. Lies with the request, so that whoever reads the body can move it.
 struct AnswerBy(watch::Sender<Instant>);
 

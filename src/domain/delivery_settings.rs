@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// POSTs under way at once at most, unless its owner says otherwise.
-const USUAL_CONCURRENCY: usize = 100;
+/// POSTs under way at once at most, unless its owner says otherwise; with fewer a webhook is limited.
+pub const USUAL_CONCURRENCY: u16 = 100;
 
 /// Whether every change is sent, or only the latest state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -116,7 +116,7 @@ impl DeliverySettings {
     /// what is allowed.
     #[must_use]
     pub fn is_limited(&self) -> bool {
-        self.rate_limit.is_some() || self.max_concurrency < USUAL_CONCURRENCY
+        self.rate_limit.is_some() || self.max_concurrency < usize::from(USUAL_CONCURRENCY)
     }
 }
 
@@ -129,7 +129,7 @@ impl Default for DeliverySettings {
             batch: None,
             retry_schedule: None,
             timeout: Duration::from_secs(15),
-            max_concurrency: USUAL_CONCURRENCY,
+            max_concurrency: usize::from(USUAL_CONCURRENCY),
             rate_limit: None,
             disable_after: Duration::from_secs(5 * 24 * 3600),
             format: Format::Standard,

@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 
 use super::Result;
 use super::deliveries::{Claimed, Cycle, Room};
+use crate::domain::delivery_settings::USUAL_CONCURRENCY;
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
 
 /// Takes what is due and first in its lane. Whatever is due and is not gets out of the way: blocked if it is not the
@@ -50,7 +51,7 @@ pub(super) async fn claim(
                select a.webhook_id, coalesce(w.version, 0) as version, w.state in ('paused', 'unverified') as paused,
                       w.mode = 'latest' as latest, w.batch_max_items is not null as batched,
                       greatest(
-                          case when h.failures >= 5 then 1 else coalesce(w.max_concurrency, 100) end
+                          case when h.failures >= 5 then 1 else coalesce(w.max_concurrency, $8) end
                               - coalesce(b.held, 0), 0) as room
                from asked a
                left join webhook w on w.webhook_id = a.webhook_id
@@ -60,7 +61,7 @@ pub(super) async fn claim(
                   or (coalesce(h.hold_until <= $1, true)
                       -- One that is limited is served by one dispatcher: domain/delivery_settings.rs says which are.
                       and ($7 or w.webhook_id is null
-                           or (w.rate_limit_requests is null and w.max_concurrency >= 100)))
+                           or (w.rate_limit_requests is null and w.max_concurrency >= $8)))
            ),
            candidate as (
                select c.place, c.delivery_id, c.webhook_id, c.lane, c.position, o.version, o.paused, o.latest,
@@ -126,6 +127,7 @@ pub(super) async fn claim(
         &room.held.iter().map(|(_, count)| *count).collect::<Vec<_>>(),
         room.only.as_deref() as _,
         room.limited,
+        i32::from(USUAL_CONCURRENCY),
     )
     .fetch_all(conn)
     .await?;

@@ -234,11 +234,11 @@ async fn count_superseded(
                    where d.ctid = h.place
                    returning h.number, d.delivery_id, d.superseded
                )
-               select number as "number!", null::uuid as "delivery_id?: DeliveryId", null::int as "superseded?"
-               from heir
+               select number as "number!", delivery_id as "delivery_id?: DeliveryId", superseded as "superseded?"
+               from told
                union all
-               select number, delivery_id, superseded
-               from told"#,
+               select number, null, null
+               from (select number from heir except select number from told) missed"#,
             &gave_way.iter().map(|state| state.webhook_id).collect::<Vec<_>>() as _,
             &gave_way.iter().map(|state| state.lane).collect::<Vec<_>>(),
             &gave_way.iter().map(|state| state.position).collect::<Vec<_>>(),
@@ -247,24 +247,18 @@ async fn count_superseded(
         )
         .fetch_all(&mut *conn)
         .await?;
-        let (mut heirs, mut counted, mut told) = (HashSet::new(), HashSet::new(), HashMap::new());
+        let (mut told, mut missed) = (HashMap::new(), HashSet::new());
         for row in rows {
             match row.delivery_id.zip(row.superseded) {
-                Some((delivery, superseded)) => {
-                    counted.insert(row.number);
-                    told.insert(delivery, superseded);
-                }
-                None => drop(heirs.insert(row.number)),
-            }
+                Some((delivery, superseded)) => told.insert(delivery, superseded).is_none(),
+                None => missed.insert(row.number),
+            };
         }
         for claimed in claimed.iter_mut() {
             claimed.superseded = told.get(&claimed.delivery_id).copied().unwrap_or(claimed.superseded);
         }
-        let mut number = 0;
-        gave_way.retain(|_| {
-            number += 1;
-            heirs.contains(&number) && !counted.contains(&number)
-        });
+        let numbered = (1_i64..).zip(gave_way);
+        gave_way = numbered.filter(|(number, _)| missed.contains(number)).map(|(_, state)| state).collect();
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::PgConnection;
 
 use super::Result;
-use crate::domain::delivery_settings::Mode;
+use crate::domain::delivery_settings::{Mode, USUAL_CONCURRENCY};
 use crate::domain::ids::{SourceId, TenantId, WebhookId};
 use crate::domain::matching::Subscription;
 use crate::domain::presence::EventKind;
@@ -51,11 +51,12 @@ async fn read(conn: &mut PgConnection) -> Result<Vec<Subscription>> {
         r#"select webhook_id as "webhook_id: WebhookId", tenant_id as "tenant_id: TenantId", version, events, agents, topics, presences,
                   sources as "sources: Vec<SourceId>", mode, min_dwell_ms, batch_max_wait_ms,
                   state = 'paused' as "paused!",
-                  (rate_limit_requests is not null or max_concurrency < 100) as "limited!"
+                  (rate_limit_requests is not null or max_concurrency < $1) as "limited!"
            from webhook
            where deleted_at is null
              and state in ('active', 'paused')
            order by webhook_id"#,
+        i32::from(USUAL_CONCURRENCY),
     )
     .fetch_all(conn)
     .await?;
