@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use genesys_simulator::clock::parse_rfc3339;
-use genesys_simulator::cloud::{Cloud, Deed, Fate, Reach};
+use genesys_simulator::cloud::{Cloud, Deed, Fate, Fault, Place, Reach};
 use genesys_simulator::crm::check::Findings;
 use genesys_simulator::crm::{Crm, CrmOptions, Secret};
 use presence_bridge::config::{Config, Variables};
@@ -186,11 +186,14 @@ async fn a_connection_that_panics_is_started_again_and_what_it_missed_is_told_as
     let (log, _guard) = Deadly::at("a connection is to be replaced while it lives");
     let within = Within::start(&database::create().await, &agents).await;
     let before = within.cloud.set_presence("ann", "BUSY").await;
+    // Whoever starts it again is not let in before something was missed.
+    within.cloud.fault(Place::Upgrade, Fault::status(503).times(u32::MAX));
     log.kill(1);
     within.cloud.obey(Deed::Maintenance { reach: Reach::default(), grace_ms: 60_000 });
     eventually("it dies", || async { log.has_killed().then_some(()) }).await;
-    // Nobody listens now.
+    within.cloud.wait_until(|seen| seen.watched() == 0, SOON).await.expect("its socket dies with it");
     let missed = within.cloud.push_presence("ann", "AWAY");
+    within.cloud.obey(Deed::ClearFaults);
     let restarted = within.restarted("connection").await;
     assert_eq!(restarted["level"], "ERROR");
     within.cloud.wait_until(|seen| seen.watched() == agents.len(), SOON).await.unwrap();
