@@ -267,7 +267,9 @@ async fn sweep(store: Store, metrics: Metrics, retention_days: u32, master_key: 
                     tracing::info!(dropped, "day partitions were dropped, their time is over");
                 }
                 store.forget_idempotency(now - KEPT_FOR).await?;
-                store.forget_quarantine(now - time::Duration::days(retention_days.into())).await?;
+                let kept_since = now - time::Duration::days(retention_days.into());
+                store.forget_quarantine(kept_since).await?;
+                store.forget_recoveries(kept_since).await?;
                 let dropped = store.drop_audit_days(now.date(), retention_days, &master_key).await?;
                 if dropped > 0 {
                     tracing::info!(dropped, "sealed days of the audit log were dropped, their time is over");

@@ -47,7 +47,7 @@ mod limits;
 pub(crate) mod page;
 pub mod problem;
 mod quarantine;
-mod recovery;
+mod recoveries;
 mod rejected_topics;
 mod scoped;
 pub mod server;
@@ -145,7 +145,7 @@ pub const ROUTES: &[Endpoint] = &[
     Endpoint::new(Scope::Webhooks, "POST", "/v1/webhooks/{id}/resume", |r| r.to(webhooks::resume)),
     Endpoint::new(Scope::Webhooks, "POST", "/v1/webhooks/{id}/enable", |r| r.to(webhooks::enable)),
     Endpoint::new(Scope::Webhooks, "POST", "/v1/webhooks/{id}/snapshot", |r| r.to(webhooks::snapshot)),
-    Endpoint::new(Scope::Webhooks, "POST", "/v1/webhooks/{id}/recover", |r| r.to(recovery::recover)),
+    Endpoint::new(Scope::Webhooks, "POST", "/v1/webhooks/{id}/recover", |r| r.to(recoveries::recover)),
     Endpoint::new(Scope::Read, "GET", "/v1/sources", |r| r.to(sources::list)),
     Endpoint::new(Scope::Sources, "POST", "/v1/sources", |r| r.to(sources::create)),
     Endpoint::new(Scope::Read, "GET", "/v1/sources/{id}", |r| r.to(sources::get)),
@@ -168,6 +168,8 @@ pub const ROUTES: &[Endpoint] = &[
     Endpoint::new(Scope::Read, "GET", "/v1/deliveries", |r| r.to(deliveries::list)),
     Endpoint::new(Scope::Read, "GET", "/v1/deliveries/{id}", |r| r.to(deliveries::get)),
     Endpoint::new(Scope::Webhooks, "POST", "/v1/deliveries/{id}/retry", |r| r.to(deliveries::retry)),
+    Endpoint::new(Scope::Read, "GET", "/v1/recoveries", |r| r.to(recoveries::list)),
+    Endpoint::new(Scope::Read, "GET", "/v1/recoveries/{id}", |r| r.to(recoveries::get)),
     Endpoint::new(Scope::Read, "GET", "/v1/explain", |r| r.to(explain::get)),
     Endpoint::new(Scope::Audit, "GET", "/v1/audit", |r| r.to(audit::list)),
     Endpoint::new(Scope::Audit, "GET", "/v1/audit/head", |r| r.to(audit::head)),

@@ -168,6 +168,8 @@ pub enum List {
     Events,
     /// `/v1/deliveries`
     Deliveries,
+    /// `/v1/recoveries`
+    Recoveries,
     /// `/v1/audit`
     Audit,
     /// `/v1/gaps`
@@ -198,13 +200,14 @@ pub enum Place {
 impl List {
     /// Every one.
     #[cfg(any(test, feature = "fuzzing"))]
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Webhooks,
         Self::Sources,
         Self::Connections,
         Self::Agents,
         Self::Events,
         Self::Deliveries,
+        Self::Recoveries,
         Self::Audit,
         Self::Gaps,
         Self::Quarantine,
@@ -222,6 +225,7 @@ impl List {
             Self::Agents => b'a',
             Self::Events => b'e',
             Self::Deliveries => b'd',
+            Self::Recoveries => b'o',
             Self::Audit => b'l',
             Self::Gaps => b'g',
             Self::Quarantine => b'q',
@@ -263,6 +267,7 @@ impl List {
                 | Self::Sources
                 | Self::Connections
                 | Self::Deliveries
+                | Self::Recoveries
                 | Self::Gaps
                 | Self::ApiKeys
                 | Self::Tenants

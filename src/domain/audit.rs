@@ -161,6 +161,8 @@ kinds! {
     SnapshotRequested = "SNAPSHOT_REQUESTED",
     /// An operator asked to send a webhook again what it missed.
     RecoveryRequested = "RECOVERY_REQUESTED",
+    /// Such a request has ended; the outcome says how.
+    RecoveryEnded = "RECOVERY_ENDED",
     /// Agents were given ids of the CRM, or lost them.
     AgentsMapped = "AGENTS_MAPPED",
     /// A source was added.

@@ -52,6 +52,8 @@ uuid_id! {
     GapId;
     /// Odd content from upstream.
     QuarantineId;
+    /// A request to owe a webhook again what it missed.
+    RecoveryId;
     /// One dispatch loop; what it holds carries its id.
     DispatcherId;
 }

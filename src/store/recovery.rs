@@ -1,24 +1,22 @@
-//! What a webhook missed, owed to it again: events of a time that it asks for, however many. Called by
-//! `api/recovery.rs`.
+//! What a webhook missed, owed to it again: events of a time that was asked for, however many. Called by
+//! `actors/dispatch/recover.rs` for requests in its hands (`store/recoveries.rs`).
 //!
 //! Read in chunks, opened lane by lane: each lane in a transaction of its own, which holds one agent's row and so
-//! neither keeps the recorder waiting nor meets it crosswise. Asking again is harmless: what is open stays as it is.
+//! neither keeps the recorder waiting nor meets it crosswise. Doing a chunk again is harmless: what is open stays as it
+//! is, and what was delivered since the request is left out.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use time::OffsetDateTime;
 
 use super::history::{Lane, open_delivery};
-use super::webhook_rows::{Webhook, read};
-use super::webhook_states::must_take_part;
+use super::webhook_rows::Webhook;
 use super::webhooks::{entry, lock};
-use super::{Result, Store, StoreError, audit};
+use super::{Result, Store, StoreError, answered, answered_in_a_minute, audit};
 use crate::clock;
-use crate::domain::audit::{Entry, Kind};
-use crate::domain::delivery_settings::Mode;
-use crate::domain::ids::{AgentId, DeliveryId, EventId, WebhookId};
+use crate::domain::audit::{Entry, Kind, Level};
+use crate::domain::ids::{AgentId, DeliveryId, DispatcherId, EventId, RecoveryId, TenantId, WebhookId};
 
 /// Events looked at in one go.
 const CHUNK: i64 = 1000;
@@ -28,40 +26,20 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 /// Ends that can be made good.
 const FAILED: [&str; 3] = ["dead", "expired", "webhook_disabled"];
 
-/// What shall be owed again.
+/// A request that is worked on.
 #[derive(Clone, Debug)]
-pub struct Recovery {
-    /// To whom.
-    pub webhook: WebhookId,
-    /// Events that arrived at or after this time…
-    pub since: OffsetDateTime,
-    /// …and before this one.
-    pub until: OffsetDateTime,
-    /// Only what ended without success.
-    pub only_failed: bool,
-    /// Only these agents, by Genesys user id or by the CRM's own; empty: all.
-    pub agents: Vec<String>,
-}
-
-/// How far it is.
-#[derive(Debug, Default)]
-pub struct Progress {
-    recovered: AtomicU64,
-    skipped: AtomicU64,
-}
-
-impl Progress {
-    /// Deliveries that are owed again.
-    #[must_use]
-    pub fn recovered(&self) -> u64 {
-        self.recovered.load(Ordering::Relaxed)
-    }
-
-    /// Deliveries that could not be opened, because a later one of their lane was being sent all the time.
-    #[must_use]
-    pub fn skipped(&self) -> u64 {
-        self.skipped.load(Ordering::Relaxed)
-    }
+struct Job {
+    recovery_id: RecoveryId,
+    webhook_id: WebhookId,
+    tenant: TenantId,
+    since: OffsetDateTime,
+    until: OffsetDateTime,
+    only_failed: bool,
+    agents: Vec<String>,
+    newest_only: bool,
+    principal: String,
+    requested_at: OffsetDateTime,
+    read_through: i64,
 }
 
 /// One event that may be owed again.
@@ -79,7 +57,7 @@ type Lanes = BTreeMap<i64, Vec<Missed>>;
 
 /// Events that the webhook asks for, between two ends of a statement. The rule is that of `domain/explain/`.
 macro_rules! missed {
-    ($conn:expr, $wanted:expr, $webhook:expr, $after:expr, $select:literal, $end:literal) => {
+    ($conn:expr, $job:expr, $webhook:expr, $select:literal, $end:literal) => {
         sqlx::query_as!(
             Missed,
             $select
@@ -96,14 +74,14 @@ macro_rules! missed {
                  and ($8::text[] = '{}' or agent_id = any ($8) or external_id = any ($8))
                  "#
                 + $end,
-            $wanted.since,
-            $wanted.until,
-            $after,
+            $job.since,
+            $job.until,
+            $job.read_through,
             &$webhook.settings.agents,
             &$webhook.settings.topics,
             &$webhook.settings.presences,
             &$webhook.settings.sources as _,
-            &$wanted.agents,
+            &$job.agents,
             CHUNK,
         )
         .fetch_all($conn)
@@ -112,106 +90,178 @@ macro_rules! missed {
 }
 
 impl Store {
-    /// Owes a webhook again what it missed.
+    /// Owes a webhook again the next chunk of what it missed. False if there is no more to do for this dispatcher: the
+    /// request has ended, or is in other hands.
     ///
     /// # Errors
-    /// If there is none, if it is disabled or unverified, or the database refuses; what was opened until then stays.
-    pub async fn recover(&self, wanted: &Recovery, principal: &str, progress: &Progress) -> Result<()> {
-        let webhook = self.begin_recovery(wanted, principal).await?;
-        if !webhook.settings.events.iter().any(|kind| kind == "presence.updated") {
-            return Ok(());
-        }
-        let latest = webhook.settings.delivery.mode == Mode::Latest;
-        let mut after = 0;
-        loop {
-            let chunk = if latest {
-                self.newest_of_each(wanted, &webhook, after).await?
-            } else {
-                self.events_after(wanted, &webhook, after).await?
-            };
-            let Some(last) = chunk.last() else {
-                return Ok(());
-            };
-            after = if latest { last.agent_key } else { last.position };
-            let mut lanes = Lanes::new();
-            for missed in chunk {
-                lanes.entry(missed.agent_key).or_default().push(missed);
+    /// If the database is away or refuses; what was opened until then stays, and the next call goes on from there.
+    pub async fn recover_some(&self, dispatcher: DispatcherId, id: RecoveryId) -> Result<bool> {
+        let Some(job) = self.job(dispatcher, id).await? else { return Ok(false) };
+        // Nothing of another tenant may be owed to its webhook.
+        let theirs = self.of_tenant(job.tenant);
+        let webhook = match theirs.webhook(job.webhook_id).await {
+            Ok(webhook) => webhook,
+            Err(StoreError::NotFound(_)) => {
+                self.end_recovery(dispatcher, id, Some("webhook_gone")).await?;
+                return Ok(false);
             }
-            self.open_lanes(wanted, latest, lanes, principal, progress).await?;
+            Err(error) => return Err(error),
+        };
+        let hindrance = match webhook.state.as_str() {
+            "disabled" => Some("webhook_disabled"),
+            "unverified" => Some("webhook_unverified"),
+            _ => None,
+        };
+        let wanted = webhook.settings.events.iter().any(|kind| kind == "presence.updated");
+        let missed =
+            if hindrance.is_none() && wanted { theirs.missed(&job, &webhook).await? } else { Vec::new() };
+        let Some(last) = missed.last() else {
+            self.end_recovery(dispatcher, id, hindrance).await?;
+            return Ok(false);
+        };
+        let read_through = if job.newest_only { last.agent_key } else { last.position };
+        let mut lanes = Lanes::new();
+        for missed in missed {
+            lanes.entry(missed.agent_key).or_default().push(missed);
         }
+        match theirs.open_lanes(&job, lanes).await {
+            Ok(skipped) => self.note_progress(dispatcher, id, read_through, skipped).await?,
+            // The webhook was removed just now; the next look ends the request.
+            Err(StoreError::NotFound(_)) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(true)
     }
 
-    /// Writes down that it was asked for, and reads the filters that count.
-    async fn begin_recovery(&self, wanted: &Recovery, principal: &str) -> Result<Webhook> {
-        let now = clock::now();
-        let mut tx = self.begin().await?;
-        lock(&mut tx, wanted.webhook).await?;
-        let webhook = read(&mut tx, wanted.webhook).await?;
-        must_take_part(&webhook)?;
-        let told = entry(now, Kind::RecoveryRequested, wanted.webhook, principal)
-            .data("since", wanted.since.to_string())
-            .data("until", wanted.until.to_string())
-            .data("only_failed", wanted.only_failed)
-            .data("agents", wanted.agents.len());
-        audit::write(&mut tx, &[told]).await?;
-        tx.commit().await?;
-        Ok(webhook)
-    }
-
-    /// The next events that the webhook asks for, in order.
-    async fn events_after(&self, wanted: &Recovery, webhook: &Webhook, after: i64) -> Result<Vec<Missed>> {
-        let mut tx = self.begin().await?;
-        audit::allow_a_minute(&mut tx).await?;
-        let missed = missed!(
-            &mut *tx,
-            wanted,
-            webhook,
-            after,
-            "select",
-            "and position > $3 order by position limit $9"
-        );
-        tx.commit().await?;
-        Ok(missed)
-    }
-
-    /// The newest event of each of the next agents: in mode `latest` the others have given way to it.
-    async fn newest_of_each(&self, wanted: &Recovery, webhook: &Webhook, after: i64) -> Result<Vec<Missed>> {
-        let mut tx = self.begin().await?;
-        audit::allow_a_minute(&mut tx).await?;
-        let missed = missed!(
-            &mut *tx,
-            wanted,
-            webhook,
-            after,
-            "select distinct on (agent_key)",
-            "and agent_key > $3 order by agent_key, position desc limit $9"
-        );
-        tx.commit().await?;
-        Ok(missed)
-    }
-
-    /// Opens what can be opened; a lane in which something later is being sent is tried again for a while.
-    async fn open_lanes(
+    /// Ends a request that is in this dispatcher's hands.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn end_recovery(
         &self,
-        wanted: &Recovery,
-        latest: bool,
-        mut lanes: Lanes,
-        principal: &str,
-        progress: &Progress,
+        dispatcher: DispatcherId,
+        id: RecoveryId,
+        reason: Option<&'static str>,
     ) -> Result<()> {
+        let now = clock::now();
+        answered(async {
+            let mut tx = self.begin().await?;
+            let ended = sqlx::query!(
+                r#"update recovery
+                   set ended_at = $3,
+                       reason = $4,
+                       held_by = null
+                   where recovery_id = $1
+                     and held_by = $2
+                     and ended_at is null
+                   returning webhook_id as "webhook_id: WebhookId", principal, recovered, skipped"#,
+                id as _,
+                dispatcher as _,
+                now,
+                reason,
+            )
+            .fetch_optional(&mut *tx)
+            .await?;
+            let Some(ended) = ended else { return Ok(()) };
+            let level = if reason.is_none() { Level::Info } else { Level::Warn };
+            let mut told = entry(now, Kind::RecoveryEnded, ended.webhook_id, &ended.principal)
+                .level(level)
+                .data("recovery", id.to_string())
+                .data("recovered", ended.recovered)
+                .data("skipped", ended.skipped);
+            told.outcome = Some(reason.unwrap_or("done"));
+            audit::write(&mut tx, &[told]).await?;
+            tx.commit().await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The request, if it runs and is in this dispatcher's hands.
+    async fn job(&self, dispatcher: DispatcherId, id: RecoveryId) -> Result<Option<Job>> {
+        answered(async {
+            Ok(sqlx::query_as!(
+                Job,
+                r#"select r.recovery_id as "recovery_id: RecoveryId", r.webhook_id as "webhook_id: WebhookId",
+                          w.tenant_id as "tenant: TenantId", r.since, r.until, r.only_failed, r.agents, r.newest_only,
+                          r.principal, r.requested_at, r.read_through
+                   from recovery r
+                   join webhook w on w.webhook_id = r.webhook_id
+                   where r.recovery_id = $1
+                     and r.held_by = $2
+                     and r.ended_at is null"#,
+                id as _,
+                dispatcher as _,
+            )
+            .fetch_optional(&self.pool)
+            .await?)
+        })
+        .await
+    }
+
+    async fn note_progress(
+        &self,
+        dispatcher: DispatcherId,
+        id: RecoveryId,
+        read_through: i64,
+        skipped: u64,
+    ) -> Result<()> {
+        answered(async {
+            sqlx::query!(
+                "update recovery
+                 set read_through = $3,
+                     skipped = skipped + $4
+                 where recovery_id = $1
+                   and held_by = $2
+                   and read_through < $3",
+                id as _,
+                dispatcher as _,
+                read_through,
+                i64::try_from(skipped).unwrap_or(i64::MAX),
+            )
+            .execute(&self.pool)
+            .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The next events that the webhook asks for; of each agent the newest alone if the others have given way to it.
+    async fn missed(&self, job: &Job, webhook: &Webhook) -> Result<Vec<Missed>> {
+        answered_in_a_minute(async {
+            let mut tx = self.begin().await?;
+            audit::allow_a_minute(&mut tx).await?;
+            let missed = if job.newest_only {
+                missed!(
+                    &mut *tx,
+                    job,
+                    webhook,
+                    "select distinct on (agent_key)",
+                    "and agent_key > $3 order by agent_key, position desc limit $9"
+                )
+            } else {
+                missed!(&mut *tx, job, webhook, "select", "and position > $3 order by position limit $9")
+            };
+            tx.commit().await?;
+            Ok(missed)
+        })
+        .await
+    }
+
+    /// Opens what can be opened; a lane in which something later is being sent is tried again for a while. Says how many
+    /// could not be opened.
+    async fn open_lanes(&self, job: &Job, mut lanes: Lanes) -> Result<u64> {
+        let mut skipped = 0;
         for tries in 1..=TRIES {
             let mut busy = Lanes::new();
             for (lane, missed) in lanes {
-                match self.open_lane(wanted, latest, lane, &missed, principal).await {
-                    Ok(opened) => {
-                        progress.recovered.fetch_add(opened, Ordering::Relaxed);
-                    }
+                match self.open_lane(job, lane, &missed).await {
+                    Ok(()) => {}
                     Err(error) if comes_right(&error) && tries < TRIES => {
                         busy.insert(lane, missed);
                     }
                     Err(StoreError::Conflict(_)) => {
-                        let skipped = u64::try_from(missed.len()).unwrap_or_default();
-                        progress.skipped.fetch_add(skipped, Ordering::Relaxed);
+                        skipped += u64::try_from(missed.len()).unwrap_or_default();
                     }
                     Err(error) => return Err(error),
                 }
@@ -223,64 +273,76 @@ impl Store {
             lanes = busy;
             tokio::time::sleep(BETWEEN_TRIES).await;
         }
-        Ok(())
+        Ok(skipped)
     }
 
-    /// Opens the missed deliveries of one lane, all or none; says how many.
-    async fn open_lane(
-        &self,
-        wanted: &Recovery,
-        latest: bool,
-        lane: i64,
-        missed: &[Missed],
-        principal: &str,
-    ) -> Result<u64> {
+    /// Opens the missed deliveries of one lane, all or none, and counts them.
+    async fn open_lane(&self, job: &Job, lane: i64, missed: &[Missed]) -> Result<()> {
         let now = clock::now();
-        let mut tx = self.begin().await?;
-        // Always in this order: agent, webhook, delivery.
-        sqlx::query!("select agent_key from agent where agent_key = $1 for update", lane)
-            .fetch_optional(&mut *tx)
-            .await?;
-        lock(&mut tx, wanted.webhook).await?;
-        let ids: Vec<DeliveryId> =
-            missed.iter().map(|missed| DeliveryId::of(missed.event_id, wanted.webhook)).collect();
-        let known = sqlx::query!(
-            r#"select exists (select from delivery d where d.delivery_id = wanted.id) as "open!",
-                      (select l.end_state
+        answered(async {
+            let mut tx = self.begin().await?;
+            // Always in this order: agent, webhook, delivery.
+            sqlx::query!("select agent_key from agent where agent_key = $1 for update", lane)
+                .fetch_optional(&mut *tx)
+                .await?;
+            lock(&mut tx, job.webhook_id).await?;
+            let ids: Vec<DeliveryId> =
+                missed.iter().map(|missed| DeliveryId::of(missed.event_id, job.webhook_id)).collect();
+            let known = sqlx::query!(
+                r#"select exists (select from delivery d where d.delivery_id = wanted.id) as "open!",
+                          last.end_state as "end_state?", last.at as "ended_at?"
+                   from unnest($1::uuid[]) with ordinality as wanted (id, place)
+                   left join lateral (
+                       select l.end_state, l.at
                        from audit_log l
                        where l.delivery_id = wanted.id
                          and l.end_state is not null
                        order by l.audit_id desc
-                       limit 1) as end_state
-               from unnest($1::uuid[]) with ordinality as wanted (id, place)
-               order by wanted.place"#,
-            &ids as _,
-        )
-        .fetch_all(&mut *tx)
-        .await?;
-        let mut told = Vec::new();
-        for ((missed, id), known) in missed.iter().zip(&ids).zip(known) {
-            let failed = known.end_state.as_deref().is_some_and(|end| FAILED.contains(&end));
-            if known.open || (wanted.only_failed && !failed) {
-                continue;
+                       limit 1) last on true
+                   order by wanted.place"#,
+                &ids as _,
+            )
+            .fetch_all(&mut *tx)
+            .await?;
+            let mut told = Vec::new();
+            for ((missed, id), known) in missed.iter().zip(&ids).zip(known) {
+                let end = known.end_state.as_deref();
+                let failed = end.is_some_and(|end| FAILED.contains(&end));
+                let made_good =
+                    end == Some("delivered") && known.ended_at.is_some_and(|at| at >= job.requested_at);
+                if known.open || made_good || (job.only_failed && !failed) {
+                    continue;
+                }
+                if job.newest_only && is_overtaken(&mut tx, job.webhook_id, missed).await? {
+                    continue;
+                }
+                let at = Lane { webhook: job.webhook_id, lane };
+                open_delivery(&mut tx, at, *id, missed.event_id, missed.received_at, missed.position, now)
+                    .await?;
+                let mut retried = Entry::new(now, Kind::DeliveryRetried).data("recovery", true);
+                retried.webhook_id = Some(job.webhook_id);
+                retried.event_id = Some(missed.event_id);
+                retried.delivery_id = Some(*id);
+                retried.agent_id.clone_from(&missed.agent_id);
+                retried.principal = Some(job.principal.clone());
+                told.push(retried);
             }
-            if latest && is_overtaken(&mut tx, wanted.webhook, missed).await? {
-                continue;
-            }
-            let at = Lane { webhook: wanted.webhook, lane };
-            open_delivery(&mut tx, at, *id, missed.event_id, missed.received_at, missed.position, now)
+            audit::write(&mut tx, &told).await?;
+            if !told.is_empty() {
+                sqlx::query!(
+                    "update recovery
+                     set recovered = recovered + $2
+                     where recovery_id = $1",
+                    job.recovery_id as _,
+                    i64::try_from(told.len()).unwrap_or(i64::MAX),
+                )
+                .execute(&mut *tx)
                 .await?;
-            let mut retried = Entry::new(now, Kind::DeliveryRetried).data("recovery", true);
-            retried.webhook_id = Some(wanted.webhook);
-            retried.event_id = Some(missed.event_id);
-            retried.delivery_id = Some(*id);
-            retried.agent_id.clone_from(&missed.agent_id);
-            retried.principal = Some(principal.to_owned());
-            told.push(retried);
-        }
-        audit::write(&mut tx, &told).await?;
-        tx.commit().await?;
-        Ok(u64::try_from(told.len()).unwrap_or_default())
+            }
+            tx.commit().await?;
+            Ok(())
+        })
+        .await
     }
 }
 

@@ -117,7 +117,13 @@ async fn what_was_missed_is_owed_again_in_order_and_what_was_delivered_is_not() 
 
     let since = json!({"since": "2020-01-01T00:00:00Z", "agents": ["ann"]});
     let some = world.bridge.post(&path, &since).await;
-    assert_eq!(some.json(), json!({"recovered": 3, "skipped": 0, "done": true}), "{}", some.text());
+    let found = some.json();
+    assert_eq!(
+        json!([found["recovered"], found["skipped"], found["state"]]),
+        json!([3, 0, "done"]),
+        "{}",
+        some.text()
+    );
     let since = json!({"since": "2020-01-01T00:00:00Z"});
     assert_eq!(world.bridge.post(&path, &since).await.json()["recovered"], 3, "the other agent's");
     assert_eq!(world.bridge.post(&path, &since).await.json()["recovered"], 0, "what is open stays as it is");

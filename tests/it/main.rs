@@ -30,6 +30,7 @@ mod leaves_failing_receivers_alone;
 mod leaves_nothing_upstream;
 mod maps_agents;
 mod matches_openapi;
+mod owes_again;
 mod refuses_inner_targets;
 mod refuses_wrong_configuration;
 mod registers_webhooks;

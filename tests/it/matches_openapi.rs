@@ -35,6 +35,7 @@ async fn every_operation_succeeds_as_promised() {
         "/v1/audit",
         "/v1/audit/head",
         "/v1/quarantine",
+        "/v1/recoveries",
         "/v1/gaps",
         "/v1/rejected-topics",
         "/healthz",
@@ -71,7 +72,10 @@ async fn every_operation_succeeds_as_promised() {
         assert!(status < 300, "{step} answered {status}");
     }
     let since = json!({"since": "2026-01-01T00:00:00Z"});
-    assert_eq!(b.post(&format!("/v1/webhooks/{hook}/recover"), &since).await.status, 202);
+    let recovery = b.post(&format!("/v1/webhooks/{hook}/recover"), &since).await;
+    assert_eq!(recovery.status, 202);
+    let recovery = format!("/v1/recoveries/{}", recovery.json()["id"].as_str().unwrap());
+    assert_eq!(b.get(&recovery).await.status, 200);
     assert_eq!(b.patch(&format!("/v1/webhooks/{hook}"), &json!({"description": "x"})).await.status, 200);
     assert_eq!(b.patch(&format!("/v1/sources/{source}"), &json!({"name": "third"})).await.status, 200);
     assert_eq!(b.post(&format!("/v1/sources/{source}/refresh"), &json!({})).await.status, 202);

@@ -35,6 +35,7 @@ mod batches;
 mod conclude;
 mod cycle;
 mod outlet;
+mod recover;
 mod send;
 mod upkeep;
 
@@ -42,7 +43,7 @@ mod upkeep;
 const IN_HAND_MAX: usize = 4096;
 /// The poll that finds what no nudge told of: retries, other processes' events, lost nudges.
 const POLL: Duration = Duration::from_secs(1);
-/// How often we give a sign of life, look for dead dispatchers, for probes and for snapshots.
+/// How often we give a sign of life, look for dead dispatchers, for probes, recoveries and snapshots.
 const UPKEEP: Duration = Duration::from_secs(2);
 /// Wait between tries while the database is away; grows to the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -60,6 +61,8 @@ enum Report {
     Formed { webhook: WebhookId, result: Result<Vec<Claimed>, StoreError> },
     /// A webhook was disabled, or could not be.
     Disabled { webhook: WebhookId },
+    /// A recovery is in our hands no more.
+    Recovered,
     /// A round of upkeep is over.
     Upkept(Result<upkeep::Found, StoreError>),
     /// A task panicked: what it was to report will never come.
@@ -306,6 +309,7 @@ impl Dispatch {
             Report::Read { webhook, result } => self.know(webhook, *result),
             Report::Formed { webhook, result } => self.formed(webhook, result),
             Report::Disabled { webhook } => self.disabled(webhook),
+            Report::Recovered => self.upkeep_at = Instant::now(), // there is room for another one
             Report::Upkept(result) => self.upkept(result),
             Report::Died => self.died = true,
         }

@@ -1,4 +1,4 @@
-//! What the loop looks after every few seconds: the clock, its own sign of life, dead dispatchers, probes, snapshots.
+//! What the loop looks after every few seconds: the clock, its own sign of life, dead dispatchers, probes, recoveries, snapshots.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -20,9 +20,13 @@ use crate::store::StoreError;
 
 use super::super::dispatcher::DispatcherDeps;
 use super::outlet::Prepared;
+use super::recover::recover;
 
 /// How long one round writes snapshots: our sign of life must not wait for all of them.
 const SNAPSHOTS_WITHIN: Duration = Duration::from_secs(1);
+
+/// Recoveries that this process works on at a time: each holds a connection to the database most of the time.
+const RECOVERIES_AT_ONCE: i64 = 4;
 
 /// What a round found.
 pub(super) struct Found {
@@ -42,7 +46,7 @@ impl Dispatch {
     /// Starts a round.
     pub(super) fn start_upkeep(&mut self) {
         self.upkeep_runs = true;
-        let (deps, id) = (self.deps.clone(), self.id);
+        let (deps, id, report) = (self.deps.clone(), self.id, self.report.clone());
         start(&self.report, async move {
             let round = async {
                 deps.store.look_at_the_clock().await?;
@@ -55,6 +59,9 @@ impl Dispatch {
                 let freed = deps.store.free_of_the_dead(now).await?;
                 for webhook in deps.store.begin_probes(now).await? {
                     tokio::spawn(probe(deps.clone(), webhook));
+                }
+                for recovery in deps.store.take_recoveries(id, now, RECOVERIES_AT_ONCE).await? {
+                    start(&report, recover(deps.store.clone(), id, recovery));
                 }
                 let more = deps.store.write_snapshots(SNAPSHOTS_WITHIN).await?;
                 let generation = deps.store.webhook_generation().await?;

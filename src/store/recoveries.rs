@@ -1,0 +1,212 @@
+//! `recovery`: requests to owe a webhook again what it missed, and how far each is. Asked for and shown by
+//! `api/recoveries.rs`, taken in hand by `actors/dispatch/recover.rs`; the work itself is `store/recovery.rs`.
+
+use time::OffsetDateTime;
+
+use super::webhook_rows::read;
+use super::webhook_states::must_take_part;
+use super::webhooks::{entry, lock};
+use super::{Result, Store, StoreError, answered, audit};
+use crate::clock;
+use crate::domain::audit::Kind;
+use crate::domain::delivery_settings::Mode;
+use crate::domain::ids::{DispatcherId, RecoveryId, WebhookId};
+
+/// What shall be owed again.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// To whom.
+    pub webhook: WebhookId,
+    /// Events that arrived at or after this time…
+    pub since: OffsetDateTime,
+    /// …and before this one.
+    pub until: OffsetDateTime,
+    /// Only what ended without success.
+    pub only_failed: bool,
+    /// Only these agents, by Genesys user id or by the CRM's own; empty: all.
+    pub agents: Vec<String>,
+}
+
+/// A request as the API shows it.
+#[derive(Clone, Debug)]
+pub struct Recovery {
+    /// Its id.
+    pub recovery_id: RecoveryId,
+    /// To whom.
+    pub webhook_id: WebhookId,
+    /// Events that arrived at or after this time…
+    pub since: OffsetDateTime,
+    /// …and before this one.
+    pub until: OffsetDateTime,
+    /// Only what ended without success.
+    pub only_failed: bool,
+    /// Only these agents; empty: all.
+    pub agents: Vec<String>,
+    /// Deliveries that are owed again.
+    pub recovered: i64,
+    /// Deliveries that could not be opened, because a later one of their lane was being sent all the time.
+    pub skipped: i64,
+    /// When it was asked for.
+    pub requested_at: OffsetDateTime,
+    /// When it ended; `None` while it runs.
+    pub ended_at: Option<OffsetDateTime>,
+    /// Why it ended before everything was looked at.
+    pub reason: Option<String>,
+}
+
+/// Which requests are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct RecoveryFilter {
+    /// Only this one.
+    pub recovery: Option<RecoveryId>,
+    /// Only to this webhook.
+    pub webhook: Option<WebhookId>,
+    /// Only in this state.
+    pub state: Option<String>,
+}
+
+impl Recovery {
+    /// `running`, `done` or `failed`.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        match (&self.ended_at, &self.reason) {
+            (None, _) => "running",
+            (Some(_), None) => "done",
+            (Some(_), Some(_)) => "failed",
+        }
+    }
+}
+
+impl Store {
+    /// Notes that a webhook is to be owed again what it missed. Ring
+    /// [`deliveries_due`](super::wake::Wake::deliveries_due) afterwards.
+    ///
+    /// # Errors
+    /// If there is none, if it is disabled or unverified, or the database refuses.
+    pub async fn request_recovery(&self, wanted: &Wanted, principal: &str) -> Result<RecoveryId> {
+        let (now, id) = (clock::now(), RecoveryId::generate());
+        let mut tx = self.begin().await?;
+        lock(&mut tx, wanted.webhook).await?;
+        let webhook = read(&mut tx, wanted.webhook).await?;
+        must_take_part(&webhook)?;
+        sqlx::query!(
+            "insert into recovery (
+                 recovery_id, webhook_id, since, until, only_failed, agents, newest_only, principal, requested_at)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            id as _,
+            wanted.webhook as _,
+            wanted.since,
+            wanted.until,
+            wanted.only_failed,
+            &wanted.agents,
+            webhook.settings.delivery.mode == Mode::Latest,
+            principal,
+            now,
+        )
+        .execute(&mut *tx)
+        .await?;
+        let told = entry(now, Kind::RecoveryRequested, wanted.webhook, principal)
+            .data("recovery", id.to_string())
+            .data("since", wanted.since.to_string())
+            .data("until", wanted.until.to_string())
+            .data("only_failed", wanted.only_failed)
+            .data("agents", wanted.agents.len());
+        audit::write(&mut tx, &[told]).await?;
+        tx.commit().await?;
+        Ok(id)
+    }
+
+    /// A page of requests, newest first.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn recoveries(
+        &self,
+        filter: &RecoveryFilter,
+        before: Option<RecoveryId>,
+        limit: i64,
+    ) -> Result<Vec<Recovery>> {
+        Ok(sqlx::query_as!(
+            Recovery,
+            r#"select recovery_id as "recovery_id: RecoveryId", webhook_id as "webhook_id: WebhookId", since, until,
+                      only_failed, agents, recovered, skipped, requested_at, ended_at, reason
+               from recovery
+               where ($1::uuid is null or recovery_id = $1)
+                 and ($2::uuid is null or webhook_id = $2)
+                 and ($3::text is null
+                      or $3 = case when ended_at is null then 'running' when reason is null then 'done' else 'failed' end)
+                 and ($4::uuid is null or recovery_id < $4)
+               order by recovery_id desc
+               limit $5"#,
+            filter.recovery as _,
+            filter.webhook as _,
+            filter.state.as_deref(),
+            before as _,
+            limit,
+        )
+        .fetch_all(&mut *self.begin().await?)
+        .await?)
+    }
+
+    /// One request.
+    ///
+    /// # Errors
+    /// If there is none, or the database does not answer.
+    pub async fn recovery(&self, id: RecoveryId) -> Result<Recovery> {
+        let only = RecoveryFilter { recovery: Some(id), ..RecoveryFilter::default() };
+        let rows = self.recoveries(&only, None, 1).await?;
+        rows.into_iter().next().ok_or(StoreError::NotFound("recovery"))
+    }
+
+    /// Puts running requests that nobody works on into a dispatcher's hands, the oldest first, until it has so many.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn take_recoveries(
+        &self,
+        dispatcher: DispatcherId,
+        now: OffsetDateTime,
+        at_most: i64,
+    ) -> Result<Vec<RecoveryId>> {
+        answered(async {
+            Ok(sqlx::query_scalar!(
+                r#"update recovery
+                   set held_by = $1
+                   where recovery_id in (
+                       select r.recovery_id
+                       from recovery r
+                       where r.ended_at is null
+                         and not exists (
+                             select
+                             from dispatcher d
+                             where d.dispatcher_id = r.held_by
+                               and d.alive_until >= $2)
+                       order by r.recovery_id
+                       limit greatest(
+                           0, $3 - (select count(*) from recovery h where h.ended_at is null and h.held_by = $1))
+                       for update skip locked)
+                   returning recovery_id as "recovery_id: RecoveryId""#,
+                dispatcher as _,
+                now,
+                at_most,
+            )
+            .fetch_all(&self.pool)
+            .await?)
+        })
+        .await
+    }
+
+    /// Forgets requests that ended before this time.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub async fn forget_recoveries(&self, before: OffsetDateTime) -> Result<u64> {
+        answered(async {
+            let gone = sqlx::query!("delete from recovery where ended_at < $1", before)
+                .execute(&mut *self.begin().await?)
+                .await?;
+            Ok(gone.rows_affected())
+        })
+        .await
+    }
+}

@@ -1,0 +1,142 @@
+//! A recovery that was asked for comes to its end, whatever becomes of the process, and says how it ended.
+
+use std::collections::BTreeSet;
+
+use genesys_simulator::crm::check::{holes, inversions};
+use serde_json::{Value, json};
+use sqlx::{PgPool, Postgres, Transaction};
+
+use crate::support::{SOON, World, database, eventually};
+
+const AGENTS: [&str; 3] = ["ann", "bob", "cid"];
+/// Changes of each of them that were missed.
+const EACH: usize = 20;
+
+/// A world in which everything that one webhook was owed has ended in vain.
+struct Missed {
+    world: World,
+    pool: PgPool,
+    webhook: String,
+}
+
+impl Missed {
+    async fn start() -> Self {
+        let world = World::watching(&AGENTS).await;
+        let pool = database::pool(&world.bridge.database_url).await;
+        let webhook = world.register("/hooks/a").await;
+        world.bridge.post(&format!("/v1/webhooks/{webhook}/pause"), &json!({})).await;
+        for n in 0..EACH {
+            for agent in AGENTS {
+                world.genesys.push_presence(agent, ["BUSY", "AWAY"][n % 2]);
+            }
+        }
+        eventually("all are owed", || async {
+            (world.open_deliveries(&pool).await == (AGENTS.len() * EACH) as i64).then_some(())
+        })
+        .await;
+        let gave_up = "with gone as (delete from delivery returning *)
+                       insert into audit_log (at, kind, webhook_id, event_id, delivery_id, agent_id, attempt, end_state)
+                       select now(), 'DELIVERY_ENDED', webhook_id, event_id, delivery_id,
+                              (select agent_id from agent where agent_key = lane), 11, 'dead'
+                       from gone";
+        sqlx::query(gave_up).execute(&pool).await.unwrap();
+        Self { world, pool, webhook }
+    }
+
+    /// Keeps the lane of an agent from being opened.
+    async fn hold(&self, agent: &str) -> Transaction<'static, Postgres> {
+        let mut held = self.pool.begin().await.unwrap();
+        sqlx::query("select from agent where agent_id = $1 for update")
+            .bind(agent)
+            .execute(&mut *held)
+            .await
+            .unwrap();
+        held
+    }
+
+    /// Asks for all that failed; gives the answer.
+    async fn ask(&self) -> Value {
+        let path = format!("/v1/webhooks/{}/recover", self.webhook);
+        let answer = self.world.bridge.post(&path, &json!({"since": "2020-01-01T00:00:00Z"})).await;
+        assert_eq!(answer.status, 202, "{}", answer.text());
+        answer.json()
+    }
+
+    async fn look(&self, recovery: &Value) -> Value {
+        self.world.bridge.get(&format!("/v1/recoveries/{}", recovery["id"].as_str().unwrap())).await.json()
+    }
+
+    async fn ended(&self, recovery: &Value) -> Value {
+        eventually("the recovery has ended", || async {
+            let now = self.look(recovery).await;
+            (now["state"] != "running").then_some(now)
+        })
+        .await
+    }
+
+    async fn list(&self, query: &str) -> Vec<Value> {
+        let page = self.world.bridge.get(&format!("/v1/recoveries{query}")).await.json();
+        page["items"].as_array().unwrap().clone()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recovery_that_a_kill_cut_off_goes_on_to_its_end_and_its_count_is_right() {
+    let mut missed = Missed::start().await;
+    let held = missed.hold("bob").await;
+    let asked = missed.ask().await;
+    assert_eq!(asked["state"], "running", "{asked}");
+    eventually("the others' lanes are open", || async {
+        (missed.look(&asked).await["recovered"] == 2 * EACH).then_some(())
+    })
+    .await;
+    missed.world.bridge.kill().await;
+    held.rollback().await.unwrap();
+    missed.world.bridge.restart().await;
+    let ended = missed.ended(&asked).await;
+    let found = json!([ended["state"], ended["reason"], ended["recovered"], ended["skipped"]]);
+    assert_eq!(found, json!(["done", null, 3 * EACH, 0]));
+    let told = missed.world.audit_of("RECOVERY_ENDED", 1).await;
+    assert_eq!(told[0]["data"]["recovery"], asked["id"]);
+    assert_eq!(told[0]["data"]["recovered"], 3 * EACH);
+    missed.world.bridge.post(&format!("/v1/webhooks/{}/resume", missed.webhook), &json!({})).await;
+    let posts = missed.world.crm.wait_for((3 * EACH) as u64, SOON).await.unwrap();
+    assert_eq!(inversions(&posts), Vec::<String>::new());
+    assert_eq!(holes(&posts), Vec::<String>::new());
+    let told: BTreeSet<_> = posts.iter().map(|post| post.webhook_id()).collect();
+    assert_eq!(told.len(), 3 * EACH, "each once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recovery_whose_webhook_is_removed_or_disabled_meanwhile_says_so() {
+    let missed = Missed::start().await;
+    let held = missed.hold("bob").await;
+    let first = missed.ask().await;
+    assert_eq!(first["state"], "running", "{first}");
+    sqlx::query("update webhook set state = 'disabled'").execute(&missed.pool).await.unwrap();
+    held.rollback().await.unwrap();
+    let first = missed.ended(&first).await;
+    assert_eq!(json!([first["state"], first["reason"]]), json!(["failed", "webhook_disabled"]));
+    assert_eq!(first["recovered"], 3 * EACH, "what was opened stays so");
+
+    sqlx::query("update webhook set state = 'paused'").execute(&missed.pool).await.unwrap();
+    sqlx::query("delete from delivery").execute(&missed.pool).await.unwrap();
+    let held = missed.hold("ann").await;
+    let second = missed.ask().await;
+    assert_eq!(second["state"], "running", "{second}");
+    assert_eq!(missed.list("?state=running").await.len(), 1);
+    assert_eq!(missed.world.bridge.delete(&format!("/v1/webhooks/{}", missed.webhook)).await.status, 204);
+    held.rollback().await.unwrap();
+    let second = missed.ended(&second).await;
+    assert_eq!(json!([second["state"], second["reason"]]), json!(["failed", "webhook_gone"]));
+
+    assert_eq!(missed.list("").await, [second.clone(), first.clone()], "newest first");
+    assert_eq!(missed.list(&format!("?state=failed&webhook={}", missed.webhook)).await.len(), 2);
+    assert_eq!(missed.list("?state=done").await, Vec::<Value>::new());
+    let page = missed.world.bridge.get("/v1/recoveries?limit=1").await.json();
+    let cursor = page["next_cursor"].as_str().unwrap();
+    assert_eq!(missed.list(&format!("?cursor={cursor}")).await, [first]);
+    let nobodys = format!("/v1/recoveries/{}", missed.webhook);
+    assert_eq!(missed.world.bridge.get(&nobodys).await.status, 404);
+    assert_eq!(missed.world.bridge.get("/v1/recoveries?state=ended").await.status, 400);
+}
