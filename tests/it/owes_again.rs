@@ -54,12 +54,17 @@ impl Missed {
         held
     }
 
-    /// Asks for all that failed; gives the answer.
-    async fn ask(&self) -> Value {
+    /// Asks for all that failed, or for all; gives the answer.
+    async fn ask(&self, only_failed: bool) -> Value {
         let path = format!("/v1/webhooks/{}/recover", self.webhook);
-        let answer = self.world.bridge.post(&path, &json!({"since": "2020-01-01T00:00:00Z"})).await;
+        let body = json!({"since": "2020-01-01T00:00:00Z", "only_failed": only_failed});
+        let answer = self.world.bridge.post(&path, &body).await;
         assert_eq!(answer.status, 202, "{}", answer.text());
         answer.json()
+    }
+
+    async fn resume(&self) {
+        self.world.bridge.post(&format!("/v1/webhooks/{}/resume", self.webhook), &json!({})).await;
     }
 
     async fn look(&self, recovery: &Value) -> Value {
@@ -84,7 +89,7 @@ impl Missed {
 async fn a_recovery_that_a_kill_cut_off_goes_on_to_its_end_and_its_count_is_right() {
     let mut missed = Missed::start().await;
     let held = missed.hold("bob").await;
-    let asked = missed.ask().await;
+    let asked = missed.ask(true).await;
     assert_eq!(asked["state"], "running", "{asked}");
     eventually("the others' lanes are open", || async {
         (missed.look(&asked).await["recovered"] == 2 * EACH).then_some(())
@@ -99,7 +104,7 @@ async fn a_recovery_that_a_kill_cut_off_goes_on_to_its_end_and_its_count_is_righ
     let told = missed.world.audit_of("RECOVERY_ENDED", 1).await;
     assert_eq!(told[0]["data"]["recovery"], asked["id"]);
     assert_eq!(told[0]["data"]["recovered"], 3 * EACH);
-    missed.world.bridge.post(&format!("/v1/webhooks/{}/resume", missed.webhook), &json!({})).await;
+    missed.resume().await;
     let posts = missed.world.crm.wait_for((3 * EACH) as u64, SOON).await.unwrap();
     assert_eq!(inversions(&posts), Vec::<String>::new());
     assert_eq!(holes(&posts), Vec::<String>::new());
@@ -108,10 +113,33 @@ async fn a_recovery_that_a_kill_cut_off_goes_on_to_its_end_and_its_count_is_righ
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_cut_off_recovery_had_delivered_is_not_delivered_twice() {
+    let mut missed = Missed::start().await;
+    missed.resume().await;
+    let held = missed.hold("bob").await;
+    let asked = missed.ask(false).await;
+    assert_eq!(asked["state"], "running", "{asked}");
+    missed.world.crm.wait_for((2 * EACH) as u64, SOON).await.unwrap();
+    eventually("the others' are written down as delivered", || async {
+        (missed.world.open_deliveries(&missed.pool).await == 0).then_some(())
+    })
+    .await;
+    missed.world.bridge.kill().await;
+    held.rollback().await.unwrap();
+    missed.world.bridge.restart().await;
+    assert_eq!(missed.ended(&asked).await["recovered"], 3 * EACH);
+    eventually("nothing is owed", || async {
+        (missed.world.open_deliveries(&missed.pool).await == 0).then_some(())
+    })
+    .await;
+    assert_eq!(missed.world.crm.posts().len(), 3 * EACH, "each once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_recovery_whose_webhook_is_removed_or_disabled_meanwhile_says_so() {
     let missed = Missed::start().await;
     let held = missed.hold("bob").await;
-    let first = missed.ask().await;
+    let first = missed.ask(true).await;
     assert_eq!(first["state"], "running", "{first}");
     sqlx::query("update webhook set state = 'disabled'").execute(&missed.pool).await.unwrap();
     held.rollback().await.unwrap();
@@ -122,7 +150,7 @@ async fn a_recovery_whose_webhook_is_removed_or_disabled_meanwhile_says_so() {
     sqlx::query("update webhook set state = 'paused'").execute(&missed.pool).await.unwrap();
     sqlx::query("delete from delivery").execute(&missed.pool).await.unwrap();
     let held = missed.hold("ann").await;
-    let second = missed.ask().await;
+    let second = missed.ask(true).await;
     assert_eq!(second["state"], "running", "{second}");
     assert_eq!(missed.list("?state=running").await.len(), 1);
     assert_eq!(missed.world.bridge.delete(&format!("/v1/webhooks/{}", missed.webhook)).await.status, 204);
