@@ -338,7 +338,10 @@ impl Dispatch {
 
     /// When the loop has something to do even if nothing happens.
     fn next_moment(&self, order: Order) -> Instant {
-        let mut moment = self.poll_at.min(self.upkeep_at.max(Instant::now() + Duration::from_millis(1)));
+        let mut moment = self.poll_at;
+        if !self.upkeep_runs {
+            moment = moment.min(self.upkeep_at.max(Instant::now() + Duration::from_millis(1)));
+        }
         if let Order::DrainUntil(by) = order {
             moment = moment.min(by);
         }

@@ -46,6 +46,8 @@ impl Dispatch {
     /// Starts a round.
     pub(super) fn start_upkeep(&mut self) {
         self.upkeep_runs = true;
+        // What is asked for meanwhile brings the next round forward again.
+        self.upkeep_at = Instant::now() + UPKEEP;
         let (deps, id, report) = (self.deps.clone(), self.id, self.report.clone());
         start(&self.report, async move {
             let round = async {
@@ -74,7 +76,6 @@ impl Dispatch {
     /// Takes in what a round found.
     pub(super) fn upkept(&mut self, result: Result<Found, StoreError>) {
         self.upkeep_runs = false;
-        self.upkeep_at = Instant::now() + UPKEEP;
         let found = match result {
             Ok(found) => found,
             Err(error) => {
