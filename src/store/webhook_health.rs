@@ -64,6 +64,7 @@ impl Store {
     ) -> Result<()> {
         answered(async {
             let mut tx = self.begin().await?;
+            let told = lock(&mut tx, EventKind::WebhookFailing, id).await?;
             let first = sqlx::query!(
                 "insert into webhook_health as h (webhook_id, failures, failing_since, last_outcome, noticed)
                  select webhook_id, $2, $3, $4, true
@@ -86,7 +87,7 @@ impl Store {
             if first.rows_affected() > 0 {
                 let entry = Entry::new(now, Kind::WebhookFailing).level(Level::Warn).data("outcome", outcome);
                 audit::write(&mut tx, &[about(entry, id)]).await?;
-                tell(&mut tx, EventKind::WebhookFailing, id, Some(outcome), now).await?;
+                tell(&mut tx, EventKind::WebhookFailing, id, Some(outcome), now, &told).await?;
             }
             tx.commit().await?;
             Ok(())
@@ -101,7 +102,8 @@ impl Store {
     pub async fn webhook_succeeds(&self, id: WebhookId, now: OffsetDateTime) -> Result<()> {
         answered(async {
             let mut tx = self.begin().await?;
-            recovered(&mut tx, id, now).await?;
+            let told = lock(&mut tx, EventKind::WebhookRecovered, id).await?;
+            recovered(&mut tx, id, now, &told).await?;
             tx.commit().await?;
             Ok(())
         })
@@ -117,6 +119,7 @@ impl Store {
         answered_in_a_minute(async {
             let mut tx = self.begin().await?;
             audit::allow_a_minute(&mut tx).await?;
+            let told = lock(&mut tx, EventKind::WebhookDisabled, id).await?;
             let changed = sqlx::query!(
                 "update webhook
                  set state = 'disabled',
@@ -153,7 +156,7 @@ impl Store {
                 .data("reason", reason)
                 .data("deliveries_ended", ended);
             audit::write(&mut tx, &[about(entry, id)]).await?;
-            tell(&mut tx, EventKind::WebhookDisabled, id, Some(reason), now).await?;
+            tell(&mut tx, EventKind::WebhookDisabled, id, Some(reason), now, &told).await?;
             tx.commit().await?;
             Ok(ended)
         })
@@ -207,7 +210,7 @@ impl Store {
             let mut tx = self.begin().await?;
             audit::write(&mut tx, &[about(entry, id)]).await?;
             if let Ok(per_minute) = found {
-                enable(&mut tx, id, now, None).await?;
+                enable(&mut tx, id, now).await?;
                 allow(&mut tx, id, per_minute).await?;
             } else {
                 sqlx::query!(
@@ -232,14 +235,9 @@ impl Store {
     }
 }
 
-/// Makes a disabled or unverified webhook active, with a clean record and a snapshot on its way. False if it was
-/// neither.
-pub(super) async fn enable(
-    conn: &mut PgConnection,
-    id: WebhookId,
-    now: OffsetDateTime,
-    principal: Option<&str>,
-) -> Result<bool> {
+/// Makes a disabled or unverified webhook active, with a clean record and a snapshot on its way.
+async fn enable(conn: &mut PgConnection, id: WebhookId, now: OffsetDateTime) -> Result<()> {
+    let told = lock(conn, EventKind::WebhookRecovered, id).await?;
     let changed = sqlx::query!(
         "update webhook
          set state = 'active',
@@ -256,9 +254,9 @@ pub(super) async fn enable(
     .execute(&mut *conn)
     .await?;
     if changed.rows_affected() == 0 {
-        return Ok(false);
+        return Ok(());
     }
-    recovered(conn, id, now).await?;
+    recovered(conn, id, now, &told).await?;
     // What it was owed before its receiver had to be asked anew.
     webhook_states::unpark(conn, id).await?;
     sqlx::query!(
@@ -272,10 +270,7 @@ pub(super) async fn enable(
     )
     .execute(&mut *conn)
     .await?;
-    let mut entry = Entry::new(now, Kind::WebhookEnabled);
-    entry.principal = principal.map(str::to_owned);
-    audit::write(conn, &[about(entry, id)]).await?;
-    Ok(true)
+    audit::write(conn, &[about(Entry::new(now, Kind::WebhookEnabled), id)]).await
 }
 
 /// Holds a webhook to what its receiver allows, unless its owner has set a limit.
@@ -297,7 +292,12 @@ async fn allow(conn: &mut PgConnection, id: WebhookId, per_minute: Option<u32>) 
 }
 
 /// Tells of a recovery, if it was told before that the webhook fails.
-async fn recovered(conn: &mut PgConnection, id: WebhookId, now: OffsetDateTime) -> Result<()> {
+async fn recovered(
+    conn: &mut PgConnection,
+    id: WebhookId,
+    now: OffsetDateTime,
+    told: &[WebhookId],
+) -> Result<()> {
     let noticed = sqlx::query!(
         "update webhook_health
          set noticed = false
@@ -309,34 +309,43 @@ async fn recovered(conn: &mut PgConnection, id: WebhookId, now: OffsetDateTime) 
     .await?;
     if noticed.rows_affected() > 0 {
         audit::write(conn, &[about(Entry::new(now, Kind::WebhookRecovered), id)]).await?;
-        tell(conn, EventKind::WebhookRecovered, id, None, now).await?;
+        tell(conn, EventKind::WebhookRecovered, id, None, now, told).await?;
     }
     Ok(())
 }
 
-/// Makes the event and owes it to every other webhook that asks for its kind, in the lane of events without an agent.
+/// Locks a webhook and every other one that asks for this kind of notice about it, in the order of their ids: two that tell
+/// each other never wait crosswise. Gives the others.
+async fn lock(conn: &mut PgConnection, kind: EventKind, about: WebhookId) -> Result<Vec<WebhookId>> {
+    let mut locked = sqlx::query_scalar!(
+        r#"select webhook_id as "webhook_id: WebhookId"
+           from webhook
+           where deleted_at is null
+             and (webhook_id = $2
+                  or (state in ('active', 'paused')
+                      and $1 = any (events)
+                      and tenant_id = (select tenant_id from webhook where webhook_id = $2)))
+           order by webhook_id
+           for update"#,
+        kind.as_str(),
+        about as _,
+    )
+    .fetch_all(conn)
+    .await?;
+    locked.retain(|webhook| *webhook != about);
+    Ok(locked)
+}
+
+/// Makes the event and owes it to those that were [locked](lock) for it, in the lane of events without an agent.
 async fn tell(
     conn: &mut PgConnection,
     kind: EventKind,
     about: WebhookId,
     reason: Option<&str>,
     now: OffsetDateTime,
+    told: &[WebhookId],
 ) -> Result<()> {
-    let asks = sqlx::query_scalar!(
-        r#"select webhook_id as "webhook_id: WebhookId"
-           from webhook
-           where deleted_at is null
-             and state in ('active', 'paused')
-             and $1 = any (events)
-             and webhook_id <> $2
-             and tenant_id = (select tenant_id from webhook where webhook_id = $2)
-           order by webhook_id"#,
-        kind.as_str(),
-        about as _,
-    )
-    .fetch_all(&mut *conn)
-    .await?;
-    if asks.is_empty() {
+    if told.is_empty() {
         return Ok(());
     }
     let known = sqlx::query!(
@@ -369,7 +378,7 @@ async fn tell(
     )
     .fetch_one(&mut *conn)
     .await?;
-    owe_in_lane_0(conn, event, &asks, position, now).await
+    owe_in_lane_0(conn, event, told, position, now).await
 }
 
 /// Owes an event without an agent to some webhooks.

@@ -157,6 +157,35 @@ async fn one_that_is_gone_is_disabled_at_once_and_those_who_ask_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_that_tell_each_other_are_disabled_in_the_same_moment() {
+    let world = World::watching(&["ann"]).await;
+    let pool = database::pool(&world.bridge.database_url).await;
+    let mut hooks = Vec::new();
+    for path in ["/hooks/a", "/hooks/b"] {
+        world.crm.always(path, Behaviour::status(410));
+        hooks.push(id(&world
+            .register_with(path, json!({"events": ["presence.updated", "webhook.disabled"]}))
+            .await));
+    }
+    // Both are on the way to be disabled, and neither can go on; nor can what writes down their failures.
+    let mut held = pool.begin().await.unwrap();
+    sqlx::query("select from webhook_health for update").execute(&mut *held).await.unwrap();
+    world.genesys.set_presence("ann", "AVAILABLE").await;
+    eventually("all three wait", || async {
+        let waiting = "select count(*) from pg_stat_activity
+                       where datname = current_database() and wait_event_type = 'Lock' and state = 'active'";
+        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&pool).await.unwrap();
+        (waiting == 3).then_some(())
+    })
+    .await;
+    held.rollback().await.unwrap();
+    for hook in &hooks {
+        webhook_in(&world, hook, "disabled").await;
+    }
+    assert!(!world.bridge.log().contains("deadlock"), "{}", world.bridge.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_that_fails_too_long_is_disabled_and_found_again_when_it_is_well() {
     let mut world = World::watching(&["ann"]).await;
     let pool = database::pool(&world.bridge.database_url).await;
