@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use genesys_simulator::crm::Behaviour;
 use genesys_simulator::crm::check::{holes, inversions};
 use serde_json::{Value, json};
 use sqlx::{PgPool, Postgres, Transaction};
@@ -138,17 +139,19 @@ async fn what_a_cut_off_recovery_had_delivered_is_not_delivered_twice() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recovery_whose_webhook_is_removed_or_disabled_meanwhile_says_so() {
     let missed = Missed::start().await;
+    missed.world.crm.always("/hooks/a", Behaviour::status(410));
+    missed.resume().await;
     let held = missed.hold("bob").await;
     let first = missed.ask(true).await;
     assert_eq!(first["state"], "running", "{first}");
-    sqlx::query("update webhook set state = 'disabled'").execute(&missed.pool).await.unwrap();
+    missed.world.audit_of("WEBHOOK_DISABLED", 1).await;
     held.rollback().await.unwrap();
     let first = missed.ended(&first).await;
     assert_eq!(json!([first["state"], first["reason"]]), json!(["failed", "webhook_disabled"]));
-    assert_eq!(first["recovered"], 3 * EACH, "what was opened stays so");
 
-    sqlx::query("update webhook set state = 'paused'").execute(&missed.pool).await.unwrap();
-    sqlx::query("delete from delivery").execute(&missed.pool).await.unwrap();
+    missed.world.crm.always("/hooks/a", Behaviour::status(204));
+    let enable = format!("/v1/webhooks/{}/enable", missed.webhook);
+    assert_eq!(missed.world.bridge.post(&enable, &json!({})).await.status, 200);
     let held = missed.hold("ann").await;
     let second = missed.ask(true).await;
     assert_eq!(second["state"], "running", "{second}");
