@@ -213,24 +213,38 @@ impl Store {
     /// If there is none, if its state does not allow it, or the database refuses.
     pub async fn retry_delivery(&self, id: DeliveryId, principal: &str) -> Result<()> {
         let mut tx = self.begin().await?;
+        let owed = owed(&mut tx, id).await?;
         let mut told = Entry::new(clock::now(), Kind::DeliveryRetried);
+        told.webhook_id = Some(owed.webhook);
+        told.event_id = Some(owed.event);
         told.delivery_id = Some(id);
         told.principal = Some(principal.to_owned());
-        // At once means at once, even if the receiver is being left alone. Before the delivery, as a cycle locks them.
+        // Always in this order: agent, webhook, its health, delivery. The recorder adds to this lane under the agent's row
+        // lock; for lane 0 the webhook's lock does it.
+        told.agent_id = sqlx::query_scalar!(
+            r#"select agent_id as "agent_id: AgentId" from agent where agent_key = $1 for update"#,
+            owed.lane,
+        )
+        .fetch_optional(&mut *tx)
+        .await?;
+        webhooks::lock(&mut tx, owed.webhook).await.map_err(|error| match error {
+            StoreError::NotFound(what) => gone(what),
+            other => other,
+        })?;
+        // At once means at once, even if the receiver is being left alone.
         sqlx::query!(
             "update webhook_health
              set hold_until = null
-             where webhook_id = (
-                 select coalesce(
-                     (select webhook_id from delivery where delivery_id = $1),
-                     (select webhook_id from audit_log where delivery_id = $1 and end_state is not null limit 1)))
+             where webhook_id = $1
                and hold_until is not null",
-            id as _,
+            owed.webhook as _,
         )
         .execute(&mut *tx)
         .await?;
-        if !hasten(&mut tx, id, &mut told).await? {
-            reopen(&mut tx, id, &mut told).await?;
+        if !hasten(&mut tx, id).await? {
+            let lane = Lane { webhook: owed.webhook, lane: owed.lane };
+            open_delivery(&mut tx, lane, id, owed.event, owed.event_received_at, owed.position, told.at)
+                .await?;
         }
         audit::write(&mut tx, &[told]).await?;
         tx.commit().await?;
@@ -238,12 +252,64 @@ impl Store {
     }
 }
 
+/// What a delivery is or was about.
+struct Owed {
+    webhook: WebhookId,
+    event: EventId,
+    event_received_at: OffsetDateTime,
+    position: i64,
+    lane: i64,
+}
+
+/// Reads it from the delivery, or from what is told of its end.
+async fn owed(conn: &mut PgConnection, id: DeliveryId) -> Result<Owed> {
+    let open = sqlx::query_as!(
+        Owed,
+        r#"select webhook_id as "webhook: WebhookId", event_id as "event: EventId", event_received_at, position, lane
+           from delivery
+           where delivery_id = $1"#,
+        id as _,
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    if let Some(open) = open {
+        return Ok(open);
+    }
+    let ended = sqlx::query!(
+        r#"select webhook_id as "webhook_id: WebhookId", event_id as "event_id: EventId"
+           from audit_log
+           where delivery_id = $1
+             and end_state is not null
+           order by audit_id desc
+           limit 1"#,
+        id as _,
+    )
+    .fetch_optional(&mut *conn)
+    .await?
+    .ok_or(StoreError::NotFound("delivery"))?;
+    let webhook = ended.webhook_id.ok_or_else(|| gone("webhook"))?;
+    let event = ended.event_id.ok_or_else(|| gone("event"))?;
+    let told = sqlx::query!(
+        r#"select received_at, position, coalesce(agent_key, 0) as "lane!"
+           from event
+           where event_id = $1"#,
+        event as _,
+    )
+    .fetch_optional(conn)
+    .await?
+    .ok_or_else(|| gone("event"))?;
+    let (event_received_at, position, lane) = (told.received_at, told.position, told.lane);
+    Ok(Owed { webhook, event, event_received_at, position, lane })
+}
+
+fn gone(what: &str) -> StoreError {
+    StoreError::Conflict(format!("its {what} is gone"))
+}
+
 /// Makes an open delivery due now; false if there is no open one.
-async fn hasten(conn: &mut PgConnection, id: DeliveryId, told: &mut Entry) -> Result<bool> {
+async fn hasten(conn: &mut PgConnection, id: DeliveryId) -> Result<bool> {
     let Some(open) = sqlx::query!(
-        r#"select webhook_id as "webhook_id: WebhookId", event_id as "event_id: EventId",
-                  (select agent_id from agent where agent_key = lane) as "agent_id: AgentId",
-                  due_at is null and leased_by is null as "blocked!",
+        r#"select due_at is null and leased_by is null as "blocked!",
                   coalesce(due_at = 'infinity', false) as "paused!",
                   leased_by is not null as "sending!"
            from delivery
@@ -276,54 +342,7 @@ async fn hasten(conn: &mut PgConnection, id: DeliveryId, told: &mut Entry) -> Re
     )
     .execute(conn)
     .await?;
-    told.webhook_id = Some(open.webhook_id);
-    told.event_id = Some(open.event_id);
-    told.agent_id = open.agent_id;
     Ok(true)
-}
-
-/// Opens an ended delivery again.
-async fn reopen(conn: &mut PgConnection, id: DeliveryId, told: &mut Entry) -> Result<()> {
-    let ended = sqlx::query!(
-        r#"select webhook_id as "webhook_id: WebhookId", event_id as "event_id: EventId",
-                  agent_id as "agent_id: AgentId"
-           from audit_log
-           where delivery_id = $1
-             and end_state is not null
-           order by audit_id desc
-           limit 1"#,
-        id as _,
-    )
-    .fetch_optional(&mut *conn)
-    .await?
-    .ok_or(StoreError::NotFound("delivery"))?;
-    let gone = |what: &str| StoreError::Conflict(format!("its {what} is gone"));
-    let webhook = ended.webhook_id.ok_or_else(|| gone("webhook"))?;
-    let event_id = ended.event_id.ok_or_else(|| gone("event"))?;
-    let event = sqlx::query!(
-        "select received_at, position, coalesce(agent_key, 0) as \"lane!\"
-         from event
-         where event_id = $1",
-        event_id as _,
-    )
-    .fetch_optional(&mut *conn)
-    .await?
-    .ok_or_else(|| gone("event"))?;
-    // The recorder adds to this lane under the agent's row lock; for lane 0 the webhook's lock does it. Always in
-    // this order: agent, webhook, delivery.
-    sqlx::query!("select agent_key from agent where agent_key = $1 for update", event.lane)
-        .fetch_optional(&mut *conn)
-        .await?;
-    webhooks::lock(conn, webhook).await.map_err(|error| match error {
-        StoreError::NotFound(what) => gone(what),
-        other => other,
-    })?;
-    let lane = Lane { webhook, lane: event.lane };
-    open_delivery(conn, lane, id, event_id, event.received_at, event.position, told.at).await?;
-    told.webhook_id = Some(webhook);
-    told.event_id = Some(event_id);
-    told.agent_id = ended.agent_id;
-    Ok(())
 }
 
 /// Adds a delivery to its lane: due now if nothing older is open there, else blocked; refused while a younger one is

@@ -123,6 +123,45 @@ async fn an_operator_can_send_at_once_and_can_open_again_what_was_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_retry_and_the_end_of_its_webhook_do_not_wait_for_each_other() {
+    let world = World::watching(&["ann", "bob"]).await;
+    let pool = database::pool(&world.bridge.database_url).await;
+    world.register_with("/hooks/a", json!({"retry_schedule_seconds": []})).await;
+    world.crm.next("/hooks/a", [Behaviour::status(500)]);
+    world.genesys.set_presence("ann", "AVAILABLE").await;
+    let id = world.crm.wait_for(1, SOON).await.unwrap()[0].webhook_id().to_owned();
+    world.delivery_in(&id, "dead").await;
+    // As after a hold that is over, which the retry takes away.
+    sqlx::query("update webhook_health set hold_until = now()").execute(&pool).await.unwrap();
+    let mut held = pool.begin().await.unwrap();
+    sqlx::query("select from agent where agent_id = 'ann' for update").execute(&mut *held).await.unwrap();
+    let path = format!("/v1/deliveries/{id}/retry");
+    let ((), retried) = tokio::join!(
+        async {
+            let (world, pool) = (&world, &pool);
+            let waiting = move || async move {
+                let waiting = "select count(*) from pg_stat_activity
+                               where datname = current_database() and wait_event_type = 'Lock'";
+                sqlx::query_scalar::<_, i64>(waiting).fetch_one(pool).await.unwrap()
+            };
+            eventually("the retry waits", || async { (waiting().await == 1).then_some(()) }).await;
+            world.crm.always("/hooks/a", Behaviour::status(410));
+            world.genesys.set_presence("bob", "AVAILABLE").await;
+            eventually("the webhook is disabled, or waits for the retry", || async {
+                let disabled = !world.audit("WEBHOOK_DISABLED").await.is_empty();
+                (disabled || waiting().await > 1).then_some(())
+            })
+            .await;
+            held.rollback().await.unwrap();
+        },
+        async { world.bridge.post(&path, &json!({})).await },
+    );
+    assert_eq!(retried.status, 202, "{}", retried.text());
+    world.audit_of("WEBHOOK_DISABLED", 1).await;
+    assert!(!world.bridge.log().contains("deadlock"), "{}", world.bridge.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_no_success_is_offered_again_as_the_same_post() {
     let stolen = "/hooks/stolen";
     let world = World::watching(&["ann"]).await;
