@@ -39,8 +39,8 @@ comment on column recovery.held_by is 'The dispatcher whose process works on it,
 comment on column recovery.ended_at is 'When it ended.';
 comment on column recovery.reason is 'Why it ended before everything was looked at.';
 
--- A tenant asks and looks; the work that is done in its name counts what it opens.
-grant select, insert, update (recovered) on recovery to presence_bridge_tenant;
+-- A tenant asks, looks and cancels; the work that is done in its name counts what it opens.
+grant select, insert, update (recovered, ended_at, reason) on recovery to presence_bridge_tenant;
 alter table recovery enable row level security;
 create policy recovery_own on recovery to presence_bridge_tenant
     using (exists (select from webhook w where w.webhook_id = recovery.webhook_id));

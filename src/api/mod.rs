@@ -170,6 +170,7 @@ pub const ROUTES: &[Endpoint] = &[
     Endpoint::new(Scope::Webhooks, "POST", "/v1/deliveries/{id}/retry", |r| r.to(deliveries::retry)),
     Endpoint::new(Scope::Read, "GET", "/v1/recoveries", |r| r.to(recoveries::list)),
     Endpoint::new(Scope::Read, "GET", "/v1/recoveries/{id}", |r| r.to(recoveries::get)),
+    Endpoint::new(Scope::Webhooks, "POST", "/v1/recoveries/{id}/cancel", |r| r.to(recoveries::cancel)),
     Endpoint::new(Scope::Read, "GET", "/v1/explain", |r| r.to(explain::get)),
     Endpoint::new(Scope::Audit, "GET", "/v1/audit", |r| r.to(audit::list)),
     Endpoint::new(Scope::Audit, "GET", "/v1/audit/head", |r| r.to(audit::head)),

@@ -64,19 +64,29 @@ pub(super) async fn recover(
         return Err(ApiError::fields(&[Violation::new("since", "is missing")]));
     };
     let wanted = Wanted { webhook, since, until, only_failed, agents };
-    let id = state.store.request_recovery(&wanted, principal.as_str()).await?;
+    let mut recovery = state.store.request_recovery(wanted, principal.as_str()).await?;
     state.store.wake.deliveries_due();
     let by = Instant::now() + ANSWER_AFTER;
     let mut look_after = LOOK_AFTER_FIRST;
-    let recovery = loop {
-        let recovery = state.store.recovery(id).await?;
-        if recovery.ended_at.is_some() || Instant::now() >= by {
-            break recovery;
-        }
+    while recovery.ended_at.is_none() && Instant::now() < by {
         sleep(look_after).await;
         look_after = (look_after * 2).min(LOOK_AFTER_LONGEST);
-    };
+        // It stands, whether we can see it or not.
+        if let Ok(now) = state.store.recovery(recovery.recovery_id).await {
+            recovery = now;
+        }
+    }
     Ok(HttpResponse::Accepted().json(view(&recovery)))
+}
+
+pub(super) async fn cancel(
+    state: Scoped,
+    principal: Principal,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let id = RecoveryId(path_id(&request)?);
+    state.store.cancel_recovery(id, principal.as_str()).await?;
+    Ok(HttpResponse::Ok().json(view(&state.store.recovery(id).await?)))
 }
 
 pub(super) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {

@@ -86,6 +86,7 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// What Postgres calls it.
 const DISK_FULL: &str = "53100";
+const RAN_TOO_LONG: &str = "57014";
 
 /// Brings the schema to what this version needs.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
@@ -153,6 +154,14 @@ impl StoreError {
             }),
             _ => false,
         }
+    }
+}
+
+impl StoreError {
+    /// Whether the server gave a statement up because it ran for too long.
+    #[must_use]
+    pub fn is_too_slow(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some(RAN_TOO_LONG))
     }
 }
 

@@ -3,6 +3,7 @@
 
 use time::OffsetDateTime;
 
+use super::history::choose_plan_by_values;
 use super::webhook_rows::read;
 use super::webhook_states::must_take_part;
 use super::webhooks::{entry, lock};
@@ -82,13 +83,24 @@ impl Store {
     /// [`deliveries_due`](super::wake::Wake::deliveries_due) afterwards.
     ///
     /// # Errors
-    /// If there is none, if it is disabled or unverified, or the database refuses.
-    pub async fn request_recovery(&self, wanted: &Wanted, principal: &str) -> Result<RecoveryId> {
+    /// If there is no such webhook, if it is disabled or unverified, if another request for it runs, or the database refuses.
+    pub async fn request_recovery(&self, wanted: Wanted, principal: &str) -> Result<Recovery> {
         let (now, id) = (clock::now(), RecoveryId::generate());
         let mut tx = self.begin().await?;
         lock(&mut tx, wanted.webhook).await?;
         let webhook = read(&mut tx, wanted.webhook).await?;
         must_take_part(&webhook)?;
+        let running = sqlx::query_scalar!(
+            r#"select recovery_id as "id: RecoveryId" from recovery where webhook_id = $1 and ended_at is null"#,
+            wanted.webhook as _,
+        )
+        .fetch_optional(&mut *tx)
+        .await?;
+        if let Some(running) = running {
+            return Err(StoreError::Conflict(format!(
+                "its recovery {running} is running; wait for it or cancel it"
+            )));
+        }
         sqlx::query!(
             "insert into recovery (
                  recovery_id, webhook_id, since, until, only_failed, agents, newest_only, principal, requested_at)
@@ -113,7 +125,52 @@ impl Store {
             .data("agents", wanted.agents.len());
         audit::write(&mut tx, &[told]).await?;
         tx.commit().await?;
-        Ok(id)
+        Ok(Recovery {
+            recovery_id: id,
+            webhook_id: wanted.webhook,
+            since: wanted.since,
+            until: wanted.until,
+            only_failed: wanted.only_failed,
+            agents: wanted.agents,
+            recovered: 0,
+            skipped: 0,
+            requested_at: now,
+            ended_at: None,
+            reason: None,
+        })
+    }
+
+    /// Ends a request that runs; what is owed again by then stays so.
+    ///
+    /// # Errors
+    /// If there is none, if it has ended, or the database refuses.
+    pub async fn cancel_recovery(&self, id: RecoveryId, principal: &str) -> Result<()> {
+        let now = clock::now();
+        let mut tx = self.begin().await?;
+        let ended = sqlx::query!(
+            r#"update recovery
+               set ended_at = $2,
+                   reason = 'cancelled'
+               where recovery_id = $1
+                 and ended_at is null
+               returning webhook_id as "webhook_id: WebhookId", recovered, skipped"#,
+            id as _,
+            now,
+        )
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(ended) = ended else {
+            self.recovery(id).await?;
+            return Err(StoreError::Conflict("it has ended".to_owned()));
+        };
+        let mut told = entry(now, Kind::RecoveryEnded, ended.webhook_id, principal)
+            .data("recovery", id.to_string())
+            .data("recovered", ended.recovered)
+            .data("skipped", ended.skipped);
+        told.outcome = Some("cancelled");
+        audit::write(&mut tx, &[told]).await?;
+        tx.commit().await?;
+        Ok(())
     }
 
     /// A page of requests, newest first.
@@ -126,15 +183,18 @@ impl Store {
         before: Option<RecoveryId>,
         limit: i64,
     ) -> Result<Vec<Recovery>> {
-        Ok(sqlx::query_as!(
+        let mut tx = self.begin().await?;
+        choose_plan_by_values(&mut tx).await?;
+        let rows = sqlx::query_as!(
             Recovery,
             r#"select recovery_id as "recovery_id: RecoveryId", webhook_id as "webhook_id: WebhookId", since, until,
                       only_failed, agents, recovered, skipped, requested_at, ended_at, reason
                from recovery
                where ($1::uuid is null or recovery_id = $1)
                  and ($2::uuid is null or webhook_id = $2)
-                 and ($3::text is null
-                      or $3 = case when ended_at is null then 'running' when reason is null then 'done' else 'failed' end)
+                 and ($3::text is null or $3 <> 'running' or ended_at is null)
+                 and ($3::text is null or $3 <> 'done' or (ended_at is not null and reason is null))
+                 and ($3::text is null or $3 <> 'failed' or reason is not null)
                  and ($4::uuid is null or recovery_id < $4)
                order by recovery_id desc
                limit $5"#,
@@ -144,8 +204,10 @@ impl Store {
             before as _,
             limit,
         )
-        .fetch_all(&mut *self.begin().await?)
-        .await?)
+        .fetch_all(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(rows)
     }
 
     /// One request.
@@ -158,13 +220,16 @@ impl Store {
         rows.into_iter().next().ok_or(StoreError::NotFound("recovery"))
     }
 
-    /// Puts running requests that nobody works on into a dispatcher's hands, the oldest first, until it has so many.
+    /// Puts running requests that nobody works on into a dispatcher's hands: first those of tenants of whose requests the
+    /// fewest are worked on. `known` are in its hands already; what is not among them, and still stands as in its hands, was
+    /// given to it in an answer that was lost.
     ///
     /// # Errors
     /// If the database is away.
     pub async fn take_recoveries(
         &self,
         dispatcher: DispatcherId,
+        known: &[RecoveryId],
         now: OffsetDateTime,
         at_most: i64,
     ) -> Result<Vec<RecoveryId>> {
@@ -172,21 +237,30 @@ impl Store {
             Ok(sqlx::query_scalar!(
                 r#"update recovery
                    set held_by = $1
-                   where recovery_id in (
+                   where recovery_id = any (array(
                        select r.recovery_id
                        from recovery r
+                       join webhook w on w.webhook_id = r.webhook_id
                        where r.ended_at is null
-                         and not exists (
-                             select
-                             from dispatcher d
-                             where d.dispatcher_id = r.held_by
-                               and d.alive_until >= $2)
-                       order by r.recovery_id
-                       limit greatest(
-                           0, $3 - (select count(*) from recovery h where h.ended_at is null and h.held_by = $1))
-                       for update skip locked)
+                         and r.recovery_id <> all ($2)
+                         and (r.held_by = $1
+                              or not exists (
+                                  select
+                                  from dispatcher d
+                                  where d.dispatcher_id = r.held_by
+                                    and d.alive_until >= $3))
+                       order by (
+                           select count(*)
+                           from recovery h
+                           join webhook o on o.webhook_id = h.webhook_id
+                           where h.ended_at is null
+                             and h.held_by is not null
+                             and o.tenant_id = w.tenant_id), r.recovery_id
+                       limit $4
+                       for update of r skip locked))
                    returning recovery_id as "recovery_id: RecoveryId""#,
                 dispatcher as _,
+                known as _,
                 now,
                 at_most,
             )

@@ -1,16 +1,16 @@
 //! What a webhook missed, owed to it again: events of a time that was asked for, however many. Called by
 //! `actors/dispatch/recover.rs` for requests in its hands (`store/recoveries.rs`).
 //!
-//! Read in chunks, opened lane by lane: each lane in a transaction of its own, which holds one agent's row and so
+//! Read in chunks, opened lane by lane in small pieces: each in a transaction of its own, which holds one agent's row and so
 //! neither keeps the recorder waiting nor meets it crosswise. Doing a chunk again is harmless: what is open stays as it
-//! is, and what was delivered since the request is left out.
+//! is, and what has ended since the request is left out.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::history::{Lane, open_delivery};
+use super::history::{Lane, choose_plan_by_values, open_delivery};
 use super::webhook_rows::Webhook;
 use super::webhooks::{entry, lock};
 use super::{Result, Store, StoreError, answered, answered_in_a_minute, audit};
@@ -18,8 +18,10 @@ use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::{AgentId, DeliveryId, DispatcherId, EventId, RecoveryId, TenantId, WebhookId};
 
-/// Events looked at in one go.
-const CHUNK: i64 = 1000;
+/// Events looked at in one go, wanted or not; if only the newest of each agent counts, agents.
+const CHUNK: i64 = 2000;
+/// Deliveries opened in one transaction.
+const PIECE: usize = 50;
 /// How often a lane is tried in which a later delivery is being sent, and how long in between.
 const TRIES: u32 = 40;
 const BETWEEN_TRIES: Duration = Duration::from_millis(500);
@@ -57,21 +59,18 @@ type Lanes = BTreeMap<i64, Vec<Missed>>;
 
 /// Events that the webhook asks for, between two ends of a statement. The rule is that of `domain/explain/`.
 macro_rules! missed {
-    ($conn:expr, $job:expr, $webhook:expr, $select:literal, $end:literal) => {
+    ($conn:expr, $job:expr, $webhook:expr, $through:expr, $select:literal, $end:literal) => {
         sqlx::query_as!(
             Missed,
             $select
-                + r#"      event_id as "event_id: EventId", received_at, position, agent_key as "agent_key!",
-                      agent_id as "agent_id: AgentId"
-               from event
-               where kind = 'presence.updated'
-                 and received_at >= $1
-                 and received_at < $2
-                 and ($4::text[] = '{}' or agent_id = any ($4) or external_id = any ($4))
-                 and ($5::text[] = '{}' or topic = any ($5))
-                 and ($6::text[] = '{}' or presence = any ($6))
-                 and ($7::uuid[] = '{}' or source_id = any ($7))
-                 and ($8::text[] = '{}' or agent_id = any ($8) or external_id = any ($8))
+                + r#"    kind = 'presence.updated'
+                     and received_at >= $1
+                     and received_at < $2
+                     and ($4::text[] = '{}' or agent_id = any ($4) or external_id = any ($4))
+                     and ($5::text[] = '{}' or topic = any ($5))
+                     and ($6::text[] = '{}' or presence = any ($6))
+                     and ($7::uuid[] = '{}' or source_id = any ($7))
+                     and ($8::text[] = '{}' or agent_id = any ($8) or external_id = any ($8))
                  "#
                 + $end,
             $job.since,
@@ -82,7 +81,7 @@ macro_rules! missed {
             &$webhook.settings.presences,
             &$webhook.settings.sources as _,
             &$job.agents,
-            CHUNK,
+            $through,
         )
         .fetch_all($conn)
         .await?
@@ -99,7 +98,7 @@ impl Store {
         let Some(job) = self.job(dispatcher, id).await? else { return Ok(false) };
         // Nothing of another tenant may be owed to its webhook.
         let theirs = self.of_tenant(job.tenant);
-        let webhook = match theirs.webhook(job.webhook_id).await {
+        let webhook = match answered(theirs.webhook(job.webhook_id)).await {
             Ok(webhook) => webhook,
             Err(StoreError::NotFound(_)) => {
                 self.end_recovery(dispatcher, id, Some("webhook_gone")).await?;
@@ -113,20 +112,18 @@ impl Store {
             _ => None,
         };
         let wanted = webhook.settings.events.iter().any(|kind| kind == "presence.updated");
-        let missed =
-            if hindrance.is_none() && wanted { theirs.missed(&job, &webhook).await? } else { Vec::new() };
-        let Some(last) = missed.last() else {
+        let through = if hindrance.is_none() && wanted { self.look_ahead(&job).await? } else { None };
+        let Some(through) = through else {
             self.end_recovery(dispatcher, id, hindrance).await?;
             return Ok(false);
         };
-        let read_through = if job.newest_only { last.agent_key } else { last.position };
         let mut lanes = Lanes::new();
-        for missed in missed {
+        for missed in theirs.missed(&job, &webhook, through).await? {
             lanes.entry(missed.agent_key).or_default().push(missed);
         }
         match theirs.open_lanes(&job, lanes).await {
-            Ok(skipped) => self.note_progress(dispatcher, id, read_through, skipped).await?,
-            // The webhook was removed just now; the next look ends the request.
+            Ok(skipped) => self.note_progress(dispatcher, id, through, skipped).await?,
+            // The webhook was removed just now, or the request cancelled; the next look sees it.
             Err(StoreError::NotFound(_)) => {}
             Err(error) => return Err(error),
         }
@@ -226,21 +223,80 @@ impl Store {
         .await
     }
 
-    /// The next events that the webhook asks for; of each agent the newest alone if the others have given way to it.
-    async fn missed(&self, job: &Job, webhook: &Webhook) -> Result<Vec<Missed>> {
+    /// How far the next chunk goes; `None` if there is no more. Reads as the bridge: whose they are is looked at later.
+    async fn look_ahead(&self, job: &Job) -> Result<Option<i64>> {
         answered_in_a_minute(async {
-            let mut tx = self.begin().await?;
+            let mut tx = self.pool.begin().await?;
             audit::allow_a_minute(&mut tx).await?;
+            let through = if job.newest_only {
+                sqlx::query_scalar!(
+                    "select max(agent_key)
+                     from (select agent_key from agent where agent_key > $1 order by agent_key limit $2) looked_at",
+                    job.read_through,
+                    CHUNK,
+                )
+                .fetch_one(&mut *tx)
+                .await?
+            } else {
+                sqlx::query_scalar!(
+                    "select max(position)
+                     from (
+                         select position
+                         from event
+                         where position > $1
+                           and received_at >= $2
+                           and received_at < $3
+                         order by position
+                         limit $4) looked_at",
+                    job.read_through,
+                    job.since,
+                    job.until,
+                    CHUNK,
+                )
+                .fetch_one(&mut *tx)
+                .await?
+            };
+            tx.commit().await?;
+            Ok(through)
+        })
+        .await
+    }
+
+    /// The events of a chunk that the webhook asks for; of each agent the newest alone if the others have given way to it.
+    async fn missed(&self, job: &Job, webhook: &Webhook, through: i64) -> Result<Vec<Missed>> {
+        answered(async {
+            let mut tx = self.begin().await?;
+            choose_plan_by_values(&mut tx).await?;
             let missed = if job.newest_only {
                 missed!(
                     &mut *tx,
                     job,
                     webhook,
-                    "select distinct on (agent_key)",
-                    "and agent_key > $3 order by agent_key, position desc limit $9"
+                    through,
+                    r#"select e.event_id as "event_id: EventId", e.received_at, e.position, e.agent_key as "agent_key!",
+                              e.agent_id as "agent_id: AgentId"
+                       from agent a
+                       cross join lateral (
+                           select event_id, received_at, position, agent_key, agent_id
+                           from event
+                           where agent_id = a.agent_id and agent_key = a.agent_key and "#,
+                    "      order by position desc
+                           limit 1) e
+                       where a.agent_key > $3 and a.agent_key <= $9
+                       order by a.agent_key"
                 )
             } else {
-                missed!(&mut *tx, job, webhook, "select", "and position > $3 order by position limit $9")
+                missed!(
+                    &mut *tx,
+                    job,
+                    webhook,
+                    through,
+                    r#"select event_id as "event_id: EventId", received_at, position, agent_key as "agent_key!",
+                              agent_id as "agent_id: AgentId"
+                       from event
+                       where position > $3 and position <= $9 and "#,
+                    "order by position"
+                )
             };
             tx.commit().await?;
             Ok(missed)
@@ -248,22 +304,29 @@ impl Store {
         .await
     }
 
-    /// Opens what can be opened; a lane in which something later is being sent is tried again for a while. Says how many
-    /// could not be opened.
+    /// Opens what can be opened, of each lane the oldest first; a lane in which something later is being sent is tried again
+    /// for a while. Says how many could not be opened.
     async fn open_lanes(&self, job: &Job, mut lanes: Lanes) -> Result<u64> {
         let mut skipped = 0;
         for tries in 1..=TRIES {
             let mut busy = Lanes::new();
-            for (lane, missed) in lanes {
-                match self.open_lane(job, lane, &missed).await {
-                    Ok(()) => {}
-                    Err(error) if comes_right(&error) && tries < TRIES => {
-                        busy.insert(lane, missed);
+            for (lane, mut missed) in lanes {
+                while !missed.is_empty() {
+                    let size = missed.len().min(PIECE);
+                    let opened = match missed.get(..size) {
+                        Some(piece) => self.open_piece(job, lane, piece).await,
+                        None => break, // not reached
+                    };
+                    match opened {
+                        Ok(()) => drop(missed.drain(..size)),
+                        Err(error) if comes_right(&error) && tries < TRIES => {
+                            busy.insert(lane, std::mem::take(&mut missed));
+                        }
+                        Err(StoreError::Conflict(_)) => {
+                            skipped += u64::try_from(std::mem::take(&mut missed).len()).unwrap_or_default();
+                        }
+                        Err(error) => return Err(error),
                     }
-                    Err(StoreError::Conflict(_)) => {
-                        skipped += u64::try_from(missed.len()).unwrap_or_default();
-                    }
-                    Err(error) => return Err(error),
                 }
             }
             self.wake.deliveries_due();
@@ -276,8 +339,8 @@ impl Store {
         Ok(skipped)
     }
 
-    /// Opens the missed deliveries of one lane, all or none, and counts them.
-    async fn open_lane(&self, job: &Job, lane: i64, missed: &[Missed]) -> Result<()> {
+    /// Opens missed deliveries of one lane, all or none, and counts them.
+    async fn open_piece(&self, job: &Job, lane: i64, missed: &[Missed]) -> Result<()> {
         let now = clock::now();
         answered(async {
             let mut tx = self.begin().await?;
@@ -308,9 +371,9 @@ impl Store {
             for ((missed, id), known) in missed.iter().zip(&ids).zip(known) {
                 let end = known.end_state.as_deref();
                 let failed = end.is_some_and(|end| FAILED.contains(&end));
-                let made_good =
-                    end == Some("delivered") && known.ended_at.is_some_and(|at| at >= job.requested_at);
-                if known.open || made_good || (job.only_failed && !failed) {
+                // It was open when it was asked for, or we have opened it before.
+                let since = known.ended_at.is_some_and(|at| at >= job.requested_at);
+                if known.open || since || (job.only_failed && !failed) {
                     continue;
                 }
                 if job.newest_only && is_overtaken(&mut tx, job.webhook_id, missed).await? {
@@ -329,15 +392,19 @@ impl Store {
             }
             audit::write(&mut tx, &told).await?;
             if !told.is_empty() {
-                sqlx::query!(
+                let counted = sqlx::query!(
                     "update recovery
                      set recovered = recovered + $2
-                     where recovery_id = $1",
+                     where recovery_id = $1
+                       and ended_at is null",
                     job.recovery_id as _,
                     i64::try_from(told.len()).unwrap_or(i64::MAX),
                 )
                 .execute(&mut *tx)
                 .await?;
+                if counted.rows_affected() == 0 {
+                    return Err(StoreError::NotFound("recovery that runs"));
+                }
             }
             tx.commit().await?;
             Ok(())

@@ -64,6 +64,11 @@ impl Store {
     ) -> Result<()> {
         answered(async {
             let mut tx = self.begin().await?;
+            let noticed =
+                sqlx::query_scalar!("select noticed from webhook_health where webhook_id = $1", id as _);
+            if noticed.fetch_optional(&mut *tx).await? == Some(true) {
+                return Ok(()); // as mostly, and then nobody needs to be locked
+            }
             let told = lock(&mut tx, EventKind::WebhookFailing, id).await?;
             let first = sqlx::query!(
                 "insert into webhook_health as h (webhook_id, failures, failing_since, last_outcome, noticed)

@@ -95,7 +95,6 @@ async fn what_was_missed_is_owed_again_in_order_and_what_was_delivered_is_not() 
     let world = World::watching(&["ann", "bob"]).await;
     let pool = database::pool(&world.bridge.database_url).await;
     let hook = world.register("/hooks/a").await;
-    let path = format!("/v1/webhooks/{hook}/recover");
     world.genesys.set_presence("ann", "AVAILABLE").await;
     world.crm.wait_for(1, SOON).await.unwrap();
     world.bridge.post(&format!("/v1/webhooks/{hook}/pause"), &json!({})).await;
@@ -116,17 +115,11 @@ async fn what_was_missed_is_owed_again_in_order_and_what_was_delivered_is_not() 
     verdict(&world, &ids[1], &hook, "dead").await;
 
     let since = json!({"since": "2020-01-01T00:00:00Z", "agents": ["ann"]});
-    let some = world.bridge.post(&path, &since).await;
-    let found = some.json();
-    assert_eq!(
-        json!([found["recovered"], found["skipped"], found["state"]]),
-        json!([3, 0, "done"]),
-        "{}",
-        some.text()
-    );
+    let some = world.recover(&hook, &since).await;
+    assert_eq!(json!([some["recovered"], some["skipped"], some["state"]]), json!([3, 0, "done"]), "{some}");
     let since = json!({"since": "2020-01-01T00:00:00Z"});
-    assert_eq!(world.bridge.post(&path, &since).await.json()["recovered"], 3, "the other agent's");
-    assert_eq!(world.bridge.post(&path, &since).await.json()["recovered"], 0, "what is open stays as it is");
+    assert_eq!(world.recover(&hook, &since).await["recovered"], 3, "the other agent's");
+    assert_eq!(world.recover(&hook, &since).await["recovered"], 0, "what is open stays as it is");
     world.audit_of("RECOVERY_REQUESTED", 3).await;
     world.bridge.post(&format!("/v1/webhooks/{hook}/resume"), &json!({})).await;
     let posts = world.crm.wait_for(7, SOON).await.unwrap();
@@ -141,10 +134,11 @@ async fn what_was_missed_is_owed_again_in_order_and_what_was_delivered_is_not() 
     verdict(&world, &ids[6], &hook, "delivered").await;
     eventually("nothing is owed", || async { (world.open_deliveries(&pool).await == 0).then_some(()) }).await;
     let everything = json!({"since": "2020-01-01T00:00:00Z", "only_failed": false});
-    assert_eq!(world.bridge.post(&path, &everything).await.json()["recovered"], 7);
+    assert_eq!(world.recover(&hook, &everything).await["recovered"], 7);
     let before =
         json!({"since": "2020-01-01T00:00:00Z", "until": "2020-01-02T00:00:00Z", "only_failed": false});
-    assert_eq!(world.bridge.post(&path, &before).await.json()["recovered"], 0);
+    assert_eq!(world.recover(&hook, &before).await["recovered"], 0);
+    let path = format!("/v1/webhooks/{hook}/recover");
     for wrong in [
         json!({}),
         json!({"since": "yesterday"}),
@@ -176,9 +170,8 @@ async fn of_the_latest_states_only_the_newest_is_owed_again() {
                    join event e on e.event_id = g.event_id";
     assert_eq!(sqlx::query(gave_up).execute(&pool).await.unwrap().rows_affected(), 4);
     sqlx::query("update webhook set mode = 'latest'").execute(&pool).await.unwrap();
-    let path = format!("/v1/webhooks/{hook}/recover");
     let since = json!({"since": "2020-01-01T00:00:00Z"});
-    assert_eq!(world.bridge.post(&path, &since).await.json()["recovered"], 1);
+    assert_eq!(world.recover(&hook, &since).await["recovered"], 1);
     let open = all(&world.bridge, "/v1/deliveries?state=open").await;
     assert_eq!(open.len(), 1);
     let newest = feed(&world.bridge).await.into_iter().rfind(|event| event["agent"]["id"] == "ann").unwrap();
@@ -222,7 +215,6 @@ async fn however_many_were_missed_all_of_the_time_asked_for_are_owed_again() {
     let world = World::watching(&agents).await;
     let pool = database::pool(&world.bridge.database_url).await;
     let hook = world.register("/hooks/a").await;
-    let path = format!("/v1/webhooks/{hook}/recover");
     for agent in agents {
         world.genesys.set_presence(agent, "AVAILABLE").await;
     }
@@ -250,16 +242,11 @@ async fn however_many_were_missed_all_of_the_time_asked_for_are_owed_again() {
     sqlx::query(gave_up).execute(&pool).await.unwrap();
     let write = |at: time::OffsetDateTime| at.format(&time::format_description::well_known::Rfc3339).unwrap();
     let later = json!({"since": write(last)});
-    assert_eq!(world.bridge.post(&path, &later).await.json()["recovered"], 0);
+    assert_eq!(world.recover(&hook, &later).await["recovered"], 0);
     let before = json!({"since": "2020-01-01T00:00:00Z", "until": write(first)});
-    assert_eq!(world.bridge.post(&path, &before).await.json()["recovered"], 0, "those were delivered");
+    assert_eq!(world.recover(&hook, &before).await["recovered"], 0, "those were delivered");
     let all = json!({"since": write(first), "until": write(last)});
-    let asked = world.bridge.post(&path, &all).await;
-    assert_eq!(asked.status, 202, "{}", asked.text());
-    eventually("all are owed again", || async {
-        (u64::try_from(world.open_deliveries(&pool).await).unwrap() == missed).then_some(())
-    })
-    .await;
+    assert_eq!(world.recover(&hook, &all).await["recovered"], missed);
     world.bridge.post(&format!("/v1/webhooks/{hook}/resume"), &json!({})).await;
     let posts = world.crm.wait_for(10 + missed, SOON).await.unwrap();
     assert_eq!(inversions(&posts), Vec::<String>::new());

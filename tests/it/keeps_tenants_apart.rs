@@ -115,14 +115,14 @@ impl Two {
     async fn recover(&self, key: &str, only_failed: bool) -> u64 {
         let hook = self.items(key, "/v1/webhooks").await[0]["id"].as_str().unwrap().to_owned();
         let body = json!({"since": "2026-01-01T00:00:00Z", "only_failed": only_failed});
-        let answer = self.ask(key, "POST", &format!("/v1/webhooks/{hook}/recover"), Some(body)).await;
-        assert_eq!(
-            (answer.status, answer.json()["state"].as_str()),
-            (202, Some("done")),
-            "{}",
-            answer.text()
-        );
-        answer.json()["recovered"].as_u64().unwrap()
+        let asked = self.ask(key, "POST", &format!("/v1/webhooks/{hook}/recover"), Some(body)).await;
+        assert_eq!(asked.status, 202, "{}", asked.text());
+        let path = format!("/v1/recoveries/{}", asked.json()["id"].as_str().unwrap());
+        eventually("the recovery is done", || async {
+            let recovery = self.ask(key, "GET", &path, None).await.json();
+            (recovery["state"] == "done").then(|| recovery["recovered"].as_u64().unwrap())
+        })
+        .await
     }
 
     /// Every id that a tenant's lists show.

@@ -5,7 +5,7 @@ use genesys_simulator::genesys::{Junk, Target};
 use serde_json::json;
 
 use crate::support::bridge::API_KEY;
-use crate::support::{SOON, World, contract, eventually};
+use crate::support::{SOON, World, contract, database, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_operation_succeeds_as_promised() {
@@ -75,7 +75,18 @@ async fn every_operation_succeeds_as_promised() {
     let recovery = b.post(&format!("/v1/webhooks/{hook}/recover"), &since).await;
     assert_eq!(recovery.status, 202);
     let recovery = format!("/v1/recoveries/{}", recovery.json()["id"].as_str().unwrap());
-    assert_eq!(b.get(&recovery).await.status, 200);
+    eventually("the recovery is done", || async {
+        (b.get(&recovery).await.json()["state"] == "done").then_some(())
+    })
+    .await;
+    let pool = database::pool(&b.database_url).await;
+    let mut held = pool.begin().await.unwrap();
+    sqlx::query("select from agent for update").execute(&mut *held).await.unwrap();
+    let all = json!({"since": "2026-01-01T00:00:00Z", "only_failed": false});
+    let running = b.post(&format!("/v1/webhooks/{hook}/recover"), &all).await.json();
+    let cancel = format!("/v1/recoveries/{}/cancel", running["id"].as_str().unwrap());
+    assert_eq!(b.post(&cancel, &json!({})).await.status, 200);
+    held.rollback().await.unwrap();
     assert_eq!(b.patch(&format!("/v1/webhooks/{hook}"), &json!({"description": "x"})).await.status, 200);
     assert_eq!(b.patch(&format!("/v1/sources/{source}"), &json!({"name": "third"})).await.status, 200);
     assert_eq!(b.post(&format!("/v1/sources/{source}/refresh"), &json!({})).await.status, 202);

@@ -21,7 +21,7 @@ use tokio::time::sleep;
 
 use super::dispatcher::{DispatcherDeps, Order};
 use crate::clock;
-use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
+use crate::domain::ids::{DeliveryId, DispatcherId, EventId, RecoveryId, WebhookId};
 use crate::outbound::post::Answer;
 use crate::random;
 use crate::status::Part;
@@ -62,7 +62,7 @@ enum Report {
     /// A webhook was disabled, or could not be.
     Disabled { webhook: WebhookId },
     /// A recovery is in our hands no more.
-    Recovered,
+    Recovered(RecoveryId),
     /// A round of upkeep is over.
     Upkept(Result<upkeep::Found, StoreError>),
     /// A task panicked: what it was to report will never come.
@@ -124,6 +124,8 @@ pub(super) struct Dispatch {
     retry_after: Duration,
     upkeep_at: Instant,
     upkeep_runs: bool,
+    /// Recoveries in our hands.
+    recovering: HashSet<RecoveryId>,
     poll_at: Instant,
     /// Changes of webhooks, counted, when their settings were read last.
     generation: i64,
@@ -160,6 +162,7 @@ impl Dispatch {
             retry_after: RETRY_FIRST,
             upkeep_at: now,
             upkeep_runs: false,
+            recovering: HashSet::new(),
             poll_at: now,
             generation: 0,
             eldest: false,
@@ -309,7 +312,7 @@ impl Dispatch {
             Report::Read { webhook, result } => self.know(webhook, *result),
             Report::Formed { webhook, result } => self.formed(webhook, result),
             Report::Disabled { webhook } => self.disabled(webhook),
-            Report::Recovered => self.upkeep_at = Instant::now(), // there is room for another one
+            Report::Recovered(id) => self.recovered(id),
             Report::Upkept(result) => self.upkept(result),
             Report::Died => self.died = true,
         }

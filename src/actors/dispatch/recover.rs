@@ -11,20 +11,32 @@ use crate::store::Store;
 
 /// Wait before it is looked at again after the database was away.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How often in a row a step may take too long for the database.
+const TOO_SLOW_AFTER: u32 = 5;
 
 /// Owes again chunk after chunk. If we die, another dispatcher goes on from the last one.
 pub(super) async fn recover(store: Store, dispatcher: DispatcherId, id: RecoveryId) -> Report {
+    let mut slow = 0;
     loop {
         let done = match store.recover_some(dispatcher, id).await {
-            Err(error) if !error.is_away() => {
-                tracing::error!(%error, recovery = %id, "a recovery ended early");
-                store.end_recovery(dispatcher, id, Some("refused")).await.map(|()| false)
+            Err(error) => {
+                slow = if error.is_too_slow() { slow + 1 } else { 0 };
+                if error.is_away() && slow < TOO_SLOW_AFTER {
+                    Err(error)
+                } else {
+                    tracing::error!(%error, recovery = %id, "a recovery ended early");
+                    let reason = if error.is_away() { "too_slow" } else { "refused" };
+                    store.end_recovery(dispatcher, id, Some(reason)).await.map(|()| false)
+                }
             }
-            done => done,
+            done => {
+                slow = 0;
+                done
+            }
         };
         match done {
             Ok(true) => {}
-            Ok(false) => return Report::Recovered,
+            Ok(false) => return Report::Recovered(id),
             Err(error) => {
                 tracing::warn!(%error, recovery = %id, "a recovery waits for the database");
                 sleep(AGAIN_AFTER).await;

@@ -10,7 +10,7 @@ use super::{Dispatch, Report, UPKEEP, start};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::delivery_settings::Verification;
-use crate::domain::ids::{DeliveryId, EventId, WebhookId};
+use crate::domain::ids::{DeliveryId, EventId, RecoveryId, WebhookId};
 use crate::domain::presence::{Event, EventKind, Origin};
 use crate::metrics::OutcomeLabels;
 use crate::outbound::envelope::{self, Item};
@@ -25,7 +25,7 @@ use super::recover::recover;
 /// How long one round writes snapshots: our sign of life must not wait for all of them.
 const SNAPSHOTS_WITHIN: Duration = Duration::from_secs(1);
 
-/// Recoveries that this process works on at a time: each holds a connection to the database most of the time.
+/// Recoveries that this process works on at a time: each uses a connection to the database most of the time.
 const RECOVERIES_AT_ONCE: i64 = 4;
 
 /// What a round found.
@@ -34,6 +34,8 @@ pub(super) struct Found {
     lost: bool,
     /// Rows that dead dispatchers held.
     freed: u64,
+    /// Recoveries that are in our hands now.
+    recoveries: Vec<RecoveryId>,
     /// Snapshots are still to be written.
     more: bool,
     /// Counts changes of webhooks.
@@ -48,7 +50,8 @@ impl Dispatch {
         self.upkeep_runs = true;
         // What is asked for meanwhile brings the next round forward again.
         self.upkeep_at = Instant::now() + UPKEEP;
-        let (deps, id, report) = (self.deps.clone(), self.id, self.report.clone());
+        let (deps, id) = (self.deps.clone(), self.id);
+        let recovering: Vec<_> = self.recovering.iter().copied().collect();
         start(&self.report, async move {
             let round = async {
                 deps.store.look_at_the_clock().await?;
@@ -62,12 +65,15 @@ impl Dispatch {
                 for webhook in deps.store.begin_probes(now).await? {
                     tokio::spawn(probe(deps.clone(), webhook));
                 }
-                for recovery in deps.store.take_recoveries(id, now, RECOVERIES_AT_ONCE).await? {
-                    start(&report, recover(deps.store.clone(), id, recovery));
-                }
+                let room = RECOVERIES_AT_ONCE - i64::try_from(recovering.len()).unwrap_or(i64::MAX);
+                let recoveries = if room > 0 {
+                    deps.store.take_recoveries(id, &recovering, now, room).await?
+                } else {
+                    Vec::new()
+                };
                 let more = deps.store.write_snapshots(SNAPSHOTS_WITHIN).await?;
                 let generation = deps.store.webhook_generation().await?;
-                Ok(Found { lost, freed, more, generation, eldest })
+                Ok(Found { lost, freed, recoveries, more, generation, eldest })
             };
             Report::Upkept(round.await)
         });
@@ -83,6 +89,11 @@ impl Dispatch {
                 return;
             }
         };
+        for id in found.recoveries {
+            if self.recovering.insert(id) {
+                start(&self.report, recover(self.deps.store.clone(), self.id, id));
+            }
+        }
         if found.more {
             self.upkeep_at = Instant::now();
         }
@@ -103,6 +114,12 @@ impl Dispatch {
             }
         }
         self.outlets.retain(|_, outlet| !outlet.is_idle());
+    }
+
+    /// A recovery has ended, or is in other hands: there is room for another one.
+    pub(super) fn recovered(&mut self, id: RecoveryId) {
+        self.recovering.remove(&id);
+        self.upkeep_at = Instant::now();
     }
 
     /// Disables a webhook, aside of the loop. Nothing is sent to it until that is done and it is read anew.

@@ -89,6 +89,18 @@ impl World {
         webhook
     }
 
+    /// Has a webhook be owed again what it missed, and waits for the end of that.
+    pub async fn recover(&self, hook: &str, wanted: &Value) -> Value {
+        let asked = self.bridge.post(&format!("/v1/webhooks/{hook}/recover"), wanted).await;
+        assert_eq!(asked.status, 202, "{}", asked.text());
+        let path = format!("/v1/recoveries/{}", asked.json()["id"].as_str().unwrap());
+        eventually("the recovery has ended", || async {
+            let recovery = self.bridge.get(&path).await.json();
+            (recovery["state"] != "running").then_some(recovery)
+        })
+        .await
+    }
+
     /// Audit entries of a kind, newest first.
     pub async fn audit(&self, kind: &str) -> Vec<Value> {
         let page = self.bridge.get(&format!("/v1/audit?limit=200&kind={kind}")).await.json();
