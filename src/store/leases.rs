@@ -183,18 +183,25 @@ impl Store {
     }
 }
 
+/// Makes due what nothing else wakes: the first of a lane that nobody holds, and what is parked though its webhook is active.
 async fn wake_stranded(conn: &mut sqlx::PgConnection, now: OffsetDateTime) -> Result<()> {
     sqlx::query!(
         "update delivery d
          set due_at = greatest($1, d.not_before)
-         where d.due_at is null
-           and d.leased_by is null
-           and not exists (
-               select
-               from delivery o
-               where o.webhook_id = d.webhook_id
-                 and o.lane = d.lane
-                 and o.position < d.position)",
+         where (d.due_at is null
+                and d.leased_by is null
+                and not exists (
+                    select
+                    from delivery o
+                    where o.webhook_id = d.webhook_id
+                      and o.lane = d.lane
+                      and o.position < d.position))
+            or (d.due_at = 'infinity'
+                and exists (
+                    select
+                    from webhook w
+                    where w.webhook_id = d.webhook_id
+                      and w.state = 'active'))",
         now,
     )
     .execute(conn)

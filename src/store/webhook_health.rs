@@ -211,6 +211,7 @@ impl Store {
         found: Result<Option<u32>, &'static str>,
         now: OffsetDateTime,
     ) -> Result<()> {
+        let is_well = found.is_ok();
         answered(async {
             let mut tx = self.begin().await?;
             audit::write(&mut tx, &[about(entry, id)]).await?;
@@ -235,6 +236,9 @@ impl Store {
             Ok(())
         })
         .await?;
+        if is_well {
+            self.unpark_late(id).await?;
+        }
         self.wake.deliveries_due();
         Ok(())
     }

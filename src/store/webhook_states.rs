@@ -4,9 +4,11 @@
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
+use super::deliveries::BEGIN_CYCLE;
+use super::events::BEGIN_WRITING;
 use super::webhook_rows::{Webhook, read};
 use super::webhooks::{NOT_ASKED_YET, entry, lock, set_probe};
-use super::{Result, Store, StoreError, audit};
+use super::{Result, Store, StoreError, answered, audit};
 use crate::clock;
 use crate::domain::audit::Kind;
 use crate::domain::ids::WebhookId;
@@ -39,14 +41,31 @@ impl Store {
         lock(&mut tx, id).await?;
         must_take_part(&read(&mut tx, id).await?)?;
         let changed = set_state(&mut tx, id, "active", now).await?;
-        // Not only when the state changed: a claim that still saw the pause may have parked rows since.
+        // Not only when the state changed: the caller may ask again because we could not go on to the end.
         unpark(&mut tx, id).await?;
         if changed {
             audit::write(&mut tx, &[entry(now, Kind::WebhookResumed, id, principal)]).await?;
         }
         let webhook = read(&mut tx, id).await?;
         tx.commit().await?;
+        self.unpark_late(id).await?;
         Ok(webhook)
+    }
+
+    /// Makes due what writers and cycles put off that still saw a webhook take none: those that were under way when it
+    /// became active and was committed as that. If we die before, the next dispatcher does it.
+    pub(super) async fn unpark_late(&self, id: WebhookId) -> Result<()> {
+        answered(async {
+            for begin in [BEGIN_WRITING, BEGIN_CYCLE] {
+                // Once we have their lock, they have ended.
+                self.pool.begin_with(begin).await?.commit().await?;
+            }
+            let mut tx = self.begin().await?;
+            unpark(&mut tx, id).await?;
+            tx.commit().await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Lets a disabled webhook take part again, as if its receiver had never failed, and owes it the present states.

@@ -4,7 +4,7 @@ use genesys_simulator::crm::{Behaviour, Secret};
 use serde_json::json;
 
 use crate::support::look::all;
-use crate::support::{SOON, World, eventually};
+use crate::support::{SOON, World, database, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_secret_is_shown_once() {
@@ -37,6 +37,39 @@ async fn a_rotation_breaks_no_receiver_that_knows_either_secret() {
         assert!(post.verified(), "{:?}", post.verdict);
         assert_eq!(post.header("webhook-signature").unwrap().split(' ').count(), 2);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_being_stored_when_a_webhook_is_resumed_is_sent_too() {
+    let world = World::watching(&["ann", "bob"]).await;
+    let pool = database::pool(&world.bridge.database_url).await;
+    let webhook = format!("/v1/webhooks/{}", world.register("/hooks/a").await);
+    world.genesys.set_presence("ann", "AVAILABLE").await;
+    world.crm.wait_for(1, SOON).await.unwrap();
+    world.bridge.post(&format!("{webhook}/pause"), &json!({})).await;
+    // Another agent's change, so that the pause is known; then one that is stopped before it is stored.
+    world.genesys.set_presence("bob", "AVAILABLE").await;
+    eventually("one is owed", || async { (world.open_deliveries(&pool).await == 1).then_some(()) }).await;
+    let mut held = pool.begin().await.unwrap();
+    sqlx::query("select from agent for update").execute(&mut *held).await.unwrap();
+    world.genesys.set_presence("ann", "BUSY").await;
+    let waiting = "select count(*) from pg_stat_activity
+                   where datname = current_database() and wait_event_type = 'Lock'";
+    eventually("it waits", || async {
+        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&pool).await.unwrap();
+        (waiting > 0).then_some(())
+    })
+    .await;
+    let path = format!("{webhook}/resume");
+    let (resumed, ()) = tokio::join!(async { world.bridge.post(&path, &json!({})).await }, async {
+        eventually("it is active", || async {
+            (world.bridge.get(&webhook).await.json()["state"] == "active").then_some(())
+        })
+        .await;
+        held.rollback().await.unwrap();
+    });
+    assert_eq!(resumed.status, 200);
+    world.crm.wait_for(3, SOON).await.expect("it is sent");
 }
 
 #[tokio::test(flavor = "multi_thread")]
