@@ -9,7 +9,7 @@ use super::webhook_states::must_take_part;
 use super::webhooks::{entry, lock};
 use super::{Result, Store, StoreError, answered, audit};
 use crate::clock;
-use crate::domain::audit::Kind;
+use crate::domain::audit::{Kind, Level};
 use crate::domain::delivery_settings::Mode;
 use crate::domain::ids::{DispatcherId, RecoveryId, WebhookId};
 
@@ -140,37 +140,71 @@ impl Store {
         })
     }
 
-    /// Ends a request that runs; what is owed again by then stays so.
+    /// Ends a request that runs because somebody asks for it; what is owed again by then stays so.
     ///
     /// # Errors
     /// If there is none, if it has ended, or the database refuses.
     pub async fn cancel_recovery(&self, id: RecoveryId, principal: &str) -> Result<()> {
+        if self.end(id, None, Some("cancelled"), Some(principal)).await? {
+            return Ok(());
+        }
+        self.recovery(id).await?;
+        Err(StoreError::Conflict("it has ended".to_owned()))
+    }
+
+    /// Ends a request that is in this dispatcher's hands.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn end_recovery(
+        &self,
+        dispatcher: DispatcherId,
+        id: RecoveryId,
+        reason: Option<&'static str>,
+    ) -> Result<()> {
+        self.end(id, Some(dispatcher), reason, None).await.map(|_| ())
+    }
+
+    /// False if it did not run, or not in these hands.
+    async fn end(
+        &self,
+        id: RecoveryId,
+        dispatcher: Option<DispatcherId>,
+        reason: Option<&'static str>,
+        principal: Option<&str>,
+    ) -> Result<bool> {
         let now = clock::now();
-        let mut tx = self.begin().await?;
-        let ended = sqlx::query!(
-            r#"update recovery
-               set ended_at = $2,
-                   reason = 'cancelled'
-               where recovery_id = $1
-                 and ended_at is null
-               returning webhook_id as "webhook_id: WebhookId", recovered, skipped"#,
-            id as _,
-            now,
-        )
-        .fetch_optional(&mut *tx)
-        .await?;
-        let Some(ended) = ended else {
-            self.recovery(id).await?;
-            return Err(StoreError::Conflict("it has ended".to_owned()));
-        };
-        let mut told = entry(now, Kind::RecoveryEnded, ended.webhook_id, principal)
-            .data("recovery", id.to_string())
-            .data("recovered", ended.recovered)
-            .data("skipped", ended.skipped);
-        told.outcome = Some("cancelled");
-        audit::write(&mut tx, &[told]).await?;
-        tx.commit().await?;
-        Ok(())
+        answered(async {
+            let mut tx = self.begin().await?;
+            let ended = sqlx::query!(
+                r#"update recovery
+                   set ended_at = $3,
+                       reason = $4
+                   where recovery_id = $1
+                     and ($2::uuid is null or held_by = $2)
+                     and ended_at is null
+                   returning webhook_id as "webhook_id: WebhookId", principal, recovered, skipped"#,
+                id as _,
+                dispatcher as _,
+                now,
+                reason,
+            )
+            .fetch_optional(&mut *tx)
+            .await?;
+            let Some(ended) = ended else { return Ok(false) };
+            let level = if reason.is_none() { Level::Info } else { Level::Warn };
+            let principal = principal.unwrap_or(&ended.principal);
+            let mut told = entry(now, Kind::RecoveryEnded, ended.webhook_id, principal)
+                .level(level)
+                .data("recovery", id.to_string())
+                .data("recovered", ended.recovered)
+                .data("skipped", ended.skipped);
+            told.outcome = Some(reason.unwrap_or("done"));
+            audit::write(&mut tx, &[told]).await?;
+            tx.commit().await?;
+            Ok(true)
+        })
+        .await
     }
 
     /// A page of requests, newest first.

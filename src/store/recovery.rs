@@ -12,10 +12,10 @@ use time::OffsetDateTime;
 
 use super::history::{Lane, choose_plan_by_values, open_delivery};
 use super::webhook_rows::Webhook;
-use super::webhooks::{entry, lock};
+use super::webhooks::lock;
 use super::{Result, Store, StoreError, answered, answered_in_a_minute, audit};
 use crate::clock;
-use crate::domain::audit::{Entry, Kind, Level};
+use crate::domain::audit::{Entry, Kind};
 use crate::domain::ids::{AgentId, DeliveryId, DispatcherId, EventId, RecoveryId, TenantId, WebhookId};
 
 /// Events looked at in one go, wanted or not; if only the newest of each agent counts, agents.
@@ -128,50 +128,6 @@ impl Store {
             Err(error) => return Err(error),
         }
         Ok(true)
-    }
-
-    /// Ends a request that is in this dispatcher's hands.
-    ///
-    /// # Errors
-    /// If the database is away.
-    pub async fn end_recovery(
-        &self,
-        dispatcher: DispatcherId,
-        id: RecoveryId,
-        reason: Option<&'static str>,
-    ) -> Result<()> {
-        let now = clock::now();
-        answered(async {
-            let mut tx = self.begin().await?;
-            let ended = sqlx::query!(
-                r#"update recovery
-                   set ended_at = $3,
-                       reason = $4,
-                       held_by = null
-                   where recovery_id = $1
-                     and held_by = $2
-                     and ended_at is null
-                   returning webhook_id as "webhook_id: WebhookId", principal, recovered, skipped"#,
-                id as _,
-                dispatcher as _,
-                now,
-                reason,
-            )
-            .fetch_optional(&mut *tx)
-            .await?;
-            let Some(ended) = ended else { return Ok(()) };
-            let level = if reason.is_none() { Level::Info } else { Level::Warn };
-            let mut told = entry(now, Kind::RecoveryEnded, ended.webhook_id, &ended.principal)
-                .level(level)
-                .data("recovery", id.to_string())
-                .data("recovered", ended.recovered)
-                .data("skipped", ended.skipped);
-            told.outcome = Some(reason.unwrap_or("done"));
-            audit::write(&mut tx, &[told]).await?;
-            tx.commit().await?;
-            Ok(())
-        })
-        .await
     }
 
     /// The request, if it runs and is in this dispatcher's hands.
