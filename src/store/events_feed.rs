@@ -152,8 +152,8 @@ impl Store {
         )
         .fetch_one(&mut *tx)
         .await?;
-        let lane = super::history::Lane { webhook, lane: 0 };
-        super::history::open_delivery(&mut tx, lane, delivery, event, now, position, now).await?;
+        let lane = super::reopen::Lane { webhook, lane: 0 };
+        super::reopen::open_delivery(&mut tx, lane, delivery, event, now, position, now).await?;
         let mut told = Entry::new(now, Kind::WebhookTested);
         told.webhook_id = Some(webhook);
         told.event_id = Some(event);

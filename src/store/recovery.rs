@@ -1,7 +1,7 @@
 //! What a webhook missed, owed to it again: events of a time that was asked for, however many. Called by
 //! `actors/dispatch/recover.rs` for requests in its hands (`store/recoveries.rs`).
 //!
-//! Read in chunks, opened lane by lane in small pieces: each in a transaction of its own, which holds one agent's row and so
+//! Read in chunks (`store/missed.rs`), opened lane by lane in small pieces: each in a transaction of its own, which holds one agent's row and so
 //! neither keeps the recorder waiting nor meets it crosswise. Doing a chunk again is harmless: what is open stays as it
 //! is, and what has ended since the request is left out.
 
@@ -10,16 +10,14 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::history::{Lane, choose_plan_by_values, open_delivery};
-use super::webhook_rows::Webhook;
+use super::missed::Missed;
+use super::reopen::{Lane, open_delivery};
 use super::webhooks::lock;
-use super::{Result, Store, StoreError, answered, answered_in_a_minute, audit};
+use super::{Result, Store, StoreError, answered, audit};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
-use crate::domain::ids::{AgentId, DeliveryId, DispatcherId, EventId, RecoveryId, TenantId, WebhookId};
+use crate::domain::ids::{DeliveryId, DispatcherId, RecoveryId, TenantId, WebhookId};
 
-/// Events looked at in one go, wanted or not; if only the newest of each agent counts, agents.
-const CHUNK: i64 = 2000;
 /// Deliveries opened in one transaction.
 const PIECE: usize = 50;
 /// How often a lane is tried in which a later delivery is being sent, and how long in between.
@@ -30,63 +28,22 @@ const FAILED: [&str; 3] = ["dead", "expired", "webhook_disabled"];
 
 /// A request that is worked on.
 #[derive(Clone, Debug)]
-struct Job {
-    recovery_id: RecoveryId,
-    webhook_id: WebhookId,
-    tenant: TenantId,
-    since: OffsetDateTime,
-    until: OffsetDateTime,
-    only_failed: bool,
-    agents: Vec<String>,
-    newest_only: bool,
-    principal: String,
-    requested_at: OffsetDateTime,
-    read_through: i64,
-}
-
-/// One event that may be owed again.
-#[derive(Clone, Debug)]
-struct Missed {
-    event_id: EventId,
-    received_at: OffsetDateTime,
-    position: i64,
-    agent_key: i64,
-    agent_id: Option<AgentId>,
+pub(super) struct Job {
+    pub(super) recovery_id: RecoveryId,
+    pub(super) webhook_id: WebhookId,
+    pub(super) tenant: TenantId,
+    pub(super) since: OffsetDateTime,
+    pub(super) until: OffsetDateTime,
+    pub(super) only_failed: bool,
+    pub(super) agents: Vec<String>,
+    pub(super) newest_only: bool,
+    pub(super) principal: String,
+    pub(super) requested_at: OffsetDateTime,
+    pub(super) read_through: i64,
 }
 
 /// The missed events of each lane, in order.
 type Lanes = BTreeMap<i64, Vec<Missed>>;
-
-/// Events that the webhook asks for, between two ends of a statement. The rule is that of `domain/explain/`.
-macro_rules! missed {
-    ($conn:expr, $job:expr, $webhook:expr, $through:expr, $select:literal, $end:literal) => {
-        sqlx::query_as!(
-            Missed,
-            $select
-                + r#"    kind = 'presence.updated'
-                     and received_at >= $1
-                     and received_at < $2
-                     and ($4::text[] = '{}' or agent_id = any ($4) or external_id = any ($4))
-                     and ($5::text[] = '{}' or topic = any ($5))
-                     and ($6::text[] = '{}' or presence = any ($6))
-                     and ($7::uuid[] = '{}' or source_id = any ($7))
-                     and ($8::text[] = '{}' or agent_id = any ($8) or external_id = any ($8))
-                 "#
-                + $end,
-            $job.since,
-            $job.until,
-            $job.read_through,
-            &$webhook.settings.agents,
-            &$webhook.settings.topics,
-            &$webhook.settings.presences,
-            &$webhook.settings.sources as _,
-            &$job.agents,
-            $through,
-        )
-        .fetch_all($conn)
-        .await?
-    };
-}
 
 impl Store {
     /// Owes a webhook again the next chunk of what it missed. False if there is no more to do for this dispatcher: the
@@ -175,87 +132,6 @@ impl Store {
             .execute(&self.pool)
             .await?;
             Ok(())
-        })
-        .await
-    }
-
-    /// How far the next chunk goes; `None` if there is no more. Reads as the bridge: whose they are is looked at later.
-    async fn look_ahead(&self, job: &Job) -> Result<Option<i64>> {
-        answered_in_a_minute(async {
-            let mut tx = self.pool.begin().await?;
-            audit::allow_a_minute(&mut tx).await?;
-            let through = if job.newest_only {
-                sqlx::query_scalar!(
-                    "select max(agent_key)
-                     from (select agent_key from agent where agent_key > $1 order by agent_key limit $2) looked_at",
-                    job.read_through,
-                    CHUNK,
-                )
-                .fetch_one(&mut *tx)
-                .await?
-            } else {
-                sqlx::query_scalar!(
-                    "select max(position)
-                     from (
-                         select position
-                         from event
-                         where position > $1
-                           and received_at >= $2
-                           and received_at < $3
-                         order by position
-                         limit $4) looked_at",
-                    job.read_through,
-                    job.since,
-                    job.until,
-                    CHUNK,
-                )
-                .fetch_one(&mut *tx)
-                .await?
-            };
-            tx.commit().await?;
-            Ok(through)
-        })
-        .await
-    }
-
-    /// The events of a chunk that the webhook asks for; of each agent the newest alone if the others have given way to it.
-    async fn missed(&self, job: &Job, webhook: &Webhook, through: i64) -> Result<Vec<Missed>> {
-        answered(async {
-            let mut tx = self.begin().await?;
-            choose_plan_by_values(&mut tx).await?;
-            let missed = if job.newest_only {
-                missed!(
-                    &mut *tx,
-                    job,
-                    webhook,
-                    through,
-                    r#"select e.event_id as "event_id: EventId", e.received_at, e.position, e.agent_key as "agent_key!",
-                              e.agent_id as "agent_id: AgentId"
-                       from agent a
-                       cross join lateral (
-                           select event_id, received_at, position, agent_key, agent_id
-                           from event
-                           where agent_id = a.agent_id and agent_key = a.agent_key and "#,
-                    "      order by position desc
-                           limit 1) e
-                       where a.agent_key > $3 and a.agent_key <= $9
-                       order by a.agent_key"
-                )
-            } else {
-                missed!(
-                    &mut *tx,
-                    job,
-                    webhook,
-                    through,
-                    r#"select event_id as "event_id: EventId", received_at, position, agent_key as "agent_key!",
-                              agent_id as "agent_id: AgentId"
-                       from event
-                       where position > $3 and position <= $9 and "#,
-                    "order by position"
-                )
-            };
-            tx.commit().await?;
-            Ok(missed)
         })
         .await
     }

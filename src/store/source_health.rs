@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
-use super::{Result, Store, answered, audit, webhook_health};
+use super::{Result, Store, answered, audit, webhook_notices};
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::{ConnectionId, EventId, GapId, SourceId, WebhookId};
 use crate::domain::presence::EventKind;
@@ -176,7 +176,7 @@ async fn tell(
     )
     .fetch_all(&mut *conn)
     .await?;
-    webhook_health::owe_in_lane_0(conn, event, &owed, position, now).await
+    webhook_notices::owe_in_lane_0(conn, event, &owed, position, now).await
 }
 
 fn about(entry: Entry, source: SourceId, notice: &SourceNotice) -> Entry {

@@ -1,17 +1,14 @@
 //! How receivers have been of late: circuits, disabling, probes, and the notices about them.
 
 use sqlx::PgConnection;
-use sqlx::types::Json;
 use time::OffsetDateTime;
 
-use super::history::{Lane, open_delivery};
-use super::{Result, Store, answered, answered_in_a_minute, audit, webhook_states, webhooks};
+use super::{Result, Store, answered, answered_in_a_minute, audit, webhook_notices, webhook_states};
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::circuit::Circuit;
 use crate::domain::delivery::EndState;
-use crate::domain::ids::{DeliveryId, EventId, WebhookId};
+use crate::domain::ids::WebhookId;
 use crate::domain::presence::EventKind;
-use crate::domain::webhook_notice::WebhookNotice;
 use crate::store::deliveries::HealthChange;
 
 /// How long a disabled webhook is left alone before it is asked whether it is well; an unverified one is asked sooner.
@@ -69,7 +66,7 @@ impl Store {
             if noticed.fetch_optional(&mut *tx).await? == Some(true) {
                 return Ok(()); // as mostly, and then nobody needs to be locked
             }
-            let told = lock(&mut tx, EventKind::WebhookFailing, id).await?;
+            let told = webhook_notices::lock(&mut tx, EventKind::WebhookFailing, id).await?;
             let first = sqlx::query!(
                 "insert into webhook_health as h (webhook_id, failures, failing_since, last_outcome, noticed)
                  select webhook_id, $2, $3, $4, true
@@ -92,7 +89,8 @@ impl Store {
             if first.rows_affected() > 0 {
                 let entry = Entry::new(now, Kind::WebhookFailing).level(Level::Warn).data("outcome", outcome);
                 audit::write(&mut tx, &[about(entry, id)]).await?;
-                tell(&mut tx, EventKind::WebhookFailing, id, Some(outcome), now, &told).await?;
+                webhook_notices::tell(&mut tx, EventKind::WebhookFailing, id, Some(outcome), now, &told)
+                    .await?;
             }
             tx.commit().await?;
             Ok(())
@@ -107,7 +105,7 @@ impl Store {
     pub async fn webhook_succeeds(&self, id: WebhookId, now: OffsetDateTime) -> Result<()> {
         answered(async {
             let mut tx = self.begin().await?;
-            let told = lock(&mut tx, EventKind::WebhookRecovered, id).await?;
+            let told = webhook_notices::lock(&mut tx, EventKind::WebhookRecovered, id).await?;
             recovered(&mut tx, id, now, &told).await?;
             tx.commit().await?;
             Ok(())
@@ -124,7 +122,7 @@ impl Store {
         answered_in_a_minute(async {
             let mut tx = self.begin().await?;
             audit::allow_a_minute(&mut tx).await?;
-            let told = lock(&mut tx, EventKind::WebhookDisabled, id).await?;
+            let told = webhook_notices::lock(&mut tx, EventKind::WebhookDisabled, id).await?;
             let changed = sqlx::query!(
                 "update webhook
                  set state = 'disabled',
@@ -161,7 +159,7 @@ impl Store {
                 .data("reason", reason)
                 .data("deliveries_ended", ended);
             audit::write(&mut tx, &[about(entry, id)]).await?;
-            tell(&mut tx, EventKind::WebhookDisabled, id, Some(reason), now, &told).await?;
+            webhook_notices::tell(&mut tx, EventKind::WebhookDisabled, id, Some(reason), now, &told).await?;
             tx.commit().await?;
             Ok(ended)
         })
@@ -246,7 +244,7 @@ impl Store {
 
 /// Makes a disabled or unverified webhook active, with a clean record and a snapshot on its way.
 async fn enable(conn: &mut PgConnection, id: WebhookId, now: OffsetDateTime) -> Result<()> {
-    let told = lock(conn, EventKind::WebhookRecovered, id).await?;
+    let told = webhook_notices::lock(conn, EventKind::WebhookRecovered, id).await?;
     let changed = sqlx::query!(
         "update webhook
          set state = 'active',
@@ -318,91 +316,7 @@ async fn recovered(
     .await?;
     if noticed.rows_affected() > 0 {
         audit::write(conn, &[about(Entry::new(now, Kind::WebhookRecovered), id)]).await?;
-        tell(conn, EventKind::WebhookRecovered, id, None, now, told).await?;
-    }
-    Ok(())
-}
-
-/// Locks a webhook and every other one that asks for this kind of notice about it, in the order of their ids: two that tell
-/// each other never wait crosswise. Gives the others.
-async fn lock(conn: &mut PgConnection, kind: EventKind, about: WebhookId) -> Result<Vec<WebhookId>> {
-    let mut locked = sqlx::query_scalar!(
-        r#"select webhook_id as "webhook_id: WebhookId"
-           from webhook
-           where deleted_at is null
-             and (webhook_id = $2
-                  or (state in ('active', 'paused')
-                      and $1 = any (events)
-                      and tenant_id = (select tenant_id from webhook where webhook_id = $2)))
-           order by webhook_id
-           for update"#,
-        kind.as_str(),
-        about as _,
-    )
-    .fetch_all(conn)
-    .await?;
-    locked.retain(|webhook| *webhook != about);
-    Ok(locked)
-}
-
-/// Makes the event and owes it to those that were [locked](lock) for it, in the lane of events without an agent.
-async fn tell(
-    conn: &mut PgConnection,
-    kind: EventKind,
-    about: WebhookId,
-    reason: Option<&str>,
-    now: OffsetDateTime,
-    told: &[WebhookId],
-) -> Result<()> {
-    if told.is_empty() {
-        return Ok(());
-    }
-    let known = sqlx::query!(
-        "select w.description, h.failures, h.failing_since
-         from webhook w
-         join webhook_health h on h.webhook_id = w.webhook_id
-         where w.webhook_id = $1",
-        about as _,
-    )
-    .fetch_one(&mut *conn)
-    .await?;
-    let notice = WebhookNotice {
-        id: about,
-        description: known.description,
-        reason: reason.map(str::to_owned),
-        failing_since: known.failing_since,
-        failures: u32::try_from(known.failures).unwrap_or(0),
-    };
-    let event = EventId::generate();
-    let position = sqlx::query_scalar!(
-        "insert into event (event_id, received_at, kind, webhook_id, raw, state, committed_at)
-         values ($1, $2, $3, $4, $5, $6, $2)
-         returning position",
-        event as _,
-        now,
-        kind.as_str(),
-        about as _,
-        b"null",
-        Json(&notice) as _,
-    )
-    .fetch_one(&mut *conn)
-    .await?;
-    owe_in_lane_0(conn, event, told, position, now).await
-}
-
-/// Owes an event without an agent to some webhooks.
-pub(super) async fn owe_in_lane_0(
-    conn: &mut PgConnection,
-    event: EventId,
-    asks: &[WebhookId],
-    position: i64,
-    now: OffsetDateTime,
-) -> Result<()> {
-    for webhook in asks {
-        // Keeps other such events of this webhook out: only one delivery may be the first of the lane.
-        webhooks::lock(conn, *webhook).await?;
-        let lane = Lane { webhook: *webhook, lane: 0 };
-        open_delivery(conn, lane, DeliveryId::of(event, *webhook), event, now, position, now).await?;
+        webhook_notices::tell(conn, EventKind::WebhookRecovered, id, None, now, told).await?;
     }
     Ok(())
 }
