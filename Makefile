@@ -4,8 +4,8 @@
 export PATH := $(PATH):$(HOME)/.cargo/bin
 # Queries are checked against the committed .sqlx. Set here, so that a DATABASE_URL in .env does not change a build.
 export SQLX_OFFLINE := true
-# Tests of whole bridges wait most of their time.
-export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
+# One more than there are cores: tests of whole bridges wait most of their time.
+export RUST_TEST_THREADS ?= $(shell echo $$((1 + $$(getconf _NPROCESSORS_ONLN))))
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 

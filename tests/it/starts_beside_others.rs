@@ -38,9 +38,12 @@ async fn bridges_that_find_the_same_empty_database_at_once_all_come_up() {
         let url = database::create_bare().await;
         let bridges = all_come_up(&[url.clone(), url.clone(), url.clone()]).await;
         let pool = database::pool(&url).await;
-        let started = "select count(*) from audit_log where kind = 'BRIDGE_STARTED'";
-        let started: i64 = sqlx::query_scalar(started).fetch_one(&pool).await.unwrap();
-        assert_eq!(usize::try_from(started).unwrap(), bridges.len());
+        eventually("each has told that it started", || async {
+            let started = "select count(*) from audit_log where kind = 'BRIDGE_STARTED'";
+            let started: i64 = sqlx::query_scalar(started).fetch_one(&pool).await.unwrap();
+            (usize::try_from(started).unwrap() == bridges.len()).then_some(())
+        })
+        .await;
     }
 }
 
