@@ -1,5 +1,8 @@
 //! One Postgres for the whole test run, one database of its own for each test.
 
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::sync::{LazyLock, OnceLock};
 use std::thread;
@@ -24,16 +27,32 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
         let dir = tempfile::Builder::new().prefix("pb-test-").tempdir().unwrap();
         // The server's user must be able to pass through.
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let mut sweeper = remove_when_we_are_gone(dir.path());
+        let _held = sweeper.stdin.take();
         let server = Embedded::start(dir.path(), Options { fsync_off: true }).unwrap();
         let template = server.url("{}");
         started.send((server.connect_options(), template)).unwrap();
-        loop {
-            thread::park();
-        }
+        // It waits for our end, so this is for ever.
+        sweeper.wait().unwrap();
     });
     let (options, template) = wait.recv().expect("the test database starts");
     Server { options, url_of: Box::new(move |name| template.replace("{}", name)) }
 });
+
+/// Has a folder removed once this process has ended, however it does: nothing is dropped then, and a whole run leaves gigabytes.
+fn remove_when_we_are_gone(dir: &Path) -> Child {
+    // The server may still be writing its last.
+    let wait_and_remove = r#"cat; for _ in 1 2 3 4 5 6 7 8 9; do rm -rf "$1" && exit; sleep 0.5; done"#;
+    Command::new("sh")
+        .args(["-c", wait_and_remove, "sh"])
+        .arg(dir)
+        .stdin(Stdio::piped()) // it ends with us, its other end
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .expect("sh is there")
+}
 
 /// A migrated database that others are copied from.
 static TEMPLATE: OnceCell<()> = OnceCell::const_new();
