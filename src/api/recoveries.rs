@@ -64,7 +64,7 @@ pub(super) async fn recover(
         return Err(ApiError::fields(&[Violation::new("since", "is missing")]));
     };
     let wanted = Wanted { webhook, since, until, only_failed, agents };
-    let mut recovery = state.store.request_recovery(wanted, principal.as_str()).await?;
+    let mut recovery = state.store.request_recovery(&wanted, principal.as_str()).await?;
     state.store.wake.deliveries_due();
     let by = Instant::now() + ANSWER_AFTER;
     let mut look_after = LOOK_AFTER_FIRST;

@@ -166,9 +166,7 @@ impl StoreError {
     pub fn is_too_slow(&self) -> bool {
         matches!(self, Self::Database(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some(RAN_TOO_LONG))
     }
-}
 
-impl StoreError {
     /// In words for an operator.
     fn why_nothing_is_stored(&self) -> &'static str {
         let code = match self {

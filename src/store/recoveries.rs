@@ -84,7 +84,7 @@ impl Store {
     ///
     /// # Errors
     /// If there is no such webhook, if it is disabled or unverified, if another request for it runs, or the database refuses.
-    pub async fn request_recovery(&self, wanted: Wanted, principal: &str) -> Result<Recovery> {
+    pub async fn request_recovery(&self, wanted: &Wanted, principal: &str) -> Result<Recovery> {
         let (now, id) = (clock::now(), RecoveryId::generate());
         let mut tx = self.begin().await?;
         lock(&mut tx, wanted.webhook).await?;
@@ -101,10 +101,13 @@ impl Store {
                 "its recovery {running} is running; wait for it or cancel it"
             )));
         }
-        sqlx::query!(
-            "insert into recovery (
-                 recovery_id, webhook_id, since, until, only_failed, agents, newest_only, principal, requested_at)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        let recovery = sqlx::query_as!(
+            Recovery,
+            r#"insert into recovery (
+                   recovery_id, webhook_id, since, until, only_failed, agents, newest_only, principal, requested_at)
+               values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+               returning recovery_id as "recovery_id: RecoveryId", webhook_id as "webhook_id: WebhookId", since, until,
+                         only_failed, agents, recovered, skipped, requested_at, ended_at, reason"#,
             id as _,
             wanted.webhook as _,
             wanted.since,
@@ -115,7 +118,7 @@ impl Store {
             principal,
             now,
         )
-        .execute(&mut *tx)
+        .fetch_one(&mut *tx)
         .await?;
         let told = entry(now, Kind::RecoveryRequested, wanted.webhook, principal)
             .data("recovery", id.to_string())
@@ -125,19 +128,7 @@ impl Store {
             .data("agents", wanted.agents.len());
         audit::write(&mut tx, &[told]).await?;
         tx.commit().await?;
-        Ok(Recovery {
-            recovery_id: id,
-            webhook_id: wanted.webhook,
-            since: wanted.since,
-            until: wanted.until,
-            only_failed: wanted.only_failed,
-            agents: wanted.agents,
-            recovered: 0,
-            skipped: 0,
-            requested_at: now,
-            ended_at: None,
-            reason: None,
-        })
+        Ok(recovery)
     }
 
     /// Ends a request that runs because somebody asks for it; what is owed again by then stays so.

@@ -1,9 +1,9 @@
 //! What a webhook missed, owed to it again: events of a time that was asked for, however many. Called by
 //! `actors/dispatch/recover.rs` for requests in its hands (`store/recoveries.rs`).
 //!
-//! Read in chunks (`store/missed.rs`), opened lane by lane in small pieces: each in a transaction of its own, which holds one agent's row and so
-//! neither keeps the recorder waiting nor meets it crosswise. Doing a chunk again is harmless: what is open stays as it
-//! is, and what has ended since the request is left out.
+//! Read in chunks (`store/missed.rs`), opened lane by lane in small pieces: each in a transaction of its own, which holds one
+//! agent's row and so neither keeps the recorder waiting nor meets it crosswise. Doing a chunk again is harmless: what is
+//! open stays as it is, and what has ended since the request is left out.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -142,20 +142,18 @@ impl Store {
         let mut skipped = 0;
         for tries in 1..=TRIES {
             let mut busy = Lanes::new();
-            for (lane, mut missed) in lanes {
-                while !missed.is_empty() {
-                    let size = missed.len().min(PIECE);
-                    let opened = match missed.get(..size) {
-                        Some(piece) => self.open_piece(job, lane, piece).await,
-                        None => break, // not reached
-                    };
-                    match opened {
-                        Ok(()) => drop(missed.drain(..size)),
+            for (lane, missed) in lanes {
+                let mut opened = 0;
+                for piece in missed.chunks(PIECE) {
+                    match self.open_piece(job, lane, piece).await {
+                        Ok(()) => opened += piece.len(),
                         Err(error) if comes_right(&error) && tries < TRIES => {
-                            busy.insert(lane, std::mem::take(&mut missed));
+                            busy.insert(lane, missed.iter().skip(opened).cloned().collect());
+                            break;
                         }
                         Err(StoreError::Conflict(_)) => {
-                            skipped += u64::try_from(std::mem::take(&mut missed).len()).unwrap_or_default();
+                            skipped += u64::try_from(missed.len() - opened).unwrap_or_default();
+                            break;
                         }
                         Err(error) => return Err(error),
                     }

@@ -1,4 +1,5 @@
-//! What the loop looks after every few seconds: the clock, its own sign of life, dead dispatchers, probes, recoveries, snapshots.
+//! What the loop looks after every few seconds: the clock, its own sign of life, dead dispatchers, probes, recoveries,
+//! snapshots.
 
 use std::future::Future;
 use std::sync::Arc;
