@@ -4,7 +4,7 @@ use genesys_simulator::crm::Behaviour;
 use genesys_simulator::crm::check::{holes, inversions};
 use serde_json::{Value, json};
 
-use crate::support::look::{all, feed};
+use crate::support::look::{all, feed, give_up};
 use crate::support::{SOON, World, database, eventually};
 
 async fn explain(world: &World, event: &str, webhook: &str) -> Value {
@@ -105,13 +105,7 @@ async fn what_was_missed_is_owed_again_in_order_and_what_was_delivered_is_not() 
     }
     let ids = events(&world, 7).await;
     verdict(&world, &ids[0], &hook, "delivered").await;
-    // As an outage leaves it: given up, each with its entry.
-    let gave_up = "with gone as (delete from delivery returning *)
-                   insert into audit_log (at, kind, webhook_id, event_id, delivery_id, agent_id, attempt, end_state)
-                   select now(), 'DELIVERY_ENDED', webhook_id, event_id, delivery_id,
-                          (select agent_id from agent where agent_key = lane), 11, 'dead'
-                   from gone";
-    assert_eq!(sqlx::query(gave_up).execute(&pool).await.unwrap().rows_affected(), 6);
+    assert_eq!(give_up(&pool).await, 6);
     verdict(&world, &ids[1], &hook, "dead").await;
 
     let since = json!({"since": "2020-01-01T00:00:00Z", "agents": ["ann"]});
@@ -234,12 +228,7 @@ async fn however_many_were_missed_all_of_the_time_asked_for_are_owed_again() {
     })
     .await;
     let last = time::OffsetDateTime::now_utc();
-    let gave_up = "with gone as (delete from delivery returning *)
-                   insert into audit_log (at, kind, webhook_id, event_id, delivery_id, agent_id, attempt, end_state)
-                   select now(), 'DELIVERY_ENDED', webhook_id, event_id, delivery_id,
-                          (select agent_id from agent where agent_key = lane), 11, 'dead'
-                   from gone";
-    sqlx::query(gave_up).execute(&pool).await.unwrap();
+    give_up(&pool).await;
     let write = |at: time::OffsetDateTime| at.format(&time::format_description::well_known::Rfc3339).unwrap();
     let later = json!({"since": write(last)});
     assert_eq!(world.recover(&hook, &later).await["recovered"], 0);

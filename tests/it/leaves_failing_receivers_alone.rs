@@ -9,7 +9,7 @@ use sqlx::PgPool;
 use time::OffsetDateTime;
 
 use crate::support::crowd::{data, ended_twice};
-use crate::support::look::{all, hurry};
+use crate::support::look::{all, hurry, waiting_for_locks};
 use crate::support::{SOON, World, database, eventually};
 
 const NOTICES: [&str; 3] = ["webhook.failing", "webhook.disabled", "webhook.recovered"];
@@ -171,13 +171,7 @@ async fn two_that_tell_each_other_are_disabled_in_the_same_moment() {
     let mut held = pool.begin().await.unwrap();
     sqlx::query("select from webhook_health for update").execute(&mut *held).await.unwrap();
     world.genesys.set_presence("ann", "AVAILABLE").await;
-    eventually("all three wait", || async {
-        let waiting = "select count(*) from pg_stat_activity
-                       where datname = current_database() and wait_event_type = 'Lock' and state = 'active'";
-        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&pool).await.unwrap();
-        (waiting == 3).then_some(())
-    })
-    .await;
+    eventually("all three wait", || async { (waiting_for_locks(&pool).await == 3).then_some(()) }).await;
     held.rollback().await.unwrap();
     for hook in &hooks {
         webhook_in(&world, hook, "disabled").await;

@@ -7,6 +7,7 @@ use genesys_simulator::crm::check::{holes, inversions};
 use serde_json::{Value, json};
 use sqlx::{PgPool, Postgres, Transaction};
 
+use crate::support::look::give_up;
 use crate::support::{SOON, World, database, eventually};
 
 const AGENTS: [&str; 3] = ["ann", "bob", "cid"];
@@ -35,12 +36,7 @@ impl Missed {
             (world.open_deliveries(&pool).await == (AGENTS.len() * EACH) as i64).then_some(())
         })
         .await;
-        let gave_up = "with gone as (delete from delivery returning *)
-                       insert into audit_log (at, kind, webhook_id, event_id, delivery_id, agent_id, attempt, end_state)
-                       select now(), 'DELIVERY_ENDED', webhook_id, event_id, delivery_id,
-                              (select agent_id from agent where agent_key = lane), 11, 'dead'
-                       from gone";
-        sqlx::query(gave_up).execute(&pool).await.unwrap();
+        give_up(&pool).await;
         Self { world, pool, webhook }
     }
 
@@ -89,11 +85,7 @@ impl Missed {
     }
 
     async fn ended(&self, recovery: &Value) -> Value {
-        eventually("the recovery has ended", || async {
-            let now = self.look(recovery).await;
-            (now["state"] != "running").then_some(now)
-        })
-        .await
+        self.world.recovery_ended(recovery["id"].as_str().unwrap()).await
     }
 
     async fn list(&self, query: &str) -> Vec<Value> {

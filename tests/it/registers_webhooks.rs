@@ -3,7 +3,7 @@
 use genesys_simulator::crm::{Behaviour, Secret};
 use serde_json::json;
 
-use crate::support::look::all;
+use crate::support::look::{all, waiting_for_locks};
 use crate::support::{SOON, World, database, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,13 +53,7 @@ async fn what_is_being_stored_when_a_webhook_is_resumed_is_sent_too() {
     let mut held = pool.begin().await.unwrap();
     sqlx::query("select from agent for update").execute(&mut *held).await.unwrap();
     world.genesys.set_presence("ann", "BUSY").await;
-    let waiting = "select count(*) from pg_stat_activity
-                   where datname = current_database() and wait_event_type = 'Lock'";
-    eventually("it waits", || async {
-        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&pool).await.unwrap();
-        (waiting > 0).then_some(())
-    })
-    .await;
+    eventually("it waits", || async { (waiting_for_locks(&pool).await > 0).then_some(()) }).await;
     let path = format!("{webhook}/resume");
     let (resumed, ()) = tokio::join!(async { world.bridge.post(&path, &json!({})).await }, async {
         eventually("it is active", || async {

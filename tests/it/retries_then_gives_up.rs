@@ -6,7 +6,7 @@ use genesys_simulator::crm::Behaviour;
 use genesys_simulator::crm::check::{altered_repeats, distrusted};
 use serde_json::{Value, json};
 
-use crate::support::look::hurry;
+use crate::support::look::{hurry, waiting_for_locks};
 use crate::support::{SOON, World, database, eventually};
 
 /// Seconds from an attempt (from 1) to the time that the delivery is due again.
@@ -138,18 +138,13 @@ async fn a_retry_and_the_end_of_its_webhook_do_not_wait_for_each_other() {
     let path = format!("/v1/deliveries/{id}/retry");
     let ((), retried) = tokio::join!(
         async {
-            let (world, pool) = (&world, &pool);
-            let waiting = move || async move {
-                let waiting = "select count(*) from pg_stat_activity
-                               where datname = current_database() and wait_event_type = 'Lock'";
-                sqlx::query_scalar::<_, i64>(waiting).fetch_one(pool).await.unwrap()
-            };
-            eventually("the retry waits", || async { (waiting().await == 1).then_some(()) }).await;
+            eventually("the retry waits", || async { (waiting_for_locks(&pool).await == 1).then_some(()) })
+                .await;
             world.crm.always("/hooks/a", Behaviour::status(410));
             world.genesys.set_presence("bob", "AVAILABLE").await;
             eventually("the webhook is disabled, or waits for the retry", || async {
                 let disabled = !world.audit("WEBHOOK_DISABLED").await.is_empty();
-                (disabled || waiting().await > 1).then_some(())
+                (disabled || waiting_for_locks(&pool).await > 1).then_some(())
             })
             .await;
             held.rollback().await.unwrap();

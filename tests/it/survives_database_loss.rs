@@ -10,7 +10,7 @@ use presence_bridge::store::embedded::{Embedded, Options};
 
 use crate::support::bridge::API_KEY;
 use crate::support::chaos::{Chaos, Mode};
-use crate::support::look::{assert_sequences_have_no_holes, feed};
+use crate::support::look::{assert_sequences_have_no_holes, feed, waiting_for_locks};
 use crate::support::{Bridge, SOON, World, database, eventually};
 
 const AGENTS: [&str; 3] = ["ann", "bob", "cid"];
@@ -229,20 +229,6 @@ async fn a_call_that_is_under_way_when_the_database_falls_silent_ends_too() {
         (world.bridge.get("/v1/gaps").await.status == 200).then_some(())
     })
     .await;
-}
-
-/// How many statements of the bridge wait for a lock.
-async fn waiting_for_locks(pool: &sqlx::PgPool) -> i64 {
-    sqlx::query_scalar(
-        "select count(*)
-         from pg_stat_activity
-         where datname = current_database()
-           and wait_event_type = 'Lock'
-           and application_name = 'presence-bridge'",
-    )
-    .fetch_one(pool)
-    .await
-    .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

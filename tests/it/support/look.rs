@@ -65,6 +65,35 @@ pub async fn hurry(pool: &PgPool) -> u64 {
     .rows_affected()
 }
 
+/// Gives up everything that is owed, as an outage leaves it: ended as dead, each with its entry. Says how many there were.
+pub async fn give_up(pool: &PgPool) -> u64 {
+    sqlx::query(
+        "with gone as (delete from delivery returning *)
+         insert into audit_log (at, kind, webhook_id, event_id, delivery_id, agent_id, attempt, end_state)
+         select now(), 'DELIVERY_ENDED', webhook_id, event_id, delivery_id,
+                (select agent_id from agent where agent_key = lane), 11, 'dead'
+         from gone",
+    )
+    .execute(pool)
+    .await
+    .unwrap()
+    .rows_affected()
+}
+
+/// How many statements of the bridge wait for a lock.
+pub async fn waiting_for_locks(pool: &PgPool) -> i64 {
+    sqlx::query_scalar(
+        "select count(*)
+         from pg_stat_activity
+         where datname = current_database()
+           and wait_event_type = 'Lock'
+           and application_name = 'presence-bridge'",
+    )
+    .fetch_one(pool)
+    .await
+    .unwrap()
+}
+
 impl World {
     /// Waits until nothing is owed any more, making retries due at once.
     pub async fn drained(&self, pool: &PgPool) {

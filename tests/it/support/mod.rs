@@ -93,9 +93,13 @@ impl World {
     pub async fn recover(&self, hook: &str, wanted: &Value) -> Value {
         let asked = self.bridge.post(&format!("/v1/webhooks/{hook}/recover"), wanted).await;
         assert_eq!(asked.status, 202, "{}", asked.text());
-        let path = format!("/v1/recoveries/{}", asked.json()["id"].as_str().unwrap());
+        self.recovery_ended(asked.json()["id"].as_str().unwrap()).await
+    }
+
+    /// Waits until a recovery has ended; gives it.
+    pub async fn recovery_ended(&self, id: &str) -> Value {
         eventually("the recovery has ended", || async {
-            let recovery = self.bridge.get(&path).await.json();
+            let recovery = self.bridge.get(&format!("/v1/recoveries/{id}")).await.json();
             (recovery["state"] != "running").then_some(recovery)
         })
         .await
