@@ -53,6 +53,8 @@ pub struct Metrics {
     pub attempts: Family<OutcomeLabels, Counter>,
     /// Deliveries ended, by end state.
     pub deliveries_ended: Family<OutcomeLabels, Counter>,
+    /// Deliveries that a dispatcher held without having been told of them, and gave back.
+    pub leases_returned: Counter,
     /// Seconds from sending a POST to its verdict.
     pub attempt_seconds: Histogram,
     /// Seconds from a frame's arrival to the end of the first successful POST.
@@ -117,6 +119,7 @@ impl Metrics {
             deliveries: Counter::default(),
             attempts: Family::default(),
             deliveries_ended: Family::default(),
+            leases_returned: Counter::default(),
             attempt_seconds: Histogram::new(buckets()),
             claim_seconds: Histogram::new(buckets()),
             event_to_delivery_seconds: Histogram::new(buckets()),
@@ -169,6 +172,11 @@ impl Metrics {
         registry.register("deliveries_created", "Deliveries made", m.deliveries.clone());
         registry.register("delivery_attempts", "POSTs tried", m.attempts.clone());
         registry.register("deliveries", "Deliveries ended", m.deliveries_ended.clone());
+        registry.register(
+            "leases_returned",
+            "Deliveries held without our knowing, and given back",
+            m.leases_returned.clone(),
+        );
         registry.register(
             "delivery_attempt_duration_seconds",
             "Duration of a POST",

@@ -231,7 +231,8 @@ impl Store {
 
     /// Asked after a cycle that failed, because its commit may have happened all the same: gives back at once what
     /// it took and nobody heard of (`known` is in the caller's hands or waits to be settled), and says which of these
-    /// entries are written, so that they are not written twice.
+    /// entries are written, so that they are not written twice. What was handed over at its birth is left alone: the word
+    /// about it may be on its way.
     ///
     /// # Errors
     /// If the database is away.
@@ -251,7 +252,8 @@ impl Store {
                      leased_by = null,
                      attempt = attempt - 1
                  where leased_by = $1
-                   and delivery_id <> all ($2)",
+                   and delivery_id <> all ($2)
+                   and not (attempt = 1 and sent_at = created_at)",
                 dispatcher as _,
                 known as _,
                 now,

@@ -78,23 +78,27 @@ impl Store {
         Ok(recorded)
     }
 
-    /// Which of these events are stored already; asked after a commit whose answer was lost.
+    /// Which of these events are stored already; asked after a commit whose answer was lost. Waits for the writers' lock:
+    /// the commit may still be under way, and what it writes is seen by nobody before it has ended.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is away, or that commit does not end in time: ask again.
     pub async fn stored_events(&self, changes: &[PresenceChange]) -> Result<Vec<EventId>> {
         answered(async {
+            let mut tx = self.hot.begin_with(BEGIN_WRITING).await?;
             let ids: Vec<_> = changes.iter().map(|change| change.event_id).collect();
             let times: Vec<_> = changes.iter().map(|change| change.received_at).collect();
-            Ok(sqlx::query_scalar!(
+            let stored = sqlx::query_scalar!(
                 r#"select e.event_id as "event_id: EventId"
                from unnest($1::uuid[], $2::timestamptz[]) as wanted (event_id, received_at)
                join event e on e.event_id = wanted.event_id and e.received_at = wanted.received_at"#,
                 &ids as _,
                 &times,
             )
-            .fetch_all(&self.hot)
-            .await?)
+            .fetch_all(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok(stored)
         })
         .await
     }

@@ -54,6 +54,8 @@ struct Inner {
     /// Events that blocked deliveries tell, so that they need not be read again, and their ids, oldest first.
     events: HashMap<EventId, Arc<Event>>,
     kept: VecDeque<EventId>,
+    /// Lanes into which something was written that may be committed or not.
+    uncertain: HashSet<(WebhookId, i64)>,
 }
 
 impl Inner {
@@ -97,7 +99,19 @@ impl Handoff {
 
     /// The dispatcher takes nothing any more; what waits is given to nobody (its rows are freed with the dispatcher).
     pub fn close(&self) {
-        *self.lock() = Inner::default();
+        let mut inner = self.lock();
+        *inner = Inner { uncertain: std::mem::take(&mut inner.uncertain), ..Inner::default() };
+    }
+
+    /// Notes lanes for the dispatcher to look into: a writer does not know whether what it put there is committed.
+    pub fn look_into(&self, lanes: impl IntoIterator<Item = (WebhookId, i64)>) {
+        self.lock().uncertain.extend(lanes);
+    }
+
+    /// The lanes noted since.
+    #[must_use]
+    pub fn take_uncertain(&self) -> HashSet<(WebhookId, i64)> {
+        std::mem::take(&mut self.lock().uncertain)
     }
 
     /// Hands over after the commit. False if that dispatcher is gone: its rows must be freed.

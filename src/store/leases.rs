@@ -3,8 +3,9 @@
 use time::OffsetDateTime;
 
 use super::deliveries::{BEGIN_CYCLE, LEASE};
+use super::events::BEGIN_WRITING;
 use super::{Result, Store, answered, answered_in_a_minute, audit};
-use crate::domain::ids::{DispatcherId, EventId};
+use crate::domain::ids::{DeliveryId, DispatcherId, EventId};
 
 impl Store {
     /// A sign of life of a dispatcher. False if it had been given up for dead: what it held is in other hands.
@@ -123,22 +124,8 @@ impl Store {
     /// # Errors
     /// If the database is away; then it is free once its lease has ended.
     pub async fn end_dispatcher(&self, dispatcher: DispatcherId) -> Result<()> {
-        self.free_of(dispatcher).await?;
         answered(async {
-            sqlx::query!("delete from dispatcher where dispatcher_id = $1", dispatcher as _)
-                .execute(&self.pool)
-                .await?;
-            Ok(())
-        })
-        .await
-    }
-
-    /// Frees what a dispatcher holds.
-    ///
-    /// # Errors
-    /// If the database is away.
-    pub(super) async fn free_of(&self, dispatcher: DispatcherId) -> Result<()> {
-        answered(async {
+            let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
             sqlx::query!(
                 "update delivery
                  set due_at = now(),
@@ -147,15 +134,74 @@ impl Store {
                  where leased_by = $1",
                 dispatcher as _,
             )
-            .execute(&self.pool)
+            .execute(&mut *tx)
             .await?;
+            sqlx::query!("delete from dispatcher where dispatcher_id = $1", dispatcher as _)
+                .execute(&mut *tx)
+                .await?;
+            tx.commit().await?;
             Ok(())
         })
         .await
     }
 
-    /// Makes the deliveries of these events due, of which nobody was told because the answer to a commit was lost. One that
-    /// is not the first of its lane goes back behind it when it is claimed.
+    /// Deliveries that a dispatcher holds according to the database, each with its attempt.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn leases_of(&self, dispatcher: DispatcherId) -> Result<Vec<(DeliveryId, i32)>> {
+        answered(async {
+            let rows = sqlx::query!(
+                r#"select delivery_id as "delivery_id: DeliveryId", attempt
+                   from delivery
+                   where leased_by = $1"#,
+                dispatcher as _,
+            )
+            .fetch_all(&self.hot)
+            .await?;
+            Ok(rows.into_iter().map(|row| (row.delivery_id, row.attempt)).collect())
+        })
+        .await
+    }
+
+    /// Gives back deliveries that a dispatcher holds without having been told of them, as if these attempts of them had never
+    /// begun. Says how many it still held.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn return_leases(&self, dispatcher: DispatcherId, leased: &[(DeliveryId, i32)]) -> Result<u64> {
+        answered(async {
+            let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
+            let returned = sqlx::query!(
+                "update delivery d
+                 set due_at = now(),
+                     leased_by = null,
+                     attempt = d.attempt - 1
+                 from unnest($2::uuid[], $3::int[]) as n (delivery_id, attempt)
+                 where d.delivery_id = n.delivery_id
+                   and d.attempt = n.attempt
+                   and d.leased_by = $1",
+                dispatcher as _,
+                &leased.iter().map(|(delivery, _)| *delivery).collect::<Vec<_>>() as _,
+                &leased.iter().map(|(_, attempt)| *attempt).collect::<Vec<_>>(),
+            )
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok(returned.rows_affected())
+        })
+        .await
+    }
+
+    /// Waits until every writer of events that is under way now has ended: what it wrote is committed then, or is not.
+    ///
+    /// # Errors
+    /// If the database is away, or one of them does not end in time.
+    pub async fn writers_ended(&self) -> Result<()> {
+        answered(async { Ok(self.pool.begin_with(BEGIN_WRITING).await?.commit().await?) }).await
+    }
+
+    /// Makes due what a dispatcher holds of these events: nobody was told of it, because the answer to a commit was lost.
     ///
     /// # Errors
     /// If the database is away.
@@ -168,10 +214,10 @@ impl Store {
             sqlx::query!(
                 "update delivery
                  set due_at = now(),
-                     attempt = case when leased_by is null then attempt else attempt - 1 end,
+                     attempt = attempt - 1,
                      leased_by = null
-                 where event_id = any ($1)
-                   and due_at is null",
+                 where leased_by is not null
+                   and event_id = any ($1)",
                 events as _,
             )
             .execute(&mut *tx)

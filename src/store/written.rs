@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
-use super::handoff::{Handed, Leave};
+use super::handoff::{Handed, Handoff, Leave};
 use super::owing::{NewEvent, Plan, Wants, plan};
 use super::subscriptions::Subscriptions;
 use super::{Result, Store, audit};
@@ -26,6 +26,21 @@ pub(super) struct Written {
     leave: Leave,
     handed: Vec<Handed>,
     events: Vec<Arc<Event>>,
+    /// Where the lanes go if this is dropped before it was announced; `None` once it was.
+    unannounced: Option<Handoff>,
+}
+
+/// Whoever drops this unannounced does not know whether it was committed: the dispatcher looks into its lanes once that is
+/// certain. What it holds by then it finds by itself.
+impl Drop for Written {
+    fn drop(&mut self) {
+        if let Some(handoff) = self.unannounced.take() {
+            handoff.look_into(self.handed.iter().filter_map(|handed| match handed {
+                Handed::Behind { webhook, lane } => Some((*webhook, *lane)),
+                Handed::Delivery(_) | Handed::Collecting { .. } => None,
+            }));
+        }
+    }
 }
 
 impl Store {
@@ -65,15 +80,30 @@ impl Store {
                 && planned.due_at.is_some_and(|at| at <= now)
                 && !leave.held.contains(&planned.webhook_id)
         });
-        Ok(Written { unhanded, deliveries, superseded: count(superseded), leave, handed, events })
+        Ok(Written {
+            unhanded,
+            deliveries,
+            superseded: count(superseded),
+            leave,
+            handed,
+            events,
+            unannounced: Some(self.handoff.clone()),
+        })
     }
 
     /// Tells the dispatcher of what is committed now.
-    pub(super) async fn announce(&self, written: Written) {
-        if !self.handoff.hand_over(&written.leave, written.handed, &written.events)
+    pub(super) async fn announce(&self, mut written: Written) {
+        written.unannounced = None;
+        let handed = std::mem::take(&mut written.handed);
+        let leased = handed.iter().filter_map(|handed| match handed {
+            Handed::Delivery(claimed) => Some((claimed.delivery_id, claimed.attempt)),
+            Handed::Behind { .. } | Handed::Collecting { .. } => None,
+        });
+        let leased: Vec<_> = leased.collect();
+        if !self.handoff.hand_over(&written.leave, handed, &written.events)
             && let Some(dispatcher) = written.leave.dispatcher
-            // If the database is away, the next dispatcher finds them.
-            && let Err(error) = self.free_of(dispatcher).await
+            // If the database is away, they are free once the lease has ended.
+            && let Err(error) = self.return_leases(dispatcher, &leased).await
         {
             tracing::warn!(%error, "deliveries of a dispatcher that is gone could not be freed yet");
         }

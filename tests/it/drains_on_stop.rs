@@ -52,6 +52,49 @@ async fn stopped_under_load_it_loses_nothing_and_repeats_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn stopped_again_and_again_in_a_stream_it_repeats_nothing_that_was_answered() {
+    const STOPS: u64 = 5;
+    let agents = ["ann", "bob", "cid", "dee", "eve", "fay", "gus", "hal"];
+    let mut world = World::watching(&agents).await;
+    world.register("/hooks/a").await;
+    // Answers take their time, and so do commits: at each stop POSTs are under way while others are about to be handed over.
+    world.crm.always("/hooks/a", Behaviour::status(204).after(Duration::from_millis(300)));
+    let pool = database::pool(&world.bridge.database_url).await;
+    let slow = "create function slow() returns trigger language plpgsql as
+                    'begin perform pg_sleep(0.01); return null; end';
+                create constraint trigger slow after insert on event deferrable initially deferred
+                    for each row execute function slow();";
+    sqlx::raw_sql(slow).execute(&pool).await.unwrap();
+    let genesys = world.genesys.clone();
+    let stream = tokio::spawn(async move {
+        let mut pace = tokio::time::interval(Duration::from_millis(5));
+        for n in 0.. {
+            pace.tick().await;
+            genesys.push_presence(agents[n % 8], ["BUSY", "AWAY", "MEAL"][n % 3]);
+        }
+    });
+    for stop in 1..=STOPS {
+        world.crm.wait_for(stop * 20, SOON).await.unwrap();
+        assert_eq!(world.bridge.terminate().await.code(), Some(0), "{}", world.bridge.log());
+        world.bridge.restart().await;
+        world.sockets_open(agents.len()).await;
+    }
+    stream.abort();
+    world.drained(&pool).await;
+    let posts = world.crm.posts();
+    assert_eq!(repeats(&posts), 0, "of {} POSTs", posts.len());
+    assert_eq!((inversions(&posts), holes(&posts)), (vec![], vec![]));
+    let twice: i64 = sqlx::query_scalar(
+        "select count(*) from (
+             select from audit_log where kind = 'DELIVERY_ATTEMPT' group by delivery_id, attempt having count(*) > 1) t",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    assert_eq!(twice, 0, "an attempt is written down once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_post_that_hangs_is_given_back_and_leaves_at_once_after_the_restart() {
     let mut world = World::watching(&["ann"]).await;
     world.register("/hooks/a").await;

@@ -49,6 +49,7 @@ mod survives_a_kill;
 mod survives_a_panic;
 mod survives_clock_jumps;
 mod survives_database_loss;
+mod survives_late_commits;
 mod takes_settings;
 mod tells_how_sources_stand;
 mod tells_of_gaps;

@@ -35,6 +35,7 @@ mod batches;
 mod conclude;
 mod cycle;
 mod outlet;
+mod reconcile;
 mod recover;
 mod send;
 mod upkeep;
@@ -117,6 +118,8 @@ pub(super) struct Dispatch {
     settling: Option<Vec<DeliveryId>>,
     /// The last cycle failed, perhaps after its commit.
     in_doubt: bool,
+    /// Leased to us, and unknown to us.
+    unknown: reconcile::Unknown,
     /// Claim with the next cycle.
     claim: bool,
     /// Not before this moment, because the database was away.
@@ -157,6 +160,7 @@ impl Dispatch {
             work: Work::default(),
             settling: None,
             in_doubt: false,
+            unknown: reconcile::Unknown::default(),
             claim: true,
             wait_until: None,
             retry_after: RETRY_FIRST,

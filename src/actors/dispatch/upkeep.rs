@@ -1,6 +1,7 @@
 //! What the loop looks after every few seconds: the clock, its own sign of life, dead dispatchers, probes, recoveries,
 //! snapshots.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use crate::metrics::OutcomeLabels;
 use crate::outbound::envelope::{self, Item};
 use crate::outbound::post::Post;
 use crate::random;
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 
 use super::super::dispatcher::DispatcherDeps;
 use super::outlet::Prepared;
@@ -43,6 +44,10 @@ pub(super) struct Found {
     generation: i64,
     /// No dispatcher that lives is older.
     eldest: bool,
+    /// What we hold, as the database has it.
+    leased: Vec<(DeliveryId, i32)>,
+    /// Lanes that a writer put something into without learning whether it was committed. It has ended by now.
+    lanes: HashSet<(WebhookId, i64)>,
 }
 
 impl Dispatch {
@@ -74,7 +79,9 @@ impl Dispatch {
                 };
                 let more = deps.store.write_snapshots(SNAPSHOTS_WITHIN).await?;
                 let generation = deps.store.webhook_generation().await?;
-                Ok(Found { lost, freed, recoveries, more, generation, eldest })
+                let leased = deps.store.leases_of(id).await?;
+                let lanes = uncertain_lanes(&deps.store).await?;
+                Ok(Found { lost, freed, recoveries, more, generation, eldest, leased, lanes })
             };
             Report::Upkept(round.await)
         });
@@ -115,6 +122,10 @@ impl Dispatch {
             }
         }
         self.outlets.retain(|_, outlet| !outlet.is_idle());
+        if !self.draining {
+            self.work.lanes.extend(found.lanes);
+        }
+        self.reconcile(found.leased, Instant::now());
     }
 
     /// A recovery has ended, or is in other hands: there is room for another one.
@@ -163,6 +174,18 @@ impl Dispatch {
             }
         });
     }
+}
+
+/// Lanes whose last writer did not learn whether its transaction was committed, once that is certain.
+async fn uncertain_lanes(store: &Store) -> Result<HashSet<(WebhookId, i64)>, StoreError> {
+    let lanes = store.handoff.take_uncertain();
+    if !lanes.is_empty()
+        && let Err(error) = store.writers_ended().await
+    {
+        store.handoff.look_into(lanes);
+        return Err(error);
+    }
+    Ok(lanes)
 }
 
 /// Asks the receiver of a disabled or unverified webhook whether it is well.
