@@ -14,7 +14,6 @@ use crate::domain::ids::WebhookId;
 use crate::domain::signature::SigningKey;
 use crate::domain::violation::Violation;
 use crate::domain::webhook::{FORMER_SECRET_SIGNS_ON, OVERLAP_SECONDS_MAX, WebhookSettings};
-use crate::metrics::OutcomeLabels;
 use crate::store::webhooks::{NewWebhook, Webhook};
 
 type Reply = Result<HttpResponse, ApiError>;
@@ -130,9 +129,8 @@ pub(super) async fn update(
 
 pub(super) async fn delete(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
-    let ended = state.store.delete_webhook(id, principal.as_str()).await?;
-    let outcome = OutcomeLabels { outcome: "webhook_gone" };
-    state.metrics.deliveries_ended.get_or_create(&outcome).inc_by(ended);
+    state.store.delete_webhook(id, principal.as_str()).await?;
+    state.store.wake.deliveries_due();
     Ok(HttpResponse::NoContent().finish())
 }
 

@@ -6,8 +6,7 @@ use time::OffsetDateTime;
 
 use super::history::choose_plan_by_values;
 use super::{Result, Store, answered, origin, quarantine};
-use crate::domain::audit::{Entry, Kind};
-use crate::domain::delivery::EndState;
+use crate::domain::audit::Entry;
 use crate::domain::ids::{AgentId, ConnectionId, DeliveryId, EventId, SourceId, WebhookId};
 
 impl Store {
@@ -180,40 +179,6 @@ impl Store {
         tx.commit().await?;
         Ok(rows)
     }
-}
-
-/// Ends everything that a webhook is owed, with an entry each, in one statement: there may be very many. Returns
-/// how many there were.
-///
-/// # Errors
-/// If the database refuses.
-pub(super) async fn end_deliveries_of(
-    conn: &mut PgConnection,
-    webhook: WebhookId,
-    end: EndState,
-    at: OffsetDateTime,
-    principal: Option<&str>,
-) -> Result<u64> {
-    let ended = sqlx::query!(
-        "with gone as (
-             delete from delivery
-             where webhook_id = $1
-               -- Those in a dispatcher's hands end there, unless the webhook itself is gone.
-               and ($5 = 'webhook_gone' or leased_by is null)
-             returning delivery_id, event_id, lane, attempt)
-         insert into audit_log (at, kind, webhook_id, event_id, delivery_id, agent_id, attempt, end_state, principal)
-         select $2, $3, $1, event_id, delivery_id, (select agent_id from agent where agent_key = lane),
-                nullif(attempt, 0), $5, $4
-         from gone",
-        webhook as _,
-        at,
-        Kind::DeliveryEnded.as_str(),
-        principal,
-        end.as_str(),
-    )
-    .execute(conn)
-    .await?;
-    Ok(ended.rows_affected())
 }
 
 /// Gives this transaction's statements a minute each, for the one step that may have to touch very many rows.

@@ -57,11 +57,17 @@ pub(super) async fn claim(
                left join webhook w on w.webhook_id = a.webhook_id
                left join webhook_health h on h.webhook_id = a.webhook_id
                left join unnest($4::uuid[], $5::bigint[]) as b (webhook_id, held) on b.webhook_id = a.webhook_id
-               where w.deleted_at is not null
-                  or (coalesce(h.hold_until <= $1, true)
-                      -- One that is limited is served by one dispatcher: domain/delivery_settings.rs says which are.
-                      and ($7 or w.webhook_id is null
-                           or (w.rate_limit_requests is null and w.max_concurrency >= $8)))
+               where (w.deleted_at is not null
+                      or (coalesce(h.hold_until <= $1, true)
+                          -- One that is limited is served by one dispatcher: domain/delivery_settings.rs says which are.
+                          and ($7 or w.webhook_id is null
+                               or (w.rate_limit_requests is null and w.max_concurrency >= $8))))
+                 -- Whatever it is owed ends in pieces.
+                 and not exists (
+                     select
+                     from webhook_work k
+                     where k.webhook_id = a.webhook_id
+                       and k.kind = 'end')
            ),
            candidate as (
                select c.place, c.delivery_id, c.webhook_id, c.lane, c.position, o.version, o.paused, o.latest,

@@ -97,6 +97,8 @@ pub struct HealthChange {
     pub circuit: Circuit,
     /// Outcome class of the last failure.
     pub last_outcome: Option<&'static str>,
+    /// It takes POSTs again after it did not: what waits for its next attempt need not wait.
+    pub is_back: bool,
 }
 
 /// What a dispatcher may take.
@@ -141,7 +143,9 @@ fn without_ends(entries: &[Entry], lost: &HashSet<DeliveryId>) -> Vec<Entry> {
 
 impl Work {
     /// Notes how a receiver has been, in place of what was noted before.
-    pub fn note(&mut self, change: HealthChange) {
+    pub fn note(&mut self, mut change: HealthChange) {
+        let former = self.health.iter().find(|known| known.webhook_id == change.webhook_id);
+        change.is_back |= former.is_some_and(|known| known.is_back);
         self.health.retain(|known| known.webhook_id != change.webhook_id);
         self.health.push(change);
     }
@@ -170,6 +174,8 @@ pub struct Cycle {
     pub batches_due: Vec<WebhookId>,
     /// Deliveries that gave way to newer ones instead of being tried again.
     pub superseded: u64,
+    /// Webhooks whose health could not be kept, because somebody had their row locked.
+    pub health_left: Vec<WebhookId>,
     /// How long the claim took; `None` if there was none.
     pub claim_took: Option<std::time::Duration>,
 }
@@ -189,9 +195,9 @@ impl Store {
     ) -> Result<Cycle> {
         answered(async {
             let mut tx = self.hot.begin_with(BEGIN_CYCLE).await?;
-            let mut cycle = Cycle::default();
             // Health before deliveries, as everybody locks them, or two would wait for each other.
-            webhook_health::write(&mut tx, &work.health).await?;
+            let health_left = webhook_health::write(&mut tx, &work.health, now).await?;
+            let mut cycle = Cycle { health_left, ..Cycle::default() };
             let mut lost = HashSet::new();
             if !work.settlements.is_empty() || !work.lanes.is_empty() {
                 lost = settle::settle(&mut tx, dispatcher, now, work, &mut cycle).await?;

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -76,10 +77,15 @@ impl Inner {
 /// Events kept for blocked deliveries at most: at 1 KiB each some 8 MiB.
 const EVENTS_MAX: usize = 8192;
 
+/// How long a removed webhook is remembered: by then every loop has read that it is gone.
+const REMOVED_FOR: Duration = Duration::from_secs(60);
+
 /// Between the writers and the dispatcher of one process. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Handoff {
     inner: Arc<Mutex<Inner>>,
+    /// Webhooks that were removed a moment ago, and when.
+    removed: Arc<Mutex<HashMap<WebhookId, Instant>>>,
     bell: Arc<Notify>,
 }
 
@@ -101,6 +107,19 @@ impl Handoff {
     pub fn close(&self) {
         let mut inner = self.lock();
         *inner = Inner { uncertain: std::mem::take(&mut inner.uncertain), ..Inner::default() };
+    }
+
+    /// A webhook was removed: no POST to it begins from now on.
+    pub fn remove(&self, webhook: WebhookId) {
+        let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
+        removed.retain(|_, at| at.elapsed() < REMOVED_FOR);
+        removed.insert(webhook, Instant::now());
+    }
+
+    /// Whether a webhook was removed a moment ago, in this process.
+    #[must_use]
+    pub fn is_removed(&self, webhook: WebhookId) -> bool {
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&webhook)
     }
 
     /// Notes lanes for the dispatcher to look into: a writer does not know whether what it put there is committed.

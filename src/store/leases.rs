@@ -1,11 +1,19 @@
 //! Dispatchers that live, and what becomes of what a dead one held.
 
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::deliveries::{BEGIN_CYCLE, LEASE};
 use super::events::BEGIN_WRITING;
 use super::{Result, Store, answered, answered_in_a_minute, audit};
-use crate::domain::ids::{DeliveryId, DispatcherId, EventId};
+use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
+
+/// Lanes that are looked through in one statement.
+const LANES: i64 = 2000;
+
+/// The last lane that was looked through: of which webhook, and which.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LaneCursor(Uuid, i64);
 
 impl Store {
     /// A sign of life of a dispatcher. False if it had been given up for dead: what it held is in other hands.
@@ -49,25 +57,97 @@ impl Store {
         .await
     }
 
-    /// A dispatcher begins. It also looks for lanes whose first delivery nobody holds and nothing wakes, which a crash
-    /// between a commit and the word about it leaves.
+    /// A dispatcher begins. What is suspended though its webhook is active is resumed soon.
     ///
     /// # Errors
     /// If the database is away.
     pub async fn begin_dispatcher(&self, dispatcher: DispatcherId, now: OffsetDateTime) -> Result<()> {
-        answered_in_a_minute(async {
-            let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
-            audit::allow_a_minute(&mut tx).await?;
+        answered(async {
             sqlx::query!(
                 "insert into dispatcher (dispatcher_id, alive_until) values ($1, $2)",
                 dispatcher as _,
                 now + LEASE,
             )
+            .execute(&self.pool)
+            .await?;
+            Ok(())
+        })
+        .await?;
+        self.resume_forgotten(now).await
+    }
+
+    /// Looks through the next lanes for those whose first delivery nobody holds and nothing wakes, which a crash between a
+    /// commit and the word about it leaves, and makes it due. Gives where to go on (`None` at the end) and how many there were.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn wake_stranded(
+        &self,
+        from: LaneCursor,
+        now: OffsetDateTime,
+    ) -> Result<(Option<LaneCursor>, u64)> {
+        answered(async {
+            // One descent into the index for each lane, however much stands in it.
+            let lanes = sqlx::query!(
+                r#"with recursive walk (number, webhook_id, lane) as (
+                       select 0::bigint, $1::uuid, $2::bigint
+                       union all
+                       select w.number + 1, next.webhook_id, next.lane
+                       from walk w
+                       cross join lateral (
+                           select d.webhook_id, d.lane
+                           from delivery d
+                           where (d.webhook_id, d.lane) > (w.webhook_id, w.lane)
+                           order by d.webhook_id, d.lane
+                           limit 1) next
+                       where w.number < $3
+                   )
+                   select w.webhook_id as "webhook_id!: WebhookId", w.lane as "lane!", h.stranded as "stranded!"
+                   from walk w
+                   cross join lateral (
+                       select d.due_at is null and d.leased_by is null as stranded
+                       from delivery d
+                       where d.webhook_id = w.webhook_id
+                         and d.lane = w.lane
+                       order by d.position
+                       limit 1) h
+                   where w.number > 0
+                   order by w.number"#,
+                from.0,
+                from.1,
+                LANES,
+            )
+            .fetch_all(&self.hot)
+            .await?;
+            let last = lanes.last().map(|lane| LaneCursor(lane.webhook_id.0, lane.lane));
+            let (webhooks, stranded): (Vec<_>, Vec<_>) =
+                lanes.iter().filter(|lane| lane.stranded).map(|lane| (lane.webhook_id, lane.lane)).unzip();
+            if stranded.is_empty() {
+                return Ok((last, 0));
+            }
+            let mut tx = self.hot.begin_with(BEGIN_CYCLE).await?;
+            let woken = sqlx::query!(
+                "update delivery d
+                 set due_at = greatest($3, d.not_before)
+                 from unnest($1::uuid[], $2::bigint[]) as l (webhook_id, lane)
+                 cross join lateral (
+                     select h.ctid as place
+                     from delivery h
+                     where h.webhook_id = l.webhook_id
+                       and h.lane = l.lane
+                     order by h.position
+                     limit 1) first
+                 where d.ctid = first.place
+                   and d.due_at is null
+                   and d.leased_by is null",
+                &webhooks as _,
+                &stranded,
+                now,
+            )
             .execute(&mut *tx)
             .await?;
-            wake_stranded(&mut tx, now).await?;
             tx.commit().await?;
-            Ok(())
+            Ok((last, woken.rows_affected()))
         })
         .await
     }
@@ -109,7 +189,6 @@ impl Store {
             )
             .execute(&mut *tx)
             .await?;
-            wake_stranded(&mut tx, now).await?;
             sqlx::query!("delete from dispatcher where dispatcher_id = any ($1)", &dead as _)
                 .execute(&mut *tx)
                 .await?;
@@ -227,30 +306,4 @@ impl Store {
         })
         .await
     }
-}
-
-/// Makes due what nothing else wakes: the first of a lane that nobody holds, and what is parked though its webhook is active.
-async fn wake_stranded(conn: &mut sqlx::PgConnection, now: OffsetDateTime) -> Result<()> {
-    sqlx::query!(
-        "update delivery d
-         set due_at = greatest($1, d.not_before)
-         where (d.due_at is null
-                and d.leased_by is null
-                and not exists (
-                    select
-                    from delivery o
-                    where o.webhook_id = d.webhook_id
-                      and o.lane = d.lane
-                      and o.position < d.position))
-            or (d.due_at = 'infinity'
-                and exists (
-                    select
-                    from webhook w
-                    where w.webhook_id = d.webhook_id
-                      and w.state = 'active'))",
-        now,
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
 }

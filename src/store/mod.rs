@@ -33,7 +33,7 @@ pub mod handoff;
 pub mod history;
 pub mod idempotency;
 pub mod keys;
-mod leases;
+pub mod leases;
 mod missed;
 mod numbering;
 pub mod origin;
@@ -68,6 +68,7 @@ mod webhook_notices;
 mod webhook_rows;
 mod webhook_secrets;
 mod webhook_states;
+mod webhook_work;
 pub mod webhooks;
 mod written;
 

@@ -6,6 +6,7 @@ use time::OffsetDateTime;
 use super::history::choose_plan_by_values;
 use super::webhook_rows::read;
 use super::webhook_states::must_take_part;
+use super::webhook_work::{self, Work};
 use super::webhooks::{entry, lock};
 use super::{Result, Store, StoreError, answered, audit};
 use crate::clock;
@@ -120,6 +121,7 @@ impl Store {
         )
         .fetch_one(&mut *tx)
         .await?;
+        webhook_work::ask(&mut tx, wanted.webhook, Work::Wake, now).await?;
         let told = entry(now, Kind::RecoveryRequested, wanted.webhook, principal)
             .data("recovery", id.to_string())
             .data("since", wanted.since.to_string())

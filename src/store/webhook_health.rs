@@ -3,7 +3,8 @@
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use super::{Result, Store, answered, answered_in_a_minute, audit, webhook_notices, webhook_states};
+use super::webhook_work::{self, Work};
+use super::{Result, Store, answered, audit, webhook_notices};
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::circuit::Circuit;
 use crate::domain::delivery::EndState;
@@ -19,31 +20,64 @@ const PROBE_WITHIN: time::Duration = time::Duration::minutes(2);
 /// Probes begun at once.
 const PROBES_MAX: i64 = 20;
 
-/// Keeps circuits, in a cycle's transaction.
-pub(super) async fn write(conn: &mut PgConnection, changes: &[HealthChange]) -> Result<()> {
+/// Keeps circuits, in a cycle's transaction, which waits for nobody: gives the webhooks that somebody had locked just then,
+/// to be kept by the next one. Of a receiver that is back what waits for its next attempt becomes due.
+pub(super) async fn write(
+    conn: &mut PgConnection,
+    changes: &[HealthChange],
+    now: OffsetDateTime,
+) -> Result<Vec<WebhookId>> {
     if changes.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    sqlx::query!(
-        "insert into webhook_health as h (webhook_id, failures, failing_since, hold_until, last_outcome)
-         select n.*
-         from unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::timestamptz[], $5::text[])
-              as n (webhook_id, failures, failing_since, hold_until, last_outcome)
-         where exists (select from webhook w where w.webhook_id = n.webhook_id)
-         on conflict (webhook_id) do update
-         set failures = excluded.failures,
-             failing_since = excluded.failing_since,
-             hold_until = excluded.hold_until,
-             last_outcome = coalesce(excluded.last_outcome, h.last_outcome)",
-        &changes.iter().map(|c| c.webhook_id).collect::<Vec<_>>() as _,
+    let ids: Vec<_> = changes.iter().map(|c| c.webhook_id).collect();
+    let kept = sqlx::query_scalar!(
+        r#"with kept as (
+             update webhook_health h
+             set failures = n.failures,
+                 failing_since = n.failing_since,
+                 hold_until = n.hold_until,
+                 last_outcome = coalesce(n.last_outcome, h.last_outcome)
+             from unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::timestamptz[], $5::text[], $6::boolean[])
+                  as n (webhook_id, failures, failing_since, hold_until, last_outcome, is_back)
+             where h.webhook_id = n.webhook_id
+               and h.webhook_id = any (array(
+                   select webhook_id
+                   from webhook_health
+                   where webhook_id = any ($1)
+                   for update skip locked))
+             returning h.webhook_id, n.is_back
+         ),
+         woken as (
+             insert into webhook_work (webhook_id, kind, asked_at)
+             select webhook_id, 'wake', $7
+             from kept
+             where is_back
+             on conflict do nothing
+         )
+         select webhook_id as "id: WebhookId"
+         from kept"#,
+        &ids as _,
         &changes.iter().map(|c| i32::try_from(c.circuit.failures).unwrap_or(i32::MAX)).collect::<Vec<_>>(),
         &changes.iter().map(|c| c.circuit.failing_since).collect::<Vec<_>>() as _,
         &changes.iter().map(|c| c.circuit.hold_until).collect::<Vec<_>>() as _,
         &changes.iter().map(|c| c.last_outcome).collect::<Vec<_>>() as _,
+        &changes.iter().map(|c| c.is_back).collect::<Vec<_>>(),
+        now,
     )
-    .execute(conn)
+    .fetch_all(&mut *conn)
     .await?;
-    Ok(())
+    let missed: Vec<_> = ids.into_iter().filter(|id| !kept.contains(id)).collect();
+    if missed.is_empty() {
+        return Ok(missed);
+    }
+    // One that is not there any more is none to wait for.
+    Ok(sqlx::query_scalar!(
+        r#"select webhook_id as "id: WebhookId" from webhook_health where webhook_id = any ($1)"#,
+        &missed as _,
+    )
+    .fetch_all(conn)
+    .await?)
 }
 
 impl Store {
@@ -113,15 +147,14 @@ impl Store {
         .await
     }
 
-    /// Disables a webhook: nothing is owed to it from now on, and what it is owed ends. `reason` is `gone` or `failing`;
+    /// Disables a webhook: nothing is owed to it from now on, and what it is owed ends soon. `reason` is `gone` or `failing`;
     /// one that was failing is asked now and then whether it is well.
     ///
     /// # Errors
     /// If the database is away.
-    pub async fn disable_webhook(&self, id: WebhookId, reason: &str, now: OffsetDateTime) -> Result<u64> {
-        answered_in_a_minute(async {
+    pub async fn disable_webhook(&self, id: WebhookId, reason: &str, now: OffsetDateTime) -> Result<()> {
+        answered(async {
             let mut tx = self.begin().await?;
-            audit::allow_a_minute(&mut tx).await?;
             let told = webhook_notices::lock(&mut tx, EventKind::WebhookDisabled, id).await?;
             let changed = sqlx::query!(
                 "update webhook
@@ -140,7 +173,7 @@ impl Store {
             .execute(&mut *tx)
             .await?;
             if changed.rows_affected() == 0 {
-                return Ok(0);
+                return Ok(());
             }
             sqlx::query!(
                 "insert into webhook_health (webhook_id, noticed, probe_at)
@@ -153,15 +186,12 @@ impl Store {
             )
             .execute(&mut *tx)
             .await?;
-            let ended = audit::end_deliveries_of(&mut tx, id, EndState::WebhookDisabled, now, None).await?;
-            let entry = Entry::new(now, Kind::WebhookDisabled)
-                .level(Level::Error)
-                .data("reason", reason)
-                .data("deliveries_ended", ended);
+            webhook_work::ask(&mut tx, id, Work::End(EndState::WebhookDisabled, None), now).await?;
+            let entry = Entry::new(now, Kind::WebhookDisabled).level(Level::Error).data("reason", reason);
             audit::write(&mut tx, &[about(entry, id)]).await?;
             webhook_notices::tell(&mut tx, EventKind::WebhookDisabled, id, Some(reason), now, &told).await?;
             tx.commit().await?;
-            Ok(ended)
+            Ok(())
         })
         .await
     }
@@ -209,7 +239,6 @@ impl Store {
         found: Result<Option<u32>, &'static str>,
         now: OffsetDateTime,
     ) -> Result<()> {
-        let is_well = found.is_ok();
         answered(async {
             let mut tx = self.begin().await?;
             audit::write(&mut tx, &[about(entry, id)]).await?;
@@ -234,9 +263,6 @@ impl Store {
             Ok(())
         })
         .await?;
-        if is_well {
-            self.unpark_late(id).await?;
-        }
         self.wake.deliveries_due();
         Ok(())
     }
@@ -265,7 +291,8 @@ async fn enable(conn: &mut PgConnection, id: WebhookId, now: OffsetDateTime) -> 
     }
     recovered(conn, id, now, &told).await?;
     // What it was owed before its receiver had to be asked anew.
-    webhook_states::unpark(conn, id).await?;
+    webhook_work::ask(conn, id, Work::Resume, now).await?;
+    webhook_work::ask(conn, id, Work::Wake, now).await?;
     sqlx::query!(
         "update webhook_health
          set failures = 0,

@@ -4,11 +4,10 @@
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use super::deliveries::BEGIN_CYCLE;
-use super::events::BEGIN_WRITING;
 use super::webhook_rows::{Webhook, read};
+use super::webhook_work::{self, Work};
 use super::webhooks::{NOT_ASKED_YET, entry, lock, set_probe};
-use super::{Result, Store, StoreError, answered, audit};
+use super::{Result, Store, StoreError, audit};
 use crate::clock;
 use crate::domain::audit::Kind;
 use crate::domain::ids::WebhookId;
@@ -31,7 +30,7 @@ impl Store {
         Ok(webhook)
     }
 
-    /// Resumes a webhook: what was parked is due at once.
+    /// Resumes a webhook: what was parked, or waits for its next attempt, becomes due soon.
     ///
     /// # Errors
     /// If there is none, if it is disabled or unverified, or the database refuses.
@@ -41,31 +40,14 @@ impl Store {
         lock(&mut tx, id).await?;
         must_take_part(&read(&mut tx, id).await?)?;
         let changed = set_state(&mut tx, id, "active", now).await?;
-        // Not only when the state changed: the caller may ask again because we could not go on to the end.
-        unpark(&mut tx, id).await?;
+        webhook_work::ask(&mut tx, id, Work::Resume, now).await?;
+        webhook_work::ask(&mut tx, id, Work::Wake, now).await?;
         if changed {
             audit::write(&mut tx, &[entry(now, Kind::WebhookResumed, id, principal)]).await?;
         }
         let webhook = read(&mut tx, id).await?;
         tx.commit().await?;
-        self.unpark_late(id).await?;
         Ok(webhook)
-    }
-
-    /// Makes due what writers and cycles put off that still saw a webhook take none: those that were under way when it
-    /// became active and was committed as that. If we die before, the next dispatcher does it.
-    pub(super) async fn unpark_late(&self, id: WebhookId) -> Result<()> {
-        answered(async {
-            for begin in [BEGIN_WRITING, BEGIN_CYCLE] {
-                // Once we have their lock, they have ended.
-                self.pool.begin_with(begin).await?.commit().await?;
-            }
-            let mut tx = self.begin().await?;
-            unpark(&mut tx, id).await?;
-            tx.commit().await?;
-            Ok(())
-        })
-        .await
     }
 
     /// Lets a disabled webhook take part again, as if its receiver had never failed, and owes it the present states.
@@ -112,6 +94,7 @@ impl Store {
                 .execute(&mut *tx)
                 .await?;
                 ask_snapshot(&mut tx, id).await?;
+                webhook_work::ask(&mut tx, id, Work::Wake, now).await?;
             }
         }
         let told = entry(now, Kind::WebhookEnabled, id, principal).data("from", before.state);
@@ -136,20 +119,6 @@ impl Store {
         tx.commit().await?;
         Ok(webhook)
     }
-}
-
-/// Makes due what was put off while a webhook took none.
-pub(super) async fn unpark(conn: &mut PgConnection, id: WebhookId) -> Result<()> {
-    sqlx::query!(
-        "update delivery
-         set due_at = now()
-         where webhook_id = $1
-           and due_at = 'infinity'",
-        id as _,
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
 }
 
 /// A webhook that is disabled or unverified takes no part.

@@ -6,6 +6,7 @@ use time::OffsetDateTime;
 pub use super::webhook_rows::{Webhook, WebhookHealth};
 use super::webhook_rows::{Written, page, read, write};
 use super::webhook_secrets::{insert_secret, make_seed};
+use super::webhook_work::{self, Work};
 use super::{Result, Store, StoreError, audit};
 use crate::clock;
 use crate::domain::access::Access;
@@ -16,6 +17,9 @@ use crate::domain::ids::WebhookId;
 use crate::domain::secret::MasterKey;
 use crate::domain::signature::SigningKey;
 use crate::domain::webhook::{WebhookChanges, WebhookSettings, access_fields_changed};
+
+/// Settings by which a receiver that failed may be mended: it is tried anew, without a wait.
+const MAY_MEND: [&str; 4] = ["url", "headers", "auth", "client_certificate"];
 
 /// Reason of a webhook whose receiver has not been asked yet.
 pub(super) const NOT_ASKED_YET: &str = "verification_pending";
@@ -131,6 +135,22 @@ impl Store {
         if asks || lets {
             set_probe(&mut tx, id, asks.then_some(now)).await?;
         }
+        if lets {
+            webhook_work::ask(&mut tx, id, Work::Resume, now).await?;
+        }
+        if changed.iter().any(|field| MAY_MEND.contains(field)) {
+            sqlx::query!(
+                "update webhook_health
+                 set failures = 0,
+                     failing_since = null,
+                     hold_until = null
+                 where webhook_id = $1",
+                id as _,
+            )
+            .execute(&mut *tx)
+            .await?;
+            webhook_work::ask(&mut tx, id, Work::Wake, now).await?;
+        }
         if settings.signatures.v1a && !before.has_seed() {
             make_seed(&mut tx, id, master_key, now).await?;
         }
@@ -141,15 +161,15 @@ impl Store {
         Ok(webhook)
     }
 
-    /// Removes a webhook: its secrets are destroyed and what it is still owed ends, each with its audit entry.
-    /// A POST under way finds its delivery gone when it is settled. Returns how many deliveries ended.
+    /// Removes a webhook: its secrets are destroyed, no POST to it begins any more, and what it is still owed ends soon, each
+    /// with its audit entry. A POST under way ends as it is answered. Ring
+    /// [`deliveries_due`](super::wake::Wake::deliveries_due) afterwards.
     ///
     /// # Errors
     /// If there is none, or the database refuses.
-    pub async fn delete_webhook(&self, id: WebhookId, principal: &str) -> Result<u64> {
+    pub async fn delete_webhook(&self, id: WebhookId, principal: &str) -> Result<()> {
         let now = clock::now();
         let mut tx = self.begin().await?;
-        audit::allow_a_minute(&mut tx).await?;
         lock(&mut tx, id).await?;
         sqlx::query!(
             "update webhook
@@ -165,14 +185,12 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         sqlx::query!("delete from webhook_secret where webhook_id = $1", id as _).execute(&mut *tx).await?;
-        // Before its deliveries, as a cycle of the dispatcher locks them.
         sqlx::query!("delete from webhook_health where webhook_id = $1", id as _).execute(&mut *tx).await?;
-        let ended =
-            audit::end_deliveries_of(&mut tx, id, EndState::WebhookGone, now, Some(principal)).await?;
-        let told = entry(now, Kind::WebhookDeleted, id, principal).data("deliveries_ended", ended);
-        audit::write(&mut tx, &[told]).await?;
+        webhook_work::ask(&mut tx, id, Work::End(EndState::WebhookGone, Some(principal)), now).await?;
+        audit::write(&mut tx, &[entry(now, Kind::WebhookDeleted, id, principal)]).await?;
         tx.commit().await?;
-        Ok(ended)
+        self.handoff.remove(id);
+        Ok(())
     }
 }
 

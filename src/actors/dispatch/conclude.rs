@@ -12,6 +12,7 @@ use crate::domain::circuit::OPENS_AFTER;
 use crate::domain::delivery::{Attempt, EndState, Outcome, Verdict, judge};
 use crate::domain::delivery_settings::{DeliverySettings, Mode};
 use crate::domain::ids::{BatchId, WebhookId};
+use crate::domain::presence::EventKind;
 use crate::metrics::OutcomeLabels;
 use crate::outbound::post::Answer;
 use crate::random;
@@ -28,7 +29,10 @@ impl Dispatch {
         metrics.attempts.get_or_create(&OutcomeLabels { outcome: answer.outcome.class() }).inc();
         metrics.attempt_seconds.observe(answer.duration.as_secs_f64());
         let now = clock::now();
-        let settings = self.heed(webhook, &answer.outcome, now);
+        let is_test = |claimed: &Claimed| {
+            claimed.event.as_ref().is_some_and(|event| event.kind == EventKind::WebhookTest)
+        };
+        let settings = self.heed(webhook, &answer.outcome, items.iter().any(is_test), now);
         let jitter = random::unit();
         let goes_on = !self.draining
             && self.outlets.get(&webhook).is_some_and(|outlet| {
@@ -81,7 +85,13 @@ impl Dispatch {
     }
 
     /// Notes in the webhook's circuit how its receiver is, and does what follows from it; gives the settings.
-    fn heed(&mut self, webhook: WebhookId, outcome: &Outcome, now: OffsetDateTime) -> DeliverySettings {
+    fn heed(
+        &mut self,
+        webhook: WebhookId,
+        outcome: &Outcome,
+        is_test: bool,
+        now: OffsetDateTime,
+    ) -> DeliverySettings {
         let Some(outlet) = self.outlets.get_mut(&webhook) else { return DeliverySettings::default() };
         outlet.posts = outlet.posts.saturating_sub(1);
         let settings = outlet.prepared.as_ref().map(|p| p.settings.clone()).unwrap_or_default();
@@ -92,10 +102,12 @@ impl Dispatch {
         let store = self.deps.store.clone();
         if outcome.is_success() {
             let was_failing = outlet.circuit.failures >= OPENS_AFTER;
-            if outlet.circuit.succeed() {
+            // Who sends a test wants to know whether the receiver is back.
+            if outlet.circuit.succeed() || is_test {
                 let circuit = outlet.circuit.clone();
                 self.claim |= was_failing;
-                self.work.note(HealthChange { webhook_id: webhook, circuit, last_outcome: None });
+                let is_back = was_failing || is_test;
+                self.work.note(HealthChange { webhook_id: webhook, circuit, last_outcome: None, is_back });
             }
             if std::mem::take(&mut outlet.noticed) {
                 self.aside(async move { store.webhook_succeeds(webhook, now).await });
@@ -113,7 +125,8 @@ impl Dispatch {
             outlet.noticed = true;
             self.aside(async move { store.webhook_fails(webhook, &circuit, class, now).await });
         }
-        self.work.note(HealthChange { webhook_id: webhook, circuit, last_outcome: Some(class) });
+        let change = HealthChange { webhook_id: webhook, circuit, last_outcome: Some(class), is_back: false };
+        self.work.note(change);
         let reason = if outcome.status() == Some(410) {
             Some("gone")
         } else {

@@ -89,6 +89,12 @@ impl Dispatch {
         };
         self.in_doubt = false;
         self.retry_after = RETRY_FIRST;
+        for change in work.health {
+            let known = self.work.health.iter().any(|newer| newer.webhook_id == change.webhook_id);
+            if cycle.health_left.contains(&change.webhook_id) && !known {
+                self.work.note(change);
+            }
+        }
         self.claim |= cycle.more;
         if let Some(took) = cycle.claim_took {
             self.deps.metrics.claim_seconds.observe(took.as_secs_f64());

@@ -28,6 +28,7 @@ use crate::status::Part;
 use crate::store::StoreError;
 use crate::store::deliveries::{Claimed, Cycle, Work};
 use crate::store::handoff::{Handed, Leave};
+use crate::store::leases::LaneCursor;
 use crate::store::targets::WebhookTarget;
 use outlet::Outlet;
 
@@ -118,6 +119,8 @@ pub(super) struct Dispatch {
     settling: Option<Vec<DeliveryId>>,
     /// The last cycle failed, perhaps after its commit.
     in_doubt: bool,
+    /// From where on lanes are still to be looked through for those that nothing wakes; `None`: nowhere.
+    walk: Option<LaneCursor>,
     /// Leased to us, and unknown to us.
     unknown: reconcile::Unknown,
     /// Claim with the next cycle.
@@ -160,6 +163,7 @@ impl Dispatch {
             work: Work::default(),
             settling: None,
             in_doubt: false,
+            walk: Some(LaneCursor::default()),
             unknown: reconcile::Unknown::default(),
             claim: true,
             wait_until: None,

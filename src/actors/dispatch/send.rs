@@ -113,6 +113,12 @@ impl Dispatch {
 
     /// Starts one POST; of a batch all of its deliveries go in it.
     pub(super) fn send(&mut self, webhook: WebhookId, items: Vec<Claimed>, batch_id: Option<String>) {
+        if self.deps.store.handoff.is_removed(webhook) {
+            for claimed in &items {
+                self.end_unsent(claimed, EndState::WebhookGone, "webhook_gone", false);
+            }
+            return;
+        }
         let Some(outlet) = self.outlets.get_mut(&webhook) else { return };
         let Some(prepared) = outlet.prepared.clone() else { return };
         outlet.posts += 1;

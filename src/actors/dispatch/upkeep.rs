@@ -18,14 +18,15 @@ use crate::metrics::OutcomeLabels;
 use crate::outbound::envelope::{self, Item};
 use crate::outbound::post::Post;
 use crate::random;
+use crate::store::leases::LaneCursor;
 use crate::store::{Store, StoreError};
 
 use super::super::dispatcher::DispatcherDeps;
 use super::outlet::Prepared;
 use super::recover::recover;
 
-/// How long one round writes snapshots: our sign of life must not wait for all of them.
-const SNAPSHOTS_WITHIN: Duration = Duration::from_secs(1);
+/// How long one round does each kind of long work piece by piece: our sign of life must not wait for all of it.
+const PIECES_WITHIN: Duration = Duration::from_millis(700);
 
 /// Recoveries that this process works on at a time: each uses a connection to the database most of the time.
 const RECOVERIES_AT_ONCE: i64 = 4;
@@ -44,6 +45,10 @@ pub(super) struct Found {
     generation: i64,
     /// No dispatcher that lives is older.
     eldest: bool,
+    /// Deliveries became due.
+    due: bool,
+    /// How far the lanes are looked through for those that nothing wakes; `None`: to the end.
+    walked: Option<LaneCursor>,
     /// What we hold, as the database has it.
     leased: Vec<(DeliveryId, i32)>,
     /// Lanes that a writer put something into without learning whether it was committed. It has ended by now.
@@ -58,6 +63,7 @@ impl Dispatch {
         self.upkeep_at = Instant::now() + UPKEEP;
         let (deps, id) = (self.deps.clone(), self.id);
         let recovering: Vec<_> = self.recovering.iter().copied().collect();
+        let walk = self.walk;
         start(&self.report, async move {
             let round = async {
                 deps.store.look_at_the_clock().await?;
@@ -77,11 +83,26 @@ impl Dispatch {
                 } else {
                     Vec::new()
                 };
-                let more = deps.store.write_snapshots(SNAPSHOTS_WITHIN).await?;
+                let more = deps.store.write_snapshots(PIECES_WITHIN).await?;
+                let worked = deps.store.work_on_webhooks(PIECES_WITHIN).await?;
+                for (end, count) in &worked.ended {
+                    let outcome = end.as_str();
+                    deps.metrics.deliveries_ended.get_or_create(&OutcomeLabels { outcome }).inc_by(*count);
+                }
+                let (mut walked, mut woken) = (walk, 0);
+                let by = Instant::now() + PIECES_WITHIN;
+                while let Some(from) = walked
+                    && Instant::now() < by
+                {
+                    let (to, lanes) = deps.store.wake_stranded(from, now).await?;
+                    (walked, woken) = (to, woken + lanes);
+                }
                 let generation = deps.store.webhook_generation().await?;
                 let leased = deps.store.leases_of(id).await?;
                 let lanes = uncertain_lanes(&deps.store).await?;
-                Ok(Found { lost, freed, recoveries, more, generation, eldest, leased, lanes })
+                let more = more || worked.more || walked.is_some();
+                let due = worked.due + woken > 0;
+                Ok(Found { lost, freed, recoveries, more, generation, eldest, due, walked, leased, lanes })
             };
             Report::Upkept(round.await)
         });
@@ -105,7 +126,10 @@ impl Dispatch {
         if found.more {
             self.upkeep_at = Instant::now();
         }
-        self.claim |= found.freed > 0 || found.lost || found.eldest != self.eldest;
+        self.claim |= found.freed > 0 || found.lost || found.due || found.eldest != self.eldest;
+        // What a dead dispatcher had been told of is known to nobody.
+        let again = found.freed > 0 || found.lost;
+        self.walk = if again { Some(LaneCursor::default()) } else { found.walked };
         self.eldest = found.eldest;
         if found.lost {
             // In other hands by now, or about to be. What is under way comes back and finds that its row has moved on.
@@ -140,14 +164,10 @@ impl Dispatch {
         if std::mem::replace(&mut outlet.closing, true) {
             return;
         }
-        let (store, metrics) = (self.deps.store.clone(), self.deps.metrics.clone());
+        let store = self.deps.store.clone();
         start(&self.report, async move {
             match store.disable_webhook(webhook, reason, now).await {
-                Ok(ended) => {
-                    let disabled = OutcomeLabels { outcome: "webhook_disabled" };
-                    metrics.deliveries_ended.get_or_create(&disabled).inc_by(ended);
-                    store.wake.deliveries_due();
-                }
+                Ok(()) => store.wake.deliveries_due(),
                 // The next failure tries again.
                 Err(error) => tracing::warn!(%error, %webhook, "a webhook could not be disabled yet"),
             }
