@@ -152,15 +152,38 @@ impl Store {
         .await
     }
 
-    /// Frees what dispatchers held that have given no sign of life, each with an audit entry: whether the POST was made
-    /// is not known. Says how many rows there were.
+    /// Frees what dispatchers hold that have given no sign of life or have ended, each with an audit entry: whether the POST was
+    /// made is not known. Says how many rows there were.
     ///
     /// # Errors
     /// If the database is away.
     pub async fn free_of_the_dead(&self, now: OffsetDateTime) -> Result<u64> {
         answered_in_a_minute(async {
             let dead = sqlx::query_scalar!(
-                r#"select dispatcher_id as "id: DispatcherId" from dispatcher where alive_until < $1"#,
+                r#"with recursive holder (id) as (
+                       (select leased_by
+                        from delivery
+                        where leased_by is not null
+                        order by leased_by
+                        limit 1)
+                       union all
+                       select (select d.leased_by
+                               from delivery d
+                               where d.leased_by > h.id
+                               order by d.leased_by
+                               limit 1)
+                       from holder h
+                       where h.id is not null
+                   )
+                   select dispatcher_id as "id!: DispatcherId"
+                   from dispatcher
+                   where alive_until < $1
+                   union all
+                   -- A transaction may be committed after the dispatcher that it leased to has ended or was found dead.
+                   select h.id
+                   from holder h
+                   where h.id is not null
+                     and not exists (select from dispatcher d where d.dispatcher_id = h.id)"#,
                 now,
             )
             .fetch_all(&self.pool)

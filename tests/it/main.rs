@@ -48,6 +48,7 @@ mod speaks_realtime;
 mod starts_beside_others;
 mod survives_a_kill;
 mod survives_a_panic;
+mod survives_an_absent_standby;
 mod survives_clock_jumps;
 mod survives_database_loss;
 mod survives_late_commits;

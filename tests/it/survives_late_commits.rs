@@ -130,3 +130,30 @@ async fn a_snapshot_whose_commit_answers_late_leaves() {
     assert!(snapshots >= 2, "both agents' present states arrived");
     assert_eq!(altered_repeats(&posts), Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_whose_commit_answers_when_its_process_is_long_dead_leaves() {
+    let late = Late::prepare().await;
+    let mut world = late.world(&["ann"]).await;
+    world.register("/hooks/a").await;
+    world.genesys.set_presence("ann", "BUSY").await;
+    world.crm.wait_for(1, SOON).await.unwrap();
+    late.nothing_is_owed(&world).await;
+    let dispatcher = "select array_agg(dispatcher_id::text) from dispatcher";
+    let before: Vec<String> = sqlx::query_scalar(dispatcher).fetch_one(&late.pool).await.unwrap();
+
+    let stalled = late.stall().await;
+    world.genesys.push_presence("ann", "AWAY");
+    late.a_commit_waits().await;
+    world.bridge.kill_and_restart().await;
+    eventually("the dead one's dispatcher is forgotten", || async {
+        let now: Option<Vec<String>> = sqlx::query_scalar(dispatcher).fetch_one(&late.pool).await.unwrap();
+        now.is_some_and(|now| now.iter().all(|id| !before.contains(id))).then_some(())
+    })
+    .await;
+    stalled.rollback().await.unwrap();
+
+    world.crm.wait_for(2, SOON).await.unwrap();
+    late.nothing_is_owed(&world).await;
+    assert_eq!(repeats(&world.crm.posts()), 0, "no answered POST is repeated");
+}
