@@ -9,7 +9,7 @@ export RUST_TEST_THREADS ?= $(shell echo $$((1 + $$(getconf _NPROCESSORS_ONLN)))
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test fmt lint doc check bench sqlx-prepare sqlx-check compose-check nginx-check fuzz schemathesis deny sbom clean
+.PHONY: help demo test fmt lint doc check bench sqlx-prepare sqlx-check compose-check nginx-check faults fuzz schemathesis deny sbom clean
 
 help:
 	@echo 'make demo            shows the bridge at work against a simulated Genesys Cloud and a demo CRM'
@@ -27,6 +27,8 @@ help:
 	@echo '                     ARGS=order, outage, isolation, many, ends, scale, hardship'
 	@echo 'make compose-check   tries docker-compose.yml for real, if a Docker engine answers'
 	@echo 'make nginx-check     tries docs/nginx.conf in front of a bridge, if nginx is here'
+	@echo 'make faults          each answer of the database late, lost or refused, one in each run of a whole life; takes hours.'
+	@echo '                     SECONDS=n tries a part, which the commit chooses; FAULTS_FROM, FAULTS_ONLY: docs/threats-and-tests.md'
 	@echo 'make fuzz            feeds each target of fuzz/ with made-up bytes; SECONDS=n for so long each'
 	@echo 'make schemathesis    holds generated requests against openapi.yaml; REQUESTS=n'
 	@echo 'make deny            known weaknesses, licences and sources of what we depend on; installs cargo-deny'
@@ -79,6 +81,10 @@ nginx-check:
 	@scripts/setup demo
 	cargo build --locked --package presence-bridge
 	scripts/nginx-check $(TARGET)/debug/presence-bridge
+
+faults:
+	@scripts/setup test
+	$(if $(SECONDS),FAULTS_SECONDS=$(SECONDS)) cargo test --locked --test it every_answer_may_be -- --ignored --nocapture
 
 fuzz:
 	@scripts/setup demo

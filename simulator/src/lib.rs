@@ -11,6 +11,7 @@
 //! - [`crm`]: a webhook receiver with its own Standard Webhooks check, every misbehaviour a receiver can have, and
 //!   checkers over what arrived.
 //! - [`shift`]: a repeatable working day of agents, as a list of presence changes.
+//! - [`relay`]: stands between a program and its Postgres, and makes single answers late, lost or refused.
 //! - [`http`]: the small JSON client that the program and the tests talk to the bridge with.
 //! - [`chance`]: repeatable chance.
 //! - [`clock`]: one spelling of time for all of them.
@@ -24,4 +25,5 @@ pub mod cloud;
 pub mod crm;
 pub mod genesys;
 pub mod http;
+pub mod relay;
 pub mod shift;

@@ -51,6 +51,7 @@ mod survives_a_panic;
 mod survives_an_absent_standby;
 mod survives_clock_jumps;
 mod survives_database_loss;
+mod survives_each_answer;
 mod survives_late_commits;
 mod takes_settings;
 mod tells_how_sources_stand;

@@ -44,6 +44,12 @@ impl Bridge {
 
     /// Starts a bridge on this database.
     pub async fn start_on(database_url: &str, variables: &[(&str, &str)]) -> Self {
+        let started = Self::try_start_on(database_url, variables).await;
+        started.unwrap_or_else(|log| panic!("the bridge did not start; log:\n{log}"))
+    }
+
+    /// Starts a bridge on this database; gives its log if it does not listen.
+    pub async fn try_start_on(database_url: &str, variables: &[(&str, &str)]) -> Result<Self, String> {
         let mut all: Vec<(String, String)> = [
             ("DATABASE_URL", database_url),
             ("BRIDGE_LISTEN", "127.0.0.1:0"),
@@ -62,7 +68,7 @@ impl Bridge {
         all.retain(|(_, value)| value != UNSET);
         let log = Arc::new(Mutex::new(String::new()));
         let output = Arc::new(Mutex::new(String::new()));
-        let (child, url) = spawn(&all, &log, &output).await;
+        let (child, url) = try_spawn(&all, &log, &output).await?;
         let bridge = Self {
             child,
             client: Client::new(url.clone()),
@@ -73,7 +79,7 @@ impl Bridge {
             url,
         };
         bridge.answers().await;
-        bridge
+        Ok(bridge)
     }
 
     async fn answers(&self) {
@@ -195,6 +201,22 @@ impl Bridge {
         answer
     }
 
+    /// Sends a request with the key and another header; `None` if there was no answer.
+    pub async fn try_send(
+        &self,
+        method: &str,
+        path: &str,
+        header: (&str, &str),
+        body: &Value,
+    ) -> Option<Answer> {
+        let key = format!("Bearer {API_KEY}");
+        let headers = [("authorization", key.as_str()), ("content-type", "application/json"), header];
+        let answer =
+            self.client.try_send(method, path, &headers, Some(body.to_string().into_bytes())).await?;
+        contract::check(method, path, &answer);
+        Some(answer)
+    }
+
     /// Value of a metric line that begins with `name` (labels included), 0 if there is none.
     pub async fn metric(&self, name: &str) -> f64 {
         let text = self.send_raw("GET", "/metrics", &[], None).await.text();
@@ -202,12 +224,21 @@ impl Bridge {
     }
 }
 
-/// Starts the process and waits for the address that it logs.
 async fn spawn(
     variables: &[(String, String)],
     log: &Arc<Mutex<String>>,
     output: &Arc<Mutex<String>>,
 ) -> (Child, String) {
+    let started = try_spawn(variables, log, output).await;
+    started.unwrap_or_else(|log| panic!("the bridge did not start; log:\n{log}"))
+}
+
+/// Starts the process and waits for the address that it logs; gives the log if it does not.
+async fn try_spawn(
+    variables: &[(String, String)],
+    log: &Arc<Mutex<String>>,
+    output: &Arc<Mutex<String>>,
+) -> Result<(Child, String), String> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_presence-bridge"));
     command
         .env_clear()
@@ -243,7 +274,7 @@ async fn spawn(
     });
     let waited = tokio::time::timeout(Duration::from_secs(30), address.wait_for(Option::is_some)).await;
     let Ok(Ok(address)) = waited.map(|found| found.map(|a| a.clone())) else {
-        panic!("the bridge did not start; log:\n{}", written.lock().unwrap());
+        return Err(written.lock().unwrap().clone());
     };
-    (child, format!("http://{}", address.unwrap()))
+    Ok((child, format!("http://{}", address.unwrap())))
 }

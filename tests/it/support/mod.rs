@@ -9,8 +9,10 @@ pub mod contract;
 pub mod crowd;
 pub mod database;
 pub mod look;
+pub mod script;
 pub mod shown;
 pub mod siem;
+pub mod verdict;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
