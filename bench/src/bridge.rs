@@ -177,7 +177,8 @@ impl Bridge {
         self.terminate().await
     }
 
-    async fn terminate(&mut self) -> anyhow::Result<()> {
+    /// Asks it to stop and waits; it may be started again.
+    pub async fn terminate(&mut self) -> anyhow::Result<()> {
         let asked = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().await?;
         ensure!(asked.success(), "the bridge could not be asked to stop");
         let ended = tokio::time::timeout(Duration::from_secs(25), self.child.wait()).await??;

@@ -28,6 +28,15 @@ struct State {
     bodies: HashMap<u128, u64>,
     tally: Tally,
     examples: Vec<String>,
+    /// How each life of the bridge so far has ended.
+    ended: Vec<Ended>,
+}
+
+/// How a life of the bridge ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Killed,
+    Stopped,
 }
 
 /// All that one webhook is told of one agent. Bit n stands for the change with sequence n.
@@ -36,6 +45,19 @@ struct Lane {
     last: u64,
     arrived: Bits,
     accepted: Bits,
+    /// In which life of the bridge each came, the last time before it was accepted.
+    lives: Vec<u16>,
+}
+
+impl Lane {
+    fn life_of(&mut self, sequence: u64) -> Option<&mut u16> {
+        // A sequence that cannot be true would take all memory.
+        let place = usize::try_from(sequence).ok().filter(|place| *place < 1 << 26)?;
+        if place >= self.lives.len() {
+            self.lives.resize(place + 1, 0);
+        }
+        self.lives.get_mut(place)
+    }
 }
 
 /// Counts so far.
@@ -47,6 +69,10 @@ pub struct Tally {
     pub accepted: u64,
     /// POSTs that came after their delivery had been accepted.
     pub duplicates: u64,
+    /// Of these, those that were answered in an earlier life, which was asked to stop.
+    pub repeated_by_stops: u64,
+    /// Of these, those that were answered in the same life.
+    pub repeated_within: u64,
     /// First arrivals whose sequence is not above the last of their lane.
     pub inversions: u64,
     /// Repeats with another body, or of another change.
@@ -88,6 +114,11 @@ impl Ledger {
         (lost, surplus)
     }
 
+    /// The process is gone, and another one will be started.
+    pub fn life_ended(&self, how: Ended) {
+        self.state().ended.push(how);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -109,7 +140,7 @@ impl Observer for Ledger {
         let judged = post.number.is_multiple_of(self.judge_every);
         let trusted = !judged || (post.verified() && reads_the_same(post, read));
         let mut state = self.state();
-        let State { lanes, bodies, tally, examples } = &mut *state;
+        let State { lanes, bodies, tally, examples, ended } = &mut *state;
         let mut tell = |what: &str| {
             if examples.len() < EXAMPLES {
                 let (id, lane) = (post.webhook_id(), read.unwrap_or_default());
@@ -146,7 +177,21 @@ impl Observer for Ledger {
             }
         }
         lane.arrived.add(sequence);
-        tally.duplicates += u64::from(lane.accepted.holds(sequence));
+        let accepted = lane.accepted.holds(sequence);
+        let Some(life) = lane.life_of(sequence) else { return };
+        if !accepted {
+            *life = u16::try_from(ended.len()).unwrap_or(u16::MAX);
+            return;
+        }
+        tally.duplicates += 1;
+        match ended.get(usize::from(*life)) {
+            None => tally.repeated_within += 1,
+            Some(Ended::Killed) => {}
+            Some(Ended::Stopped) => {
+                tally.repeated_by_stops += 1;
+                tell("answered before a stop, and sent again");
+            }
+        }
     }
 
     fn answered(&self, post: &Post) {

@@ -9,6 +9,7 @@ mod bridge;
 mod cpu;
 mod deliver;
 mod ends;
+mod feed;
 mod figures;
 mod growth;
 mod hardship;
@@ -46,8 +47,8 @@ enum Part {
     Scale(scale::Options),
     /// Protocol `notifications` under random hardship, and whether the truth survives it.
     Hardship(hardship::Options),
-    /// A million deliveries to receivers that fail and dawdle, the bridge killed over and over: whether order holds
-    /// and nothing is lost.
+    /// A million deliveries to receivers that fail and dawdle, the bridge killed and stopped over and over, commits that
+    /// answer late: whether order holds, nothing is lost, and a stop repeats nothing.
     Order(order::Options),
     /// A receiver that is away while agents change: what it is told when it comes back, in either mode.
     Outage(outage::Options),

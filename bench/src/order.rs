@@ -1,5 +1,6 @@
-//! A million deliveries to receivers that fail and dawdle, with the bridge killed again and again: whether each agent's
-//! changes arrive in order at each webhook, whether none is lost, and whether repeats are what they repeat.
+//! A million deliveries to receivers that fail and dawdle, with the bridge killed and asked to stop again and again, and
+//! commits that answer late: whether each agent's changes arrive in order at each webhook, whether none is lost, whether
+//! repeats are what they repeat, and whether a stop repeats nothing that was answered.
 //!
 //! What is owed is read from the bridge's own feed: a change that came from upstream while the bridge was dead is not
 //! there, and no delivery. Changes come over protocol `realtime`, because there a restart costs no reading of present
@@ -9,18 +10,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use clap::Args;
 use genesys_simulator::chance::Chance;
 use genesys_simulator::crm::{CrmOptions, Mix};
 use genesys_simulator::genesys::Target;
-use genesys_simulator::http::Api;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::sleep;
 
 use crate::bridge::{Launch, rss_mib};
+use crate::feed::Feed;
 use crate::figures::{count, float, print_machine};
-use crate::ledger::{Ledger, Tally, agent_number};
+use crate::ledger::{Ended, Ledger, Tally};
 use crate::world::World;
 
 /// Errors are to cost little time.
@@ -31,6 +32,10 @@ const PER_TICK: u64 = 1_500;
 /// How long nothing may come before it counts as lost: longer than the rest of the schedule and a restart.
 const PATIENCE: Duration = Duration::from_secs(180);
 const READY_WITHIN: Duration = Duration::from_secs(120);
+/// How long commits do not answer: longer than the bridge waits for them.
+const STALL: Duration = Duration::from_millis(7_500);
+/// What a killed process had sent has been read by then.
+const AFTERMATH: Duration = Duration::from_millis(100);
 
 #[derive(Args)]
 pub struct Options {
@@ -50,6 +55,12 @@ pub struct Options {
     /// How often the bridge is killed (kill -9), at random moments.
     #[arg(long, default_value_t = 40)]
     kills: u64,
+    /// How often it is asked to stop (SIGTERM) in the middle of the stream, and started again.
+    #[arg(long, default_value_t = 40)]
+    stops: u64,
+    /// How often the database does not answer commits for 7.5 s. Needs `psql`, and the embedded Postgres or a superuser.
+    #[arg(long, default_value_t = 10)]
+    stalls: u64,
     /// Open deliveries at most.
     #[arg(long, default_value_t = 20_000)]
     window: u64,
@@ -81,15 +92,25 @@ pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
     verdict
 }
 
+/// What is done to it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Blow {
+    Kill,
+    Stop,
+    Stall,
+}
+
 struct Play<'a> {
     options: &'a Options,
     world: World,
     ledger: Arc<Ledger>,
     feed: Feed,
     chance: Chance,
-    /// Counts of accepted deliveries at which the bridge is killed.
-    kills: VecDeque<u64>,
+    /// What happens next, and at which counts of accepted deliveries.
+    blows: VecDeque<(u64, Blow)>,
     killed: u64,
+    stopped: u64,
+    stalled: u64,
     /// State of each agent, as the round it stands for.
     rounds: Vec<usize>,
     /// Longest time from a start to being ready again.
@@ -99,12 +120,18 @@ struct Play<'a> {
 impl<'a> Play<'a> {
     fn new(options: &'a Options, world: World, ledger: Arc<Ledger>) -> Self {
         let mut chance = Chance::new(options.seed);
-        // One in each stretch of the way, so that all of them happen.
-        let stretch = options.deliveries / (options.kills + 1);
-        let kills = (0..options.kills).map(|kill| stretch * kill + chance.below(stretch)).collect();
-        let feed = Feed { cursor: None, last: vec![0; options.agents], events: 0, holes: 0 };
-        let rounds = vec![0; options.agents];
-        Self { options, world, ledger, feed, chance, kills, killed: 0, rounds, slowest_start: Duration::ZERO }
+        let mut blows = Vec::new();
+        for (blow, times) in
+            [(Blow::Kill, options.kills), (Blow::Stop, options.stops), (Blow::Stall, options.stalls)]
+        {
+            // One in each stretch of the way, so that all of them happen.
+            let stretch = options.deliveries / (times + 1);
+            blows.extend((0..times).map(|time| (stretch * time + chance.below(stretch), blow)));
+        }
+        blows.sort_by_key(|(at, _)| *at);
+        let (blows, feed, rounds) = (blows.into(), Feed::of(options.agents), vec![0; options.agents]);
+        let (killed, stopped, stalled, slowest_start) = (0, 0, 0, Duration::ZERO);
+        Self { options, world, ledger, feed, chance, blows, killed, stopped, stalled, rounds, slowest_start }
     }
 
     async fn run_to_the_end(&mut self) -> anyhow::Result<()> {
@@ -118,9 +145,12 @@ impl<'a> Play<'a> {
             if tally.accepted != accepted {
                 (accepted, moved) = (tally.accepted, Instant::now());
             }
-            if self.kills.front().is_some_and(|at| accepted >= *at) {
-                self.kills.pop_front();
-                self.kill().await?;
+            if let Some((_, blow)) = self.blows.pop_front_if(|(at, _)| accepted >= *at) {
+                match blow {
+                    Blow::Kill => self.kill().await?,
+                    Blow::Stop => self.stop().await?,
+                    Blow::Stall => self.stall().await?,
+                }
                 moved = Instant::now();
             } else if owed < self.options.deliveries {
                 let open = owed.saturating_sub(accepted);
@@ -138,7 +168,9 @@ impl<'a> Play<'a> {
             }
             if told.elapsed() > Duration::from_secs(10) {
                 told = Instant::now();
-                eprintln!("{accepted} of {owed} accepted, {} kills, {} posts", self.killed, tally.posts);
+                let (killed, stopped, stalled) = (self.killed, self.stopped, self.stalled);
+                let blows = format!("{killed} kills, {stopped} stops, {stalled} stalls");
+                eprintln!("{accepted} of {owed} accepted, {blows}, {} posts", tally.posts);
             }
         }
     }
@@ -160,18 +192,53 @@ impl<'a> Play<'a> {
             // of them use a client up, and this is about deliveries.
             self.world.genesys.forget_connections(Target::All);
             self.killed += 1;
-            sleep(Duration::from_millis(self.chance.below(500))).await;
+            sleep(AFTERMATH + Duration::from_millis(self.chance.below(400))).await;
+            self.ledger.life_ended(Ended::Killed);
             self.change(); // nobody sees this one
             let started = Instant::now();
             self.world.bridge.start_again()?;
-            if self.chance.below(4) == 0 && self.kills.pop_front().is_some() {
+            if self.chance.below(4) == 0 && self.blows.pop_front_if(|(_, blow)| *blow == Blow::Kill).is_some()
+            {
                 sleep(Duration::from_millis(self.chance.below(3_000))).await;
                 continue;
             }
-            self.world.bridge.ready(READY_WITHIN).await?;
-            self.slowest_start = self.slowest_start.max(started.elapsed());
-            return Ok(());
+            return self.ready(started).await;
         }
+    }
+
+    /// Asks it to stop while changes come, and starts it again.
+    async fn stop(&mut self) -> anyhow::Result<()> {
+        for _ in 0..5 {
+            self.change();
+        }
+        self.world.bridge.terminate().await?;
+        self.stopped += 1;
+        sleep(AFTERMATH).await;
+        self.ledger.life_ended(Ended::Stopped);
+        let started = Instant::now();
+        self.world.bridge.start_again()?;
+        self.ready(started).await
+    }
+
+    async fn ready(&mut self, started: Instant) -> anyhow::Result<()> {
+        self.world.bridge.ready(READY_WITHIN).await?;
+        self.slowest_start = self.slowest_start.max(started.elapsed());
+        Ok(())
+    }
+
+    /// Lets commits wait for a standby that there is not, while changes come.
+    async fn stall(&mut self) -> anyhow::Result<()> {
+        self.world.bridge.sql("alter system set synchronous_standby_names = 'ghost'").await?;
+        self.world.bridge.sql("select pg_reload_conf()").await?;
+        let until = Instant::now() + STALL;
+        while Instant::now() < until {
+            self.change();
+            sleep(TICK).await;
+        }
+        self.world.bridge.sql("alter system reset synchronous_standby_names").await?;
+        self.world.bridge.sql("select pg_reload_conf()").await?;
+        self.stalled += 1;
+        Ok(())
     }
 
     async fn report(&self, took: Duration) -> anyhow::Result<()> {
@@ -182,6 +249,8 @@ impl<'a> Play<'a> {
             posts,
             accepted,
             duplicates,
+            repeated_by_stops,
+            repeated_within,
             inversions,
             altered,
             doubled,
@@ -190,8 +259,9 @@ impl<'a> Play<'a> {
             judged,
         } = tally;
         println!(
-            "{webhooks} webhooks, {agents} agents, {errors} % errors, answers after up to {delay_ms} ms, {} kills",
-            self.killed
+            "{webhooks} webhooks, {agents} agents, {errors} % errors, answers after up to {delay_ms} ms; {} kills, {} stops, \
+             {} stalls",
+            self.killed, self.stopped, self.stalled
         );
         println!("  changes in the feed / deliveries owed   {} / {owed}", self.feed.events);
         println!("  POSTs / deliveries accepted             {posts} / {accepted}");
@@ -199,6 +269,8 @@ impl<'a> Play<'a> {
             "  duplicates (accepted before)            {duplicates}, {:.1} a kill",
             float(duplicates) / float(self.killed.max(1))
         );
+        println!("    answered before a stop, sent again    {repeated_by_stops}");
+        println!("    sent again by one and the same life   {repeated_within}");
         println!("  inversions                              {inversions}");
         println!("  lost / surplus / holes in the feed      {lost} / {surplus} / {}", self.feed.holes);
         println!("  altered repeats / doubled changes       {altered} / {doubled}");
@@ -227,51 +299,11 @@ impl<'a> Play<'a> {
             + tally.doubled
             + tally.distrusted
             + tally.unreadable
+            + tally.repeated_by_stops
             + lost
             + surplus
             + self.feed.holes;
         ensure!(broken == 0, "promises are broken");
         Ok(())
-    }
-}
-
-/// The bridge's feed as far as it was read.
-struct Feed {
-    cursor: Option<String>,
-    /// Last sequence of each agent.
-    last: Vec<u64>,
-    events: u64,
-    holes: u64,
-}
-
-impl Feed {
-    /// Reads on; gives how many events were new.
-    async fn read(&mut self, api: &Api) -> anyhow::Result<u64> {
-        let mut new = 0;
-        loop {
-            let cursor = self.cursor.as_ref().map(|cursor| format!("&cursor={cursor}"));
-            let reply = api.get(&format!("/v1/events?limit=200{}", cursor.unwrap_or_default())).await?;
-            ensure!(reply.status == 200, "the feed answered {}", reply.status);
-            let page = reply.json();
-            let items = page.get("items").and_then(Value::as_array).context("no items")?;
-            for item in items {
-                self.take(item).with_context(|| format!("no presence change: {item}"))?;
-            }
-            new += count(items.len());
-            self.cursor = page.get("next_cursor").and_then(Value::as_str).map(str::to_owned);
-            if items.len() < 200 {
-                return Ok(new);
-            }
-        }
-    }
-
-    fn take(&mut self, item: &Value) -> Option<()> {
-        let sequence = item.get("sequence")?.as_u64()?;
-        let agent = agent_number(item.pointer("/agent/id")?.as_str()?)?;
-        let last = self.last.get_mut(agent)?;
-        self.holes += u64::from(sequence != *last + 1);
-        *last = sequence;
-        self.events += 1;
-        Some(())
     }
 }
