@@ -32,12 +32,12 @@ use crate::outbound::ours::Lookout;
 use crate::outbound::post::Poster;
 use crate::random;
 use crate::status::Status;
+use crate::store::Store;
 use crate::store::embedded::{Embedded, EmbeddedError, Options};
-use crate::store::idempotency::KEPT_FOR;
 use crate::store::recorder::Recorder;
 use crate::store::sealer::Sealer;
 use crate::store::server::Server;
-use crate::store::{Store, StoreError};
+use crate::sweep::{self, Kept as KeptFor};
 
 /// Connections for API calls and actors' state.
 const POOL_CONNECTIONS: u32 = 8;
@@ -47,9 +47,6 @@ const BESIDE_CONNECTIONS: u32 = 2;
 const DATABASE_WITHIN: Duration = Duration::from_secs(60);
 /// How often a look is taken whether the master key is still the right one.
 const LOOK_AT_KEY_EVERY: Duration = Duration::from_secs(30);
-/// How often the backlog is counted, and the partitions are looked after (every so many counts).
-const COUNT_EVERY: Duration = Duration::from_secs(10);
-const SWEEP_EVERY_COUNTS: u32 = 360;
 
 /// Everything that runs, and what is needed to end it.
 pub struct Running {
@@ -102,7 +99,10 @@ pub async fn open_store(config: &Config) -> anyhow::Result<(Store, Option<Embedd
         "the database user of DATABASE_URL cannot act for a tenant; an administrator must say: \
          grant presence_bridge_tenant to that user",
     )?;
-    store.make_partitions(clock::now().date()).await.context("day partitions cannot be made")?;
+    // Nothing waits for it: they were made days ago, and without one rows lie in the default partition until the sweep moves them.
+    if let Err(error) = store.make_partitions(clock::now().date()).await {
+        tracing::warn!(%error, "day partitions cannot be made now; the sweep tries again");
+    }
     Ok((store, embedded))
 }
 
@@ -193,9 +193,9 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
             audit_push::run(pushed.clone(), receiver.clone(), figures.clone())
         });
     }
-    let (swept, key, figures, days) =
-        (store.clone(), master_key.clone(), metrics.clone(), config.retention_days);
-    keep_up("sweep", &metrics, move || sweep(swept.clone(), figures.clone(), days, key.clone()));
+    let (swept, key, figures) = (store.clone(), master_key.clone(), metrics.clone());
+    let kept_for = KeptFor { days: config.retention_days, parked_days: config.parked_retention_days };
+    keep_up("sweep", &metrics, move || sweep::run(swept.clone(), figures.clone(), kept_for, key.clone()));
     let strangers =
         Strangers { proxies: TrustedProxies::new(config.trusted_proxies.clone()), quota: config.api_rate };
     let state = ApiState::new(store.clone(), status, metrics, master_key, targets, strangers);
@@ -245,43 +245,6 @@ async fn sealed_under_another(store: Store, key: MasterKey) {
             tracing::error!("the master key was changed; this process does not have the new one");
             return;
         }
-    }
-}
-
-/// Keeps figures and partitions up to date for as long as the process lives.
-async fn sweep(store: Store, metrics: Metrics, retention_days: u32, master_key: MasterKey) {
-    let mut ticks = interval(COUNT_EVERY);
-    let mut counts = 0_u32;
-    loop {
-        ticks.tick().await;
-        let now = clock::now();
-        if let Ok((open, oldest)) = store.backlog().await {
-            metrics.backlog.set(open);
-            metrics.oldest_pending_seconds.set(oldest.map_or(0.0, |at| (now - at).as_seconds_f64().max(0.0)));
-        }
-        if counts.is_multiple_of(SWEEP_EVERY_COUNTS) {
-            let swept: Result<(), StoreError> = async {
-                store.make_partitions(now.date()).await?;
-                let dropped = store.drop_partitions(now.date(), retention_days).await?;
-                if dropped > 0 {
-                    tracing::info!(dropped, "day partitions were dropped, their time is over");
-                }
-                store.forget_idempotency(now - KEPT_FOR).await?;
-                let kept_since = now - time::Duration::days(retention_days.into());
-                store.forget_quarantine(kept_since).await?;
-                store.forget_recoveries(kept_since).await?;
-                let dropped = store.drop_audit_days(now.date(), retention_days, &master_key).await?;
-                if dropped > 0 {
-                    tracing::info!(dropped, "sealed days of the audit log were dropped, their time is over");
-                }
-                Ok(())
-            }
-            .await;
-            if let Err(error) = swept {
-                tracing::error!(%error, "day partitions and kept answers could not be looked after");
-            }
-        }
-        counts = counts.wrapping_add(1);
     }
 }
 

@@ -7,7 +7,7 @@
 //! - 2 [`genesys`] (sockets in), [`store`] (Postgres), [`outbound`] (POSTs out): three edges that never meet
 //! - 3 [`actors`] (what lives), [`api`] (REST)
 //! - 4 [`app`] (builds everything once), [`lifecycle`] (how it ends), [`doctor`] (examines a source), [`rotate`]
-//!   (changes the master key), `main`, and with the feature of that name `fuzzing` (doors for `fuzz/`)
+//!   (changes the master key), [`sweep`] (retention), `main`, and with the feature of that name `fuzzing` (doors for `fuzz/`)
 
 pub mod actors;
 pub mod api;
@@ -28,6 +28,7 @@ pub mod random;
 pub mod rotate;
 pub mod status;
 pub mod store;
+pub mod sweep;
 pub mod telemetry;
 pub mod tls;
 

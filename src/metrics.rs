@@ -75,6 +75,8 @@ pub struct Metrics {
     pub backlog: Gauge<i64, AtomicI64>,
     /// Age of the oldest open delivery in seconds, read from the database now and then.
     pub oldest_pending_seconds: Gauge<f64, AtomicU64>,
+    /// Steps of the last sweep (day partitions, retention) that must be tried again.
+    pub sweep_left: Gauge<i64, AtomicI64>,
     /// Seals made over the audit log.
     pub audit_seals: Counter,
     /// Rows of the audit log in them.
@@ -130,6 +132,7 @@ impl Metrics {
             token_requests: Family::default(),
             backlog: Gauge::default(),
             oldest_pending_seconds: Gauge::default(),
+            sweep_left: Gauge::default(),
             audit_seals: Counter::default(),
             audit_rows_sealed: Counter::default(),
             audit_seal_failures: Counter::default(),
@@ -211,6 +214,11 @@ impl Metrics {
             "actors_restarted",
             "Actors that died and were replaced",
             m.actors_restarted.clone(),
+        );
+        registry.register(
+            "sweep_left",
+            "Steps of the last look after day partitions and retention that are tried again",
+            m.sweep_left.clone(),
         );
         registry.register("audit_seals", "Seals made over the audit log", m.audit_seals.clone());
         registry.register("audit_rows_sealed", "Audit entries sealed", m.audit_rows_sealed.clone());

@@ -75,6 +75,8 @@ pub struct Config {
     pub log: String,
     /// Days that events and audit entries are kept.
     pub retention_days: u32,
+    /// Days that a delivery to a webhook that takes none (paused, not verified) is kept before it ends.
+    pub parked_retention_days: u32,
     /// Who is pushed the audit log, if anybody is.
     pub syslog: Option<Receiver>,
     /// The source described by the GENESYS_ variables, if any is set.
@@ -119,10 +121,8 @@ impl Config {
             log: parse(variables, &mut errors, "BRIDGE_LOG", "info".to_owned(), |text| {
                 telemetry::parse_filter(text).map(|_| text.to_owned())
             }),
-            retention_days: parse(variables, &mut errors, "BRIDGE_RETENTION_DAYS", 30, |text| {
-                let days = text.parse().ok().filter(|days| (1..=3650).contains(days));
-                days.ok_or_else(|| "must be a whole number from 1 to 3650".to_owned())
-            }),
+            retention_days: parse(variables, &mut errors, "BRIDGE_RETENTION_DAYS", 30, days),
+            parked_retention_days: parse(variables, &mut errors, "BRIDGE_PARKED_RETENTION_DAYS", 30, days),
             syslog: parse(variables, &mut errors, "BRIDGE_SYSLOG_URL", None, |text| {
                 let rule = "must be udp://host:port, tcp://host:port or tls://host:port".to_owned();
                 Receiver::parse(text).map(Some).ok_or(rule)
@@ -200,6 +200,11 @@ fn cidrs(text: &str) -> Result<Vec<IpNet>, String> {
     list(text)
         .map(|cidr| cidr.parse().map_err(|_| format!("{cidr} is not a CIDR; such as 10.0.0.0/8,fd00::/8")))
         .collect()
+}
+
+fn days(text: &str) -> Result<u32, String> {
+    let days = text.parse().ok().filter(|days| (1..=3650).contains(days));
+    days.ok_or_else(|| "must be a whole number from 1 to 3650".to_owned())
 }
 
 fn list(text: &str) -> impl Iterator<Item = &str> {
@@ -323,6 +328,7 @@ mod tests {
             ("BRIDGE_TRUSTED_PROXIES", "proxy.example"),
             ("BRIDGE_API_RATE", "fast"),
             ("BRIDGE_RETENTION_DAYS", "0"),
+            ("BRIDGE_PARKED_RETENTION_DAYS", "never"),
             ("BRIDGE_SYSLOG_URL", "http://siem.example.com"),
             ("BRIDGE_LOG", "presence=loudest"),
             ("BRIDGE_LISTENN", "127.0.0.1:1"),

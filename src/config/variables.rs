@@ -64,6 +64,11 @@ pub const VARIABLES: &[Variable] = &[
     plain("BRIDGE_API_RATE", "1000/10", "calls/seconds that one API key may make, or off"),
     plain("BRIDGE_LOG", "info", "log filter, such as info,presence_bridge=debug"),
     plain("BRIDGE_RETENTION_DAYS", "30", "days that events and audit entries are kept, 1 to 3650"),
+    plain(
+        "BRIDGE_PARKED_RETENTION_DAYS",
+        "30",
+        "days that deliveries to a paused or unverified webhook wait before they expire, 1 to 3650",
+    ),
     plain("BRIDGE_SYSLOG_URL", "none", "syslog receiver of the audit log: udp://, tcp:// or tls://host:port"),
     plain("GENESYS_PROTOCOL", "notifications", "upstream protocol: notifications or realtime"),
     plain("GENESYS_REGION", "none", "region by domain or AWS name, such as mypurecloud.de or eu-central-1"),

@@ -38,6 +38,7 @@ mod missed;
 mod numbering;
 pub mod origin;
 mod owing;
+mod parked;
 pub mod partitions;
 pub mod push_turn;
 pub mod quarantine;

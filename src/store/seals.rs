@@ -247,19 +247,6 @@ impl Store {
         .await
     }
 
-    /// Days of the audit log that have been kept long enough.
-    ///
-    /// # Errors
-    /// If the database does not answer.
-    pub async fn over_audit_days(&self, before: Date) -> Result<Vec<Date>> {
-        answered(async {
-            Ok(sqlx::query_scalar!(r#"select over_audit_days($1) as "day!""#, before)
-                .fetch_all(&self.pool)
-                .await?)
-        })
-        .await
-    }
-
     /// The seals that speak of a day: the first, the last.
     ///
     /// # Errors
@@ -283,9 +270,7 @@ impl Store {
     /// If the database refuses, for example because the table is busy.
     pub async fn drop_audit_day(&self, day: Date, (key_id, key): (i16, &AuditKey)) -> Result<bool> {
         answered(async {
-            let mut tx = self.begin().await?;
-            // While it waits for its lock nobody gets one: the next sweep may have more luck.
-            sqlx::query_scalar!("select set_config('lock_timeout', '1s', true)").fetch_one(&mut *tx).await?;
+            let mut tx = self.begin_briefly().await?;
             let sealed = sqlx::query!(
                 r#"select coalesce(sum(rows), 0)::bigint as "rows!", coalesce(max(seal_id), 0) as "seal!"
                    from audit_seal_day

@@ -368,7 +368,7 @@ async fn a_key_that_was_put_in_the_place_of_ours_signs_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_retention_takes_is_missed_by_nobody_and_the_rest_still_verifies() {
     let log = Log::of(1200, 130).await;
-    let drops = async |today, days| log.store.drop_audit_days(today, days, &master_key()).await.unwrap();
+    let drops = async |today, days| log.store.drop_audit_days(today, days, &master_key()).await.unwrap().done;
     assert_eq!(drops(date!(2026 - 01 - 04), 0).await, 3);
     let left = log.number("select count(*) from audit_log where at < '2026-01-04Z'").await;
     assert_eq!(left, 0);
@@ -394,7 +394,8 @@ async fn what_retention_takes_is_missed_by_nobody_and_the_rest_still_verifies() 
 async fn a_day_with_a_row_that_is_not_sealed_yet_stays() {
     let log = Log::of(120, 120).await;
     log.run("insert into audit_log (at, kind) values ('2026-01-01 12:00Z', 'LATE')").await;
-    let drops = async || log.store.drop_audit_days(date!(2026 - 01 - 02), 0, &master_key()).await.unwrap();
+    let drops =
+        async || log.store.drop_audit_days(date!(2026 - 01 - 02), 0, &master_key()).await.unwrap().done;
     assert_eq!(drops().await, 0);
     log.run("select drop_day_partitions('2026-01-02')").await;
     assert_eq!(log.number("select count(*) from pg_tables where tablename = 'audit_log_20260101'").await, 1);
