@@ -237,8 +237,8 @@ impl Store {
 
     /// Asked after a cycle that failed, because its commit may have happened all the same: gives back at once what
     /// it took and nobody heard of (`known` is in the caller's hands or waits to be settled), and says which of these
-    /// entries are written, so that they are not written twice. What was handed over at its birth is left alone: the word
-    /// about it may be on its way.
+    /// entries are written, so that they are not written twice. What was handed over at its birth, or went into a batch, is left
+    /// alone: the word about it may be on its way.
     ///
     /// # Errors
     /// If the database is away.
@@ -259,6 +259,7 @@ impl Store {
                      attempt = attempt - 1
                  where leased_by = $1
                    and delivery_id <> all ($2)
+                   and batch_id is null
                    and not (attempt = 1 and sent_at = created_at)",
                 dispatcher as _,
                 known as _,

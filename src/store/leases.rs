@@ -278,7 +278,9 @@ impl Store {
                 "update delivery d
                  set due_at = now(),
                      leased_by = null,
-                     attempt = d.attempt - 1
+                     attempt = d.attempt - 1,
+                     -- No POST was made.
+                     sent_at = case when d.attempt > 1 then d.sent_at end
                  from unnest($2::uuid[], $3::int[]) as n (delivery_id, attempt)
                  where d.delivery_id = n.delivery_id
                    and d.attempt = n.attempt
@@ -303,7 +305,8 @@ impl Store {
         answered(async { Ok(self.pool.begin_with(BEGIN_WRITING).await?.commit().await?) }).await
     }
 
-    /// Makes due what a dispatcher holds of these events: nobody was told of it, because the answer to a commit was lost.
+    /// Makes due what a dispatcher holds of these events from birth: nobody was told of it, because the answer to a commit was
+    /// lost. What came into its hands since, it knows of.
     ///
     /// # Errors
     /// If the database is away.
@@ -319,6 +322,8 @@ impl Store {
                      attempt = attempt - 1,
                      leased_by = null
                  where leased_by is not null
+                   and attempt = 1
+                   and sent_at = created_at
                    and event_id = any ($1)",
                 events as _,
             )

@@ -6,7 +6,10 @@ use std::time::Duration;
 use genesys_simulator::crm::check::{Findings, altered_repeats, repeats};
 use genesys_simulator::crm::{Behaviour, Post};
 use genesys_simulator::genesys::GenesysOptions;
+use presence_bridge::domain::ids::{DispatcherId, EventId};
+use presence_bridge::store::Store;
 use sqlx::{PgPool, Postgres, Transaction};
+use time::OffsetDateTime;
 
 use crate::support::look::{assert_sequences_have_no_holes, feed, waiting_for_locks};
 use crate::support::{SOON, World, database, eventually};
@@ -156,4 +159,65 @@ async fn a_change_whose_commit_answers_when_its_process_is_long_dead_leaves() {
     world.crm.wait_for(2, SOON).await.unwrap();
     late.nothing_is_owed(&world).await;
     assert_eq!(repeats(&world.crm.posts()), 0, "no answered POST is repeated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_nothing_wakes_is_found_while_the_bridge_runs() {
+    let world = World::watching(&["ann"]).await;
+    world.register("/hooks/a").await;
+    let pool = database::pool(&world.bridge.database_url).await;
+    world.crm.next("/hooks/a", [Behaviour::status(500)]);
+    world.genesys.set_presence("ann", "BUSY").await;
+    // As a word leaves it that was lost with its process: first in its lane, neither due nor in anybody's hands.
+    let strand = "update delivery set due_at = null where leased_by is null and due_at is not null";
+    eventually("the delivery waits for its retry", || async {
+        let stranded = sqlx::query(strand).execute(&pool).await.unwrap().rows_affected();
+        (stranded == 1).then_some(())
+    })
+    .await;
+    world.crm.wait_for(2, SOON).await.unwrap();
+    let posts = world.crm.posts();
+    assert_eq!(posts[0].webhook_id(), posts[1].webhook_id());
+}
+
+/// What a dispatcher knows of it has in hand, and perhaps under way: only what it cannot know of is given back.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_nobody_was_told_of_is_given_back() {
+    let url = database::create().await;
+    let pool = database::pool(&url).await;
+    let store = Store::connect(url.parse().unwrap(), 2).await.unwrap();
+    let (dispatcher, event) = (DispatcherId::generate(), EventId::generate());
+    for (lane, born, batch) in [(1, true, false), (2, false, false), (3, false, true)] {
+        sqlx::query(
+            "insert into delivery (delivery_id, webhook_id, lane, position, event_id, event_received_at, attempt,
+                                   leased_by, created_at, sent_at, batch_id)
+             select gen_random_uuid(), gen_random_uuid(), $1, $1, $2, now(), 1, $3, now(),
+                    now() + case when $4 then interval '0' else interval '1 s' end,
+                    case when $5 then gen_random_uuid() end",
+        )
+        .bind(lane)
+        .bind(event.0)
+        .bind(dispatcher.0)
+        .bind(born)
+        .bind(batch)
+        .execute(&pool)
+        .await
+        .unwrap();
+    }
+    let held = async || -> Vec<i64> {
+        sqlx::query_scalar("select lane from delivery where leased_by is not null order by lane")
+            .fetch_all(&pool)
+            .await
+            .unwrap()
+    };
+    store.free_untold(&[event]).await.unwrap();
+    assert_eq!(held().await, [2, 3], "the recorder: what was born in our hands");
+    sqlx::query("update delivery set leased_by = $1, due_at = null, attempt = 1 where lane = 1")
+        .bind(dispatcher.0)
+        .execute(&pool)
+        .await
+        .unwrap();
+    store.resolve_doubt(dispatcher, OffsetDateTime::now_utc(), &[], &[]).await.unwrap();
+    assert_eq!(held().await, [1, 3], "a cycle: what it may have claimed");
+    store.close().await;
 }

@@ -75,8 +75,7 @@ impl Dispatch {
             Ok(items) => items,
             Err(error) => {
                 tracing::warn!(%error, %webhook, "a batch waits for the database");
-                // The poll finds it again; what a lost commit put into our hands is freed as unknown to us.
-                self.in_doubt = true;
+                // The poll finds it again; what a lost commit put into our hands is given back as unknown to us.
                 return self.no_post(webhook);
             }
         };

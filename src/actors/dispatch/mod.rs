@@ -28,7 +28,6 @@ use crate::status::Part;
 use crate::store::StoreError;
 use crate::store::deliveries::{Claimed, Cycle, Work};
 use crate::store::handoff::{Handed, Leave};
-use crate::store::leases::LaneCursor;
 use crate::store::targets::WebhookTarget;
 use outlet::Outlet;
 
@@ -119,8 +118,10 @@ pub(super) struct Dispatch {
     settling: Option<Vec<DeliveryId>>,
     /// The last cycle failed, perhaps after its commit.
     in_doubt: bool,
-    /// From where on lanes are still to be looked through for those that nothing wakes; `None`: nowhere.
-    walk: Option<LaneCursor>,
+    /// How far the lanes are looked through for those that nothing wakes.
+    walk: reconcile::Walk,
+    /// When that goes on, and what is leased to us is compared.
+    look_at: Instant,
     /// Leased to us, and unknown to us.
     unknown: reconcile::Unknown,
     /// Claim with the next cycle.
@@ -163,7 +164,8 @@ impl Dispatch {
             work: Work::default(),
             settling: None,
             in_doubt: false,
-            walk: Some(LaneCursor::default()),
+            walk: reconcile::Walk::default(),
+            look_at: now,
             unknown: reconcile::Unknown::default(),
             claim: true,
             wait_until: None,

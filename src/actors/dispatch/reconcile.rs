@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Dispatch;
 use crate::domain::ids::DeliveryId;
+use crate::store::leases::LaneCursor;
 
 /// A delivery stays unknown for so long before it is given back: twice what any step may wait for the database, so that the
 /// word about it is not on its way any more.
@@ -27,6 +28,30 @@ impl Unknown {
         }
         let overdue = self.since.iter().filter(|(_, since)| now.duration_since(**since) >= UNKNOWN_FOR);
         overdue.map(|(attempt, _)| *attempt).collect()
+    }
+}
+
+/// A walk through all lanes, over and over, for those whose first delivery nobody holds and nothing wakes: the word about it was
+/// lost, with a commit or with a process. One piece at a time, without a pause at first and after a dispatcher's death.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Walk {
+    /// Behind this lane it goes on.
+    pub(super) from: LaneCursor,
+    /// It does not pause until it has come to the end.
+    pub(super) hurries: bool,
+}
+
+impl Default for Walk {
+    fn default() -> Self {
+        Self { from: LaneCursor::default(), hurries: true }
+    }
+}
+
+impl Walk {
+    /// Takes in how far a piece came; `None`: to the end.
+    pub(super) fn go_on(&mut self, to: Option<LaneCursor>) {
+        self.hurries &= to.is_some();
+        self.from = to.unwrap_or_default();
     }
 }
 

@@ -18,11 +18,11 @@ use crate::metrics::OutcomeLabels;
 use crate::outbound::envelope::{self, Item};
 use crate::outbound::post::Post;
 use crate::random;
-use crate::store::leases::LaneCursor;
 use crate::store::{Store, StoreError};
 
 use super::super::dispatcher::DispatcherDeps;
 use super::outlet::Prepared;
+use super::reconcile::Walk;
 use super::recover::recover;
 
 /// How long one round does each kind of long work piece by piece: our sign of life must not wait for all of it.
@@ -47,10 +47,10 @@ pub(super) struct Found {
     eldest: bool,
     /// Deliveries became due.
     due: bool,
-    /// How far the lanes are looked through for those that nothing wakes; `None`: to the end.
-    walked: Option<LaneCursor>,
-    /// What we hold, as the database has it.
-    leased: Vec<(DeliveryId, i32)>,
+    /// How far the lanes are looked through for those that nothing wakes.
+    walk: Walk,
+    /// What we hold, as the database has it; `None`: not asked in this round.
+    leased: Option<Vec<(DeliveryId, i32)>>,
     /// Lanes that a writer put something into without learning whether it was committed. It has ended by now.
     lanes: HashSet<(WebhookId, i64)>,
 }
@@ -63,7 +63,12 @@ impl Dispatch {
         self.upkeep_at = Instant::now() + UPKEEP;
         let (deps, id) = (self.deps.clone(), self.id);
         let recovering: Vec<_> = self.recovering.iter().copied().collect();
-        let walk = self.walk;
+        let mut walk = self.walk;
+        // A nudge brings a round forward, not this.
+        let looks = Instant::now() >= self.look_at;
+        if looks {
+            self.look_at = Instant::now() + UPKEEP;
+        }
         start(&self.report, async move {
             let round = async {
                 deps.store.look_at_the_clock().await?;
@@ -89,20 +94,22 @@ impl Dispatch {
                     let outcome = end.as_str();
                     deps.metrics.deliveries_ended.get_or_create(&OutcomeLabels { outcome }).inc_by(*count);
                 }
-                let (mut walked, mut woken) = (walk, 0);
                 let by = Instant::now() + PIECES_WITHIN;
-                while let Some(from) = walked
-                    && Instant::now() < by
-                {
-                    let (to, lanes) = deps.store.wake_stranded(from, now).await?;
-                    (walked, woken) = (to, woken + lanes);
+                let mut woken = 0;
+                while walk.hurries || looks {
+                    let (to, lanes) = deps.store.wake_stranded(walk.from, now).await?;
+                    walk.go_on(to);
+                    woken += lanes;
+                    if !walk.hurries || Instant::now() >= by {
+                        break;
+                    }
                 }
                 let generation = deps.store.webhook_generation().await?;
-                let leased = deps.store.leases_of(id).await?;
+                let leased = if looks { Some(deps.store.leases_of(id).await?) } else { None };
                 let lanes = uncertain_lanes(&deps.store).await?;
-                let more = more || worked.more || walked.is_some();
+                let more = more || worked.more || walk.hurries;
                 let due = worked.due + woken > 0;
-                Ok(Found { lost, freed, recoveries, more, generation, eldest, due, walked, leased, lanes })
+                Ok(Found { lost, freed, recoveries, more, generation, eldest, due, walk, leased, lanes })
             };
             Report::Upkept(round.await)
         });
@@ -129,7 +136,7 @@ impl Dispatch {
         self.claim |= found.freed > 0 || found.lost || found.due || found.eldest != self.eldest;
         // What a dead dispatcher had been told of is known to nobody.
         let again = found.freed > 0 || found.lost;
-        self.walk = if again { Some(LaneCursor::default()) } else { found.walked };
+        self.walk = if again { Walk::default() } else { found.walk };
         self.eldest = found.eldest;
         if found.lost {
             // In other hands by now, or about to be. What is under way comes back and finds that its row has moved on.
@@ -149,7 +156,9 @@ impl Dispatch {
         if !self.draining {
             self.work.lanes.extend(found.lanes);
         }
-        self.reconcile(found.leased, Instant::now());
+        if let Some(leased) = found.leased {
+            self.reconcile(leased, Instant::now());
+        }
     }
 
     /// A recovery has ended, or is in other hands: there is room for another one.
