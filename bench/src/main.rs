@@ -20,6 +20,7 @@ mod many;
 mod metrics;
 mod order;
 mod outage;
+mod removal;
 mod scale;
 mod statements;
 mod watch;
@@ -56,6 +57,8 @@ enum Part {
     Isolation(isolation::Options),
     /// Ten thousand webhooks, some of them dead with much open: what it costs those that live.
     Many(many::Options),
+    /// A webhook with millions of open deliveries is removed, disabled, resumed: what the others notice.
+    Removal(removal::Options),
     /// How many changes the simulated upstream can send, and how many POSTs the receiver can take, without any bridge.
     Ends(ends::Options),
 }
@@ -71,6 +74,7 @@ async fn main() -> anyhow::Result<()> {
         Some(Part::Outage(options)) => outage::run(&launch, options).await,
         Some(Part::Isolation(options)) => isolation::run(&launch, options).await,
         Some(Part::Many(options)) => many::run(&launch, options).await,
+        Some(Part::Removal(options)) => removal::run(&launch, options).await,
         Some(Part::Ends(options)) => ends::run(options).await,
     }
 }

@@ -16,8 +16,8 @@ use crate::domain::ids::WebhookId;
 
 /// Deliveries of one piece: a cycle that meets it waits some ten milliseconds.
 const PIECE: u32 = 1000;
-/// Deliveries that are woken in a piece, each ten milliseconds after the one before: a receiver that is back gets a hundred a
-/// second besides what is new.
+/// Deliveries that are woken in a piece, each ten milliseconds after the one before, and the next piece five seconds later: a
+/// receiver that is back gets a hundred a second besides what is new.
 const WOKEN: u32 = 500;
 
 /// What is to be done to a webhook's open deliveries.
@@ -40,6 +40,8 @@ pub struct Worked {
     pub ended: Vec<(EndState, u64)>,
     /// Deliveries that became due.
     pub due: u64,
+    /// Lanes may have a first delivery now that nothing wakes.
+    pub lanes: bool,
 }
 
 /// Notes what is to be done, in the transaction of the change of state.
@@ -123,21 +125,38 @@ impl Store {
 
     /// Waits for writers and cycles that began before a change of state was committed: they may still go by the old one.
     async fn wait_for_writers(&self) -> Result<()> {
-        let asked: Option<OffsetDateTime> = answered(async {
-            Ok(sqlx::query_scalar!("select max(asked_at) from webhook_work where not writers_ended")
-                .fetch_one(&self.pool)
-                .await?)
+        // One that was asked for earlier may be committed later: only those that are seen here were committed before the wait.
+        let asked = answered(async {
+            Ok(sqlx::query!(
+                r#"select webhook_id as "webhook: WebhookId", kind, asked_at
+                   from webhook_work
+                   where not writers_ended"#,
+            )
+            .fetch_all(&self.pool)
+            .await?)
         })
         .await?;
-        let Some(asked) = asked else { return Ok(()) };
+        if asked.is_empty() {
+            return Ok(());
+        }
         for begin in [BEGIN_WRITING, BEGIN_CYCLE] {
             // Once we have their lock, they have ended.
             answered(async { Ok(self.pool.begin_with(begin).await?.commit().await?) }).await?;
         }
         answered(async {
-            sqlx::query!("update webhook_work set writers_ended = true where asked_at <= $1", asked)
-                .execute(&self.pool)
-                .await?;
+            sqlx::query!(
+                "update webhook_work k
+                 set writers_ended = true
+                 from unnest($1::uuid[], $2::text[], $3::timestamptz[]) as n (webhook_id, kind, asked_at)
+                 where k.webhook_id = n.webhook_id
+                   and k.kind = n.kind
+                   and k.asked_at = n.asked_at",
+                &asked.iter().map(|row| row.webhook).collect::<Vec<_>>() as _,
+                &asked.iter().map(|row| row.kind.clone()).collect::<Vec<_>>(),
+                &asked.iter().map(|row| row.asked_at).collect::<Vec<_>>(),
+            )
+            .execute(&self.pool)
+            .await?;
             Ok(())
         })
         .await
@@ -153,6 +172,11 @@ impl Store {
                    from webhook_work k
                    left join webhook w on w.webhook_id = k.webhook_id
                    where k.writers_ended
+                     -- A receiver that is back gets no more at once; what a dispatcher holds ends in its own time.
+                     and coalesce(k.worked_at < clock_timestamp() - case
+                             when k.kind = 'wake' then interval '5 seconds'
+                             when k.kind = 'end' and k.last_lane < 0 then interval '1 second'
+                             else interval '0' end, true)
                    order by k.worked_at nulls first
                    limit 1
                    for update of k skip locked"#,
@@ -168,6 +192,8 @@ impl Store {
                     let end = EndState::ALL.into_iter().find(known).unwrap_or(EndState::WebhookGone);
                     let (ended, left) = end_piece(&mut tx, work.webhook, end).await?;
                     worked.ended.push((end, ended));
+                    // What came after the request stood behind what has ended: nobody else knows that it is first now.
+                    worked.lanes |= !left;
                     left
                 }
                 // Paused or disabled again: what is due is put off when it is claimed.
@@ -208,7 +234,7 @@ impl Store {
 }
 
 /// Ends the next deliveries that nobody holds, each with its audit entry. Says how many, and whether there may be more: what
-/// somebody had locked just then is met when all lanes are looked through again.
+/// somebody held or had locked just then is met when all lanes are looked through again, if it has not ended by then.
 async fn end_piece(conn: &mut PgConnection, webhook: WebhookId, end: EndState) -> Result<(u64, bool)> {
     let piece = sqlx::query!(
         r#"with picked as (
@@ -247,11 +273,14 @@ async fn end_piece(conn: &mut PgConnection, webhook: WebhookId, end: EndState) -
          set last_lane = coalesce((select lane from last), -1),
              last_position = coalesce((select position from last), 0),
              ended = case when exists (select from last) then k.ended + (select count(*) from gone) else 0 end
-         from (select ended from webhook_work where webhook_id = $1 and kind = 'end') before
          where k.webhook_id = $1
            and k.kind = 'end'
          returning (select count(*) from gone) as "ended!",
-                   exists (select from last) or before.ended > 0 as "more!""#,
+                   exists (select from last) or exists (
+                       select
+                       from delivery d
+                       where d.webhook_id = k.webhook_id
+                         and d.created_at <= k.asked_at) as "more!""#,
         webhook as _,
         Kind::DeliveryEnded.as_str(),
         end.as_str(),

@@ -181,3 +181,113 @@ async fn a_receiver_that_is_back_gets_what_waits_for_its_next_attempt() {
     let pool = database::pool(&world.bridge.database_url).await;
     eventually("nothing is owed", || async { (world.open_deliveries(&pool).await == 0).then_some(()) }).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_post_that_fails_after_the_removal_is_not_owed_until_its_next_attempt() {
+    let world = World::watching(&["ann"]).await;
+    let pool = database::pool(&world.bridge.database_url).await;
+    let hook = world.register_with("/hooks/a", json!({"retry_schedule_seconds": [3600]})).await;
+    let hook = hook["id"].as_str().unwrap();
+    world.crm.always("/hooks/a", Behaviour::status(500).after(Duration::from_secs(2)));
+    world.genesys.push_presence("ann", "BUSY");
+    received(&world, "/hooks/a", 1).await;
+    assert_eq!(world.bridge.delete(&format!("/v1/webhooks/{hook}")).await.status, 204);
+    world.audit_of("DELIVERY_ATTEMPT", 1).await;
+    eventually("it has ended", || async { (open(&pool, hook).await == 0).then_some(()) }).await;
+    let post = world.crm.received("/hooks/a").remove(0);
+    world.delivery_in(post.webhook_id(), "webhook_gone").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_after_an_enable_leaves_once_what_it_stood_behind_has_ended() {
+    let world = World::watching(&["ann", "bob"]).await;
+    let pool = database::pool(&world.bridge.database_url).await;
+    let hook = world.register("/hooks/a").await;
+    for agent in ["ann", "bob"] {
+        world.genesys.set_presence(agent, "BUSY").await;
+    }
+    received(&world, "/hooks/a", 2).await;
+    // Of one agent something old waits for its next attempt.
+    sqlx::query(
+        "insert into delivery (
+             delivery_id, webhook_id, lane, position, event_id, event_received_at, due_at, attempt, created_at)
+         select gen_random_uuid(), $1::uuid, agent_key, 1, gen_random_uuid(), now() - interval '1 hour',
+                now() + interval '1 hour', 1, now() - interval '1 hour'
+         from agent
+         where agent_id = 'bob'",
+    )
+    .bind(&hook)
+    .execute(&pool)
+    .await
+    .unwrap();
+    // No piece is begun before the cycles have ended that were under way.
+    world.crm.always("/hooks/a", Behaviour::status(410).after(Duration::from_millis(500)));
+    world.genesys.push_presence("ann", "AWAY");
+    received(&world, "/hooks/a", 3).await;
+    let mut cycle = pool.begin().await.unwrap();
+    sqlx::query("select pg_advisory_xact_lock(7700452)").execute(&mut *cycle).await.unwrap();
+    let state = || async { world.bridge.get(&format!("/v1/webhooks/{hook}")).await.json()["state"].clone() };
+    eventually("it is disabled", || async { (state().await == "disabled").then_some(()) }).await;
+    let mut work = pool.begin().await.unwrap();
+    sqlx::query("select from webhook_work where kind = 'end' for update").execute(&mut *work).await.unwrap();
+    cycle.rollback().await.unwrap();
+    world.crm.always("/hooks/a", Behaviour::default());
+    assert_eq!(world.bridge.post(&format!("/v1/webhooks/{hook}/enable"), &json!({})).await.status, 200);
+    for agent in ["bob", "ann"] {
+        world.genesys.set_presence(agent, "MEAL").await;
+    }
+    let of = |agent: &'static str| move |post: &&std::sync::Arc<genesys_simulator::crm::Post>| matches!(&*post.event, Ok(event) if event.agent() == agent && event.state() == "MEAL");
+    eventually("what stands behind nothing leaves", || async {
+        world.crm.received("/hooks/a").iter().find(of("ann")).map(|_| ())
+    })
+    .await;
+    work.rollback().await.unwrap();
+    eventually("what stood behind something that ended leaves", || async {
+        world.crm.received("/hooks/a").iter().find(of("bob")).map(|_| ())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_is_back_is_not_flooded_with_what_waited() {
+    const OWED: i64 = 3000;
+    let world = World::watching(&["ann"]).await;
+    let pool = database::pool(&world.bridge.database_url).await;
+    let hook = world.register("/hooks/a").await;
+    sqlx::query(
+        "insert into delivery (
+             delivery_id, webhook_id, lane, position, event_id, event_received_at, due_at, attempt, created_at)
+         select gen_random_uuid(), $1::uuid, 1000000 + n, n, gen_random_uuid(), now() - interval '1 hour',
+                now() + interval '1 hour', 1, now() - interval '1 hour'
+         from generate_series(1, $2) n",
+    )
+    .bind(&hook)
+    .bind(OWED)
+    .execute(&pool)
+    .await
+    .unwrap();
+    let woken = || async {
+        let far: i64 = sqlx::query_scalar(
+            "select count(*) from delivery where webhook_id = $1::uuid and due_at > now() + interval '30 minutes'",
+        )
+        .bind(&hook)
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+        OWED - far
+    };
+    assert_eq!(world.bridge.post(&format!("/v1/webhooks/{hook}/test"), &json!({})).await.status, 202);
+    eventually("some have become due", || async { (woken().await > 0).then_some(()) }).await;
+    let since = std::time::Instant::now();
+    loop {
+        let (count, passed) = (woken().await, since.elapsed());
+        // A piece is due within the five seconds after it.
+        let most = 1000 + 100 * i64::try_from(passed.as_secs()).unwrap();
+        assert!(count <= most, "{count} have become due after {passed:?}");
+        if count > 1000 {
+            break;
+        }
+        assert!(passed < SOON, "the rest becomes due too");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

@@ -94,6 +94,9 @@ impl Dispatch {
                     let outcome = end.as_str();
                     deps.metrics.deliveries_ended.get_or_create(&OutcomeLabels { outcome }).inc_by(*count);
                 }
+                if worked.lanes {
+                    walk = Walk::default();
+                }
                 let by = Instant::now() + PIECES_WITHIN;
                 let mut woken = 0;
                 while walk.hurries || looks {
