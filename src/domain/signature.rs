@@ -163,6 +163,17 @@ impl Signer {
     }
 }
 
+impl Signer {
+    /// The secret that it signs with.
+    #[must_use]
+    pub fn secret(&self) -> &[u8] {
+        match self {
+            Self::Hmac(key) => key.bytes(),
+            Self::Ed25519(pair) => pair.seed(),
+        }
+    }
+}
+
 /// The whole `webhook-signature` header: an entry for each key, so that a rotation never breaks a receiver.
 #[must_use]
 pub fn signature_header(signers: &[Signer], id: &str, timestamp: i64, body: &[u8]) -> String {

@@ -16,6 +16,7 @@ mod oauth;
 pub mod ours;
 pub mod post;
 mod proxy;
+mod redact;
 pub mod syslog;
 mod target;
 #[cfg(test)]

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::Full;
-use hyper::header::{HeaderMap, RETRY_AFTER};
+use hyper::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request};
 use rustls::ClientConfig;
 
 use super::envelope::{self, Rendered};
 use super::guard::{Guard, LookUp, ask_the_system};
+use super::redact::redact;
 pub use super::target::Target;
-use super::wire::Reply;
+use super::wire::{ANSWER_READ_MAX, Reply};
 use crate::clock;
 use crate::config::EgressProxy;
 use crate::domain::access::Access;
@@ -48,7 +49,7 @@ pub struct Answer {
     pub outcome: Outcome,
     /// How long the attempt took.
     pub duration: Duration,
-    /// The beginning of the answer's body, at most 4 KiB.
+    /// The beginning of the answer's body, at most 4 KiB; of a refusal's without the webhook's secrets, for it is kept.
     pub excerpt: Vec<u8>,
 }
 
@@ -89,15 +90,31 @@ impl Poster {
     /// Makes one attempt. Always ends by its deadline; follows no redirect; inflates nothing.
     pub async fn post(&self, post: Post) -> Answer {
         let start = Instant::now();
-        match ask(&post, ANSWER_KEPT_MAX).await {
+        match ask(&post, ANSWER_READ_MAX).await {
             Ok(reply) => {
                 let retry_after = wish(&reply.headers);
                 let outcome = Outcome::Answered { status: reply.status, retry_after };
-                Answer { outcome, duration: start.elapsed(), excerpt: reply.body }
+                let duration = start.elapsed();
+                let excerpt = excerpt(&post, reply, outcome.is_success());
+                Answer { outcome, duration, excerpt }
             }
             Err(outcome) => Answer { outcome, duration: start.elapsed(), excerpt: Vec::new() },
         }
     }
+}
+
+/// What is given of an answer's body. A success is quoted nowhere, so nothing is searched in it.
+fn excerpt(post: &Post, mut reply: Reply, is_success: bool) -> Vec<u8> {
+    if is_success || reply.body.is_empty() {
+        reply.body.truncate(ANSWER_KEPT_MAX);
+        return reply.body;
+    }
+    let mut secrets = post.target.secrets().to_vec();
+    let bare =
+        |token: &HeaderValue| token.as_bytes().strip_prefix(b"Bearer ").unwrap_or(token.as_bytes()).to_vec();
+    secrets.extend(reply.tokens.iter().map(bare));
+    secrets.extend(post.keys.iter().map(|key| key.secret().to_vec()));
+    redact(&reply.body, !reply.whole, &secrets, ANSWER_KEPT_MAX)
 }
 
 /// Sends a POST and reads the answer, of whose body it keeps at most `keep` bytes.

@@ -32,6 +32,8 @@ struct Parts {
     /// `None` if no request can be made of what was registered: every attempt says so then.
     way: Option<Way>,
     timeout: Duration,
+    /// What no answer of the receiver may show when it is kept.
+    secrets: Vec<Vec<u8>>,
 }
 
 struct Way {
@@ -59,7 +61,12 @@ impl Target {
         timeout: Duration,
     ) -> Self {
         let way = Way::new(guard, tls, url, access, timeout);
-        Self(Arc::new(Parts { way, timeout }))
+        Self(Arc::new(Parts { way, timeout, secrets: secrets(access) }))
+    }
+
+    /// What the receiver is shown of its secrets; access tokens come with each [`Reply`].
+    pub(super) fn secrets(&self) -> &[Vec<u8>] {
+        &self.0.secrets
     }
 
     /// When a request that begins now must have ended.
@@ -134,7 +141,8 @@ impl Way {
             async || timeout_at(deadline, tokens.get()).await.ok().flatten().ok_or(Outcome::TokenRefused);
         let token = get().await?;
         request.headers_mut().insert(AUTHORIZATION, token.header.clone());
-        let reply = self.wire.ask(request.clone(), keep).await?;
+        let mut reply = self.wire.ask(request.clone(), keep).await?;
+        reply.tokens.push(token.header.clone());
         if reply.status != UNAUTHORIZED {
             tokens.accepted(&token);
             return Ok(reply);
@@ -142,10 +150,28 @@ impl Way {
         if !tokens.drop_refused(&token) {
             return Ok(reply);
         }
-        let token = get().await?;
-        request.headers_mut().insert(AUTHORIZATION, token.header.clone());
-        self.wire.ask(request, keep).await
+        let renewed = get().await?;
+        request.headers_mut().insert(AUTHORIZATION, renewed.header.clone());
+        let mut reply = self.wire.ask(request, keep).await?;
+        reply.tokens.extend([token.header, renewed.header]);
+        Ok(reply)
     }
+}
+
+/// Every secret of a webhook that is not the signature's, as it is sent and as its owner wrote it.
+fn secrets(access: &Access) -> Vec<Vec<u8>> {
+    let mut secrets: Vec<String> =
+        access.headers.iter().map(|(_, value)| value.expose().to_owned()).collect();
+    match &access.auth {
+        Auth::None => {}
+        Auth::Basic { username, password } => secrets.extend([
+            password.expose().to_owned(),
+            BASE64.encode(format!("{username}:{}", password.expose())),
+        ]),
+        Auth::Bearer { token } => secrets.push(token.expose().to_owned()),
+        Auth::Oauth2 { client_secret, .. } => secrets.push(client_secret.expose().to_owned()),
+    }
+    secrets.into_iter().map(String::into_bytes).collect()
 }
 
 /// The address as a request wants it. Two parsers must agree about host and port, or nothing is sent.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Body;
+use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Request};
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -48,6 +49,8 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// Whether that is all of it.
     pub whole: bool,
+    /// Access tokens that it was asked with.
+    pub tokens: Vec<HeaderValue>,
 }
 
 impl Wire {
@@ -89,7 +92,7 @@ impl Wire {
         }
         let (head, body) = answer.into_parts();
         let (body, whole) = read(body, keep).await.ok_or(Outcome::Disconnected)?;
-        Ok(Reply { status, headers: head.headers, body, whole })
+        Ok(Reply { status, headers: head.headers, body, whole, tokens: Vec::new() })
     }
 }
 

@@ -227,8 +227,7 @@ impl Store {
         .await
     }
 
-    /// What came of a probe: a webhook that is well is active again, and one that was disabled gets a snapshot. A receiver
-    /// may say how many POSTs a minute it allows.
+    /// What came of a probe: a webhook that is well is active again, and one that was disabled gets a snapshot.
     ///
     /// # Errors
     /// If the database is away.
@@ -236,15 +235,14 @@ impl Store {
         &self,
         id: WebhookId,
         entry: Entry,
-        found: Result<Option<u32>, &'static str>,
+        is_well: bool,
         now: OffsetDateTime,
     ) -> Result<()> {
         answered(async {
             let mut tx = self.begin().await?;
             audit::write(&mut tx, &[about(entry, id)]).await?;
-            if let Ok(per_minute) = found {
+            if is_well {
                 enable(&mut tx, id, now).await?;
-                allow(&mut tx, id, per_minute).await?;
             } else {
                 sqlx::query!(
                     "update webhook_health h
@@ -305,24 +303,6 @@ async fn enable(conn: &mut PgConnection, id: WebhookId, now: OffsetDateTime) -> 
     .execute(&mut *conn)
     .await?;
     audit::write(conn, &[about(Entry::new(now, Kind::WebhookEnabled), id)]).await
-}
-
-/// Holds a webhook to what its receiver allows, unless its owner has set a limit.
-async fn allow(conn: &mut PgConnection, id: WebhookId, per_minute: Option<u32>) -> Result<()> {
-    let Some(per_minute) = per_minute.filter(|n| *n > 0) else { return Ok(()) };
-    sqlx::query!(
-        "update webhook
-         set rate_limit_requests = $2,
-             rate_limit_per_seconds = 60,
-             version = version + 1
-         where webhook_id = $1
-           and rate_limit_requests is null",
-        id as _,
-        i32::try_from(per_minute.min(10_000)).unwrap_or(10_000),
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
 }
 
 /// Tells of a recovery, if it was told before that the webhook fails.

@@ -124,6 +124,11 @@ async fn no_secret_appears_anywhere_even_when_things_fail() {
 
     // Answers that fail, tokens that end, sockets that break, a database that goes away.
     world.crm.next("/hooks/a", [Behaviour::status(500).body("no")]);
+    // An error page that repeats the request is kept without what is secret in it, as each of them sends it.
+    let page = || Behaviour::EchoRequest { status: 500 };
+    for name in ["basic", "bearer", "oauth"] {
+        world.crm.next(&format!("/hooks/{name}"), [page()]);
+    }
     world.crm.next("/hooks/basic", [Behaviour::status(401)]);
     world.crm.next("/hooks/bearer", [Behaviour::ResetUnanswered]);
     world.genesys.set_presence("ann", "AVAILABLE").await;
@@ -134,6 +139,12 @@ async fn no_secret_appears_anywhere_even_when_things_fail() {
             .wait_until(|posts| posts.iter().any(|p| p.path() == path && p.accepted()), SOON)
             .await
             .unwrap();
+    }
+    for name in ["basic", "bearer", "oauth"] {
+        let delivery = world.crm.received(&format!("/hooks/{name}"))[0].webhook_id().to_owned();
+        let shown = world.bridge.get(&format!("/v1/deliveries/{delivery}")).await.text();
+        assert!(shown.contains("[redacted]") && shown.contains("x-canary"), "the page is kept: {shown}");
+        seen.0.push((format!("a delivery to {name}"), shown));
     }
     let sent = |name: &str, header: &str| {
         let posts = world.crm.received(&format!("/hooks/{name}"));

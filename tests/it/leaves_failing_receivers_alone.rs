@@ -291,9 +291,12 @@ async fn nothing_is_sent_before_the_receiver_has_answered_well_and_everything_af
         assert!(before.iter().all(|post| post.verified() && data(post)["challenge"].is_string()));
 
         world.crm.next("/hooks/a", (verification == "echo").then_some(Behaviour::Echo { status: 200 }));
-        world.crm.allow_origin(Some(("presence-bridge", None)));
+        world.crm.allow_origin(Some(("presence-bridge", Some(120))));
         assert_eq!(world.bridge.post(&format!("/v1/webhooks/{hook}/enable"), &json!({})).await.status, 200);
-        webhook_in(&world, &hook, "active").await;
+        let active = webhook_in(&world, &hook, "active").await;
+        assert_eq!(active["rate_limit"], Value::Null, "limits are the owner's");
+        let told = &world.audit_of("WEBHOOK_PROBED", 2).await[0]["data"]["allowed_per_minute"];
+        assert_eq!(told, &if verification == "options" { json!(120) } else { Value::Null });
         eventually("the snapshot that was asked for", || async {
             let last = world.crm.received("/hooks/a").last()?.clone();
             (last.kind().as_deref() == Some("presence.snapshot")).then_some(())

@@ -238,8 +238,10 @@ async fn a_write_that_takes_longer_than_its_caller_waits_is_carried_out() {
     let pool = database::pool(&url).await;
     let hook = world.bridge.get("/v1/webhooks").await.json()["items"][0]["id"].as_str().unwrap().to_owned();
     let slow = "create function slow() returns trigger language plpgsql as
-                    'begin perform pg_sleep(6); return new; end';
+                    'begin perform pg_sleep(3); return new; end';
                 create trigger slow before update of deleted_at on webhook
+                    for each row execute function slow();
+                create trigger slow before insert on webhook_work
                     for each row execute function slow();";
     sqlx::raw_sql(slow).execute(&pool).await.unwrap();
     let answer = world.bridge.delete(&format!("/v1/webhooks/{hook}")).await;

@@ -26,7 +26,7 @@ const RESET_AFTER: Duration = Duration::from_millis(50);
 /// Copies of 258 zeros in a bomb: 256 MiB in 1.6 MiB.
 const BOMB_COPIES: usize = 1_040_447;
 
-/// Does what was asked; `body` is what the POST held.
+/// Does what was asked; `body` is what the POST held, or what else is to be repeated.
 pub(super) async fn carry_out(behaviour: &Behaviour, body: &Bytes, stream: &mut TcpStream) -> Ended {
     match behaviour {
         Behaviour::Answer(answer) => give(answer, stream).await,
@@ -103,7 +103,9 @@ pub(super) async fn carry_out(behaviour: &Behaviour, body: &Bytes, stream: &mut 
             }
             ended => ended,
         },
-        Behaviour::Echo { status } => give(&plain(*status, body.clone()), stream).await,
+        Behaviour::Echo { status } | Behaviour::EchoRequest { status } => {
+            give(&plain(*status, body.clone()), stream).await
+        }
         Behaviour::Spill(bytes) => spill(stream, bytes).await,
         Behaviour::ResetAfter(bytes) => match write(stream, bytes, 0).await {
             Ok(()) => {

@@ -51,6 +51,8 @@ pub enum Behaviour {
     CloseAfter { answer: Answer, wait: Duration },
     /// Answers with the body of the POST.
     Echo { status: u16 },
+    /// Answers with a page that repeats all of the request, its headers first, and then once more as base64.
+    EchoRequest { status: u16 },
     /// Sends a gzip body that inflates to 256 MiB.
     Bomb { status: u16 },
     /// Sends these bytes as they are, then closes.
@@ -122,6 +124,7 @@ impl Behaviour {
             | Self::Interim { status, .. }
             | Self::Interims { status, .. }
             | Self::Echo { status }
+            | Self::EchoRequest { status }
             | Self::Bomb { status }
             | Self::Drip { status, .. }
             | Self::DripChunks { status, .. }

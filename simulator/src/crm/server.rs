@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
 use time::OffsetDateTime;
 use tokio::net::{TcpListener, TcpStream};
@@ -97,7 +99,11 @@ async fn converse(desk: Arc<Desk>, mut stream: TcpStream, connection: u64) {
         if let Some(observer) = &desk.observer {
             observer.arrived(&post);
         }
-        let ended = carry_out(&post.behaviour, &post.body, &mut stream).await;
+        let repeated = match post.behaviour {
+            Behaviour::EchoRequest { .. } => page(&post),
+            _ => post.body.clone(),
+        };
+        let ended = carry_out(&post.behaviour, &repeated, &mut stream).await;
         if let (Ended::Answered, Some(observer)) = (&ended, &desk.observer) {
             observer.answered(&post);
         }
@@ -142,4 +148,11 @@ fn judge(
         body,
     };
     signature::verify(signed, secrets, at.unix_timestamp(), tolerance)
+}
+
+/// The request as an error page shows it that was written to find faults.
+fn page(post: &Post) -> Bytes {
+    let headers: String = post.headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+    let text = [headers.as_bytes(), b"\n", &post.body].concat();
+    [text.as_slice(), b"\n", BASE64.encode(&text).as_bytes()].concat().into()
 }

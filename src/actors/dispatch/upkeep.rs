@@ -236,7 +236,11 @@ async fn probe(deps: DispatcherDeps, webhook: WebhookId) {
         let level = if found.is_ok() { Level::Info } else { Level::Warn };
         let mut entry = Entry::new(now, Kind::WebhookProbed).level(level);
         entry.outcome = Some(found.err().unwrap_or("ok"));
-        deps.store.end_probe(webhook, entry, found, now).await
+        // To be known, not obeyed: limits are for the owner to set.
+        if let Ok(Some(per_minute)) = found {
+            entry = entry.data("allowed_per_minute", per_minute);
+        }
+        deps.store.end_probe(webhook, entry, found.is_ok(), now).await
     };
     if let Err(error) = asked.await {
         tracing::warn!(%error, %webhook, "a probe could not be written down; it is made again");
