@@ -62,7 +62,7 @@ struct Part<'a> {
 
 impl Part<'_> {
     async fn removal(&mut self) -> anyhow::Result<()> {
-        let hook = self.owed("/removed", json!({}), "now() + interval '1 hour'", self.options.open).await?;
+        let hook = self.owed("/removed", json!({}), "(now() + interval '1 hour')", self.options.open).await?;
         let answer = Instant::now();
         let reply = self.world.bridge.api.delete(&format!("/v1/webhooks/{hook}")).await?;
         println!("DELETE: answered {} after {}", reply.status, millis(answer.elapsed()));
@@ -73,7 +73,7 @@ impl Part<'_> {
     async fn disabling(&mut self) -> anyhow::Result<()> {
         let path = "/disabled";
         self.world.crm.always(path, Behaviour::status(410));
-        let hook = self.owed(path, json!({}), "now() + interval '1 hour'", self.options.open).await?;
+        let hook = self.owed(path, json!({}), "(now() + interval '1 hour')", self.options.open).await?;
         let asked = Instant::now();
         self.world.bridge.post(&format!("/v1/webhooks/{hook}/test"), &json!({})).await?;
         while self.state(&hook).await? != "disabled" {
@@ -139,7 +139,7 @@ impl Part<'_> {
                 "insert into delivery (
                      delivery_id, webhook_id, lane, position, event_id, event_received_at, due_at, created_at)
                  select gen_random_uuid(), '{hook}', 1000000 + n / 10, n, gen_random_uuid(),
-                        now() - interval '1 hour', case when {dated} then {due_at} end, now() - interval '1 hour'
+                        now() - interval '1 hour', case when {dated} then {due_at}::timestamptz end, now() - interval '1 hour'
                  from generate_series(0, {many} - 1) n"
             ))
             .await?;
