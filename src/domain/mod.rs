@@ -18,6 +18,7 @@ pub mod gap_notice;
 pub mod ids;
 pub mod matching;
 pub mod pace;
+pub mod places;
 pub mod presence;
 pub mod quarantine;
 pub mod quota;

@@ -9,6 +9,7 @@ use super::Result;
 use super::deliveries::{Claimed, Cycle, Room};
 use crate::domain::delivery_settings::USUAL_CONCURRENCY;
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
+use crate::domain::places::Risk;
 
 /// Takes what is due and first in its lane. Whatever is due and is not gets out of the way: blocked if it is not the
 /// oldest of its lane, put off for good if its webhook is paused or unverified (resume or a good answer brings it back).
@@ -50,13 +51,22 @@ pub(super) async fn claim(
            open as (
                select a.webhook_id, coalesce(w.version, 0) as version, w.state in ('paused', 'unverified') as paused,
                       w.mode = 'latest' as latest, w.batch_max_items is not null as batched,
+                      -- 0: low (one that is gone or suspended takes no place for long), 1: suspect, 2: unproven.
+                      case when w.state is distinct from 'active' then 0
+                           else coalesce(b.risk, case when h.succeeded_at is null then 2
+                                                      when h.failures > 0 then 1
+                                                      else 0 end) end as risk,
                       greatest(
-                          case when h.failures >= 5 then 1 else coalesce(w.max_concurrency, $8) end
-                              - coalesce(b.held, 0), 0) as room
+                          least(
+                              case when h.failures >= 5 then 1 else coalesce(w.max_concurrency, $8) end
+                                  - coalesce(b.held, 0),
+                              coalesce(b.room, case when w.state = 'active' then $11::bigint else $8 end)),
+                          0) as room
                from asked a
                left join webhook w on w.webhook_id = a.webhook_id
                left join webhook_health h on h.webhook_id = a.webhook_id
-               left join unnest($4::uuid[], $5::bigint[]) as b (webhook_id, held) on b.webhook_id = a.webhook_id
+               left join unnest($4::uuid[], $5::bigint[], $9::bigint[], $10::int[])
+                   as b (webhook_id, held, room, risk) on b.webhook_id = a.webhook_id
                where (w.deleted_at is not null
                       or (coalesce(h.hold_until <= $1, true)
                           -- One that is limited is served by one dispatcher: domain/delivery_settings.rs says which are.
@@ -71,7 +81,8 @@ pub(super) async fn claim(
            ),
            candidate as (
                select c.place, c.delivery_id, c.webhook_id, c.lane, c.position, o.version, o.paused, o.latest,
-                      o.batched, o.room, c.is_state
+                      o.batched, o.room, c.is_state, c.due_at, o.risk,
+                      row_number() over (partition by o.risk, o.batched order by c.due_at) as nth
                from open o
                cross join lateral (
                    -- By its place (ctid) it is found again without a look at any other.
@@ -82,7 +93,12 @@ pub(super) async fn claim(
                    order by d.due_at
                    limit case when o.batched then 1 else o.room end
                ) c
-               order by c.due_at
+           ),
+           chosen as (
+               select *
+               from candidate
+               where batched or risk = 0 or nth <= case risk when 1 then $12::bigint else $13::bigint end
+               order by due_at
                limit $2
            ),
            judged as (
@@ -100,7 +116,7 @@ pub(super) async fn claim(
                             and n.lane = c.lane
                             and n.position > c.position
                             and n.is_state) as newer
-               from candidate c
+               from chosen c
            ),
            moved as (
                update delivery d
@@ -129,11 +145,16 @@ pub(super) async fn claim(
         now,
         room.total,
         dispatcher as _,
-        &room.held.iter().map(|(webhook, _)| *webhook).collect::<Vec<_>>() as _,
-        &room.held.iter().map(|(_, count)| *count).collect::<Vec<_>>(),
+        &room.known.iter().map(|known| known.webhook_id).collect::<Vec<_>>() as _,
+        &room.known.iter().map(|known| known.held).collect::<Vec<_>>(),
         room.only.as_deref() as _,
         room.limited,
         i32::from(USUAL_CONCURRENCY),
+        &room.known.iter().map(|known| known.room).collect::<Vec<_>>(),
+        &room.known.iter().map(|known| level(known.risk)).collect::<Vec<_>>(),
+        room.others,
+        room.suspect,
+        room.unproven,
     )
     .fetch_all(conn)
     .await?;
@@ -167,4 +188,13 @@ pub(super) async fn claim(
         });
     }
     Ok(())
+}
+
+/// A risk as the statement has it.
+const fn level(risk: Risk) -> i32 {
+    match risk {
+        Risk::Low => 0,
+        Risk::Suspect => 1,
+        Risk::Unproven => 2,
+    }
 }

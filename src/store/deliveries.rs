@@ -25,6 +25,7 @@ use crate::domain::audit::{Entry, Kind};
 use crate::domain::circuit::Circuit;
 use crate::domain::delivery::EndState;
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
+use crate::domain::places::Risk;
 use crate::domain::presence::Event;
 
 /// How long a dispatcher counts as alive without a sign of life: what a killed process held is free after that.
@@ -97,17 +98,38 @@ pub struct HealthChange {
     pub circuit: Circuit,
     /// Outcome class of the last failure.
     pub last_outcome: Option<&'static str>,
+    /// It accepts POSTs: from now on it is a proven one.
+    pub succeeds: bool,
     /// It takes POSTs again after it did not: what waits for its next attempt need not wait.
     pub is_back: bool,
+}
+
+/// What a dispatcher knows of a webhook.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// Which.
+    pub webhook_id: WebhookId,
+    /// How many of its deliveries the dispatcher holds.
+    pub held: i64,
+    /// How many more it may take.
+    pub room: i64,
+    /// How likely it is that it keeps its places for long.
+    pub risk: Risk,
 }
 
 /// What a dispatcher may take.
 #[derive(Clone, Debug, Default)]
 pub struct Room {
-    /// How many more deliveries it can hold; 0: do not claim.
+    /// How many more deliveries it takes; 0: do not claim.
     pub total: i64,
-    /// How many it holds now, for each webhook of which it holds any.
-    pub held: Vec<(WebhookId, i64)>,
+    /// How many of them of all webhooks that fail or are slow.
+    pub suspect: i64,
+    /// How many of them of all webhooks that have never accepted a POST.
+    pub unproven: i64,
+    /// What is known of those that have anything in its hands.
+    pub known: Vec<Known>,
+    /// How many of any other webhook.
+    pub others: i64,
     /// Claim for these alone; `None`: for all.
     pub only: Option<Vec<WebhookId>>,
     /// Those with a limit are among them.

@@ -26,6 +26,11 @@ pub enum Handed {
         /// In which lane.
         lane: i64,
     },
+    /// Something due was left where it is for want of room: it is claimed when there is some.
+    Left {
+        /// Whose.
+        webhook: WebhookId,
+    },
     /// Deliveries that wait for their batch.
     Collecting {
         /// To whom.
@@ -42,8 +47,14 @@ pub struct Leave {
     pub dispatcher: Option<DispatcherId>,
     /// How many at most.
     pub room: usize,
-    /// Webhooks for which nothing is taken.
-    pub held: Arc<HashSet<WebhookId>>,
+    /// How many of each webhook at most, where it is not as many as of any other.
+    pub rooms: Arc<HashMap<WebhookId, usize>>,
+    /// How many of any other webhook at most.
+    pub others: usize,
+    /// Webhooks that have accepted a POST.
+    pub proven: Arc<HashSet<WebhookId>>,
+    /// How many at most of all webhooks together that have neither a room of their own nor are proven.
+    pub unproven: usize,
     /// Something is taken for webhooks with a limit.
     pub limited: bool,
 }

@@ -1,7 +1,7 @@
 //! Events and what is owed for them: who gets a delivery, what gives way to it, and in whose hands it begins. No SQL;
 //! `store/written.rs` writes the plan down.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use time::OffsetDateTime;
@@ -53,6 +53,8 @@ pub(super) struct Planned {
     pub(super) due_at: Option<OffsetDateTime>,
     /// It goes into the dispatcher's hands if it is the first of its lane.
     pub(super) handed: bool,
+    /// It would, but its webhook has no room left.
+    pub(super) left: bool,
     /// It waits for a batch, whatever stands before it.
     pub(super) batched: bool,
     pub(super) not_before: Option<OffsetDateTime>,
@@ -93,7 +95,7 @@ pub(super) fn plan(
     now: OffsetDateTime,
 ) -> Plan {
     let mut planning =
-        Planning { plan: Plan::default(), lanes: HashMap::new(), room: leave.room, leave, now };
+        Planning { plan: Plan::default(), lanes: HashMap::new(), room: Room::of(leave), leave, now };
     for (index, new) in events.iter().enumerate() {
         planning.plan.owed.push(0);
         let event = &new.event;
@@ -125,9 +127,51 @@ struct LanePlan {
 struct Planning<'a> {
     plan: Plan,
     lanes: HashMap<(WebhookId, i64), LanePlan>,
-    room: usize,
+    room: Room<'a>,
     leave: &'a Leave,
     now: OffsetDateTime,
+}
+
+/// What is left of the leave to put deliveries into the dispatcher's hands.
+struct Room<'a> {
+    leave: &'a Leave,
+    all: usize,
+    unproven: usize,
+    taken: HashMap<WebhookId, usize>,
+}
+
+impl<'a> Room<'a> {
+    fn of(leave: &'a Leave) -> Self {
+        Self { leave, all: leave.room, unproven: leave.unproven, taken: HashMap::new() }
+    }
+
+    /// Whether the dispatcher shares out places of a webhook by what it is known to be, and not by what it has.
+    fn is_unproven(&self, webhook: WebhookId) -> bool {
+        !self.leave.rooms.contains_key(&webhook) && !self.leave.proven.contains(&webhook)
+    }
+
+    /// Takes a place, if there is one.
+    fn take(&mut self, webhook: WebhookId) -> bool {
+        let is_unproven = self.is_unproven(webhook);
+        let most = self.leave.rooms.get(&webhook).copied().unwrap_or(self.leave.others);
+        let taken = self.taken.entry(webhook).or_insert(0);
+        if self.all == 0 || *taken >= most || (is_unproven && self.unproven == 0) {
+            return false;
+        }
+        *taken += 1;
+        self.all -= 1;
+        self.unproven -= usize::from(is_unproven);
+        true
+    }
+
+    /// Gives a place back.
+    fn give_back(&mut self, webhook: WebhookId) {
+        self.all += 1;
+        self.unproven += usize::from(self.is_unproven(webhook));
+        if let Some(taken) = self.taken.get_mut(&webhook) {
+            *taken = taken.saturating_sub(1);
+        }
+    }
 }
 
 impl Planning<'_> {
@@ -152,14 +196,12 @@ impl Planning<'_> {
         };
         let lane = self.lanes.entry((subscription.webhook_id, new.agent_key)).or_default();
         let first = lane.standing.is_empty();
-        let handed = first
-            && self.room > 0
+        let fit = first
             && due_at.is_some_and(|at| at <= self.now)
             && subscription.batch_wait.is_none()
             && self.leave.dispatcher.is_some()
-            && !self.leave.held.contains(&subscription.webhook_id)
             && (self.leave.limited || !subscription.limited);
-        self.room -= usize::from(handed);
+        let handed = fit && self.room.take(subscription.webhook_id);
         lane.standing.push(self.plan.deliveries.len());
         if let Some(owed) = self.plan.owed.get_mut(index) {
             *owed += 1;
@@ -174,6 +216,7 @@ impl Planning<'_> {
             first,
             due_at,
             handed,
+            left: fit && !handed,
             batched: subscription.batch_wait.is_some(),
             not_before,
             superseded,
@@ -227,7 +270,9 @@ impl Planning<'_> {
                 continue;
             };
             superseded += 1 + planned.superseded;
-            self.room += usize::from(planned.handed);
+            if planned.handed {
+                self.room.give_back(key.0);
+            }
             self.plan.entries.push(entry(self.now, planned, by, to));
             lane.gone.push(index);
         }
@@ -275,6 +320,7 @@ impl Plan {
         now: OffsetDateTime,
     ) -> (Vec<Handed>, Vec<Arc<Event>>) {
         let (mut handed, mut kept, mut collecting) = (Vec::new(), Vec::new(), HashMap::new());
+        let mut left = HashSet::new();
         for planned in &self.deliveries {
             let Some(new) = events.get(planned.event) else { continue };
             if planned.batched {
@@ -300,9 +346,14 @@ impl Plan {
                     }
                     kept.push(new.event.clone());
                 }
-                _ => {}
+                _ => {
+                    if planned.left {
+                        left.insert(planned.webhook_id);
+                    }
+                }
             }
         }
+        handed.extend(left.into_iter().map(|webhook| Handed::Left { webhook }));
         handed.extend(collecting.into_iter().map(|(webhook, count)| Handed::Collecting { webhook, count }));
         (handed, kept)
     }

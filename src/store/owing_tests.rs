@@ -73,6 +73,7 @@ proptest! {
         asked in proptest::collection::vec((any::<bool>(), prop_oneof![Just(0_u64), 1_u64..15], any::<bool>(),
             any::<bool>(), any::<bool>(), any::<bool>()), 0..5),
         room in 0_usize..10,
+        unproven in 0_usize..10,
         hands in any::<bool>(),
         held in any::<bool>(),
     ) {
@@ -85,7 +86,9 @@ proptest! {
             (0..).zip(&asked).map(|(number, asks)| subscription(number, *asks)).collect();
         let held: HashSet<WebhookId> = held.then_some(WebhookId(Uuid::from_u128(10))).into_iter().collect();
         let dispatcher = hands.then(|| DispatcherId(Uuid::from_u128(5)));
-        let leave = Leave { dispatcher, room, held: Arc::new(held.clone()), limited: true };
+        let rooms = held.iter().map(|webhook| (*webhook, 0)).collect();
+        let leave =
+            Leave { dispatcher, room, rooms: Arc::new(rooms), others: 3, unproven, proven: Arc::default(), limited: true };
         let plan = plan(&events, &subscriptions, Subscription::wants, &leave, NOW);
 
         // Each delivery that is wanted is owed: it stands, or an entry says that it gave way.
@@ -123,7 +126,11 @@ proptest! {
                 }
             }
         }
-        prop_assert!(plan.deliveries.iter().filter(|planned| planned.handed).count() <= room);
+        prop_assert!(plan.deliveries.iter().filter(|planned| planned.handed).count() <= room.min(unproven));
+        for webhook in &subscriptions {
+            let ours = plan.deliveries.iter().filter(|d| d.handed && d.webhook_id == webhook.webhook_id);
+            prop_assert!(ours.count() <= 3, "one webhook takes no more than its share");
+        }
         // What gave way to a delivery is counted there; what gave way to nobody is counted nowhere.
         let counted: i32 = plan.deliveries.iter().map(|planned| planned.superseded).sum();
         prop_assert!(usize::try_from(counted).unwrap() <= plan.entries.len());

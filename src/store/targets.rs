@@ -7,7 +7,7 @@ use super::{Result, Store, StoreError, answered};
 use crate::domain::access::Access;
 use crate::domain::circuit::Circuit;
 use crate::domain::delivery_settings::{DeliverySettings, Verification};
-use crate::domain::ids::{WebhookId, WebhookSecretId};
+use crate::domain::ids::{TenantId, WebhookId, WebhookSecretId};
 use crate::domain::secret::MasterKey;
 use crate::domain::signature::SigningKey;
 
@@ -26,6 +26,10 @@ pub struct WebhookTarget {
     pub state: String,
     /// How its receiver has been of late.
     pub circuit: Circuit,
+    /// Its present address has accepted a POST.
+    pub is_proven: bool,
+    /// Whose it is.
+    pub tenant_id: TenantId,
     /// Those who ask for it were told that it fails.
     pub noticed: bool,
     /// How the receiver must show that it wants the POSTs.
@@ -81,6 +85,8 @@ impl Store {
                 settings: webhook.settings.delivery,
                 access,
                 state: webhook.state,
+                is_proven: webhook.health.is_proven,
+                tenant_id: webhook.tenant_id,
                 noticed: webhook.health.noticed,
                 circuit: Circuit {
                     failures: u32::try_from(webhook.health.failures).unwrap_or(0),

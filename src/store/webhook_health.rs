@@ -1,5 +1,7 @@
 //! How receivers have been of late: circuits, disabling, probes, and the notices about them.
 
+use std::collections::HashSet;
+
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -37,9 +39,11 @@ pub(super) async fn write(
              set failures = n.failures,
                  failing_since = n.failing_since,
                  hold_until = n.hold_until,
-                 last_outcome = coalesce(n.last_outcome, h.last_outcome)
-             from unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::timestamptz[], $5::text[], $6::boolean[])
-                  as n (webhook_id, failures, failing_since, hold_until, last_outcome, is_back)
+                 last_outcome = coalesce(n.last_outcome, h.last_outcome),
+                 succeeded_at = case when n.succeeds then coalesce(h.succeeded_at, $7) else h.succeeded_at end
+             from unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::timestamptz[], $5::text[], $6::boolean[],
+                         $8::boolean[])
+                  as n (webhook_id, failures, failing_since, hold_until, last_outcome, is_back, succeeds)
              where h.webhook_id = n.webhook_id
                and h.webhook_id = any (array(
                    select webhook_id
@@ -64,6 +68,7 @@ pub(super) async fn write(
         &changes.iter().map(|c| c.last_outcome).collect::<Vec<_>>() as _,
         &changes.iter().map(|c| c.is_back).collect::<Vec<_>>(),
         now,
+        &changes.iter().map(|c| c.succeeds).collect::<Vec<_>>(),
     )
     .fetch_all(&mut *conn)
     .await?;
@@ -81,6 +86,20 @@ pub(super) async fn write(
 }
 
 impl Store {
+    /// Webhooks whose present address has accepted a POST.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn proven_webhooks(&self) -> Result<HashSet<WebhookId>> {
+        answered(async {
+            let ids = sqlx::query_scalar!(
+                r#"select webhook_id as "id: WebhookId" from webhook_health where succeeded_at is not null"#,
+            );
+            Ok(ids.fetch_all(&self.hot).await?.into_iter().collect())
+        })
+        .await
+    }
+
     /// A webhook's receiver has failed several times in a row: those who ask for it are told, once. `circuit` is how it is
     /// now, which the next cycle has yet to write down.
     ///

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{Result, StoreError};
 use crate::domain::access::Access;
 use crate::domain::delivery_settings::{Batch, DeliverySettings, Format, Mode, RateLimit, Verification};
-use crate::domain::ids::{SourceId, WebhookId, WebhookSecretId};
+use crate::domain::ids::{SourceId, TenantId, WebhookId, WebhookSecretId};
 use crate::domain::secret::MasterKey;
 use crate::domain::signing_pair::public_key;
 use crate::domain::webhook::WebhookSettings;
@@ -36,6 +36,8 @@ pub struct Webhook {
     pub header_names: Vec<String>,
     /// How its receiver has been of late.
     pub health: WebhookHealth,
+    /// Whose it is.
+    pub tenant_id: TenantId,
     /// Until when a former secret signs too; `None` if none does.
     pub former_secrets_expire_at: Option<OffsetDateTime>,
     /// When it was registered.
@@ -59,6 +61,8 @@ pub struct WebhookHealth {
     pub last_outcome: Option<String>,
     /// Those who ask for it were told that it fails.
     pub noticed: bool,
+    /// Its present address has accepted a POST.
+    pub is_proven: bool,
 }
 
 impl Webhook {
@@ -146,6 +150,8 @@ struct Row {
     hold_until: Option<OffsetDateTime>,
     last_outcome: Option<String>,
     noticed: bool,
+    is_proven: bool,
+    tenant_id: TenantId,
     former_secrets_expire_at: Option<OffsetDateTime>,
     seed_id: Option<WebhookSecretId>,
     seed_sealed: Option<Vec<u8>>,
@@ -216,7 +222,9 @@ impl TryFrom<Row> for Webhook {
                 hold_until: row.hold_until,
                 last_outcome: row.last_outcome,
                 noticed: row.noticed,
+                is_proven: row.is_proven,
             },
+            tenant_id: row.tenant_id,
             former_secrets_expire_at: row.former_secrets_expire_at,
             created_at: row.created_at,
             updated_at: row.updated_at,
@@ -238,7 +246,8 @@ macro_rules! whole {
                       verification, auth_kind, access_sealed, header_names, state, state_reason, version,
                       coalesce(h.failures, 0) as "failures!", h.failing_since as "failing_since?",
                       h.hold_until as "hold_until?", h.last_outcome as "last_outcome?",
-                      coalesce(h.noticed, false) as "noticed!",
+                      coalesce(h.noticed, false) as "noticed!", h.succeeded_at is not null as "is_proven!",
+                      w.tenant_id as "tenant_id: TenantId",
                       (select max(expires_at) from webhook_secret s
                        where s.webhook_id = w.webhook_id and expires_at > now()) as former_secrets_expire_at,
                       seed.webhook_secret_id as "seed_id?: WebhookSecretId", seed.sealed as "seed_sealed?",

@@ -143,9 +143,12 @@ impl Store {
                 "update webhook_health
                  set failures = 0,
                      failing_since = null,
-                     hold_until = null
+                     hold_until = null,
+                     -- Another receiver has yet to show that it accepts anything.
+                     succeeded_at = case when $2 then null else succeeded_at end
                  where webhook_id = $1",
                 id as _,
+                changed.contains(&"url"),
             )
             .execute(&mut *tx)
             .await?;

@@ -37,7 +37,7 @@ impl Drop for Written {
         if let Some(handoff) = self.unannounced.take() {
             handoff.look_into(self.handed.iter().filter_map(|handed| match handed {
                 Handed::Behind { webhook, lane } => Some((*webhook, *lane)),
-                Handed::Delivery(_) | Handed::Collecting { .. } => None,
+                Handed::Delivery(_) | Handed::Left { .. } | Handed::Collecting { .. } => None,
             }));
         }
     }
@@ -78,7 +78,7 @@ impl Store {
                 && !planned.handed
                 && !planned.batched
                 && planned.due_at.is_some_and(|at| at <= now)
-                && !leave.held.contains(&planned.webhook_id)
+                && !planned.left
         });
         Ok(Written {
             unhanded,
@@ -97,7 +97,7 @@ impl Store {
         let handed = std::mem::take(&mut written.handed);
         let leased = handed.iter().filter_map(|handed| match handed {
             Handed::Delivery(claimed) => Some((claimed.delivery_id, claimed.attempt)),
-            Handed::Behind { .. } | Handed::Collecting { .. } => None,
+            Handed::Behind { .. } | Handed::Left { .. } | Handed::Collecting { .. } => None,
         });
         let leased: Vec<_> = leased.collect();
         if !self.handoff.hand_over(&written.leave, handed, &written.events)

@@ -42,6 +42,7 @@ mod rotates_the_master_key;
 mod seals_its_audit;
 mod sends_nothing_stale;
 mod shares_a_database;
+mod shares_places;
 mod shows_the_present_first;
 mod speaks_notifications;
 mod speaks_other_formats;

@@ -8,6 +8,7 @@ use super::{Dispatch, Report, start};
 use crate::clock;
 use crate::domain::delivery::EndState;
 use crate::domain::ids::{BatchId, WebhookId};
+use crate::domain::places::Places;
 use crate::store::StoreError;
 use crate::store::deliveries::Claimed;
 
@@ -34,8 +35,17 @@ impl Dispatch {
             .filter(|(_, outlet)| !outlet.circuit.holds(wall))
             .map(|(webhook, _)| webhook)
             .collect();
+        if due.is_empty() {
+            return;
+        }
+        self.count_places();
         for webhook in due {
-            self.form(webhook);
+            if self.outlets.get(&webhook).is_some_and(|outlet| outlet.may_form(&self.places)) {
+                self.form(webhook);
+                if let Some(outlet) = self.outlets.get(&webhook) {
+                    self.places.take(outlet.owner(), outlet.risk(), outlet.places());
+                }
+            }
         }
     }
 
@@ -129,11 +139,16 @@ impl Dispatch {
 }
 
 impl Outlet {
+    /// Whether there is a place for a batch; one that was under way before may be larger than what is left.
+    pub(super) fn may_form(&self, places: &Places) -> bool {
+        places.room(self.owner(), self.risk(), 0) > 0
+    }
+
     /// When the next batch is to be formed; `None` if nothing waits for one, or one is under way.
     pub(super) fn batch_due_at(&self) -> Option<Instant> {
         let batch = self.prepared.as_ref().filter(|_| !self.loading && !self.closing)?.settings.batch?;
         let since = self.collecting_since?;
-        if self.forming || self.posts > 0 || self.circuit.holds(clock::now()) {
+        if self.forming || !self.posts.is_empty() || self.circuit.holds(clock::now()) {
             return None;
         }
         Some(if self.collecting >= batch.max_items { since } else { since + batch.max_wait })

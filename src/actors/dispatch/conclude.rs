@@ -12,6 +12,7 @@ use crate::domain::circuit::OPENS_AFTER;
 use crate::domain::delivery::{Attempt, EndState, Outcome, Verdict, judge};
 use crate::domain::delivery_settings::{DeliverySettings, Mode};
 use crate::domain::ids::{BatchId, WebhookId};
+use crate::domain::places::WINDOW_FIRST;
 use crate::domain::presence::EventKind;
 use crate::metrics::OutcomeLabels;
 use crate::outbound::post::Answer;
@@ -23,12 +24,15 @@ const EXCERPT_BYTES: usize = 4096;
 
 impl Dispatch {
     /// Judges what came back and keeps settlements and audit entries for the next cycle.
-    pub(super) fn conclude(&mut self, webhook: WebhookId, items: Vec<Claimed>, answer: &Answer) {
+    pub(super) fn conclude(&mut self, webhook: WebhookId, post: u64, items: Vec<Claimed>, answer: &Answer) {
         self.deps.metrics.in_flight.dec();
         let metrics = self.deps.metrics.clone();
         metrics.attempts.get_or_create(&OutcomeLabels { outcome: answer.outcome.class() }).inc();
         metrics.attempt_seconds.observe(answer.duration.as_secs_f64());
         let now = clock::now();
+        if let Some(outlet) = self.outlets.get_mut(&webhook) {
+            outlet.posts.remove(&post);
+        }
         let is_test = |claimed: &Claimed| {
             claimed.event.as_ref().is_some_and(|event| event.kind == EventKind::WebhookTest)
         };
@@ -37,6 +41,7 @@ impl Dispatch {
         let goes_on = !self.draining
             && self.outlets.get(&webhook).is_some_and(|outlet| {
                 outlet.ready.len() < settings.max_concurrency
+                    && outlet.room(&self.places) > 0
                     && !outlet.circuit.holds(now)
                     && outlet.circuit.failures < OPENS_AFTER
             });
@@ -93,7 +98,6 @@ impl Dispatch {
         now: OffsetDateTime,
     ) -> DeliverySettings {
         let Some(outlet) = self.outlets.get_mut(&webhook) else { return DeliverySettings::default() };
-        outlet.posts = outlet.posts.saturating_sub(1);
         let settings = outlet.prepared.as_ref().map(|p| p.settings.clone()).unwrap_or_default();
         outlet.used_at = Instant::now();
         if settings.rate_limit.is_some() {
@@ -103,18 +107,28 @@ impl Dispatch {
         if outcome.is_success() {
             let was_failing = outlet.circuit.failures >= OPENS_AFTER;
             // Who sends a test wants to know whether the receiver is back.
-            if outlet.circuit.succeed() || is_test {
+            let is_first = outlet.accepts();
+            if outlet.circuit.succeed() || is_test || is_first {
                 let circuit = outlet.circuit.clone();
                 self.claim |= was_failing;
                 let is_back = was_failing || is_test;
-                self.work.note(HealthChange { webhook_id: webhook, circuit, last_outcome: None, is_back });
+                self.work.note(HealthChange {
+                    webhook_id: webhook,
+                    circuit,
+                    last_outcome: None,
+                    is_back,
+                    succeeds: true,
+                });
             }
-            if std::mem::take(&mut outlet.noticed) {
+            let noticed = std::mem::take(&mut outlet.noticed);
+            self.prove(webhook, true);
+            if noticed {
                 self.aside(async move { store.webhook_succeeds(webhook, now).await });
             }
             return settings;
         }
         let held_until = outlet.circuit.hold_until;
+        outlet.window = (outlet.window / 2).max(WINDOW_FIRST);
         outlet.circuit.fail(now, rest(outcome), random::unit());
         let circuit = outlet.circuit.clone();
         let class = outcome.class();
@@ -125,7 +139,13 @@ impl Dispatch {
             outlet.noticed = true;
             self.aside(async move { store.webhook_fails(webhook, &circuit, class, now).await });
         }
-        let change = HealthChange { webhook_id: webhook, circuit, last_outcome: Some(class), is_back: false };
+        let change = HealthChange {
+            webhook_id: webhook,
+            circuit,
+            last_outcome: Some(class),
+            is_back: false,
+            succeeds: false,
+        };
         self.work.note(change);
         let reason = if outcome.status() == Some(410) {
             Some("gone")

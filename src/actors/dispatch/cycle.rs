@@ -2,14 +2,15 @@
 
 use std::time::Instant;
 
-use super::{Dispatch, IN_HAND_MAX, RETRY_FIRST, RETRY_LONGEST, Report, start};
+use super::{Dispatch, RETRY_FIRST, RETRY_LONGEST, Report, start};
 use crate::clock;
 use crate::domain::delivery::EndState;
 use crate::domain::ids::WebhookId;
+use crate::domain::places::{Risk, WINDOW_FIRST};
 use crate::metrics::OutcomeLabels;
 use crate::random;
 use crate::store::StoreError;
-use crate::store::deliveries::{Cycle, Room, Work};
+use crate::store::deliveries::{Cycle, Known, Room, Work};
 
 impl Dispatch {
     /// Starts a cycle, unless one is under way or there is nothing for it.
@@ -47,14 +48,17 @@ impl Dispatch {
 
     /// What may be claimed now; nothing if nobody asks for a claim.
     fn room(&mut self) -> Room {
-        let free = IN_HAND_MAX.saturating_sub(self.held.len());
+        self.count_places();
+        // Half of what is free: what we do not know yet of those that we have nothing of, we know at the next claim.
+        let free = self.places.free(Risk::Low).div_ceil(2);
         if self.draining || free == 0 {
             return Room::default();
         }
         let now = clock::now();
+        let places = &self.places;
         let hungry: Vec<_> = self
             .busy()
-            .filter(|(_, outlet)| outlet.hungry && outlet.has_appetite(now))
+            .filter(|(_, outlet)| outlet.hungry && outlet.has_appetite(now, places))
             .map(|(webhook, _)| webhook)
             .collect();
         for webhook in &hungry {
@@ -66,11 +70,21 @@ impl Dispatch {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let only = (!self.claim).then_some(hungry);
         self.claim = false;
-        let held = self
-            .busy()
-            .filter(|(_, outlet)| outlet.in_hand() > 0)
-            .map(|(webhook, outlet)| (webhook, count(outlet.in_hand())));
-        Room { total: count(free), held: held.collect(), only, limited: self.eldest }
+        let known = self.busy().map(|(webhook, outlet)| Known {
+            webhook_id: webhook,
+            held: count(outlet.in_hand()),
+            room: count(outlet.room(&self.places)),
+            risk: outlet.risk(),
+        });
+        Room {
+            total: count(free),
+            suspect: count(self.places.free(Risk::Suspect).div_ceil(2)),
+            unproven: count(self.places.free(Risk::Unproven).div_ceil(2)),
+            known: known.collect(),
+            others: count(WINDOW_FIRST),
+            only,
+            limited: self.eldest,
+        }
     }
 
     /// Takes in what a cycle found, or keeps its work for the next one.

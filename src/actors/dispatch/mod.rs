@@ -22,6 +22,7 @@ use tokio::time::sleep;
 use super::dispatcher::{DispatcherDeps, Order};
 use crate::clock;
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, RecoveryId, WebhookId};
+use crate::domain::places::{Places, Risk, WINDOW_FIRST};
 use crate::outbound::post::Answer;
 use crate::random;
 use crate::status::Part;
@@ -40,8 +41,6 @@ mod recover;
 mod send;
 mod upkeep;
 
-/// Deliveries in this process' hands at most: each that is under way costs a socket and some 20 KiB.
-const IN_HAND_MAX: usize = 4096;
 /// The poll that finds what no nudge told of: retries, other processes' events, lost nudges.
 const POLL: Duration = Duration::from_secs(1);
 /// How often we give a sign of life, look for dead dispatchers, for probes, recoveries and snapshots.
@@ -53,7 +52,7 @@ const RETRY_LONGEST: Duration = Duration::from_secs(1);
 /// What tasks report to the loop.
 enum Report {
     /// A POST came back; of a batch all its deliveries.
-    Posted { webhook: WebhookId, items: Vec<Claimed>, answer: Answer },
+    Posted { webhook: WebhookId, post: u64, items: Vec<Claimed>, answer: Answer },
     /// A cycle is over; its work comes back if it failed.
     Cycle { work: Box<Work>, result: Result<Cycle, StoreError> },
     /// A webhook was read.
@@ -141,15 +140,19 @@ pub(super) struct Dispatch {
     draining: bool,
     /// A task panicked.
     died: bool,
-    /// Webhooks for which writers put nothing into our hands.
-    closed: Arc<HashSet<WebhookId>>,
+    /// How the places are taken.
+    places: Places,
+    /// Webhooks whose present address has accepted a POST.
+    proven: Arc<HashSet<WebhookId>>,
+    /// Number of the last POST.
+    last_post: u64,
     report: mpsc::UnboundedSender<Report>,
 }
 
 impl Dispatch {
     /// A loop with nothing in hand, and what its tasks will report.
     fn new(deps: DispatcherDeps) -> (Self, mpsc::UnboundedReceiver<Report>) {
-        // Unbounded is bounded here: each item is one of at most IN_HAND_MAX POSTs or of a few other tasks.
+        // Unbounded is bounded here: each item is one of at most `places::ALL` POSTs or of a few other tasks.
         let (report, reports) = mpsc::unbounded_channel();
         let now = Instant::now();
         let dispatch = Self {
@@ -178,7 +181,9 @@ impl Dispatch {
             eldest: false,
             draining: false,
             died: false,
-            closed: Arc::default(),
+            places: Places::default(),
+            proven: Arc::default(),
+            last_post: 0,
             report,
         };
         (dispatch, reports)
@@ -234,7 +239,18 @@ impl Dispatch {
     async fn begin(&mut self) {
         // What was handed to a loop before us, which died, is free once its lease has ended.
         self.deps.store.handoff.close();
-        while let Err(error) = self.deps.store.begin_dispatcher(self.id, clock::now()).await {
+        loop {
+            let begun = self.deps.store.begin_dispatcher(self.id, clock::now()).await;
+            let error = match begun.map(|()| self.deps.store.proven_webhooks()) {
+                Err(error) => error,
+                Ok(proven) => match proven.await {
+                    Err(error) => error,
+                    Ok(proven) => {
+                        self.proven = Arc::new(proven);
+                        break;
+                    }
+                },
+            };
             tracing::warn!(%error, "the dispatcher waits for the database");
             self.deps.status.alive(Part::Dispatcher);
             sleep(self.retry_after.mul_f64(1.0 + 0.3 * random::unit())).await;
@@ -253,6 +269,7 @@ impl Dispatch {
                         self.work.lanes.push((webhook, lane));
                     }
                 }
+                Handed::Left { webhook } => self.left(webhook),
                 Handed::Collecting { webhook, count } => self.collect(webhook, count),
             }
         }
@@ -291,10 +308,19 @@ impl Dispatch {
         self.pump(webhook);
     }
 
+    /// Hears that something due of a webhook is left in the database. If we have nothing of it, the poll finds it.
+    fn left(&mut self, webhook: WebhookId) {
+        if let Some(outlet) = self.outlets.get_mut(&webhook) {
+            outlet.hungry = true;
+            self.busy.insert(webhook);
+        }
+    }
+
     /// What we know of a webhook that is about to have something to do.
     fn outlet(&mut self, webhook: WebhookId) -> &mut Outlet {
         self.busy.insert(webhook);
-        self.outlets.entry(webhook).or_insert_with(Outlet::new)
+        let is_proven = self.proven.contains(&webhook);
+        self.outlets.entry(webhook).or_insert_with(|| Outlet::new(is_proven))
     }
 
     /// Webhooks that a turn has to look at.
@@ -317,7 +343,7 @@ impl Dispatch {
 
     fn hear(&mut self, report: Report) {
         match report {
-            Report::Posted { webhook, items, answer } => self.conclude(webhook, items, &answer),
+            Report::Posted { webhook, post, items, answer } => self.conclude(webhook, post, items, &answer),
             Report::Cycle { work, result } => self.cycled(*work, result),
             Report::Read { webhook, result } => self.know(webhook, *result),
             Report::Formed { webhook, result } => self.formed(webhook, result),
@@ -336,17 +362,31 @@ impl Dispatch {
         let now = clock::now();
         let outlets = &self.outlets;
         self.busy.retain(|webhook| outlets.get(webhook).is_some_and(|outlet| !outlet.is_quiet()));
-        let closed: HashSet<WebhookId> =
-            self.busy().filter(|(_, outlet)| outlet.is_closed(now)).map(|(webhook, _)| webhook).collect();
-        if closed != *self.closed {
-            self.closed = Arc::new(closed);
-        }
+        self.count_places();
+        let room = |outlet: &Outlet| if outlet.is_closed(now) { 0 } else { outlet.room(&self.places) };
+        let rooms = self.busy().map(|(webhook, outlet)| (webhook, room(outlet))).collect();
         self.deps.store.handoff.set_leave(Leave {
             dispatcher: Some(self.id),
-            room: IN_HAND_MAX.saturating_sub(self.held.len()),
-            held: self.closed.clone(),
+            // Half of what is free, as several may take their leave before we look again.
+            room: self.places.free(Risk::Low).div_ceil(2),
+            rooms: Arc::new(rooms),
+            others: WINDOW_FIRST,
+            proven: self.proven.clone(),
+            unproven: self.places.free(Risk::Unproven).div_ceil(2),
             limited: self.eldest,
         });
+    }
+
+    /// Counts anew who has how many places.
+    fn count_places(&mut self) {
+        let mut places = Places::default();
+        for (_, outlet) in self.busy() {
+            let taken = outlet.places();
+            if taken > 0 {
+                places.take(outlet.owner(), outlet.risk(), taken);
+            }
+        }
+        self.places = places;
     }
 
     /// When the loop has something to do even if nothing happens.
@@ -363,7 +403,7 @@ impl Dispatch {
         }
         for (_, outlet) in self.busy() {
             moment = moment.min(outlet.paced_until.unwrap_or(moment));
-            if !self.draining {
+            if !self.draining && outlet.may_form(&self.places) {
                 moment = moment.min(outlet.batch_due_at().unwrap_or(moment));
             }
         }

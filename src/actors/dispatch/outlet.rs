@@ -1,6 +1,6 @@
 //! What the dispatcher knows of one webhook while it has anything for it: settings, circuit, pace, and what is in hand.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,17 +9,21 @@ use time::OffsetDateTime;
 use crate::domain::circuit::Circuit;
 use crate::domain::delivery_settings::DeliverySettings;
 use crate::domain::pace::Pace;
+use crate::domain::places::{self, Owner, Places, Risk, SLOW_AFTER, WINDOW_FIRST};
 use crate::domain::signature::{Signer, SigningPair};
 use crate::outbound::post::Target;
 use crate::store::deliveries::Claimed;
 use crate::store::targets::WebhookTarget;
+use url::Url;
 
-/// Deliveries of one webhook in hand beyond those under way, so that the next is there when one ends.
+/// Deliveries of one webhook in hand beyond those that may be under way, so that the next is there when one ends.
 const READY_MAX: usize = 64;
 
 /// A webhook's settings, address and keys, ready for sending.
 pub(super) struct Prepared {
     pub(super) version: i64,
+    url: String,
+    owner: Owner,
     /// `active`, `paused`, `disabled` or `unverified`.
     pub(super) state: String,
     pub(super) settings: DeliverySettings,
@@ -34,7 +38,14 @@ impl Prepared {
             Some((Signer::Ed25519(SigningPair::from_seed(&seed.0).ok()?), *until))
         });
         let keys = hmac.chain(pairs).collect();
-        Self { version: read.version, state: read.state, settings: read.settings, target, keys }
+        let owner = Owner { tenant: read.tenant_id, host: host(&read.url).into() };
+        let (version, url) = (read.version, read.url);
+        Self { version, url, owner, state: read.state, settings: read.settings, target, keys }
+    }
+
+    /// Whether its POSTs go to this address.
+    pub(super) fn goes_to(&self, url: &str) -> bool {
+        self.url == url
     }
 
     /// What signs at `now`.
@@ -42,6 +53,11 @@ impl Prepared {
         let signs = |expires_at: &Option<OffsetDateTime>| expires_at.is_none_or(|at| at > now);
         self.keys.iter().filter(|(_, expires_at)| signs(expires_at)).map(|(key, _)| key.clone()).collect()
     }
+}
+
+/// Host and port of an address.
+fn host(url: &str) -> String {
+    Url::parse(url).map_or_else(|_| String::new(), |url| url.authority().to_owned())
 }
 
 /// One webhook with anything to send.
@@ -56,8 +72,12 @@ pub(super) struct Outlet {
     pub(super) closing: bool,
     /// In hand, and not under way; oldest first.
     pub(super) ready: VecDeque<Claimed>,
-    /// POSTs under way.
-    pub(super) posts: usize,
+    /// POSTs under way, by their number, with the moment at which they began and the places that they take.
+    pub(super) posts: BTreeMap<u64, (Instant, usize)>,
+    /// Places that it may have: one more with each POST that its receiver accepts, half as many after a failure.
+    pub(super) window: usize,
+    /// Its present address has accepted a POST.
+    pub(super) is_proven: bool,
     pub(super) circuit: Circuit,
     /// It was told that it fails.
     pub(super) noticed: bool,
@@ -97,14 +117,16 @@ pub(super) enum Unsent {
 }
 
 impl Outlet {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(is_proven: bool) -> Self {
         Self {
             prepared: None,
             loading: false,
             outdated: false,
             closing: false,
             ready: VecDeque::new(),
-            posts: 0,
+            posts: BTreeMap::new(),
+            window: WINDOW_FIRST,
+            is_proven,
             circuit: Circuit::default(),
             noticed: false,
             pace: Pace::default(),
@@ -137,7 +159,7 @@ impl Outlet {
         if !eldest && prepared.settings.is_limited() {
             return Next::HoldUntil(now); // the eldest claims it
         }
-        if self.posts >= self.circuit.room(now, prepared.settings.max_concurrency) {
+        if self.posts.len() >= self.circuit.room(now, prepared.settings.max_concurrency) {
             return Next::Wait;
         }
         let Some(claimed) = self.ready.pop_front() else { return Next::Wait };
@@ -166,16 +188,48 @@ impl Outlet {
     }
 
     /// How many more deliveries it may have in hand.
-    pub(super) fn room(&self) -> usize {
+    pub(super) fn room(&self, places: &Places) -> usize {
         let concurrency = self.prepared.as_ref().map_or(READY_MAX, |p| p.settings.max_concurrency);
-        (concurrency + READY_MAX).saturating_sub(self.ready.len() + self.posts)
+        let most = (concurrency + READY_MAX).min(self.window);
+        let has = self.places();
+        most.saturating_sub(has).min(places.room(self.owner(), self.risk(), has))
+    }
+
+    /// Places that it has.
+    pub(super) fn places(&self) -> usize {
+        let posts: usize = self.posts.values().map(|(_, places)| places).sum();
+        let batch = self.prepared.as_ref().and_then(|p| p.settings.batch).filter(|_| self.forming);
+        self.ready.len() + posts + batch.map_or(0, |batch| places::of_batch(batch.max_items))
+    }
+
+    /// Whose they are; `None` until it is read.
+    pub(super) fn owner(&self) -> Option<&Owner> {
+        self.prepared.as_ref().map(|prepared| &prepared.owner)
+    }
+
+    /// How likely it is that it keeps its places for long.
+    pub(super) fn risk(&self) -> Risk {
+        let oldest = self.posts.first_key_value();
+        if !self.is_proven {
+            Risk::Unproven
+        } else if self.circuit.failures > 0
+            || oldest.is_some_and(|(_, (since, _))| since.elapsed() > SLOW_AFTER)
+        {
+            Risk::Suspect
+        } else {
+            Risk::Low
+        }
+    }
+
+    /// A POST was accepted. Says whether it is the first one.
+    pub(super) fn accepts(&mut self) -> bool {
+        self.window = self.window.saturating_add(1).min(places::ALL);
+        !std::mem::replace(&mut self.is_proven, true)
     }
 
     /// Whether writers shall not put more into our hands.
     pub(super) fn is_closed(&self, now: OffsetDateTime) -> bool {
-        self.room() == 0
-            || self.circuit.failures >= crate::domain::circuit::OPENS_AFTER
-            || self.circuit.holds(now)
+        self.circuit.failures >= crate::domain::circuit::OPENS_AFTER || self.circuit.holds(now)
     }
 
     /// Whether nothing is in hand, nothing waited for, and nothing wrong.
@@ -201,7 +255,7 @@ impl Outlet {
 
     /// Whether nothing is in hand, and no answer of receiver or database awaited.
     fn is_at_rest(&self) -> bool {
-        self.ready.is_empty() && self.posts == 0 && !(self.loading || self.closing || self.forming)
+        self.ready.is_empty() && self.posts.is_empty() && !(self.loading || self.closing || self.forming)
     }
 }
 

@@ -11,6 +11,7 @@ use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::delivery::EndState;
 use crate::domain::ids::{EventId, WebhookId};
+use crate::domain::places::{self, Places};
 use crate::metrics::OutcomeLabels;
 use crate::outbound::envelope::{self, Item};
 use crate::outbound::post::Post;
@@ -40,8 +41,14 @@ impl Dispatch {
                     outlet.circuit = read.circuit.clone();
                 }
                 outlet.noticed |= read.noticed;
+                // That it has succeeded may not be written yet.
+                outlet.is_proven = read.is_proven
+                    || (outlet.is_proven
+                        && outlet.prepared.as_ref().is_some_and(|prepared| prepared.goes_to(&read.url)));
+                let is_proven = outlet.is_proven;
                 let target = self.deps.poster.target(&read.url, &read.access, read.settings.timeout);
                 outlet.prepared = Some(Arc::new(Prepared::new(read, target)));
+                self.prove(webhook, is_proven);
                 self.pump(webhook);
             }
             Err(StoreError::NotFound(_)) => {
@@ -53,6 +60,18 @@ impl Dispatch {
                 tracing::error!(%error, %webhook, "a webhook's address or secret cannot be read");
                 let later = clock::now() + time::Duration::seconds(5);
                 self.give_back(webhook, later);
+            }
+        }
+    }
+
+    /// Keeps whether a webhook's present address has accepted a POST.
+    pub(super) fn prove(&mut self, webhook: WebhookId, is_proven: bool) {
+        if self.proven.contains(&webhook) != is_proven {
+            let proven = Arc::make_mut(&mut self.proven);
+            if is_proven {
+                proven.insert(webhook);
+            } else {
+                proven.remove(&webhook);
             }
         }
     }
@@ -121,7 +140,10 @@ impl Dispatch {
         }
         let Some(outlet) = self.outlets.get_mut(&webhook) else { return };
         let Some(prepared) = outlet.prepared.clone() else { return };
-        outlet.posts += 1;
+        self.last_post += 1;
+        let number = self.last_post;
+        let places = if batch_id.is_some() { places::of_batch(items.len()) } else { 1 };
+        outlet.posts.insert(number, (Instant::now(), places));
         outlet.used_at = Instant::now();
         self.deps.metrics.in_flight.inc();
         let told: Vec<_> = items.iter().map(|claimed| self.told(claimed.event_id)).collect();
@@ -129,7 +151,7 @@ impl Dispatch {
         start(&self.report, async move {
             let post = post(&prepared, &items, &told, batch_id);
             let answer = poster.post(post).await;
-            Report::Posted { webhook, items, answer }
+            Report::Posted { webhook, post: number, items, answer }
         });
     }
 
@@ -183,15 +205,15 @@ impl Dispatch {
 impl Outlet {
     /// Deliveries or batches in hand.
     pub(super) fn in_hand(&self) -> usize {
-        self.ready.len() + self.posts
+        self.ready.len() + self.posts.len()
     }
 
     /// Whether it could take more than it has in hand.
-    pub(super) fn has_appetite(&self, now: OffsetDateTime) -> bool {
+    pub(super) fn has_appetite(&self, now: OffsetDateTime, places: &Places) -> bool {
         self.prepared.as_ref().is_some_and(|prepared| {
+            let most = self.circuit.room(now, prepared.settings.max_concurrency).min(self.window);
             // Half empty, so that one claim brings many.
-            self.ready.is_empty()
-                && self.posts <= self.circuit.room(now, prepared.settings.max_concurrency) / 2
+            self.ready.is_empty() && self.posts.len() <= most / 2 && most > 0 && self.room(places) > 0
         })
     }
 }
