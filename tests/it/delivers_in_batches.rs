@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use genesys_simulator::crm::{Behaviour, Post};
+use presence_bridge::domain::ids::{DispatcherId, WebhookId};
+use presence_bridge::store::Store;
 use serde_json::{Value, json};
+use sqlx::types::Uuid;
 
 use crate::support::crowd::{Crowd, body, ended_twice, items};
 use crate::support::look::{all, hurry};
@@ -178,4 +181,29 @@ async fn one_batch_is_under_way_at_a_time() {
     let posts = world.crm.wait_until(|posts| items(posts).len() == 60, SOON).await.unwrap();
     assert_eq!(sequences(&posts, "ann"), (1..=60).collect::<Vec<_>>());
     assert!(posts.windows(2).all(|two| two[1].arrived - two[0].arrived >= slow));
+}
+
+/// The word about it is on its way: the same would be sent twice under one attempt. `make faults` found it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failed_cycle_gives_back_is_never_a_batch_that_is_being_formed() {
+    let world = World::watching(&["ann"]).await;
+    let url = &world.bridge.database_url;
+    let hook: Uuid =
+        world.register_with("/hooks/a", batch(100, 60_000)).await["id"].as_str().unwrap().parse().unwrap();
+    for state in &STATES[..3] {
+        world.genesys.push_presence("ann", state);
+    }
+    world.audit_of("EVENT_RECEIVED", 3).await;
+    let store = Store::connect(url.parse().unwrap(), 2).await.unwrap();
+    let (us, now) =
+        (DispatcherId::generate(), genesys_simulator::clock::parse_rfc3339("2126-01-01T00:00:00Z").unwrap());
+    store.begin_dispatcher(us, now).await.unwrap();
+    let formed = store.form_batch(us, WebhookId(hook), 100, now).await.unwrap();
+    assert_eq!(formed.len(), 3);
+    store.resolve_doubt(us, now, &[], &[]).await.unwrap();
+    let ours = "select count(*) from delivery where leased_by = $1 and attempt = 1";
+    let pool = database::pool(url).await;
+    let ours: i64 = sqlx::query_scalar(ours).bind(us.0).fetch_one(&pool).await.unwrap();
+    assert_eq!(ours, 3, "what is being formed was given back");
+    store.close().await;
 }
