@@ -102,6 +102,11 @@ impl Relay {
         tally.hurt = None;
     }
 
+    /// Takes back a fault that has not happened yet, and gives it.
+    pub fn disarm(&self) -> Option<Fault> {
+        self.shared.tally().fault.take()
+    }
+
     /// The request that the last fault has hurt, once it has.
     #[must_use]
     pub fn hurt(&self) -> Option<Request> {
