@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool, Postgres, Row, Transaction};
 use tokio::time::timeout;
 
 use crate::clock;
@@ -366,9 +366,21 @@ fn pool_options(connections: u32, fresh: Duration) -> PgPoolOptions {
         })
 }
 
-/// Asks a connection for a sign of life; after an error the pool drops it without a farewell.
+/// Asks a connection for a sign of life, and whether it is outside of any transaction; after an error the pool drops it without
+/// a farewell. A step that was given up in the middle of a statement may leave a transaction open or aborted that sqlx
+/// knows nothing of: handed out again and again, it would fail every step that gets it. A plain query, for only there both
+/// times are the same outside of a transaction.
 async fn alive(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    timeout(PING_WITHIN, connection.ping()).await.map_err(|_| sqlx::Error::Io(ErrorKind::TimedOut.into()))?
+    let asked = async {
+        let row = sqlx::raw_sql("select now() = statement_timestamp()").fetch_one(&mut *connection).await?;
+        row.try_get::<bool, _>(0)
+    };
+    match timeout(PING_WITHIN, asked).await {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Ok(false)) => Err(sqlx::Error::Protocol("a transaction was left open".to_owned())),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(sqlx::Error::Io(ErrorKind::TimedOut.into())),
+    }
 }
 
 /// Gives a step up that the database leaves unanswered; its connection goes back to the pool, which drops it.
