@@ -38,8 +38,8 @@ help:
 
 demo:
 	@scripts/setup demo
-	cargo build --locked --package presence-bridge --package genesys-simulator
-	$(TARGET)/debug/genesys-simulator demo --bridge $(TARGET)/debug/presence-bridge \
+	@cargo build --locked --package presence-bridge --package genesys-simulator
+	@$(TARGET)/debug/genesys-simulator demo --bridge $(TARGET)/debug/presence-bridge \
 		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(KILL),--kill-at $(KILL)) \
 		$(if $(AGENTS),--agents $(AGENTS)) $(if $(RATE),--rate $(RATE)) \
 		$(if $(PROTOCOL),--protocol $(PROTOCOL))

@@ -62,6 +62,8 @@ pub struct Running {
     pub server: ServerHandle,
     /// The database.
     pub store: Store,
+    /// The figures.
+    pub metrics: Metrics,
     /// Our own Postgres, if it is ours.
     pub embedded: Option<Embedded>,
 }
@@ -150,6 +152,8 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
         None => store.remove_environment_source().await?,
     }
 
+    // Before anything lives that would have to be ended again.
+    let listener = TcpListener::bind(config.listen).map_err(|error| not_listening(&config, &error))?;
     let (status, metrics) = (Arc::new(Status::default()), Metrics::new());
     let targets = TargetPolicy::new(config.allow_targets.clone());
     let proxy = config.egress_proxy.as_ref().map(|proxy| (proxy.host.clone(), proxy.port));
@@ -198,20 +202,26 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
     keep_up("sweep", &metrics, move || sweep::run(swept.clone(), figures.clone(), kept_for, key.clone()));
     let strangers =
         Strangers { proxies: TrustedProxies::new(config.trusted_proxies.clone()), quota: config.api_rate };
+    let figures = metrics.clone();
     let state = ApiState::new(store.clone(), status, metrics, master_key, targets, strangers);
-    let (server, address) = serve(&config, state)?;
+    let (server, address) = serve(&config, listener, state)?;
     tokio::spawn(lookout.listening(vec![address]).keep_looking());
     store
         .write_audit(&[Entry::new(clock::now(), Kind::BridgeStarted).data("version", crate::VERSION)])
         .await?;
-    Ok(Running { supervisor, dispatcher, recorder, recorder_died, server, store, embedded })
+    Ok(Running { supervisor, dispatcher, recorder, recorder_died, server, store, metrics: figures, embedded })
 }
 
-fn serve(config: &Config, state: ApiState) -> anyhow::Result<(ServerHandle, SocketAddr)> {
-    let blamed = |error: io::Error| {
-        blame("BRIDGE_LISTEN", &format!("{} cannot be listened on: {error}", config.listen))
-    };
-    let listener = TcpListener::bind(config.listen).map_err(blamed)?;
+fn not_listening(config: &Config, error: &io::Error) -> anyhow::Error {
+    blame("BRIDGE_LISTEN", &format!("{} cannot be listened on: {error}", config.listen))
+}
+
+fn serve(
+    config: &Config,
+    listener: TcpListener,
+    state: ApiState,
+) -> anyhow::Result<(ServerHandle, SocketAddr)> {
+    let blamed = |error: io::Error| not_listening(config, &error);
     let address = listener.local_addr().map_err(blamed)?;
     let server = api::server::serve(listener, web::Data::new(state)).map_err(blamed)?;
     tracing::info!(%address, "listening");

@@ -1,6 +1,6 @@
 //! Floor 4: `presence-bridge audit …`, for auditors and for whoever collects logs. Runs beside a bridge or without one.
 
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -176,8 +176,24 @@ async fn head(store: &Store) -> anyhow::Result<bool> {
     Ok(true)
 }
 
+/// A reader that has seen enough (`| head`) ends it quietly.
 async fn export(store: &Store, since: i64, wanted: Wanted, follow: bool) -> anyhow::Result<bool> {
-    let mut out = BufWriter::new(std::io::stdout());
+    match export_all(store, since, wanted, follow).await {
+        Err(error) if is_broken_pipe(&error) => Ok(true),
+        other => other,
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        let json = cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
+        io.or(json) == Some(io::ErrorKind::BrokenPipe)
+    })
+}
+
+async fn export_all(store: &Store, since: i64, wanted: Wanted, follow: bool) -> anyhow::Result<bool> {
+    let mut out = BufWriter::new(io::stdout());
     let mut after = since;
     loop {
         let through = match store.sealed_through().await {

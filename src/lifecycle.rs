@@ -4,10 +4,11 @@
 //! Soft stop: sockets close properly and what they brought is stored; nothing new is claimed, POSTs under way may
 //! finish, the rest is given back for the next process; then the API, the database.
 
+use std::future::pending;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 
 use crate::actors::dispatcher::Drain;
 use crate::actors::supervisor::Stop;
@@ -15,9 +16,13 @@ use crate::app::{self, Running};
 use crate::clock;
 use crate::config::Config;
 use crate::domain::audit::{Entry, Kind};
+use crate::metrics::{Metrics, ReasonLabels};
+use crate::store::embedded::{Embedded, EmbeddedError};
 
 /// The whole soft stop ends within this; what is not done then is cut.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// How often our own Postgres is looked at.
+const LOOK_AT_POSTGRES_EVERY: Duration = Duration::from_secs(1);
 /// POSTs under way may take this long to finish.
 const DRAIN_WITHIN: Duration = Duration::from_secs(7);
 
@@ -46,11 +51,16 @@ pub async fn run(config: Config) -> anyhow::Result<Ending> {
     let mut running = app::start(config, opened).await?;
     let crashed = tokio::select! {
         () = either(&mut interrupt, &mut terminate) => false,
-        _ = &mut running.recorder_died => true,
+        _ = &mut running.recorder_died => {
+            tracing::error!("the recorder died; the process ends so that a new one can start");
+            true
+        }
+        error = keep_alive(running.embedded.as_mut(), &running.metrics) => {
+            tracing::error!(%error, "without a database the process ends");
+            true
+        }
     };
-    if crashed {
-        tracing::error!("the recorder died; the process ends so that a new one can start");
-    } else {
+    if !crashed {
         tracing::info!("stopping");
     }
     let ended = tokio::select! {
@@ -65,6 +75,23 @@ pub async fn run(config: Config) -> anyhow::Result<Ending> {
         (false, true) => Ending::Wished,
         (false, false) => Ending::Cut,
     })
+}
+
+/// Starts our own Postgres again whenever it dies. Ends when that does not help any more; never, if none is ours.
+async fn keep_alive(embedded: Option<&mut Embedded>, metrics: &Metrics) -> EmbeddedError {
+    let Some(server) = embedded else { return pending().await };
+    let mut ticks = interval(LOOK_AT_POSTGRES_EVERY);
+    loop {
+        ticks.tick().await;
+        match server.revive() {
+            Ok(false) => {}
+            Ok(true) => {
+                let reason = ReasonLabels { reason: "embedded_postgres" };
+                metrics.actors_restarted.get_or_create(&reason).inc();
+            }
+            Err(error) => return error,
+        }
+    }
 }
 
 async fn either(first: &mut Signal, second: &mut Signal) {

@@ -188,6 +188,7 @@ pub const ROUTES: &[Endpoint] = &[
     Endpoint::open("GET", "/metrics", |r| r.to(health::metrics)),
     Endpoint::open("GET", "/version", |r| r.to(health::version)),
     Endpoint::open("GET", "/openapi.yaml", |r| r.to(health::openapi)),
+    Endpoint::open("GET", "/", |r| r.to(health::docs_redirect)),
     Endpoint::open("GET", "/docs", |r| r.to(health::docs_redirect)),
     Endpoint::open("GET", "/docs/{file:.*}", |r| r.to(health::docs)),
 ];

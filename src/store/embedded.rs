@@ -22,6 +22,10 @@ const START_WITHIN: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(8);
 /// A server of a bridge that was killed just now needs a moment to stop; so long we try again.
 const PREDECESSOR_GONE_WITHIN: Duration = Duration::from_secs(30);
+/// A server that dies again and again is given up after so many deaths without a minute's life in between.
+const DEATHS_MAX: u32 = 30;
+/// Longest wait before it is started again; what the former one leaves behind needs a moment to go.
+const REVIVE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How often a file is looked at while waiting.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Longest socket directory: the kernel's limit for the whole path is 107 bytes.
@@ -42,7 +46,7 @@ pub enum EmbeddedError {
         looked: String,
     },
     /// The directory cannot be used.
-    #[error("BRIDGE_DATA_DIR {path}: {what}")]
+    #[error("{path}: {what}")]
     Directory {
         /// Which.
         path: String,
@@ -75,6 +79,21 @@ pub struct Embedded {
     child: Child,
     socket_dir: PathBuf,
     log: PathBuf,
+    how: How,
+    started: Instant,
+    /// How often it died without having lived for [`START_WITHIN`] before.
+    deaths: u32,
+    /// When it may be started again, once its death was noticed.
+    revive_at: Option<Instant>,
+}
+
+/// How a server is started.
+#[derive(Clone, Debug)]
+struct How {
+    bin: PathBuf,
+    data: PathBuf,
+    options: Options,
+    owner: Option<User>,
 }
 
 impl Embedded {
@@ -109,6 +128,10 @@ impl Embedded {
                 child: spawn(&bin, &data, &socket_dir, &log, options, owner.as_ref())?,
                 socket_dir: socket_dir.clone(),
                 log: log.clone(),
+                how: How { bin: bin.clone(), data: data.clone(), options, owner: owner.clone() },
+                started: Instant::now(),
+                deaths: 0,
+                revive_at: None,
             };
             match server.wait_until_ready(&data) {
                 Ok(()) => return Ok(server),
@@ -145,6 +168,38 @@ impl Embedded {
         let dir: String =
             url::form_urlencoded::byte_serialize(self.socket_dir.as_os_str().as_encoded_bytes()).collect();
         format!("postgres://postgres@localhost:{PORT}/{database}?host={dir}")
+    }
+
+    /// Looks whether the server is alive, and starts it again if it died, with a growing wait; true if it was started just now.
+    /// Does not block: the server repairs its files by itself and accepts connections when it has. Call it about once a second,
+    /// from the thread that started the server.
+    ///
+    /// # Errors
+    /// If it cannot be started, or dies whenever it is: nothing here helps any more.
+    pub fn revive(&mut self) -> Result<bool, EmbeddedError> {
+        let Ok(Some(status)) = self.child.try_wait() else { return Ok(false) };
+        let now = Instant::now();
+        match self.revive_at {
+            None => {
+                let lived = self.started.elapsed() > START_WITHIN;
+                self.deaths = u32::from(!lived) * self.deaths + 1;
+                if self.deaths > DEATHS_MAX {
+                    let said = format!("it ended with {status}, again and again");
+                    return Err(EmbeddedError::NotReady(said, self.log.display().to_string()));
+                }
+                let wait = Duration::from_secs((self.deaths - 1).into()).min(REVIVE_WAIT_MAX);
+                tracing::error!(%status, ?wait, "the embedded PostgreSQL died; it is started again");
+                self.revive_at = Some(now + wait);
+                Ok(false)
+            }
+            Some(at) if now < at => Ok(false),
+            Some(_) => {
+                let How { bin, data, options, owner } = &self.how;
+                self.child = spawn(bin, data, &self.socket_dir, &self.log, *options, owner.as_ref())?;
+                (self.started, self.revive_at) = (now, None);
+                Ok(true)
+            }
+        }
     }
 
     /// Stops the server (fast shutdown: sessions end, a checkpoint is written).

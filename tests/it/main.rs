@@ -38,6 +38,7 @@ mod refuses_wrong_configuration;
 mod registers_webhooks;
 mod repeats_safely;
 mod retries_then_gives_up;
+mod revives_its_postgres;
 mod rotates_the_master_key;
 mod seals_its_audit;
 mod sends_nothing_stale;

@@ -43,6 +43,7 @@ async fn every_operation_succeeds_as_promised() {
         "/metrics",
         "/version",
         "/openapi.yaml",
+        "/",
         "/docs",
         "/docs/index.html",
     ] {
