@@ -302,7 +302,12 @@ impl Store {
     /// # Errors
     /// If the database is away, or one of them does not end in time.
     pub async fn writers_ended(&self) -> Result<()> {
-        answered(async { Ok(self.pool.begin_with(BEGIN_WRITING).await?.commit().await?) }).await
+        self.ended(BEGIN_WRITING).await
+    }
+
+    /// Waits until whoever has begun with this lock, a writer or a cycle, has ended: once we have it, they have.
+    pub(super) async fn ended(&self, begin: &'static str) -> Result<()> {
+        answered(async { Ok(self.pool.begin_with(begin).await?.commit().await?) }).await
     }
 
     /// Makes due what a dispatcher holds of these events from birth: nobody was told of it, because the answer to a commit was

@@ -140,8 +140,7 @@ impl Store {
             return Ok(());
         }
         for begin in [BEGIN_WRITING, BEGIN_CYCLE] {
-            // Once we have their lock, they have ended.
-            answered(async { Ok(self.pool.begin_with(begin).await?.commit().await?) }).await?;
+            self.ended(begin).await?;
         }
         answered(async {
             sqlx::query!(
