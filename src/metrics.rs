@@ -91,6 +91,8 @@ pub struct Metrics {
     pub audit_push_failures: Counter,
     /// Odd content from upstream that was counted and not kept, because there was too much of it.
     pub quarantine_withheld: Counter,
+    /// Connections to the REST API that were closed because their address had its share.
+    pub api_connections_refused: Counter,
     /// Actors that died and were replaced, by actor.
     pub actors_restarted: Family<ReasonLabels, Counter>,
 }
@@ -140,6 +142,7 @@ impl Metrics {
             audit_pushed: Counter::default(),
             audit_push_failures: Counter::default(),
             quarantine_withheld: Counter::default(),
+            api_connections_refused: Counter::default(),
             actors_restarted: Family::default(),
         };
         let m = &metrics;
@@ -242,6 +245,11 @@ impl Metrics {
             "quarantine_withheld",
             "Odd frames that were counted and not kept",
             m.quarantine_withheld.clone(),
+        );
+        registry.register(
+            "api_connections_refused",
+            "Connections of callers whose address had its share",
+            m.api_connections_refused.clone(),
         );
         metrics.registry = Arc::new(registry);
         metrics

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::framing::{Framing, Phase};
+use super::limits::Place;
 
 /// How long a head may take from its first byte. Of the first one of a connection actix says 408 after 5 s.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
@@ -35,11 +36,13 @@ pub struct Guarded<S> {
     phase: (Phase, u64),
     reading: Pin<Box<Sleep>>,
     writing: Option<Pin<Box<Sleep>>>,
+    /// Its place among the connections of its address, if those are counted.
+    _place: Option<Place>,
 }
 
 impl<S> Guarded<S> {
     /// A fresh connection.
-    pub fn new(io: S) -> Self {
+    pub fn new(io: S, place: Option<Place>) -> Self {
         Self {
             io,
             framing: Framing::default(),
@@ -47,6 +50,7 @@ impl<S> Guarded<S> {
             phase: (Phase::Between, 0),
             reading: Box::pin(sleep_until(Instant::now())),
             writing: None,
+            _place: place,
         }
     }
 

@@ -1,9 +1,9 @@
-//! Who calls too often: wrong keys by address, right keys by key. Both in memory, both bounded, both of this process
-//! alone. Asked by `api/auth.rs`.
+//! Who calls too often: wrong keys by address, right keys by key, open connections by address. All in memory, all bounded,
+//! all of this process alone. Asked by `api/auth.rs` and `api/server.rs`.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::domain::ids::ApiKeyId;
@@ -91,6 +91,61 @@ impl Uses {
     }
 }
 
+/// Connections that are open, by address. Bounded by how many there are at all.
+#[derive(Clone, Debug)]
+pub struct Connections {
+    of_one: usize,
+    by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+/// The place of one connection among those of its address; given back when it is dropped.
+#[derive(Debug)]
+pub struct Place {
+    address: IpAddr,
+    among: Connections,
+}
+
+impl Connections {
+    /// None is open; an address may have so many.
+    #[must_use]
+    pub fn new(of_one: usize) -> Self {
+        Self { of_one, by_address: Arc::default() }
+    }
+
+    /// A place for one more; `None` if the address has its share.
+    #[must_use]
+    pub fn one_more(&self, address: IpAddr) -> Option<Place> {
+        let address = host(address);
+        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = by_address.entry(address).or_insert(0);
+        if *open >= self.of_one {
+            return None;
+        }
+        *open += 1;
+        Some(Place { address, among: self.clone() })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut by_address = self.among.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = by_address.get_mut(&self.address) {
+            *open = open.saturating_sub(1);
+            if *open == 0 {
+                by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Whose address it is: in IPv6 a host has a whole /64 to call from.
+fn host(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,5 +189,20 @@ mod tests {
         assert_eq!(count(other, start), (true, true));
         assert_eq!(count(one, start + USE_NOTED_EVERY), (true, true));
         assert!(Uses::new(None).one_more(one, start).charged.is_none());
+    }
+
+    #[test]
+    fn an_address_has_its_share_of_connections_and_gets_places_back() {
+        let connections = Connections::new(2);
+        let one_more = |address: &str| connections.one_more(address.parse().unwrap_or(IpAddr::from([0; 4])));
+        let held = [one_more("192.0.2.1"), one_more("::ffff:192.0.2.1")];
+        assert!(held.iter().all(Option::is_some) && one_more("192.0.2.1").is_none());
+        let others = [one_more("192.0.2.2"), one_more("2001:db8::1"), one_more("2001:db8::2:0:0:0:1")];
+        assert!(others.iter().all(Option::is_some));
+        assert!(one_more("2001:db8::3:0:0:1").is_none(), "both places of the /64 are taken");
+        drop(held);
+        assert!(one_more("192.0.2.1").is_some());
+        drop(others);
+        assert_eq!(connections.by_address.lock().map_or(1, |open| open.len()), 0, "nothing is remembered");
     }
 }

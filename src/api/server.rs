@@ -1,10 +1,10 @@
 //! The listener: actix-web's own set-up with a guarded connection (`api/guarded.rs`) in the place of the bare one.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
 use std::time::Duration;
 
+use actix_http::error::DispatchError;
 use actix_http::{HttpService, Protocol};
 use actix_server::Server;
 use actix_service::{ServiceFactoryExt as _, fn_service, map_config};
@@ -14,12 +14,16 @@ use actix_web::rt::net::TcpStream;
 use actix_web::{App, web};
 
 use super::guarded::Guarded;
+use super::limits::Connections;
 use super::{ApiState, configure, edge};
 
 /// Threads that serve the REST API; the work is in Postgres.
 const WORKERS: usize = 2;
 /// Connections of one thread. More wait in the kernel's queue until one ends; an idle one ends after [`KEEP_ALIVE`].
 const CONNECTIONS_MAX: usize = 512;
+/// Those of all threads that one address may have, unless it is that of a trusted proxy: half-open ones cost a place for
+/// [`FIRST_HEAD_WITHIN`], and whoever makes many must not keep everybody else out.
+const CONNECTIONS_OF_ONE: usize = WORKERS * CONNECTIONS_MAX / 4;
 /// How long a connection may be idle between two requests.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// How long the first head of a connection may take before it is answered with 408.
@@ -37,6 +41,7 @@ pub fn serve(listener: TcpListener, state: web::Data<ApiState>) -> io::Result<Se
     let address = listener.local_addr()?;
     let builder = Server::build();
     let stopping = builder.graceful_shutdown_signal();
+    let connections = Connections::new(CONNECTIONS_OF_ONE);
     let builder = builder
         .workers(WORKERS)
         .max_concurrent_connections(CONNECTIONS_MAX)
@@ -44,7 +49,8 @@ pub fn serve(listener: TcpListener, state: web::Data<ApiState>) -> io::Result<Se
         .shutdown_timeout(SHUTDOWN_WITHIN_SECONDS)
         .listen("api", listener, move || {
             let (state, stopping) = (state.clone(), stopping.clone());
-            let app = App::new().app_data(state).wrap(from_fn(edge)).configure(configure);
+            let connections = connections.clone();
+            let app = App::new().app_data(state.clone()).wrap(from_fn(edge)).configure(configure);
             let http = HttpService::build()
                 .graceful_shutdown_signal(move || {
                     let stopping = stopping.clone();
@@ -55,13 +61,25 @@ pub fn serve(listener: TcpListener, state: web::Data<ApiState>) -> io::Result<Se
                 .client_disconnect_timeout(DISCONNECT_WITHIN)
                 .local_addr(address)
                 .finish(map_config(app, |()| AppConfig::default()));
-            fn_service(|io: TcpStream| async move {
-                let peer = io.peer_addr().ok();
-                // Answers are written whole; waiting for more of them only costs time.
-                let _ = io.set_nodelay(true);
-                Ok::<_, Infallible>((Guarded::new(io), Protocol::Http1, peer))
+            fn_service(move |io: TcpStream| {
+                let (state, connections) = (state.clone(), connections.clone());
+                async move {
+                    let peer = io.peer_addr()?;
+                    let place = if state.proxies.trusts(peer.ip()) {
+                        None
+                    } else {
+                        let Some(place) = connections.one_more(peer.ip()) else {
+                            state.metrics.api_connections_refused.inc();
+                            return Err(io::ErrorKind::QuotaExceeded.into());
+                        };
+                        Some(place)
+                    };
+                    // Answers are written whole; waiting for more of them only costs time.
+                    let _ = io.set_nodelay(true);
+                    Ok((Guarded::new(io, place), Protocol::Http1, Some(peer)))
+                }
             })
-            .map_err(|never: Infallible| match never {})
+            .map_err(DispatchError::Io)
             .and_then(http)
         })?;
     Ok(builder.run())

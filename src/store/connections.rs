@@ -177,7 +177,7 @@ impl Store {
                           where s.deleted_at is null
                             and c.state = 'open') as "any_open!""#,
         )
-        .fetch_one(&mut *self.begin().await?)
+        .fetch_one(&self.readiness)
         .await?;
         Ok(sight)
     }

@@ -195,6 +195,8 @@ pub struct Store {
     /// For recording and dispatching: few statements, prepared once. Their plans do not depend on parameters, and
     /// planning over all day partitions each time would cost more than running.
     hot: PgPool,
+    /// For readiness alone: one connection, so that callers who read slowly cannot make it look as if the database were away.
+    readiness: PgPool,
     /// Nudges inside this process.
     pub wake: wake::Wake,
     /// Between the writers of events and the dispatcher of this process.
@@ -206,7 +208,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the pools; at most `connections` connections besides the hot ones. Does not touch the schema.
+    /// Opens the pools; at most `connections` connections besides the hot ones and that of readiness. Does not touch the schema.
     ///
     /// # Errors
     /// If no connection can be made within 5 s.
@@ -220,6 +222,7 @@ impl Store {
             ("jit", "off"),
         ]);
         let pool = pool_options(connections, Duration::ZERO).connect_with(options.clone()).await?;
+        let readiness = pool_options(1, Duration::ZERO).connect_lazy_with(options.clone());
         // What they look for they find by index. A plan is made once, perhaps while the tables are empty, and then a walk
         // through all of `delivery` would seem cheap for ever.
         let options = options.options([
@@ -233,6 +236,7 @@ impl Store {
             pool,
             tenant: None,
             hot,
+            readiness,
             wake: wake::Wake::default(),
             handoff: handoff::Handoff::default(),
             quarantined: quarantine::Budgets::default(),
@@ -286,22 +290,11 @@ impl Store {
         Ok(())
     }
 
-    /// Asks the database for a sign of life.
-    ///
-    /// # Errors
-    /// If it does not answer.
-    pub async fn ping(&self) -> Result<()> {
-        answered(async {
-            sqlx::query("select 1").execute(&self.pool).await?;
-            Ok(())
-        })
-        .await
-    }
-
     /// Ends every connection; later calls fail. A server that is silent is not waited for.
     pub async fn close(&self) {
         let closed = async {
             self.hot.close().await;
+            self.readiness.close().await;
             self.pool.close().await;
         };
         let _ = timeout(PING_WITHIN, closed).await;

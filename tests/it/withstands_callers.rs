@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::bridge::{API_KEY, Bridge};
+use crate::support::look::waiting_for_locks;
+use crate::support::{database, eventually};
 
 /// Longest that anything may take that is not slow on purpose.
 const AT_ONCE: Duration = Duration::from_secs(3);
@@ -419,4 +421,82 @@ async fn who_takes_no_answers_holds_little_memory_and_only_for_a_while() {
         }
     }
     assert!(bridge.post("/v1/tenants", &json!({"name": "after"})).await.status == 201);
+}
+
+/// Connects from an address of one's own on this machine.
+async fn connect_from(from: &str, bridge: &Bridge) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+    socket.connect(bridge.url.trim_start_matches("http://").parse().unwrap()).await.unwrap()
+}
+
+/// More connections than the API has places, none of which says anything; gives those that the bridge has not closed.
+async fn half_open(from: &str, bridge: &Bridge) -> Vec<TcpStream> {
+    let mut held = Vec::new();
+    for _ in 0..1100 {
+        held.push(connect_from(from, bridge).await);
+    }
+    held
+}
+
+/// Whether the other side has ended it.
+fn is_closed(stream: &TcpStream) -> bool {
+    !matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_one_address_keep_nobody_else_out() {
+    const PLACES: usize = 1024;
+    let bridge = Bridge::start(&[("BRIDGE_TRUSTED_PROXIES", "127.0.0.3/32")]).await;
+    let held = half_open("127.0.0.2", &bridge).await;
+    assert_eq!(bridge.send_raw("GET", "/healthz", &[], None).await.status, 200);
+    let open = held.iter().filter(|stream| !is_closed(stream)).count();
+    println!("answered while {open} of {} connections of another address were open", held.len());
+    assert!((1..=PLACES / 4).contains(&open), "{open} are open");
+    let refused = bridge.metric("presence_bridge_api_connections_refused_total").await;
+    assert!(refused >= (held.len() - PLACES / 4) as f64, "{refused}");
+    // What it gives back it may have again.
+    drop(held);
+    eventually("it has places again", || async {
+        let mut stream = connect_from("127.0.0.2", &bridge).await;
+        let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        let answer = read_to_end(&mut stream, AT_ONCE).await?;
+        (statuses(&answer) == [200]).then_some(())
+    })
+    .await;
+    // Behind a proxy that is trusted stand many.
+    let held: Vec<_> =
+        futures_util::future::join_all((0..300).map(|_| connect_from("127.0.0.3", &bridge))).await;
+    assert_eq!(bridge.send_raw("GET", "/healthz", &[], None).await.status, 200);
+    assert!(held.iter().all(|stream| !is_closed(stream)), "a trusted proxy's connection was closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_reads_do_not_make_it_look_unready() {
+    let bridge = Bridge::start(&[]).await;
+    eventually("it is ready", || async {
+        (bridge.send_raw("GET", "/readyz", &[], None).await.status == 200).then_some(())
+    })
+    .await;
+    let pool = database::pool(&bridge.database_url).await;
+    let mut lock = pool.begin().await.unwrap();
+    sqlx::query("lock table agent in access exclusive mode").execute(&mut *lock).await.unwrap();
+    // More than there are connections for calls, each of which waits until its statement has run for too long.
+    let reads = futures_util::future::join_all((0..16).map(|_| bridge.get("/v1/agents")));
+    let probes = async {
+        eventually("every connection is taken", || async {
+            (waiting_for_locks(&pool).await >= 8).then_some(())
+        })
+        .await;
+        let mut ready = 0;
+        while waiting_for_locks(&pool).await >= 8 {
+            let answer = bridge.send_raw("GET", "/readyz", &[], None).await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            ready += 1;
+        }
+        println!("ready {ready} times while every connection for calls was taken");
+        assert!(ready > 0);
+    };
+    let (answers, ()) = tokio::join!(reads, probes);
+    assert!(answers.iter().all(|answer| answer.status == 503), "they were slow");
 }
