@@ -17,7 +17,9 @@ use time::OffsetDateTime;
 use super::auth::Principal;
 use super::problem::{ApiError, Code};
 use super::{ApiState, ROUTES, RequestId, body_reader};
-use crate::store::idempotency::{Call, Reserved};
+use crate::store::StoreError;
+use crate::store::idempotency::{Answer, Call, Reserved};
+use crate::store::transaction::{self, Uncommitted};
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -119,7 +121,7 @@ fn payload_of(body: Bytes) -> Payload {
     Payload::Stream { payload: Box::pin(stream::iter(chunks)) }
 }
 
-/// Carries a call out and keeps its answer, if it is one that stays true.
+/// Carries a call out and commits what it writes together with its answer, if that is one that stays true.
 async fn carry_out<B: MessageBody + 'static>(
     state: web::Data<ApiState>,
     call: Call,
@@ -127,16 +129,16 @@ async fn carry_out<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    let answered = next.call(request).await;
+    let (answered, written) = transaction::in_one(next.call(request)).await;
     let status = answered.as_ref().map_or(StatusCode::INTERNAL_SERVER_ERROR, ServiceResponse::status);
     // An error that is none of ours becomes a 500 in `edge`.
     let foreign = answered.as_ref().is_ok_and(|response| {
         response.response().error().is_some_and(|error| error.as_error::<ApiError>().is_none())
     });
     if status.is_server_error() || foreign {
-        if let Err(error) = state.whole_store.free_call(&call, reserved_at).await {
-            tracing::warn!(%error, "an Idempotency-Key could not be freed; it is free in a minute");
-        }
+        // First of all nothing of it is there.
+        drop(written);
+        free(&state, &call, reserved_at).await;
         return Ok(answered?.map_into_boxed_body());
     }
     let (request, response) = answered?.into_parts();
@@ -158,13 +160,40 @@ async fn carry_out<B: MessageBody + 'static>(
             .collect(),
         body: String::from_utf8_lossy(&body).into_owned(),
     };
-    let answer = serde_json::to_vec(&kept).map_err(ApiError::internal)?;
-    let noted =
-        state.whole_store.keep_answer(&call, reserved_at, status.as_u16(), &answer, &state.master_key).await;
-    if let Err(error) = noted {
-        tracing::warn!(%error, "an answer could not be kept for its Idempotency-Key");
+    let kept = serde_json::to_vec(&kept).map_err(ApiError::internal)?;
+    let answer = Answer { status: status.as_u16(), kept: &kept };
+    if let Err(error) = keep(&state, &call, reserved_at, answer, written).await {
+        free(&state, &call, reserved_at).await;
+        return Ok(ServiceResponse::from_err(ApiError::from(error), request).map_into_boxed_body());
     }
     Ok(ServiceResponse::new(request, head.set_body(body).map_into_boxed_body()))
+}
+
+/// Commits what the call has written, and its answer with it. That of a call that wrote nothing may be lost.
+async fn keep(
+    state: &ApiState,
+    call: &Call,
+    reserved_at: OffsetDateTime,
+    answer: Answer<'_>,
+    written: Result<Option<Uncommitted>, StoreError>,
+) -> Result<(), StoreError> {
+    let written = written?;
+    let wrote = written.is_some();
+    let kept = state.whole_store.keep_answer(call, reserved_at, answer, &state.master_key, written).await;
+    kept.or_else(|error| {
+        if wrote {
+            return Err(error);
+        }
+        tracing::warn!(%error, "an answer could not be kept for its Idempotency-Key");
+        Ok(())
+    })
+}
+
+/// Frees the key of a call that left nothing. One whose commit went unanswered and is done after all has its answer: it stays.
+async fn free(state: &ApiState, call: &Call, reserved_at: OffsetDateTime) {
+    if let Err(error) = state.whole_store.free_call(call, reserved_at).await {
+        tracing::warn!(%error, "an Idempotency-Key could not be freed; it is free in a minute");
+    }
 }
 
 fn replay(status: u16, answer: &[u8]) -> Result<HttpResponse, ApiError> {

@@ -16,6 +16,7 @@ use crate::domain::ids::{RecoveryId, WebhookId};
 use crate::domain::violation::Violation;
 use crate::domain::webhook::filters::check_agents;
 use crate::store::recoveries::{Recovery, RecoveryFilter, Wanted};
+use crate::store::transaction;
 
 /// How long the caller waits for the end of it, which comes without the caller too.
 const ANSWER_AFTER: Duration = Duration::from_secs(4);
@@ -68,7 +69,7 @@ pub(super) async fn recover(
     state.store.wake.deliveries_due();
     let by = Instant::now() + ANSWER_AFTER;
     let mut look_after = LOOK_AFTER_FIRST;
-    while recovery.ended_at.is_none() && Instant::now() < by {
+    while recovery.ended_at.is_none() && Instant::now() < by && !transaction::is_shared() {
         sleep(look_after).await;
         look_after = (look_after * 2).min(LOOK_AFTER_LONGEST);
         // It stands, whether we can see it or not.

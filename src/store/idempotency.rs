@@ -1,9 +1,11 @@
 //! `idempotency`: answers to writes that came with an `Idempotency-Key`. Called by `api/idempotency.rs`, and once in a
 //! while by `app.rs`.
 
+use sqlx::PgConnection;
 use time::{Duration, OffsetDateTime};
 
-use super::{Result, Store};
+use super::transaction::Uncommitted;
+use super::{Result, Store, StoreError};
 use crate::clock;
 use crate::domain::ids::TenantId;
 use crate::domain::secret::MasterKey;
@@ -38,6 +40,15 @@ pub enum Reserved {
     UnderWay,
     /// The key was used for something else.
     Reused,
+}
+
+/// What a call was answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<'a> {
+    /// HTTP status.
+    pub status: u16,
+    /// The rest, as it is sealed.
+    pub kept: &'a [u8],
 }
 
 impl Call {
@@ -101,48 +112,38 @@ impl Store {
         let (Some(status), Some(sealed)) = (known.status, known.answer_sealed) else {
             return Ok(Reserved::UnderWay);
         };
-        let answer =
-            master_key.open(&sealed, &call.bound_to()).map_err(|error| super::StoreError::Corrupt {
-                table: "idempotency",
-                column: "answer_sealed",
-                row: call.principal.clone(),
-                what: error.to_string(),
-            })?;
+        let answer = master_key.open(&sealed, &call.bound_to()).map_err(|error| StoreError::Corrupt {
+            table: "idempotency",
+            column: "answer_sealed",
+            row: call.principal.clone(),
+            what: error.to_string(),
+        })?;
         Ok(Reserved::Answered(u16::try_from(status).unwrap_or_default(), answer))
     }
 
-    /// Keeps the answer of a call that was ours.
+    /// Commits what a call of ours has written together with its answer, so that neither is there without the other.
     ///
     /// # Errors
-    /// If the database does not answer.
+    /// If the key has been given to another call meanwhile, or the database does not say that it is done: what is written may
+    /// be committed then or not, but never without the answer.
     pub async fn keep_answer(
         &self,
         call: &Call,
         reserved_at: OffsetDateTime,
-        status: u16,
-        answer: &[u8],
+        answer: Answer<'_>,
         master_key: &MasterKey,
+        written: Option<Uncommitted>,
     ) -> Result<()> {
-        let sealed = master_key.seal(answer, &call.bound_to(), random::bytes());
-        sqlx::query!(
-            "update idempotency
-             set status = $4,
-                 answer_sealed = $5
-             where principal = $1
-               and key_hash = $2
-               and created_at = $3
-               and tenant_id = $6
-               and status is null",
-            call.principal,
-            &call.key[..],
-            reserved_at,
-            i32::from(status),
-            sealed,
-            call.tenant as _,
-        )
-        .execute(&self.pool)
-        .await?;
-        Ok(())
+        let sealed = master_key.seal(answer.kept, &call.bound_to(), random::bytes());
+        let status = i32::from(answer.status);
+        let Some(mut written) = written else {
+            keep(&mut *self.pool.acquire().await?, call, reserved_at, status, &sealed).await?;
+            return Ok(());
+        };
+        if !keep(written.as_ourselves().await?, call, reserved_at, status, &sealed).await? {
+            return Err(StoreError::Conflict("another call with this Idempotency-Key has begun".to_owned()));
+        }
+        written.commit().await
     }
 
     /// Frees the key of a call that was ours and failed.
@@ -176,4 +177,33 @@ impl Store {
             sqlx::query!("delete from idempotency where created_at < $1", before).execute(&self.pool).await?;
         Ok(gone.rows_affected())
     }
+}
+
+/// Notes the answer; false if the key is no longer this call's.
+async fn keep(
+    conn: &mut PgConnection,
+    call: &Call,
+    reserved_at: OffsetDateTime,
+    status: i32,
+    sealed: &[u8],
+) -> Result<bool> {
+    let kept = sqlx::query!(
+        "update idempotency
+         set status = $4,
+             answer_sealed = $5
+         where principal = $1
+           and key_hash = $2
+           and created_at = $3
+           and tenant_id = $6
+           and status is null",
+        call.principal,
+        &call.key[..],
+        reserved_at,
+        status,
+        sealed,
+        call.tenant as _,
+    )
+    .execute(conn)
+    .await?;
+    Ok(kept.rows_affected() == 1)
 }

@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool, Postgres, Row, Transaction};
+use sqlx::{ConnectOptions, Connection, PgPool, Postgres, Row, Transaction};
 use tokio::time::timeout;
 
 use crate::clock;
@@ -60,6 +60,7 @@ pub mod sources;
 pub mod subscriptions;
 pub mod targets;
 pub mod tenants;
+pub mod transaction;
 mod types;
 pub mod upstream;
 pub mod verify;
@@ -286,7 +287,7 @@ impl Store {
     /// # Errors
     /// If the database's user may not become `presence_bridge_tenant`.
     pub async fn try_a_tenant(&self) -> Result<()> {
-        self.of_tenant(TenantId::DEFAULT).begin().await?.rollback().await?;
+        self.of_tenant(TenantId::DEFAULT).begin().await?;
         Ok(())
     }
 
@@ -318,20 +319,6 @@ impl Store {
     async fn begin_in_turn(&self) -> Result<Transaction<'static, Postgres>> {
         let mut tx = self.pool.begin().await?;
         sqlx::query("select pg_advisory_xact_lock(7700453)").execute(&mut *tx).await?;
-        Ok(tx)
-    }
-
-    /// Every step that a tenant may ask for begins with this; a statement by itself, too (`docs/adr/0019-tenants.md`).
-    async fn begin(&self) -> Result<Transaction<'static, Postgres>> {
-        let Some(tenant) = self.tenant else {
-            return Ok(self.pool.begin().await?);
-        };
-        let mut tx = self.pool.begin().await?;
-        // Not in one text with `begin`: if the half of that fails, sqlx takes the transaction for none and the connection
-        // goes back to the pool with it. The id is a uuid: nothing in it needs to be quoted.
-        let become_tenant =
-            format!("set local role presence_bridge_tenant; set local bridge.tenant = '{tenant}'");
-        sqlx::raw_sql(AssertSqlSafe(become_tenant)).execute(&mut *tx).await?;
         Ok(tx)
     }
 }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
+use super::transaction::once_committed;
+
 /// Two bells inside one process. Clones ring the same bells.
 #[derive(Clone, Debug, Default)]
 pub struct Wake {
@@ -14,7 +16,8 @@ pub struct Wake {
 impl Wake {
     /// Something may be due for delivery.
     pub fn deliveries_due(&self) {
-        self.deliveries.notify_one();
+        let bell = self.deliveries.clone();
+        once_committed(move || bell.notify_one());
     }
 
     /// Waits for [`deliveries_due`](Self::deliveries_due); one rung before counts.
@@ -24,7 +27,8 @@ impl Wake {
 
     /// What we want to be connected to has changed.
     pub fn connections_changed(&self) {
-        self.connections.notify_one();
+        let bell = self.connections.clone();
+        once_committed(move || bell.notify_one());
     }
 
     /// Waits for [`connections_changed`](Self::connections_changed); one rung before counts.

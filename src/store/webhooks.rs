@@ -3,6 +3,7 @@
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
+use super::transaction::once_committed;
 pub use super::webhook_rows::{Webhook, WebhookHealth};
 use super::webhook_rows::{Written, page, read, write};
 use super::webhook_secrets::{insert_secret, make_seed};
@@ -192,7 +193,8 @@ impl Store {
         webhook_work::ask(&mut tx, id, Work::End(EndState::WebhookGone, Some(principal)), now).await?;
         audit::write(&mut tx, &[entry(now, Kind::WebhookDeleted, id, principal)]).await?;
         tx.commit().await?;
-        self.handoff.remove(id);
+        let handoff = self.handoff.clone();
+        once_committed(move || handoff.remove(id));
         Ok(())
     }
 }

@@ -1,6 +1,8 @@
 //! `Idempotency-Key`: a write that is asked for twice is carried out once.
 
+use genesys_simulator::crm::Behaviour;
 use serde_json::{Value, json};
+use sqlx::{PgPool, Postgres, Transaction};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -160,4 +162,104 @@ async fn a_caller_that_gave_up_finds_what_became_of_its_call() {
     .await;
     assert!(is_replay(&found));
     assert_eq!(all(&world.bridge, "/v1/webhooks").await.len(), 1);
+}
+
+/// Lets the call get as far as noting its answer, and no further: an advisory lock holds the write up until the test has
+/// locked the row of the key.
+async fn hold_the_answer_up(
+    pool: &PgPool,
+    key_is_reserved: impl Future<Output = ()>,
+) -> Transaction<'static, Postgres> {
+    let mut gate = pool.begin().await.unwrap();
+    sqlx::query("select pg_advisory_xact_lock(7)").execute(&mut *gate).await.unwrap();
+    key_is_reserved.await;
+    let mut holder = pool.begin().await.unwrap();
+    sqlx::query("select from idempotency for update").execute(&mut *holder).await.unwrap();
+    gate.rollback().await.unwrap();
+    eventually("the answer is about to be kept", || async {
+        let waits: i64 = sqlx::query_scalar(
+            "select count(*) from pg_stat_activity
+             where wait_event_type = 'Lock' and query like 'update idempotency%'",
+        )
+        .fetch_one(pool)
+        .await
+        .unwrap();
+        (waits == 1).then_some(())
+    })
+    .await;
+    holder
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_before_its_answer_is_kept_a_write_was_never_made() {
+    let mut world = World::watching(&["ann"]).await;
+    let pool = database::pool(&world.bridge.database_url).await;
+    let gate = "create function gate() returns trigger language plpgsql as
+                $$ begin perform pg_advisory_xact_lock_shared(7); return new; end $$;
+                create trigger gate before insert on webhook for each row execute function gate()";
+    sqlx::raw_sql(gate).execute(&pool).await.unwrap();
+    let fields = json!({"url": world.crm.url("/hooks/a")});
+    let (url, body) = (world.bridge.url.clone(), fields.to_string());
+    let holder = hold_the_answer_up(&pool, async {
+        let head = format!(
+            "POST /v1/webhooks HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {API_KEY}\r\nidempotency-key: key-1\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut caller = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
+        caller.write_all(head.as_bytes()).await.unwrap();
+        eventually("the key is reserved", || async {
+            let known: i64 =
+                sqlx::query_scalar("select count(*) from idempotency").fetch_one(&pool).await.unwrap();
+            (known == 1).then_some(())
+        })
+        .await;
+    })
+    .await;
+    world.bridge.kill().await;
+    holder.rollback().await.unwrap();
+    world.bridge.restart().await;
+    assert_eq!(
+        write(&world, "POST", "/v1/webhooks", "key-1", &fields).await.status,
+        409,
+        "perhaps it is under way"
+    );
+    sqlx::query("update idempotency set created_at = now() - interval '61 s'").execute(&pool).await.unwrap();
+    let anew = write(&world, "POST", "/v1/webhooks", "key-1", &fields).await;
+    assert_eq!((anew.status, is_replay(&anew)), (201, false));
+    let again = write(&world, "POST", "/v1/webhooks", "key-1", &fields).await;
+    assert_eq!((again.status, is_replay(&again)), (201, true));
+    assert_eq!(again.body, anew.body);
+    assert_eq!(all(&world.bridge, "/v1/webhooks").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_of_several_steps_sees_its_own_writes_and_ends_as_one() {
+    let world = World::watching(&["ann"]).await;
+    let hook = world.register("/hooks/a").await;
+    world.crm.always("/hooks/a", Behaviour::status(500));
+    world.genesys.set_presence("ann", "AWAY").await;
+    let delivery = eventually("a delivery that waits", || async {
+        let open = world.bridge.get("/v1/deliveries?state=waiting").await.json();
+        open["items"][0]["id"].as_str().map(str::to_owned)
+    })
+    .await;
+    // The retry is one step, what the answer shows of it another.
+    let retried =
+        write(&world, "POST", &format!("/v1/deliveries/{delivery}/retry"), "key-1", &json!({})).await;
+    assert_eq!((retried.status, &retried.json()["id"]), (202, &json!(delivery)));
+    world.crm.always("/hooks/a", Behaviour::status(204));
+    let wanted = json!({"since": "2020-01-01T00:00:00Z"});
+    let recovery = write(&world, "POST", &format!("/v1/webhooks/{hook}/recover"), "key-2", &wanted).await;
+    assert_eq!(recovery.status, 202);
+    assert_eq!(recovery.json()["state"], "running", "it begins once the answer is kept");
+    let id = recovery.json()["id"].as_str().unwrap().to_owned();
+    assert_eq!(world.recovery_ended(&id).await["state"], "done");
+    let cancelled = write(&world, "POST", &format!("/v1/recoveries/{id}/cancel"), "key-3", &json!({})).await;
+    assert!(cancelled.status == 200 || cancelled.status == 409, "{}", cancelled.text());
+    assert_eq!(
+        write(&world, "DELETE", &format!("/v1/webhooks/{hook}"), "key-4", &json!({})).await.status,
+        204
+    );
+    assert_eq!(world.audit("WEBHOOK_DELETED").await.len(), 1);
 }

@@ -1,0 +1,189 @@
+//! The transaction of a step, and the one that all steps of a call share if its answer is to be committed with what they
+//! write (`store/idempotency.rs`).
+
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Postgres, Transaction};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMappedMutexGuard, OwnedMutexGuard};
+
+use super::{Result, Store};
+use crate::domain::ids::TenantId;
+
+type Act = Box<dyn FnOnce() + Send>;
+/// What a call has written so far, and whose rows it sees.
+type Written = (Option<TenantId>, Transaction<'static, Postgres>);
+
+tokio::task_local! {
+    /// The call that this task carries out in one transaction, if it does.
+    static CALL: Arc<Call>;
+}
+
+#[derive(Default)]
+struct Call {
+    written: Arc<AsyncMutex<Option<Written>>>,
+    /// The last step stands behind a savepoint and has not said that it stays.
+    step_is_open: AtomicBool,
+    once_committed: Mutex<Vec<Act>>,
+}
+
+/// The transaction of a step. Dropped without [`commit`](Self::commit), it leaves nothing.
+pub(super) struct Tx(Inner);
+
+enum Inner {
+    Own {
+        tx: Transaction<'static, Postgres>,
+        tenant: Option<TenantId>,
+    },
+    /// A step behind a savepoint of the call's transaction.
+    OfCall {
+        call: Arc<Call>,
+        tx: OwnedMappedMutexGuard<Option<Written>, Transaction<'static, Postgres>>,
+    },
+}
+
+impl Store {
+    /// Every step that a tenant may ask for begins with this; a statement by itself, too (`docs/adr/0019-tenants.md`).
+    pub(super) async fn begin(&self) -> Result<Tx> {
+        if let Ok(call) = CALL.try_with(Arc::clone)
+            && let Some(mut tx) = call.written_as(self.tenant)
+        {
+            let gone = call.step_is_open.swap(true, Ordering::Relaxed);
+            let statement = if gone { "rollback to savepoint step" } else { "savepoint step" };
+            sqlx::raw_sql(statement).execute(&mut **tx).await?;
+            return Ok(Tx(Inner::OfCall { call, tx }));
+        }
+        let mut tx = self.pool.begin().await?;
+        if let Some(tenant) = self.tenant {
+            // Not in one text with `begin`: if the half of that fails, sqlx takes the transaction for none and the connection
+            // goes back to the pool with it. The id is a uuid: nothing in it needs to be quoted.
+            let become_tenant =
+                format!("set local role presence_bridge_tenant; set local bridge.tenant = '{tenant}'");
+            sqlx::raw_sql(AssertSqlSafe(become_tenant)).execute(&mut *tx).await?;
+        }
+        Ok(Tx(Inner::Own { tx, tenant: self.tenant }))
+    }
+}
+
+impl Call {
+    /// Its transaction, if it has written anything as this tenant and no other step is in it.
+    fn written_as(
+        &self,
+        tenant: Option<TenantId>,
+    ) -> Option<OwnedMappedMutexGuard<Option<Written>, Transaction<'static, Postgres>>> {
+        let written = self.written.clone().try_lock_owned().ok()?;
+        OwnedMutexGuard::try_map(written, |written| {
+            written.as_mut().filter(|(of, _)| *of == tenant).map(|(_, tx)| tx)
+        })
+        .ok()
+    }
+
+    fn acts(&self) -> MutexGuard<'_, Vec<Act>> {
+        self.once_committed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tx {
+    /// Commits the step; within [`in_one`] with all else that the call does.
+    ///
+    /// # Errors
+    /// If the database does not say that it is done.
+    pub(super) async fn commit(self) -> Result<(), sqlx::Error> {
+        match self.0 {
+            Inner::Own { tx, tenant } => {
+                if let Ok(call) = CALL.try_with(Arc::clone)
+                    && let Ok(mut written) = call.written.try_lock()
+                    && written.is_none()
+                {
+                    *written = Some((tenant, tx));
+                    return Ok(());
+                }
+                tx.commit().await
+            }
+            Inner::OfCall { call, mut tx } => {
+                sqlx::raw_sql("release savepoint step").execute(&mut **tx).await?;
+                call.step_is_open.store(false, Ordering::Relaxed);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Deref for Tx {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        match &self.0 {
+            Inner::Own { tx, .. } => tx,
+            Inner::OfCall { tx, .. } => tx,
+        }
+    }
+}
+
+impl DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        match &mut self.0 {
+            Inner::Own { tx, .. } => tx,
+            Inner::OfCall { tx, .. } => tx,
+        }
+    }
+}
+
+/// What a call has written and not committed. Dropped, it is as if the call had never been.
+pub struct Uncommitted {
+    tx: Transaction<'static, Postgres>,
+    once_committed: Vec<Act>,
+}
+
+impl Uncommitted {
+    /// For what is to be committed with it, with the rights of the process.
+    pub(super) async fn as_ourselves(&mut self) -> Result<&mut PgConnection> {
+        sqlx::raw_sql("set local role none").execute(&mut *self.tx).await?;
+        Ok(&mut self.tx)
+    }
+
+    /// # Errors
+    /// If the database does not say that it is done.
+    pub(super) async fn commit(self) -> Result<()> {
+        self.tx.commit().await?;
+        self.once_committed.into_iter().for_each(|act| act());
+        Ok(())
+    }
+}
+
+/// Carries a call out so that what its steps commit is one transaction, which is handed over with the outcome; `None` if they
+/// commit nothing. Steps of another tenant, and a step begun within another, stand alone.
+///
+/// # Errors
+/// If the half of a step could not be taken back.
+pub async fn in_one<T>(call: impl Future<Output = T>) -> (T, Result<Option<Uncommitted>>) {
+    let shared = Arc::new(Call::default());
+    let outcome = CALL.scope(shared.clone(), call).await;
+    let once_committed = std::mem::take(&mut *shared.acts());
+    let Some((_, mut tx)) = shared.written.lock().await.take() else {
+        once_committed.into_iter().for_each(|act| act());
+        return (outcome, Ok(None));
+    };
+    if shared.step_is_open.load(Ordering::Relaxed)
+        && let Err(error) = sqlx::raw_sql("rollback to savepoint step").execute(&mut *tx).await
+    {
+        return (outcome, Err(error.into()));
+    }
+    (outcome, Ok(Some(Uncommitted { tx, once_committed })))
+}
+
+/// Whether what is written here is committed later than its step says: nothing that follows from it can be awaited.
+#[must_use]
+pub fn is_shared() -> bool {
+    CALL.try_with(|_| ()).is_ok()
+}
+
+/// Does what may only be done once everything written here so far is committed: at once, or with the call's commit.
+pub fn once_committed(act: impl FnOnce() + Send + 'static) {
+    match CALL.try_with(Arc::clone) {
+        Ok(call) => call.acts().push(Box::new(act)),
+        Err(_) => act(),
+    }
+}
