@@ -261,8 +261,8 @@ impl<W: Write> Doctor<'_, W> {
 
     /// Whether another program has taken the channel away that was made a moment ago.
     async fn is_displaced(&mut self, token: &Token, made: &Provisioned, told: bool) -> std::io::Result<bool> {
-        let alive = self.upstream.is_alive(&token.secret, &made.upstream_id).await;
-        if !told && alive != Ok(false) {
+        let listens = self.upstream.listens_to(&token.secret, &made.upstream_id).await;
+        if !told && listens != Ok(None) {
             return Ok(false);
         }
         let trouble = Trouble {

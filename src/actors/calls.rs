@@ -12,8 +12,9 @@ use tokio::time::timeout;
 use super::connection::{Arrival, ConnectionActor, Place};
 use super::deletions::delete_at_the_end;
 use super::strand::{OpenSocket, StrandId};
+use super::subscription::agent_ids;
 use super::token::Held;
-use crate::genesys::protocol::{Provisioned, Upstream};
+use crate::genesys::protocol::{Provisioned, Standing, Upstream};
 use crate::genesys::session::{Input, TokenSerial};
 use crate::genesys::socket::{Closed, Socket, Speaker};
 
@@ -77,6 +78,9 @@ impl ConnectionActor {
         };
         ctx.spawn(asked.into_actor(self).map(move |made, actor, ctx| {
             if let Ok(made) = &made {
+                if let Some(strand) = actor.strand(place.strand) {
+                    strand.rejected = agent_ids(&made.rejected);
+                }
                 actor.note_rejected(made.rejected.clone(), ctx);
             }
             actor.feed(place, Input::Provisioned(made), ctx);
@@ -138,13 +142,15 @@ impl ConnectionActor {
     }
 
     pub(super) fn probe(&mut self, place: Place, ctx: &mut Context<Self>) {
-        let Some(id) = self.strand(place.strand).and_then(|s| s.session.upstream_id().map(str::to_owned))
-        else {
-            return;
-        };
-        self.call(place, ctx, |upstream, token| async move {
-            Input::Probed(upstream.is_alive(&token.secret, &id).await)
-        });
+        let Some(asked) = self.ask_standing(place) else { return };
+        ctx.spawn(asked.into_actor(self).map(move |listens, actor, ctx| {
+            let standing = actor.standing(place, listens);
+            if let Ok(Standing::Taken { agents }) = standing {
+                let connection = actor.assignment.connection_id;
+                tracing::warn!(%connection, agents, "another program of this client took subscriptions away");
+            }
+            actor.feed(place, Input::Probed(standing), ctx);
+        }));
     }
 
     /// Ends the socket, then deletes what we have upstream, and reports it.

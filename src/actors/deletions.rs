@@ -49,6 +49,7 @@ pub async fn delete_at_the_end(upstream: &dyn Upstream, tokens: &Tokens, ids: Ve
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::collections::HashSet;
     use std::time::{Duration, Instant};
 
     use super::*;
@@ -79,7 +80,7 @@ mod tests {
         fn read(&self, _: &str) -> Frame { Frame::Heartbeat }
         fn rhythm(&self, _: Duration) -> Rhythm { unreachable!("nothing is kept alive here") }
         fn subscribe<'a>(&'a self, _: &'a Secret, _: &'a str, _: &'a Wanted) -> Step<'a, Vec<Rejected>> { not_offered("") }
-        fn is_alive<'a>(&'a self, _: &'a Secret, _: &'a str) -> Step<'a, bool> { not_offered("") }
+        fn listens_to<'a>(&'a self, _: &'a Secret, _: &'a str) -> Step<'a, Option<HashSet<String>>> { not_offered("") }
         fn snapshot<'a>(&'a self, _: &'a Secret, _: &'a [String]) -> Step<'a, Vec<Snapshot>> { not_offered("") }
         fn roster<'a>(&'a self, _: &'a Secret, _: &'a Watch) -> Step<'a, Vec<Person>> { not_offered("") }
         fn definitions<'a>(&'a self, _: &'a Secret) -> Step<'a, Vec<Definition>> { not_offered("") }

@@ -17,7 +17,7 @@ use crate::clock;
 use crate::domain::agent_state::{Merged, Seen};
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::presence::{Origin, PresenceChange};
-use crate::genesys::protocol::ErrorKind;
+use crate::genesys::protocol::{ErrorKind, Standing};
 use crate::genesys::session::{Ending, Input, Phase};
 use crate::metrics::ReasonLabels;
 use crate::store::sight::GapStep;
@@ -79,24 +79,19 @@ impl ConnectionActor {
             return self.hand_over(ctx);
         };
         let place = Place { strand: primary.id, epoch: primary.session.epoch() };
-        let (Some(token), Some(id)) =
-            (primary.token.clone(), primary.session.upstream_id().map(str::to_owned))
-        else {
-            return self.hand_over(ctx);
-        };
+        let Some(asked) = self.ask_standing(place) else { return self.hand_over(ctx) };
         let asked_at = clock::now();
         if let Some(ping) = self.upstream.rhythm(self.assignment.heartbeat).ping_text {
             self.speak(place, |speaker| speaker.text(ping.to_owned()), ctx);
         }
-        let upstream = self.upstream.clone();
-        let asked = async move { upstream.is_alive(&token.secret, &id).await };
-        ctx.spawn(asked.into_actor(self).map(move |alive, actor, ctx| {
-            let gone = match &alive {
-                Ok(alive) => !alive,
+        ctx.spawn(asked.into_actor(self).map(move |listens, actor, ctx| {
+            let standing = actor.standing(place, listens);
+            let blind = match &standing {
+                Ok(standing) => matches!(standing, Standing::Gone | Standing::Taken { .. }),
                 Err(error) => error.kind == ErrorKind::Unauthorized,
             };
-            if gone {
-                actor.feed(place, Input::Probed(alive), ctx); // which hands over
+            if blind {
+                actor.feed(place, Input::Probed(standing), ctx); // which hands over
             } else {
                 actor.await_sign_of_life(place, asked_at, SIGNS_AWAITED, ctx);
             }

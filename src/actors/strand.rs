@@ -1,7 +1,7 @@
 //! One socket of a connection and the session that decides for it. A connection has one, and a second one while the
 //! first is being replaced.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -54,6 +54,8 @@ pub struct Strand {
     pub resync: Option<SpawnHandle>,
     /// The agents that upstream was asked to tell of, on the present connection.
     pub subscribed: Arc<Agents>,
+    /// Those of them that it rejected.
+    pub rejected: HashSet<String>,
     /// A change of agents is under way.
     pub subscribing: bool,
     /// The update just handled could not be handed on.
@@ -82,6 +84,7 @@ impl Strand {
             socket: None,
             resync: None,
             subscribed: Arc::default(),
+            rejected: HashSet::new(),
             subscribing: false,
             queue_full: false,
             room: None,

@@ -1,20 +1,36 @@
 //! Whom upstream tells us of: a change of agents on a connection that is open, and those it rejects.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
+use super::assignment::Agents;
 use super::connection::{ConnectionActor, Place, Reassign};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::AgentId;
-use crate::genesys::protocol::Rejected;
+use crate::genesys::protocol::{Rejected, Standing, UpstreamError};
 use crate::store::assignments::RejectedAgent;
 
 /// Wait before a change of agents that failed is tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Rejected agents that one audit entry names; the API lists all.
 const NAMED_MAX: usize = 100;
+
+/// What upstream said of a connection.
+pub(super) struct Listens {
+    /// The agents that it was to listen to when upstream was asked; `None` while that changed.
+    asked: Option<Arc<Agents>>,
+    /// Those that it does.
+    answer: Result<Option<HashSet<String>>, UpstreamError>,
+}
+
+/// Who they are.
+pub(super) fn agent_ids(rejected: &[Rejected]) -> HashSet<String> {
+    rejected.iter().map(|rejected| rejected.agent_id.clone()).collect()
+}
 
 impl Handler<Reassign> for ConnectionActor {
     type Result = ();
@@ -76,6 +92,7 @@ impl ConnectionActor {
                     strand.subscribe_not_before = None;
                     let newcomers = agents.without(&strand.subscribed);
                     strand.subscribed = agents;
+                    strand.rejected = agent_ids(&rejected);
                     actor.note_rejected(rejected, ctx);
                     if !newcomers.is_empty() {
                         // A resync under way does not know them.
@@ -91,6 +108,32 @@ impl ConnectionActor {
                 }
             }
         }));
+    }
+
+    /// Asks upstream how the connection of a strand stands; feeds nothing by itself.
+    pub(super) fn ask_standing(&self, place: Place) -> Option<impl Future<Output = Listens> + use<>> {
+        let strand = self.strands.iter().find(|strand| strand.id == place.strand)?;
+        let (token, id) = (strand.token.clone()?, strand.session.upstream_id()?.to_owned());
+        let upstream = self.upstream.clone();
+        // What a change that is under way has done by then, the answer does not say.
+        let asked = (!strand.subscribing).then(|| strand.subscribed.clone());
+        Some(async move { Listens { asked, answer: upstream.listens_to(&token.secret, &id).await } })
+    }
+
+    /// How the connection stands, by what upstream says it listens to.
+    pub(super) fn standing(&self, place: Place, listens: Listens) -> Result<Standing, UpstreamError> {
+        let Some(listening) = listens.answer? else { return Ok(Standing::Gone) };
+        let strand = self.strands.iter().find(|strand| strand.id == place.strand && !strand.subscribing);
+        let Some((strand, asked)) = strand.zip(listens.asked) else { return Ok(Standing::Changing) };
+        if strand.subscribed.version != asked.version {
+            return Ok(Standing::Changing);
+        }
+        let wanted =
+            asked.list.iter().map(|agent| &agent.0).filter(|agent| !strand.rejected.contains(*agent));
+        match wanted.filter(|agent| !listening.contains(*agent)).count() {
+            0 => Ok(Standing::Whole),
+            agents => Ok(Standing::Taken { agents }),
+        }
     }
 
     /// Writes down whom upstream rejects.

@@ -1,5 +1,6 @@
 //! What a protocol must be able to do. The core knows nothing else of the platform.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
@@ -53,6 +54,22 @@ pub struct Provisioned {
     pub lifetime: Option<Duration>,
     /// Agents that stay out of sight on it.
     pub rejected: Vec<Rejected>,
+}
+
+/// How a connection stands upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It listens to whom it is to listen to.
+    Whole,
+    /// It exists; whom it is to listen to was changing when it was asked.
+    Changing,
+    /// It exists, and another program has taken subscriptions from it.
+    Taken {
+        /// Agents that it does not listen to any more.
+        agents: usize,
+    },
+    /// It does not exist any more.
+    Gone,
 }
 
 /// Whose rosters to read.
@@ -240,8 +257,9 @@ pub trait Upstream {
         wanted: &'a Wanted,
     ) -> Step<'a, Vec<Rejected>>;
 
-    /// Whether a connection still exists upstream.
-    fn is_alive<'a>(&'a self, token: &'a Secret, upstream_id: &'a str) -> Step<'a, bool>;
+    /// The agents that a connection listens to; `None` if it does not exist any more.
+    fn listens_to<'a>(&'a self, token: &'a Secret, upstream_id: &'a str)
+    -> Step<'a, Option<HashSet<String>>>;
 
     /// Reads the present state of at most [`SNAPSHOT_MAX`] agents. Agents that the platform does not know are missing.
     fn snapshot<'a>(&'a self, token: &'a Secret, agents: &'a [String]) -> Step<'a, Vec<Snapshot>>;

@@ -115,9 +115,12 @@ async fn nobody_to_watch_and_a_queue_that_does_not_exist_are_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_that_another_program_takes_away_is_told() {
     let cloud = cloud().await;
-    cloud.fault(Place::HeadChannel, Fault { status: None, ..Fault::status(0).after(Duration::from_secs(1)) });
+    cloud.fault(
+        Place::Subscriptions,
+        Fault { status: None, ..Fault::status(0).after(Duration::from_secs(1)) },
+    );
     let displacing = async {
-        cloud.wait_until(|seen| seen.requests(Place::HeadChannel) == 1, SOON).await.unwrap();
+        cloud.wait_until(|seen| seen.requests(Place::Subscriptions) == 1, SOON).await.unwrap();
         cloud.obey(Deed::Displace { reach: Reach::All, manner: Manner::Silent });
     };
     let ((code, said), ()) = tokio::join!(doctor(&cloud, &[]), displacing);

@@ -2,6 +2,7 @@
 //! nor left behind when nobody needs it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -99,8 +100,8 @@ impl Upstream for Platform {
         not_offered("subscribe")
     }
 
-    fn is_alive<'a>(&'a self, _: &'a Secret, _: &'a str) -> Step<'a, bool> {
-        not_offered("is alive")
+    fn listens_to<'a>(&'a self, _: &'a Secret, _: &'a str) -> Step<'a, Option<HashSet<String>>> {
+        not_offered("listens to")
     }
 
     fn snapshot<'a>(&'a self, _: &'a Secret, _: &'a [String]) -> Step<'a, Vec<Snapshot>> {

@@ -261,13 +261,9 @@ async fn a_channel_is_replaced_before_its_time_and_no_change_is_lost_or_told_twi
     world.audit_of("CHANNEL_ROTATED", 1).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_displaced_channel_that_keeps_up_appearances_is_found_out() {
-    // Silent: heartbeats and pongs go on. The probe that finds it comes each minute.
-    let world = CloudWorld::watching(&["ann"]).await;
-    world.cloud.obey(Deed::Displace { reach: Reach::All, manner: Manner::Silent });
-    assert_eq!(world.cloud.set_presence("ann", "BUSY").await.fate, Fate::Unwatched);
-    let told = tokio::time::timeout(Duration::from_secs(75), async {
+/// What is told of the channel once the look that comes each minute has found it displaced.
+async fn displaced(world: &CloudWorld) -> Value {
+    let told = async {
         loop {
             let entries = world.audit("CHANNEL_DISPLACED").await;
             if let Some(entry) = entries.first() {
@@ -275,12 +271,47 @@ async fn a_displaced_channel_that_keeps_up_appearances_is_found_out() {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-    })
-    .await
-    .expect("it is noticed within a minute");
-    assert_eq!(told["level"], "ERROR");
+    };
+    tokio::time::timeout(Duration::from_secs(75), told).await.expect("it is noticed within a minute")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_displaced_channel_that_keeps_up_appearances_is_found_out() {
+    // Silent: heartbeats and pongs go on. The probe that finds it comes each minute.
+    let world = CloudWorld::watching(&["ann"]).await;
+    world.cloud.obey(Deed::Displace { reach: Reach::All, manner: Manner::Silent });
+    assert_eq!(world.cloud.set_presence("ann", "BUSY").await.fate, Fate::Unwatched);
+    assert_eq!(displaced(&world).await["level"], "ERROR");
     world.agent_is("ann", "BUSY").await;
     assert_eq!(world.lost_without_a_word(OffsetDateTime::UNIX_EPOCH).await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subscriptions_that_another_program_takes_away_are_found_out_and_told_from_the_last_look() {
+    // Both at once: each look comes after a minute, whatever was taken.
+    let platform = || options(&["ann", "bob"]);
+    let alone = CloudWorld::starting(platform(), &[("GENESYS_AGENTS", "ann,bob")]).await;
+    let some = CloudWorld::starting(platform(), &[("GENESYS_AGENTS", "ann,bob")]).await;
+    for (world, taken) in [(&alone, Vec::new()), (&some, vec!["ann".to_owned()])] {
+        world.sees(2).await;
+        world.cloud.obey(Deed::Unsubscribe { reach: Reach::All, agents: taken });
+        assert_eq!(world.cloud.set_presence("ann", "BUSY").await.fate, Fate::Unwatched);
+    }
+    // Of the one that is left the news go on: they prove nothing of the other.
+    assert_eq!(some.cloud.set_presence("bob", "BUSY").await.fate, Fate::Written);
+    for (world, taken) in [(&alone, 2), (&some, 1)] {
+        let told = displaced(world).await;
+        assert_eq!((&told["level"], &told["data"]["subscriptions_taken"]), (&json!("ERROR"), &json!(taken)));
+        world.agent_is("ann", "BUSY").await;
+        let gap = eventually("the gap is over", || async {
+            let gaps = world.bridge.get("/v1/gaps").await.json();
+            gaps["items"].as_array()?.iter().find(|gap| gap["to"].is_string()).cloned()
+        })
+        .await;
+        assert_eq!((&gap["cause"], &gap["agents"]), (&json!("subscriptions_taken"), &json!(["ann", "bob"])));
+        assert_eq!(world.lost_without_a_word(OffsetDateTime::UNIX_EPOCH).await.len(), 0);
+        assert_eq!(world.cloud.snapshot().watched(), 2);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -175,6 +175,13 @@ pub enum Deed {
         reach: Reach,
         manner: Manner,
     },
+    /// Take subscriptions from channels, as another program of the same client does: those of these users; none: all.
+    Unsubscribe {
+        #[serde(default)]
+        reach: Reach,
+        #[serde(default)]
+        agents: Vec<String>,
+    },
     /// Announce that sockets close, and close them after the grace.
     Maintenance {
         #[serde(default)]

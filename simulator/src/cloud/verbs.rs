@@ -102,6 +102,10 @@ impl State {
                 self.each(&reach, |channel| channel.expires = now)
             }
             Deed::Displace { reach, manner } => self.displace(&reach, manner),
+            Deed::Unsubscribe { reach, agents } => self.each(&reach, |channel| {
+                channel.topics.retain(|agent, _| !agents.is_empty() && !agents.contains(agent));
+                channel.topic_count = channel.topics.len();
+            }),
             Deed::Maintenance { reach, grace_ms } => self.each(&reach, |channel| {
                 say(channel, &system("socket_closing", &channel.id, "maintenance"));
                 if let Some((_, socket)) = &channel.socket {

@@ -117,6 +117,21 @@ async fn a_displaced_channel_may_keep_up_appearances() {
 }
 
 #[tokio::test]
+async fn subscriptions_that_are_taken_leave_a_channel_that_says_nothing() {
+    let (cloud, api) =
+        cloud(CloudOptions { heartbeat: Duration::from_millis(20), ..CloudOptions::default() }).await;
+    let (id, mut socket) = listening(&api, &["v2.users.ann.activity", "v2.users.bob.activity"]).await;
+    let path = format!("/api/v2/notifications/channels/{id}/subscriptions");
+    for (agents, left) in [(vec!["ann".to_owned()], 1), (Vec::new(), 0)] {
+        cloud.obey(Deed::Unsubscribe { reach: Reach::All, agents });
+        let listed = api.get(&path).await.unwrap().json();
+        assert_eq!(listed["entities"].as_array().unwrap().len(), left, "{listed}");
+        assert_eq!(cloud.set_presence("ann", "BUSY").await.fate, Fate::Unwatched);
+    }
+    assert_eq!(socket.json().await["eventBody"]["message"], "WebSocket Heartbeat");
+}
+
+#[tokio::test]
 async fn requests_beyond_the_rate_are_refused_with_the_headers_that_are_wanted() {
     let options =
         CloudOptions { rate_limit: Some(2), rate_headers: RateHeaders::Reset, ..CloudOptions::default() };

@@ -42,7 +42,8 @@ const SILENCE: Duration = Duration::from_secs(35);
 /// How long a channel lives, and a shorter life than any that it is given.
 const LIFE_USUAL: Duration = Duration::from_secs(24 * 3600);
 const LIFE_MIN: Duration = Duration::from_secs(2);
-/// How often a channel is looked for upstream: one that was displaced may stay silent without a word.
+/// How often a channel is looked at upstream: one that was displaced, or whose subscriptions were taken away, may stay
+/// silent without a word.
 const PROBE_EVERY: Duration = Duration::from_secs(60);
 
 /// Where and as whom.
@@ -263,17 +264,12 @@ impl Upstream for Notifications {
         self.subscribe_to(token, upstream_id, wanted).boxed_local()
     }
 
-    fn is_alive<'a>(&'a self, token: &'a Secret, upstream_id: &'a str) -> Step<'a, bool> {
-        async move {
-            let url = self.url(&format!("notifications/channels/{}", escaped(upstream_id)));
-            let make = || (self.rest.client.head(&url), Vec::new());
-            match self.ask("channel", Urgency::Urgent, token, make).await {
-                Ok(_) => Ok(true),
-                Err(error) if error.status == Some(404) => Ok(false),
-                Err(error) => Err(error),
-            }
-        }
-        .boxed_local()
+    fn listens_to<'a>(
+        &'a self,
+        token: &'a Secret,
+        upstream_id: &'a str,
+    ) -> Step<'a, Option<HashSet<String>>> {
+        self.subscribed_agents(token, upstream_id).boxed_local()
     }
 
     fn snapshot<'a>(&'a self, token: &'a Secret, agents: &'a [String]) -> Step<'a, Vec<Snapshot>> {

@@ -181,16 +181,25 @@ async fn a_rate_limit_makes_the_client_wait_and_ask_again() {
 }
 
 told! {
-async fn a_channel_is_alive_gone_or_not_known() {
-    let (client, _) = server(|path, _| match path.rsplit('/').next() {
-        Some("alive") => status(200, "", ""),
+async fn a_channel_listens_is_gone_or_not_known() {
+    let (client, _) = server(|path, _| match path.rsplit('/').nth(1) {
+        Some("listens") => {
+            let topics = r#"{"entities":[{"id":"v2.users.ann.activity"},{"id":"v2.users.bob?presence&outofoffice"},
+                {"id":"v2.system.socket_closing"}]}"#;
+            status(200, "", topics)
+        }
+        Some("silent") => status(200, "", r#"{"entities":[]}"#),
         Some("gone") => status(404, "", ""),
+        Some("odd") => status(200, "", "{}"),
         _ => status(500, "", ""),
     })
     .await;
-    assert_eq!(client.is_alive(&token(), "alive").await, Ok(true));
-    assert_eq!(client.is_alive(&token(), "gone").await, Ok(false));
-    assert!(client.is_alive(&token(), "?").await.is_err());
+    let agents = |list: &[&str]| Ok(Some(list.iter().map(|agent| (*agent).to_owned()).collect()));
+    assert_eq!(client.listens_to(&token(), "listens").await, agents(&["ann", "bob"]));
+    assert_eq!(client.listens_to(&token(), "silent").await, agents(&[]));
+    assert_eq!(client.listens_to(&token(), "gone").await, Ok(None));
+    assert!(client.listens_to(&token(), "odd").await.is_err());
+    assert!(client.listens_to(&token(), "?").await.is_err());
 }
 }
 

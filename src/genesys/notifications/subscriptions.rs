@@ -1,5 +1,7 @@
 //! What a channel listens to: a PUT replaces the whole list, and one topic may spoil it.
 
+use std::collections::HashSet;
+
 use serde::Deserialize;
 use serde_json::json;
 
@@ -26,7 +28,28 @@ struct TopicAnswer {
     missing_permissions: Vec<String>,
 }
 
+#[derive(Deserialize)]
+struct Listed {
+    entities: Vec<TopicAnswer>,
+}
+
 impl Notifications {
+    /// The agents that a channel listens to; `None` if there is no such channel.
+    pub(super) async fn subscribed_agents(
+        &self,
+        token: &Secret,
+        upstream_id: &str,
+    ) -> Result<Option<HashSet<String>>, UpstreamError> {
+        let path = format!("notifications/channels/{}/subscriptions", escaped(upstream_id));
+        let answer = match self.get("list of subscriptions", Urgency::Urgent, token, &path).await {
+            Err(error) if error.status == Some(404) => return Ok(None),
+            answer => answer?,
+        };
+        let listed: Listed = read_json("list of subscriptions", &answer)?;
+        let agents = listed.entities.iter().filter_map(|topic| agent_of_topic(&topic.id));
+        Ok(Some(agents.map(str::to_owned).collect()))
+    }
+
     /// Has a channel listen to these agents and no others; gives those that are rejected.
     pub(super) async fn subscribe_to(
         &self,

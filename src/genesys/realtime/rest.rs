@@ -1,5 +1,6 @@
 //! The REST half of protocol `realtime`.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use awc::http::header::CONTENT_TYPE;
@@ -184,8 +185,8 @@ impl Upstream for Realtime {
         not_offered("subscribe")
     }
 
-    fn is_alive<'a>(&'a self, _: &'a Secret, _: &'a str) -> Step<'a, bool> {
-        not_offered("is alive")
+    fn listens_to<'a>(&'a self, _: &'a Secret, _: &'a str) -> Step<'a, Option<HashSet<String>>> {
+        not_offered("listens to")
     }
 
     fn snapshot<'a>(&'a self, _: &'a Secret, _: &'a [String]) -> Step<'a, Vec<Snapshot>> {

@@ -5,7 +5,7 @@ use time::macros::datetime;
 
 use super::*;
 use crate::domain::secret::Secret;
-use crate::genesys::protocol::{Frame, Provisioned};
+use crate::genesys::protocol::{Frame, Provisioned, Standing};
 
 const CHANNEL: Rhythm = Rhythm {
     silence: Duration::from_secs(35),
@@ -125,12 +125,30 @@ fn a_successor_asks_for_another_token_and_the_one_replaced_leaves_without_a_gap(
 fn a_channel_that_is_gone_was_blind_since_it_was_last_seen_upstream() {
     let (mut story, _) = Story::open(None);
     story.after(60.0, Input::Timer(Timer::Probe));
-    story.after(1.0, Input::Probed(Ok(true)));
+    story.after(1.0, Input::Probed(Ok(Standing::Whole)));
     // The socket goes on as if nothing had happened.
     story.after(58.0, heartbeat());
     story.after(1.0, Input::Timer(Timer::Probe));
-    let effects = story.after(1.0, Input::Probed(Ok(false)));
+    let effects = story.after(1.0, Input::Probed(Ok(Standing::Gone)));
     assert_eq!(gap(&effects), Some((Span::seconds(59), "displaced")));
+    let told = effects.iter().any(|effect| {
+        matches!(effect, Effect::Audit(entry) if entry.kind == Kind::ChannelDisplaced && entry.level == Level::Error)
+    });
+    assert!(told);
+    assert_eq!(story.session.phase(), Phase::BackingOff);
+}
+
+#[test]
+fn a_channel_whose_subscriptions_were_taken_was_blind_since_it_was_last_seen_whole() {
+    let (mut story, _) = Story::open(None);
+    story.after(60.0, Input::Timer(Timer::Probe));
+    story.after(1.0, Input::Probed(Ok(Standing::Whole)));
+    story.after(60.0, Input::Timer(Timer::Probe));
+    story.after(1.0, Input::Probed(Ok(Standing::Changing)));
+    // One agent's update says nothing of the others.
+    story.after(57.0, Input::Text(String::new(), Frame::Update(Box::default())));
+    let effects = story.after(1.0, Input::Probed(Ok(Standing::Taken { agents: 2 })));
+    assert_eq!(gap(&effects), Some((Span::seconds(59), "subscriptions_taken")));
     let told = effects.iter().any(|effect| {
         matches!(effect, Effect::Audit(entry) if entry.kind == Kind::ChannelDisplaced && entry.level == Level::Error)
     });

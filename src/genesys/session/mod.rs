@@ -70,6 +70,8 @@ pub struct Session {
     heard: Option<Now>,
     /// Last moment that the connection surely existed upstream. A socket may live on without it.
     certain_at: Option<OffsetDateTime>,
+    /// Last moment that it surely listened to all its agents: an update proves that of one agent alone.
+    whole_at: Option<OffsetDateTime>,
     probed_at: Option<OffsetDateTime>,
     ping: Option<(u64, Instant)>,
     pings: u64,
@@ -101,6 +103,7 @@ impl Session {
             opened_at: None,
             heard: None,
             certain_at: None,
+            whole_at: None,
             probed_at: None,
             ping: None,
             pings: 0,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{Effect, Input, Now, Phase, Session, Timer, audit};
 use crate::domain::audit::{Entry, Kind, Level};
-use crate::genesys::protocol::{ErrorKind, Frame};
+use crate::genesys::protocol::{ErrorKind, Frame, Standing};
 
 /// A socket must be open this long before the count of attempts starts anew.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
@@ -23,6 +23,7 @@ impl Session {
         self.opened_at = Some(now.at);
         self.heard = Some(now);
         self.certain_at = Some(now.at);
+        self.whole_at = Some(now.at);
         self.ping = None;
         self.end_announced = false;
         let entry = Entry::new(now.at, Kind::WsOpen).data("connectionId", self.upstream_id.clone());
@@ -53,13 +54,24 @@ impl Session {
         self.lost("silence", now, jitter, out);
     }
 
+    /// What another program did to the connection.
+    fn displaced(&self, now: Now) -> Entry {
+        Entry::new(now.at, Kind::ChannelDisplaced)
+            .data("connectionId", self.upstream_id.clone())
+            .data("remedy", "another program uses this OAuth client: give each program a client of its own")
+    }
+
+    /// The connection exists and does not listen to all its agents any more. Another one is made.
+    fn taken(&mut self, agents: usize, now: Now, jitter: f64, out: &mut Vec<Effect>) {
+        let entry = self.displaced(now).level(Level::Error).data("subscriptions_taken", agents);
+        out.extend([audit(entry), Effect::Close(1000, "its subscriptions were taken away")]);
+        self.lost_since(self.whole_at.unwrap_or(now.at), "subscriptions_taken", now, jitter, out);
+    }
+
     /// Upstream has ended the connection, whatever becomes of the socket.
     fn dead(&mut self, cause: &'static str, now: Now, jitter: f64, out: &mut Vec<Effect>) {
         let entry = if cause == "displaced" {
-            Entry::new(now.at, Kind::ChannelDisplaced).data("connectionId", self.upstream_id.clone()).data(
-                "remedy",
-                "another program uses this OAuth client: give each program a client of its own",
-            )
+            self.displaced(now)
         } else {
             Entry::new(now.at, Kind::WsClose).data("reason", cause)
         };
@@ -112,12 +124,20 @@ impl Session {
             }
             Input::Probed(answer) => {
                 match answer {
-                    Ok(false) => {
+                    Ok(Standing::Gone) => {
                         self.dead("displaced", now, jitter, out);
                         return;
                     }
+                    Ok(Standing::Taken { agents }) => {
+                        self.taken(agents, now, jitter, out);
+                        return;
+                    }
                     // The answer is as old as the question.
-                    Ok(true) => self.certain_at = self.certain_at.max(self.probed_at),
+                    Ok(Standing::Whole) => {
+                        self.certain_at = self.certain_at.max(self.probed_at);
+                        self.whole_at = self.whole_at.max(self.probed_at);
+                    }
+                    Ok(Standing::Changing) => self.certain_at = self.certain_at.max(self.probed_at),
                     // A channel dies with the token that made it.
                     Err(error) if error.kind == ErrorKind::Unauthorized => {
                         self.dead("token_revoked", now, jitter, out);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use time::macros::datetime;
 
 use super::*;
-use crate::genesys::protocol::{Frame, Provisioned, Rhythm};
+use crate::genesys::protocol::{Frame, Provisioned, Rhythm, Standing};
 use crate::genesys::socket::Closed;
 
 /// Protocol `realtime` with a heartbeat of 15 s.
@@ -502,7 +502,13 @@ proptest::proptest! {
                 16 => closed(u16::try_from(seconds).unwrap()),
                 17 => Input::Timer([Timer::Retry, Timer::Watchdog, Timer::Ping, Timer::Healthy, Timer::Probe,
                     Timer::Rotate][usize::try_from(seconds % 6).unwrap()]),
-                18 => Input::Probed(if seconds % 2 == 0 { Ok(seconds % 4 == 0) } else { Err(error(kind)) }),
+                18 => Input::Probed(match seconds % 5 {
+                    0 => Ok(Standing::Whole),
+                    1 => Ok(Standing::Changing),
+                    2 => Ok(Standing::Taken { agents: 1 }),
+                    3 => Ok(Standing::Gone),
+                    _ => Err(error(kind)),
+                }),
                 19 => Input::QueueFull,
                 20 => Input::Timer(Timer::Retry),
                 _ => Input::Unproven,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 
 use crate::domain::audit::Entry;
-use crate::genesys::protocol::{Frame, Provisioned, Update, UpstreamError};
+use crate::genesys::protocol::{Frame, Provisioned, Standing, Update, UpstreamError};
 use crate::genesys::socket::Closed;
 
 /// Both clocks: one for what is written down, one for measuring.
@@ -58,7 +58,7 @@ pub enum Timer {
     Ping,
     /// The socket has been open for long enough.
     Healthy,
-    /// Look whether the connection still exists upstream.
+    /// Look how the connection stands upstream.
     Probe,
     /// Have another connection made before this one ends.
     Rotate,
@@ -93,8 +93,8 @@ pub enum Input {
     Closed(Closed),
     /// A timer rang.
     Timer(Timer),
-    /// Upstream was asked whether the connection still exists.
-    Probed(Result<bool, UpstreamError>),
+    /// Upstream was asked how the connection stands.
+    Probed(Result<Standing, UpstreamError>),
     /// The socket was asked for a sign of life out of turn and gave none.
     Unproven,
     /// An update could not be handed on.
@@ -154,7 +154,7 @@ pub enum Effect {
     CountOdd(&'static str),
     /// Count a round trip.
     CountRoundTrip(Duration),
-    /// Ask whether the connection still exists upstream.
+    /// Ask how the connection stands upstream.
     Probe,
     /// Read the present states of its agents.
     Resync,
