@@ -66,8 +66,9 @@ pub(super) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     };
     let paging = query.paging(List::Deliveries)?;
     let before = paging.after_id().map(DeliveryId);
-    let rows = state.store.delivery_history(&filter, before, paging.rows()).await?;
-    Ok(paging.respond(rows, |row| Place::Id(row.delivery_id.0), view))
+    let page = state.store.delivery_history(&filter, before, paging.rows()).await?;
+    let place = |id: DeliveryId| Place::Id(id.0);
+    Ok(paging.respond_so_far(page.rows, page.stopped_at.map(place), |row| place(row.delivery_id), view))
 }
 
 pub(super) async fn get(state: Scoped, request: HttpRequest) -> Reply {

@@ -336,13 +336,25 @@ impl Paging {
     /// The page as a response. `place` says where a row stands.
     pub fn respond<T, V: Serialize>(
         &self,
+        rows: Vec<T>,
+        place: impl Fn(&T) -> Place,
+        view: impl Fn(&T) -> V,
+    ) -> HttpResponse {
+        self.respond_so_far(rows, None, place, view)
+    }
+
+    /// The same if it was not looked any further than `stopped_at`: unless the page is full, it goes on there.
+    pub fn respond_so_far<T, V: Serialize>(
+        &self,
         mut rows: Vec<T>,
+        stopped_at: Option<Place>,
         place: impl Fn(&T) -> Place,
         view: impl Fn(&T) -> V,
     ) -> HttpResponse {
         let more = rows.len() > self.limit;
         rows.truncate(self.limit);
-        let next = rows.last().filter(|_| more).map(|row| self.list.cursor(place(row)));
+        let next =
+            rows.last().filter(|_| more).map(place).or(stopped_at).map(|place| self.list.cursor(place));
         let items: Vec<V> = rows.iter().map(view).collect();
         HttpResponse::Ok().json(json!({"items": items, "next_cursor": next}))
     }

@@ -58,6 +58,9 @@ uuid_id! {
     DispatcherId;
 }
 
+/// What stands behind the time in an id.
+const TIME_SHIFT: u32 = 80;
+
 impl DeliveryId {
     /// The id of the delivery of an event to a webhook: the same whenever and wherever it is made, so that a receiver
     /// can drop repeats by `webhook-id` alone. A uuid v8 with the event's leading 48 bits, which are its time (index
@@ -65,6 +68,24 @@ impl DeliveryId {
     #[must_use]
     pub fn of(event: EventId, webhook: WebhookId) -> Self {
         Self(derived(event.0, &[event.0, webhook.0]))
+    }
+
+    /// Less than every id of an event of this millisecond and later, and none itself: it says a place between two.
+    #[must_use]
+    pub fn bound(milliseconds: u64) -> Self {
+        Self(Uuid::from_u128(u128::from(milliseconds) << TIME_SHIFT))
+    }
+
+    /// Whether it is only a place between two.
+    #[must_use]
+    pub fn is_bound(self) -> bool {
+        self.0.as_u128().trailing_zeros() >= TIME_SHIFT
+    }
+
+    /// The time of its event, in milliseconds since 1970.
+    #[must_use]
+    pub fn milliseconds(self) -> u64 {
+        u64::try_from(self.0.as_u128() >> TIME_SHIFT).unwrap_or(u64::MAX)
     }
 }
 

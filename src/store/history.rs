@@ -1,15 +1,26 @@
 //! Deliveries as the API shows them, open ones from `delivery` and ended ones from `audit_log`. Claiming and settling is the
 //! dispatcher's (`store/deliveries.rs`), the operator's retry `store/reopen.rs`.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use super::{Result, Store, StoreError, answered};
+use super::{Result, STEP_WITHIN, Store, StoreError, answered};
+use crate::clock;
 use crate::domain::ids::{AgentId, DeliveryId, EventId, WebhookId};
 
 /// Attempts shown of one delivery.
 const ATTEMPTS_SHOWN: i64 = 200;
+/// How long a page may be looked for by whatever index helps.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// How long it is then looked for piece by piece, back in time, before the page is given as far as it has come.
+const PIECES_WITHIN: Duration = Duration::from_millis(1500);
+/// How long a piece may take; one that would take longer is made smaller.
+const PIECE_WITHIN: Duration = Duration::from_millis(500);
+/// How many milliseconds of events the first piece covers.
+const FIRST_PIECE: u64 = 60_000;
 
 /// One delivery, open or ended.
 #[derive(Clone, Debug)]
@@ -70,6 +81,15 @@ pub struct DeliveryFilter {
     pub state: Option<String>,
 }
 
+/// A page of deliveries.
+#[derive(Clone, Debug, Default)]
+pub struct DeliveryPage {
+    /// Those that were found.
+    pub rows: Vec<DeliveryRow>,
+    /// If it was not looked any further: where to go on.
+    pub stopped_at: Option<DeliveryId>,
+}
+
 impl Store {
     /// Number of open deliveries, and since when the oldest is open.
     ///
@@ -85,7 +105,8 @@ impl Store {
         .await
     }
 
-    /// A page of deliveries. Ids begin with the time of their event, so the newest events come first.
+    /// A page of deliveries. Ids begin with the time of their event, so the newest events come first. A filter that hardly any
+    /// delivery passes could make the server read all there are: after a while the page ends where it has come to, be it empty.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -94,9 +115,60 @@ impl Store {
         filter: &DeliveryFilter,
         before: Option<DeliveryId>,
         limit: i64,
+    ) -> Result<DeliveryPage> {
+        // Who goes on from where another page stopped would only wait for nothing again.
+        if !before.is_some_and(DeliveryId::is_bound) {
+            match self.deliveries_between(filter, None, before, limit, AT_ONCE).await {
+                Err(error) if error.is_too_slow() => {}
+                read => return Ok(DeliveryPage { rows: read?, stopped_at: None }),
+            }
+        }
+        let began = Instant::now();
+        let (mut rows, mut before, mut piece) = (Vec::new(), before, FIRST_PIECE);
+        let mut wanted = limit;
+        loop {
+            let asked = Instant::now();
+            let upto = before.map_or_else(now_in_milliseconds, DeliveryId::milliseconds);
+            let from = upto.checked_sub(piece).map(DeliveryId::bound);
+            match self.deliveries_between(filter, from, before, wanted, PIECE_WITHIN).await {
+                Err(error) if error.is_too_slow() && began.elapsed() < PIECES_WITHIN => {
+                    piece = (piece / 16).max(1);
+                    continue;
+                }
+                read => {
+                    let read = read?;
+                    wanted -= i64::try_from(read.len()).unwrap_or(wanted);
+                    rows.extend(read);
+                }
+            }
+            if from.is_none() || wanted <= 0 {
+                return Ok(DeliveryPage { rows, stopped_at: None });
+            }
+            if began.elapsed() >= PIECES_WITHIN {
+                return Ok(DeliveryPage { rows, stopped_at: from });
+            }
+            before = from;
+            if asked.elapsed() < PIECE_WITHIN / 4 {
+                piece = piece.saturating_mul(4);
+            }
+        }
+    }
+
+    /// Deliveries from one id on and before another, the last ones first, if the server finds them within this time.
+    async fn deliveries_between(
+        &self,
+        filter: &DeliveryFilter,
+        from: Option<DeliveryId>,
+        before: Option<DeliveryId>,
+        limit: i64,
+        within: Duration,
     ) -> Result<Vec<DeliveryRow>> {
         let mut tx = self.begin().await?;
         choose_plan_by_values(&mut tx).await?;
+        let within = within.as_millis().to_string();
+        sqlx::query_scalar!("select set_config('statement_timeout', $1, true)", within)
+            .fetch_one(&mut *tx)
+            .await?;
         let rows = sqlx::query_as!(
             DeliveryRow,
             r#"with open_ones as (
@@ -118,6 +190,7 @@ impl Store {
                      and ($4::uuid is null or d.event_id = $4)
                      and ($5::text is null or $5 = 'open' or d.state = $5)
                      and ($6::uuid is null or d.delivery_id < $6)
+                     and ($8::uuid is null or d.delivery_id >= $8)
                    order by d.delivery_id desc
                    limit $7),
                ended_ones as (
@@ -134,6 +207,7 @@ impl Store {
                      and ($4::uuid is null or l.event_id = $4)
                      and ($5::text is null or $5 = 'ended' or l.end_state = $5)
                      and ($6::uuid is null or l.delivery_id < $6)
+                     and ($8::uuid is null or l.delivery_id >= $8)
                      -- A retry opens it again, and then it may end once more: only what holds now is shown.
                      and not exists (select from delivery d where d.delivery_id = l.delivery_id)
                      and not exists (
@@ -156,6 +230,7 @@ impl Store {
             filter.state.as_deref(),
             before as _,
             limit,
+            from as _,
         )
         .fetch_all(&mut *tx)
         .await?;
@@ -169,7 +244,7 @@ impl Store {
     /// If there is none, or the database does not answer.
     pub async fn delivery(&self, id: DeliveryId) -> Result<DeliveryRow> {
         let only = DeliveryFilter { delivery: Some(id), ..DeliveryFilter::default() };
-        let rows = self.delivery_history(&only, None, 1).await?;
+        let rows = self.deliveries_between(&only, None, None, 1, STEP_WITHIN).await?;
         rows.into_iter().next().ok_or(StoreError::NotFound("delivery"))
     }
 
@@ -194,6 +269,10 @@ impl Store {
         rows.reverse();
         Ok(rows)
     }
+}
+
+fn now_in_milliseconds() -> u64 {
+    u64::try_from(clock::now().unix_timestamp_nanos() / 1_000_000).unwrap_or(0)
 }
 
 /// Lets the server plan each statement of this transaction for its values. A statement with optional filters would
