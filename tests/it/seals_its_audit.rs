@@ -1,6 +1,7 @@
 //! Nobody edits the audit log without being found out: not the bridge by accident, not a superuser on purpose.
 
-use std::process::Output;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Output, Stdio};
 
 use presence_bridge::domain::seal::{Head, RowFault};
 use presence_bridge::domain::secret::MasterKey;
@@ -90,15 +91,19 @@ impl Log {
 }
 
 fn cli(url: &str, arguments: &[&str]) -> Output {
-    std::process::Command::new(env!("CARGO_BIN_EXE_presence-bridge"))
+    command(url, arguments).output().unwrap()
+}
+
+fn command(url: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_presence-bridge"));
+    command
         .arg("audit")
         .args(arguments)
         .env_clear()
         .env("DATABASE_URL", url)
         .env("BRIDGE_MASTER_KEY", MASTER_KEY)
-        .current_dir(std::env::temp_dir())
-        .output()
-        .unwrap()
+        .current_dir(std::env::temp_dir());
+    command
 }
 
 fn said(output: &Output) -> String {
@@ -518,4 +523,21 @@ async fn a_bridge_seals_what_it_does_and_hands_it_on_by_cursor() {
     assert!(lines(&["--tenant", "00000000-0000-0000-0000-0000000000ff"]).is_empty());
     assert_eq!(cli(url, &["export", "--until", "yesterday"]).status.code(), Some(2));
     assert!(cli(url, &["verify"]).status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_ends_quietly_when_its_reader_has_seen_enough() {
+    // More than a pipe takes in.
+    let log = Log::of(2_000, 500).await;
+    let mut export =
+        command(&log.url, &["export"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(export.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    // `| head -1` has read its line and gone.
+    let output = export.wait_with_output().unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&first).unwrap()["id"], 1);
+    assert!(output.status.success(), "{:?}", output.status);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "nothing is said");
+    let whole = log.cli(&["export"]);
+    assert!(whole.stdout.len() > 256 * 1024, "{} bytes: a pipe could take them all", whole.stdout.len());
 }
