@@ -29,7 +29,7 @@ pub struct Options {
     /// Bridge's executable
     #[arg(long)]
     bridge: PathBuf,
-    /// Play for so many seconds, then judge; without it play until Ctrl-C
+    /// Play for so many seconds, then judge; Ctrl-C ends the play too, a second one ends without a verdict
     #[arg(long)]
     seconds: Option<u64>,
     /// Upstream protocol to play
@@ -62,18 +62,8 @@ const INTERRUPTED: u8 = 130;
 pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let mut stage = stage::Stage::build(&options).await?;
     let emergency = stage.child.emergency();
-    let acting = async {
-        stage.open(&options).await?;
-        play::run(&mut stage, &options).await
-    };
-    let outcome = tokio::select! {
-        outcome = acting => Some(outcome),
-        signal = interrupted() => {
-            signal?;
-            None
-        }
-    };
-    if let Some(Err(error)) = &outcome {
+    let outcome = act(&mut stage, &options).await;
+    if let Err(error) = &outcome {
         say(&format!("error: {error:#}"));
         stage.child.print_log_tail();
     }
@@ -88,9 +78,28 @@ pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
     say("stopping the bridge …");
     stage.clear().await;
     second.abort();
-    Ok(match (outcome, options.seconds) {
-        (Some(Ok(true)), _) | (None, None) => ExitCode::SUCCESS,
-        (Some(_), _) => ExitCode::FAILURE,
-        (None, Some(_)) => ExitCode::from(INTERRUPTED),
+    Ok(match outcome {
+        Ok(Some(true)) => ExitCode::SUCCESS,
+        Ok(Some(false)) | Err(_) => ExitCode::FAILURE,
+        Ok(None) => ExitCode::from(INTERRUPTED),
     })
+}
+
+/// Opens the stage, plays and judges; whether the bridge kept its promises, `None` if nobody waited for the verdict.
+async fn act(stage: &mut stage::Stage, options: &Options) -> anyhow::Result<Option<bool>> {
+    match unless_interrupted(stage.open(options)).await? {
+        Some(()) => play::run(stage, options).await,
+        None => Ok(None),
+    }
+}
+
+/// Lets it go on until Ctrl-C or SIGTERM.
+async fn unless_interrupted<T>(acting: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<Option<T>> {
+    tokio::select! {
+        done = acting => done.map(Some),
+        signal = interrupted() => {
+            signal?;
+            Ok(None)
+        }
+    }
 }

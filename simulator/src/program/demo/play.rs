@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::future::pending;
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -13,24 +14,27 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use super::stage::Stage;
 
 use super::verdict::{Blind, Evidence, Feed};
-use super::{Options, bridge_api};
+use super::{Options, bridge_api, unless_interrupted};
 use crate::program::upstream::Upstream;
-use crate::program::{genesys::pace, line, say, wait};
+use crate::program::{genesys::pace, interrupted, line, say, wait};
 
 /// Time for the last deliveries to arrive after the play.
 const ARRIVAL: Duration = Duration::from_secs(60);
 
-/// Plays, waits, judges; whether the bridge kept its promises.
-pub async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<bool> {
+/// Plays, waits, judges; whether the bridge kept its promises, `None` if nobody waited for the verdict.
+pub async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<Option<bool>> {
     let printer = tokio::spawn(print(stage.crm.clone(), stage.genesys.clone()));
     let killed = play(stage, options).await?;
-    let evidence = arrive(stage, killed).await;
+    let evidence = unless_interrupted(arrive(stage, killed)).await;
     printer.abort();
-    let verdict = evidence?.judge();
+    let Some(evidence) = evidence? else {
+        return Ok(None);
+    };
+    let verdict = evidence.judge();
     for line in &verdict.lines {
         say(line);
     }
-    Ok(verdict.kept)
+    Ok(Some(verdict.kept))
 }
 
 /// Prints each POST as it arrives, with the latency by one monotonic clock: frame's first byte out to body read.
@@ -51,7 +55,7 @@ fn latency(genesys: &Upstream, post: &Post) -> Option<Duration> {
     Some(post.arrived.saturating_duration_since(genesys.sent(post.n()?)?))
 }
 
-/// Plays until the time is over; the moment of the kill, if there was one.
+/// Plays until the time is over or Ctrl-C comes; the moment of the kill, if there was one.
 async fn play(stage: &mut Stage, options: &Options) -> anyhow::Result<Option<std::time::Instant>> {
     let start = Instant::now();
     let end = options.seconds.map(|seconds| start + Duration::from_secs(seconds));
@@ -60,10 +64,16 @@ async fn play(stage: &mut Stage, options: &Options) -> anyhow::Result<Option<std
     let mut ticks = interval(pace(options.rate)?);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut shift = Shift::new(&stage.agents, options.seed);
+    let mut interrupt = pin!(interrupted());
     loop {
-        // Hears: the end of the play, the moment of the kill, the bridge's own end, the next change.
+        // Hears: the end of the play, Ctrl-C, the moment of the kill, the bridge's own end, the next change.
         tokio::select! {
             () = until(end) => return Ok(killed),
+            signal = &mut interrupt => {
+                signal?;
+                say("the play is over; waiting for what is on its way (Ctrl-C again: without a verdict) …");
+                return Ok(killed);
+            }
             () = until(kill_at) => {
                 kill_at = None;
                 say("kill -9");
