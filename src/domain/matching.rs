@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::delivery_settings::Mode;
+use super::delivery_settings::{Format, Mode};
 use super::ids::{SourceId, TenantId, WebhookId};
 use super::presence::EventKind;
 
@@ -32,6 +32,8 @@ pub struct Subscription {
     pub min_dwell: Duration,
     /// Longest wait for a batch to fill; `None` if it takes one delivery in a POST.
     pub batch_wait: Option<Duration>,
+    /// What its POSTs look like.
+    pub format: Format,
     /// Deliveries are kept until it is resumed.
     pub paused: bool,
     /// One dispatcher serves it ([`DeliverySettings::is_limited`](super::delivery_settings::DeliverySettings::is_limited)).
@@ -108,6 +110,7 @@ mod tests {
             mode: Mode::Every,
             min_dwell: Duration::ZERO,
             batch_wait: None,
+            format: Format::default(),
             paused: false,
             limited: false,
         }

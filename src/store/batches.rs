@@ -3,13 +3,14 @@
 
 use time::OffsetDateTime;
 
-use super::deliveries::{BEGIN_CYCLE, Claimed};
+use super::deliveries::{BEGIN_CYCLE, Claimed, format};
 use super::{Result, Store, answered};
 use crate::domain::ids::{BatchId, DeliveryId, DispatcherId, EventId, WebhookId};
 
 impl Store {
     /// Takes the next batch of a webhook in a dispatcher's hands: one that was tried before and is due again, else the
-    /// oldest that wait, in their order. Empty if there is none, or if one is under way or waits to be tried again.
+    /// oldest that wait and were never sent, in their order: at most `max_items`, and none if the webhook takes no batches any
+    /// more. Empty if there is none, or if one is under way or waits to be tried again.
     ///
     /// # Errors
     /// If the database is away.
@@ -59,6 +60,7 @@ impl Store {
                                from delivery
                                where webhook_id = $1
                                  and due_at < 'infinity'
+                                 and sent_format is null
                                  and coalesce(not_before <= $3, true)
                                order by due_at, position
                                limit $2
@@ -92,12 +94,13 @@ impl Store {
                            leased_by = $2,
                            due_at = null,
                            attempt = attempt + 1,
-                           sent_at = coalesce(sent_at, $4)
+                           sent_at = coalesce(sent_at, $4),
+                           sent_format = coalesce(sent_format, (select format from webhook where webhook_id = $5))
                        where delivery_id = any ($1)
-                       returning delivery_id, webhook_id, lane, attempt, superseded, sent_at, event_id, position
+                       returning delivery_id, webhook_id, lane, attempt, superseded, sent_at, sent_format, event_id, position
                    )
                    select t.delivery_id as "delivery_id: DeliveryId", t.lane, t.attempt, t.superseded,
-                          t.sent_at, t.event_id as "event_id: EventId",
+                          t.sent_at, t.sent_format, t.event_id as "event_id: EventId",
                           (select version from webhook where webhook_id = t.webhook_id) as "version!"
                    from taken t
                    order by t.position"#,
@@ -105,6 +108,7 @@ impl Store {
                 dispatcher as _,
                 BatchId::of(&members) as _,
                 now,
+                webhook as _,
             )
             .fetch_all(&mut *tx)
             .await?;
@@ -118,6 +122,7 @@ impl Store {
                     attempt: row.attempt,
                     superseded: row.superseded,
                     sent_at: row.sent_at.unwrap_or(now),
+                    format: format(row.sent_format.as_deref()),
                     event_id: row.event_id,
                     event: None,
                     newer: false,

@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use super::Result;
-use super::deliveries::{Claimed, Cycle, Room};
+use super::deliveries::{Claimed, Cycle, Room, format};
 use crate::domain::delivery_settings::USUAL_CONCURRENCY;
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
 use crate::domain::places::Risk;
@@ -50,7 +50,7 @@ pub(super) async fn claim(
            -- Those that may be sent to. A webhook that is gone is among them: what it was owed must end.
            open as (
                select a.webhook_id, coalesce(w.version, 0) as version, w.state in ('paused', 'unverified') as paused,
-                      w.mode = 'latest' as latest, w.batch_max_items is not null as batched,
+                      w.mode = 'latest' as latest, w.batch_max_items is not null as batched, w.format,
                       -- 0: low (one that is gone or suspended takes no place for long), 1: suspect, 2: unproven.
                       case when w.state is distinct from 'active' then 0
                            else coalesce(b.risk, case when h.succeeded_at is null then 2
@@ -81,17 +81,50 @@ pub(super) async fn claim(
            ),
            candidate as (
                select c.place, c.delivery_id, c.webhook_id, c.lane, c.position, o.version, o.paused, o.latest,
-                      o.batched, o.room, c.is_state, c.due_at, o.risk,
-                      row_number() over (partition by o.risk, o.batched order by c.due_at) as nth
+                      o.format, o.room, c.is_state, c.due_at, c.batched, o.risk,
+                      row_number() over (partition by o.risk, c.batched order by c.due_at) as nth
                from open o
                cross join lateral (
                    -- By its place (ctid) it is found again without a look at any other.
-                   select d.ctid as place, d.delivery_id, d.webhook_id, d.lane, d.position, d.due_at, d.is_state
-                   from delivery d
-                   where d.webhook_id = o.webhook_id
-                     and d.due_at <= $1
-                   order by d.due_at
-                   limit case when o.batched then 1 else o.room end
+                   (select d.ctid as place, d.delivery_id, d.webhook_id, d.lane, d.position, d.due_at, d.is_state,
+                           false as batched
+                    from delivery d
+                    where not o.batched
+                      and d.webhook_id = o.webhook_id
+                      and d.due_at <= $1
+                      and d.batch_id is null
+                    order by d.due_at
+                    limit o.room)
+                   union all
+                   -- What was sent alone before its webhook took batches goes alone again.
+                   (select d.ctid, d.delivery_id, d.webhook_id, d.lane, d.position, d.due_at, d.is_state, false
+                    from delivery d
+                    where o.batched
+                      and d.webhook_id = o.webhook_id
+                      and d.due_at <= $1
+                      and d.sent_format is not null
+                      and d.batch_id is null
+                    order by d.due_at
+                    limit o.room)
+                   union all
+                   -- One stands for all that may go in the next batch.
+                   (select d.ctid, d.delivery_id, d.webhook_id, d.lane, d.position, d.due_at, d.is_state, true
+                    from delivery d
+                    where o.batched
+                      and d.webhook_id = o.webhook_id
+                      and d.due_at <= $1
+                      and d.sent_format is null
+                    order by d.due_at
+                    limit 1)
+                   union all
+                   -- One for the batch that is to be tried again, whether its webhook still takes batches or not.
+                   (select d.ctid, d.delivery_id, d.webhook_id, d.lane, d.position, d.due_at, d.is_state, true
+                    from delivery d
+                    where d.webhook_id = o.webhook_id
+                      and d.batch_id is not null
+                      and d.due_at <= $1
+                    order by d.batch_id
+                    limit 1)
                ) c
            ),
            chosen as (
@@ -124,24 +157,26 @@ pub(super) async fn claim(
                    leased_by = case when not (coalesce(j.paused, false) or j.behind) then $3::uuid end,
                    attempt = d.attempt + case when coalesce(j.paused, false) or j.behind then 0 else 1 end,
                    sent_at = case when coalesce(j.paused, false) or j.behind then d.sent_at
-                                  else coalesce(d.sent_at, $1) end
+                                  else coalesce(d.sent_at, $1) end,
+                   sent_format = case when coalesce(j.paused, false) or j.behind then d.sent_format
+                                      else coalesce(d.sent_format, j.format) end
                from judged j
                where d.ctid = j.place
-                 and not coalesce(j.batched, false)
-               returning d.delivery_id, d.webhook_id, d.lane, d.attempt, d.superseded, d.sent_at, d.event_id,
+                 and not j.batched
+               returning d.delivery_id, d.webhook_id, d.lane, d.attempt, d.superseded, d.sent_at, d.sent_format, d.event_id,
                          d.leased_by is not null as held, d.position, j.version, j.room,
                          coalesce(j.newer, false) as newer
            )
            select delivery_id as "delivery_id!: DeliveryId", webhook_id as "webhook_id!: WebhookId",
-                  lane as "lane!", attempt as "attempt!", superseded as "superseded!", sent_at,
+                  lane as "lane!", attempt as "attempt!", superseded as "superseded!", sent_at, sent_format,
                   event_id as "event_id!: EventId", held as "held!", version as "version!", newer as "newer!",
                   false as "batched!", position as "position!", room as "room!"
            from moved
            union all
-           select delivery_id, webhook_id, lane, 0, 0, null, delivery_id, false, version, false, true, position, room
+           select delivery_id, webhook_id, lane, 0, 0, null, null, delivery_id, false, version, false, true, position, room
            from judged
            where batched
-           order by 12"#,
+           order by 13"#,
         now,
         room.total,
         dispatcher as _,
@@ -182,6 +217,7 @@ pub(super) async fn claim(
             attempt: row.attempt,
             superseded: row.superseded,
             sent_at: row.sent_at.unwrap_or(now),
+            format: format(row.sent_format.as_deref()),
             event_id: row.event_id,
             event: None,
             newer: row.newer,

@@ -24,6 +24,7 @@ use super::{Result, Store, answered, audit, claim, settle, webhook_health};
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::circuit::Circuit;
 use crate::domain::delivery::EndState;
+use crate::domain::delivery_settings::Format;
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
 use crate::domain::places::Risk;
 use crate::domain::presence::Event;
@@ -51,6 +52,8 @@ pub struct Claimed {
     pub superseded: i32,
     /// When its first POST began.
     pub sent_at: OffsetDateTime,
+    /// What that looked like.
+    pub format: Format,
     /// The event owed.
     pub event_id: EventId,
     /// What to tell; `None` if it must be read, or is gone.
@@ -303,4 +306,9 @@ impl Store {
         })
         .await
     }
+}
+
+/// Reads column `sent_format`.
+pub(super) fn format(word: Option<&str>) -> Format {
+    word.and_then(Format::from_name).unwrap_or_default()
 }

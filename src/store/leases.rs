@@ -280,7 +280,8 @@ impl Store {
                      leased_by = null,
                      attempt = d.attempt - 1,
                      -- No POST was made.
-                     sent_at = case when d.attempt > 1 then d.sent_at end
+                     sent_at = case when d.attempt > 1 then d.sent_at end,
+                     sent_format = case when d.attempt > 1 then d.sent_format end
                  from unnest($2::uuid[], $3::int[]) as n (delivery_id, attempt)
                  where d.delivery_id = n.delivery_id
                    and d.attempt = n.attempt

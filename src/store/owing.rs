@@ -10,7 +10,7 @@ use super::deliveries::Claimed;
 use super::handoff::{Handed, Leave};
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::delivery::EndState;
-use crate::domain::delivery_settings::Mode;
+use crate::domain::delivery_settings::{Format, Mode};
 use crate::domain::ids::{ConnectionId, DeliveryId, EventId, TenantId, WebhookId};
 use crate::domain::matching::{Facts, Subscription};
 use crate::domain::presence::{Event, EventKind};
@@ -60,6 +60,8 @@ pub(super) struct Planned {
     pub(super) not_before: Option<OffsetDateTime>,
     pub(super) superseded: i32,
     pub(super) is_state: bool,
+    /// What its POST looks like if it leaves at once.
+    pub(super) format: Format,
 }
 
 /// A lane in which waiting deliveries give way.
@@ -221,6 +223,7 @@ impl Planning<'_> {
             not_before,
             superseded,
             is_state,
+            format: subscription.format,
         });
     }
 
@@ -336,6 +339,7 @@ impl Plan {
                     attempt: 1,
                     superseded: planned.superseded,
                     sent_at: now,
+                    format: planned.format,
                     event_id: new.event.event_id,
                     event: Some(new.event.clone()),
                     newer: false,

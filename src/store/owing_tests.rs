@@ -61,6 +61,7 @@ fn subscription(
         mode: if latest { Mode::Latest } else { Mode::Every },
         min_dwell: Duration::from_secs(dwell),
         batch_wait: batch.then_some(Duration::from_secs(1)),
+        format: Format::default(),
         paused,
         limited: false,
     }

@@ -119,7 +119,7 @@ fn gone(what: &str) -> StoreError {
     StoreError::Conflict(format!("its {what} is gone"))
 }
 
-/// Makes an open delivery due now; false if there is no open one.
+/// Makes an open delivery due now, with all that leave in its batch; false if there is no open one.
 async fn hasten(conn: &mut PgConnection, id: DeliveryId) -> Result<bool> {
     let Some(open) = sqlx::query!(
         r#"select due_at is null and leased_by is null as "blocked!",
@@ -147,10 +147,15 @@ async fn hasten(conn: &mut PgConnection, id: DeliveryId) -> Result<bool> {
     if let Some(hindrance) = hindrance {
         return Err(StoreError::Conflict(hindrance.to_owned()));
     }
+    // All of a batch leave in one POST, or none does.
     sqlx::query!(
-        "update delivery
+        "update delivery d
          set due_at = now()
-         where delivery_id = $1",
+         from delivery asked
+         where asked.delivery_id = $1
+           and (d.delivery_id = $1
+                or (d.webhook_id = asked.webhook_id
+                    and d.batch_id = asked.batch_id))",
         id as _,
     )
     .execute(conn)
@@ -212,14 +217,17 @@ pub(super) async fn open_delivery(
     sqlx::query!(
         "insert into delivery (
              delivery_id, webhook_id, lane, position, event_id, event_received_at, due_at, created_at, is_state,
-             sent_at, superseded)
+             sent_at, sent_format, superseded)
          select $1, $2, $3, $4, $5, $6, $7, $8,
                 coalesce((
                     select e.kind in ('presence.updated', 'presence.snapshot')
                     from event e
                     where e.event_id = $5
                       and e.received_at = $6), false),
-                (l.data ->> 'sent_at')::timestamptz, coalesce((l.data ->> 'superseded')::int, 0)
+                (l.data ->> 'sent_at')::timestamptz,
+                -- What went in a batch goes in another one: that of then may not be whole any more.
+                case when l.data is not null and not l.data ? 'batch' then coalesce(l.data ->> 'format', 'standard') end,
+                coalesce((l.data ->> 'superseded')::int, 0)
          from (select) as one
          left join lateral (
              select data

@@ -8,7 +8,7 @@ use sqlx::types::Json;
 use time::OffsetDateTime;
 
 use super::Result;
-use super::deliveries::{Claimed, Cycle, Next, Settlement, Work};
+use super::deliveries::{Claimed, Cycle, Next, Settlement, Work, format};
 use crate::domain::delivery::EndState;
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
 
@@ -104,7 +104,10 @@ pub(super) async fn settle(
                set leased_by = case when next.leaves then $10 end,
                    due_at = case when not next.leaves then greatest($11, d.not_before) end,
                    attempt = d.attempt + case when next.leaves then 1 else 0 end,
-                   sent_at = case when next.leaves then coalesce(d.sent_at, $11) else d.sent_at end
+                   sent_at = case when next.leaves then coalesce(d.sent_at, $11) else d.sent_at end,
+                   sent_format = case when not next.leaves then d.sent_format
+                                      else coalesce(d.sent_format, (
+                                          select format from webhook where webhook_id = d.webhook_id)) end
                from moved m
                cross join lateral (
                    -- It leaves at once if its lane goes on and it has lasted long enough.
@@ -119,11 +122,12 @@ pub(super) async fn settle(
                where d.ctid = next.place
                  and d.due_at is null
                  and d.leased_by is null
-               returning d.delivery_id, d.webhook_id, d.lane, d.attempt, d.superseded, d.sent_at, d.event_id,
+               returning d.delivery_id, d.webhook_id, d.lane, d.attempt, d.superseded, d.sent_at, d.sent_format, d.event_id,
                          d.leased_by, d.position, d.is_state
            )
            select p.delivery_id as "delivery_id?: DeliveryId", p.webhook_id as "webhook_id?: WebhookId",
                   p.lane as "lane?", p.attempt as "attempt?", p.superseded as "superseded?", p.sent_at as "sent_at?",
+                  p.sent_format as "sent_format?",
                   p.event_id as "event_id?: EventId", p.leased_by is not null as "held!",
                   w.version as "version?",
                   coalesce(w.mode = 'latest' and p.is_state, false) and exists (
@@ -190,6 +194,7 @@ pub(super) async fn settle(
             attempt: row.attempt.unwrap_or(1),
             superseded: row.superseded.unwrap_or(0),
             sent_at: row.sent_at.unwrap_or(now),
+            format: format(row.sent_format.as_deref()),
             event_id,
             event: None,
             newer: row.newer,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::PgConnection;
 
 use super::Result;
-use crate::domain::delivery_settings::{Mode, USUAL_CONCURRENCY};
+use crate::domain::delivery_settings::{Format, Mode, USUAL_CONCURRENCY};
 use crate::domain::ids::{SourceId, TenantId, WebhookId};
 use crate::domain::matching::Subscription;
 use crate::domain::presence::EventKind;
@@ -49,7 +49,7 @@ pub(super) async fn generation(conn: &mut PgConnection) -> Result<i64> {
 async fn read(conn: &mut PgConnection) -> Result<Vec<Subscription>> {
     let rows = sqlx::query!(
         r#"select webhook_id as "webhook_id: WebhookId", tenant_id as "tenant_id: TenantId", version, events, agents, topics, presences,
-                  sources as "sources: Vec<SourceId>", mode, min_dwell_ms, batch_max_wait_ms,
+                  sources as "sources: Vec<SourceId>", mode, min_dwell_ms, batch_max_wait_ms, format,
                   state = 'paused' as "paused!",
                   (rate_limit_requests is not null or max_concurrency < $1) as "limited!"
            from webhook
@@ -75,6 +75,7 @@ async fn read(conn: &mut PgConnection) -> Result<Vec<Subscription>> {
             mode: Mode::from_name(&row.mode).unwrap_or_default(),
             min_dwell: ms(row.min_dwell_ms),
             batch_wait: row.batch_max_wait_ms.map(ms),
+            format: Format::from_name(&row.format).unwrap_or_default(),
             paused: row.paused,
             limited: row.limited,
         })

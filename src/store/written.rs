@@ -213,19 +213,20 @@ async fn insert(
            )
            insert into delivery (
                delivery_id, webhook_id, lane, position, event_id, event_received_at, due_at, leased_by, attempt,
-               sent_at, not_before, superseded, is_state, created_at)
+               sent_at, sent_format, not_before, superseded, is_state, created_at)
            select d.delivery_id, d.webhook_id, d.lane, d.position, d.event_id, d.received_at,
                   case when d.handed and h.leads then null
                        when h.leads or d.batched then coalesce(d.due_at, 'infinity') end,
                   case when d.handed and h.leads then $33::uuid end,
                   case when d.handed and h.leads then 1 else 0 end,
                   case when d.handed and h.leads then $32 end,
+                  case when d.handed and h.leads then d.format end,
                   d.not_before, d.superseded, d.is_state, $32
            from unnest($20::uuid[], $21::uuid[], $22::bigint[], $23::bigint[], $24::uuid[], $25::timestamptz[],
                        $26::timestamptz[], $27::boolean[], $28::boolean[], $29::boolean[], $30::timestamptz[],
-                       $31::int[], $34::boolean[])
+                       $31::int[], $34::boolean[], $35::text[])
                 as d (delivery_id, webhook_id, lane, position, event_id, received_at, due_at, handed, is_first,
-                      batched, not_before, superseded, is_state)
+                      batched, not_before, superseded, is_state, format)
            cross join lateral (
                -- `exists` would be answered for all rows at once, from a hash of the whole table, and once for each place
                -- that names it; this looks into one lane, once.
@@ -273,6 +274,7 @@ async fn insert(
         now,
         leave.dispatcher as _,
         &delivery!(d => d.is_state),
+        &delivery!(d => d.format.as_str()) as _,
     )
     .fetch_all(conn)
     .await?;

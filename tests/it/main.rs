@@ -27,6 +27,7 @@ mod keeps_order_per_agent;
 mod keeps_secrets;
 mod keeps_tenants_apart;
 mod keeps_tokens;
+mod keeps_what_was_sent;
 mod keeps_within_limits;
 mod leaves_failing_receivers_alone;
 mod leaves_nothing_upstream;

@@ -1,7 +1,7 @@
 //! Webhooks that take several deliveries in one POST: when a batch is formed, and its way out. One batch of a webhook is
 //! under way at a time, so its order is that of the events.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::outlet::{Outlet, expires_at};
 use super::{Dispatch, Report, start};
@@ -54,20 +54,25 @@ impl Dispatch {
         let Some(prepared) = outlet.prepared.clone() else { return };
         (outlet.collecting, outlet.collecting_since) = (0, None);
         let ours = prepared.state == "active" && (self.eldest || !prepared.settings.is_limited());
-        let Some(batch) = prepared.settings.batch.filter(|_| ours) else { return };
+        if !ours {
+            return;
+        }
+        // One that takes no batches any more may have one to be tried again.
+        let (max_items, max_wait) =
+            prepared.settings.batch.map_or((0, Duration::ZERO), |batch| (batch.max_items, batch.max_wait));
         if let Some(limit) = prepared.settings.rate_limit {
             let at = self.started.elapsed();
             if let Err(next) = outlet.pace.take(limit, at) {
                 let then = Instant::now() + next.saturating_sub(at);
                 outlet.collecting = 1;
-                outlet.collecting_since = Some(then.checked_sub(batch.max_wait).unwrap_or(then)); // it has waited
+                outlet.collecting_since = Some(then.checked_sub(max_wait).unwrap_or(then)); // it has waited
                 return;
             }
         }
         outlet.forming = true;
         let (store, id) = (self.deps.store.clone(), self.id);
         start(&self.report, async move {
-            let result = store.form_batch(id, webhook, batch.max_items, clock::now()).await;
+            let result = store.form_batch(id, webhook, max_items, clock::now()).await;
             Report::Formed { webhook, result }
         });
     }
@@ -146,9 +151,15 @@ impl Outlet {
 
     /// When the next batch is to be formed; `None` if nothing waits for one, or one is under way.
     pub(super) fn batch_due_at(&self) -> Option<Instant> {
-        let batch = self.prepared.as_ref().filter(|_| !self.loading && !self.closing)?.settings.batch?;
+        let prepared = self.prepared.as_ref().filter(|_| !self.loading && !self.closing)?;
         let since = self.collecting_since?;
-        if self.forming || !self.posts.is_empty() || self.circuit.holds(clock::now()) {
+        if self.forming || self.circuit.holds(clock::now()) {
+            return None;
+        }
+        let Some(batch) = prepared.settings.batch else {
+            return Some(since); // a former one, beside what is sent alone
+        };
+        if !self.posts.is_empty() {
             return None;
         }
         Some(if self.collecting >= batch.max_items { since } else { since + batch.max_wait })

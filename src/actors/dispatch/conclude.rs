@@ -10,8 +10,8 @@ use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::circuit::OPENS_AFTER;
 use crate::domain::delivery::{Attempt, EndState, Outcome, Verdict, judge};
-use crate::domain::delivery_settings::{DeliverySettings, Mode};
-use crate::domain::ids::{BatchId, WebhookId};
+use crate::domain::delivery_settings::{DeliverySettings, Format, Mode};
+use crate::domain::ids::WebhookId;
 use crate::domain::places::WINDOW_FIRST;
 use crate::domain::presence::EventKind;
 use crate::metrics::OutcomeLabels;
@@ -24,7 +24,14 @@ const EXCERPT_BYTES: usize = 4096;
 
 impl Dispatch {
     /// Judges what came back and keeps settlements and audit entries for the next cycle.
-    pub(super) fn conclude(&mut self, webhook: WebhookId, post: u64, items: Vec<Claimed>, answer: &Answer) {
+    pub(super) fn conclude(
+        &mut self,
+        webhook: WebhookId,
+        post: u64,
+        items: Vec<Claimed>,
+        batch_id: Option<String>,
+        answer: &Answer,
+    ) {
         self.deps.metrics.in_flight.dec();
         let metrics = self.deps.metrics.clone();
         metrics.attempts.get_or_create(&OutcomeLabels { outcome: answer.outcome.class() }).inc();
@@ -45,9 +52,7 @@ impl Dispatch {
                     && !outlet.circuit.holds(now)
                     && outlet.circuit.failures < OPENS_AFTER
             });
-        let batch = settings.batch.map(|_| {
-            BatchId::of(&items.iter().map(|claimed| claimed.delivery_id).collect::<Vec<_>>()).to_string()
-        });
+        let alone = batch_id.is_none() && settings.batch.is_none();
         for claimed in &items {
             let attempt = self.let_go(claimed);
             let received_at = claimed.event.as_ref().map_or(now, |event| event.received_at);
@@ -72,7 +77,7 @@ impl Dispatch {
                 }
             }
             let mut entry = entry(claimed, attempt, verdict, now, answer);
-            if let Some(batch) = &batch {
+            if let Some(batch) = &batch_id {
                 entry = entry.data("batch", batch.as_str());
             }
             self.work.entries.push(entry);
@@ -82,8 +87,8 @@ impl Dispatch {
                 next,
                 status: answer.outcome.status().map(i32::from),
                 outcome: answer.outcome.class(),
-                goes_on: goes_on && settings.batch.is_none(),
-                latest: settings.mode == Mode::Latest && settings.batch.is_none(),
+                goes_on: goes_on && alone,
+                latest: settings.mode == Mode::Latest && alone,
             });
         }
         self.pump(webhook);
@@ -185,6 +190,9 @@ fn entry(claimed: &Claimed, attempt: i32, verdict: Verdict, now: OffsetDateTime,
     entry.level = Level::Error;
     // What the body said of this delivery, so that it can be said again (store/history.rs).
     entry = entry.data("sent_at", clock::rfc3339(claimed.sent_at));
+    if claimed.format != Format::default() {
+        entry = entry.data("format", claimed.format.as_str());
+    }
     if claimed.superseded > 0 {
         entry = entry.data("superseded", claimed.superseded);
     }

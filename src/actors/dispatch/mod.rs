@@ -52,7 +52,7 @@ const RETRY_LONGEST: Duration = Duration::from_secs(1);
 /// What tasks report to the loop.
 enum Report {
     /// A POST came back; of a batch all its deliveries.
-    Posted { webhook: WebhookId, post: u64, items: Vec<Claimed>, answer: Answer },
+    Posted { webhook: WebhookId, post: u64, items: Vec<Claimed>, batch_id: Option<String>, answer: Answer },
     /// A cycle is over; its work comes back if it failed.
     Cycle { work: Box<Work>, result: Result<Cycle, StoreError> },
     /// A webhook was read.
@@ -343,7 +343,9 @@ impl Dispatch {
 
     fn hear(&mut self, report: Report) {
         match report {
-            Report::Posted { webhook, post, items, answer } => self.conclude(webhook, post, items, &answer),
+            Report::Posted { webhook, post, items, batch_id, answer } => {
+                self.conclude(webhook, post, items, batch_id, &answer);
+            }
             Report::Cycle { work, result } => self.cycled(*work, result),
             Report::Read { webhook, result } => self.know(webhook, *result),
             Report::Formed { webhook, result } => self.formed(webhook, result),

@@ -149,9 +149,9 @@ impl Dispatch {
         let told: Vec<_> = items.iter().map(|claimed| self.told(claimed.event_id)).collect();
         let poster = self.deps.poster.clone();
         start(&self.report, async move {
-            let post = post(&prepared, &items, &told, batch_id);
+            let post = post(&prepared, &items, &told, batch_id.clone());
             let answer = poster.post(post).await;
-            Report::Posted { webhook, post: number, items, answer }
+            Report::Posted { webhook, post: number, items, batch_id, answer }
         });
     }
 
@@ -238,7 +238,8 @@ fn post(prepared: &Prepared, items: &[Claimed], told: &[Told], batch_id: Option<
             sent_at: claimed.sent_at,
         })
         .collect();
-    let format = prepared.settings.format;
+    // All of a batch have the same.
+    let format = items.first().map_or(prepared.settings.format, |claimed| claimed.format);
     let (id, rendered) = match (batch_id, rendered.as_slice()) {
         (None, [only]) => (only.delivery_id.to_string(), envelope::render(only, format)),
         (batch_id, all) => (batch_id.unwrap_or_default(), envelope::render_batch(all, format)),
