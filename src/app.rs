@@ -34,6 +34,7 @@ use crate::random;
 use crate::status::Status;
 use crate::store::Store;
 use crate::store::embedded::{Embedded, EmbeddedError, Options};
+use crate::store::keys::KeyOrigin;
 use crate::store::recorder::Recorder;
 use crate::store::sealer::Sealer;
 use crate::store::server::Server;
@@ -145,8 +146,15 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
              run it again",
         ));
     }
+    if let Some(connections) = store.recognise_database().await? {
+        tracing::warn!(
+            connections,
+            "this database is a copy of another one: what its rows name upstream is not ours, and is left alone"
+        );
+    }
     let api_key = api_key(&config)?;
-    store.set_bootstrap_key(&Sha256::digest(api_key.expose().as_bytes()).into()).await?;
+    let origin = if config.api_key.is_some() { KeyOrigin::Configured } else { KeyOrigin::Generated };
+    store.set_bootstrap_key(&Sha256::digest(api_key.expose().as_bytes()).into(), origin).await?;
     match &config.source {
         Some(settings) => drop(store.upsert_environment_source(settings, &master_key).await?),
         None => store.remove_environment_source().await?,

@@ -56,6 +56,8 @@ uuid_id! {
     RecoveryId;
     /// One dispatch loop; what it holds carries its id.
     DispatcherId;
+    /// One process on a database, from its start to its end.
+    ProcessId;
 }
 
 /// What stands behind the time in an id.

@@ -24,6 +24,15 @@ pub struct Key {
     pub expires_at: Option<OffsetDateTime>,
 }
 
+/// Where a bootstrap key comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyOrigin {
+    /// The operator has set it, for every process.
+    Configured,
+    /// A process without one has made it.
+    Generated,
+}
+
 /// How exactly it is kept when a key was used last: a row must not change with every call.
 pub const USE_NOTED_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
 
@@ -72,11 +81,12 @@ impl Store {
         Ok(())
     }
 
-    /// Lets the key with this SHA-256 in as the bootstrap key; a former bootstrap key is revoked.
+    /// Lets the key with this SHA-256 in as the bootstrap key; a former bootstrap key is revoked. One that was generated
+    /// speaks for its process alone, and leaves alone those that other processes live with.
     ///
     /// # Errors
     /// If the database refuses.
-    pub async fn set_bootstrap_key(&self, hash: &[u8; 32]) -> Result<()> {
+    pub async fn set_bootstrap_key(&self, hash: &[u8; 32], origin: KeyOrigin) -> Result<()> {
         let mut tx = self.begin_in_turn().await?;
         let former = sqlx::query_scalar!(
             r#"update api_key
@@ -85,10 +95,12 @@ impl Store {
                  and name = $2
                  and key_hash <> $3
                  and revoked_at is null
+                 and ($4 or recorded_by is null or not process_lives(recorded_by))
                returning api_key_id as "api_key_id: ApiKeyId""#,
             TenantId::DEFAULT as _,
             BOOTSTRAP,
             &hash[..],
+            origin == KeyOrigin::Configured,
         )
         .fetch_all(&mut *tx)
         .await?;
@@ -115,6 +127,13 @@ impl Store {
             &Scope::ALL.map(|scope| scope.as_str().to_owned()),
         )
         .fetch_optional(&mut *tx)
+        .await?;
+        sqlx::query!(
+            "update api_key set recorded_by = $2 where key_hash = $1",
+            &hash[..],
+            self.process as _,
+        )
+        .execute(&mut *tx)
         .await?;
         let entry = |kind, key: ApiKeyId| {
             let entry = Entry::new(clock::now(), kind).data("api_key_id", key.to_string());

@@ -64,9 +64,10 @@ impl Store {
     pub async fn begin_dispatcher(&self, dispatcher: DispatcherId, now: OffsetDateTime) -> Result<()> {
         answered(async {
             sqlx::query!(
-                "insert into dispatcher (dispatcher_id, alive_until) values ($1, $2)",
+                "insert into dispatcher (dispatcher_id, alive_until, process_id) values ($1, $2, $3)",
                 dispatcher as _,
                 now + LEASE,
+                self.process as _,
             )
             .execute(&self.pool)
             .await?;

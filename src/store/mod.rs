@@ -11,6 +11,7 @@ use sqlx::{ConnectOptions, Connection, PgPool, Postgres, Row, Transaction};
 use tokio::time::timeout;
 
 use crate::clock;
+use crate::domain::ids::ProcessId;
 use crate::domain::tenant::TenantId;
 
 pub mod agents;
@@ -38,6 +39,7 @@ mod missed;
 mod numbering;
 pub mod origin;
 mod owing;
+pub mod ownership;
 mod parked;
 pub mod partitions;
 pub mod push_turn;
@@ -191,6 +193,8 @@ const HOT_CONNECTIONS: u32 = 3;
 pub struct Store {
     /// For API calls and actors' state.
     pool: PgPool,
+    /// Which process this is; its sessions say so too.
+    process: ProcessId,
     /// Whose rows there are; `None`: everybody's.
     tenant: Option<TenantId>,
     /// For recording and dispatching: few statements, prepared once. Their plans do not depend on parameters, and
@@ -215,7 +219,9 @@ impl Store {
     /// If no connection can be made within 5 s.
     pub async fn connect(options: PgConnectOptions, connections: u32) -> Result<Self> {
         // Whatever BRIDGE_LOG says: sqlx would show statements with what they hold.
-        let options = options.disable_statement_logging().application_name("presence-bridge").options([
+        let process = ProcessId::generate();
+        let name = format!("presence-bridge {process}"); // as `process_lives` expects it
+        let options = options.disable_statement_logging().application_name(&name).options([
             ("statement_timeout", STATEMENT_TIMEOUT),
             ("lock_timeout", STATEMENT_TIMEOUT),
             ("idle_in_transaction_session_timeout", "10s"),
@@ -235,6 +241,7 @@ impl Store {
         let hot = pool_options(HOT_CONNECTIONS, FRESH).connect_lazy_with(options);
         let store = Self {
             pool,
+            process,
             tenant: None,
             hot,
             readiness,

@@ -90,7 +90,7 @@ pub struct WantedConnection {
     pub was_open: bool,
     /// Raised by a restart request.
     pub generation: i64,
-    /// Upstream ids of ours that may still exist.
+    /// Upstream ids of ours that may still exist; none if another process of this database lives with them.
     pub leftovers: Vec<String>,
     /// Last moment of proof that the agent was in sight.
     pub proven_at: Option<OffsetDateTime>,
@@ -182,9 +182,15 @@ impl Store {
         let connections = sqlx::query!(
             r#"select connection_id as "connection_id: ConnectionId", source_id as "source_id: SourceId",
                       agent_id as "agent_id: AgentId", desired, generation, upstream_connection_id,
-                      stale_upstream_ids, proven_at, assignment, state
+                      stale_upstream_ids, proven_at, assignment, state,
+                      case
+                          when upstream_connection_id is null and stale_upstream_ids = '{}' then true
+                          when recorded_by is null or recorded_by = $1 then true
+                          else not process_lives(recorded_by)
+                      end as "ours!"
                from connection
                order by created_at, connection_id"#,
+            self.process as _,
         )
         .fetch_all(&self.pool)
         .await?;
@@ -207,6 +213,7 @@ impl Store {
                     .stale_upstream_ids
                     .into_iter()
                     .chain(row.upstream_connection_id)
+                    .filter(|_| row.ours)
                     .collect(),
                 proven_at: row.proven_at,
             });
@@ -314,7 +321,8 @@ impl Store {
                  opened_at = $7,
                  proven_at = coalesce($8, proven_at),
                  updated_at = case when state = $2 then updated_at else now() end,
-                 expires_at = $9
+                 expires_at = $9,
+                 recorded_by = $10
              where connection_id = $1",
                 state.connection_id as _,
                 state.state,
@@ -325,6 +333,7 @@ impl Store {
                 state.opened_at,
                 state.proven_at,
                 state.expires_at,
+                self.process as _,
             )
             .execute(&mut *tx)
             .await?;

@@ -34,6 +34,7 @@ mod leaves_nothing_upstream;
 mod maps_agents;
 mod matches_openapi;
 mod owes_again;
+mod owns_what_it_made;
 mod refuses_inner_targets;
 mod refuses_wrong_configuration;
 mod registers_webhooks;

@@ -75,6 +75,14 @@ pub async fn create() -> String {
     (SERVER.url_of)(&name)
 }
 
+/// Makes a copy of a database that nobody is connected to any more, or soon; gives its URL.
+pub async fn copy(url: &str) -> String {
+    let original = url.rsplit('/').next().and_then(|name| name.split('?').next()).unwrap();
+    let name = format!("copy_{}", Uuid::new_v4().simple());
+    execute(&format!("create database {name} template {original}")).await;
+    (SERVER.url_of)(&name)
+}
+
 /// Makes an empty database without any schema; gives its URL.
 pub async fn create_bare() -> String {
     let name = format!("bare_{}", Uuid::new_v4().simple());

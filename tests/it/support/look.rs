@@ -87,7 +87,7 @@ pub async fn waiting_for_locks(pool: &PgPool) -> i64 {
          from pg_stat_activity
          where datname = current_database()
            and wait_event_type = 'Lock'
-           and application_name = 'presence-bridge'",
+           and application_name like 'presence-bridge%'",
     )
     .fetch_one(pool)
     .await
