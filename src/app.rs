@@ -208,8 +208,11 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
     let (swept, key, figures) = (store.clone(), master_key.clone(), metrics.clone());
     let kept_for = KeptFor { days: config.retention_days, parked_days: config.parked_retention_days };
     keep_up("sweep", &metrics, move || sweep::run(swept.clone(), figures.clone(), kept_for, key.clone()));
-    let strangers =
-        Strangers { proxies: TrustedProxies::new(config.trusted_proxies.clone()), quota: config.api_rate };
+    let strangers = Strangers {
+        proxies: TrustedProxies::new(config.trusted_proxies.clone()),
+        quota: config.api_rate,
+        allowance: config.allowance,
+    };
     let figures = metrics.clone();
     let state = ApiState::new(store.clone(), status, metrics, master_key, targets, strangers);
     let (server, address) = serve(&config, listener, state)?;

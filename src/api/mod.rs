@@ -16,6 +16,7 @@ use actix_web::{HttpMessage, Resource, Route, guard, web};
 use futures_util::stream;
 use uuid::Uuid;
 
+use crate::domain::allowance::Allowance;
 use crate::domain::caller::TrustedProxies;
 use crate::domain::quota::Quota;
 use crate::domain::scope::Scope;
@@ -64,6 +65,8 @@ pub struct Strangers {
     pub proxies: TrustedProxies,
     /// How many calls a key may make; `None`: any number.
     pub quota: Option<Quota>,
+    /// How much a tenant may have.
+    pub allowance: Allowance,
 }
 
 /// What handlers work with; give it to the `App` as `web::Data<ApiState>`.
@@ -79,6 +82,8 @@ pub struct ApiState {
     pub master_key: MasterKey,
     /// Which addresses webhooks may have.
     pub targets: TargetPolicy,
+    /// How much a tenant may have.
+    pub allowance: Allowance,
     /// Whose word counts on where a call comes from.
     proxies: TrustedProxies,
     /// Wrong keys of late.
@@ -98,9 +103,9 @@ impl ApiState {
         targets: TargetPolicy,
         strangers: Strangers,
     ) -> Self {
-        let Strangers { proxies, quota } = strangers;
+        let Strangers { proxies, quota, allowance } = strangers;
         let (failures, uses) = (limits::Failures::default(), limits::Uses::new(quota));
-        Self { whole_store: store, status, metrics, master_key, targets, proxies, failures, uses }
+        Self { whole_store: store, status, metrics, master_key, targets, allowance, proxies, failures, uses }
     }
 }
 

@@ -58,6 +58,7 @@ codes! {
     Conflict = "conflict", CONFLICT, "The present state does not allow it";
     NameTaken = "name_taken", CONFLICT, "The name is taken";
     AmbiguousAgent = "ambiguous_agent", CONFLICT, "Several sources know an agent of this id";
+    QuotaExceeded = "quota_exceeded", CONFLICT, "The tenant may not have so much";
     IdempotencyKeyReused = "idempotency_key_reused", CONFLICT, "The Idempotency-Key was used for another request";
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large";
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body is not application/json";
@@ -200,6 +201,9 @@ impl From<StoreError> for ApiError {
         }
         if let StoreError::Conflict(detail) = error {
             return Self::new(Code::Conflict, sentence(&detail));
+        }
+        if let StoreError::QuotaExceeded(detail) = error {
+            return Self::new(Code::QuotaExceeded, sentence(&detail));
         }
         match error.constraint() {
             Some("source_name_unique") => {

@@ -100,7 +100,7 @@ pub(super) async fn create(state: Scoped, principal: Principal, mut body: JsonBo
     let snapshot = body.boolean("snapshot").unwrap_or(false);
     let changes = take_changes(&state, body, &WebhookSettings::default()).await?;
     let secret = secret_or_new(secret)?;
-    let new = NewWebhook { changes: &changes, secret: &secret, snapshot };
+    let new = NewWebhook { changes: &changes, secret: &secret, snapshot, allowance: state.allowance };
     let webhook = state.store.create_webhook(&new, &state.master_key, principal.as_str()).await?;
     state.store.wake.deliveries_due();
     Ok(HttpResponse::Created()
@@ -122,7 +122,8 @@ pub(super) async fn update(
     let id = WebhookId(path_id(&request)?);
     let present = state.store.webhook(id).await?;
     let changes = take_changes(&state, body, &present.settings).await?;
-    let webhook = state.store.update_webhook(id, &changes, &state.master_key, principal.as_str()).await?;
+    let (allowance, key) = (state.allowance, &state.master_key);
+    let webhook = state.store.update_webhook(id, &changes, allowance, key, principal.as_str()).await?;
     state.store.wake.deliveries_due();
     Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
 }

@@ -5,11 +5,13 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde_json::Value;
 
+use crate::domain::allowance::Allowance;
 use crate::domain::quota::Quota;
 use crate::domain::secret::{MasterKey, Secret};
 use crate::domain::source::{
@@ -71,6 +73,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// Calls that one API key may make; `None`: any number.
     pub api_rate: Option<Quota>,
+    /// How much a tenant may have.
+    pub allowance: Allowance,
     /// Log filter.
     pub log: String,
     /// Days that events and audit entries are kept.
@@ -118,6 +122,7 @@ impl Config {
             allow_targets: parse(variables, &mut errors, "BRIDGE_ALLOW_TARGETS", Vec::new(), cidrs),
             trusted_proxies: parse(variables, &mut errors, "BRIDGE_TRUSTED_PROXIES", Vec::new(), cidrs),
             api_rate: parse(variables, &mut errors, "BRIDGE_API_RATE", Some(Quota::DEFAULT), Quota::read),
+            allowance: allowance(variables, &mut errors),
             log: parse(variables, &mut errors, "BRIDGE_LOG", "info".to_owned(), |text| {
                 telemetry::parse_filter(text).map(|_| text.to_owned())
             }),
@@ -203,8 +208,24 @@ fn cidrs(text: &str) -> Result<Vec<IpNet>, String> {
 }
 
 fn days(text: &str) -> Result<u32, String> {
-    let days = text.parse().ok().filter(|days| (1..=3650).contains(days));
-    days.ok_or_else(|| "must be a whole number from 1 to 3650".to_owned())
+    within(text, 1..=3650)
+}
+
+fn allowance(variables: &Variables, errors: &mut Vec<ConfigError>) -> Allowance {
+    let default = Allowance::default();
+    Allowance {
+        webhooks: parse(variables, errors, "BRIDGE_WEBHOOKS_MAX", default.webhooks, |text| {
+            within(text, Allowance::WEBHOOKS)
+        }),
+        filter_items: parse(variables, errors, "BRIDGE_FILTER_ITEMS_MAX", default.filter_items, |text| {
+            within(text, Allowance::FILTER_ITEMS)
+        }),
+    }
+}
+
+fn within(text: &str, range: RangeInclusive<u32>) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| format!("must be a whole number from {} to {}", range.start(), range.end()))
 }
 
 fn list(text: &str) -> impl Iterator<Item = &str> {
@@ -327,6 +348,8 @@ mod tests {
             ("BRIDGE_ALLOW_TARGETS", "10.0.0.0/8,ten"),
             ("BRIDGE_TRUSTED_PROXIES", "proxy.example"),
             ("BRIDGE_API_RATE", "fast"),
+            ("BRIDGE_WEBHOOKS_MAX", "0"),
+            ("BRIDGE_FILTER_ITEMS_MAX", "many"),
             ("BRIDGE_RETENTION_DAYS", "0"),
             ("BRIDGE_PARKED_RETENTION_DAYS", "never"),
             ("BRIDGE_SYSLOG_URL", "http://siem.example.com"),

@@ -62,6 +62,12 @@ pub const VARIABLES: &[Variable] = &[
         "CIDRs of proxies whose X-Forwarded-For or Forwarded tells where a call comes from",
     ),
     plain("BRIDGE_API_RATE", "1000/10", "calls/seconds that one API key may make, or off"),
+    plain("BRIDGE_WEBHOOKS_MAX", "20000", "webhooks that a tenant may have, 1 to 1000000"),
+    plain(
+        "BRIDGE_FILTER_ITEMS_MAX",
+        "2000000",
+        "items that the filters of all its webhooks may have together, 1 to 100000000",
+    ),
     plain("BRIDGE_LOG", "info", "log filter, such as info,presence_bridge=debug"),
     plain("BRIDGE_RETENTION_DAYS", "30", "days that events and audit entries are kept, 1 to 3650"),
     plain(

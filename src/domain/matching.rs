@@ -1,9 +1,10 @@
-//! Which events a webhook is owed. Kept in memory by whoever writes events (`store/subscriptions.rs`).
+//! Which events a webhook is owed. Kept in memory by whoever writes events (`domain/filters.rs`).
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use super::delivery_settings::{Format, Mode};
+use super::filters::{Key, Keys};
 use super::ids::{SourceId, TenantId, WebhookId};
 use super::presence::EventKind;
 
@@ -19,11 +20,11 @@ pub struct Subscription {
     /// Kinds of event it is sent.
     pub events: Vec<EventKind>,
     /// Only these agents, by Genesys id or by the CRM's; empty: all.
-    pub agents: HashSet<String>,
+    pub agents: Keys,
     /// Only these topics; empty: all.
-    pub topics: HashSet<String>,
+    pub topics: Keys,
     /// Only changes to these system presences; empty: all.
-    pub presences: HashSet<String>,
+    pub presences: Keys,
     /// Only these sources; empty: all.
     pub sources: HashSet<SourceId>,
     /// Every change, or the latest.
@@ -42,25 +43,25 @@ pub struct Subscription {
 
 /// What filters look at. `None` is what the event does not say; it is in no list.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts<'a> {
+pub struct Facts {
     /// Whose event it is.
     pub tenant: TenantId,
     /// Whose organisation.
     pub source: SourceId,
     /// Whose presence.
-    pub agent: &'a str,
+    pub agent: Key,
     /// The same in the CRM.
-    pub external_id: Option<&'a str>,
+    pub external_id: Option<Key>,
     /// Topic it came in on.
-    pub topic: Option<&'a str>,
+    pub topic: Option<Key>,
     /// System presence.
-    pub presence: Option<&'a str>,
+    pub presence: Option<Key>,
 }
 
 impl Subscription {
     /// Whether the webhook is owed an event of this kind and content.
     #[must_use]
-    pub fn wants(&self, kind: EventKind, facts: &Facts<'_>) -> bool {
+    pub fn wants(&self, kind: EventKind, facts: &Facts) -> bool {
         if !self.events.contains(&kind) || !self.watches(facts) {
             return false;
         }
@@ -70,22 +71,23 @@ impl Subscription {
 
     /// Whether the present state of an agent belongs into the webhook's snapshot.
     #[must_use]
-    pub fn shows(&self, facts: &Facts<'_>) -> bool {
+    pub fn shows(&self, facts: &Facts) -> bool {
         self.watches(facts) && self.fits(facts)
     }
 
-    fn watches(&self, facts: &Facts<'_>) -> bool {
+    /// Whether it is told anything of this agent.
+    #[must_use]
+    pub fn watches(&self, facts: &Facts) -> bool {
         self.tenant_id == facts.tenant
             && (self.agents.is_empty()
-                || self.agents.contains(facts.agent)
-                || facts.external_id.is_some_and(|id| self.agents.contains(id)))
+                || self.agents.holds(facts.agent)
+                || facts.external_id.is_some_and(|id| self.agents.holds(id)))
             && (self.sources.is_empty() || self.sources.contains(&facts.source))
     }
 
-    fn fits(&self, facts: &Facts<'_>) -> bool {
-        let holds = |list: &HashSet<String>, value: Option<&str>| {
-            list.is_empty() || value.is_some_and(|value| list.contains(value))
-        };
+    fn fits(&self, facts: &Facts) -> bool {
+        let holds =
+            |list: &Keys, value: Option<Key>| list.is_empty() || value.is_some_and(|value| list.holds(value));
         holds(&self.topics, facts.topic) && holds(&self.presences, facts.presence)
     }
 }
@@ -103,9 +105,9 @@ mod tests {
             tenant_id: TenantId::DEFAULT,
             version: 1,
             events: vec![EventKind::PresenceUpdated],
-            agents: HashSet::new(),
-            topics: HashSet::new(),
-            presences: HashSet::new(),
+            agents: Keys::default(),
+            topics: Keys::default(),
+            presences: Keys::default(),
             sources: HashSet::new(),
             mode: Mode::Every,
             min_dwell: Duration::ZERO,
@@ -116,58 +118,60 @@ mod tests {
         }
     }
 
-    const FACTS: Facts<'static> = Facts {
-        tenant: TenantId::DEFAULT,
-        source: SourceId(Uuid::from_u128(2)),
-        agent: "ann",
-        external_id: Some("crm-7"),
-        topic: Some("t"),
-        presence: Some("AVAILABLE"),
-    };
+    fn facts() -> Facts {
+        Facts {
+            tenant: TenantId::DEFAULT,
+            source: SourceId(Uuid::from_u128(2)),
+            agent: Key::of("ann"),
+            external_id: Some(Key::of("crm-7")),
+            topic: Some(Key::of("t")),
+            presence: Some(Key::of("AVAILABLE")),
+        }
+    }
 
-    fn set(texts: &[&str]) -> HashSet<String> {
-        texts.iter().map(|text| (*text).to_owned()).collect()
+    fn set(texts: &[&str]) -> Keys {
+        texts.iter().collect()
     }
 
     #[test]
     fn nothing_of_another_tenant_is_owed_or_shown() {
-        let other = Facts { tenant: TenantId(Uuid::from_u128(2)), ..FACTS };
+        let other = Facts { tenant: TenantId(Uuid::from_u128(2)), ..facts() };
         assert!(!everything().wants(EventKind::PresenceUpdated, &other) && !everything().shows(&other));
-        let named = Subscription { sources: HashSet::from([FACTS.source]), ..everything() };
+        let named = Subscription { sources: HashSet::from([facts().source]), ..everything() };
         assert!(!named.wants(EventKind::PresenceUpdated, &other) && !named.shows(&other));
     }
 
     #[test]
     fn an_empty_list_asks_for_all_and_another_for_what_it_holds() {
         let updated = EventKind::PresenceUpdated;
-        assert!(everything().wants(updated, &FACTS));
+        assert!(everything().wants(updated, &facts()));
         for (agents, wanted) in [("ann", true), ("crm-7", true), ("bob", false)] {
             assert_eq!(
-                Subscription { agents: set(&[agents]), ..everything() }.wants(updated, &FACTS),
+                Subscription { agents: set(&[agents]), ..everything() }.wants(updated, &facts()),
                 wanted
             );
         }
         for (presences, wanted) in [("AVAILABLE", true), ("AWAY", false)] {
             let asks = Subscription { presences: set(&[presences]), ..everything() };
-            assert_eq!(asks.wants(updated, &FACTS), wanted);
-            assert!(!asks.wants(updated, &Facts { presence: None, ..FACTS }));
+            assert_eq!(asks.wants(updated, &facts()), wanted);
+            assert!(!asks.wants(updated, &Facts { presence: None, ..facts() }));
         }
-        assert!(!Subscription { topics: set(&["other"]), ..everything() }.wants(updated, &FACTS));
+        assert!(!Subscription { topics: set(&["other"]), ..everything() }.wants(updated, &facts()));
         let elsewhere = HashSet::from([SourceId(Uuid::from_u128(9))]);
-        assert!(!Subscription { sources: elsewhere, ..everything() }.wants(updated, &FACTS));
+        assert!(!Subscription { sources: elsewhere, ..everything() }.wants(updated, &facts()));
     }
 
     #[test]
     fn a_gap_is_told_to_whoever_watches_the_agent_and_asks_for_gaps() {
         let gap = EventKind::PresenceGap;
-        let nothing_seen = Facts { topic: None, presence: None, ..FACTS };
+        let nothing_seen = Facts { topic: None, presence: None, ..facts() };
         assert!(!everything().wants(gap, &nothing_seen));
         let asks = Subscription { events: vec![gap], presences: set(&["AWAY"]), ..everything() };
         assert!(asks.wants(gap, &nothing_seen));
         assert!(!Subscription { agents: set(&["bob"]), ..asks }.wants(gap, &nothing_seen));
     }
 
-    fn some(words: &'static [&'static str]) -> impl Strategy<Value = HashSet<String>> {
+    fn some(words: &'static [&'static str]) -> impl Strategy<Value = Keys> {
         proptest::sample::subsequence(words, 0..=words.len()).prop_map(|chosen| set(&chosen))
     }
 
@@ -185,7 +189,13 @@ mod tests {
             topic in proptest::option::of(proptest::sample::select(&["t", "u", "v"][..])),
             presence in proptest::option::of(proptest::sample::select(&["AVAILABLE", "AWAY", "x"][..])),
         ) {
-            let facts = Facts { agent, external_id, topic, presence, ..FACTS };
+            let facts = Facts {
+                agent: Key::of(agent),
+                external_id: external_id.map(Key::of),
+                topic: topic.map(Key::of),
+                presence: presence.map(Key::of),
+                ..facts()
+            };
             let all = Subscription { events: EventKind::ALL.to_vec(), ..everything() };
             let asks = Subscription { events: kinds, agents, topics, presences, ..all.clone() };
             let alone = [

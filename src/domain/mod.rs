@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod agent_state;
+pub mod allowance;
 pub mod api_key;
 pub mod audit;
 pub mod caller;
@@ -14,6 +15,7 @@ pub mod dialling;
 pub mod event_data;
 pub mod explain;
 pub mod external_ids;
+pub mod filters;
 pub mod gap_notice;
 pub mod ids;
 pub mod matching;

@@ -13,16 +13,20 @@ use time::OffsetDateTime;
 
 use super::numbering::{Agent, Agents, Dropped, Numbered, number};
 use super::owing::NewEvent;
+use super::written::Written;
 use super::{Result, Store, answered, audit};
 use crate::clock;
 use crate::domain::agent_state::AgentState;
+use crate::domain::filters::{Filters, Key};
 use crate::domain::ids::{AgentId, EventId, SourceId, TenantId};
-use crate::domain::matching::Subscription;
+use crate::domain::matching::{Facts, Subscription};
 use crate::domain::presence::{Detail, Event, EventKind, PresenceChange};
 
 /// What a batch became.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recorded {
+    /// Changes that were taken, from the first on; the others must be handed in again.
+    pub changes: usize,
     /// Events stored.
     pub events: u64,
     /// Deliveries made for them.
@@ -37,7 +41,7 @@ pub struct Recorded {
 
 impl Store {
     /// Stores changes in the order given: agent state and sequence, event, a delivery for each webhook that
-    /// matches, audit entries. All or nothing; then the dispatcher is nudged. A change in parts that tells nothing
+    /// matches, audit entries. All of these that it takes, or nothing; then the dispatcher is nudged. A change in parts that tells nothing
     /// new is dropped and, if it was pushed, written down as such.
     ///
     /// # Errors
@@ -47,35 +51,48 @@ impl Store {
         if changes.is_empty() {
             return Ok(Recorded::default());
         }
-        let recorded = answered(async {
-            let mut tx = self.hot.begin_with(BEGIN_WRITING).await?;
-            let read = agents_of(&mut tx, changes).await?;
-            let mut agents = read.agents;
-            let (numbered, dropped) = number(changes, &mut agents);
-            update_agents(&mut tx, changes, &agents).await?;
-            let now = clock::now();
-            let events: Vec<NewEvent> = (read.position..)
-                .zip(&numbered)
-                .map(|(position, numbered)| new_event(numbered, position, now))
-                .collect();
-            let subscriptions = self.subscriptions.of(&mut tx, read.generation).await?;
-            let written =
-                self.write_events(&mut tx, &events, &subscriptions, Subscription::wants, now).await?;
-            audit::write(&mut tx, &dropped.iter().map(Dropped::entry).collect::<Vec<_>>()).await?;
-            tx.commit().await?;
-            let recorded = Recorded {
-                events: count(numbered.len()),
-                deliveries: written.deliveries,
-                superseded: written.superseded,
-                stale: count(dropped.iter().filter(|d| d.stale).count()),
-                duplicates: count(dropped.iter().filter(|d| !d.stale).count()),
-            };
-            Ok((recorded, written))
-        })
-        .await;
-        let (recorded, written) = recorded?;
+        let (recorded, written) = self.by_filters(|insist| self.try_to_record(changes, insist)).await?;
         self.announce(written).await;
         Ok(recorded)
+    }
+
+    /// `None` if the filters in memory are not those that count.
+    async fn try_to_record(
+        &self,
+        changes: &[PresenceChange],
+        insist: bool,
+    ) -> Result<Option<(Recorded, Written)>> {
+        let mut tx = self.hot.begin_with(BEGIN_RECORDING).await?;
+        let read = agents_of(&mut tx, changes).await?;
+        if let Some(generation) = read.generation
+            && !self.subscriptions.are_current(&mut tx, generation, insist).await?
+        {
+            tx.rollback().await?;
+            return Ok(None);
+        }
+        let mut agents = read.agents;
+        let changes = self.subscriptions.ask(|filters| not_too_much(changes, &agents, filters));
+        let (numbered, dropped) = number(changes, &mut agents);
+        update_agents(&mut tx, changes, &agents).await?;
+        let now = clock::now();
+        let events: Vec<NewEvent> = (read.position..)
+            .zip(&numbered)
+            .map(|(position, numbered)| new_event(numbered, position, now))
+            .collect();
+        let intent =
+            self.subscriptions.ask(|filters| self.intend(&events, filters, Subscription::wants, now));
+        let written = self.write_events(&mut tx, &events, intent).await?;
+        audit::write(&mut tx, &dropped.iter().map(Dropped::entry).collect::<Vec<_>>()).await?;
+        tx.commit().await?;
+        let recorded = Recorded {
+            changes: changes.len(),
+            events: count(numbered.len()),
+            deliveries: written.deliveries,
+            superseded: written.superseded,
+            stale: count(dropped.iter().filter(|d| d.stale).count()),
+            duplicates: count(dropped.iter().filter(|d| !d.stale).count()),
+        };
+        Ok(Some((recorded, written)))
     }
 
     /// Which of these events are stored already; asked after a commit whose answer was lost. Waits for the writers' lock:
@@ -106,16 +123,47 @@ impl Store {
 
 /// Begins a transaction of a writer of agents' events, one at a time in whatever process.
 pub(super) const BEGIN_WRITING: &str = "begin; select pg_advisory_xact_lock(7700451)";
+/// The same, and [shares](super::subscriptions::shared_generation) the generation of the webhooks.
+const BEGIN_RECORDING: &str =
+    "begin; select pg_advisory_xact_lock(7700451); select from webhook_generation for share";
+/// Deliveries of one transaction at most, unless one change makes more.
+const DELIVERIES_MAX: usize = 20_000;
 
 /// The agents of a batch, the position of its first event, and the generation of the webhooks that count for it.
 struct Read {
     agents: Agents,
     position: i64,
-    generation: i64,
+    generation: Option<i64>,
 }
 
 fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+/// The changes that one transaction takes: as many as webhooks watch their agents.
+fn not_too_much<'a>(
+    changes: &'a [PresenceChange],
+    agents: &Agents,
+    filters: &Filters,
+) -> &'a [PresenceChange] {
+    let mut room = DELIVERIES_MAX;
+    let fit = changes.iter().take_while(|change| {
+        let agent = agents.get(&(change.source_id, change.agent_id.clone()));
+        let watching = agent.map_or(0, |agent| {
+            filters.watching(&Facts {
+                tenant: agent.tenant,
+                source: change.source_id,
+                agent: Key::of(&change.agent_id.0),
+                external_id: agent.external_id.as_deref().map(Key::of),
+                topic: None,
+                presence: None,
+            })
+        });
+        let fits = watching <= room;
+        room = room.saturating_sub(watching);
+        fits
+    });
+    changes.get(..fit.count().max(1)).unwrap_or(changes)
 }
 
 /// Reads the agents of a batch, making those that are new.
@@ -161,7 +209,8 @@ async fn read_agents(
     )
     .fetch_all(&mut **tx)
     .await?;
-    let (position, generation) = rows.first().map_or((0, 0), |row| (row.position, row.generation));
+    let position = rows.first().map_or(0, |row| row.position);
+    let generation = rows.first().map(|row| row.generation);
     let agents = rows
         .into_iter()
         .map(|row| {

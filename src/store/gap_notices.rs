@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::owing::NewEvent;
 use super::sight::ClosedGap;
-use super::subscriptions::generation;
+use super::subscriptions::shared_generation;
 use super::written::Written;
 use super::{Result, Store};
 use crate::domain::gap_notice::GapNotice;
@@ -18,23 +18,33 @@ use crate::domain::matching::Subscription;
 use crate::domain::presence::{Detail, Event, EventKind, Origin};
 
 impl Store {
-    /// Writes the notices of a gap that has ended. The caller commits, and announces what comes back.
+    /// Writes the notices of a gap that has ended. The caller commits, and announces what comes back; `None` if the filters in
+    /// memory are not those that count.
     pub(super) async fn tell_of_gap(
         &self,
         conn: &mut PgConnection,
         source: SourceId,
         connection: ConnectionId,
         gap: &ClosedGap,
+        insist: bool,
         now: OffsetDateTime,
-    ) -> Result<Written> {
-        let known = generation(conn).await?;
-        let asked = |all: &[Subscription]| all.iter().any(|s| s.events.contains(&EventKind::PresenceGap));
-        if !asked(&self.subscriptions.of(conn, known).await?) {
-            return Ok(Written::default());
+    ) -> Result<Option<Written>> {
+        let asked = || {
+            let asks = |asks: &Subscription| asks.events.contains(&EventKind::PresenceGap);
+            self.subscriptions.ask(|filters| filters.all().any(asks))
+        };
+        // If nobody asks for it, writers are not waited for. Who does must have their lock before the generation is shared.
+        let locks = insist || asked();
+        if locks {
+            sqlx::query("select pg_advisory_xact_lock(7700451)").execute(&mut *conn).await?;
         }
-        sqlx::query("select pg_advisory_xact_lock(7700451)").execute(&mut *conn).await?;
-        let generation = generation(conn).await?;
-        let subscriptions = self.subscriptions.of(conn, generation).await?;
+        let generation = shared_generation(conn).await?;
+        if !self.subscriptions.are_current(conn, generation, insist).await? || (asked() && !locks) {
+            return Ok(None);
+        }
+        if !asked() {
+            return Ok(Some(Written::default()));
+        }
         let rows = sqlx::query!(
             r#"select a.agent_key, a.agent_id as "agent_id: AgentId", s.name as source_name,
                       s.tenant_id as "tenant_id: TenantId",
@@ -84,6 +94,8 @@ impl Store {
                 connection_id: Some(connection),
             })
             .collect();
-        self.write_events(conn, &events, &subscriptions, Subscription::wants, now).await
+        let intent =
+            self.subscriptions.ask(|filters| self.intend(&events, filters, Subscription::wants, now));
+        self.write_events(conn, &events, intent).await.map(Some)
     }
 }

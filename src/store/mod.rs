@@ -15,6 +15,7 @@ use crate::domain::ids::ProcessId;
 use crate::domain::tenant::TenantId;
 
 pub mod agents;
+mod allowances;
 pub mod api_keys;
 pub mod assignments;
 pub mod audit;
@@ -108,6 +109,9 @@ pub enum StoreError {
     /// The present state does not allow it; the text may be shown to a caller.
     #[error("{0}")]
     Conflict(String),
+    /// A tenant may not have so much; the text may be shown to a caller.
+    #[error("{0}")]
+    QuotaExceeded(String),
     /// A row breaks a rule of ours.
     #[error("table {table}, column {column}, row {row}: {what}")]
     Corrupt {
@@ -306,12 +310,6 @@ impl Store {
             self.pool.close().await;
         };
         let _ = timeout(PING_WITHIN, closed).await;
-    }
-
-    /// How many webhooks there were when a writer of events looked last.
-    #[must_use]
-    pub fn webhooks_known(&self) -> usize {
-        self.subscriptions.count()
     }
 
     /// The same database as one tenant sees it: no row of another one is there, whatever is asked for. All that the REST

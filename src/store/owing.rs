@@ -11,6 +11,7 @@ use super::handoff::{Handed, Leave};
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::delivery::EndState;
 use crate::domain::delivery_settings::{Format, Mode};
+use crate::domain::filters::{Filters, Key};
 use crate::domain::ids::{ConnectionId, DeliveryId, EventId, TenantId, WebhookId};
 use crate::domain::matching::{Facts, Subscription};
 use crate::domain::presence::{Event, EventKind};
@@ -25,15 +26,15 @@ pub(super) struct NewEvent {
 
 impl NewEvent {
     /// What filters look at; `None` if the event is about no source.
-    pub(super) fn facts(&self) -> Option<Facts<'_>> {
+    pub(super) fn facts(&self) -> Option<Facts> {
         let event = &self.event;
         Some(Facts {
             tenant: self.tenant,
             source: event.source.as_ref()?.0,
-            agent: event.agent_id.as_ref().map_or("", |id| id.0.as_str()),
-            external_id: event.external_id.as_deref(),
-            topic: event.topic.as_deref(),
-            presence: event.presence.as_deref(),
+            agent: Key::of(event.agent_id.as_ref().map_or("", |id| id.0.as_str())),
+            external_id: event.external_id.as_deref().map(Key::of),
+            topic: event.topic.as_deref().map(Key::of),
+            presence: event.presence.as_deref().map(Key::of),
         })
     }
 }
@@ -86,12 +87,12 @@ pub(super) struct Plan {
 }
 
 /// Which events a webhook is owed.
-pub(super) type Wants = fn(&Subscription, EventKind, &Facts<'_>) -> bool;
+pub(super) type Wants = fn(&Subscription, EventKind, &Facts) -> bool;
 
 /// Plans the deliveries of events, in their order.
 pub(super) fn plan(
     events: &[NewEvent],
-    subscriptions: &[Subscription],
+    filters: &Filters,
     wants: Wants,
     leave: &Leave,
     now: OffsetDateTime,
@@ -102,7 +103,7 @@ pub(super) fn plan(
         planning.plan.owed.push(0);
         let event = &new.event;
         let Some(facts) = new.facts() else { continue };
-        for subscription in subscriptions {
+        for subscription in filters.concerned(&facts) {
             let wanted = wants(subscription, event.kind, &facts);
             if wanted {
                 planning.owe(index, new, subscription);

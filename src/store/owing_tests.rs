@@ -9,6 +9,7 @@ use time::macros::datetime;
 use uuid::Uuid;
 
 use super::*;
+use crate::domain::filters::Keys;
 use crate::domain::ids::{AgentId, DispatcherId, SourceId};
 use crate::domain::presence::Origin;
 
@@ -54,9 +55,9 @@ fn subscription(
         tenant_id: TenantId::DEFAULT,
         version: 1,
         events,
-        agents: HashSet::new(),
-        topics: HashSet::new(),
-        presences: away.then(|| "AWAY".to_owned()).into_iter().collect(),
+        agents: Keys::default(),
+        topics: Keys::default(),
+        presences: away.then_some("AWAY").into_iter().collect(),
         sources: HashSet::new(),
         mode: if latest { Mode::Latest } else { Mode::Every },
         min_dwell: Duration::from_secs(dwell),
@@ -90,7 +91,8 @@ proptest! {
         let rooms = held.iter().map(|webhook| (*webhook, 0)).collect();
         let leave =
             Leave { dispatcher, room, rooms: Arc::new(rooms), others: 3, unproven, proven: Arc::default(), limited: true };
-        let plan = plan(&events, &subscriptions, Subscription::wants, &leave, NOW);
+        let filters = subscriptions.iter().cloned().map(Arc::new).collect();
+        let plan = plan(&events, &filters, Subscription::wants, &leave, NOW);
 
         // Each delivery that is wanted is owed: it stands, or an entry says that it gave way.
         let mut wanted: Vec<(EventId, WebhookId)> = Vec::new();

@@ -30,8 +30,6 @@ const QUEUE_LENGTH: usize = 8192;
 const FRAMES_KIB_MAX: usize = 32 * 1024;
 /// Changes in one transaction: enough that the commit costs little per change, few enough that it stays short.
 const BATCH_MAX: usize = 512;
-/// Deliveries of one transaction at most, if every webhook wants every change.
-const DELIVERIES_MAX: usize = 20_000;
 /// How long a proof of sight waits for the changes before it.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 /// Sign of life while nothing arrives.
@@ -132,6 +130,8 @@ pub struct Worker {
 impl Worker {
     /// Runs until every handle is dropped and everything is committed.
     pub async fn run(mut self) {
+        // Or the first change waits for it; if the database is away it does.
+        let _ = self.store.read_filters().await;
         let mut retry_after = RETRY_FIRST;
         loop {
             self.status.alive(Part::Recorder);
@@ -167,7 +167,6 @@ impl Worker {
 
     /// Fills the batch with what is waiting; stops at a flush and returns it.
     fn collect(&mut self, first: Item) -> Option<oneshot::Sender<()>> {
-        let batch_max = (DELIVERIES_MAX / self.store.webhooks_known().max(1)).clamp(1, BATCH_MAX);
         let mut next = Some(first);
         while let Some(item) = next {
             match item {
@@ -181,12 +180,12 @@ impl Worker {
                 }
                 Item::Flush(done) => return Some(done),
             }
-            next = if self.batch.len() < batch_max { self.items.try_recv().ok() } else { None };
+            next = if self.batch.len() < BATCH_MAX { self.items.try_recv().ok() } else { None };
         }
         None
     }
 
-    /// Commits the batch, or the part of it that is not stored yet.
+    /// Commits the batch, or the first part of it, of what is not stored yet.
     async fn commit(&mut self) -> Result<(), StoreError> {
         if self.retried {
             let stored: HashSet<_> = self.store.stored_events(&self.batch).await?.into_iter().collect();
@@ -199,12 +198,16 @@ impl Worker {
         match self.store.record(&self.batch).await {
             Err(error) if is_about_content(&error) => self.commit_one_by_one().await?,
             Err(error) => return Err(error),
-            Ok(recorded) => self.count(recorded),
+            Ok(recorded) => {
+                self.count(recorded);
+                self.batch.drain(..recorded.changes.min(self.batch.len()));
+            }
         }
-        self.batch.clear();
-        self.room = None;
         self.retried = false;
-        self.committed.send_replace(self.taken);
+        if self.batch.is_empty() {
+            self.room = None;
+            self.committed.send_replace(self.taken);
+        }
         Ok(())
     }
 

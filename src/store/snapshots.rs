@@ -9,13 +9,14 @@ use sqlx::types::Json;
 
 use super::events::BEGIN_WRITING;
 use super::owing::NewEvent;
-use super::subscriptions::generation;
+use super::subscriptions::{generation, shared_generation};
+use super::written::Written;
 use super::{Result, Store, answered, audit};
 use crate::clock;
 use crate::domain::agent_state::{AgentState, EventState};
 use crate::domain::audit::{Entry, Kind};
+use crate::domain::filters::Filters;
 use crate::domain::ids::{AgentId, EventId, SourceId, TenantId, WebhookId};
-use crate::domain::matching::Subscription;
 use crate::domain::presence::{Detail, Event, EventKind, Origin};
 
 /// Agents of one transaction: live changes wait for it.
@@ -46,7 +47,11 @@ impl Store {
             if Instant::now() >= by {
                 return Ok(true);
             }
-            self.write_chunk(webhook).await?;
+            // So that it seldom begins in vain: it holds up writers.
+            self.read_filters().await?;
+            if let Some(written) = self.by_filters(|insist| self.write_chunk(webhook, insist)).await? {
+                self.announce(written).await;
+            }
         }
     }
 
@@ -58,23 +63,28 @@ impl Store {
         answered(async { generation(&mut *self.pool.acquire().await?).await }).await
     }
 
-    async fn write_chunk(&self, webhook: WebhookId) -> Result<()> {
-        let written = answered(async {
-            let mut tx = self.hot.begin_with(BEGIN_WRITING).await?;
-            // The webhook's row first locks out an owner who asks anew meanwhile.
-            let asked = sqlx::query!(
-                r#"select snapshot_next as "from!", tenant_id as "tenant_id: TenantId"
+    /// Writes the next chunk. `None` if the filters in memory are not those that count; `Some(None)` if there is none to write.
+    async fn write_chunk(&self, webhook: WebhookId, insist: bool) -> Result<Option<Option<Written>>> {
+        let mut tx = self.hot.begin_with(BEGIN_WRITING).await?;
+        // The webhook's row first locks out an owner who asks anew meanwhile.
+        let asked = sqlx::query!(
+            r#"select snapshot_next as "from!", tenant_id as "tenant_id: TenantId"
                    from webhook
                    where webhook_id = $1
                      and snapshot_next is not null
                    for update"#,
-                webhook as _,
-            )
-            .fetch_optional(&mut *tx)
-            .await?;
-            let Some(asked) = asked else { return Ok(None) };
-            let rows = sqlx::query!(
-                r#"select a.agent_key, a.source_id as "source_id: SourceId", s.name as source_name,
+            webhook as _,
+        )
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(asked) = asked else { return Ok(Some(None)) };
+        let generation = shared_generation(&mut tx).await?;
+        if !self.subscriptions.are_current(&mut tx, generation, insist).await? {
+            tx.rollback().await?;
+            return Ok(None);
+        }
+        let rows = sqlx::query!(
+            r#"select a.agent_key, a.source_id as "source_id: SourceId", s.name as source_name,
                           a.agent_id as "agent_id: AgentId", a.sequence, a.presence, a.topic, a.occurred_at,
                           a.received_at, a.name, a.email, a.state as "state: Json<AgentState>",
                           x.external_id as "external_id?",
@@ -86,65 +96,59 @@ impl Store {
                      and a.sequence > 0
                    order by a.agent_key
                    limit $2"#,
-                asked.from,
-                CHUNK,
-                asked.tenant_id as _,
-            )
-            .fetch_all(&mut *tx)
-            .await?;
-            let now = clock::now();
-            let next = rows.last().map(|row| row.agent_key + 1);
-            let events: Vec<NewEvent> = (0..)
-                .zip(rows)
-                .map(|(place, row)| NewEvent {
-                    tenant: asked.tenant_id,
-                    event: Arc::new(Event {
-                        event_id: EventId::generate(),
-                        kind: EventKind::PresenceSnapshot,
-                        position: row.position + place,
-                        source: Some((row.source_id, row.source_name)),
-                        agent_id: Some(row.agent_id),
-                        sequence: Some(row.sequence),
-                        topic: row.topic,
-                        external_id: row.external_id,
-                        presence: row.presence,
-                        previous: None,
-                        occurred_at: row.occurred_at,
-                        received_at: now,
-                        committed_at: Some(now),
-                        origin: Origin::Live,
-                        detail: Some(Detail::Agent(Box::new(EventState {
-                            state: row.state.0,
-                            changed: Vec::new(),
-                            name: row.name,
-                            email: row.email,
-                        }))),
-                        raw: Bytes::from_static(b"null"),
-                    }),
-                    agent_key: row.agent_key,
-                    connection_id: None,
-                })
-                .collect();
-            let generation = generation(&mut tx).await?;
-            let all = self.subscriptions.of(&mut tx, generation).await?;
-            let only: Vec<Subscription> =
-                all.iter().filter(|subscription| subscription.webhook_id == webhook).cloned().collect();
-            let shown: Vec<NewEvent> = events.into_iter().filter(|new| shows(&only, new)).collect();
-            let written = self.write_events(&mut tx, &shown, &only.into(), |_, _, _| true, now).await?;
-            set_next(&mut tx, webhook, next).await?;
-            if next.is_none() {
-                let mut told = Entry::new(now, Kind::SnapshotWritten);
-                told.webhook_id = Some(webhook);
-                audit::write(&mut tx, &[told]).await?;
-            }
-            tx.commit().await?;
-            Ok(Some(written))
-        })
+            asked.from,
+            CHUNK,
+            asked.tenant_id as _,
+        )
+        .fetch_all(&mut *tx)
         .await?;
-        if let Some(written) = written {
-            self.announce(written).await;
+        let now = clock::now();
+        let next = rows.last().map(|row| row.agent_key + 1);
+        let events: Vec<NewEvent> = (0..)
+            .zip(rows)
+            .map(|(place, row)| NewEvent {
+                tenant: asked.tenant_id,
+                event: Arc::new(Event {
+                    event_id: EventId::generate(),
+                    kind: EventKind::PresenceSnapshot,
+                    position: row.position + place,
+                    source: Some((row.source_id, row.source_name)),
+                    agent_id: Some(row.agent_id),
+                    sequence: Some(row.sequence),
+                    topic: row.topic,
+                    external_id: row.external_id,
+                    presence: row.presence,
+                    previous: None,
+                    occurred_at: row.occurred_at,
+                    received_at: now,
+                    committed_at: Some(now),
+                    origin: Origin::Live,
+                    detail: Some(Detail::Agent(Box::new(EventState {
+                        state: row.state.0,
+                        changed: Vec::new(),
+                        name: row.name,
+                        email: row.email,
+                    }))),
+                    raw: Bytes::from_static(b"null"),
+                }),
+                agent_key: row.agent_key,
+                connection_id: None,
+            })
+            .collect();
+        let only = self.subscriptions.ask(|filters| filters.get(webhook));
+        let shows = |new: &NewEvent| Some(only.as_ref()?.shows(&new.facts()?));
+        let shown: Vec<NewEvent> = events.into_iter().filter(|new| shows(new).unwrap_or_default()).collect();
+        let filters: Filters = only.into_iter().collect();
+        let intent = self.intend(&shown, &filters, |_, _, _| true, now);
+        let written = self.write_events(&mut tx, &shown, intent).await?;
+        set_next(&mut tx, webhook, next).await?;
+        if next.is_none() {
+            let mut told = Entry::new(now, Kind::SnapshotWritten);
+            told.webhook_id = Some(webhook);
+            audit::write(&mut tx, &[told]).await?;
         }
-        Ok(())
+        tx.commit().await?;
+        Ok(Some(Some(written)))
     }
 }
 
@@ -154,9 +158,4 @@ async fn set_next(conn: &mut sqlx::PgConnection, webhook: WebhookId, next: Optio
         .execute(conn)
         .await?;
     Ok(())
-}
-
-fn shows(subscriptions: &[Subscription], new: &NewEvent) -> bool {
-    let facts = new.facts();
-    facts.is_some_and(|facts| subscriptions.iter().any(|subscription| subscription.shows(&facts)))
 }

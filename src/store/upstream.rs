@@ -6,6 +6,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::sight::{GapStep, Watcher, close_gap, open_gap};
+use super::written::Written;
 use super::{Result, Store, StoreError, answered, audit};
 use crate::domain::audit::Entry;
 use crate::domain::ids::{AgentId, ConnectionId, SourceId};
@@ -309,10 +310,25 @@ impl Store {
         gaps: &[GapStep],
         entries: &[Entry],
     ) -> Result<()> {
-        answered(async {
-            let mut tx = self.begin().await?;
-            sqlx::query!(
-                "update connection
+        let step = |insist| self.try_to_write_connection(watcher, state, gaps, entries, insist);
+        for notice in self.by_filters(step).await? {
+            self.announce(notice).await;
+        }
+        Ok(())
+    }
+
+    /// `None` if there is a gap to tell of and the filters in memory are not those that count.
+    async fn try_to_write_connection(
+        &self,
+        watcher: &Watcher,
+        state: &ConnectionState,
+        gaps: &[GapStep],
+        entries: &[Entry],
+        insist: bool,
+    ) -> Result<Option<Vec<Written>>> {
+        let mut tx = self.begin().await?;
+        sqlx::query!(
+            "update connection
              set state = $2,
                  state_reason = $3,
                  attempt_count = $4,
@@ -324,44 +340,40 @@ impl Store {
                  expires_at = $9,
                  recorded_by = $10
              where connection_id = $1",
-                state.connection_id as _,
-                state.state,
-                state.reason.as_deref(),
-                i32::try_from(state.attempts).unwrap_or(i32::MAX),
-                state.upstream_id.as_deref(),
-                &state.stale,
-                state.opened_at,
-                state.proven_at,
-                state.expires_at,
-                self.process as _,
-            )
-            .execute(&mut *tx)
-            .await?;
-            let (mut told, mut notices) = (Vec::new(), Vec::new());
-            for gap in gaps {
-                match gap {
-                    GapStep::Opened { from, cause } => {
-                        told.extend(open_gap(&mut tx, watcher, *from, cause).await?);
-                    }
-                    GapStep::Closed { to } => {
-                        let Some((gap, entry)) = close_gap(&mut tx, watcher, *to).await? else { continue };
-                        told.push(entry);
-                        let (source, connection) = (watcher.source_id, watcher.connection_id);
-                        notices.push(
-                            self.tell_of_gap(&mut tx, source, connection, &gap, crate::clock::now()).await?,
-                        );
-                    }
+            state.connection_id as _,
+            state.state,
+            state.reason.as_deref(),
+            i32::try_from(state.attempts).unwrap_or(i32::MAX),
+            state.upstream_id.as_deref(),
+            &state.stale,
+            state.opened_at,
+            state.proven_at,
+            state.expires_at,
+            self.process as _,
+        )
+        .execute(&mut *tx)
+        .await?;
+        let (mut told, mut notices) = (Vec::new(), Vec::new());
+        for gap in gaps {
+            match gap {
+                GapStep::Opened { from, cause } => {
+                    told.extend(open_gap(&mut tx, watcher, *from, cause).await?);
+                }
+                GapStep::Closed { to } => {
+                    let Some((gap, entry)) = close_gap(&mut tx, watcher, *to).await? else { continue };
+                    told.push(entry);
+                    let (source, connection) = (watcher.source_id, watcher.connection_id);
+                    let now = crate::clock::now();
+                    let notice = self.tell_of_gap(&mut tx, source, connection, &gap, insist, now).await?;
+                    let Some(notice) = notice else { return Ok(None) };
+                    notices.push(notice);
                 }
             }
-            told.extend_from_slice(entries);
-            audit::write(&mut tx, &told).await?;
-            tx.commit().await?;
-            for notice in notices {
-                self.announce(notice).await;
-            }
-            Ok(())
-        })
-        .await
+        }
+        told.extend_from_slice(entries);
+        audit::write(&mut tx, &told).await?;
+        tx.commit().await?;
+        Ok(Some(notices))
     }
 
     /// Notes until when connections were proven live, so that a killed process leaves a true beginning of its gap.

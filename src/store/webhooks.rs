@@ -8,9 +8,10 @@ pub use super::webhook_rows::{Webhook, WebhookHealth};
 use super::webhook_rows::{Written, page, read, write};
 use super::webhook_secrets::{insert_secret, make_seed};
 use super::webhook_work::{self, Work};
-use super::{Result, Store, StoreError, audit};
+use super::{Result, Store, StoreError, allowances, audit};
 use crate::clock;
 use crate::domain::access::Access;
+use crate::domain::allowance::Allowance;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::delivery::EndState;
 use crate::domain::delivery_settings::Verification;
@@ -34,6 +35,8 @@ pub struct NewWebhook<'a> {
     pub secret: &'a SigningKey,
     /// Whether it is sent the present state of every agent that matches.
     pub snapshot: bool,
+    /// How much its tenant may have.
+    pub allowance: Allowance,
 }
 
 impl Store {
@@ -56,7 +59,7 @@ impl Store {
     /// Registers a webhook. Ring [`deliveries_due`](super::wake::Wake::deliveries_due) afterwards.
     ///
     /// # Errors
-    /// If the settings contradict each other, or the database refuses.
+    /// If the settings contradict each other, if it is more than the tenant may have, or the database refuses.
     pub async fn create_webhook(
         &self,
         new: &NewWebhook<'_>,
@@ -91,6 +94,7 @@ impl Store {
         }
         audit::write(&mut tx, &[entry(now, Kind::WebhookCreated, id, principal)]).await?;
         let webhook = read(&mut tx, id).await?;
+        allowances::check(&mut tx, id, new.allowance).await?;
         tx.commit().await?;
         Ok(webhook)
     }
@@ -100,11 +104,13 @@ impl Store {
     /// afterwards.
     ///
     /// # Errors
-    /// If there is none, if the settings would contradict each other, or the database refuses.
+    /// If there is none, if the settings would contradict each other, if filters grow to more than the tenant may have, or the
+    /// database refuses.
     pub async fn update_webhook(
         &self,
         id: WebhookId,
         changes: &WebhookChanges,
+        allowance: Allowance,
         master_key: &MasterKey,
         principal: &str,
     ) -> Result<Webhook> {
@@ -161,6 +167,9 @@ impl Store {
         let told = entry(now, Kind::WebhookUpdated, id, principal).data("fields", changed);
         audit::write(&mut tx, &[told]).await?;
         let webhook = read(&mut tx, id).await?;
+        if settings.filter_items() > before.settings.filter_items() {
+            allowances::check(&mut tx, id, allowance).await?;
+        }
         tx.commit().await?;
         Ok(webhook)
     }

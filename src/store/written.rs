@@ -11,8 +11,8 @@ use time::OffsetDateTime;
 
 use super::handoff::{Handed, Handoff, Leave};
 use super::owing::{NewEvent, Plan, Wants, plan};
-use super::subscriptions::Subscriptions;
 use super::{Result, Store, audit};
+use crate::domain::filters::Filters;
 use crate::domain::ids::{DeliveryId, WebhookId};
 use crate::domain::presence::{Detail, Event};
 
@@ -30,6 +30,13 @@ pub(super) struct Written {
     unannounced: Option<Handoff>,
 }
 
+/// What is to be written, and into whose hands it may go.
+pub(super) struct Intent {
+    plan: Plan,
+    leave: Leave,
+    now: OffsetDateTime,
+}
+
 /// Whoever drops this unannounced does not know whether it was committed: the dispatcher looks into its lanes once that is
 /// certain. What it holds by then it finds by itself.
 impl Drop for Written {
@@ -44,21 +51,30 @@ impl Drop for Written {
 }
 
 impl Store {
-    /// Writes events, a delivery for each webhook that wants them, and the audit entries of both. The caller holds the
-    /// writers' lock, commits, and then calls [`announce`](Self::announce).
+    /// Plans a delivery for each webhook that wants these events.
+    pub(super) fn intend(
+        &self,
+        events: &[NewEvent],
+        filters: &Filters,
+        wants: Wants,
+        now: OffsetDateTime,
+    ) -> Intent {
+        let leave = self.handoff.leave();
+        Intent { plan: plan(events, filters, wants, &leave, now), leave, now }
+    }
+
+    /// Writes events, their deliveries, and the audit entries of both. The caller holds the writers' lock, commits, and then
+    /// calls [`announce`](Self::announce).
     pub(super) async fn write_events(
         &self,
         conn: &mut PgConnection,
         events: &[NewEvent],
-        subscriptions: &Subscriptions,
-        wants: Wants,
-        now: OffsetDateTime,
+        intent: Intent,
     ) -> Result<Written> {
         if events.is_empty() {
             return Ok(Written::default());
         }
-        let leave = self.handoff.leave();
-        let mut plan = plan(events, subscriptions, wants, &leave, now);
+        let Intent { mut plan, leave, now } = intent;
         let mut handed = Vec::new();
         let mut superseded = plan.entries.len();
         for (webhook, lane, count, carried) in give_way(conn, &plan, now).await? {

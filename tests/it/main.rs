@@ -32,6 +32,7 @@ mod keeps_within_limits;
 mod leaves_failing_receivers_alone;
 mod leaves_nothing_upstream;
 mod maps_agents;
+mod matches_from_the_first;
 mod matches_openapi;
 mod owes_again;
 mod owns_what_it_made;

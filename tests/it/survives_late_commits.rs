@@ -5,59 +5,13 @@ use std::time::Duration;
 
 use genesys_simulator::crm::check::{Findings, altered_repeats, repeats};
 use genesys_simulator::crm::{Behaviour, Post};
-use genesys_simulator::genesys::GenesysOptions;
 use presence_bridge::domain::ids::{DispatcherId, EventId};
 use presence_bridge::store::Store;
-use sqlx::{PgPool, Postgres, Transaction};
 use time::OffsetDateTime;
 
+use crate::support::late::Late;
 use crate::support::look::{assert_sequences_have_no_holes, feed, waiting_for_locks};
 use crate::support::{SOON, World, database, eventually};
-
-/// A database in which the commit of whoever has stored an event can be made to wait, as it waits for a standby or a disk:
-/// nobody sees what it wrote, and it holds its locks. No time limit of a statement ends it.
-struct Late {
-    pool: PgPool,
-    url: String,
-}
-
-const STALL: &str = "
-    create function stall() returns trigger language plpgsql set lock_timeout = 0 as
-        'begin perform pg_advisory_xact_lock_shared(1); return null; end';
-    create constraint trigger stall after insert on event deferrable initially deferred
-        for each row execute function stall();";
-
-impl Late {
-    async fn prepare() -> Self {
-        let url = database::create().await;
-        let pool = database::pool(&url).await;
-        sqlx::raw_sql(STALL).execute(&pool).await.unwrap();
-        Self { pool, url }
-    }
-
-    async fn world(&self, agents: &[&str]) -> World {
-        World::with_options(agents, GenesysOptions::default(), &[("DATABASE_URL", &self.url)]).await
-    }
-
-    /// Commits wait until this is rolled back.
-    async fn stall(&self) -> Transaction<'static, Postgres> {
-        let mut stalled = self.pool.begin().await.unwrap();
-        sqlx::query("select pg_advisory_xact_lock(1)").execute(&mut *stalled).await.unwrap();
-        stalled
-    }
-
-    async fn a_commit_waits(&self) {
-        eventually("a commit waits", || async { (waiting_for_locks(&self.pool).await > 0).then_some(()) })
-            .await;
-    }
-
-    async fn nothing_is_owed(&self, world: &World) {
-        eventually("nothing is owed any more", || async {
-            (world.open_deliveries(&self.pool).await == 0).then_some(())
-        })
-        .await;
-    }
-}
 
 fn says(world: &World, text: &str) -> bool {
     world.bridge.log().contains(text)

@@ -199,6 +199,12 @@ impl WebhookSettings {
         Ok(())
     }
 
+    /// Items of its filters.
+    #[must_use]
+    pub fn filter_items(&self) -> usize {
+        self.agents.len() + self.topics.len() + self.presences.len() + self.sources.len()
+    }
+
     /// Names of the fields in which the two differ. Names alone are written down: an address may hold a secret.
     #[must_use]
     pub fn fields_changed_by(&self, after: &Self) -> Vec<&'static str> {

@@ -8,6 +8,7 @@ pub mod cloud;
 pub mod contract;
 pub mod crowd;
 pub mod database;
+pub mod late;
 pub mod look;
 pub mod script;
 pub mod shown;
