@@ -11,6 +11,7 @@ mod deliver;
 mod ends;
 mod feed;
 mod figures;
+mod filters;
 mod growth;
 mod hardship;
 mod hostile;
@@ -59,6 +60,8 @@ enum Part {
     Many(many::Options),
     /// A webhook with millions of open deliveries is removed, disabled, resumed: what the others notice.
     Removal(removal::Options),
+    /// Ten thousand webhooks with long filters, one of which is changed each second: what another one notices.
+    Filters(filters::Options),
     /// How many changes the simulated upstream can send, and how many POSTs the receiver can take, without any bridge.
     Ends(ends::Options),
 }
@@ -75,6 +78,7 @@ async fn main() -> anyhow::Result<()> {
         Some(Part::Isolation(options)) => isolation::run(&launch, options).await,
         Some(Part::Many(options)) => many::run(&launch, options).await,
         Some(Part::Removal(options)) => removal::run(&launch, options).await,
+        Some(Part::Filters(options)) => filters::run(&launch, options).await,
         Some(Part::Ends(options)) => ends::run(options).await,
     }
 }
