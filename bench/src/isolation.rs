@@ -90,7 +90,7 @@ async fn measure(world: &World, options: &Options, n: &mut u64, what: &str) -> a
 }
 
 /// Changes at a rate for a while; gives the numbers of the first and the last change.
-async fn play(world: &World, rate: u32, seconds: u64, n: &mut u64) -> (u64, u64) {
+pub async fn play(world: &World, rate: u32, seconds: u64, n: &mut u64) -> (u64, u64) {
     let mut ticks = interval(Duration::from_secs(1) / rate.max(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let (mut first, mut last) = (None, 0);

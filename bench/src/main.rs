@@ -13,6 +13,7 @@ mod feed;
 mod figures;
 mod filters;
 mod growth;
+mod hanging;
 mod hardship;
 mod hostile;
 mod isolation;
@@ -56,6 +57,8 @@ enum Part {
     Outage(outage::Options),
     /// One receiver of ten hangs: what the other nine notice.
     Isolation(isolation::Options),
+    /// Half of a thousand receivers hang: what those in good health notice.
+    Hanging(hanging::Options),
     /// Ten thousand webhooks, some of them dead with much open: what it costs those that live.
     Many(many::Options),
     /// A webhook with millions of open deliveries is removed, disabled, resumed: what the others notice.
@@ -76,6 +79,7 @@ async fn main() -> anyhow::Result<()> {
         Some(Part::Order(options)) => order::run(&launch, options).await,
         Some(Part::Outage(options)) => outage::run(&launch, options).await,
         Some(Part::Isolation(options)) => isolation::run(&launch, options).await,
+        Some(Part::Hanging(options)) => hanging::run(&launch, options).await,
         Some(Part::Many(options)) => many::run(&launch, options).await,
         Some(Part::Removal(options)) => removal::run(&launch, options).await,
         Some(Part::Filters(options)) => filters::run(&launch, options).await,
