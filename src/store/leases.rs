@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::deliveries::{BEGIN_CYCLE, LEASE};
 use super::events::BEGIN_WRITING;
 use super::{Result, Store, answered, answered_in_a_minute, audit};
+use crate::clock;
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
 
 /// Lanes that are looked through in one statement.
@@ -222,20 +223,33 @@ impl Store {
         .await
     }
 
-    /// Gives back everything that a dispatcher holds that has ended in this process, as if it had never been claimed.
+    /// Gives back everything that a dispatcher holds that has ended in this process: as if it had never been claimed, but for
+    /// what was under way and not answered. Whether that was taken is not known.
     ///
     /// # Errors
     /// If the database is away; then it is free once its lease has ended.
-    pub async fn end_dispatcher(&self, dispatcher: DispatcherId) -> Result<()> {
+    pub async fn end_dispatcher(&self, dispatcher: DispatcherId, under_way: &[DeliveryId]) -> Result<()> {
         answered(async {
             let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
             sqlx::query!(
-                "update delivery
-                 set due_at = now(),
-                     leased_by = null,
-                     attempt = greatest(attempt - 1, 0)
-                 where leased_by = $1",
+                "with freed as (
+                     update delivery
+                     set due_at = $2,
+                         leased_by = null,
+                         attempt = greatest(attempt - case when delivery_id = any ($3) then 0 else 1 end, 0)
+                     where leased_by = $1
+                     returning delivery_id, webhook_id, lane, event_id, attempt
+                 )
+                 insert into audit_log (
+                     at, kind, level, webhook_id, agent_id, event_id, delivery_id, attempt, outcome)
+                 select $2, 'ATTEMPT_LOST', 'WARN', f.webhook_id, a.agent_id, f.event_id, f.delivery_id, f.attempt,
+                        'unknown'
+                 from freed f
+                 left join agent a on a.agent_key = f.lane
+                 where f.delivery_id = any ($3)",
                 dispatcher as _,
+                clock::now(),
+                under_way as _,
             )
             .execute(&mut *tx)
             .await?;

@@ -114,6 +114,9 @@ async fn a_post_that_hangs_is_given_back_and_leaves_at_once_after_the_restart() 
     let posts = world.crm.wait_for(2, SOON).await.unwrap();
     assert_eq!(posts[0].webhook_id(), posts[1].webhook_id());
     assert_eq!(posts[0].body, posts[1].body);
+    let attempts: Vec<_> = posts.iter().map(|post| post.header("presence-bridge-attempt")).collect();
+    assert_eq!(attempts, [Some("1"), Some("2")], "the first one was made, whether it was taken or not");
+    assert_eq!(world.audit_of("ATTEMPT_LOST", 1).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

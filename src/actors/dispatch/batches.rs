@@ -106,6 +106,10 @@ impl Dispatch {
         for claimed in &items {
             self.held.insert(claimed.delivery_id, claimed.attempt);
         }
+        if self.draining {
+            self.outlet(webhook).ready.extend(items); // goes back with the rest
+            return;
+        }
         let items = self.without_unsent(webhook, items);
         if items.is_empty() {
             return self.no_post(webhook);

@@ -39,6 +39,7 @@ mod outlet;
 mod reconcile;
 mod recover;
 mod send;
+mod stop;
 mod upkeep;
 
 /// The poll that finds what no nudge told of: retries, other processes' events, lost nudges.
@@ -231,7 +232,7 @@ impl Dispatch {
                 return Err(Died);
             }
         }
-        dispatch.end().await;
+        dispatch.end(reports).await;
         Ok(())
     }
 
@@ -410,30 +411,6 @@ impl Dispatch {
             }
         }
         moment
-    }
-
-    /// Takes nothing more: what is in hand and not under way goes back.
-    fn drain(&mut self) {
-        if !std::mem::replace(&mut self.draining, true) {
-            self.deps.store.handoff.close();
-        }
-        let now = clock::now();
-        let webhooks: Vec<_> = self.outlets.keys().copied().collect();
-        for webhook in webhooks {
-            self.give_back(webhook, now);
-        }
-    }
-
-    /// Writes down what came back at the last moment, so that it is not sent again, and gives the rest back.
-    async fn end(mut self) {
-        let work = std::mem::take(&mut self.work);
-        let settled = self.deps.store.dispatch_cycle(self.id, clock::now(), &work).await;
-        if let Err(error) = settled {
-            tracing::warn!(%error, "answers could not be written down; they are repeated");
-        }
-        if let Err(error) = self.deps.store.end_dispatcher(self.id).await {
-            tracing::warn!(%error, "what we hold could not be given back; it is free once our lease has ended");
-        }
     }
 }
 

@@ -76,8 +76,11 @@ impl Dispatch {
         }
     }
 
-    /// Sends what may go of one webhook.
+    /// Sends what may go of one webhook; in the drain nothing, and it goes back.
     pub(super) fn pump(&mut self, webhook: WebhookId) {
+        if self.draining {
+            return;
+        }
         loop {
             let Some(outlet) = self.outlets.get_mut(&webhook) else { return };
             match outlet.next(clock::now(), self.started, self.eldest) {
