@@ -12,7 +12,7 @@ use crate::domain::topics;
 use crate::genesys::client::ClientSettings;
 use crate::genesys::plan::{CHANNEL_AGENTS_MAX, CHANNELS_MAX, REALTIME_CONNECTIONS_MAX};
 use crate::genesys::protocol::{
-    ErrorKind, Frame, Person, Provisioned, Rejected, Token, Upstream, UpstreamError, Wanted, Watch,
+    ErrorKind, Frame, Listed, Person, Provisioned, Rejected, Token, Upstream, UpstreamError, Wanted, Watch,
 };
 use crate::genesys::socket::Incoming;
 
@@ -187,7 +187,7 @@ impl<W: Write> Doctor<'_, W> {
     /// How much room other programs have left.
     async fn channels_in_use(&mut self, token: &Token, planned: bool) -> std::io::Result<()> {
         let answer = self.upstream.list(&token.secret).await;
-        let good = |held: &Vec<String>| {
+        let good = |held: &Vec<Listed>| {
             let room = if planned { CHANNELS_MAX } else { REALTIME_CONNECTIONS_MAX };
             if held.len() < room {
                 return Finding::Good(format!("{} in use by this OAuth client", held.len()));

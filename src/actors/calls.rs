@@ -14,9 +14,20 @@ use super::deletions::delete_at_the_end;
 use super::strand::{OpenSocket, StrandId};
 use super::subscription::agent_ids;
 use super::token::Held;
-use crate::genesys::protocol::{Provisioned, Standing, Upstream};
-use crate::genesys::session::{Input, TokenSerial};
+use crate::domain::ids::ProvisioningId;
+use crate::genesys::protocol::{Listed, Provisioned, Standing, Upstream, UpstreamError};
+use crate::genesys::session::{Input, Listing, TokenSerial};
 use crate::genesys::socket::{Closed, Socket, Speaker};
+use crate::store::ownership::ListedConnection;
+
+/// A connection of which the platform says whose it is.
+fn told_whose(listed: &Listed) -> Option<ListedConnection> {
+    Some(ListedConnection {
+        upstream_id: listed.upstream_id.clone(),
+        agent_id: listed.agent_id.clone()?,
+        made_at: listed.made_at?,
+    })
+}
 
 /// A socket that we asked to close ends within this, or is left.
 const SOCKET_ENDS_WITHIN: Duration = Duration::from_secs(3);
@@ -60,13 +71,44 @@ impl ConnectionActor {
         ctx.spawn(step.into_actor(self).map(move |input, actor, ctx| actor.feed(place, input, ctx)));
     }
 
+    /// Looks what the platform holds for our client, and what of it a former process asked for and never learnt of.
+    pub(super) fn list(&mut self, place: Place, ctx: &mut Context<Self>) {
+        let (store, source) = (self.deps.store.clone(), self.assignment.source_id);
+        let agents = self.assignment.agents.clone();
+        self.call(place, ctx, |upstream, token| async move {
+            let listed = match upstream.list(&token.secret).await {
+                Ok(listed) => listed,
+                Err(error) => return Input::Listed(Err(error)),
+            };
+            let lost = store.lost_upstream(source, &listed.iter().filter_map(told_whose).collect::<Vec<_>>()).await;
+            let lost = lost.unwrap_or_else(|error| {
+                tracing::warn!(%error, "what a former process left upstream cannot be told from what others have");
+                Vec::new()
+            });
+            // All connections of the client stand here: each takes its own agent's, and the others' if there is none.
+            let (own, others): (Vec<_>, Vec<_>) =
+                lost.into_iter().partition(|lost| agents.contains(&lost.agent_id));
+            let lost = if own.is_empty() { others } else { own };
+            Input::Listed(Ok(Listing {
+                held: listed.into_iter().map(|one| one.upstream_id).collect(),
+                lost: lost.into_iter().map(|lost| lost.upstream_id).collect(),
+            }))
+        });
+    }
+
+    /// Asks for a connection, once it is written down that we do: its id may never come back.
     pub(super) fn provision(&mut self, place: Place, ctx: &mut Context<Self>) {
         let (wanted, agents) = (self.assignment.wanted(), self.assignment.agents.clone());
         let Some(strand) = self.strand(place.strand) else { return };
         strand.subscribed = agents;
         let Some(token) = strand.token.clone() else { return };
-        let upstream = self.upstream.clone();
+        let (upstream, store) = (self.upstream.clone(), self.deps.store.clone());
+        let (id, connection) = (ProvisioningId::generate(), self.assignment.connection_id);
         let asked = async move {
+            if let Err(error) = store.begin_provisioning(id, connection).await {
+                // To see nothing for as long as the database is away would be worse than what a kill may leave now.
+                tracing::warn!(%error, %connection, "a connection is asked for without a note of it");
+            }
             let made = upstream.provision(&token.secret, &wanted).await;
             // What was made on a token ends with it.
             made.map(|mut made| {
@@ -77,6 +119,9 @@ impl ConnectionActor {
             })
         };
         ctx.spawn(asked.into_actor(self).map(move |made, actor, ctx| {
+            if made.as_ref().err().is_none_or(UpstreamError::is_refusal) {
+                actor.journal.answered(id);
+            }
             if let Ok(made) = &made {
                 if let Some(strand) = actor.strand(place.strand) {
                     strand.rejected = agent_ids(&made.rejected);

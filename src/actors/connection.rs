@@ -179,9 +179,7 @@ impl ConnectionActor {
             Effect::Verify => self.call(place, ctx, |upstream, token| async move {
                 Input::Verified(upstream.verify(&token.secret).await)
             }),
-            Effect::List => self.call(place, ctx, |upstream, token| async move {
-                Input::Listed(upstream.list(&token.secret).await)
-            }),
+            Effect::List => self.list(place, ctx),
             Effect::Delete(ids) => self.call(place, ctx, |upstream, token| async move {
                 Input::Deleted(delete(&*upstream, &token, ids).await)
             }),

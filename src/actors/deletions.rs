@@ -55,8 +55,8 @@ mod tests {
     use super::*;
     use crate::domain::secret::Secret;
     use crate::genesys::protocol::{
-        Definition, Frame, Person, Provisioned, Rejected, Rhythm, Snapshot, Step, Token, Wanted, Watch,
-        not_offered,
+        Definition, Frame, Listed, Person, Provisioned, Rejected, Rhythm, Snapshot, Step, Token, Wanted,
+        Watch, not_offered,
     };
     use crate::genesys::socket::Socket;
 
@@ -68,7 +68,7 @@ mod tests {
         fn token(&self) -> Step<'_, Token> { not_offered("") }
         fn verify<'a>(&'a self, _: &'a Secret) -> Step<'a, String> { not_offered("") }
         fn provision<'a>(&'a self, _: &'a Secret, _: &'a Wanted) -> Step<'a, Provisioned> { not_offered("") }
-        fn list<'a>(&'a self, _: &'a Secret) -> Step<'a, Vec<String>> { not_offered("") }
+        fn list<'a>(&'a self, _: &'a Secret) -> Step<'a, Vec<Listed>> { not_offered("") }
         fn delete<'a>(&'a self, _: &'a Secret, id: &'a str) -> Step<'a, ()> {
             self.1.borrow_mut().push(id.to_owned());
             let answer = self.0.borrow_mut().remove(0);

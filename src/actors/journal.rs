@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::connection::ConnectionActor;
 use crate::domain::audit::{Entry, Kind, Level};
-use crate::domain::ids::AgentId;
+use crate::domain::ids::{AgentId, ProvisioningId};
 use crate::domain::quarantine::Room;
 use crate::store::recorder::Recorder;
 use crate::store::sight::{GapStep, Watcher};
@@ -21,6 +21,8 @@ pub struct Journal {
     watcher: Watcher,
     entries: Vec<Entry>,
     gaps: Vec<GapStep>,
+    /// Requests for a connection that were answered.
+    answered: Vec<ProvisioningId>,
     /// Something, if only the state, is not written down.
     unsaved: bool,
     writing: bool,
@@ -31,12 +33,20 @@ pub struct Written {
     result: Result<(), StoreError>,
     entries: Vec<Entry>,
     gaps: Vec<GapStep>,
+    answered: Vec<ProvisioningId>,
 }
 
 impl Journal {
     /// An empty journal of one connection.
     pub fn new(watcher: Watcher) -> Self {
-        Self { watcher, entries: Vec::new(), gaps: Vec::new(), unsaved: false, writing: false }
+        Self {
+            watcher,
+            entries: Vec::new(),
+            gaps: Vec::new(),
+            answered: Vec::new(),
+            unsaved: false,
+            writing: false,
+        }
     }
 
     /// From now on these agents are watched.
@@ -56,6 +66,12 @@ impl Journal {
     /// A step of sight lost or found.
     pub fn gap(&mut self, step: GapStep) {
         self.gaps.push(step);
+        self.unsaved = true;
+    }
+
+    /// A request for a connection was answered: what came of it is in the state that is written next.
+    pub fn answered(&mut self, id: ProvisioningId) {
+        self.answered.push(id);
         self.unsaved = true;
     }
 
@@ -81,15 +97,15 @@ impl Journal {
         }
         (self.writing, self.unsaved) = (true, false);
         let (entries, gaps) = (std::mem::take(&mut self.entries), std::mem::take(&mut self.gaps));
-        let watcher = self.watcher.clone();
+        let (watcher, answered) = (self.watcher.clone(), std::mem::take(&mut self.answered));
         Some(async move {
             // Where a gap begins, everything before is stored: else a crash now would lose a frame without a word.
             let result = if recorder.flushed().await {
-                store.write_connection(&watcher, &state, &gaps, &entries).await
+                store.write_connection(&watcher, &state, &gaps, &answered, &entries).await
             } else {
                 Err(StoreError::Conflict("presence changes before it are not stored yet".to_owned()))
             };
-            Written { result, entries, gaps }
+            Written { result, entries, gaps, answered }
         })
     }
 
@@ -99,12 +115,13 @@ impl Journal {
     /// If it failed; what it tried to write waits again, before what has come since.
     pub fn written(&mut self, written: Written) -> Result<(), StoreError> {
         self.writing = false;
-        let Written { result, mut entries, mut gaps } = written;
+        let Written { result, mut entries, mut gaps, mut answered } = written;
         if result.is_ok() {
             return Ok(());
         }
         entries.append(&mut self.entries);
         gaps.append(&mut self.gaps);
+        answered.append(&mut self.answered);
         if entries.len() > ENTRIES_MAX {
             let lost = entries.len() - ENTRIES_MAX;
             tracing::error!(
@@ -113,7 +130,7 @@ impl Journal {
             );
             entries.drain(..lost);
         }
-        (self.entries, self.gaps, self.unsaved) = (entries, gaps, true);
+        (self.entries, self.gaps, self.answered, self.unsaved) = (entries, gaps, answered, true);
         result
     }
 }

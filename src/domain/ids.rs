@@ -58,6 +58,8 @@ uuid_id! {
     DispatcherId;
     /// One process on a database, from its start to its end.
     ProcessId;
+    /// A request for a connection upstream.
+    ProvisioningId;
 }
 
 /// What stands behind the time in an id.

@@ -56,6 +56,17 @@ pub struct Provisioned {
     pub rejected: Vec<Rejected>,
 }
 
+/// A connection as the platform lists it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// Upstream's id; empty if it is not told.
+    pub upstream_id: String,
+    /// Whom it watches, if that is told.
+    pub agent_id: Option<String>,
+    /// When it was made, if that is told.
+    pub made_at: Option<OffsetDateTime>,
+}
+
 /// How a connection stands upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -176,6 +187,14 @@ pub struct UpstreamError {
     pub what: String,
 }
 
+impl UpstreamError {
+    /// Whether the platform said that it does not do what it was asked: then it has not done it.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        self.status.is_some_and(|status| (400..500).contains(&status))
+    }
+}
+
 /// What one message of a socket is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
@@ -233,8 +252,8 @@ pub trait Upstream {
     /// Has a connection made.
     fn provision<'a>(&'a self, token: &'a Secret, wanted: &'a Wanted) -> Step<'a, Provisioned>;
 
-    /// Ids of the connections that the client holds, ours and others'.
-    fn list<'a>(&'a self, token: &'a Secret) -> Step<'a, Vec<String>>;
+    /// The connections that the client holds, ours and others'.
+    fn list<'a>(&'a self, token: &'a Secret) -> Step<'a, Vec<Listed>>;
 
     /// Deletes a connection, or what it listens to where connections cannot be deleted; one that is gone already is
     /// success.

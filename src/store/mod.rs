@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgPool, Postgres, Row, Transaction};
+use time::OffsetDateTime;
 use tokio::time::timeout;
 
 use crate::clock;
@@ -199,6 +200,8 @@ pub struct Store {
     pool: PgPool,
     /// Which process this is; its sessions say so too.
     process: ProcessId,
+    /// When it began, by the clock of the database.
+    began_at: OffsetDateTime,
     /// Whose rows there are; `None`: everybody's.
     tenant: Option<TenantId>,
     /// For recording and dispatching: few statements, prepared once. Their plans do not depend on parameters, and
@@ -243,9 +246,10 @@ impl Store {
             ("enable_mergejoin", "off"),
         ]);
         let hot = pool_options(HOT_CONNECTIONS, FRESH).connect_lazy_with(options);
-        let store = Self {
+        let mut store = Self {
             pool,
             process,
+            began_at: clock::now(),
             tenant: None,
             hot,
             readiness,
@@ -255,6 +259,7 @@ impl Store {
             subscriptions: subscriptions::Known::default(),
         };
         store.look_at_the_clock().await?;
+        store.began_at = clock::now();
         Ok(store)
     }
 

@@ -1,6 +1,36 @@
-//! What is whose upstream: which database this is (`docs/adr/0033-ownership-upstream.md`). Called by `app.rs` at the start.
+//! What is whose upstream: which database this is, and which requests for a connection went unanswered
+//! (`docs/adr/0033-ownership-upstream.md`). Called by `app.rs` at the start, and by connections.
+
+use time::{Duration, OffsetDateTime};
 
 use super::{Result, Store, StoreError, answered};
+use crate::clock;
+use crate::domain::ids::{ConnectionId, ProvisioningId, SourceId};
+
+/// Requests without an answer that are remembered of one connection; the newest. No client may hold so many connections.
+const UNANSWERED_MAX: i64 = 20;
+/// How far apart the platform's clock and the database's may be, and how long a request may have been under way.
+const MADE_WITHIN: Duration = Duration::seconds(60);
+
+/// A connection that the platform lists, as far as it can be told whose it is.
+#[derive(Clone, Debug)]
+pub struct ListedConnection {
+    /// Upstream's id.
+    pub upstream_id: String,
+    /// Whom it watches.
+    pub agent_id: String,
+    /// When the platform made it.
+    pub made_at: OffsetDateTime,
+}
+
+/// A connection upstream that was made for a process of ours that never learnt of it.
+#[derive(Clone, Debug)]
+pub struct LostConnection {
+    /// Upstream's id.
+    pub upstream_id: String,
+    /// Whom it watches.
+    pub agent_id: String,
+}
 
 impl Store {
     /// Looks whether this database is the one that its rows were written in. A restored copy has nothing upstream: what its
@@ -67,5 +97,83 @@ impl Store {
                 Ok(None)
             }
         }
+    }
+
+    /// Writes down that a connection is about to be asked for upstream, where one connection watches one agent.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn begin_provisioning(&self, id: ProvisioningId, connection: ConnectionId) -> Result<()> {
+        answered(async {
+            let mut tx = self.pool.begin().await?;
+            sqlx::query!(
+                "insert into provisioning (provisioning_id, connection_id, source_id, agent_id, process_id, begun_at)
+                 select $1, connection_id, source_id, agent_id, $3, $4
+                 from connection
+                 where connection_id = $2
+                   and agent_id is not null",
+                id as _,
+                connection as _,
+                self.process as _,
+                clock::now(),
+            )
+            .execute(&mut *tx)
+            .await?;
+            sqlx::query!(
+                "delete from provisioning
+                 where provisioning_id in (
+                     select provisioning_id
+                     from provisioning
+                     where connection_id = $1
+                     order by provisioning_id desc
+                     offset $2)",
+                connection as _,
+                UNANSWERED_MAX,
+            )
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Which of these connections were made for a process of this database that died before their ids came back: for the
+    /// same agent, at the time when it asked, before this process began, and in no row.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn lost_upstream(
+        &self,
+        source: SourceId,
+        listed: &[ListedConnection],
+    ) -> Result<Vec<LostConnection>> {
+        answered(async {
+            Ok(sqlx::query_as!(
+                LostConnection,
+                r#"select distinct l.upstream_id as "upstream_id!", l.agent_id as "agent_id!"
+                   from unnest($2::text[], $3::text[], $4::timestamptz[]) as l (upstream_id, agent_id, made_at)
+                   join provisioning p on p.source_id = $1 and p.agent_id = l.agent_id
+                   where p.process_id <> $5
+                     and not process_lives(p.process_id)
+                     and l.made_at between p.begun_at - $6::interval and p.begun_at + $6::interval
+                     and l.made_at < $7
+                     and not exists (
+                         select
+                         from connection c
+                         where c.upstream_connection_id = l.upstream_id
+                            or l.upstream_id = any (c.stale_upstream_ids))"#,
+                source as _,
+                &listed.iter().map(|one| one.upstream_id.clone()).collect::<Vec<_>>(),
+                &listed.iter().map(|one| one.agent_id.clone()).collect::<Vec<_>>(),
+                &listed.iter().map(|one| one.made_at).collect::<Vec<_>>(),
+                self.process as _,
+                MADE_WITHIN as _,
+                self.began_at,
+            )
+            .fetch_all(&self.pool)
+            .await?)
+        })
+        .await
     }
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::domain::ids::{
     AgentId, ApiKeyId, BatchId, ConnectionId, DeliveryId, DispatcherId, EventId, GapId, ProcessId,
-    QuarantineId, RecoveryId, SourceId, TenantId, WebhookId, WebhookSecretId,
+    ProvisioningId, QuarantineId, RecoveryId, SourceId, TenantId, WebhookId, WebhookSecretId,
 };
 use crate::domain::presence::{Detail, EventKind};
 
@@ -41,7 +41,7 @@ macro_rules! column_type {
     )+};
 }
 
-column_type!(Uuid: ApiKeyId, BatchId, ConnectionId, DeliveryId, DispatcherId, EventId, GapId, ProcessId, QuarantineId, RecoveryId, SourceId, TenantId, WebhookId, WebhookSecretId);
+column_type!(Uuid: ApiKeyId, BatchId, ConnectionId, DeliveryId, DispatcherId, EventId, GapId, ProcessId, ProvisioningId, QuarantineId, RecoveryId, SourceId, TenantId, WebhookId, WebhookSecretId);
 column_type!(String: AgentId);
 
 /// What an event of this kind tells besides its columns; `None` if it does not read, which our own writing rules out.

@@ -9,7 +9,7 @@ use super::sight::{GapStep, Watcher, close_gap, open_gap};
 use super::written::Written;
 use super::{Result, Store, StoreError, answered, audit};
 use crate::domain::audit::Entry;
-use crate::domain::ids::{AgentId, ConnectionId, SourceId};
+use crate::domain::ids::{AgentId, ConnectionId, ProvisioningId, SourceId};
 use crate::domain::secret::{MasterKey, Secret};
 use crate::domain::source::PROTOCOL_NOTIFICATIONS;
 
@@ -299,7 +299,8 @@ impl Store {
         .await
     }
 
-    /// Writes down how a connection stands, the steps of its gap, and what happened on the way, all or nothing.
+    /// Writes down how a connection stands, the steps of its gap, and what happened on the way, all or nothing. Requests for
+    /// it that were answered are no longer open: what came of them is in the state.
     ///
     /// # Errors
     /// If the database is away.
@@ -308,9 +309,11 @@ impl Store {
         watcher: &Watcher,
         state: &ConnectionState,
         gaps: &[GapStep],
+        answered_requests: &[ProvisioningId],
         entries: &[Entry],
     ) -> Result<()> {
-        let step = |insist| self.try_to_write_connection(watcher, state, gaps, entries, insist);
+        let step =
+            |insist| self.try_to_write_connection(watcher, state, gaps, answered_requests, entries, insist);
         for notice in self.by_filters(step).await? {
             self.announce(notice).await;
         }
@@ -323,6 +326,7 @@ impl Store {
         watcher: &Watcher,
         state: &ConnectionState,
         gaps: &[GapStep],
+        answered_requests: &[ProvisioningId],
         entries: &[Entry],
         insist: bool,
     ) -> Result<Option<Vec<Written>>> {
@@ -353,6 +357,14 @@ impl Store {
         )
         .execute(&mut *tx)
         .await?;
+        if !answered_requests.is_empty() {
+            sqlx::query!(
+                "delete from provisioning where provisioning_id = any ($1)",
+                answered_requests as _,
+            )
+            .execute(&mut *tx)
+            .await?;
+        }
         let (mut told, mut notices) = (Vec::new(), Vec::new());
         for gap in gaps {
             match gap {

@@ -11,8 +11,8 @@ use presence_bridge::actors::token::Tokens;
 use presence_bridge::domain::ids::SourceId;
 use presence_bridge::domain::secret::Secret;
 use presence_bridge::genesys::protocol::{
-    Definition, ErrorKind, Frame, Person, Provisioned, Rejected, Rhythm, Snapshot, Step, Token, Upstream,
-    UpstreamError, Wanted, Watch, not_offered,
+    Definition, ErrorKind, Frame, Listed, Person, Provisioned, Rejected, Rhythm, Snapshot, Step, Token,
+    Upstream, UpstreamError, Wanted, Watch, not_offered,
 };
 use presence_bridge::genesys::socket::Socket;
 use presence_bridge::metrics::Metrics;
@@ -70,7 +70,7 @@ impl Upstream for Platform {
         Box::pin(async { Err(no()) })
     }
 
-    fn list<'a>(&'a self, _: &'a Secret) -> Step<'a, Vec<String>> {
+    fn list<'a>(&'a self, _: &'a Secret) -> Step<'a, Vec<Listed>> {
         Box::pin(async { Err(no()) })
     }
 

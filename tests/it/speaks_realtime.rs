@@ -10,7 +10,7 @@ use genesys_simulator::genesys::{Fault, GenesysOptions, Junk, Route, Tamper, Tar
 use serde_json::json;
 
 use crate::support::look::all;
-use crate::support::{SOON, World, eventually};
+use crate::support::{SOON, World, database, eventually};
 
 // Token, verification, provisioning -------------------------------------------------------------------------------
 
@@ -136,6 +136,46 @@ async fn at_the_limit_only_our_own_leftovers_are_deleted() {
     let ids: Vec<_> = world.genesys.snapshot().connections.iter().map(|c| c.connection_id.clone()).collect();
     assert!(ids.contains(&stranger), "another program's connection is not ours to delete");
     assert!(!ids.contains(&ours));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_process_asked_for_when_it_was_killed_does_not_shut_the_next_one_out() {
+    let agents: Vec<String> = (0..8).map(|n| format!("agent-{n}")).collect();
+    let names: Vec<&str> = agents.iter().map(String::as_str).collect();
+    let mut world = World::watching(&names).await;
+    let stranger = stranger_connection(&world).await;
+    // All connect anew; the platform makes each connection, and its answer is still under way when the process dies.
+    let asked = world.genesys.snapshot().requests(Route::CreateConnection);
+    world.genesys.tamper(Tamper::Late(60_000), 8);
+    world.genesys.drop_sockets(Target::All);
+    let made = |seen: &genesys_simulator::genesys::Snapshot| {
+        seen.requests(Route::CreateConnection) == asked + 8
+            && seen.connections.len() == 9
+            && seen.connected() == 0
+    };
+    world.genesys.wait_until(made, SOON).await.unwrap();
+    world.bridge.kill().await;
+    world.genesys.clear_faults();
+    // What was made at another time for one of our agents is somebody else's.
+    let pool = database::pool(&world.bridge.database_url).await;
+    let moved =
+        "update provisioning set begun_at = begun_at - interval '5 minutes' where agent_id = 'agent-0'";
+    assert_eq!(sqlx::query(moved).execute(&pool).await.unwrap().rows_affected(), 1);
+    let others = world.genesys.snapshot().connections_of("agent-0")[0].connection_id.clone();
+    world.bridge.restart().await;
+    world.sockets_open(8).await;
+    let ids: Vec<_> = world.genesys.snapshot().connections.iter().map(|c| c.connection_id.clone()).collect();
+    assert!(
+        ids.contains(&stranger) && ids.contains(&others),
+        "another program's connection is not ours to delete"
+    );
+    assert_eq!(ids.len(), 10);
+    eventually("every request is answered on record", || async {
+        let open = "select count(*) from provisioning where begun_at > now() - interval '4 minutes' and process_lives(process_id)";
+        let open: i64 = sqlx::query_scalar(open).fetch_one(&pool).await.unwrap();
+        (open == 0).then_some(())
+    })
+    .await;
 }
 
 /// Another program provisions a connection with the same client.

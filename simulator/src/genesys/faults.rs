@@ -109,6 +109,8 @@ pub enum Tamper {
     NoWsUrl,
     /// `POST connections` answers without `connectionId`.
     NoConnectionId,
+    /// `POST connections` makes the connection at once, and answers after so many milliseconds.
+    Late(u64),
     /// `POST token` answers without `access_token`.
     NoAccessToken,
     /// `POST token` answers with this `expires_in`; the token itself keeps its real lifetime.
@@ -124,7 +126,7 @@ impl Tamper {
     #[must_use]
     pub const fn route(&self) -> Route {
         match self {
-            Self::WsUrl(_) | Self::NoWsUrl | Self::NoConnectionId => Route::CreateConnection,
+            Self::WsUrl(_) | Self::NoWsUrl | Self::NoConnectionId | Self::Late(_) => Route::CreateConnection,
             Self::NoAccessToken | Self::ExpiresIn(_) | Self::NoExpiresIn => Route::Token,
             Self::NoUserId => Route::UsersMe,
         }

@@ -151,6 +151,9 @@ pub(super) async fn create_connection(
         });
         Ok(world.faults.take_tamper(Route::CreateConnection))
     })?;
+    if let Some(Tamper::Late(ms)) = tamper {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
     Ok(Json(match tamper {
         Some(Tamper::NoWsUrl) => json!({"connectionId": id}),
         Some(Tamper::NoConnectionId) => json!({"wsUrl": ws_url}),

@@ -24,8 +24,8 @@ use crate::domain::secret::Secret;
 use crate::domain::target::TargetPolicy;
 use crate::genesys::limiter::{Limiter, Urgency};
 use crate::genesys::protocol::{
-    Definition, ErrorKind, Frame, Person, Provisioned, Rejected, Rhythm, Snapshot, Step, Token, Upstream,
-    UpstreamError, Wanted, Watch,
+    Definition, ErrorKind, Frame, Listed, Person, Provisioned, Rejected, Rhythm, Snapshot, Step, Token,
+    Upstream, UpstreamError, Wanted, Watch,
 };
 use crate::genesys::rest::{Rest, authorized, bad, exchange, is_id, read_json, read_token};
 use crate::genesys::socket::Socket;
@@ -212,13 +212,17 @@ impl Upstream for Notifications {
         .boxed_local()
     }
 
-    fn list<'a>(&'a self, token: &'a Secret) -> Step<'a, Vec<String>> {
+    fn list<'a>(&'a self, token: &'a Secret) -> Step<'a, Vec<Listed>> {
         async move {
             let path = "notifications/channels?includechannels=oauthclient";
             let answer = self.get("list of channels", Urgency::Urgent, token, path).await?;
             let answer: Entities<ChannelAnswer> = read_json("list of channels", &answer)?;
             // Channels of other tokens are counted, but their ids are hidden.
-            Ok(answer.entities.into_iter().map(|channel| channel.id.unwrap_or_default()).collect())
+            let listed = |channel: ChannelAnswer| Listed {
+                upstream_id: channel.id.unwrap_or_default(),
+                ..Listed::default()
+            };
+            Ok(answer.entities.into_iter().map(listed).collect())
         }
         .boxed_local()
     }

@@ -6,18 +6,19 @@ use std::time::Duration;
 use awc::http::header::CONTENT_TYPE;
 use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use url::form_urlencoded::Serializer;
 
 use super::wire;
 use crate::domain::secret::Secret;
 use crate::domain::target::TargetPolicy;
 use crate::genesys::protocol::{
-    Definition, Frame, Person, Provisioned, Rejected, Rhythm, Snapshot, Step, Token, Upstream, Wanted, Watch,
-    not_offered,
+    Definition, Frame, Listed, Person, Provisioned, Rejected, Rhythm, Snapshot, Step, Token, Upstream,
+    Wanted, Watch, not_offered,
 };
 use crate::genesys::rest::{Rest, UPSTREAM_ID_CHARS_MAX, authorized, bad, call, exchange, is_id, read_token};
 use crate::genesys::socket::Socket;
-use crate::genesys::values::clean;
+use crate::genesys::values::{clean, read_time};
 
 /// Silence is two heartbeats and this.
 const SILENCE_MARGIN: Duration = Duration::from_secs(5);
@@ -63,6 +64,23 @@ struct ConnectionAnswer {
     // A listing may call it plainly an id, as the platform does elsewhere.
     #[serde(alias = "id")]
     connection_id: Option<String>,
+    // Told by a listing only, and by no rule that we know: what cannot be read is not told.
+    user_id: Option<Value>,
+    date_created: Option<Value>,
+}
+
+impl ConnectionAnswer {
+    fn listed(self) -> Option<Listed> {
+        Some(Listed {
+            upstream_id: self.connection_id?,
+            agent_id: self
+                .user_id
+                .as_ref()
+                .and_then(Value::as_str)
+                .and_then(|id| clean(id, UPSTREAM_ID_CHARS_MAX)),
+            made_at: self.date_created.as_ref().and_then(read_time),
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -139,12 +157,12 @@ impl Upstream for Realtime {
         .boxed_local()
     }
 
-    fn list<'a>(&'a self, token: &'a Secret) -> Step<'a, Vec<String>> {
+    fn list<'a>(&'a self, token: &'a Secret) -> Step<'a, Vec<Listed>> {
         async move {
             let request = authorized(self.rest.client.get(self.connections_url()), token);
             let (ListAnswer::Page { entities } | ListAnswer::Plain(entities)) =
                 call("list of connections", request, Vec::new()).await?;
-            Ok(entities.into_iter().filter_map(|connection| connection.connection_id).collect())
+            Ok(entities.into_iter().filter_map(ConnectionAnswer::listed).collect())
         }
         .boxed_local()
     }

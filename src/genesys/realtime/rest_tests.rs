@@ -118,7 +118,8 @@ async fn requests_are_those_of_the_seed() {
             assert_eq!(client.token().await.unwrap().lifetime, Duration::from_secs(3600));
             assert_eq!(client.verify(&token()).await.unwrap(), "me");
             assert_eq!(client.provision(&token(), &wanted()).await.unwrap().upstream_id, "c");
-            assert_eq!(client.list(&token()).await.unwrap(), ["c"]);
+            let listed = Listed { upstream_id: "c".to_owned(), ..Listed::default() };
+            assert_eq!(client.list(&token()).await.unwrap(), [listed]);
             client.delete(&token(), "c").await.unwrap();
             let seen = seen.borrow();
             let starts: Vec<&str> = seen.iter().map(|(_, text)| text.lines().next().unwrap()).collect();
@@ -281,8 +282,20 @@ async fn a_listing_is_read_in_each_of_its_shapes() {
                 r#"{"entities":[{"id":"a"},{"id":"b","userId":"ann"}]}"#,
             ] {
                 let (client, _) = server(&[&ok(body)]).await;
-                assert_eq!(client.list(&token()).await.unwrap(), ["a", "b"], "{body}");
+                let ids: Vec<_> =
+                    client.list(&token()).await.unwrap().into_iter().map(|one| one.upstream_id).collect();
+                assert_eq!(ids, ["a", "b"], "{body}");
             }
+            let body = r#"[{"id":"a","userId":"ann","dateCreated":"2026-11-23T15:00:00.000Z"},
+                {"id":"b","userId":7,"dateCreated":{}}]"#;
+            let (client, _) = server(&[&ok(body)]).await;
+            let told = Listed {
+                upstream_id: "a".to_owned(),
+                agent_id: Some("ann".to_owned()),
+                made_at: Some(time::macros::datetime!(2026-11-23 15:00 UTC)),
+            };
+            let untold = Listed { upstream_id: "b".to_owned(), ..Listed::default() };
+            assert_eq!(client.list(&token()).await.unwrap(), [told, untold]);
         })
         .await;
 }

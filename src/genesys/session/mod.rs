@@ -28,7 +28,7 @@ mod end;
 mod open;
 mod words;
 
-pub use words::{Effect, Ending, Input, Now, Phase, Timer, TokenSerial};
+pub use words::{Effect, Ending, Input, Listing, Now, Phase, Timer, TokenSerial};
 
 /// A refused connection asks again this rarely, should somebody have granted the permission.
 const REFUSED_RETRY: Duration = Duration::from_secs(15 * 60);
@@ -267,13 +267,15 @@ impl Session {
                 | Input::Provisioned(Err(error))
                 | Input::Listed(Err(error)),
             ) => self.refused_or_failed(error, now, jitter, out),
-            (Phase::AtLimit, Input::Listed(Ok(listed))) => {
-                let ours: Vec<_> = listed.iter().filter(|id| self.stale.contains(id)).cloned().collect();
+            (Phase::AtLimit, Input::Listed(Ok(Listing { held, mut lost }))) => {
                 // What is ours and not in the list any more needs no deleting.
-                self.stale.retain(|id| listed.contains(id));
+                self.stale.retain(|id| held.contains(id));
+                lost.retain(|id| !self.stale.contains(id));
+                self.adopt(&lost);
+                let ours = self.stale.clone();
                 let entry = Entry::new(now.at, Kind::LimitMet)
                     .level(Level::Warn)
-                    .data("held", listed.len())
+                    .data("held", held.len())
                     .data("our_leftovers", ours.clone());
                 out.push(audit(entry));
                 if ours.is_empty() {

@@ -248,10 +248,15 @@ fn at_the_limit_only_our_own_leftovers_are_deleted() {
     let failed = |id: &str| (id.to_owned(), Err(error(ErrorKind::Status)));
     story.on(Input::Deleted(vec![failed("ours"), failed("gone")]));
     assert_some_effect!(story.on(Input::Provisioned(Err(error(ErrorKind::Limit)))), Effect::List);
-    let listed = story.on(Input::Listed(Ok(vec!["ours".to_owned(), "a stranger's".to_owned()])));
+    let listing = Listing {
+        held: ["ours", "a stranger's", "lost"].map(str::to_owned).to_vec(),
+        lost: vec!["lost".to_owned()],
+    };
+    let listed = story.on(Input::Listed(Ok(listing)));
     assert_eq!(kinds(&listed), [Kind::LimitMet]);
-    assert_some_effect!(listed, Effect::Delete(ids) if ids == &["ours"]);
-    let backed_off = story.on(Input::Deleted(vec![("ours".to_owned(), Ok(()))]));
+    assert_some_effect!(listed, Effect::Delete(ids) if ids == &["ours", "lost"]);
+    let deleted = |id: &str| (id.to_owned(), Ok(()));
+    let backed_off = story.on(Input::Deleted(vec![deleted("ours"), deleted("lost")]));
     assert!(retry_in(&backed_off).is_some());
     assert!(story.session.stale().is_empty());
 }
@@ -489,7 +494,10 @@ proptest::proptest! {
                 3 => Input::Token(Err(error(kind))),
                 4 => Input::Verified(Ok("user".to_owned())),
                 5 => Input::Verified(Err(error(kind))),
-                6 => Input::Listed(Ok(vec!["left".to_owned(), "other".to_owned()])),
+                6 => Input::Listed(Ok(Listing {
+                    held: vec!["left".to_owned(), "other".to_owned()],
+                    lost: vec![format!("lost-{seconds}")],
+                })),
                 7 => Input::Deleted(vec![("left".to_owned(), Ok(())), ("other".to_owned(), Err(error(kind)))]),
                 8 => Input::Provisioned(Ok(made(&format!("c-{seconds}")))),
                 9 => Input::Provisioned(Err(error(kind))),

@@ -64,6 +64,15 @@ pub enum Timer {
     Rotate,
 }
 
+/// What the platform holds for our client.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Upstream ids of all of it.
+    pub held: Vec<String>,
+    /// Those that were made for a former process of ours which never learnt of it.
+    pub lost: Vec<String>,
+}
+
 /// What happened.
 #[derive(Debug)]
 pub enum Input {
@@ -73,8 +82,8 @@ pub enum Input {
     Token(Result<TokenSerial, UpstreamError>),
     /// A token was shown to the platform; gives the id that it stands for.
     Verified(Result<String, UpstreamError>),
-    /// Our own leftovers were looked for in the platform's list.
-    Listed(Result<Vec<String>, UpstreamError>),
+    /// The platform was asked for its list of connections.
+    Listed(Result<Listing, UpstreamError>),
     /// Deletions were tried: each id, and what became of it.
     Deleted(Vec<(String, Result<(), UpstreamError>)>),
     /// A connection was asked for.
