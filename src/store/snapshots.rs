@@ -9,7 +9,7 @@ use sqlx::types::Json;
 
 use super::events::BEGIN_WRITING;
 use super::owing::NewEvent;
-use super::subscriptions::{generation, shared_generation};
+use super::subscriptions::shared_generation;
 use super::written::Written;
 use super::{Result, Store, answered, audit};
 use crate::clock;
@@ -53,14 +53,6 @@ impl Store {
                 self.announce(written).await;
             }
         }
-    }
-
-    /// Counts changes of webhooks.
-    ///
-    /// # Errors
-    /// If the database is away.
-    pub async fn webhook_generation(&self) -> Result<i64> {
-        answered(async { generation(&mut *self.pool.acquire().await?).await }).await
     }
 
     /// Writes the next chunk. `None` if the filters in memory are not those that count; `Some(None)` if there is none to write.

@@ -114,6 +114,30 @@ impl Store {
         }
     }
 
+    /// The number of the last change of a webhook, and the webhooks that have changed since another one; `None` if that may be any of
+    /// them.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn webhooks_changed(&self, since: i64) -> Result<(i64, Option<Vec<WebhookId>>)> {
+        answered(async {
+            let mut conn = self.pool.acquire().await?;
+            let there = generation(&mut conn).await?;
+            if there == since {
+                return Ok((there, Some(Vec::new())));
+            }
+            if since == 0 || there < since {
+                return Ok((there, None));
+            }
+            let changed = sqlx::query_scalar!(
+                r#"select webhook_id as "webhook_id: WebhookId" from webhook where changed_generation > $1"#,
+                since,
+            );
+            Ok((there, Some(changed.fetch_all(&mut *conn).await?)))
+        })
+        .await
+    }
+
     /// Reads what webhooks ask for, as far as it has changed.
     ///
     /// # Errors
@@ -126,7 +150,7 @@ impl Store {
 }
 
 /// Number of the last change of a webhook.
-pub(super) async fn generation(conn: &mut PgConnection) -> Result<i64> {
+async fn generation(conn: &mut PgConnection) -> Result<i64> {
     Ok(sqlx::query_scalar!("select generation from webhook_generation").fetch_one(conn).await?)
 }
 

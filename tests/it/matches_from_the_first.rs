@@ -1,6 +1,7 @@
 //! What a webhook asks for counts from the moment at which it is answered, and costs no more than itself, however many others there
 //! are.
 
+use presence_bridge::store::Store;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
@@ -173,6 +174,32 @@ async fn filters_are_those_of_the_database_when_that_has_gone_back() {
     world.genesys.set_presence("ann", "AWAY").await;
     count(&world, "/hooks/b", 1).await;
     assert_eq!(world.crm.received("/hooks/a").len(), 1);
+}
+
+/// Dispatchers read anew what they know of a webhook that has changed; of ten thousand in use, that one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dispatcher_is_told_which_webhooks_have_changed() {
+    let bridge = Bridge::start(&[]).await;
+    let register = async || {
+        let answer = bridge.post("/v1/webhooks", &json!({"url": "http://127.0.0.1:9/"})).await;
+        answer.json()["id"].as_str().unwrap().to_owned()
+    };
+    let (first, second) = (register().await, register().await);
+    let store = Store::connect(bridge.database_url.parse().unwrap(), 2).await.unwrap();
+    let (start, any) = store.webhooks_changed(0).await.unwrap();
+    assert_eq!(any, None, "who knows nothing yet may know anything");
+    assert_eq!(store.webhooks_changed(start).await.unwrap(), (start, Some(vec![])));
+    assert_eq!(store.webhooks_changed(start + 1).await.unwrap(), (start, None), "the database has gone back");
+    let changes =
+        [("POST", format!("/v1/webhooks/{first}/pause")), ("DELETE", format!("/v1/webhooks/{second}"))];
+    for ((method, path), changed) in changes.iter().zip([&first, &second]) {
+        let (before, _) = store.webhooks_changed(start).await.unwrap();
+        assert!(bridge.send(method, path, None).await.status < 300);
+        let (after, told) = store.webhooks_changed(before).await.unwrap();
+        let told: Vec<String> = told.unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!((after, told), (before + 1, vec![changed.clone()]), "{method} {path}");
+    }
+    store.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

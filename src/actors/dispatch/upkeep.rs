@@ -41,8 +41,10 @@ pub(super) struct Found {
     recoveries: Vec<RecoveryId>,
     /// Snapshots are still to be written.
     more: bool,
-    /// Counts changes of webhooks.
+    /// Number of the last change of a webhook.
     generation: i64,
+    /// Webhooks that have changed since the round before; `None`: perhaps all.
+    changed: Option<Vec<WebhookId>>,
     /// No dispatcher that lives is older.
     eldest: bool,
     /// Deliveries became due.
@@ -61,7 +63,7 @@ impl Dispatch {
         self.upkeep_runs = true;
         // What is asked for meanwhile brings the next round forward again.
         self.upkeep_at = Instant::now() + UPKEEP;
-        let (deps, id) = (self.deps.clone(), self.id);
+        let (deps, id, generation) = (self.deps.clone(), self.id, self.generation);
         let recovering: Vec<_> = self.recovering.iter().copied().collect();
         let mut walk = self.walk;
         // A nudge brings a round forward, not this.
@@ -107,12 +109,24 @@ impl Dispatch {
                         break;
                     }
                 }
-                let generation = deps.store.webhook_generation().await?;
+                let (generation, changed) = deps.store.webhooks_changed(generation).await?;
                 let leased = if looks { Some(deps.store.leases_of(id).await?) } else { None };
                 let lanes = uncertain_lanes(&deps.store).await?;
                 let more = more || worked.more || walk.hurries;
                 let due = worked.due + woken > 0;
-                Ok(Found { lost, freed, recoveries, more, generation, eldest, due, walk, leased, lanes })
+                Ok(Found {
+                    lost,
+                    freed,
+                    recoveries,
+                    more,
+                    generation,
+                    changed,
+                    eldest,
+                    due,
+                    walk,
+                    leased,
+                    lanes,
+                })
             };
             Report::Upkept(round.await)
         });
@@ -148,10 +162,9 @@ impl Dispatch {
                 self.give_back(webhook, clock::now());
             }
         }
-        if std::mem::replace(&mut self.generation, found.generation) != found.generation {
-            let used: Vec<_> =
-                self.outlets.iter().filter(|(_, o)| o.prepared.is_some()).map(|(w, _)| *w).collect();
-            for webhook in used {
+        self.generation = found.generation;
+        for webhook in found.changed.unwrap_or_else(|| self.outlets.keys().copied().collect()) {
+            if self.outlets.get(&webhook).is_some_and(|outlet| outlet.prepared.is_some()) {
                 self.read(webhook);
             }
         }
