@@ -214,7 +214,7 @@ impl ConnectionActor {
                 self.deps.metrics.upstream_ping_seconds.observe(round_trip.as_secs_f64());
             }
             Effect::Probe => self.probe(place, ctx),
-            Effect::Resync => self.start_resync(place, self.assignment.agents.ids(), ctx),
+            Effect::Resync => self.catch_up(place, ctx),
             Effect::Rotate { cause } => self.begin_handover(id, cause, ctx),
             Effect::ShutDown(ids) => self.shut_down(place, ids, ctx),
             Effect::Finished => self.journal.save(),

@@ -3,8 +3,12 @@
 //!
 //! The second strand lives the whole life of a session: new token, new connection, topics, socket, resync. Then it takes
 //! the first one's place. What it tells until then is held back: the first one tells the same, and may be behind, so that
-//! its word would come too late. It is released when the first one's socket has ended, with all that was on its way. If the first one dies earlier, the second takes over at once, as far as it has come; there is a
-//! gap then only if it is not open yet.
+//! its word would come too late. It is released when the first one's socket has ended, with all that was on its way. If the
+//! first one dies earlier, the second takes over at once, as far as it has come; there is a gap then only if it is not open
+//! yet.
+//!
+//! If the first one's end was announced there is no time to read states: both tell everything for a while instead, and the
+//! first one proves that it did (docs/adr/0029). If it cannot, they are read after all.
 
 use std::time::Duration;
 
@@ -22,9 +26,14 @@ use crate::genesys::session::{Ending, Input, Phase};
 use crate::metrics::ReasonLabels;
 use crate::store::sight::GapStep;
 
+/// How long both sockets tell everything when no states are read: what was on its way to the first one when the second one
+/// was subscribed must have arrived.
+const OVERLAP: Duration = Duration::from_secs(2);
 /// How often, and how far apart, a primary is looked at for the sign of life that it was asked for.
 const SIGNS_AWAITED: u32 = 50;
 const SIGN_APART: Duration = Duration::from_millis(100);
+/// Why a connection is replaced whose end upstream has announced.
+const ANNOUNCED: &str = "maintenance";
 /// Wait before a change that found no room in the queue is handed in again.
 const ROOM_AGAIN: Duration = Duration::from_millis(200);
 
@@ -51,6 +60,7 @@ impl ConnectionActor {
             actor.strands_made += 1;
             let mut strand = Strand::new(successor, Role::Successor, session);
             strand.room = room.ok();
+            strand.in_a_hurry = cause == ANNOUNCED;
             actor.strands.push(strand);
             actor.feed(Place { strand: successor, epoch: 0 }, Input::Start, ctx);
         }));
@@ -72,6 +82,52 @@ impl ConnectionActor {
         }
     }
 
+    /// A socket has opened: the present states are read, unless the primary can prove soon that it tells everything.
+    pub(super) fn catch_up(&mut self, place: Place, ctx: &mut Context<Self>) {
+        let covered = self.in_role(Role::Primary).is_some_and(Strand::is_open);
+        let Some(strand) = self.strand(place.strand) else { return };
+        strand.unread = covered && strand.role == Role::Successor && strand.in_a_hurry;
+        if !strand.unread {
+            return self.start_resync(place, self.assignment.agents.ids(), ctx);
+        }
+        if let Some(ping) = self.upstream.rhythm(self.assignment.heartbeat).ping_text {
+            self.speak(place, |speaker| speaker.text(ping.to_owned()), ctx);
+        }
+        ctx.run_later(OVERLAP, move |actor, ctx| {
+            let Some(successor) = actor.strand(place.strand) else { return };
+            let goes_on = successor.session.epoch() == place.epoch && successor.is_open();
+            let answers = successor.session.proven_at() > successor.session.opened_at();
+            if !goes_on || successor.role != Role::Successor || successor.resync.is_some() {
+                return; // it has come to an end, or has taken over and reads, or will hand over when it has read
+            }
+            if answers && actor.primary_tells_as_much(place.strand) {
+                actor.prove_and_hand_over(ctx);
+            } else {
+                actor.read_after_all(ctx);
+            }
+        });
+    }
+
+    /// Whether the primary listens to everybody that this strand listens to.
+    fn primary_tells_as_much(&self, id: StrandId) -> bool {
+        let strand = self.strands.iter().find(|strand| strand.id == id);
+        strand.zip(self.in_role(Role::Primary)).is_some_and(|(strand, primary)| {
+            let newcomers = strand.subscribed.without(&primary.subscribed);
+            newcomers.is_empty() && primary.rejected.is_subset(&strand.rejected)
+        })
+    }
+
+    /// Reads what nobody has read although it would have been needed.
+    fn read_after_all(&mut self, ctx: &mut Context<Self>) {
+        let agents = self.assignment.agents.ids();
+        let Some(strand) = self.strands.iter_mut().find(|strand| strand.unread && strand.is_open()) else {
+            return;
+        };
+        strand.unread = false;
+        let place = Place { strand: strand.id, epoch: strand.session.epoch() };
+        self.start_resync(place, agents, ctx);
+    }
+
     /// Hands over when the primary has proven that it saw until now. If it has not, it was blind for a while, and that is
     /// told: its channel may be gone, or its socket silent, without having been noticed yet.
     pub(super) fn prove_and_hand_over(&mut self, ctx: &mut Context<Self>) {
@@ -90,8 +146,11 @@ impl ConnectionActor {
                 Ok(standing) => matches!(standing, Standing::Gone | Standing::Taken { .. }),
                 Err(error) => error.kind == ErrorKind::Unauthorized,
             };
+            let unread = actor.in_role(Role::Successor).is_some_and(|successor| successor.unread);
             if blind {
                 actor.feed(place, Input::Probed(standing), ctx); // which hands over
+            } else if unread && !matches!(standing, Ok(Standing::Whole)) {
+                actor.read_after_all(ctx);
             } else {
                 actor.await_sign_of_life(place, asked_at, SIGNS_AWAITED, ctx);
             }
@@ -115,6 +174,9 @@ impl ConnectionActor {
         }
         if lives && !self.in_role(Role::Successor).is_some_and(Strand::is_open) {
             return; // there is nobody to hand over to any more; the next one proves anew
+        }
+        if proven && let Some(successor) = self.strands.iter_mut().find(|s| s.role == Role::Successor) {
+            successor.unread = false;
         }
         if !lives || proven {
             self.hand_over(ctx);
@@ -169,6 +231,8 @@ impl ConnectionActor {
         if let Some(retired) = retired {
             self.feed(retired, Input::Terminate(Ending::Rotated), ctx);
         }
+        // The former primary died before it could prove that it told everything.
+        self.read_after_all(ctx);
         if let Some(cause) = wants_successor {
             self.begin_handover(successor, cause, ctx);
         }

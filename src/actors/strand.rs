@@ -64,6 +64,10 @@ pub struct Strand {
     pub room: Option<OwnedSemaphorePermit>,
     /// Upstream wants it replaced; asked for again once it is the primary.
     pub wants_successor: Option<&'static str>,
+    /// The one that it is to replace ends soon.
+    pub in_a_hurry: bool,
+    /// Nobody has read the present states since its socket opened: the primary told everything, and is to prove it.
+    pub unread: bool,
     /// A change of agents that failed is not tried again before.
     pub subscribe_not_before: Option<Instant>,
     /// What it has told while another strand tells the same; `None` once it is handed on at once.
@@ -89,6 +93,8 @@ impl Strand {
             queue_full: false,
             room: None,
             wants_successor: None,
+            in_a_hurry: false,
+            unread: false,
             subscribe_not_before: None,
             held_back: (role == Role::Successor).then(VecDeque::new),
             held_back_bytes: 0,

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use genesys_simulator::cloud::{ClientState, CloudOptions, Deed, Fate, Fault, Manner, Person, Place, Reach};
+use genesys_simulator::cloud::{
+    ClientState, CloudOptions, CloudTally, Deed, Fate, Fault, Manner, Person, Place, Reach,
+};
 use genesys_simulator::crm::Post;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -219,6 +221,64 @@ async fn an_announced_end_is_forestalled_without_a_gap() {
     world.cloud.set_presence("ann", "AVAILABLE").await;
     world.agent_is("ann", "AVAILABLE").await;
     assert_eq!(world.bridge.get("/v1/gaps").await.json()["items"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn channels_told_together_to_close_are_replaced_without_reading_a_state() {
+    const CALLS_OF_ONE: u64 = 5;
+    let list = agents(2_500);
+    let world = CloudWorld::starting(options(&strs(&list)), &[("GENESYS_ALL_USERS", "true")]).await;
+    world.sees(list.len()).await;
+    let before = world.cloud.snapshot().tally;
+    // Whoever has to read states before it hands over comes too late.
+    world.cloud.fault(Place::Users, Fault { times: u32::MAX, ..Fault::status(503) });
+    world.cloud.obey(Deed::Maintenance { reach: Reach::All, grace_ms: 15_000 });
+    let mut pace = tokio::time::interval(Duration::from_millis(10));
+    for round in 0.. {
+        if world.cloud.snapshot().tally.sockets_ended > before.sockets_ended + 2 {
+            break;
+        }
+        for (first, count) in [(0, 1_000), (1_000, 1_000), (2_000, 500)] {
+            let state = ["BUSY", "MEAL"][round / count % 2];
+            world.cloud.push_presence(&list[first + round % count], state);
+        }
+        pace.tick().await;
+    }
+    assert_eq!(world.audit_of("CHANNEL_ROTATED", 3).await.len(), 3);
+    let after = world.cloud.snapshot();
+    let calls = |tally: &CloudTally| {
+        let probes = [Place::Login, Place::Upgrade];
+        tally.requests.iter().filter(|(place, _)| !probes.contains(place)).map(|(_, n)| n).sum::<u64>()
+    };
+    let made = calls(&after.tally) - calls(&before);
+    println!("{made} calls for three hand-overs");
+    assert!(made <= 3 * CALLS_OF_ONE, "{:?} {:?}", before.requests, after.tally.requests);
+    assert_eq!((after.connected(), after.watched(), after.tally.evictions), (3, list.len(), 0));
+    assert_eq!(world.bridge.get("/v1/gaps").await.json()["items"], json!([]));
+    let ledger = world.cloud.ledger();
+    assert!(ledger.iter().all(|told| told.fate == Fate::Written));
+    let live = eventually("each change is an event", || async {
+        let mut events = feed(&world.bridge).await;
+        events.retain(|event| event["origin"] == "live");
+        (events.len() >= ledger.len()).then_some(events)
+    })
+    .await;
+    assert_eq!(live.len(), ledger.len(), "none is told twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn if_the_old_socket_ends_before_it_has_proven_itself_the_states_are_read() {
+    let world = CloudWorld::watching(&["ann"]).await;
+    // Neither socket tells it.
+    world.cloud.obey(Deed::Lose { reach: Reach::All, times: 1 });
+    world.cloud.push_presence("ann", "MEAL");
+    world.cloud.obey(Deed::Maintenance { reach: Reach::All, grace_ms: 1_000 });
+    let event = eventually("it is read", || async {
+        world.events_of("ann").await.into_iter().find(|event| event["presence"]["system"] == "MEAL")
+    })
+    .await;
+    assert_eq!(event["origin"], "resync");
+    assert_eq!(world.audit_of("RESYNC_DONE", 2).await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
