@@ -8,15 +8,16 @@ use std::future::pending;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{interval, timeout};
+use tokio::time::{interval, sleep, timeout};
 
 use crate::actors::dispatcher::Drain;
 use crate::actors::supervisor::Stop;
 use crate::app::{self, Running};
 use crate::clock;
 use crate::config::Config;
-use crate::domain::audit::{Entry, Kind};
+use crate::domain::audit::{Entry, Kind, Level};
 use crate::metrics::{Metrics, ReasonLabels};
+use crate::store::Store;
 use crate::store::embedded::{Embedded, EmbeddedError};
 
 /// The whole soft stop ends within this; what is not done then is cut.
@@ -55,7 +56,7 @@ pub async fn run(config: Config) -> anyhow::Result<Ending> {
             tracing::error!("the recorder died; the process ends so that a new one can start");
             true
         }
-        error = keep_alive(running.embedded.as_mut(), &running.metrics) => {
+        error = keep_alive(running.embedded.as_mut(), &running.metrics, &running.store) => {
             tracing::error!(%error, "without a database the process ends");
             true
         }
@@ -78,19 +79,30 @@ pub async fn run(config: Config) -> anyhow::Result<Ending> {
 }
 
 /// Starts our own Postgres again whenever it dies. Ends when that does not help any more; never, if none is ours.
-async fn keep_alive(embedded: Option<&mut Embedded>, metrics: &Metrics) -> EmbeddedError {
+async fn keep_alive(embedded: Option<&mut Embedded>, metrics: &Metrics, store: &Store) -> EmbeddedError {
     let Some(server) = embedded else { return pending().await };
     let mut ticks = interval(LOOK_AT_POSTGRES_EVERY);
     loop {
         ticks.tick().await;
         match server.revive() {
-            Ok(false) => {}
-            Ok(true) => {
+            Ok(None) => {}
+            Ok(Some(status)) => {
                 let reason = ReasonLabels { reason: "embedded_postgres" };
                 metrics.actors_restarted.get_or_create(&reason).inc();
+                let entry = Entry::new(clock::now(), Kind::DatabaseRestarted)
+                    .level(Level::Error)
+                    .data("ended_with", status.to_string());
+                tokio::spawn(write_down(store.clone(), entry));
             }
             Err(error) => return error,
         }
+    }
+}
+
+/// Writes an entry as soon as the database takes it.
+async fn write_down(store: Store, entry: Entry) {
+    while store.write_audit(std::slice::from_ref(&entry)).await.is_err_and(|error| error.is_away()) {
+        sleep(LOOK_AT_POSTGRES_EVERY).await;
     }
 }
 

@@ -185,6 +185,8 @@ kinds! {
     TenantCreated = "TENANT_CREATED",
     /// Retention took a day of the audit log away; its seals stay.
     AuditDayDropped = "AUDIT_DAY_DROPPED",
+    /// The embedded Postgres died and was started again.
+    DatabaseRestarted = "DATABASE_RESTARTED",
     /// The bridge started.
     BridgeStarted = "BRIDGE_STARTED",
     /// The bridge was asked to stop.

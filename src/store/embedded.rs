@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -170,14 +170,15 @@ impl Embedded {
         format!("postgres://postgres@localhost:{PORT}/{database}?host={dir}")
     }
 
-    /// Looks whether the server is alive, and starts it again if it died, with a growing wait; true if it was started just now.
+    /// Looks whether the server is alive, and starts it again if it died, with a growing wait; how it died, if it was started just
+    /// now.
     /// Does not block: the server repairs its files by itself and accepts connections when it has. Call it about once a second,
     /// from the thread that started the server.
     ///
     /// # Errors
     /// If it cannot be started, or dies whenever it is: nothing here helps any more.
-    pub fn revive(&mut self) -> Result<bool, EmbeddedError> {
-        let Ok(Some(status)) = self.child.try_wait() else { return Ok(false) };
+    pub fn revive(&mut self) -> Result<Option<ExitStatus>, EmbeddedError> {
+        let Ok(Some(status)) = self.child.try_wait() else { return Ok(None) };
         let now = Instant::now();
         match self.revive_at {
             None => {
@@ -190,14 +191,14 @@ impl Embedded {
                 let wait = Duration::from_secs((self.deaths - 1).into()).min(REVIVE_WAIT_MAX);
                 tracing::error!(%status, ?wait, "the embedded PostgreSQL died; it is started again");
                 self.revive_at = Some(now + wait);
-                Ok(false)
+                Ok(None)
             }
-            Some(at) if now < at => Ok(false),
+            Some(at) if now < at => Ok(None),
             Some(_) => {
                 let How { bin, data, options, owner } = &self.how;
                 self.child = spawn(bin, data, &self.socket_dir, &self.log, *options, owner.as_ref())?;
                 (self.started, self.revive_at) = (now, None);
-                Ok(true)
+                Ok(Some(status))
             }
         }
     }

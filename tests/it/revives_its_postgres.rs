@@ -41,6 +41,13 @@ async fn a_postgres_that_is_killed_comes_back_with_all_that_it_had() {
     assert!(bridge.log().contains("the embedded PostgreSQL died"));
     let restarts = "presence_bridge_actors_restarted_total{reason=\"embedded_postgres\"}";
     assert!(bridge.metric(restarts).await >= 3.0);
+    let told = eventually("each restart is written down", || async {
+        let told = all(&bridge, "/v1/audit?kind=DATABASE_RESTARTED").await;
+        (told.len() >= 3).then_some(told)
+    })
+    .await;
+    assert!(told.iter().all(|entry| entry["level"] == "ERROR"), "{told:?}");
+    assert_eq!(told[0]["data"]["ended_with"], "signal: 9 (SIGKILL)");
 }
 
 #[tokio::test(flavor = "multi_thread")]
