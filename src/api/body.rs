@@ -2,12 +2,15 @@
 //!
 //! Handlers take [`JsonBody`] and read its fields one by one; what is wrong is collected and told at once.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 
 use actix_web::dev::Payload;
 use actix_web::{FromRequest, HttpRequest};
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -23,6 +26,8 @@ use crate::domain::violation::{Violation, pointer_token as escape};
 pub struct JsonBody {
     fields: Map<String, Value>,
     violations: Vec<Violation>,
+    /// The whole body as it came; empty for an object inside of it.
+    raw: Bytes,
     /// Where the object stands: empty, or the path to it with a slash behind.
     at: String,
 }
@@ -36,7 +41,7 @@ impl FromRequest for JsonBody {
         let payload = payload.take();
         Box::pin(async move {
             check_media_type(&request)?;
-            Self::parse(&read(&request, payload).await?)
+            Self::parse(read(&request, payload).await?.freeze())
         })
     }
 }
@@ -55,10 +60,10 @@ impl FromRequest for OptionalJsonBody {
         Box::pin(async move {
             let bytes = read(&request, payload).await?;
             if bytes.is_empty() {
-                return JsonBody::parse(b"{}").map(Self);
+                return JsonBody::parse(Bytes::from_static(b"{}")).map(Self);
             }
             check_media_type(&request)?;
-            JsonBody::parse(&bytes).map(Self)
+            JsonBody::parse(bytes.freeze()).map(Self)
         })
     }
 }
@@ -84,14 +89,14 @@ impl FromRequest for JsonOrCsv {
                 return Ok(Self::Csv(read(&request, payload).await?.freeze()));
             }
             check_media_type(&request)?;
-            JsonBody::parse(&read(&request, payload).await?).map(Self::Json)
+            JsonBody::parse(read(&request, payload).await?.freeze()).map(Self::Json)
         })
     }
 }
 
 impl JsonBody {
-    fn parse(bytes: &[u8]) -> Result<Self, ApiError> {
-        let value = strict_json::parse(bytes)
+    fn parse(raw: Bytes) -> Result<Self, ApiError> {
+        let value = strict_json::parse(&raw)
             .map_err(|error| ApiError::new(Code::InvalidJson, format!("The body is refused: {error}.")))?;
         let Value::Object(fields) = value else {
             return Err(ApiError::new(Code::InvalidJson, "The body is no JSON object."));
@@ -100,7 +105,7 @@ impl JsonBody {
         for (name, value) in &fields {
             find_nul(&escape(name), value, &mut violations);
         }
-        Ok(Self { fields, violations, at: String::new() })
+        Ok(Self { fields, violations, raw, at: String::new() })
     }
 
     /// Takes a text.
@@ -177,7 +182,8 @@ impl JsonBody {
         let Value::Object(fields) = self.fields.remove(name)? else {
             return self.wrong(name, "is no object");
         };
-        let mut inner = Self { fields, violations: Vec::new(), at: format!("{}{name}/", self.at) };
+        let mut inner =
+            Self { fields, violations: Vec::new(), raw: Bytes::new(), at: format!("{}{name}/", self.at) };
         let value = read(&mut inner);
         inner.refuse_the_rest();
         self.violations.append(&mut inner.violations);
@@ -254,6 +260,16 @@ impl JsonBody {
     /// Takes whatever is there.
     pub fn value(&mut self, name: &str) -> Option<Value> {
         self.fields.remove(name)
+    }
+
+    /// Takes a field of the body itself with all that is in it in the order in which it came, which a `Value` does not keep.
+    pub fn in_order<T: DeserializeOwned>(&mut self, name: &str, or_it: &str) -> Option<T> {
+        self.fields.remove(name)?;
+        let fields: HashMap<String, &RawValue> = serde_json::from_slice(&self.raw).unwrap_or_default();
+        match fields.get(name).and_then(|text| serde_json::from_str(text.get()).ok()) {
+            Some(read) => Some(read),
+            None => self.wrong(name, or_it),
+        }
     }
 
     /// Notes what is wrong with a field.

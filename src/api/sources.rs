@@ -140,7 +140,9 @@ fn take_settings(
         client_id: body.text("client_id").unwrap_or(present.client_id),
         client_secret: body.text("client_secret").map_or(present.client_secret, Secret::new),
         agents: body.texts("agents").unwrap_or(present.agents),
-        topic_matrix: body.value("topic_matrix").unwrap_or(present.topic_matrix),
+        topic_matrix: body
+            .in_order("topic_matrix", "is not an object of topic lists")
+            .unwrap_or(present.topic_matrix),
         heartbeat_interval_ms: body.integer("heartbeat_interval_ms").unwrap_or(present.heartbeat_interval_ms),
         all_users: body.boolean("all_users").unwrap_or(present.all_users),
         queues: body.texts("queues").unwrap_or(present.queues),

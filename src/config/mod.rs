@@ -9,7 +9,6 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use serde_json::Value;
 
 use crate::domain::allowance::Allowance;
 use crate::domain::quota::Quota;
@@ -18,6 +17,7 @@ use crate::domain::source::{
     ENVIRONMENT_SOURCE_NAME, PROTOCOL_NOTIFICATIONS, PROTOCOL_REALTIME, SourceSettings,
 };
 use crate::domain::syslog::Receiver;
+use crate::domain::topics::TopicMatrix;
 use crate::domain::violation::Violation;
 use crate::telemetry;
 
@@ -311,8 +311,8 @@ fn variable_of(violation: &Violation) -> String {
     }
 }
 
-fn topics(text: &str) -> Value {
-    serde_json::json!({ "topics": list(text).collect::<Vec<_>>() })
+fn topics(text: &str) -> TopicMatrix {
+    TopicMatrix::of("topics", &list(text).collect::<Vec<_>>())
 }
 
 #[cfg(test)]

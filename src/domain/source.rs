@@ -1,11 +1,10 @@
 //! What the settings of a source must be like, whether they come from the environment or over the API.
 
-use serde_json::Value;
 use url::Url;
 
 use super::regions;
 use super::secret::Secret;
-use super::topics;
+use super::topics::{self, TopicMatrix};
 use super::violation::{Violation, check_text, check_texts};
 
 /// Name of the source that the environment sets; nobody else may take it.
@@ -63,7 +62,7 @@ pub struct SourceSettings {
     /// Genesys users to watch.
     pub agents: Vec<String>,
     /// Object of topic lists.
-    pub topic_matrix: Value,
+    pub topic_matrix: TopicMatrix,
     /// How often upstream shall ping, in milliseconds (protocol `realtime`).
     pub heartbeat_interval_ms: i32,
     /// Watch every active user (protocol `notifications`, as the next two).
@@ -92,7 +91,7 @@ impl Default for SourceSettings {
             client_id: String::new(),
             client_secret: Secret::new(""),
             agents: Vec::new(),
-            topic_matrix: serde_json::json!({}),
+            topic_matrix: TopicMatrix::default(),
             heartbeat_interval_ms: HEARTBEAT_INTERVAL_MS_DEFAULT,
             all_users: false,
             queues: Vec::new(),
@@ -206,7 +205,7 @@ impl SourceSettings {
     }
 
     fn check_parts(&mut self, found: &mut Vec<Violation>) {
-        if self.topic_matrix.as_object().is_some_and(serde_json::Map::is_empty) {
+        if self.topic_matrix.is_empty() {
             self.topic_matrix = topics::all_parts();
         }
         if let Err(error) = topics::notification_parts(&self.topic_matrix) {
@@ -271,8 +270,6 @@ fn wrong_with_base_url(text: &str) -> Option<&'static str> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use serde_json::json;
-
     use super::*;
 
     fn good() -> SourceSettings {
@@ -285,7 +282,7 @@ mod tests {
             client_id: "id".into(),
             client_secret: Secret::new("canary"),
             agents: vec!["a".into()],
-            topic_matrix: json!({"presence": ["routing:agent:state"]}),
+            topic_matrix: TopicMatrix::of("presence", &["routing:agent:state"]),
             ..SourceSettings::default()
         }
     }
@@ -312,7 +309,7 @@ mod tests {
             login_url: Some("https://u:p@h/".into()),
             client_secret: Secret::new("canary\n"),
             agents: Vec::new(),
-            topic_matrix: json!({}),
+            topic_matrix: TopicMatrix::default(),
             heartbeat_interval_ms: 999,
             ..good()
         };
@@ -338,7 +335,7 @@ mod tests {
     fn notifications() -> SourceSettings {
         SourceSettings {
             protocol: "notifications".into(),
-            topic_matrix: json!({}),
+            topic_matrix: TopicMatrix::default(),
             agents: vec!["a".into()],
             ..good()
         }
@@ -354,7 +351,7 @@ mod tests {
             SourceSettings { groups: vec!["g".into(), "g".into()], ..nobody.clone() },
         ] {
             let checked = good.check().unwrap();
-            assert_eq!(checked.topic_matrix, json!({"topics": ["activity"]}));
+            assert_eq!(checked.topic_matrix, topics::all_parts());
             assert!(checked.groups.len() < 2);
         }
         for wrong in ["a.b", "a?b", "a&b", "a/b", "a b"] {
@@ -392,7 +389,8 @@ mod tests {
         let agents = (0..11).map(|i| i.to_string()).collect();
         assert_eq!(fields(SourceSettings { agents, ..good() }), ["agents"]);
         let topics: Vec<_> = (0..101).map(|i| format!("t{i}")).collect();
-        let topic_matrix = json!({ "all": topics });
+        let topics: Vec<_> = topics.iter().map(String::as_str).collect();
+        let topic_matrix = TopicMatrix::of("all", &topics);
         assert_eq!(fields(SourceSettings { topic_matrix, ..good() }), ["topic_matrix"]);
     }
 

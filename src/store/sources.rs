@@ -1,6 +1,5 @@
 //! `source`: added, changed, removed. Called by `api/sources.rs`, and by `app.rs` for the one from the environment.
 
-use serde_json::Value;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 use time::OffsetDateTime;
@@ -13,6 +12,7 @@ use crate::domain::audit::{Entry, Kind};
 use crate::domain::ids::SourceId;
 use crate::domain::secret::{MasterKey, OpenError, Secret};
 use crate::domain::source::SourceSettings;
+use crate::domain::topics::TopicMatrix;
 
 /// Who changes the source that the environment sets.
 const ENVIRONMENT: &str = "environment";
@@ -38,7 +38,7 @@ pub struct Source {
     /// Genesys users to watch.
     pub agents: Vec<String>,
     /// Object of topic lists.
-    pub topic_matrix: Value,
+    pub topic_matrix: Json<TopicMatrix>,
     /// How often upstream shall ping, in milliseconds.
     pub heartbeat_interval_ms: i32,
     /// Every active user is watched.
@@ -78,7 +78,7 @@ impl Source {
             client_id: self.client_id.clone(),
             client_secret,
             agents: self.agents.clone(),
-            topic_matrix: self.topic_matrix.clone(),
+            topic_matrix: self.topic_matrix.0.clone(),
             heartbeat_interval_ms: self.heartbeat_interval_ms,
             all_users: self.all_users,
             queues: self.queues.clone(),
@@ -120,7 +120,7 @@ impl Source {
             ("client_id", self.client_id != wanted.client_id),
             ("client_secret", !secret_kept),
             ("agents", self.agents != wanted.agents),
-            ("topic_matrix", self.topic_matrix != wanted.topic_matrix),
+            ("topic_matrix", self.topic_matrix.0 != wanted.topic_matrix),
             ("heartbeat_interval_ms", self.heartbeat_interval_ms != wanted.heartbeat_interval_ms),
             ("all_users", self.all_users != wanted.all_users),
             ("queues", self.queues != wanted.queues),
@@ -144,7 +144,8 @@ impl Store {
         let sources = sqlx::query_as!(
             Source,
             r#"select source_id as "source_id: SourceId", name, protocol, region, api_url, login_url, client_id,
-                      client_secret_sealed, agents, topic_matrix, heartbeat_interval_ms, all_users, queues, groups,
+                      client_secret_sealed, agents, topic_matrix as "topic_matrix: Json<TopicMatrix>",
+                      heartbeat_interval_ms, all_users, queues, groups,
                       language, stale_after_seconds, roster_interval_seconds, origin, version, created_at,
                       updated_at, source_health_of(source_id) as "health!: Json<Health>"
                from source
@@ -346,7 +347,8 @@ async fn read(conn: &mut PgConnection, id: SourceId) -> Result<Source> {
     sqlx::query_as!(
         Source,
         r#"select source_id as "source_id: SourceId", name, protocol, region, api_url, login_url, client_id,
-                  client_secret_sealed, agents, topic_matrix, heartbeat_interval_ms, all_users, queues, groups, language,
+                  client_secret_sealed, agents, topic_matrix as "topic_matrix: Json<TopicMatrix>", heartbeat_interval_ms,
+                  all_users, queues, groups, language,
                   stale_after_seconds, roster_interval_seconds, origin, version, created_at, updated_at,
                   source_health_of(source_id) as "health!: Json<Health>"
            from source

@@ -2,7 +2,7 @@
 //!
 //! Called by the supervisor and by connections. A change of state and its audit entries share a transaction.
 
-use serde_json::Value;
+use sqlx::types::Json;
 use time::OffsetDateTime;
 
 use super::sight::{GapStep, Watcher, close_gap, open_gap};
@@ -12,6 +12,7 @@ use crate::domain::audit::Entry;
 use crate::domain::ids::{AgentId, ConnectionId, ProvisioningId, SourceId};
 use crate::domain::secret::{MasterKey, Secret};
 use crate::domain::source::PROTOCOL_NOTIFICATIONS;
+use crate::domain::topics::TopicMatrix;
 
 /// A source and the connections that it has rows for.
 #[derive(Clone, Debug)]
@@ -41,7 +42,7 @@ pub struct WantedSource {
     /// Agents to watch.
     pub agents: Vec<String>,
     /// Topic lists.
-    pub topic_matrix: Value,
+    pub topic_matrix: TopicMatrix,
     /// How often upstream shall ping, in milliseconds.
     pub heartbeat_interval_ms: i32,
     /// Every active user is to be watched.
@@ -129,7 +130,8 @@ impl Store {
         answered(async {
         let rows = sqlx::query!(
             r#"select s.source_id as "source_id: SourceId", s.name, s.version, s.deleted_at, s.protocol, s.region,
-                      s.api_url, s.login_url, s.client_id, s.client_secret_sealed, s.agents, s.topic_matrix,
+                      s.api_url, s.login_url, s.client_id, s.client_secret_sealed, s.agents,
+                      s.topic_matrix as "topic_matrix: Json<TopicMatrix>",
                       s.origin = 'environment' as "from_environment!",
                       s.heartbeat_interval_ms, s.all_users, s.queues, s.groups, s.language, s.stale_after_seconds,
                       s.roster_interval_seconds, s.refreshes_asked, s.created_at, h.stale_since as "stale_since?"
@@ -166,7 +168,7 @@ impl Store {
                 client_id: row.client_id,
                 client_secret: Secret::new(secret),
                 agents: row.agents,
-                topic_matrix: row.topic_matrix,
+                topic_matrix: row.topic_matrix.0,
                 heartbeat_interval_ms: row.heartbeat_interval_ms,
                 all_users: row.all_users,
                 queues: row.queues,

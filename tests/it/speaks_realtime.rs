@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use genesys_simulator::genesys::{Fault, GenesysOptions, Junk, Route, Tamper, Target};
 use serde_json::json;
 
+use crate::support::bridge::API_KEY;
 use crate::support::look::all;
 use crate::support::{SOON, World, database, eventually};
 
@@ -56,6 +57,42 @@ async fn the_topic_matrix_is_flattened_without_duplicates_in_order() {
     let world = World::with_options(&["ann"], GenesysOptions::default(), &[("GENESYS_TOPICS", topics)]).await;
     let seen = world.genesys.snapshot();
     assert_eq!(seen.connections[0].topics, ["routing:agent:state:queue", "routing:agent:state"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_groups_of_the_topic_matrix_keep_the_order_in_which_they_were_written() {
+    const MATRIX: &str = r#"{"z": ["routing:agent:state:queue"], "a": ["routing:agent:state"], "m": ["routing:agent:state:history"]}"#;
+    let in_order = ["routing:agent:state:queue", "routing:agent:state", "routing:agent:state:history"];
+    let clients = ["sim-client", "second"].map(|id| (id.to_owned(), "sim-secret".to_owned()));
+    let options = GenesysOptions { clients: clients.to_vec(), ..Default::default() };
+    let world = World::with_options(&["ann"], options, &[("GENESYS_TOPICS", MATRIX)]).await;
+    // Over the API too, where a name may be written with an escape.
+    let fields = format!(
+        r#"{{"name": "second", "protocol": "realtime", "api_url": "{}", "client_id": "second",
+            "client_secret": "sim-secret", "agents": ["bob"], "topic\u005fmatrix": {MATRIX}}}"#,
+        world.genesys.api_url()
+    );
+    let bearer = format!("Bearer {API_KEY}");
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    let made = world.bridge.send_raw("POST", "/v1/sources", &headers, Some(fields.into_bytes())).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    world.sockets_open(2).await;
+    for agent in ["ann", "bob"] {
+        assert_eq!(world.genesys.snapshot().connections_of(agent)[0].topics, in_order, "{agent}");
+    }
+    // Another order is a change.
+    let source = format!("/v1/sources/{}", made.json()["id"].as_str().unwrap());
+    let other = r#"{"topic_matrix": {"a": ["routing:agent:state"], "z": ["routing:agent:state:queue"]}}"#;
+    let changed = world.bridge.send_raw("PATCH", &source, &headers, Some(other.as_bytes().to_vec())).await;
+    assert_eq!(changed.status, 200, "{}", changed.text());
+    eventually("bob's connection is made anew", || async {
+        let seen = world.genesys.snapshot();
+        let topics = seen.connections_of("bob").first().map(|bob| bob.topics.clone())?;
+        (topics == ["routing:agent:state", "routing:agent:state:queue"]).then_some(())
+    })
+    .await;
+    let wrong = world.bridge.patch(&source, &json!({"topic_matrix": ["routing:agent:state"]})).await;
+    assert_eq!((wrong.status, &wrong.json()["errors"][0]["pointer"]), (422, &json!("/topic_matrix")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
