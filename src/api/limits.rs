@@ -197,7 +197,7 @@ mod tests {
         let one_more = |address: &str| connections.one_more(address.parse().unwrap_or(IpAddr::from([0; 4])));
         let held = [one_more("192.0.2.1"), one_more("::ffff:192.0.2.1")];
         assert!(held.iter().all(Option::is_some) && one_more("192.0.2.1").is_none());
-        let others = [one_more("192.0.2.2"), one_more("2001:db8::1"), one_more("2001:db8::2:0:0:0:1")];
+        let others = [one_more("192.0.2.2"), one_more("2001:db8::1"), one_more("2001:db8::2:0:0:1")];
         assert!(others.iter().all(Option::is_some));
         assert!(one_more("2001:db8::3:0:0:1").is_none(), "both places of the /64 are taken");
         drop(held);
