@@ -136,10 +136,13 @@ impl Worker {
         loop {
             self.status.alive(Part::Recorder);
             let flush = if self.batch.is_empty() {
-                match timeout(IDLE_TICK, self.items.recv()).await {
-                    Err(_idle) => continue,
-                    Ok(None) => return,
-                    Ok(Some(first)) => self.collect(first),
+                let first = tokio::select! {
+                    first = self.items.recv() => first,
+                    () = look_at_filters(&self.store) => continue,
+                };
+                match first {
+                    None => return,
+                    Some(first) => self.collect(first),
                 }
             } else {
                 None // a batch that failed before
@@ -245,6 +248,13 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// While nothing arrives, reads filters that have changed, so that no change waits for a thousand registrations. If the database is
+/// away, the next one does.
+async fn look_at_filters(store: &Store) {
+    sleep(IDLE_TICK).await;
+    let _ = store.read_filters().await;
 }
 
 /// Whether the database refused what was written (class 22 data, 23 constraint) rather than being away.
