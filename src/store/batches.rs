@@ -60,7 +60,8 @@ impl Store {
                                from delivery
                                where webhook_id = $1
                                  and due_at < 'infinity'
-                                 and sent_format is null
+                                 and not goes_alone
+                                 and batch_id is null
                                  and coalesce(not_before <= $3, true)
                                order by due_at, position
                                limit $2

@@ -102,8 +102,7 @@ pub(super) async fn claim(
                     where o.batched
                       and d.webhook_id = o.webhook_id
                       and d.due_at <= $1
-                      and d.sent_format is not null
-                      and d.batch_id is null
+                      and d.goes_alone
                     order by d.due_at
                     limit o.room)
                    union all
@@ -113,7 +112,8 @@ pub(super) async fn claim(
                     where o.batched
                       and d.webhook_id = o.webhook_id
                       and d.due_at <= $1
-                      and d.sent_format is null
+                      and not d.goes_alone
+                      and d.batch_id is null
                     order by d.due_at
                     limit 1)
                    union all

@@ -7,10 +7,11 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use time::OffsetDateTime;
 use tokio::sync::Notify;
 
 use super::deliveries::Claimed;
-use crate::domain::ids::{DispatcherId, EventId, WebhookId};
+use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
 use crate::domain::presence::Event;
 
 /// What a writer has to say to the dispatcher.
@@ -59,6 +60,23 @@ pub struct Leave {
     pub limited: bool,
 }
 
+/// What was written by transactions that may be committed or not.
+#[derive(Debug, Default)]
+pub struct Uncertain {
+    /// Lanes into which something was put behind others.
+    pub lanes: HashSet<(WebhookId, i64)>,
+    /// Leased at birth, each with the moment of it.
+    pub born: Vec<(DeliveryId, OffsetDateTime)>,
+}
+
+impl Uncertain {
+    /// Whether there is nothing of the kind.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lanes.is_empty() && self.born.is_empty()
+    }
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     leave: Leave,
@@ -66,8 +84,7 @@ struct Inner {
     /// Events that blocked deliveries tell, so that they need not be read again, and their ids, oldest first.
     events: HashMap<EventId, Arc<Event>>,
     kept: VecDeque<EventId>,
-    /// Lanes into which something was written that may be committed or not.
-    uncertain: HashSet<(WebhookId, i64)>,
+    uncertain: Uncertain,
 }
 
 impl Inner {
@@ -133,14 +150,16 @@ impl Handoff {
         self.removed.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&webhook)
     }
 
-    /// Notes lanes for the dispatcher to look into: a writer does not know whether what it put there is committed.
-    pub fn look_into(&self, lanes: impl IntoIterator<Item = (WebhookId, i64)>) {
-        self.lock().uncertain.extend(lanes);
+    /// Notes for the dispatcher what a writer has written without knowing whether it is committed.
+    pub fn look_into(&self, more: Uncertain) {
+        let mut inner = self.lock();
+        inner.uncertain.lanes.extend(more.lanes);
+        inner.uncertain.born.extend(more.born);
     }
 
-    /// The lanes noted since.
+    /// What was noted since.
     #[must_use]
-    pub fn take_uncertain(&self) -> HashSet<(WebhookId, i64)> {
+    pub fn take_uncertain(&self) -> Uncertain {
         std::mem::take(&mut self.lock().uncertain)
     }
 

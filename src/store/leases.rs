@@ -7,14 +7,27 @@ use super::deliveries::{BEGIN_CYCLE, LEASE};
 use super::events::BEGIN_WRITING;
 use super::{Result, Store, answered, answered_in_a_minute, audit};
 use crate::clock;
-use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
+use crate::domain::ids::{DeliveryId, DispatcherId, WebhookId};
 
 /// Lanes that are looked through in one statement.
 const LANES: i64 = 2000;
+/// Pages of the table that are read in one statement for what is leased: some ten milliseconds.
+const PAGES: i64 = 4096;
 
 /// The last lane that was looked through: of which webhook, and which.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LaneCursor(Uuid, i64);
+
+/// What is leased in a piece of the table.
+#[derive(Debug)]
+pub struct Leases {
+    /// To the dispatcher that asks, each with its attempt.
+    pub ours: Vec<(DeliveryId, i32)>,
+    /// How many rows of nobody were freed.
+    pub freed: u64,
+    /// The page where the next piece begins; `None`: there is none.
+    pub next: Option<i64>,
+}
 
 impl Store {
     /// A sign of life of a dispatcher. False if it had been given up for dead: what it held is in other hands.
@@ -154,77 +167,108 @@ impl Store {
         .await
     }
 
-    /// Frees what dispatchers hold that have given no sign of life or have ended, each with an audit entry: whether the POST was
-    /// made is not known. Says how many rows there were.
+    /// Ends dispatchers that have given no sign of life. Says how many there were; what they held is freed by
+    /// [`leases_in`](Self::leases_in).
     ///
     /// # Errors
     /// If the database is away.
-    pub async fn free_of_the_dead(&self, now: OffsetDateTime) -> Result<u64> {
-        answered_in_a_minute(async {
-            let dead = sqlx::query_scalar!(
-                r#"with recursive holder (id) as (
-                       (select leased_by
-                        from delivery
-                        where leased_by is not null
-                        order by leased_by
-                        limit 1)
-                       union all
-                       select (select d.leased_by
-                               from delivery d
-                               where d.leased_by > h.id
-                               order by d.leased_by
-                               limit 1)
-                       from holder h
-                       where h.id is not null
-                   )
-                   select dispatcher_id as "id!: DispatcherId"
-                   from dispatcher
-                   where alive_until < $1
-                   union all
-                   -- A transaction may be committed after the dispatcher that it leased to has ended or was found dead.
-                   select h.id
-                   from holder h
-                   where h.id is not null
-                     and not exists (select from dispatcher d where d.dispatcher_id = h.id)"#,
-                now,
-            )
-            .fetch_all(&self.pool)
-            .await?;
-            if dead.is_empty() {
-                return Ok(0);
-            }
-            let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
-            audit::allow_a_minute(&mut tx).await?;
-            let freed = sqlx::query!(
-                "with freed as (
-                     update delivery
-                     set due_at = $2,
-                         leased_by = null
-                     where leased_by = any ($1)
-                     returning delivery_id, webhook_id, lane, event_id, attempt
-                 )
-                 insert into audit_log (
-                     at, kind, level, webhook_id, agent_id, event_id, delivery_id, attempt, outcome)
-                 select $2, 'ATTEMPT_LOST', 'WARN', f.webhook_id, a.agent_id, f.event_id, f.delivery_id, f.attempt,
-                        'unknown'
-                 from freed f
-                 left join agent a on a.agent_key = f.lane",
-                &dead as _,
-                now,
-            )
-            .execute(&mut *tx)
-            .await?;
-            sqlx::query!("delete from dispatcher where dispatcher_id = any ($1)", &dead as _)
-                .execute(&mut *tx)
-                .await?;
-            tx.commit().await?;
-            Ok(freed.rows_affected())
+    pub async fn end_the_dead(&self, now: OffsetDateTime) -> Result<u64> {
+        answered(async {
+            let dead = sqlx::query!("delete from dispatcher where alive_until < $1", now);
+            Ok(dead.execute(&self.pool).await?.rows_affected())
         })
         .await
     }
 
-    /// Gives back everything that a dispatcher holds that has ended in this process: as if it had never been claimed, but for
-    /// what was under way and not answered. Whether that was taken is not known.
+    /// Reads what is leased in the next piece of the table, and frees what is leased to a dispatcher that there is not, each with
+    /// an audit entry: whether the POST was made is not known. It has died, or has ended; a transaction may be committed
+    /// after that, too.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn leases_in(
+        &self,
+        dispatcher: DispatcherId,
+        from_page: i64,
+        now: OffsetDateTime,
+    ) -> Result<Leases> {
+        answered_in_a_minute(async {
+            let pages = sqlx::query_scalar!(
+                r#"select pg_relation_size('delivery') / current_setting('block_size')::bigint as "pages!""#
+            )
+            .fetch_one(&self.pool)
+            .await?;
+            let rows = sqlx::query!(
+                r#"select delivery_id as "delivery_id: DeliveryId", attempt, leased_by as "leased_by!: DispatcherId"
+                   from delivery
+                   where ctid >= format('(%s,0)', $1::bigint)::tid
+                     and ctid < format('(%s,0)', $1::bigint + $2::bigint)::tid
+                     and leased_by is not null"#,
+                from_page,
+                PAGES,
+            )
+            .fetch_all(&self.pool)
+            .await?;
+            let (ours, others): (Vec<_>, Vec<_>) =
+                rows.into_iter().partition(|row| row.leased_by == dispatcher);
+            let others: Vec<_> = others.into_iter().map(|row| row.delivery_id).collect();
+            Ok(Leases {
+                ours: ours.into_iter().map(|row| (row.delivery_id, row.attempt)).collect(),
+                freed: self.free_of_nobody(&others, now).await?,
+                next: Some(from_page + PAGES).filter(|next| *next < pages),
+            })
+        })
+        .await
+    }
+
+    /// Frees those of these deliveries that are leased to a dispatcher that there is not. One that is about to begin is there
+    /// before anything is leased to it.
+    async fn free_of_nobody(&self, deliveries: &[DeliveryId], now: OffsetDateTime) -> Result<u64> {
+        let orphaned = sqlx::query_scalar!(
+            r#"select delivery_id as "delivery_id: DeliveryId"
+               from delivery d
+               where delivery_id = any ($1)
+                 and leased_by is not null
+                 and not exists (select from dispatcher where dispatcher_id = d.leased_by)"#,
+            deliveries as _,
+        );
+        if deliveries.is_empty() {
+            return Ok(0);
+        }
+        let orphaned = orphaned.fetch_all(&self.pool).await?;
+        if orphaned.is_empty() {
+            return Ok(0);
+        }
+        let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
+        audit::allow_a_minute(&mut tx).await?;
+        let freed = sqlx::query!(
+            "with freed as (
+                 update delivery d
+                 set due_at = $2,
+                     leased_by = null,
+                     goes_alone = batch_id is null
+                 where delivery_id = any ($1)
+                   and leased_by is not null
+                   and not exists (select from dispatcher where dispatcher_id = d.leased_by)
+                 returning delivery_id, webhook_id, lane, event_id, attempt
+             )
+             insert into audit_log (
+                 at, kind, level, webhook_id, agent_id, event_id, delivery_id, attempt, outcome)
+             select $2, 'ATTEMPT_LOST', 'WARN', f.webhook_id, a.agent_id, f.event_id, f.delivery_id, f.attempt,
+                    'unknown'
+             from freed f
+             left join agent a on a.agent_key = f.lane",
+            &orphaned as _,
+            now,
+        )
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(freed.rows_affected())
+    }
+
+    /// A dispatcher ends. What was under way and is not answered is free: whether it was taken is not known. What is leased to
+    /// it besides is freed by whoever meets it.
     ///
     /// # Errors
     /// If the database is away; then it is free once its lease has ended.
@@ -236,8 +280,9 @@ impl Store {
                      update delivery
                      set due_at = $2,
                          leased_by = null,
-                         attempt = greatest(attempt - case when delivery_id = any ($3) then 0 else 1 end, 0)
-                     where leased_by = $1
+                         goes_alone = batch_id is null
+                     where delivery_id = any ($3)
+                       and leased_by = $1
                      returning delivery_id, webhook_id, lane, event_id, attempt
                  )
                  insert into audit_log (
@@ -245,8 +290,7 @@ impl Store {
                  select $2, 'ATTEMPT_LOST', 'WARN', f.webhook_id, a.agent_id, f.event_id, f.delivery_id, f.attempt,
                         'unknown'
                  from freed f
-                 left join agent a on a.agent_key = f.lane
-                 where f.delivery_id = any ($3)",
+                 left join agent a on a.agent_key = f.lane",
                 dispatcher as _,
                 clock::now(),
                 under_way as _,
@@ -258,25 +302,6 @@ impl Store {
                 .await?;
             tx.commit().await?;
             Ok(())
-        })
-        .await
-    }
-
-    /// Deliveries that a dispatcher holds according to the database, each with its attempt.
-    ///
-    /// # Errors
-    /// If the database is away.
-    pub async fn leases_of(&self, dispatcher: DispatcherId) -> Result<Vec<(DeliveryId, i32)>> {
-        answered(async {
-            let rows = sqlx::query!(
-                r#"select delivery_id as "delivery_id: DeliveryId", attempt
-                   from delivery
-                   where leased_by = $1"#,
-                dispatcher as _,
-            )
-            .fetch_all(&self.hot)
-            .await?;
-            Ok(rows.into_iter().map(|row| (row.delivery_id, row.attempt)).collect())
         })
         .await
     }
@@ -326,32 +351,37 @@ impl Store {
         answered(async { Ok(self.pool.begin_with(begin).await?.commit().await?) }).await
     }
 
-    /// Makes due what a dispatcher holds of these events from birth: nobody was told of it, because the answer to a commit was
-    /// lost. What came into its hands since, it knows of.
+    /// Makes due what was leased at its birth, at that time, by transactions that nobody was told of. What came into a
+    /// dispatcher's hands since, it knows of.
     ///
     /// # Errors
     /// If the database is away.
-    pub async fn free_untold(&self, events: &[EventId]) -> Result<()> {
-        if events.is_empty() {
-            return Ok(());
+    pub async fn free_untold(&self, born: &[(DeliveryId, OffsetDateTime)]) -> Result<u64> {
+        if born.is_empty() {
+            return Ok(0);
         }
         answered(async {
             let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
-            sqlx::query!(
-                "update delivery
+            let freed = sqlx::query!(
+                "update delivery d
                  set due_at = now(),
-                     attempt = attempt - 1,
-                     leased_by = null
-                 where leased_by is not null
-                   and attempt = 1
-                   and sent_at = created_at
-                   and event_id = any ($1)",
-                events as _,
+                     attempt = 0,
+                     leased_by = null,
+                     sent_at = null,
+                     sent_format = null
+                 from unnest($1::uuid[], $2::timestamptz[]) as n (delivery_id, born_at)
+                 where d.delivery_id = n.delivery_id
+                   and d.created_at = n.born_at
+                   and d.sent_at = n.born_at
+                   and d.attempt = 1
+                   and d.leased_by is not null",
+                &born.iter().map(|(delivery, _)| *delivery).collect::<Vec<_>>() as _,
+                &born.iter().map(|(_, at)| *at).collect::<Vec<_>>(),
             )
             .execute(&mut *tx)
             .await?;
             tx.commit().await?;
-            Ok(())
+            Ok(freed.rows_affected())
         })
         .await
     }

@@ -192,8 +192,6 @@ impl Worker {
     async fn commit(&mut self) -> Result<(), StoreError> {
         if self.retried {
             let stored: HashSet<_> = self.store.stored_events(&self.batch).await?.into_iter().collect();
-            let untold: Vec<_> = stored.iter().copied().collect();
-            self.store.free_untold(&untold).await?;
             self.store.wake.deliveries_due();
             self.batch.retain(|change| !stored.contains(&change.event_id));
         }

@@ -217,7 +217,7 @@ pub(super) async fn open_delivery(
     sqlx::query!(
         "insert into delivery (
              delivery_id, webhook_id, lane, position, event_id, event_received_at, due_at, created_at, is_state,
-             sent_at, sent_format, superseded)
+             sent_at, sent_format, goes_alone, superseded)
          select $1, $2, $3, $4, $5, $6, $7, $8,
                 coalesce((
                     select e.kind in ('presence.updated', 'presence.snapshot')
@@ -226,11 +226,11 @@ pub(super) async fn open_delivery(
                       and e.received_at = $6), false),
                 (l.data ->> 'sent_at')::timestamptz,
                 -- What went in a batch goes in another one: that of then may not be whole any more.
-                case when l.data is not null and not l.data ? 'batch' then coalesce(l.data ->> 'format', 'standard') end,
+                case when l.alone then coalesce(l.data ->> 'format', 'standard') end, coalesce(l.alone, false),
                 coalesce((l.data ->> 'superseded')::int, 0)
          from (select) as one
          left join lateral (
-             select data
+             select data, not data ? 'batch' as alone
              from audit_log
              where delivery_id = $1
                and kind = 'DELIVERY_ATTEMPT'

@@ -68,6 +68,9 @@ pub(super) async fn settle(
                set due_at = s.due_at,
                    leased_by = null,
                    attempt = d.attempt - case when s.went_back then 1 else 0 end,
+                   goes_alone = d.goes_alone or (not s.went_back and d.batch_id is null),
+                   -- As if it had never been in our hands.
+                   sent_format = case when s.went_back and d.attempt = 1 then null else d.sent_format end,
                    last_status = case when s.went_back then d.last_status else s.status end,
                    last_outcome = case when s.went_back then d.last_outcome else s.outcome end
                from settled s

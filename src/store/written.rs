@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
-use super::handoff::{Handed, Handoff, Leave};
+use super::handoff::{Handed, Handoff, Leave, Uncertain};
 use super::owing::{NewEvent, Plan, Wants, plan};
 use super::{Result, Store, audit};
 use crate::domain::filters::Filters;
@@ -37,16 +37,20 @@ pub(super) struct Intent {
     now: OffsetDateTime,
 }
 
-/// Whoever drops this unannounced does not know whether it was committed: the dispatcher looks into its lanes once that is
-/// certain. What it holds by then it finds by itself.
+/// Whoever drops this unannounced does not know whether it was committed: the dispatcher looks into it once that is
+/// certain.
 impl Drop for Written {
     fn drop(&mut self) {
-        if let Some(handoff) = self.unannounced.take() {
-            handoff.look_into(self.handed.iter().filter_map(|handed| match handed {
-                Handed::Behind { webhook, lane } => Some((*webhook, *lane)),
-                Handed::Delivery(_) | Handed::Left { .. } | Handed::Collecting { .. } => None,
-            }));
+        let Some(handoff) = self.unannounced.take() else { return };
+        let mut uncertain = Uncertain::default();
+        for handed in self.handed.drain(..) {
+            match handed {
+                Handed::Behind { webhook, lane } => drop(uncertain.lanes.insert((webhook, lane))),
+                Handed::Delivery(claimed) => uncertain.born.push((claimed.delivery_id, claimed.sent_at)),
+                Handed::Left { .. } | Handed::Collecting { .. } => {}
+            }
         }
+        handoff.look_into(uncertain);
     }
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use genesys_simulator::crm::check::{Findings, altered_repeats, repeats};
 use genesys_simulator::crm::{Behaviour, Post};
-use presence_bridge::domain::ids::{DispatcherId, EventId};
+use presence_bridge::domain::ids::{DeliveryId, DispatcherId, EventId};
 use presence_bridge::store::Store;
+use sqlx::types::Uuid;
 use time::OffsetDateTime;
 
 use crate::support::late::Late;
@@ -164,7 +165,10 @@ async fn only_what_nobody_was_told_of_is_given_back() {
             .await
             .unwrap()
     };
-    store.free_untold(&[event]).await.unwrap();
+    let born: Vec<(Uuid, OffsetDateTime)> =
+        sqlx::query_as("select delivery_id, created_at from delivery").fetch_all(&pool).await.unwrap();
+    let born: Vec<_> = born.into_iter().map(|(id, at)| (DeliveryId(id), at)).collect();
+    store.free_untold(&born).await.unwrap();
     assert_eq!(held().await, [2, 3], "the recorder: what was born in our hands");
     sqlx::query("update delivery set leased_by = $1, due_at = null, attempt = 1 where lane = 1")
         .bind(dispatcher.0)

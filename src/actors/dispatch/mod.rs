@@ -120,6 +120,8 @@ pub(super) struct Dispatch {
     in_doubt: bool,
     /// How far the lanes are looked through for those that nothing wakes.
     walk: reconcile::Walk,
+    /// How far the table is read for what is leased.
+    scan: reconcile::Scan,
     /// When that goes on, and what is leased to us is compared.
     look_at: Instant,
     /// Leased to us, and unknown to us.
@@ -169,6 +171,7 @@ impl Dispatch {
             settling: None,
             in_doubt: false,
             walk: reconcile::Walk::default(),
+            scan: reconcile::Scan::default(),
             look_at: now,
             unknown: reconcile::Unknown::default(),
             claim: true,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Dispatch;
 use crate::domain::ids::DeliveryId;
-use crate::store::leases::LaneCursor;
+use crate::store::leases::{LaneCursor, Leases};
 
 /// A delivery stays unknown for so long before it is given back: twice what any step may wait for the database, so that the
 /// word about it is not on its way any more.
@@ -52,6 +52,34 @@ impl Walk {
     pub(super) fn go_on(&mut self, to: Option<LaneCursor>) {
         self.hurries &= to.is_some();
         self.from = to.unwrap_or_default();
+    }
+}
+
+/// A reading of the whole table for what is leased, over and over, as the walk: an index over it would cost every delivery
+/// more than this costs all of them (docs/adr/0036).
+#[derive(Debug)]
+pub(super) struct Scan {
+    /// The page where the next piece begins.
+    pub(super) from: i64,
+    /// It does not pause until it has come to the end.
+    pub(super) hurries: bool,
+    /// What is leased to us, as far as this reading has come.
+    ours: Vec<(DeliveryId, i32)>,
+}
+
+impl Default for Scan {
+    fn default() -> Self {
+        Self { from: 0, hurries: true, ours: Vec::new() }
+    }
+}
+
+impl Scan {
+    /// Takes in a piece; at the end of a reading gives all that is leased to us.
+    pub(super) fn go_on(&mut self, piece: Leases) -> Option<Vec<(DeliveryId, i32)>> {
+        self.ours.extend(piece.ours);
+        self.hurries &= piece.next.is_some();
+        self.from = piece.next.unwrap_or_default();
+        piece.next.is_none().then(|| std::mem::take(&mut self.ours))
     }
 }
 

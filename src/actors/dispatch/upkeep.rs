@@ -22,7 +22,7 @@ use crate::store::{Store, StoreError};
 
 use super::super::dispatcher::DispatcherDeps;
 use super::outlet::Prepared;
-use super::reconcile::Walk;
+use super::reconcile::{Scan, Walk};
 use super::recover::recover;
 
 /// How long one round does each kind of long work piece by piece: our sign of life must not wait for all of it.
@@ -51,7 +51,9 @@ pub(super) struct Found {
     due: bool,
     /// How far the lanes are looked through for those that nothing wakes.
     walk: Walk,
-    /// What we hold, as the database has it; `None`: not asked in this round.
+    /// How far the table is read for what is leased.
+    scan: Scan,
+    /// What we hold, as the database has it; `None`: it is not read to its end.
     leased: Option<Vec<(DeliveryId, i32)>>,
     /// Lanes that a writer put something into without learning whether it was committed. It has ended by now.
     lanes: HashSet<(WebhookId, i64)>,
@@ -65,7 +67,7 @@ impl Dispatch {
         self.upkeep_at = Instant::now() + UPKEEP;
         let (deps, id, generation) = (self.deps.clone(), self.id, self.generation);
         let recovering: Vec<_> = self.recovering.iter().copied().collect();
-        let mut walk = self.walk;
+        let (mut walk, mut scan) = (self.walk, std::mem::take(&mut self.scan));
         // A nudge brings a round forward, not this.
         let looks = Instant::now() >= self.look_at;
         if looks {
@@ -80,7 +82,19 @@ impl Dispatch {
                     deps.store.begin_dispatcher(id, now).await?;
                 }
                 let eldest = deps.store.is_eldest(id, now).await?;
-                let freed = deps.store.free_of_the_dead(now).await?;
+                if deps.store.end_the_dead(now).await? > 0 {
+                    scan = Scan::default();
+                }
+                let (mut freed, mut leased) = (0, None);
+                let by = Instant::now() + PIECES_WITHIN;
+                while scan.hurries || looks {
+                    let piece = deps.store.leases_in(id, scan.from, now).await?;
+                    freed += piece.freed;
+                    leased = scan.go_on(piece);
+                    if !scan.hurries || Instant::now() >= by {
+                        break;
+                    }
+                }
                 for webhook in deps.store.begin_probes(now).await? {
                     tokio::spawn(probe(deps.clone(), webhook));
                 }
@@ -110,10 +124,9 @@ impl Dispatch {
                     }
                 }
                 let (generation, changed) = deps.store.webhooks_changed(generation).await?;
-                let leased = if looks { Some(deps.store.leases_of(id).await?) } else { None };
-                let lanes = uncertain_lanes(&deps.store).await?;
-                let more = more || worked.more || walk.hurries;
-                let due = worked.due + woken > 0;
+                let (lanes, born) = settle_uncertain(&deps.store).await?;
+                let more = more || worked.more || walk.hurries || scan.hurries;
+                let due = worked.due + woken + born > 0;
                 Ok(Found {
                     lost,
                     freed,
@@ -124,6 +137,7 @@ impl Dispatch {
                     eldest,
                     due,
                     walk,
+                    scan,
                     leased,
                     lanes,
                 })
@@ -154,6 +168,7 @@ impl Dispatch {
         // What a dead dispatcher had been told of is known to nobody.
         let again = found.freed > 0 || found.lost;
         self.walk = if again { Walk::default() } else { found.walk };
+        self.scan = found.scan;
         self.eldest = found.eldest;
         if found.lost {
             // In other hands by now, or about to be. What is under way comes back and finds that its row has moved on.
@@ -221,16 +236,24 @@ impl Dispatch {
     }
 }
 
-/// Lanes whose last writer did not learn whether its transaction was committed, once that is certain.
-async fn uncertain_lanes(store: &Store) -> Result<HashSet<(WebhookId, i64)>, StoreError> {
-    let lanes = store.handoff.take_uncertain();
-    if !lanes.is_empty()
-        && let Err(error) = store.writers_ended().await
-    {
-        store.handoff.look_into(lanes);
-        return Err(error);
+/// Frees what a writer leased at birth without learning whether that was committed, once it is certain: nobody was told of it. Gives
+/// the lanes into which it put something, and how many were freed.
+async fn settle_uncertain(store: &Store) -> Result<(HashSet<(WebhookId, i64)>, u64), StoreError> {
+    let uncertain = store.handoff.take_uncertain();
+    if uncertain.is_empty() {
+        return Ok((uncertain.lanes, 0));
     }
-    Ok(lanes)
+    let freed = async {
+        store.writers_ended().await?;
+        store.free_untold(&uncertain.born).await
+    };
+    match freed.await {
+        Ok(freed) => Ok((uncertain.lanes, freed)),
+        Err(error) => {
+            store.handoff.look_into(uncertain);
+            Err(error)
+        }
+    }
 }
 
 /// Asks the receiver of a disabled or unverified webhook whether it is well.
