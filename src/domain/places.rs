@@ -18,10 +18,12 @@ pub const ALL: usize = 4096;
 /// Those of them for webhooks that fail, or with a POST that takes long.
 const SUSPECT: usize = ALL / 4;
 /// Those of them for webhooks that have never accepted a POST. Not the same, or those that begin to hang would keep out
-/// every new one.
-const UNPROVEN: usize = ALL / 8;
+/// every new one; and so many that hundreds of new ones that hang leave enough for those that do not.
+const UNPROVEN: usize = ALL * 3 / 8;
 /// Places of a webhook at first; each POST that it accepts adds one, and a failure takes half of them.
 pub const WINDOW_FIRST: usize = 4;
+/// Until it has accepted its first one it has this many.
+pub const WINDOW_UNPROVEN: usize = 1;
 /// A POST that is under way for longer may be one that hangs.
 pub const SLOW_AFTER: Duration = Duration::from_secs(1);
 /// So many deliveries of one batch count as one place: they share a socket.
@@ -160,6 +162,19 @@ mod tests {
             places.room(Some(&owner(2, 9)), Risk::Unproven, 0) > 0,
             "a new one of another tenant may begin"
         );
+    }
+
+    #[test]
+    fn five_hundred_new_ones_that_hang_leave_new_ones_that_do_not_a_place() {
+        let mut places = Places::default();
+        let hanging: Vec<_> = (0..500).map(|_| (owner(1, 1), Risk::Unproven)).collect();
+        let has = greedy(&mut places, &hanging, WINDOW_UNPROVEN);
+        places = Places::default();
+        // Each one that hangs keeps the one place that it may have.
+        has.iter()
+            .for_each(|has| places.take(Some(&owner(1, 1)), Risk::Unproven, (*has).min(WINDOW_UNPROVEN)));
+        assert!(places.room(Some(&owner(1, 1)), Risk::Unproven, 0) > 0, "even at the same host");
+        assert!(places.free(Risk::Unproven) >= 500, "{}", places.free(Risk::Unproven));
     }
 
     #[test]

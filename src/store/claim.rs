@@ -60,7 +60,9 @@ pub(super) async fn claim(
                           least(
                               case when h.failures >= 5 then 1 else coalesce(w.max_concurrency, $8) end
                                   - coalesce(b.held, 0),
-                              coalesce(b.room, case when w.state = 'active' then $11::bigint else $8 end)),
+                              coalesce(b.room, case when w.state is distinct from 'active' then $8
+                                                when h.succeeded_at is null then $14::bigint
+                                                else $11::bigint end)),
                           0) as room
                from asked a
                left join webhook w on w.webhook_id = a.webhook_id
@@ -190,6 +192,7 @@ pub(super) async fn claim(
         room.others,
         room.suspect,
         room.unproven,
+        room.others_unproven,
     )
     .fetch_all(conn)
     .await?;

@@ -133,6 +133,8 @@ pub struct Room {
     pub known: Vec<Known>,
     /// How many of any other webhook.
     pub others: i64,
+    /// The same of one that has never accepted a POST.
+    pub others_unproven: i64,
     /// Claim for these alone; `None`: for all.
     pub only: Option<Vec<WebhookId>>,
     /// Those with a limit are among them.

@@ -14,6 +14,7 @@ use crate::domain::delivery_settings::{Format, Mode};
 use crate::domain::filters::{Filters, Key};
 use crate::domain::ids::{ConnectionId, DeliveryId, EventId, TenantId, WebhookId};
 use crate::domain::matching::{Facts, Subscription};
+use crate::domain::places::WINDOW_UNPROVEN;
 use crate::domain::presence::{Event, EventKind};
 
 /// An event about to be written.
@@ -156,7 +157,8 @@ impl<'a> Room<'a> {
     /// Takes a place, if there is one.
     fn take(&mut self, webhook: WebhookId) -> bool {
         let is_unproven = self.is_unproven(webhook);
-        let most = self.leave.rooms.get(&webhook).copied().unwrap_or(self.leave.others);
+        let others = if is_unproven { WINDOW_UNPROVEN } else { self.leave.others };
+        let most = self.leave.rooms.get(&webhook).copied().unwrap_or(others);
         let taken = self.taken.entry(webhook).or_insert(0);
         if self.all == 0 || *taken >= most || (is_unproven && self.unproven == 0) {
             return false;

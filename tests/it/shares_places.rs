@@ -4,7 +4,7 @@ use genesys_simulator::crm::Behaviour;
 use serde_json::json;
 
 use crate::support::crowd::Crowd;
-use crate::support::{SOON, eventually};
+use crate::support::{SOON, database, eventually};
 
 /// More lanes than this process has places, if all that hang may have a hundred.
 const AGENTS: i32 = 150;
@@ -97,4 +97,29 @@ async fn batches_that_hang_stop_no_other() {
     hang(&crowd, &hooks, 8).await;
     let well = crowd.register("/hooks/well", json!({})).await;
     all_come(&crowd, &well, "/hooks/well").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_new_webhooks_that_hang_leave_the_next_one_a_place() {
+    // More than ever have a place by being new.
+    const NEW: usize = 520;
+    let crowd = Crowd::on(&database::create().await, 8, &[("BRIDGE_API_RATE", "off")]).await;
+    for n in 0..NEW {
+        crowd.crm.always(&hanging(n), Behaviour::Hang);
+        crowd.register(&hanging(n), json!({"timeout_ms": 30_000, "snapshot": true})).await;
+    }
+    eventually("they hang", || async {
+        let held: i64 = sqlx::query_scalar("select count(*) from delivery where leased_by is not null")
+            .fetch_one(&crowd.pool)
+            .await
+            .unwrap();
+        (usize::try_from(held).unwrap() >= NEW - 20).then_some(())
+    })
+    .await;
+    let new = crowd.register("/hooks/new", json!({})).await;
+    crowd.snapshot(&new).await;
+    let come = crowd
+        .crm
+        .wait_until(|posts| posts.iter().filter(|post| post.path() == "/hooks/new").count() >= 8, SOON);
+    assert!(come.await.is_ok(), "a new receiver that answers waits for those that hang");
 }

@@ -12,7 +12,6 @@ use crate::domain::circuit::OPENS_AFTER;
 use crate::domain::delivery::{Attempt, EndState, Outcome, Verdict, judge};
 use crate::domain::delivery_settings::{DeliverySettings, Format, Mode};
 use crate::domain::ids::WebhookId;
-use crate::domain::places::WINDOW_FIRST;
 use crate::domain::presence::EventKind;
 use crate::metrics::OutcomeLabels;
 use crate::outbound::post::Answer;
@@ -133,7 +132,7 @@ impl Dispatch {
             return settings;
         }
         let held_until = outlet.circuit.hold_until;
-        outlet.window = (outlet.window / 2).max(WINDOW_FIRST);
+        outlet.refuses();
         outlet.circuit.fail(now, rest(outcome), random::unit());
         let circuit = outlet.circuit.clone();
         let class = outcome.class();

@@ -6,7 +6,7 @@ use super::{Dispatch, RETRY_FIRST, RETRY_LONGEST, Report, start};
 use crate::clock;
 use crate::domain::delivery::EndState;
 use crate::domain::ids::WebhookId;
-use crate::domain::places::{Risk, WINDOW_FIRST};
+use crate::domain::places::{Risk, WINDOW_FIRST, WINDOW_UNPROVEN};
 use crate::metrics::OutcomeLabels;
 use crate::random;
 use crate::store::StoreError;
@@ -82,6 +82,7 @@ impl Dispatch {
             unproven: count(self.places.free(Risk::Unproven).div_ceil(2)),
             known: known.collect(),
             others: count(WINDOW_FIRST),
+            others_unproven: count(WINDOW_UNPROVEN),
             only,
             limited: self.eldest,
         }

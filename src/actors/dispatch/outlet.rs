@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use crate::domain::circuit::Circuit;
 use crate::domain::delivery_settings::DeliverySettings;
 use crate::domain::pace::Pace;
-use crate::domain::places::{self, Owner, Places, Risk, SLOW_AFTER, WINDOW_FIRST};
+use crate::domain::places::{self, Owner, Places, Risk, SLOW_AFTER, WINDOW_FIRST, WINDOW_UNPROVEN};
 use crate::domain::signature::{Signer, SigningPair};
 use crate::outbound::post::Target;
 use crate::store::deliveries::Claimed;
@@ -125,7 +125,7 @@ impl Outlet {
             closing: false,
             ready: VecDeque::new(),
             posts: BTreeMap::new(),
-            window: WINDOW_FIRST,
+            window: if is_proven { WINDOW_FIRST } else { WINDOW_UNPROVEN },
             is_proven,
             circuit: Circuit::default(),
             noticed: false,
@@ -223,8 +223,14 @@ impl Outlet {
 
     /// A POST was accepted. Says whether it is the first one.
     pub(super) fn accepts(&mut self) -> bool {
-        self.window = self.window.saturating_add(1).min(places::ALL);
+        self.window = self.window.saturating_add(1).clamp(WINDOW_FIRST, places::ALL);
         !std::mem::replace(&mut self.is_proven, true)
+    }
+
+    /// A POST failed.
+    pub(super) fn refuses(&mut self) {
+        let least = if self.is_proven { WINDOW_FIRST } else { WINDOW_UNPROVEN };
+        self.window = (self.window / 2).max(least);
     }
 
     /// Whether writers shall not put more into our hands.
