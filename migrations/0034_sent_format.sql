@@ -14,8 +14,9 @@ from webhook w
 where w.webhook_id = d.webhook_id
   and d.sent_at is not null;
 
--- Of a webhook that takes batches: what was sent alone before it did.
-create index delivery_alone_idx on delivery (webhook_id, due_at) where goes_alone and due_at is not null;
+-- Of a webhook that takes batches: what was sent alone before it did. By position, so that no plan takes delivery_due_idx for it,
+-- in which all that waits for a batch stands as well.
+create index delivery_alone_idx on delivery (webhook_id, position) where goes_alone and due_at is not null;
 
 -- An index that names leased_by, or anything else that changes when the next delivery of a lane comes into a dispatcher's hands,
 -- makes that a new entry in every index of the table. What is leased is found by reading the table piece by piece instead

@@ -105,7 +105,7 @@ pub(super) async fn claim(
                       and d.webhook_id = o.webhook_id
                       and d.due_at <= $1
                       and d.goes_alone
-                    order by d.due_at
+                    order by d.position
                     limit o.room)
                    union all
                    -- One stands for all that may go in the next batch.
@@ -120,13 +120,16 @@ pub(super) async fn claim(
                     limit 1)
                    union all
                    -- One for the batch that is to be tried again, whether its webhook still takes batches or not.
-                   (select d.ctid, d.delivery_id, d.webhook_id, d.lane, d.position, d.due_at, d.is_state, true
-                    from delivery d
-                    where d.webhook_id = o.webhook_id
-                      and d.batch_id is not null
-                      and d.due_at <= $1
-                    order by d.batch_id
-                    limit 1)
+                   -- Whether it is due is asked afterwards: no plan shall look for it among all that is due.
+                   (select *
+                    from (
+                        select d.ctid, d.delivery_id, d.webhook_id, d.lane, d.position, d.due_at, d.is_state, true
+                        from delivery d
+                        where d.webhook_id = o.webhook_id
+                          and d.batch_id is not null
+                        order by d.batch_id
+                        limit 1) b
+                    where b.due_at <= $1)
                ) c
            ),
            chosen as (

@@ -244,6 +244,7 @@ impl Store {
             ("enable_seqscan", "off"),
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
+            ("enable_bitmapscan", "off"),
         ]);
         let hot = pool_options(HOT_CONNECTIONS, FRESH).connect_lazy_with(options);
         let mut store = Self {
