@@ -8,10 +8,10 @@ use clap::Args;
 use genesys_simulator::crm::CrmOptions;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::interval;
 
 use crate::bridge::{Launch, post};
-use crate::figures::{Times, count, print_machine};
+use crate::figures::{Times, print_machine};
 use crate::world::World;
 
 /// The webhook whose deliveries are timed.
@@ -107,18 +107,8 @@ impl Part<'_> {
     /// Changes at the rate for the measurement's time; meanwhile one of these webhooks after the other is changed.
     async fn measure(&mut self, what: &str, patched: &[String]) -> anyhow::Result<Times> {
         let (world, options) = (&self.world, self.options);
-        let (changes, first) = (u64::from(options.rate) * options.seconds, self.n);
-        let play = async {
-            let mut ticks = interval(Duration::from_secs(1) / options.rate.max(1));
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-            let (mut from, mut to) = (None, 0);
-            for n in first..first + changes {
-                ticks.tick().await;
-                to = world.change(n);
-                from = from.or(Some(to));
-            }
-            (from.unwrap_or(to + 1), to)
-        };
+        let mut n = self.n;
+        let play = world.play(options.rate, options.seconds, &mut n);
         let so_far = self.patched;
         let patch = async {
             let mut answered = Vec::new();
@@ -136,27 +126,13 @@ impl Part<'_> {
             }
             anyhow::Ok(answered)
         };
-        let ((from, to), answered) = tokio::join!(play, patch);
+        let (changes, answered) = tokio::join!(play, patch);
         let answered = answered?;
-        self.n += changes;
+        let wanted = n - self.n;
+        self.n = n;
         self.patched += answered.len();
-        let by = Instant::now() + PATIENCE;
-        let times = loop {
-            let times: Vec<_> = world
-                .crm
-                .posts()
-                .iter()
-                .filter_map(|post| {
-                    let n = post.n().filter(|n| (from..=to).contains(n))?;
-                    Some(post.arrived.saturating_duration_since(world.genesys.change(n)?.sent))
-                })
-                .collect();
-            if count(times.len()) >= changes {
-                break Times::of(times.into_iter());
-            }
-            ensure!(Instant::now() < by, "{what}: only {} of {changes} arrived", times.len());
-            sleep(Duration::from_millis(200)).await;
-        };
+        let times = world.times(&changes, |path| path == WELL, wanted, PATIENCE).await;
+        let times = times.with_context(|| what.to_owned())?;
         world.crm.forget();
         println!("  {what}: {}; memory {:.1} MiB", times.describe(), world.bridge.rss_mib());
         if !answered.is_empty() {

@@ -1,18 +1,19 @@
 //! Many webhooks, of which a good part hangs on every POST: what those in good health notice, against the same webhooks with
 //! all of them in good health. Each measurement has a bridge of its own; pairs take turns.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::ensure;
 use clap::Args;
 use genesys_simulator::crm::{Behaviour, Crm, CrmOptions};
 use serde_json::json;
-use tokio::time::sleep;
 
 use crate::bridge::Launch;
-use crate::figures::{Times, at, count, print_machine};
-use crate::isolation::play;
+use crate::figures::{Times, at, print_machine};
 use crate::world::World;
+
+/// How long what is owed may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Args)]
 pub struct Options {
@@ -123,34 +124,18 @@ async fn measure(launch: &Launch, options: &Options, hang: bool, first: bool) ->
         }
     }
     let mut n = 0;
-    play(&world, options.rate, options.warm_up, &mut n).await;
+    world.play(options.rate, options.warm_up, &mut n).await;
     if hang {
         for hook in (0..options.webhooks).filter(|hook| options.hangs(*hook)) {
             sick.always(&format!("/{hook}"), Behaviour::Hang);
         }
     }
     let before = n;
-    let (from, to) = play(&world, options.rate, options.seconds, &mut n).await;
+    let changes = world.play(options.rate, options.seconds, &mut n).await;
     let wanted: u64 = (before..n)
         .filter_map(|n| listeners.get(usize::try_from(n).unwrap_or_default() % options.agents))
         .sum();
-    let by = Instant::now() + Duration::from_secs(120);
-    let times = loop {
-        let times: Vec<_> = world
-            .crm
-            .posts()
-            .iter()
-            .filter_map(|post| {
-                let n = post.n().filter(|n| (from..=to).contains(n))?;
-                Some(post.arrived.saturating_duration_since(world.genesys.change(n)?.sent))
-            })
-            .collect();
-        if count(times.len()) >= wanted {
-            break Times::of(times.into_iter());
-        }
-        ensure!(Instant::now() < by, "only {} of {wanted} arrived", times.len());
-        sleep(Duration::from_millis(500)).await;
-    };
+    let times = world.times(&changes, |_| true, wanted, PATIENCE).await?;
     println!("  {}: {}", if hang { "some hang" } else { "all are well" }, times.describe());
     world.bridge.stop().await?;
     Ok(times)

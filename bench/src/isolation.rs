@@ -3,11 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::Context as _;
 use clap::Args;
 use genesys_simulator::crm::{Behaviour, CrmOptions};
 use serde_json::json;
-use tokio::time::{MissedTickBehavior, interval};
 
 use crate::bridge::Launch;
 use crate::cpu::Usage;
@@ -16,6 +15,8 @@ use crate::world::World;
 
 /// The one that hangs.
 const SICK: &str = "/sick";
+/// How long what is owed may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Args)]
 pub struct Options {
@@ -62,43 +63,17 @@ pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
 
 /// Warms up, then plays and gives the times of those that are well.
 async fn measure(world: &World, options: &Options, n: &mut u64, what: &str) -> anyhow::Result<Times> {
-    play(world, options.rate, options.warm_up, n).await;
+    world.play(options.rate, options.warm_up, n).await;
     let first = *n;
     let usage = Usage::of(world.bridge.pid());
     let start = Instant::now();
-    let (from, to) = play(world, options.rate, options.seconds, n).await;
+    let changes = world.play(options.rate, options.seconds, n).await;
     let used = usage.until_now();
     let took = start.elapsed();
     let wanted = (*n - first) * count(options.webhooks - 1);
-    let by = Instant::now() + Duration::from_secs(60);
-    loop {
-        let ours = |n: Option<u64>| n.is_some_and(|n| (from..=to).contains(&n));
-        let posts = world.crm.posts();
-        let posts: Vec<_> = posts.into_iter().filter(|post| post.path() != SICK && ours(post.n())).collect();
-        if count(posts.len()) >= wanted {
-            let times = Times::of(posts.iter().filter_map(|post| {
-                let change = world.genesys.change(post.n()?)?;
-                Some(post.arrived.saturating_duration_since(change.sent))
-            }));
-            println!("  {what}: {}; {}", times.describe(), used.of_a_core(took));
-            world.crm.forget();
-            return Ok(times);
-        }
-        ensure!(Instant::now() < by, "{what}: only {} of {wanted} arrived", posts.len());
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-}
-
-/// Changes at a rate for a while; gives the numbers of the first and the last change.
-pub async fn play(world: &World, rate: u32, seconds: u64, n: &mut u64) -> (u64, u64) {
-    let mut ticks = interval(Duration::from_secs(1) / rate.max(1));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    let (mut first, mut last) = (None, 0);
-    for _ in 0..u64::from(rate) * seconds {
-        ticks.tick().await;
-        last = world.change(*n);
-        first = first.or(Some(last));
-        *n += 1;
-    }
-    (first.unwrap_or(last + 1), last)
+    let times = world.times(&changes, |path| path != SICK, wanted, PATIENCE).await;
+    let times = times.with_context(|| what.to_owned())?;
+    println!("  {what}: {}; {}", times.describe(), used.of_a_core(took));
+    world.crm.forget();
+    Ok(times)
 }

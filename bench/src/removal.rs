@@ -14,13 +14,15 @@ use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::bridge::Launch;
-use crate::figures::{Times, count, print_machine};
+use crate::figures::print_machine;
 use crate::world::World;
 
 /// The webhook whose deliveries are timed.
 const WELL: &str = "/b";
 /// How long all that follows may take.
 const PATIENCE: Duration = Duration::from_secs(1_800);
+/// How long what the other webhook is owed may take to arrive.
+const POSTS_WITHIN: Duration = Duration::from_secs(60);
 
 #[derive(Args)]
 pub struct Options {
@@ -180,27 +182,11 @@ impl Part<'_> {
         let took = took?;
         self.n = n.get();
         let wanted = self.n - first;
-        let by = Instant::now() + Duration::from_secs(60);
-        loop {
-            let times: Vec<_> = world
-                .crm
-                .posts()
-                .iter()
-                .filter(|post| post.path() == WELL)
-                .filter_map(|post| {
-                    let n = post.n().filter(|n| (from..=to).contains(n))?;
-                    Some(post.arrived.saturating_duration_since(world.genesys.change(n)?.sent))
-                })
-                .collect();
-            if count(times.len()) >= wanted {
-                let times = Times::of(times.into_iter());
-                println!("  {what}: {:.1} s; {WELL} meanwhile: {}", took.as_secs_f64(), times.describe());
-                world.crm.forget();
-                return Ok(());
-            }
-            ensure!(Instant::now() < by, "{what}: only {} of {wanted} arrived", times.len());
-            sleep(Duration::from_millis(200)).await;
-        }
+        let times = world.times(&(from..=to), |path| path == WELL, wanted, POSTS_WITHIN).await;
+        let times = times.with_context(|| what.to_owned())?;
+        println!("  {what}: {:.1} s; {WELL} meanwhile: {}", took.as_secs_f64(), times.describe());
+        world.crm.forget();
+        Ok(())
     }
 
     async fn state(&self, hook: &str) -> anyhow::Result<String> {

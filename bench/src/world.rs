@@ -1,14 +1,16 @@
 //! A bridge between the simulated Genesys Cloud over protocol `realtime`, one socket an agent, and a receiver.
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use genesys_simulator::crm::{Crm, CrmOptions, Secret};
 use genesys_simulator::genesys::{Genesys, GenesysOptions};
 use serde_json::{Value, json};
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::bridge::{Bridge, Launch};
-use crate::figures::count;
+use crate::figures::{Times, count};
 
 /// What an OAuth client may hold.
 const AGENTS_PER_CLIENT: usize = 10;
@@ -87,6 +89,47 @@ impl World {
     pub fn change_of(&self, agent: usize, round: usize) -> u64 {
         let agent = self.agents.get(agent).map_or("", String::as_str);
         self.genesys.push_presence(agent, state_of(round))
+    }
+
+    /// Changes at a rate for a while, from the `n`th change on; gives the numbers of all of them.
+    pub async fn play(&self, rate: u32, seconds: u64, n: &mut u64) -> RangeInclusive<u64> {
+        let mut ticks = interval(Duration::from_secs(1) / rate.max(1));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let (mut first, mut last) = (None, 0);
+        for _ in 0..u64::from(rate) * seconds {
+            ticks.tick().await;
+            last = self.change(*n);
+            first = first.or(Some(last));
+            *n += 1;
+        }
+        first.unwrap_or(last + 1)..=last
+    }
+
+    /// Waits until so many POSTs of these changes came to paths that count; gives their times from frame to POST.
+    pub async fn times(
+        &self,
+        changes: &RangeInclusive<u64>,
+        counts: impl Fn(&str) -> bool,
+        wanted: u64,
+        patience: Duration,
+    ) -> anyhow::Result<Times> {
+        let by = Instant::now() + patience;
+        loop {
+            let posts = self.crm.posts();
+            let times: Vec<_> = posts
+                .iter()
+                .filter(|post| counts(post.path()))
+                .filter_map(|post| {
+                    let n = post.n().filter(|n| changes.contains(n))?;
+                    Some(post.arrived.saturating_duration_since(self.genesys.change(n)?.sent))
+                })
+                .collect();
+            if count(times.len()) >= wanted {
+                return Ok(Times::of(times.into_iter()));
+            }
+            ensure!(Instant::now() < by, "only {} of {wanted} arrived", times.len());
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     /// Waits until so many POSTs came, as long as more keep coming.
