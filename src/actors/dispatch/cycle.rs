@@ -48,10 +48,13 @@ impl Dispatch {
 
     /// What may be claimed now; nothing if nobody asks for a claim.
     fn room(&mut self) -> Room {
+        if self.draining || !(self.claim || self.busy().any(|(_, outlet)| outlet.hungry)) {
+            return Room::default();
+        }
         self.count_places();
         // Half of what is free: what we do not know yet of those that we have nothing of, we know at the next claim.
         let free = self.places.free(Risk::Low).div_ceil(2);
-        if self.draining || free == 0 {
+        if free == 0 {
             return Room::default();
         }
         let now = clock::now();
