@@ -4,7 +4,7 @@
 alter table delivery
     add column sent_format text,
     add column goes_alone  boolean not null default false;
-comment on column delivery.sent_format is 'Format of its first POST (domain/delivery_settings.rs), which repeats keep; null before.';
+comment on column delivery.sent_format is 'Format of its last POST (domain/delivery_settings.rs), which repeats keep: those that go alone or have a batch. Null before the first.';
 comment on column delivery.goes_alone is 'It was sent alone, in no batch, and is to be sent again: alone.';
 
 update delivery d

@@ -96,7 +96,10 @@ impl Store {
                            due_at = null,
                            attempt = attempt + 1,
                            sent_at = coalesce(sent_at, $4),
-                           sent_format = coalesce(sent_format, (select format from webhook where webhook_id = $5))
+                           -- Of a batch that was sent before, what it was then.
+                           sent_format = case when batch_id is null
+                                              then (select format from webhook where webhook_id = $5)
+                                              else sent_format end
                        where delivery_id = any ($1)
                        returning delivery_id, webhook_id, lane, attempt, superseded, sent_at, sent_format, event_id, position
                    )

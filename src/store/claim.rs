@@ -163,8 +163,8 @@ pub(super) async fn claim(
                    attempt = d.attempt + case when coalesce(j.paused, false) or j.behind then 0 else 1 end,
                    sent_at = case when coalesce(j.paused, false) or j.behind then d.sent_at
                                   else coalesce(d.sent_at, $1) end,
-                   sent_format = case when coalesce(j.paused, false) or j.behind then d.sent_format
-                                      else coalesce(d.sent_format, j.format) end
+                   sent_format = case when coalesce(j.paused, false) or j.behind or d.goes_alone then d.sent_format
+                                      else j.format end
                from judged j
                where d.ctid = j.place
                  and not j.batched

@@ -1,5 +1,6 @@
 //! Dispatchers that live, and what becomes of what a dead one held.
 
+use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -224,6 +225,9 @@ impl Store {
     /// Frees those of these deliveries that are leased to a dispatcher that there is not. One that is about to begin is there
     /// before anything is leased to it.
     async fn free_of_nobody(&self, deliveries: &[DeliveryId], now: OffsetDateTime) -> Result<u64> {
+        if deliveries.is_empty() {
+            return Ok(0);
+        }
         let orphaned = sqlx::query_scalar!(
             r#"select delivery_id as "delivery_id: DeliveryId"
                from delivery d
@@ -231,40 +235,17 @@ impl Store {
                  and leased_by is not null
                  and not exists (select from dispatcher where dispatcher_id = d.leased_by)"#,
             deliveries as _,
-        );
-        if deliveries.is_empty() {
-            return Ok(0);
-        }
-        let orphaned = orphaned.fetch_all(&self.pool).await?;
+        )
+        .fetch_all(&self.pool)
+        .await?;
         if orphaned.is_empty() {
             return Ok(0);
         }
         let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
         audit::allow_a_minute(&mut tx).await?;
-        let freed = sqlx::query!(
-            "with freed as (
-                 update delivery d
-                 set due_at = $2,
-                     leased_by = null,
-                     goes_alone = batch_id is null
-                 where delivery_id = any ($1)
-                   and leased_by is not null
-                   and not exists (select from dispatcher where dispatcher_id = d.leased_by)
-                 returning delivery_id, webhook_id, lane, event_id, attempt
-             )
-             insert into audit_log (
-                 at, kind, level, webhook_id, agent_id, event_id, delivery_id, attempt, outcome)
-             select $2, 'ATTEMPT_LOST', 'WARN', f.webhook_id, a.agent_id, f.event_id, f.delivery_id, f.attempt,
-                    'unknown'
-             from freed f
-             left join agent a on a.agent_key = f.lane",
-            &orphaned as _,
-            now,
-        )
-        .execute(&mut *tx)
-        .await?;
+        let freed = free_lost(&mut tx, &orphaned, now).await?;
         tx.commit().await?;
-        Ok(freed.rows_affected())
+        Ok(freed)
     }
 
     /// A dispatcher ends. What was under way and is not answered is free: whether it was taken is not known. What is leased to
@@ -275,31 +256,10 @@ impl Store {
     pub async fn end_dispatcher(&self, dispatcher: DispatcherId, under_way: &[DeliveryId]) -> Result<()> {
         answered(async {
             let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
-            sqlx::query!(
-                "with freed as (
-                     update delivery
-                     set due_at = $2,
-                         leased_by = null,
-                         goes_alone = batch_id is null
-                     where delivery_id = any ($3)
-                       and leased_by = $1
-                     returning delivery_id, webhook_id, lane, event_id, attempt
-                 )
-                 insert into audit_log (
-                     at, kind, level, webhook_id, agent_id, event_id, delivery_id, attempt, outcome)
-                 select $2, 'ATTEMPT_LOST', 'WARN', f.webhook_id, a.agent_id, f.event_id, f.delivery_id, f.attempt,
-                        'unknown'
-                 from freed f
-                 left join agent a on a.agent_key = f.lane",
-                dispatcher as _,
-                clock::now(),
-                under_way as _,
-            )
-            .execute(&mut *tx)
-            .await?;
             sqlx::query!("delete from dispatcher where dispatcher_id = $1", dispatcher as _)
                 .execute(&mut *tx)
                 .await?;
+            free_lost(&mut tx, under_way, clock::now()).await?;
             tx.commit().await?;
             Ok(())
         })
@@ -320,8 +280,7 @@ impl Store {
                      leased_by = null,
                      attempt = d.attempt - 1,
                      -- No POST was made.
-                     sent_at = case when d.attempt > 1 then d.sent_at end,
-                     sent_format = case when d.attempt > 1 then d.sent_format end
+                     sent_at = case when d.attempt > 1 then d.sent_at end
                  from unnest($2::uuid[], $3::int[]) as n (delivery_id, attempt)
                  where d.delivery_id = n.delivery_id
                    and d.attempt = n.attempt
@@ -367,8 +326,7 @@ impl Store {
                  set due_at = now(),
                      attempt = 0,
                      leased_by = null,
-                     sent_at = null,
-                     sent_format = null
+                     sent_at = null
                  from unnest($1::uuid[], $2::timestamptz[]) as n (delivery_id, born_at)
                  where d.delivery_id = n.delivery_id
                    and d.created_at = n.born_at
@@ -385,4 +343,32 @@ impl Store {
         })
         .await
     }
+}
+
+/// Frees those of these deliveries that are leased to a dispatcher that there is not, each with an audit entry: whether its POST
+/// was made or taken is not known. Says how many there were.
+async fn free_lost(conn: &mut PgConnection, deliveries: &[DeliveryId], now: OffsetDateTime) -> Result<u64> {
+    let freed = sqlx::query!(
+        "with freed as (
+             update delivery d
+             set due_at = $2,
+                 leased_by = null,
+                 goes_alone = batch_id is null
+             where delivery_id = any ($1)
+               and leased_by is not null
+               and not exists (select from dispatcher where dispatcher_id = d.leased_by)
+             returning delivery_id, webhook_id, lane, event_id, attempt
+         )
+         insert into audit_log (
+             at, kind, level, webhook_id, agent_id, event_id, delivery_id, attempt, outcome)
+         select $2, 'ATTEMPT_LOST', 'WARN', f.webhook_id, a.agent_id, f.event_id, f.delivery_id, f.attempt,
+                'unknown'
+         from freed f
+         left join agent a on a.agent_key = f.lane",
+        deliveries as _,
+        now,
+    )
+    .execute(conn)
+    .await?;
+    Ok(freed.rows_affected())
 }

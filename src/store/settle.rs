@@ -69,8 +69,6 @@ pub(super) async fn settle(
                    leased_by = null,
                    attempt = d.attempt - case when s.went_back then 1 else 0 end,
                    goes_alone = d.goes_alone or (not s.went_back and d.batch_id is null),
-                   -- As if it had never been in our hands.
-                   sent_format = case when s.went_back and d.attempt = 1 then null else d.sent_format end,
                    last_status = case when s.went_back then d.last_status else s.status end,
                    last_outcome = case when s.went_back then d.last_outcome else s.outcome end
                from settled s
@@ -108,9 +106,8 @@ pub(super) async fn settle(
                    due_at = case when not next.leaves then greatest($11, d.not_before) end,
                    attempt = d.attempt + case when next.leaves then 1 else 0 end,
                    sent_at = case when next.leaves then coalesce(d.sent_at, $11) else d.sent_at end,
-                   sent_format = case when not next.leaves then d.sent_format
-                                      else coalesce(d.sent_format, (
-                                          select format from webhook where webhook_id = d.webhook_id)) end
+                   sent_format = case when not next.leaves or d.goes_alone then d.sent_format
+                                      else (select format from webhook where webhook_id = d.webhook_id) end
                from moved m
                cross join lateral (
                    -- It leaves at once if its lane goes on and it has lasted long enough.
