@@ -17,8 +17,8 @@ use crate::config::{Config, ConfigError};
 use crate::domain::seal::{Head, RowFault};
 use crate::domain::secret::MasterKey;
 use crate::store::Store;
-use crate::store::export::{PAGE_ROWS, Wanted};
-use crate::store::verify::{Fault, Verdict, What};
+use crate::store::audit::export::{PAGE_ROWS, Wanted};
+use crate::store::audit::verify::{Fault, Verdict, What};
 
 /// How often `--follow` looks for more.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);

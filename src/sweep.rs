@@ -9,8 +9,8 @@ use crate::clock;
 use crate::domain::delivery::EndState;
 use crate::domain::secret::MasterKey;
 use crate::metrics::{Metrics, OutcomeLabels};
-use crate::store::idempotency::KEPT_FOR;
-use crate::store::partitions::Days;
+use crate::store::access::idempotency::KEPT_FOR;
+use crate::store::audit::retention::Days;
 use crate::store::{Store, StoreError};
 
 /// How often the backlog is counted.

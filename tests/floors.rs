@@ -257,7 +257,7 @@ fn the_guard_finds_what_it_guards_against() {
     let fine = [
         ("domain/target.rs", "use std::net::IpAddr; // not crate::store\nuse super::ids::AgentId;"),
         ("store/mod.rs", "use crate::{domain::{ids, store}, clock};\nuse self::audit;"),
-        ("store/events.rs", "use super::outbound;"),
+        ("store/ingest/record.rs", "use super::outbound;"),
         ("actors/mod.rs", "use actix::Actor; use crate::{genesys, store::{self, wake}, outbound};"),
         ("genesys/mod.rs", "let url = \"http://x/crate\"; use awc::Client;"),
         ("outbound/post_tests.rs", "use genesys_simulator::crm;"),

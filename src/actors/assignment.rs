@@ -11,7 +11,7 @@ use crate::domain::presence::{Origin, PresenceChange};
 use crate::genesys::definitions::Definitions;
 use crate::genesys::protocol::{Update, Wanted};
 use crate::genesys::session::Ending;
-use crate::store::sight::Watcher;
+use crate::store::sources::gap_tracking::Watcher;
 
 /// Which connection, and whom it watches.
 #[derive(Clone)]

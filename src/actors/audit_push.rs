@@ -11,7 +11,7 @@ use crate::metrics::Metrics;
 use crate::outbound::syslog::Sink;
 use crate::random;
 use crate::store::Store;
-use crate::store::export::{Exported, Wanted};
+use crate::store::audit::export::{Exported, Wanted};
 
 /// How long a connection must stay whole for what was written into it to count; also how often there is a look for more.
 const COUNTS_AFTER: Duration = Duration::from_secs(1);

@@ -18,7 +18,7 @@ use crate::domain::ids::ProvisioningId;
 use crate::genesys::protocol::{Listed, Provisioned, Standing, Upstream, UpstreamError};
 use crate::genesys::session::{Input, Listing, TokenSerial};
 use crate::genesys::socket::{Closed, Socket, Speaker};
-use crate::store::ownership::ListedConnection;
+use crate::store::sources::ownership::ListedConnection;
 
 /// A connection of which the platform says whose it is.
 fn told_whose(listed: &Listed) -> Option<ListedConnection> {

@@ -30,8 +30,8 @@ use crate::random;
 use crate::status::{ConnectionMetrics, Status};
 use crate::store::Store;
 use crate::store::recorder::Recorder;
-use crate::store::sight::GapStep;
-use crate::store::upstream::ConnectionState;
+use crate::store::sources::desired_connections::ConnectionState;
+use crate::store::sources::gap_tracking::GapStep;
 
 /// Held back changes are looked through when there are so many more: a hand-over may wait for long.
 const LOOK_THROUGH_EVERY: usize = 4096;

@@ -24,7 +24,7 @@ use crate::domain::presence::{Origin, PresenceChange};
 use crate::genesys::protocol::{ErrorKind, Standing};
 use crate::genesys::session::{Ending, Input, Phase};
 use crate::metrics::ReasonLabels;
-use crate::store::sight::GapStep;
+use crate::store::sources::gap_tracking::GapStep;
 
 /// How long both sockets tell everything when no states are read: what was on its way to the first one when the second one
 /// was subscribed must have arrived.

@@ -9,8 +9,8 @@ use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::{AgentId, ProvisioningId};
 use crate::domain::quarantine::Room;
 use crate::store::recorder::Recorder;
-use crate::store::sight::{GapStep, Watcher};
-use crate::store::upstream::ConnectionState;
+use crate::store::sources::desired_connections::ConnectionState;
+use crate::store::sources::gap_tracking::{GapStep, Watcher};
 use crate::store::{Store, StoreError};
 
 /// Audit entries that wait for the database at most; the oldest go first, with a log line.

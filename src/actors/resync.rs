@@ -26,7 +26,7 @@ use crate::genesys::reconnect::SeedBackoff;
 use crate::metrics::OutcomeLabels;
 use crate::random;
 use crate::store::StoreError;
-use crate::store::assignments::KnownAgent;
+use crate::store::sources::assignments::KnownAgent;
 
 /// What stands for the topic of a state that no frame told.
 const TOPIC: &str = "resync";

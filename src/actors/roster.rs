@@ -17,7 +17,7 @@ use crate::genesys::plan::{CHANNEL_AGENTS_MAX, CHANNELS_MAX, plan_channels};
 use crate::genesys::protocol::{ErrorKind, Person, Upstream, UpstreamError, Watch};
 use crate::genesys::reconnect::SeedBackoff;
 use crate::random;
-use crate::store::assignments::{Assigned, Assignments};
+use crate::store::sources::assignments::{Assigned, Assignments};
 use crate::store::{Store, StoreError};
 
 /// How often the definitions are read again even if nothing unknown came.

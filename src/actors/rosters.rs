@@ -10,7 +10,7 @@ use super::shared::{Shared, SharedClients};
 use crate::domain::ids::SourceId;
 use crate::genesys::protocol::Watch;
 use crate::store::Store;
-use crate::store::upstream::WantedSource;
+use crate::store::sources::desired_connections::WantedSource;
 
 struct Planner {
     addr: Addr<RosterActor>,

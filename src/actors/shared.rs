@@ -18,7 +18,7 @@ use crate::genesys::plan::CHANNELS_SPARE;
 use crate::genesys::protocol::Upstream;
 use crate::metrics::Metrics;
 use crate::store::Store;
-use crate::store::upstream::WantedSource;
+use crate::store::sources::desired_connections::WantedSource;
 
 /// What the connections of one source share.
 #[derive(Clone)]

@@ -9,7 +9,7 @@ use time::{Duration, OffsetDateTime};
 use super::supervisor::{Deps, Supervisor};
 use crate::clock;
 use crate::domain::ids::SourceId;
-use crate::store::upstream::WantedSource;
+use crate::store::sources::desired_connections::WantedSource;
 
 /// What is known of the sources besides their rows.
 #[derive(Default)]

@@ -12,7 +12,7 @@ use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::AgentId;
 use crate::genesys::protocol::{Rejected, Standing, UpstreamError};
-use crate::store::assignments::RejectedAgent;
+use crate::store::sources::assignments::RejectedAgent;
 
 /// Wait before a change of agents that failed is tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);

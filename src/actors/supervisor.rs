@@ -30,7 +30,7 @@ use crate::metrics::{Metrics, ReasonLabels};
 use crate::status::{Part, Status};
 use crate::store::Store;
 use crate::store::recorder::Recorder;
-use crate::store::upstream::{WantedConnection, WantedSource};
+use crate::store::sources::desired_connections::{WantedConnection, WantedSource};
 
 /// How often what is held is compared with what is wanted.
 const COMPARE_EVERY: Duration = Duration::from_secs(1);

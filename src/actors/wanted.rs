@@ -7,7 +7,7 @@ use crate::domain::ids::ConnectionId;
 use crate::domain::secret::MasterKey;
 use crate::domain::source::PROTOCOL_NOTIFICATIONS;
 use crate::genesys::plan::{Plan, REALTIME_CONNECTIONS_MAX, plan};
-use crate::store::upstream::WantedSource;
+use crate::store::sources::desired_connections::WantedSource;
 use crate::store::{Store, StoreError};
 
 /// A source, what its connections are to become, and the agents of those that we do not know yet.

@@ -10,7 +10,7 @@ use super::scoped::Scoped;
 use crate::domain::event_data::{Presence, SourceName, StateData};
 use crate::domain::ids::{AgentId, EventId, SourceId};
 use crate::domain::presence::canonical_presence;
-use crate::store::agents::AgentRow;
+use crate::store::views::agents::AgentRow;
 
 type Reply = Result<HttpResponse, ApiError>;
 

@@ -17,7 +17,7 @@ use crate::domain::api_key::{PREFIX, check_expiry, check_name, read_scopes};
 use crate::domain::ids::{ApiKeyId, TenantId};
 use crate::domain::violation::Violation;
 use crate::random;
-use crate::store::api_keys::{ApiKey, NewApiKey};
+use crate::store::access::api_keys::{ApiKey, NewApiKey};
 
 type Reply = Result<HttpResponse, ApiError>;
 

@@ -21,8 +21,8 @@ use crate::domain::caller::throttled_as;
 use crate::domain::ids::ApiKeyId;
 use crate::domain::scope::Scope;
 use crate::domain::tenant::TenantId;
-use crate::store::keys::Key;
-use crate::store::origin::calling_from;
+use crate::store::access::authenticate::Key;
+use crate::store::audit::request_origin::calling_from;
 
 /// Wrong keys that one address may try within a minute before it is told to wait.
 const FAILURES_MAX: u32 = 10;

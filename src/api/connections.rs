@@ -8,7 +8,7 @@ use super::page::{List, Place, Query, at, maybe_at, path_id};
 use super::problem::ApiError;
 use super::scoped::Scoped;
 use crate::domain::ids::{ConnectionId, SourceId};
-use crate::store::connections::{ConnectionFilter, ConnectionRow};
+use crate::store::sources::connections::{ConnectionFilter, ConnectionRow};
 
 type Reply = Result<HttpResponse, ApiError>;
 

@@ -9,7 +9,7 @@ use super::page::{List, Place, Query, at, maybe_at, path_id};
 use super::problem::ApiError;
 use super::scoped::Scoped;
 use crate::domain::ids::{DeliveryId, EventId, WebhookId};
-use crate::store::history::{AttemptRow, DeliveryFilter, DeliveryRow};
+use crate::store::views::deliveries::{AttemptRow, DeliveryFilter, DeliveryRow};
 
 type Reply = Result<HttpResponse, ApiError>;
 

@@ -11,7 +11,7 @@ use super::scoped::Scoped;
 use crate::domain::event_data::EventData;
 use crate::domain::ids::{EventId, SourceId};
 use crate::domain::presence::Event;
-use crate::store::events_feed::FeedFilter;
+use crate::store::views::events::FeedFilter;
 
 type Reply = Result<HttpResponse, ApiError>;
 

@@ -11,7 +11,7 @@ use super::scoped::Scoped;
 use crate::domain::external_ids::{self, PAIRS_MAX, check_id, check_pairs, read_csv};
 use crate::domain::ids::{AgentId, SourceId};
 use crate::domain::violation::Violation;
-use crate::store::external_ids::{ExternalIdRow, Meant};
+use crate::store::views::external_ids::{ExternalIdRow, Meant};
 
 type Reply = Result<HttpResponse, ApiError>;
 

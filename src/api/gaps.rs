@@ -7,7 +7,7 @@ use super::page::{List, Place, Query, at, maybe_at};
 use super::problem::ApiError;
 use super::scoped::Scoped;
 use crate::domain::ids::{ConnectionId, GapId, SourceId};
-use crate::store::gaps::{Gap, GapFilter};
+use crate::store::sources::gaps::{Gap, GapFilter};
 
 fn view(gap: &Gap) -> Value {
     json!({

@@ -18,7 +18,7 @@ use super::auth::Principal;
 use super::problem::{ApiError, Code};
 use super::{ApiState, ROUTES, RequestId, body_reader};
 use crate::store::StoreError;
-use crate::store::idempotency::{Answer, Call, Reserved};
+use crate::store::access::idempotency::{Answer, Call, Reserved};
 use crate::store::transaction::{self, Uncommitted};
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::domain::ids::ApiKeyId;
 use crate::domain::quota::{Bucket, Charged, Quota};
-use crate::store::keys::USE_NOTED_EVERY;
+use crate::store::access::authenticate::USE_NOTED_EVERY;
 
 const WINDOW: Duration = Duration::from_secs(60);
 /// Addresses remembered at once; whoever fills this gains nothing but that everybody is forgotten.

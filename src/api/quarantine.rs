@@ -9,7 +9,7 @@ use super::page::{List, Place, Query, at, path_id};
 use super::problem::ApiError;
 use super::scoped::Scoped;
 use crate::domain::ids::{QuarantineId, SourceId};
-use crate::store::quarantine::Quarantined;
+use crate::store::audit::quarantine::Quarantined;
 
 fn view(piece: &Quarantined) -> Value {
     json!({

@@ -15,7 +15,7 @@ use crate::clock;
 use crate::domain::ids::{RecoveryId, WebhookId};
 use crate::domain::violation::Violation;
 use crate::domain::webhook::filters::check_agents;
-use crate::store::recoveries::{Recovery, RecoveryFilter, Wanted};
+use crate::store::recovery::requests::{Recovery, RecoveryFilter, Wanted};
 use crate::store::transaction;
 
 /// How long the caller waits for the end of it, which comes without the caller too.

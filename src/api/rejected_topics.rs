@@ -7,7 +7,7 @@ use super::page::{List, Place, Query, maybe_at};
 use super::problem::ApiError;
 use super::scoped::Scoped;
 use crate::domain::ids::{ConnectionId, SourceId};
-use crate::store::agents::RejectedTopic;
+use crate::store::views::agents::RejectedTopic;
 
 fn view(rejected: &RejectedTopic) -> Value {
     json!({

@@ -13,8 +13,8 @@ use crate::domain::ids::SourceId;
 use crate::domain::secret::Secret;
 use crate::domain::source::{ENVIRONMENT_SOURCE_NAME, SourceSettings};
 use crate::domain::violation::Violation;
-use crate::store::source_health::Health;
 use crate::store::sources::Source;
+use crate::store::sources::health::Health;
 
 type Reply = Result<HttpResponse, ApiError>;
 

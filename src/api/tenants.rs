@@ -10,7 +10,7 @@ use super::page::{List, Place, Query, at};
 use super::problem::ApiError;
 use crate::domain::api_key::check_plain_name;
 use crate::domain::ids::TenantId;
-use crate::store::tenants::Tenant;
+use crate::store::access::tenants::Tenant;
 
 type Reply = Result<HttpResponse, ApiError>;
 

@@ -1,7 +1,7 @@
 //! What is known of one agent besides the system presence, and the rule by which a new state meets the known one.
 //!
 //! Upstream numbers nothing and promises no order. What it gives is a time for each part, so the newer time wins, part
-//! by part: an older one is stale, the same one a duplicate. Called by the ingest (`store/events.rs`) under the row lock
+//! by part: an older one is stale, the same one a duplicate. Called by the ingest (`store/ingest/record.rs`) under the row lock
 //! of the agent, and by a resync to find out what differs.
 
 use serde::{Deserialize, Serialize};

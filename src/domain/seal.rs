@@ -1,6 +1,6 @@
 //! What seals the audit log: hashes of rows, the chain of seals over them, and finding the first row that is not as it was.
 //!
-//! Pure; `store/seals.rs` makes seals, `store/verify.rs` checks them, docs/adr/0021 says why they are as they are.
+//! Pure; `store/audit/seals.rs` makes seals, `store/audit/verify.rs` checks them, docs/adr/0021 says why they are as they are.
 
 use std::fmt;
 use std::str::FromStr;

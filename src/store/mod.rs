@@ -15,68 +15,22 @@ use crate::clock;
 use crate::domain::ids::ProcessId;
 use crate::domain::tenant::TenantId;
 
-pub mod agents;
-mod allowances;
-pub mod api_keys;
-pub mod assignments;
+pub mod access;
 pub mod audit;
-mod batches;
-mod claim;
-pub mod connections;
-pub mod deliveries;
+pub mod delivery;
 pub mod embedded;
-pub mod events;
-pub mod events_feed;
-pub mod explain;
-pub mod export;
-pub mod external_ids;
-mod gap_notices;
-pub mod gaps;
-pub mod handoff;
-pub mod history;
-pub mod idempotency;
-pub mod keys;
-pub mod leases;
-mod missed;
-mod numbering;
-pub mod origin;
-mod owing;
-pub mod ownership;
-mod parked;
-pub mod partitions;
-pub mod push_turn;
-pub mod quarantine;
+pub mod ingest;
 pub mod recorder;
-pub mod recoveries;
-mod recovery;
-mod reopen;
+pub mod recovery;
 pub mod rotation;
-mod sealed_rows;
 pub mod sealer;
-pub mod seals;
 pub mod server;
-mod settle;
-pub mod sight;
-mod snapshots;
-pub mod source_health;
-mod source_rows;
 pub mod sources;
-pub mod subscriptions;
-pub mod targets;
-pub mod tenants;
 pub mod transaction;
 mod types;
-pub mod upstream;
-pub mod verify;
+pub mod views;
 pub mod wake;
-pub mod webhook_health;
-mod webhook_notices;
-mod webhook_rows;
-mod webhook_secrets;
-mod webhook_states;
-mod webhook_work;
 pub mod webhooks;
-mod written;
 
 /// Longest that any statement may run on the server; a call to the database ends within this or fails.
 const STATEMENT_TIMEOUT: &str = "5s";
@@ -212,11 +166,11 @@ pub struct Store {
     /// Nudges inside this process.
     pub wake: wake::Wake,
     /// Between the writers of events and the dispatcher of this process.
-    pub handoff: handoff::Handoff,
+    pub handoff: delivery::direct_dispatch::Handoff,
     /// How much odd content was kept of late.
-    quarantined: quarantine::Budgets,
+    quarantined: audit::quarantine::Budgets,
     /// The webhooks' filters.
-    subscriptions: subscriptions::Known,
+    subscriptions: ingest::filters::Known,
 }
 
 impl Store {
@@ -255,9 +209,9 @@ impl Store {
             hot,
             readiness,
             wake: wake::Wake::default(),
-            handoff: handoff::Handoff::default(),
-            quarantined: quarantine::Budgets::default(),
-            subscriptions: subscriptions::Known::default(),
+            handoff: delivery::direct_dispatch::Handoff::default(),
+            quarantined: audit::quarantine::Budgets::default(),
+            subscriptions: ingest::filters::Known::default(),
         };
         store.look_at_the_clock().await?;
         store.began_at = clock::now();

@@ -12,7 +12,6 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
-use super::events::Recorded;
 use super::{Store, StoreError};
 use crate::clock;
 use crate::domain::audit::{Entry, Level};
@@ -22,6 +21,7 @@ use crate::domain::quarantine::Room;
 use crate::metrics::{Metrics, OutcomeLabels, ReasonLabels};
 use crate::random;
 use crate::status::{Part, Status};
+use crate::store::ingest::record::Recorded;
 
 /// Changes that may wait: at 1 KiB each some 8 MiB, and 40 s of 200 changes a second.
 const QUEUE_LENGTH: usize = 8192;

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::seals::{AuditKeys, SEAL_ROWS_MAX};
 use super::{Result, Store};
 use crate::domain::seal::Head;
 use crate::domain::secret::MasterKey;
 use crate::metrics::Metrics;
+use crate::store::audit::seals::{AuditKeys, SEAL_ROWS_MAX};
 
 /// How often it looks.
 const SEAL_EVERY: Duration = Duration::from_secs(5);

@@ -1,5 +1,5 @@
 //! The transaction of a step, and the one that all steps of a call share if its answer is to be committed with what they
-//! write (`store/idempotency.rs`).
+//! write (`store/access/idempotency.rs`).
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -10,7 +10,7 @@ use crate::domain::delivery::EndState;
 use crate::domain::ids::{BatchId, WebhookId};
 use crate::domain::places::Places;
 use crate::store::StoreError;
-use crate::store::deliveries::Claimed;
+use crate::store::delivery::cycle::Claimed;
 
 impl Dispatch {
     /// Hears of deliveries that wait for their batch.

@@ -16,7 +16,7 @@ use crate::domain::presence::EventKind;
 use crate::metrics::OutcomeLabels;
 use crate::outbound::post::Answer;
 use crate::random;
-use crate::store::deliveries::{Claimed, HealthChange, Next, Settlement};
+use crate::store::delivery::cycle::{Claimed, HealthChange, Next, Settlement};
 
 /// Part of an answer that goes into the audit entry of a failed attempt, in bytes.
 const EXCERPT_BYTES: usize = 4096;
@@ -187,7 +187,7 @@ fn entry(claimed: &Claimed, attempt: i32, verdict: Verdict, now: OffsetDateTime,
     entry.duration_ms = i32::try_from(duration.as_millis()).ok();
     entry.outcome = Some(outcome.class());
     entry.level = Level::Error;
-    // What the body said of this delivery, so that it can be said again (store/history.rs).
+    // What the body said of this delivery, so that it can be said again (store/views/deliveries.rs).
     entry = entry.data("sent_at", clock::rfc3339(claimed.sent_at));
     if claimed.format != Format::default() {
         entry = entry.data("format", claimed.format.as_str());

@@ -8,7 +8,7 @@
 //!     └──────────────────────────── one short transaction at a time ◀───────────────────────────────┘
 //! ```
 //!
-//! Who is first in a lane is decided in the database (store/deliveries.rs); what an answer means by
+//! Who is first in a lane is decided in the database (store/delivery/cycle.rs); what an answer means by
 //! `domain::delivery::judge`; when a receiver is left alone by `domain::circuit`. The loop never waits for the
 //! database: a cycle under way is a task, and meanwhile POSTs begin and end.
 
@@ -27,9 +27,9 @@ use crate::outbound::post::Answer;
 use crate::random;
 use crate::status::Part;
 use crate::store::StoreError;
-use crate::store::deliveries::{Claimed, Cycle, Work};
-use crate::store::handoff::{Handed, Leave};
-use crate::store::targets::WebhookTarget;
+use crate::store::delivery::cycle::{Claimed, Cycle, Work};
+use crate::store::delivery::direct_dispatch::{Handed, Leave};
+use crate::store::delivery::targets::WebhookTarget;
 use outlet::Outlet;
 
 mod batches;

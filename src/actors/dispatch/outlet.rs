@@ -12,8 +12,8 @@ use crate::domain::pace::Pace;
 use crate::domain::places::{self, Owner, Places, Risk, SLOW_AFTER, WINDOW_FIRST, WINDOW_UNPROVEN};
 use crate::domain::signature::{Signer, SigningPair};
 use crate::outbound::post::Target;
-use crate::store::deliveries::Claimed;
-use crate::store::targets::WebhookTarget;
+use crate::store::delivery::cycle::Claimed;
+use crate::store::delivery::targets::WebhookTarget;
 use url::Url;
 
 /// Deliveries of one webhook in hand beyond those that may be under way, so that the next is there when one ends.

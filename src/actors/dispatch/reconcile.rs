@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Dispatch;
 use crate::domain::ids::DeliveryId;
-use crate::store::leases::{LaneCursor, Leases};
+use crate::store::delivery::leases::{LaneCursor, Leases};
 
 /// A delivery stays unknown for so long before it is given back: twice what any step may wait for the database, so that the
 /// word about it is not on its way any more.

@@ -1,5 +1,5 @@
 //! Works on a recovery that is in our hands, until it has ended or is in others'. Started by `upkeep`; what is done is
-//! `store/recovery.rs`.
+//! `store/recovery/worker.rs`.
 
 use std::time::Duration;
 

@@ -16,8 +16,8 @@ use crate::metrics::OutcomeLabels;
 use crate::outbound::envelope::{self, Item};
 use crate::outbound::post::Post;
 use crate::store::StoreError;
-use crate::store::deliveries::{Claimed, Next as Then, Settlement};
-use crate::store::targets::WebhookTarget;
+use crate::store::delivery::cycle::{Claimed, Next as Then, Settlement};
+use crate::store::delivery::targets::WebhookTarget;
 
 /// The text of an event, written by the first POST that needs it.
 pub(super) type Told = Arc<OnceLock<envelope::Prepared>>;

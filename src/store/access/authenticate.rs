@@ -1,0 +1,148 @@
+//! `api_key`: who may call. `api/auth.rs` asks on every request; `app.rs` sets the bootstrap key at start.
+
+use time::OffsetDateTime;
+
+use crate::clock;
+use crate::domain::api_key::BOOTSTRAP;
+use crate::domain::audit::{Entry, Kind};
+use crate::domain::ids::{ApiKeyId, TenantId};
+use crate::domain::scope::Scope;
+use crate::store::{Result, Store, audit};
+
+/// A key in use.
+#[derive(Clone, Debug)]
+pub struct Key {
+    /// Its id.
+    pub api_key_id: ApiKeyId,
+    /// Whose it is.
+    pub tenant_id: TenantId,
+    /// What people call it.
+    pub name: String,
+    /// What it lets its caller do.
+    pub scopes: Vec<Scope>,
+    /// When it ends.
+    pub expires_at: Option<OffsetDateTime>,
+}
+
+/// Where a bootstrap key comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyOrigin {
+    /// The operator has set it, for every process.
+    Configured,
+    /// A process without one has made it.
+    Generated,
+}
+
+/// How exactly it is kept when a key was used last: a row must not change with every call.
+pub const USE_NOTED_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
+
+impl Store {
+    /// The key with this SHA-256, if it is in use.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn key(&self, hash: &[u8; 32]) -> Result<Option<Key>> {
+        let row = sqlx::query!(
+            r#"select api_key_id as "api_key_id: ApiKeyId", tenant_id as "tenant_id: TenantId", name, scopes,
+                      expires_at
+               from api_key
+               where key_hash = $1
+                 and revoked_at is null
+                 and (expires_at is null or expires_at > now())"#,
+            &hash[..],
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.map(|row| Key {
+            api_key_id: row.api_key_id,
+            tenant_id: row.tenant_id,
+            name: row.name,
+            scopes: row.scopes.iter().filter_map(|name| Scope::named(name)).collect(),
+            expires_at: row.expires_at,
+        }))
+    }
+
+    /// Notes that a key was used, unless somebody noted it within the last minute.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn note_key_used(&self, key: ApiKeyId, at: OffsetDateTime) -> Result<()> {
+        sqlx::query!(
+            "update api_key
+             set last_used_at = $2
+             where api_key_id = $1
+               and (last_used_at is null or last_used_at < $2::timestamptz - make_interval(secs => $3))",
+            key as _,
+            at,
+            USE_NOTED_EVERY.as_secs_f64(),
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Lets the key with this SHA-256 in as the bootstrap key; a former bootstrap key is revoked. One that was generated
+    /// speaks for its process alone, and leaves alone those that other processes live with.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub async fn set_bootstrap_key(&self, hash: &[u8; 32], origin: KeyOrigin) -> Result<()> {
+        let mut tx = self.begin_in_turn().await?;
+        let former = sqlx::query_scalar!(
+            r#"update api_key
+               set revoked_at = now()
+               where tenant_id = $1
+                 and name = $2
+                 and key_hash <> $3
+                 and revoked_at is null
+                 and ($4 or recorded_by is null or not process_lives(recorded_by))
+               returning api_key_id as "api_key_id: ApiKeyId""#,
+            TenantId::DEFAULT as _,
+            BOOTSTRAP,
+            &hash[..],
+            origin == KeyOrigin::Configured,
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        // A key that was in use before may come back: its row is still there, revoked.
+        let taken = sqlx::query_scalar!(
+            r#"insert into api_key (api_key_id, tenant_id, name, key_hash, scopes)
+               values ($1, $2, $3, $4, $5)
+               on conflict (key_hash) do update
+               set tenant_id = excluded.tenant_id,
+                   name = excluded.name,
+                   scopes = excluded.scopes,
+                   expires_at = null,
+                   revoked_at = null
+               where api_key.tenant_id <> excluded.tenant_id
+                  or api_key.name <> excluded.name
+                  or api_key.scopes <> excluded.scopes
+                  or api_key.expires_at is not null
+                  or api_key.revoked_at is not null
+               returning api_key_id as "api_key_id: ApiKeyId""#,
+            ApiKeyId::generate() as _,
+            TenantId::DEFAULT as _,
+            BOOTSTRAP,
+            &hash[..],
+            &Scope::ALL.map(|scope| scope.as_str().to_owned()),
+        )
+        .fetch_optional(&mut *tx)
+        .await?;
+        sqlx::query!(
+            "update api_key set recorded_by = $2 where key_hash = $1",
+            &hash[..],
+            self.process as _,
+        )
+        .execute(&mut *tx)
+        .await?;
+        let entry = |kind, key: ApiKeyId| {
+            let entry = Entry::new(clock::now(), kind).data("api_key_id", key.to_string());
+            entry.data("name", BOOTSTRAP).data("tenant_id", TenantId::DEFAULT.to_string())
+        };
+        let revoked = former.into_iter().map(|key| entry(Kind::ApiKeyRevoked, key));
+        let entries: Vec<Entry> = revoked.chain(taken.map(|key| entry(Kind::ApiKeyCreated, key))).collect();
+        audit::write(&mut tx, &entries).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+}

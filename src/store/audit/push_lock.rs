@@ -1,0 +1,64 @@
+//! Whose turn it is to push the audit log to a receiver: one process's at a time, or each would push all of it.
+//!
+//! The turn is a lock of a session on a connection of its own: what it guards goes over the network, and no transaction may be
+//! open meanwhile. It ends with the session, at once when its process is killed. A process that hangs, or whose machine is gone,
+//! loses it when the server has heard nothing for `SILENT_MAX`.
+
+use sqlx::postgres::PgConnection;
+
+use crate::store::{Result, Store, alive, answered};
+
+/// Longer than any batch takes: a connection to open, a batch to write, and a moment to wait.
+const SILENT_MAX: &str = "60s";
+
+/// A place in the line of those who would push to one receiver.
+pub struct PushTurn {
+    connection: PgConnection,
+    receiver: String,
+    has_come: bool,
+}
+
+impl Store {
+    /// Lines up. Dropping what comes back leaves the line, and gives the turn to another.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn line_up_to_push(&self, receiver: &str) -> Result<PushTurn> {
+        answered(async {
+            // Out of the pool at once: there, a lock would outlive a step that was given up.
+            let mut connection = self.pool.acquire().await?.detach();
+            // Servers before 14 do not know it.
+            sqlx::query(
+                "select set_config(name, $1, false) from pg_settings where name = 'idle_session_timeout'",
+            )
+            .bind(SILENT_MAX)
+            .execute(&mut connection)
+            .await?;
+            Ok(PushTurn { connection, receiver: receiver.to_owned(), has_come: false })
+        })
+        .await
+    }
+}
+
+impl PushTurn {
+    /// Whether the turn has come. To be asked again before each batch: an error means that it is over.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn has_come(&mut self) -> Result<bool> {
+        answered(async {
+            if self.has_come {
+                alive(&mut self.connection).await?;
+            } else {
+                self.has_come = sqlx::query_scalar(
+                    "select pg_try_advisory_lock(hashtextextended('audit_push ' || $1, 0))",
+                )
+                .bind(&self.receiver)
+                .fetch_one(&mut self.connection)
+                .await?;
+            }
+            Ok(self.has_come)
+        })
+        .await
+    }
+}

@@ -1,0 +1,131 @@
+//! `quarantine`: odd content from upstream. Written with the audit entry that tells of it (`store/audit/mod.rs`), shown by the API.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use crate::domain::audit::Entry;
+use crate::domain::ids::{AgentId, ConnectionId, QuarantineId, SourceId};
+use crate::domain::quarantine::{Budget, Room};
+use crate::store::{Result, Store, StoreError, answered};
+
+/// What was kept of late, by source; for all connections of this process.
+#[derive(Clone, Debug, Default)]
+pub(in crate::store) struct Budgets(Arc<Mutex<HashMap<SourceId, Budget>>>);
+
+/// A piece as the API shows it.
+#[derive(Clone, Debug)]
+pub struct Quarantined {
+    /// Its id.
+    pub quarantine_id: QuarantineId,
+    /// When it came.
+    pub received_at: OffsetDateTime,
+    /// From which source.
+    pub source_id: Option<SourceId>,
+    /// Over which connection.
+    pub connection_id: Option<ConnectionId>,
+    /// About whom, if that could be read.
+    pub agent_id: Option<AgentId>,
+    /// What is odd about it.
+    pub reason: String,
+    /// How many bytes there were.
+    pub size: i64,
+    /// The first of them; `None` in lists.
+    pub bytes: Option<Vec<u8>>,
+}
+
+impl Store {
+    /// Whether one more odd piece of this source may be kept now.
+    #[must_use]
+    pub fn room_in_quarantine(&self, source: SourceId, now: OffsetDateTime) -> Room {
+        let mut budgets = self.quarantined.0.lock().unwrap_or_else(PoisonError::into_inner);
+        budgets.entry(source).or_default().take(now.unix_timestamp().div_euclid(60))
+    }
+
+    /// A page of what was kept, newest first, without the bytes.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn quarantine(
+        &self,
+        source: Option<SourceId>,
+        before: Option<QuarantineId>,
+        limit: i64,
+    ) -> Result<Vec<Quarantined>> {
+        Ok(sqlx::query_as!(
+            Quarantined,
+            r#"select quarantine_id as "quarantine_id: QuarantineId", received_at, source_id as "source_id: SourceId",
+                      connection_id as "connection_id: ConnectionId", agent_id as "agent_id: AgentId", reason, size,
+                      null::bytea as bytes
+               from quarantine
+               where ($1::uuid is null or source_id = $1)
+                 and ($2::uuid is null or quarantine_id < $2)
+               order by quarantine_id desc
+               limit $3"#,
+            source as _,
+            before as _,
+            limit,
+        )
+        .fetch_all(&mut *self.begin().await?)
+        .await?)
+    }
+
+    /// One piece with its bytes.
+    ///
+    /// # Errors
+    /// If there is none, or the database does not answer.
+    pub async fn quarantined(&self, id: QuarantineId) -> Result<Quarantined> {
+        sqlx::query_as!(
+            Quarantined,
+            r#"select quarantine_id as "quarantine_id: QuarantineId", received_at, source_id as "source_id: SourceId",
+                      connection_id as "connection_id: ConnectionId", agent_id as "agent_id: AgentId", reason, size,
+                      bytes as "bytes?"
+               from quarantine
+               where quarantine_id = $1"#,
+            id as _,
+        )
+        .fetch_optional(&mut *self.begin().await?)
+        .await?
+        .ok_or(StoreError::NotFound("quarantined content"))
+    }
+
+    /// Forgets what came before this time.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub async fn forget_quarantine(&self, before: OffsetDateTime) -> Result<u64> {
+        answered(async {
+            let gone = sqlx::query!("delete from quarantine where received_at < $1", before)
+                .execute(&mut *self.begin().await?)
+                .await?;
+            Ok(gone.rows_affected())
+        })
+        .await
+    }
+}
+
+/// Keeps what entries tell of. Again is no harm: a write whose answer was lost is repeated.
+pub(in crate::store) async fn write(conn: &mut PgConnection, entries: &[Entry]) -> Result<()> {
+    for entry in entries {
+        let Some(kept) = &entry.kept else { continue };
+        sqlx::query!(
+            "insert into quarantine (
+                 quarantine_id, received_at, source_id, connection_id, agent_id, reason, size, bytes)
+             values ($1, $2, $3, $4, $5, $6, $7, $8)
+             on conflict (quarantine_id) do nothing",
+            kept.id as _,
+            entry.at,
+            entry.source_id as _,
+            entry.connection_id as _,
+            entry.agent_id.as_ref() as _,
+            kept.reason,
+            i64::try_from(kept.size).unwrap_or(i64::MAX),
+            &kept.bytes[..],
+        )
+        .execute(&mut *conn)
+        .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,410 @@
+//! Checks the audit log against its seals: `presence-bridge audit verify`, and each day before retention takes it.
+//!
+//! Walks the chain and the rows side by side, in order, and stops at the first thing that is not as it was. Reads in batches, each
+//! a statement of its own: nothing is locked, and memory is that of one seal.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use sqlx::PgConnection;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::Postgres;
+use time::{Date, OffsetDateTime};
+
+use crate::domain::seal::{
+    DroppedDay, Hash, Head, NOTHING_BEFORE, RowFault, Seal, SealedDay, SealedRow, days_of, first_difference,
+    listing_digest,
+};
+use crate::store::audit::sealed_rows::{BEFORE_ALL, Behind, FORMAT, date_of, day_of, microseconds, read};
+use crate::store::audit::seals::{AuditKeys, hash};
+use crate::store::{Result, Store};
+
+/// Seals and rows that are read at a time.
+const SEALS_AT_ONCE: i64 = 200;
+const ROWS_AT_ONCE: i64 = 10_000;
+/// Rows beyond those of a seal that are looked at, if somebody put some in.
+const SPARE_ROWS: usize = 100;
+
+/// What is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// With a row.
+    Row(RowFault),
+    /// With the rows of a seal; which one cannot be said, because its listing was altered or is gone too.
+    Rows,
+    /// The seal is not as it was.
+    SealEdited,
+    /// The seal is not there.
+    SealMissing,
+    /// The seal was not signed with the audit key, or the key was altered.
+    SealForged,
+    /// Somebody without the audit key says that a day was dropped.
+    DropForged,
+    /// The log ends before the given head.
+    Truncated,
+    /// The chain is not the one that the given head was taken from.
+    Rewritten,
+}
+
+impl What {
+    /// A stable word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Row(RowFault::Edited) => "row_edited",
+            Self::Row(RowFault::Deleted) => "row_deleted",
+            Self::Row(RowFault::Inserted) => "row_inserted",
+            Self::Rows => "rows_differ",
+            Self::SealEdited => "seal_edited",
+            Self::SealMissing => "seal_missing",
+            Self::SealForged => "seal_forged",
+            Self::DropForged => "drop_forged",
+            Self::Truncated => "truncated",
+            Self::Rewritten => "rewritten",
+        }
+    }
+}
+
+/// The first thing that is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// What it is.
+    pub what: What,
+    /// In which seal.
+    pub seal_id: i64,
+    /// Which row, if it is one.
+    pub audit_id: Option<i64>,
+    /// Which day, if it is about one.
+    pub day: Option<Date>,
+}
+
+/// What was found.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Verdict {
+    /// Seals that are well.
+    pub seals: i64,
+    /// Rows in them that are there and well.
+    pub rows: i64,
+    /// Rows in them that went with their day.
+    pub rows_dropped: i64,
+    /// Rows that no seal covers yet.
+    pub unsealed: i64,
+    /// The end of the chain, as far as it is well.
+    pub head: Option<Head>,
+    /// The first thing that is wrong, if anything is.
+    pub fault: Option<Fault>,
+}
+
+impl Store {
+    /// Checks everything; `expected` is a head that was kept elsewhere.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn verify_audit(&self, keys: &AuditKeys, expected: Option<Head>) -> Result<Verdict> {
+        let mut walk = Walk::begin(self, keys, 0).await?;
+        if walk.verdict.fault.is_none() {
+            walk.through(i64::MAX, expected).await?;
+        }
+        if walk.verdict.fault.is_none() {
+            walk.verdict.unsealed = unsealed(&mut walk.conn, walk.sealed).await?;
+            if let Some(head) = expected.filter(|head| head.seal_id > walk.seal_id) {
+                walk.verdict.fault = Some(fault(What::Truncated, head.seal_id));
+            }
+        }
+        Ok(walk.verdict)
+    }
+
+    /// Checks some seals only, the first of which is taken to be linked to a good one.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn verify_seals(&self, keys: &AuditKeys, first: i64, last: i64) -> Result<Verdict> {
+        let mut walk = Walk::begin(self, keys, first.saturating_sub(1)).await?;
+        if walk.verdict.fault.is_none() {
+            walk.through(last, None).await?;
+        }
+        Ok(walk.verdict)
+    }
+}
+
+fn fault(what: What, seal_id: i64) -> Fault {
+    Fault { what, seal_id, audit_id: None, day: None }
+}
+
+/// A seal as it is stored.
+struct Stored {
+    seal: Seal,
+    digest: Hash,
+    mac: Vec<u8>,
+    key_id: i16,
+}
+
+/// How far we are.
+struct Walk<'a> {
+    conn: PoolConnection<Postgres>,
+    keys: &'a AuditKeys,
+    dropped: BTreeMap<i32, DroppedDay>,
+    /// The last seal that is well, up to where it goes, its digest.
+    seal_id: i64,
+    sealed: i64,
+    digest: Hash,
+    /// Rows that were read and not yet looked at.
+    rows: VecDeque<SealedRow>,
+    behind: Behind,
+    verdict: Verdict,
+}
+
+impl<'a> Walk<'a> {
+    async fn begin(store: &Store, keys: &'a AuditKeys, after: i64) -> Result<Self> {
+        let mut conn = store.pool.acquire().await?;
+        let mut walk = Self {
+            dropped: BTreeMap::new(),
+            seal_id: 0,
+            sealed: 0,
+            digest: NOTHING_BEFORE,
+            rows: VecDeque::new(),
+            behind: BEFORE_ALL,
+            verdict: Verdict::default(),
+            keys,
+            conn: {
+                // What these plans cost depends on no parameter, and the newest day's figures are old.
+                sqlx::query("set enable_seqscan = off").execute(&mut *conn).await?;
+                sqlx::query("set enable_bitmapscan = off").execute(&mut *conn).await?;
+                sqlx::query("set enable_sort = off").execute(&mut *conn).await?;
+                // It goes back to no pool in this state.
+                conn.close_on_drop();
+                conn
+            },
+        };
+        walk.verdict.fault = walk.read_dropped().await?;
+        let former = match after {
+            0 => Vec::new(),
+            _ => seals(&mut walk.conn, after - 1, 1).await?,
+        };
+        if let Some(former) = former.into_iter().find(|stored| stored.seal.seal_id == after) {
+            walk.seal_id = after;
+            walk.sealed = former.seal.last;
+            walk.digest = former.digest;
+            walk.behind = (walk.sealed, OffsetDateTime::new_utc(Date::MAX, time::Time::MIDNIGHT));
+        }
+        Ok(walk)
+    }
+
+    /// Reads which days were dropped; a fault if that was not us.
+    async fn read_dropped(&mut self) -> Result<Option<Fault>> {
+        let rows = sqlx::query!("select day, seal_id, rows, dropped_at, mac, key_id from audit_dropped_day")
+            .fetch_all(&mut *self.conn)
+            .await?;
+        for row in rows {
+            let dropped = DroppedDay {
+                day: day_of(row.day),
+                seal_id: row.seal_id,
+                rows: row.rows,
+                dropped_at: microseconds(row.dropped_at),
+            };
+            if !self.keys.get(&row.key_id).is_some_and(|key| key.signed_drop(&dropped, &row.mac)) {
+                return Ok(Some(Fault { day: Some(row.day), ..fault(What::DropForged, row.seal_id) }));
+            }
+            self.dropped.insert(dropped.day, dropped);
+        }
+        Ok(None)
+    }
+
+    /// Goes on up to a seal, which must be there, or to the end.
+    async fn through(&mut self, last: i64, expected: Option<Head>) -> Result<()> {
+        loop {
+            let wanted = last.saturating_sub(self.seal_id).clamp(0, SEALS_AT_ONCE);
+            let batch = seals(&mut self.conn, self.seal_id, wanted).await?;
+            let Some(end) = batch.last().map(|stored| stored.seal.last) else {
+                if last != i64::MAX && self.seal_id < last {
+                    self.verdict.fault = Some(fault(What::SealMissing, self.seal_id + 1));
+                }
+                return Ok(());
+            };
+            for stored in batch {
+                self.verdict.fault = self.check(&stored, end, expected).await?;
+                if self.verdict.fault.is_some() {
+                    return Ok(());
+                }
+                self.seal_id = stored.seal.seal_id;
+                self.sealed = stored.seal.last;
+                self.digest = stored.digest;
+                self.verdict.seals += 1;
+                self.verdict.head = Some(Head { seal_id: self.seal_id, digest: self.digest });
+            }
+        }
+    }
+
+    async fn check(&mut self, stored: &Stored, end: i64, expected: Option<Head>) -> Result<Option<Fault>> {
+        let seal = &stored.seal;
+        if let Some(what) = self.seal_fault(stored, expected) {
+            let at = if what == What::SealMissing { self.seal_id + 1 } else { seal.seal_id };
+            return Ok(Some(fault(what, at)));
+        }
+        let there = self.rows_of(seal, end).await?;
+        let mut found: Vec<SealedDay> = days_of(&there).into_iter().map(|(day, _)| day).collect();
+        if found != self.kept(seal) {
+            // Retention may have taken a day while we were looking: of what was read of it, nothing is asked.
+            let before = self.kept(seal);
+            if let Some(fault) = self.read_dropped().await? {
+                return Ok(Some(fault));
+            }
+            found.retain(|found| {
+                !(before.iter().any(|day| day.day == found.day) && self.went(seal, found.day))
+            });
+            if found != self.kept(seal) {
+                return Ok(Some(self.name(seal, &there).await?));
+            }
+        }
+        self.verdict.rows += i64::try_from(there.len()).unwrap_or(i64::MAX);
+        self.verdict.rows_dropped += seal.rows - i64::try_from(there.len()).unwrap_or(i64::MAX);
+        Ok(None)
+    }
+
+    fn seal_fault(&self, stored: &Stored, expected: Option<Head>) -> Option<What> {
+        let seal = &stored.seal;
+        if seal.seal_id != self.seal_id + 1 {
+            return Some(What::SealMissing);
+        }
+        let rows: i64 = seal.days.iter().map(|day| day.rows).sum();
+        if seal.digest() != stored.digest
+            || seal.first != self.sealed + 1
+            || seal.previous != self.digest
+            || seal.rows != rows
+            || seal.format != FORMAT
+        {
+            return Some(What::SealEdited);
+        }
+        if !self.keys.get(&stored.key_id).is_some_and(|key| key.signed(&stored.digest, &stored.mac)) {
+            return Some(What::SealForged);
+        }
+        expected
+            .is_some_and(|head| head.seal_id == seal.seal_id && head.digest != stored.digest)
+            .then_some(What::Rewritten)
+    }
+
+    fn went(&self, seal: &Seal, day: i32) -> bool {
+        self.dropped.get(&day).is_some_and(|dropped| seal.seal_id <= dropped.seal_id)
+    }
+
+    /// The days of a seal that must be there.
+    fn kept(&self, seal: &Seal) -> Vec<SealedDay> {
+        seal.days.iter().filter(|day| !self.went(seal, day.day)).cloned().collect()
+    }
+
+    /// The rows that a seal covers, and what stands before it that no seal covers.
+    async fn rows_of(&mut self, seal: &Seal, end: i64) -> Result<Vec<SealedRow>> {
+        let most = usize::try_from(seal.rows).unwrap_or(usize::MAX).saturating_add(SPARE_ROWS);
+        let mut there = Vec::new();
+        loop {
+            if self.rows.is_empty() {
+                let (rows, behind) = read(&mut self.conn, self.behind, end, ROWS_AT_ONCE).await?;
+                self.behind = behind;
+                self.rows = rows.into();
+            }
+            match self.rows.pop_front() {
+                Some(row) if row.audit_id <= seal.last => {
+                    if there.len() < most {
+                        there.push(row);
+                    }
+                }
+                Some(row) => {
+                    self.rows.push_front(row);
+                    return Ok(there);
+                }
+                None => return Ok(there),
+            }
+        }
+    }
+
+    /// Names the first row that is not as it was.
+    async fn name(&mut self, seal: &Seal, there: &[SealedRow]) -> Result<Fault> {
+        let kept = self.kept(seal);
+        let mut listings = Vec::new();
+        for day in &kept {
+            let listing = sqlx::query_scalar!(
+                "select listing from audit_seal_listing where seal_id = $1 and day = $2",
+                seal.seal_id,
+                date_of(day.day)?,
+            )
+            .fetch_optional(&mut *self.conn)
+            .await?;
+            match listing {
+                Some(listing) if listing_digest(&listing) == day.listing => listings.push(listing),
+                _ => return Ok(Fault { day: Some(date_of(day.day)?), ..fault(What::Rows, seal.seal_id) }),
+            }
+        }
+        let listings: Vec<&[u8]> = listings.iter().map(Vec::as_slice).collect();
+        Ok(match first_difference(&listings, there) {
+            None => fault(What::Rows, seal.seal_id),
+            Some((audit_id, what)) => {
+                let row = there.iter().find(|row| row.audit_id == audit_id);
+                Fault {
+                    what: What::Row(what),
+                    seal_id: seal.seal_id,
+                    audit_id: Some(audit_id),
+                    day: row.map(|row| date_of(row.day)).transpose()?,
+                }
+            }
+        })
+    }
+}
+
+async fn unsealed(conn: &mut PgConnection, sealed: i64) -> Result<i64> {
+    Ok(sqlx::query_scalar!(r#"select count(*) as "count!" from audit_log where audit_id > $1"#, sealed)
+        .fetch_one(conn)
+        .await?)
+}
+
+/// The next seals with their days.
+async fn seals(conn: &mut PgConnection, after: i64, limit: i64) -> Result<Vec<Stored>> {
+    let rows = sqlx::query!(
+        r#"select s.seal_id, s.format, s.first_audit_id, s.last_audit_id, s.rows, s.sealed_at, s.previous, s.digest,
+                  s.mac, s.key_id, d.days as "days!", d.counts as "counts!", d.digests as "digests!",
+                  d.listings as "listings!"
+           from audit_seal s
+           cross join lateral (
+               select coalesce(array_agg(day order by day), '{}') as days,
+                      coalesce(array_agg(rows order by day), '{}') as counts,
+                      coalesce(array_agg(digest order by day), '{}') as digests,
+                      coalesce(array_agg(listing order by day), '{}') as listings
+               from audit_seal_day
+               where seal_id = s.seal_id) d
+           where s.seal_id > $1
+           order by s.seal_id
+           limit $2"#,
+        after,
+        limit,
+    )
+    .fetch_all(conn)
+    .await?;
+    // What is not as long as a hash was altered: it equals no hash.
+    let hash = |bytes: &[u8], row: i64| hash(bytes, "digest", row).unwrap_or(NOTHING_BEFORE);
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            let days = row.days.iter().zip(&row.counts).zip(row.digests.iter().zip(&row.listings));
+            Stored {
+                digest: hash(&row.digest, row.seal_id),
+                mac: row.mac,
+                key_id: row.key_id,
+                seal: Seal {
+                    seal_id: row.seal_id,
+                    format: row.format,
+                    first: row.first_audit_id,
+                    last: row.last_audit_id,
+                    rows: row.rows,
+                    sealed_at: microseconds(row.sealed_at),
+                    previous: hash(&row.previous, row.seal_id),
+                    days: days
+                        .map(|((day, rows), (digest, listing))| SealedDay {
+                            day: day_of(*day),
+                            rows: *rows,
+                            digest: hash(digest, row.seal_id),
+                            listing: hash(listing, row.seal_id),
+                        })
+                        .collect(),
+                },
+            }
+        })
+        .collect())
+}

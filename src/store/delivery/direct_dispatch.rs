@@ -1,0 +1,205 @@
+//! From the writer of an event to the dispatcher in the same process, past the claim: a nudge that says what it is about.
+//!
+//! It carries no truth. What is handed over stands in `delivery`, held by the dispatcher; if the message is lost with
+//! the process, or the dispatcher is another one by then, the row is freed like any that a dead dispatcher held.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+use tokio::sync::Notify;
+
+use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
+use crate::domain::presence::Event;
+use crate::store::delivery::cycle::Claimed;
+
+/// What a writer has to say to the dispatcher.
+#[derive(Clone, Debug)]
+pub enum Handed {
+    /// A delivery that it holds from birth.
+    Delivery(Box<Claimed>),
+    /// Something stands in a lane behind what was there before. If nothing of that lane is under way, the dispatcher looks
+    /// who is first there.
+    Behind {
+        /// To whom.
+        webhook: WebhookId,
+        /// In which lane.
+        lane: i64,
+    },
+    /// Something due was left where it is for want of room: it is claimed when there is some.
+    Left {
+        /// Whose.
+        webhook: WebhookId,
+    },
+    /// Deliveries that wait for their batch.
+    Collecting {
+        /// To whom.
+        webhook: WebhookId,
+        /// How many.
+        count: usize,
+    },
+}
+
+/// Leave to put deliveries into a dispatcher's hands at their birth.
+#[derive(Clone, Debug, Default)]
+pub struct Leave {
+    /// Whose hands; `None`: nobody takes any.
+    pub dispatcher: Option<DispatcherId>,
+    /// How many at most.
+    pub room: usize,
+    /// How many of each webhook at most, where it is not as many as of any other.
+    pub rooms: Arc<HashMap<WebhookId, usize>>,
+    /// How many of any other webhook at most.
+    pub others: usize,
+    /// Webhooks that have accepted a POST.
+    pub proven: Arc<HashSet<WebhookId>>,
+    /// How many at most of all webhooks together that have neither a room of their own nor are proven.
+    pub unproven: usize,
+    /// Something is taken for webhooks with a limit.
+    pub limited: bool,
+}
+
+/// What was written by transactions that may be committed or not.
+#[derive(Debug, Default)]
+pub struct Uncertain {
+    /// Lanes into which something was put behind others.
+    pub lanes: HashSet<(WebhookId, i64)>,
+    /// Leased at birth, each with the moment of it.
+    pub born: Vec<(DeliveryId, OffsetDateTime)>,
+}
+
+impl Uncertain {
+    /// Whether there is nothing of the kind.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lanes.is_empty() && self.born.is_empty()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    leave: Leave,
+    waiting: Vec<Handed>,
+    /// Events that blocked deliveries tell, so that they need not be read again, and their ids, oldest first.
+    events: HashMap<EventId, Arc<Event>>,
+    kept: VecDeque<EventId>,
+    uncertain: Uncertain,
+}
+
+impl Inner {
+    fn keep(&mut self, events: &[Arc<Event>]) {
+        for event in events {
+            if self.events.insert(event.event_id, event.clone()).is_none() {
+                self.kept.push_back(event.event_id);
+            }
+        }
+        while self.kept.len() > EVENTS_MAX {
+            if let Some(oldest) = self.kept.pop_front() {
+                self.events.remove(&oldest);
+            }
+        }
+    }
+}
+
+/// Events kept for blocked deliveries at most: at 1 KiB each some 8 MiB.
+const EVENTS_MAX: usize = 8192;
+
+/// How long a removed webhook is remembered: by then every loop has read that it is gone.
+const REMOVED_FOR: Duration = Duration::from_secs(60);
+
+/// Between the writers and the dispatcher of one process. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Handoff {
+    inner: Arc<Mutex<Inner>>,
+    /// Webhooks that were removed a moment ago, and when.
+    removed: Arc<Mutex<HashMap<WebhookId, Instant>>>,
+    bell: Arc<Notify>,
+}
+
+impl Handoff {
+    /// What a writer may do now; asked before its transaction.
+    #[must_use]
+    pub fn leave(&self) -> Leave {
+        let inner = self.lock();
+        let room = inner.leave.room.saturating_sub(inner.waiting.len());
+        Leave { room, ..inner.leave.clone() }
+    }
+
+    /// The dispatcher says whose hands they are now and how many more it can hold.
+    pub fn set_leave(&self, leave: Leave) {
+        self.lock().leave = leave;
+    }
+
+    /// The dispatcher takes nothing any more; what waits is given to nobody (its rows are freed with the dispatcher).
+    pub fn close(&self) {
+        let mut inner = self.lock();
+        *inner = Inner { uncertain: std::mem::take(&mut inner.uncertain), ..Inner::default() };
+    }
+
+    /// A webhook was removed: no POST to it begins from now on.
+    pub fn remove(&self, webhook: WebhookId) {
+        let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
+        removed.retain(|_, at| at.elapsed() < REMOVED_FOR);
+        removed.insert(webhook, Instant::now());
+    }
+
+    /// Whether a webhook was removed a moment ago, in this process.
+    #[must_use]
+    pub fn is_removed(&self, webhook: WebhookId) -> bool {
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&webhook)
+    }
+
+    /// Notes for the dispatcher what a writer has written without knowing whether it is committed.
+    pub fn look_into(&self, more: Uncertain) {
+        let mut inner = self.lock();
+        inner.uncertain.lanes.extend(more.lanes);
+        inner.uncertain.born.extend(more.born);
+    }
+
+    /// What was noted since.
+    #[must_use]
+    pub fn take_uncertain(&self) -> Uncertain {
+        std::mem::take(&mut self.lock().uncertain)
+    }
+
+    /// Hands over after the commit. False if that dispatcher is gone: its rows must be freed.
+    #[must_use]
+    pub fn hand_over(&self, leave: &Leave, handed: Vec<Handed>, events: &[Arc<Event>]) -> bool {
+        if handed.is_empty() {
+            return true;
+        }
+        {
+            let mut inner = self.lock();
+            if inner.leave.dispatcher != leave.dispatcher {
+                return leave.dispatcher.is_none();
+            }
+            if inner.leave.dispatcher.is_some() {
+                inner.waiting.extend(handed);
+                inner.keep(events);
+            }
+        }
+        self.bell.notify_one();
+        true
+    }
+
+    /// What was handed over since.
+    pub fn take(&self) -> Vec<Handed> {
+        std::mem::take(&mut self.lock().waiting)
+    }
+
+    /// Waits until something may have been handed over.
+    pub async fn rung(&self) {
+        self.bell.notified().await;
+    }
+
+    /// An event that was written a moment ago, if it is still kept.
+    #[must_use]
+    pub fn recent_event(&self, id: EventId) -> Option<Arc<Event>> {
+        self.lock().events.get(&id).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,374 @@
+//! Dispatchers that live, and what becomes of what a dead one held.
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::clock;
+use crate::domain::ids::{DeliveryId, DispatcherId, WebhookId};
+use crate::store::delivery::cycle::{BEGIN_CYCLE, LEASE};
+use crate::store::ingest::record::BEGIN_WRITING;
+use crate::store::{Result, Store, answered, answered_in_a_minute, audit};
+
+/// Lanes that are looked through in one statement.
+const LANES: i64 = 2000;
+/// Pages of the table that are read in one statement for what is leased: some ten milliseconds.
+const PAGES: i64 = 4096;
+
+/// The last lane that was looked through: of which webhook, and which.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LaneCursor(Uuid, i64);
+
+/// What is leased in a piece of the table.
+#[derive(Debug)]
+pub struct Leases {
+    /// To the dispatcher that asks, each with its attempt.
+    pub ours: Vec<(DeliveryId, i32)>,
+    /// How many rows of nobody were freed.
+    pub freed: u64,
+    /// The page where the next piece begins; `None`: there is none.
+    pub next: Option<i64>,
+}
+
+impl Store {
+    /// A sign of life of a dispatcher. False if it had been given up for dead: what it held is in other hands.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn is_alive(&self, dispatcher: DispatcherId, now: OffsetDateTime) -> Result<bool> {
+        answered(async {
+            let renewed = sqlx::query!(
+                "update dispatcher
+                 set alive_until = $2
+                 where dispatcher_id = $1",
+                dispatcher as _,
+                now + LEASE,
+            )
+            .execute(&self.pool)
+            .await?;
+            Ok(renewed.rows_affected() > 0)
+        })
+        .await
+    }
+
+    /// Whether no dispatcher that is alive is older: that one alone serves the webhooks that are limited.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn is_eldest(&self, dispatcher: DispatcherId, now: OffsetDateTime) -> Result<bool> {
+        answered(async {
+            Ok(sqlx::query_scalar!(
+                r#"select not exists (
+                       select
+                       from dispatcher
+                       where dispatcher_id < $1
+                         and alive_until >= $2) as "eldest!""#,
+                dispatcher as _,
+                now,
+            )
+            .fetch_one(&self.pool)
+            .await?)
+        })
+        .await
+    }
+
+    /// A dispatcher begins. What is suspended though its webhook is active is resumed soon.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn begin_dispatcher(&self, dispatcher: DispatcherId, now: OffsetDateTime) -> Result<()> {
+        answered(async {
+            sqlx::query!(
+                "insert into dispatcher (dispatcher_id, alive_until, process_id) values ($1, $2, $3)",
+                dispatcher as _,
+                now + LEASE,
+                self.process as _,
+            )
+            .execute(&self.pool)
+            .await?;
+            Ok(())
+        })
+        .await?;
+        self.resume_forgotten(now).await
+    }
+
+    /// Looks through the next lanes for those whose first delivery nobody holds and nothing wakes, which a crash between a
+    /// commit and the word about it leaves, and makes it due. Gives where to go on (`None` at the end) and how many there were.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn wake_stranded(
+        &self,
+        from: LaneCursor,
+        now: OffsetDateTime,
+    ) -> Result<(Option<LaneCursor>, u64)> {
+        answered(async {
+            // One descent into the index for each lane, however much stands in it.
+            let lanes = sqlx::query!(
+                r#"with recursive walk (number, webhook_id, lane) as (
+                       select 0::bigint, $1::uuid, $2::bigint
+                       union all
+                       select w.number + 1, next.webhook_id, next.lane
+                       from walk w
+                       cross join lateral (
+                           select d.webhook_id, d.lane
+                           from delivery d
+                           where (d.webhook_id, d.lane) > (w.webhook_id, w.lane)
+                           order by d.webhook_id, d.lane
+                           limit 1) next
+                       where w.number < $3
+                   )
+                   select w.webhook_id as "webhook_id!: WebhookId", w.lane as "lane!", h.stranded as "stranded!"
+                   from walk w
+                   cross join lateral (
+                       select d.due_at is null and d.leased_by is null as stranded
+                       from delivery d
+                       where d.webhook_id = w.webhook_id
+                         and d.lane = w.lane
+                       order by d.position
+                       limit 1) h
+                   where w.number > 0
+                   order by w.number"#,
+                from.0,
+                from.1,
+                LANES,
+            )
+            .fetch_all(&self.hot)
+            .await?;
+            let last = lanes.last().map(|lane| LaneCursor(lane.webhook_id.0, lane.lane));
+            let (webhooks, stranded): (Vec<_>, Vec<_>) =
+                lanes.iter().filter(|lane| lane.stranded).map(|lane| (lane.webhook_id, lane.lane)).unzip();
+            if stranded.is_empty() {
+                return Ok((last, 0));
+            }
+            let mut tx = self.hot.begin_with(BEGIN_CYCLE).await?;
+            let woken = sqlx::query!(
+                "update delivery d
+                 set due_at = greatest($3, d.not_before)
+                 from unnest($1::uuid[], $2::bigint[]) as l (webhook_id, lane)
+                 cross join lateral (
+                     select h.ctid as place
+                     from delivery h
+                     where h.webhook_id = l.webhook_id
+                       and h.lane = l.lane
+                     order by h.position
+                     limit 1) first
+                 where d.ctid = first.place
+                   and d.due_at is null
+                   and d.leased_by is null",
+                &webhooks as _,
+                &stranded,
+                now,
+            )
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok((last, woken.rows_affected()))
+        })
+        .await
+    }
+
+    /// Ends dispatchers that have given no sign of life. Says how many there were; what they held is freed by
+    /// [`leases_in`](Self::leases_in).
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn end_the_dead(&self, now: OffsetDateTime) -> Result<u64> {
+        answered(async {
+            let dead = sqlx::query!("delete from dispatcher where alive_until < $1", now);
+            Ok(dead.execute(&self.pool).await?.rows_affected())
+        })
+        .await
+    }
+
+    /// Reads what is leased in the next piece of the table, and frees what is leased to a dispatcher that there is not, each with
+    /// an audit entry: whether the POST was made is not known. It has died, or has ended; a transaction may be committed
+    /// after that, too.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn leases_in(
+        &self,
+        dispatcher: DispatcherId,
+        from_page: i64,
+        now: OffsetDateTime,
+    ) -> Result<Leases> {
+        answered_in_a_minute(async {
+            let pages = sqlx::query_scalar!(
+                r#"select pg_relation_size('delivery') / current_setting('block_size')::bigint as "pages!""#
+            )
+            .fetch_one(&self.pool)
+            .await?;
+            let rows = sqlx::query!(
+                r#"select delivery_id as "delivery_id: DeliveryId", attempt, leased_by as "leased_by!: DispatcherId"
+                   from delivery
+                   where ctid >= format('(%s,0)', $1::bigint)::tid
+                     and ctid < format('(%s,0)', $1::bigint + $2::bigint)::tid
+                     and leased_by is not null"#,
+                from_page,
+                PAGES,
+            )
+            .fetch_all(&self.pool)
+            .await?;
+            let (ours, others): (Vec<_>, Vec<_>) =
+                rows.into_iter().partition(|row| row.leased_by == dispatcher);
+            let others: Vec<_> = others.into_iter().map(|row| row.delivery_id).collect();
+            Ok(Leases {
+                ours: ours.into_iter().map(|row| (row.delivery_id, row.attempt)).collect(),
+                freed: self.free_of_nobody(&others, now).await?,
+                next: Some(from_page + PAGES).filter(|next| *next < pages),
+            })
+        })
+        .await
+    }
+
+    /// Frees those of these deliveries that are leased to a dispatcher that there is not. One that is about to begin is there
+    /// before anything is leased to it.
+    async fn free_of_nobody(&self, deliveries: &[DeliveryId], now: OffsetDateTime) -> Result<u64> {
+        if deliveries.is_empty() {
+            return Ok(0);
+        }
+        let orphaned = sqlx::query_scalar!(
+            r#"select delivery_id as "delivery_id: DeliveryId"
+               from delivery d
+               where delivery_id = any ($1)
+                 and leased_by is not null
+                 and not exists (select from dispatcher where dispatcher_id = d.leased_by)"#,
+            deliveries as _,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        if orphaned.is_empty() {
+            return Ok(0);
+        }
+        let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
+        audit::allow_a_minute(&mut tx).await?;
+        let freed = free_lost(&mut tx, &orphaned, now).await?;
+        tx.commit().await?;
+        Ok(freed)
+    }
+
+    /// A dispatcher ends. What was under way and is not answered is free: whether it was taken is not known. What is leased to
+    /// it besides is freed by whoever meets it.
+    ///
+    /// # Errors
+    /// If the database is away; then it is free once its lease has ended.
+    pub async fn end_dispatcher(&self, dispatcher: DispatcherId, under_way: &[DeliveryId]) -> Result<()> {
+        answered(async {
+            let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
+            sqlx::query!("delete from dispatcher where dispatcher_id = $1", dispatcher as _)
+                .execute(&mut *tx)
+                .await?;
+            free_lost(&mut tx, under_way, clock::now()).await?;
+            tx.commit().await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Gives back deliveries that a dispatcher holds without having been told of them, as if these attempts of them had never
+    /// begun. Says how many it still held.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn return_leases(&self, dispatcher: DispatcherId, leased: &[(DeliveryId, i32)]) -> Result<u64> {
+        answered(async {
+            let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
+            let returned = sqlx::query!(
+                "update delivery d
+                 set due_at = now(),
+                     leased_by = null,
+                     attempt = d.attempt - 1,
+                     -- No POST was made.
+                     sent_at = case when d.attempt > 1 then d.sent_at end
+                 from unnest($2::uuid[], $3::int[]) as n (delivery_id, attempt)
+                 where d.delivery_id = n.delivery_id
+                   and d.attempt = n.attempt
+                   and d.leased_by = $1",
+                dispatcher as _,
+                &leased.iter().map(|(delivery, _)| *delivery).collect::<Vec<_>>() as _,
+                &leased.iter().map(|(_, attempt)| *attempt).collect::<Vec<_>>(),
+            )
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok(returned.rows_affected())
+        })
+        .await
+    }
+
+    /// Waits until every writer of events that is under way now has ended: what it wrote is committed then, or is not.
+    ///
+    /// # Errors
+    /// If the database is away, or one of them does not end in time.
+    pub async fn writers_ended(&self) -> Result<()> {
+        self.ended(BEGIN_WRITING).await
+    }
+
+    /// Waits until whoever has begun with this lock, a writer or a cycle, has ended: once we have it, they have.
+    pub(in crate::store) async fn ended(&self, begin: &'static str) -> Result<()> {
+        answered(async { Ok(self.pool.begin_with(begin).await?.commit().await?) }).await
+    }
+
+    /// Makes due what was leased at its birth, at that time, by transactions that nobody was told of. What came into a
+    /// dispatcher's hands since, it knows of.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn free_untold(&self, born: &[(DeliveryId, OffsetDateTime)]) -> Result<u64> {
+        if born.is_empty() {
+            return Ok(0);
+        }
+        answered(async {
+            let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
+            let freed = sqlx::query!(
+                "update delivery d
+                 set due_at = now(),
+                     attempt = 0,
+                     leased_by = null,
+                     sent_at = null
+                 from unnest($1::uuid[], $2::timestamptz[]) as n (delivery_id, born_at)
+                 where d.delivery_id = n.delivery_id
+                   and d.created_at = n.born_at
+                   and d.sent_at = n.born_at
+                   and d.attempt = 1
+                   and d.leased_by is not null",
+                &born.iter().map(|(delivery, _)| *delivery).collect::<Vec<_>>() as _,
+                &born.iter().map(|(_, at)| *at).collect::<Vec<_>>(),
+            )
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok(freed.rows_affected())
+        })
+        .await
+    }
+}
+
+/// Frees those of these deliveries that are leased to a dispatcher that there is not, each with an audit entry: whether its POST
+/// was made or taken is not known. Says how many there were.
+async fn free_lost(conn: &mut PgConnection, deliveries: &[DeliveryId], now: OffsetDateTime) -> Result<u64> {
+    let freed = sqlx::query!(
+        "with freed as (
+             update delivery d
+             set due_at = $2,
+                 leased_by = null,
+                 goes_alone = batch_id is null
+             where delivery_id = any ($1)
+               and leased_by is not null
+               and not exists (select from dispatcher where dispatcher_id = d.leased_by)
+             returning delivery_id, webhook_id, lane, event_id, attempt
+         )
+         insert into audit_log (
+             at, kind, level, webhook_id, agent_id, event_id, delivery_id, attempt, outcome)
+         select $2, 'ATTEMPT_LOST', 'WARN', f.webhook_id, a.agent_id, f.event_id, f.delivery_id, f.attempt,
+                'unknown'
+         from freed f
+         left join agent a on a.agent_key = f.lane",
+        deliveries as _,
+        now,
+    )
+    .execute(conn)
+    .await?;
+    Ok(freed.rows_affected())
+}

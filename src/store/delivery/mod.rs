@@ -1,0 +1,13 @@
+//! From pending deliveries to POSTs and back: leases, claims, batches, results, and how receivers have been.
+
+pub(super) mod batches;
+pub(super) mod claim;
+pub mod cycle;
+pub mod direct_dispatch;
+pub mod leases;
+pub mod receiver_health;
+pub(super) mod receiver_notices;
+pub(super) mod reopen;
+pub(super) mod settle;
+pub(super) mod suspended;
+pub mod targets;

@@ -1,0 +1,100 @@
+//! Notices about a webhook's receiver, owed to the other webhooks that ask for them. Called by `store/delivery/receiver_health.rs`, within
+//! the transaction of what they tell.
+
+use sqlx::PgConnection;
+use sqlx::types::Json;
+use time::OffsetDateTime;
+
+use crate::domain::ids::{DeliveryId, EventId, WebhookId};
+use crate::domain::presence::EventKind;
+use crate::domain::webhook_notice::WebhookNotice;
+use crate::store::delivery::reopen::{Lane, open_delivery};
+use crate::store::{Result, webhooks};
+
+/// Locks a webhook and every other one that asks for this kind of notice about it, in the order of their ids: two that tell
+/// each other never wait crosswise. Gives the others.
+pub(in crate::store) async fn lock(
+    conn: &mut PgConnection,
+    kind: EventKind,
+    about: WebhookId,
+) -> Result<Vec<WebhookId>> {
+    let mut locked = sqlx::query_scalar!(
+        r#"select webhook_id as "webhook_id: WebhookId"
+           from webhook
+           where deleted_at is null
+             and (webhook_id = $2
+                  or (state in ('active', 'paused')
+                      and $1 = any (events)
+                      and tenant_id = (select tenant_id from webhook where webhook_id = $2)))
+           order by webhook_id
+           for update"#,
+        kind.as_str(),
+        about as _,
+    )
+    .fetch_all(conn)
+    .await?;
+    locked.retain(|webhook| *webhook != about);
+    Ok(locked)
+}
+
+/// Makes the event and owes it to those that were [locked](lock) for it, in the lane of events without an agent.
+pub(in crate::store) async fn tell(
+    conn: &mut PgConnection,
+    kind: EventKind,
+    about: WebhookId,
+    reason: Option<&str>,
+    now: OffsetDateTime,
+    told: &[WebhookId],
+) -> Result<()> {
+    if told.is_empty() {
+        return Ok(());
+    }
+    let known = sqlx::query!(
+        "select w.description, h.failures, h.failing_since
+         from webhook w
+         join webhook_health h on h.webhook_id = w.webhook_id
+         where w.webhook_id = $1",
+        about as _,
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    let notice = WebhookNotice {
+        id: about,
+        description: known.description,
+        reason: reason.map(str::to_owned),
+        failing_since: known.failing_since,
+        failures: u32::try_from(known.failures).unwrap_or(0),
+    };
+    let event = EventId::generate();
+    let position = sqlx::query_scalar!(
+        "insert into event (event_id, received_at, kind, webhook_id, raw, state, committed_at)
+         values ($1, $2, $3, $4, $5, $6, $2)
+         returning position",
+        event as _,
+        now,
+        kind.as_str(),
+        about as _,
+        b"null",
+        Json(&notice) as _,
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    owe_in_lane_0(conn, event, told, position, now).await
+}
+
+/// Owes an event without an agent to some webhooks.
+pub(in crate::store) async fn owe_in_lane_0(
+    conn: &mut PgConnection,
+    event: EventId,
+    asks: &[WebhookId],
+    position: i64,
+    now: OffsetDateTime,
+) -> Result<()> {
+    for webhook in asks {
+        // Keeps other such events of this webhook out: only one delivery may be the first of the lane.
+        webhooks::lock(conn, *webhook).await?;
+        let lane = Lane { webhook: *webhook, lane: 0 };
+        open_delivery(conn, lane, DeliveryId::of(event, *webhook), event, now, position, now).await?;
+    }
+    Ok(())
+}

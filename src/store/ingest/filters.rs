@@ -1,0 +1,224 @@
+//! The webhooks' filters, kept in memory by the writers of events: with ten thousand of them a comparison in SQL would cost more
+//! than all the rest. What has changed since is read by its number, a piece at a time, aside of the writers' transactions
+//! (docs/adr/0031).
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sqlx::PgConnection;
+
+use crate::domain::delivery_settings::{Format, Mode, USUAL_CONCURRENCY};
+use crate::domain::filters::Filters;
+use crate::domain::ids::{SourceId, TenantId, WebhookId};
+use crate::domain::matching::Subscription;
+use crate::domain::presence::EventKind;
+use crate::store::{Result, Store, answered};
+
+/// Webhooks that one statement reads at most, and about how many items of their filters.
+const WEBHOOKS_AT_ONCE: i64 = 200;
+const ITEMS_AT_ONCE: i64 = 20_000;
+/// How often a step finds filters changed, and gives way, before it reads them itself: then no webhook changes until it has ended.
+const GIVES_WAY: u32 = 3;
+
+#[derive(Debug, Default)]
+struct Held {
+    /// All changes up to this are in the filters; 0: nothing was read yet.
+    generation: i64,
+    /// What was removed up to this has never been in them.
+    begun_at: i64,
+    filters: Filters,
+}
+
+/// What was read so far. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Known(Arc<Mutex<Held>>);
+
+impl Known {
+    /// Asks something of the filters. Whoever needs those that count has found them [current](Self::are_current).
+    pub(in crate::store) fn ask<T>(&self, question: impl FnOnce(&Filters) -> T) -> T {
+        question(&self.lock().filters)
+    }
+
+    /// Whether the filters are those that count for a transaction which has [shared](shared_generation) this generation. `insist`:
+    /// they are made so, in the transaction.
+    pub(in crate::store) async fn are_current(
+        &self,
+        conn: &mut PgConnection,
+        generation: i64,
+        insist: bool,
+    ) -> Result<bool> {
+        while insist && self.lock().generation != generation {
+            self.read_piece(conn).await?;
+        }
+        Ok(self.lock().generation == generation)
+    }
+
+    /// Reads the next changes; true if there were none left when it was asked.
+    async fn read_piece(&self, conn: &mut PgConnection) -> Result<bool> {
+        let from = self.lock().generation;
+        let there = generation(conn).await?;
+        let begun_at = {
+            let mut held = self.lock();
+            if held.generation != from {
+                return Ok(false); // somebody else was faster
+            }
+            // The database has gone back: a server that was behind has taken over, or a copy was restored.
+            if there < from {
+                *held = Held::default();
+                return Ok(false);
+            }
+            if from == 0 {
+                held.begun_at = there;
+            }
+            held.begun_at
+        };
+        if from == there {
+            return Ok(true);
+        }
+        let changed = changed(conn, from, begun_at).await?;
+        let mut held = self.lock();
+        if held.generation != from {
+            return Ok(false);
+        }
+        held.generation = changed.last().map_or(there, |last| last.generation);
+        for webhook in changed {
+            match webhook.asks {
+                Some(subscription) => held.filters.put(Arc::new(subscription)),
+                None => held.filters.remove(webhook.webhook_id),
+            }
+        }
+        Ok(held.generation >= there)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store {
+    /// Does a step that goes by the filters, in a transaction that has [shared](shared_generation) their generation. Finds it that
+    /// those in memory are [not current](Known::are_current), it gives `None` and is done again once they are read. With
+    /// `true` it must insist.
+    pub(in crate::store) async fn by_filters<T, F>(&self, step: impl Fn(bool) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<Option<T>>>,
+    {
+        let mut tries = 0;
+        loop {
+            if let Some(done) = answered(step(tries >= GIVES_WAY)).await? {
+                return Ok(done);
+            }
+            self.read_filters().await?;
+            tries += 1;
+        }
+    }
+
+    /// The number of the last change of a webhook, and the webhooks that have changed since another one; `None` if that may be any of
+    /// them.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn webhooks_changed(&self, since: i64) -> Result<(i64, Option<Vec<WebhookId>>)> {
+        answered(async {
+            let mut conn = self.pool.acquire().await?;
+            let there = generation(&mut conn).await?;
+            if there == since {
+                return Ok((there, Some(Vec::new())));
+            }
+            if since == 0 || there < since {
+                return Ok((there, None));
+            }
+            let changed = sqlx::query_scalar!(
+                r#"select webhook_id as "webhook_id: WebhookId" from webhook where changed_generation > $1"#,
+                since,
+            );
+            Ok((there, Some(changed.fetch_all(&mut *conn).await?)))
+        })
+        .await
+    }
+
+    /// Reads what webhooks ask for, as far as it has changed.
+    ///
+    /// # Errors
+    /// If the database is away; what was read counts.
+    pub async fn read_filters(&self) -> Result<()> {
+        let piece = async || self.subscriptions.read_piece(&mut *self.pool.acquire().await?).await;
+        while !answered(piece()).await? {}
+        Ok(())
+    }
+}
+
+/// Number of the last change of a webhook.
+async fn generation(conn: &mut PgConnection) -> Result<i64> {
+    Ok(sqlx::query_scalar!("select generation from webhook_generation").fetch_one(conn).await?)
+}
+
+/// The same for who writes events: no change of a webhook is committed from here until the transaction ends, so what is found by
+/// these filters is what was asked for at its commit. Have the writers' lock and all rows of `webhook` that you lock before.
+pub(in crate::store) async fn shared_generation(conn: &mut PgConnection) -> Result<i64> {
+    Ok(sqlx::query_scalar!("select generation from webhook_generation for share").fetch_one(conn).await?)
+}
+
+struct Changed {
+    webhook_id: WebhookId,
+    generation: i64,
+    /// `None`: it takes no part.
+    asks: Option<Subscription>,
+}
+
+/// The next webhooks that have changed, in the order of their last changes.
+async fn changed(conn: &mut PgConnection, from: i64, begun_at: i64) -> Result<Vec<Changed>> {
+    let rows = sqlx::query!(
+        r#"select w.webhook_id as "webhook_id: WebhookId", w.changed_generation as "generation!",
+                  w.deleted_at is null and w.state in ('active', 'paused') as "takes_part!",
+                  w.tenant_id as "tenant_id: TenantId", w.version, w.events, w.agents, w.topics, w.presences,
+                  w.sources as "sources: Vec<SourceId>", w.mode, w.min_dwell_ms, w.batch_max_wait_ms, w.format,
+                  w.state = 'paused' as "paused!",
+                  (w.rate_limit_requests is not null or w.max_concurrency < $5) as "limited!"
+           from (
+               select n.webhook_id,
+                      sum(n.filter_items) over (order by n.changed_generation) - n.filter_items as before
+               from (
+                   select webhook_id, changed_generation, filter_items
+                   from webhook
+                   where changed_generation > $1
+                     and (changed_generation > $2 or (deleted_at is null and state in ('active', 'paused')))
+                   order by changed_generation
+                   limit $3) n) p
+           join webhook w on w.webhook_id = p.webhook_id
+           where p.before < $4
+           order by w.changed_generation"#,
+        from,
+        begun_at,
+        WEBHOOKS_AT_ONCE,
+        ITEMS_AT_ONCE,
+        i32::from(USUAL_CONCURRENCY),
+    )
+    .fetch_all(conn)
+    .await?;
+    let ms = |ms: i32| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+    Ok(rows
+        .into_iter()
+        .map(|row| Changed {
+            webhook_id: row.webhook_id,
+            generation: row.generation,
+            asks: row.takes_part.then(|| Subscription {
+                webhook_id: row.webhook_id,
+                tenant_id: row.tenant_id,
+                version: row.version,
+                events: row.events.iter().filter_map(|name| EventKind::from_name(name)).collect(),
+                agents: row.agents.iter().collect(),
+                topics: row.topics.iter().collect(),
+                presences: row.presences.iter().collect(),
+                sources: HashSet::from_iter(row.sources),
+                mode: Mode::from_name(&row.mode).unwrap_or_default(),
+                min_dwell: ms(row.min_dwell_ms),
+                batch_wait: row.batch_max_wait_ms.map(ms),
+                format: Format::from_name(&row.format).unwrap_or_default(),
+                paused: row.paused,
+                limited: row.limited,
+            }),
+        })
+        .collect())
+}

@@ -1,0 +1,163 @@
+//! Which changes of a batch are news, and what number each gets. No SQL: called by `store/ingest/record.rs`, which has locked the
+//! agents and writes them back.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+use time::OffsetDateTime;
+
+use crate::domain::agent_state::{AgentState, EventState, Merged, Seen};
+use crate::domain::audit::{Entry, Kind, Level};
+use crate::domain::ids::{AgentId, SourceId, TenantId};
+use crate::domain::presence::{Origin, PresenceChange};
+
+/// The agents of a batch.
+pub(in crate::store) type Agents = HashMap<(SourceId, AgentId), Agent>;
+
+/// An agent as the batch leaves it.
+pub(in crate::store) struct Agent {
+    /// Whose organisation it belongs to.
+    pub(in crate::store) tenant: TenantId,
+    pub(in crate::store) agent_key: i64,
+    pub(in crate::store) sequence: i64,
+    pub(in crate::store) presence: Option<String>,
+    pub(in crate::store) since: Option<OffsetDateTime>,
+    pub(in crate::store) state: AgentState,
+    pub(in crate::store) received_at: Option<OffsetDateTime>,
+    pub(in crate::store) name: Option<String>,
+    pub(in crate::store) email: Option<String>,
+    /// Id in the CRM.
+    pub(in crate::store) external_id: Option<String>,
+    /// The batch changed the row.
+    pub(in crate::store) touched: bool,
+    /// The last of the batch's changes that became an event.
+    pub(in crate::store) last: Option<usize>,
+}
+
+/// A change that becomes an event, and what it gets from its agent.
+pub(in crate::store) struct Numbered<'a> {
+    pub(in crate::store) change: &'a PresenceChange,
+    pub(in crate::store) tenant: TenantId,
+    pub(in crate::store) agent_key: i64,
+    pub(in crate::store) sequence: i64,
+    pub(in crate::store) external_id: Option<String>,
+    pub(in crate::store) presence: Option<String>,
+    pub(in crate::store) previous: Option<String>,
+    pub(in crate::store) occurred_at: Option<OffsetDateTime>,
+    pub(in crate::store) state: Option<Box<EventState>>,
+}
+
+/// A change that tells nothing new.
+pub(in crate::store) struct Dropped<'a> {
+    pub(in crate::store) change: &'a PresenceChange,
+    pub(in crate::store) stale: bool,
+}
+
+/// Gives each change that is one the next sequence of its agent and the presence before it; leaves the agents as the
+/// batch leaves them.
+pub(in crate::store) fn number<'a>(
+    changes: &'a [PresenceChange],
+    agents: &mut Agents,
+) -> (Vec<Numbered<'a>>, Vec<Dropped<'a>>) {
+    let (mut numbered, mut dropped) = (Vec::with_capacity(changes.len()), Vec::new());
+    for (index, change) in changes.iter().enumerate() {
+        let Some(agent) = agents.get_mut(&(change.source_id, change.agent_id.clone())) else {
+            continue; // not reached: agents_of made a row for each
+        };
+        let previous = agent.presence.clone();
+        match agent.take_in(change) {
+            Taken::Event { presence, occurred_at, state } => {
+                agent.sequence += 1;
+                agent.last = Some(index);
+                let (agent_key, sequence) = (agent.agent_key, agent.sequence);
+                let (tenant, external_id) = (agent.tenant, agent.external_id.clone());
+                numbered.push(Numbered {
+                    change,
+                    tenant,
+                    agent_key,
+                    sequence,
+                    external_id,
+                    presence,
+                    previous,
+                    occurred_at,
+                    state,
+                });
+            }
+            // What a resync finds unchanged is its usual finding, which it counts itself.
+            Taken::Nothing { .. } if change.origin == Origin::Resync => {}
+            Taken::Nothing { stale } => dropped.push(Dropped { change, stale }),
+        }
+    }
+    (numbered, dropped)
+}
+
+/// What an agent makes of a change.
+enum Taken {
+    Event { presence: Option<String>, occurred_at: Option<OffsetDateTime>, state: Option<Box<EventState>> },
+    Nothing { stale: bool },
+}
+
+impl Agent {
+    /// Takes a change in. Without parts every change is an event; one whose presence could not be read keeps the last
+    /// known one.
+    fn take_in(&mut self, change: &PresenceChange) -> Taken {
+        let Some(told) = &change.state else {
+            self.become_present(&change.presence, change.occurred_at.unwrap_or(change.received_at));
+            self.received_at = Some(change.received_at);
+            return Taken::Event {
+                presence: change.presence.clone(),
+                occurred_at: change.occurred_at,
+                state: None,
+            };
+        };
+        let before = self.state.clone();
+        let seen = Seen { origin: change.origin, at: change.received_at, known_at: self.received_at };
+        let merged = self.state.merge(told, seen);
+        self.touched |= self.state != before;
+        let changed = match merged {
+            Merged::Changed(changed) => changed,
+            Merged::Duplicate => return Taken::Nothing { stale: false },
+            Merged::Stale => return Taken::Nothing { stale: true },
+        };
+        self.received_at = self.received_at.max(Some(change.received_at));
+        let system = self.state.presence.as_ref().and_then(|presence| presence.value.system.clone());
+        let since = self.state.presence.as_ref().and_then(|presence| presence.at);
+        self.become_present(&system, since.unwrap_or(change.received_at));
+        let state = EventState {
+            state: self.state.clone(),
+            changed: changed.iter().map(|part| part.as_str().to_owned()).collect(),
+            name: self.name.clone(),
+            email: self.email.clone(),
+        };
+        let occurred_at = changed.iter().filter_map(|part| self.state.time_of(*part)).max();
+        Taken::Event {
+            presence: self.presence.clone(),
+            occurred_at: occurred_at.or(change.occurred_at),
+            state: Some(Box::new(state)),
+        }
+    }
+
+    fn become_present(&mut self, presence: &Option<String>, since: OffsetDateTime) {
+        if presence.is_some() && *presence != self.presence {
+            self.presence.clone_from(presence);
+            self.since = Some(since);
+        }
+    }
+}
+
+impl Dropped<'_> {
+    /// What the audit log is told.
+    pub(in crate::store) fn entry(&self) -> Entry {
+        let (kind, level) =
+            if self.stale { (Kind::StateStale, Level::Warn) } else { (Kind::StateDuplicate, Level::Info) };
+        let state = self.change.state.as_ref().and_then(|state| serde_json::to_value(state).ok());
+        let mut entry = Entry::new(self.change.received_at, kind)
+            .level(level)
+            .data("topic", self.change.topic.clone())
+            .data("state", state.unwrap_or(Value::Null));
+        entry.source_id = Some(self.change.source_id);
+        entry.connection_id = Some(self.change.connection_id);
+        entry.agent_id = Some(self.change.agent_id.clone());
+        entry
+    }
+}

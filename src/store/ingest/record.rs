@@ -1,0 +1,306 @@
+//! From presence changes to deliveries: the one transaction that both halves of the bridge meet in.
+//!
+//! Called by the recorder with a batch of changes. Inside the transaction an advisory lock is held that every
+//! writer of events takes, in whatever process: so an agent's sequence has no holes and no twins, and `position`
+//! is commit order, which makes the feed by cursor complete. The sequence of positions counts in steps of 1024: a
+//! batch, which is smaller, takes one number and counts on from it.
+
+use std::sync::Arc;
+
+use sqlx::types::Json;
+use sqlx::{Postgres, Transaction};
+use time::OffsetDateTime;
+
+use crate::clock;
+use crate::domain::agent_state::AgentState;
+use crate::domain::filters::{Filters, Key};
+use crate::domain::ids::{AgentId, EventId, SourceId, TenantId};
+use crate::domain::matching::{Facts, Subscription};
+use crate::domain::presence::{Detail, Event, EventKind, PresenceChange};
+use crate::store::ingest::fan_out::NewEvent;
+use crate::store::ingest::numbering::{Agent, Agents, Dropped, Numbered, number};
+use crate::store::ingest::write::Written;
+use crate::store::{Result, Store, answered, audit};
+
+/// What a batch became.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// Changes that were taken, from the first on; the others must be handed in again.
+    pub changes: usize,
+    /// Events stored.
+    pub events: u64,
+    /// Deliveries made for them.
+    pub deliveries: u64,
+    /// Deliveries that gave way to newer ones.
+    pub superseded: u64,
+    /// Pushed states that were dropped because they are older than what is known.
+    pub stale: u64,
+    /// Pushed states that were dropped because they are known already.
+    pub duplicates: u64,
+}
+
+impl Store {
+    /// Stores changes in the order given: agent state and sequence, event, a delivery for each webhook that
+    /// matches, audit entries. All of these that it takes, or nothing; then the dispatcher is nudged. A change in parts that tells nothing
+    /// new is dropped and, if it was pushed, written down as such.
+    ///
+    /// # Errors
+    /// If the database is away or refuses. After an error the commit may still have happened: ask
+    /// [`stored_events`](Self::stored_events) before trying again.
+    pub async fn record(&self, changes: &[PresenceChange]) -> Result<Recorded> {
+        if changes.is_empty() {
+            return Ok(Recorded::default());
+        }
+        let (recorded, written) = self.by_filters(|insist| self.try_to_record(changes, insist)).await?;
+        self.announce(written).await;
+        Ok(recorded)
+    }
+
+    /// `None` if the filters in memory are not those that count.
+    async fn try_to_record(
+        &self,
+        changes: &[PresenceChange],
+        insist: bool,
+    ) -> Result<Option<(Recorded, Written)>> {
+        let mut tx = self.hot.begin_with(BEGIN_RECORDING).await?;
+        let read = agents_of(&mut tx, changes).await?;
+        if let Some(generation) = read.generation
+            && !self.subscriptions.are_current(&mut tx, generation, insist).await?
+        {
+            tx.rollback().await?;
+            return Ok(None);
+        }
+        let mut agents = read.agents;
+        let changes = self.subscriptions.ask(|filters| not_too_much(changes, &agents, filters));
+        let (numbered, dropped) = number(changes, &mut agents);
+        update_agents(&mut tx, changes, &agents).await?;
+        let now = clock::now();
+        let events: Vec<NewEvent> = (read.position..)
+            .zip(&numbered)
+            .map(|(position, numbered)| new_event(numbered, position, now))
+            .collect();
+        let intent =
+            self.subscriptions.ask(|filters| self.intend(&events, filters, Subscription::wants, now));
+        let written = self.write_events(&mut tx, &events, intent).await?;
+        audit::write(&mut tx, &dropped.iter().map(Dropped::entry).collect::<Vec<_>>()).await?;
+        tx.commit().await?;
+        let recorded = Recorded {
+            changes: changes.len(),
+            events: count(numbered.len()),
+            deliveries: written.deliveries,
+            superseded: written.superseded,
+            stale: count(dropped.iter().filter(|d| d.stale).count()),
+            duplicates: count(dropped.iter().filter(|d| !d.stale).count()),
+        };
+        Ok(Some((recorded, written)))
+    }
+
+    /// Which of these events are stored already; asked after a commit whose answer was lost. Waits for the writers' lock:
+    /// the commit may still be under way, and what it writes is seen by nobody before it has ended.
+    ///
+    /// # Errors
+    /// If the database is away, or that commit does not end in time: ask again.
+    pub async fn stored_events(&self, changes: &[PresenceChange]) -> Result<Vec<EventId>> {
+        answered(async {
+            let mut tx = self.hot.begin_with(BEGIN_WRITING).await?;
+            let ids: Vec<_> = changes.iter().map(|change| change.event_id).collect();
+            let times: Vec<_> = changes.iter().map(|change| change.received_at).collect();
+            let stored = sqlx::query_scalar!(
+                r#"select e.event_id as "event_id: EventId"
+               from unnest($1::uuid[], $2::timestamptz[]) as wanted (event_id, received_at)
+               join event e on e.event_id = wanted.event_id and e.received_at = wanted.received_at"#,
+                &ids as _,
+                &times,
+            )
+            .fetch_all(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok(stored)
+        })
+        .await
+    }
+}
+
+/// Begins a transaction of a writer of agents' events, one at a time in whatever process.
+pub(in crate::store) const BEGIN_WRITING: &str = "begin; select pg_advisory_xact_lock(7700451)";
+/// The same, and [shares](crate::store::ingest::filters::shared_generation) the generation of the webhooks.
+const BEGIN_RECORDING: &str =
+    "begin; select pg_advisory_xact_lock(7700451); select from webhook_generation for share";
+/// Deliveries of one transaction at most, unless one change makes more.
+const DELIVERIES_MAX: usize = 20_000;
+
+/// The agents of a batch, the position of its first event, and the generation of the webhooks that count for it.
+struct Read {
+    agents: Agents,
+    position: i64,
+    generation: Option<i64>,
+}
+
+fn count(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+/// The changes that one transaction takes: as many as webhooks watch their agents.
+fn not_too_much<'a>(
+    changes: &'a [PresenceChange],
+    agents: &Agents,
+    filters: &Filters,
+) -> &'a [PresenceChange] {
+    let mut room = DELIVERIES_MAX;
+    let fit = changes.iter().take_while(|change| {
+        let agent = agents.get(&(change.source_id, change.agent_id.clone()));
+        let watching = agent.map_or(0, |agent| {
+            filters.watching(&Facts {
+                tenant: agent.tenant,
+                source: change.source_id,
+                agent: Key::of(&change.agent_id.0),
+                external_id: agent.external_id.as_deref().map(Key::of),
+                topic: None,
+                presence: None,
+            })
+        });
+        let fits = watching <= room;
+        room = room.saturating_sub(watching);
+        fits
+    });
+    changes.get(..fit.count().max(1)).unwrap_or(changes)
+}
+
+/// Reads the agents of a batch, making those that are new.
+async fn agents_of(tx: &mut Transaction<'static, Postgres>, changes: &[PresenceChange]) -> Result<Read> {
+    let mut wanted: Vec<(SourceId, &AgentId)> = changes.iter().map(|c| (c.source_id, &c.agent_id)).collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let sources: Vec<_> = wanted.iter().map(|(source, _)| *source).collect();
+    let ids: Vec<_> = wanted.iter().map(|(_, agent)| *agent).collect();
+    let mut read = read_agents(tx, &sources, &ids).await?;
+    if read.agents.len() < wanted.len() {
+        sqlx::query!(
+            "insert into agent (source_id, agent_id)
+             select * from unnest($1::uuid[], $2::text[])
+             on conflict on constraint agent_id_unique do nothing",
+            &sources as _,
+            &ids as _,
+        )
+        .execute(&mut **tx)
+        .await?;
+        read = read_agents(tx, &sources, &ids).await?;
+    }
+    Ok(read)
+}
+
+async fn read_agents(
+    tx: &mut Transaction<'static, Postgres>,
+    sources: &[SourceId],
+    ids: &[&AgentId],
+) -> Result<Read> {
+    let rows = sqlx::query!(
+        r#"select a.agent_key, a.source_id as "source_id: SourceId", a.agent_id as "agent_id: AgentId",
+                  a.sequence, a.presence, a.since, a.state as "state: Json<AgentState>", a.received_at, a.name,
+                  a.email, x.external_id as "external_id?", s.tenant_id as "tenant_id: TenantId",
+                  (select nextval('event_position_seq')) as "position!",
+                  (select generation from webhook_generation) as "generation!"
+           from unnest($1::uuid[], $2::text[]) as wanted (source_id, agent_id)
+           join agent a on a.source_id = wanted.source_id and a.agent_id = wanted.agent_id
+           join source s on s.source_id = a.source_id
+           left join agent_external_id x on x.source_id = a.source_id and x.agent_id = a.agent_id"#,
+        sources as _,
+        ids as _,
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    let position = rows.first().map_or(0, |row| row.position);
+    let generation = rows.first().map(|row| row.generation);
+    let agents = rows
+        .into_iter()
+        .map(|row| {
+            let agent = Agent {
+                tenant: row.tenant_id,
+                agent_key: row.agent_key,
+                sequence: row.sequence,
+                presence: row.presence,
+                since: row.since,
+                state: row.state.0,
+                received_at: row.received_at,
+                name: row.name,
+                email: row.email,
+                external_id: row.external_id,
+                touched: false,
+                last: None,
+            };
+            ((row.source_id, row.agent_id), agent)
+        })
+        .collect();
+    Ok(Read { agents, position, generation })
+}
+
+/// A numbered change as the event that is written and told.
+fn new_event(numbered: &Numbered<'_>, position: i64, now: OffsetDateTime) -> NewEvent {
+    let change = numbered.change;
+    let event = Event {
+        event_id: change.event_id,
+        kind: EventKind::PresenceUpdated,
+        position,
+        source: Some((change.source_id, change.source_name.clone())),
+        agent_id: Some(change.agent_id.clone()),
+        sequence: Some(numbered.sequence),
+        topic: Some(change.topic.clone()),
+        external_id: numbered.external_id.clone(),
+        presence: numbered.presence.clone(),
+        previous: numbered.previous.clone(),
+        occurred_at: numbered.occurred_at,
+        received_at: change.received_at,
+        committed_at: Some(now),
+        origin: change.origin,
+        detail: numbered.state.clone().map(Detail::Agent),
+        raw: change.raw.clone(),
+    };
+    NewEvent {
+        event: Arc::new(event),
+        tenant: numbered.tenant,
+        agent_key: numbered.agent_key,
+        connection_id: Some(change.connection_id),
+    }
+}
+
+async fn update_agents(
+    tx: &mut Transaction<'static, Postgres>,
+    changes: &[PresenceChange],
+    agents: &Agents,
+) -> Result<()> {
+    let touched: Vec<(&Agent, Option<&PresenceChange>)> = agents
+        .values()
+        .filter(|agent| agent.touched || agent.last.is_some())
+        .map(|agent| (agent, agent.last.and_then(|last| changes.get(last))))
+        .collect();
+    if touched.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "update agent a
+         set sequence = n.sequence,
+             presence = n.presence,
+             since = n.since,
+             state = n.state,
+             received_at = n.received_at,
+             topic = coalesce(n.topic, a.topic),
+             occurred_at = case when n.event_id is null then a.occurred_at else n.occurred_at end,
+             event_id = coalesce(n.event_id, a.event_id)
+         from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[],
+                     $7::timestamptz[], $8::uuid[], $9::jsonb[])
+              as n (agent_key, sequence, presence, topic, since, occurred_at, received_at, event_id, state)
+         where a.agent_key = n.agent_key",
+        &touched.iter().map(|(agent, _)| agent.agent_key).collect::<Vec<_>>(),
+        &touched.iter().map(|(agent, _)| agent.sequence).collect::<Vec<_>>(),
+        &touched.iter().map(|(agent, _)| agent.presence.as_deref()).collect::<Vec<_>>() as _,
+        &touched.iter().map(|(_, change)| change.map(|c| c.topic.as_str())).collect::<Vec<_>>() as _,
+        &touched.iter().map(|(agent, _)| agent.since).collect::<Vec<_>>() as _,
+        &touched.iter().map(|(_, change)| change.and_then(|c| c.occurred_at)).collect::<Vec<_>>() as _,
+        &touched.iter().map(|(agent, _)| agent.received_at).collect::<Vec<_>>() as _,
+        &touched.iter().map(|(_, change)| change.map(|c| c.event_id)).collect::<Vec<_>>() as _,
+        &touched.iter().map(|(agent, _)| Json(&agent.state)).collect::<Vec<_>>() as _,
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! What a webhook may have missed: the events of a time that it asks for, chunk by chunk. Called by `store/recovery/worker.rs`.
+
+use time::OffsetDateTime;
+
+use crate::domain::ids::{AgentId, EventId};
+use crate::store::recovery::worker::Job;
+use crate::store::views::deliveries::choose_plan_by_values;
+use crate::store::webhooks::rows::Webhook;
+use crate::store::{Result, Store, answered, answered_in_a_minute, audit};
+
+/// Events looked at in one go, wanted or not; if only the newest of each agent counts, agents.
+const CHUNK: i64 = 2000;
+
+/// One event that may be owed again.
+#[derive(Clone, Debug)]
+pub(in crate::store) struct Missed {
+    pub(in crate::store) event_id: EventId,
+    pub(in crate::store) received_at: OffsetDateTime,
+    pub(in crate::store) position: i64,
+    pub(in crate::store) agent_key: i64,
+    pub(in crate::store) agent_id: Option<AgentId>,
+}
+
+/// Events that the webhook asks for, between two ends of a statement. The rule is that of `domain/explain/`.
+macro_rules! missed {
+    ($conn:expr, $job:expr, $webhook:expr, $through:expr, $select:literal, $end:literal) => {
+        sqlx::query_as!(
+            Missed,
+            $select
+                + r#"    kind = 'presence.updated'
+                     and received_at >= $1
+                     and received_at < $2
+                     and ($4::text[] = '{}' or agent_id = any ($4) or external_id = any ($4))
+                     and ($5::text[] = '{}' or topic = any ($5))
+                     and ($6::text[] = '{}' or presence = any ($6))
+                     and ($7::uuid[] = '{}' or source_id = any ($7))
+                     and ($8::text[] = '{}' or agent_id = any ($8) or external_id = any ($8))
+                 "#
+                + $end,
+            $job.since,
+            $job.until,
+            $job.read_through,
+            &$webhook.settings.agents,
+            &$webhook.settings.topics,
+            &$webhook.settings.presences,
+            &$webhook.settings.sources as _,
+            &$job.agents,
+            $through,
+        )
+        .fetch_all($conn)
+        .await?
+    };
+}
+
+impl Store {
+    /// How far the next chunk goes; `None` if there is no more. Reads as the bridge: whose they are is looked at later.
+    pub(in crate::store) async fn look_ahead(&self, job: &Job) -> Result<Option<i64>> {
+        answered_in_a_minute(async {
+            let mut tx = self.pool.begin().await?;
+            audit::allow_a_minute(&mut tx).await?;
+            let through = if job.newest_only {
+                sqlx::query_scalar!(
+                    "select max(agent_key)
+                     from (select agent_key from agent where agent_key > $1 order by agent_key limit $2) looked_at",
+                    job.read_through,
+                    CHUNK,
+                )
+                .fetch_one(&mut *tx)
+                .await?
+            } else {
+                sqlx::query_scalar!(
+                    "select max(position)
+                     from (
+                         select position
+                         from event
+                         where position > $1
+                           and received_at >= $2
+                           and received_at < $3
+                         order by position
+                         limit $4) looked_at",
+                    job.read_through,
+                    job.since,
+                    job.until,
+                    CHUNK,
+                )
+                .fetch_one(&mut *tx)
+                .await?
+            };
+            tx.commit().await?;
+            Ok(through)
+        })
+        .await
+    }
+
+    /// The events of a chunk that the webhook asks for; of each agent the newest alone if the others have given way to it.
+    pub(in crate::store) async fn missed(
+        &self,
+        job: &Job,
+        webhook: &Webhook,
+        through: i64,
+    ) -> Result<Vec<Missed>> {
+        answered(async {
+            let mut tx = self.begin().await?;
+            choose_plan_by_values(&mut tx).await?;
+            let missed = if job.newest_only {
+                missed!(
+                    &mut *tx,
+                    job,
+                    webhook,
+                    through,
+                    r#"select e.event_id as "event_id: EventId", e.received_at, e.position, e.agent_key as "agent_key!",
+                              e.agent_id as "agent_id: AgentId"
+                       from agent a
+                       cross join lateral (
+                           select event_id, received_at, position, agent_key, agent_id
+                           from event
+                           where agent_id = a.agent_id and agent_key = a.agent_key and "#,
+                    "      order by position desc
+                           limit 1) e
+                       where a.agent_key > $3 and a.agent_key <= $9
+                       order by a.agent_key"
+                )
+            } else {
+                missed!(
+                    &mut *tx,
+                    job,
+                    webhook,
+                    through,
+                    r#"select event_id as "event_id: EventId", received_at, position, agent_key as "agent_key!",
+                              agent_id as "agent_id: AgentId"
+                       from event
+                       where position > $3 and position <= $9 and "#,
+                    "order by position"
+                )
+            };
+            tx.commit().await?;
+            Ok(missed)
+        })
+        .await
+    }
+}

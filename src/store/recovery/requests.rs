@@ -1,0 +1,314 @@
+//! `recovery`: requests to owe a webhook again what it missed, and how far each is. Asked for and shown by
+//! `api/recoveries.rs`, taken in hand by `actors/dispatch/recover.rs`; the work itself is `store/recovery/worker.rs`.
+
+use time::OffsetDateTime;
+
+use crate::clock;
+use crate::domain::audit::{Kind, Level};
+use crate::domain::delivery_settings::Mode;
+use crate::domain::ids::{DispatcherId, RecoveryId, WebhookId};
+use crate::store::views::deliveries::choose_plan_by_values;
+use crate::store::webhooks::lifecycle::must_take_part;
+use crate::store::webhooks::rows::read;
+use crate::store::webhooks::work;
+use crate::store::webhooks::work::Work;
+use crate::store::webhooks::{entry, lock};
+use crate::store::{Result, Store, StoreError, answered, audit};
+
+/// What shall be owed again.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// To whom.
+    pub webhook: WebhookId,
+    /// Events that arrived at or after this time…
+    pub since: OffsetDateTime,
+    /// …and before this one.
+    pub until: OffsetDateTime,
+    /// Only what ended without success.
+    pub only_failed: bool,
+    /// Only these agents, by Genesys user id or by the CRM's own; empty: all.
+    pub agents: Vec<String>,
+}
+
+/// A request as the API shows it.
+#[derive(Clone, Debug)]
+pub struct Recovery {
+    /// Its id.
+    pub recovery_id: RecoveryId,
+    /// To whom.
+    pub webhook_id: WebhookId,
+    /// Events that arrived at or after this time…
+    pub since: OffsetDateTime,
+    /// …and before this one.
+    pub until: OffsetDateTime,
+    /// Only what ended without success.
+    pub only_failed: bool,
+    /// Only these agents; empty: all.
+    pub agents: Vec<String>,
+    /// Deliveries that are owed again.
+    pub recovered: i64,
+    /// Deliveries that could not be opened, because a later one of their lane was being sent all the time.
+    pub skipped: i64,
+    /// When it was asked for.
+    pub requested_at: OffsetDateTime,
+    /// When it ended; `None` while it runs.
+    pub ended_at: Option<OffsetDateTime>,
+    /// Why it ended before everything was looked at.
+    pub reason: Option<String>,
+}
+
+/// Which requests are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct RecoveryFilter {
+    /// Only this one.
+    pub recovery: Option<RecoveryId>,
+    /// Only to this webhook.
+    pub webhook: Option<WebhookId>,
+    /// Only in this state.
+    pub state: Option<String>,
+}
+
+impl Recovery {
+    /// `running`, `done` or `failed`.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        match (&self.ended_at, &self.reason) {
+            (None, _) => "running",
+            (Some(_), None) => "done",
+            (Some(_), Some(_)) => "failed",
+        }
+    }
+}
+
+impl Store {
+    /// Notes that a webhook is to be owed again what it missed. Ring
+    /// [`deliveries_due`](crate::store::wake::Wake::deliveries_due) afterwards.
+    ///
+    /// # Errors
+    /// If there is no such webhook, if it is disabled or unverified, if another request for it runs, or the database refuses.
+    pub async fn request_recovery(&self, wanted: &Wanted, principal: &str) -> Result<Recovery> {
+        let (now, id) = (clock::now(), RecoveryId::generate());
+        let mut tx = self.begin().await?;
+        lock(&mut tx, wanted.webhook).await?;
+        let webhook = read(&mut tx, wanted.webhook).await?;
+        must_take_part(&webhook)?;
+        let running = sqlx::query_scalar!(
+            r#"select recovery_id as "id: RecoveryId" from recovery where webhook_id = $1 and ended_at is null"#,
+            wanted.webhook as _,
+        )
+        .fetch_optional(&mut *tx)
+        .await?;
+        if let Some(running) = running {
+            return Err(StoreError::Conflict(format!(
+                "its recovery {running} is running; wait for it or cancel it"
+            )));
+        }
+        let recovery = sqlx::query_as!(
+            Recovery,
+            r#"insert into recovery (
+                   recovery_id, webhook_id, since, until, only_failed, agents, newest_only, principal, requested_at)
+               values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+               returning recovery_id as "recovery_id: RecoveryId", webhook_id as "webhook_id: WebhookId", since, until,
+                         only_failed, agents, recovered, skipped, requested_at, ended_at, reason"#,
+            id as _,
+            wanted.webhook as _,
+            wanted.since,
+            wanted.until,
+            wanted.only_failed,
+            &wanted.agents,
+            webhook.settings.delivery.mode == Mode::Latest,
+            principal,
+            now,
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        work::ask(&mut tx, wanted.webhook, Work::Wake, now).await?;
+        let told = entry(now, Kind::RecoveryRequested, wanted.webhook, principal)
+            .data("recovery", id.to_string())
+            .data("since", wanted.since.to_string())
+            .data("until", wanted.until.to_string())
+            .data("only_failed", wanted.only_failed)
+            .data("agents", wanted.agents.len());
+        audit::write(&mut tx, &[told]).await?;
+        tx.commit().await?;
+        Ok(recovery)
+    }
+
+    /// Ends a request that runs because somebody asks for it; what is owed again by then stays so.
+    ///
+    /// # Errors
+    /// If there is none, if it has ended, or the database refuses.
+    pub async fn cancel_recovery(&self, id: RecoveryId, principal: &str) -> Result<()> {
+        if self.end(id, None, Some("cancelled"), Some(principal)).await? {
+            return Ok(());
+        }
+        self.recovery(id).await?;
+        Err(StoreError::Conflict("it has ended".to_owned()))
+    }
+
+    /// Ends a request that is in this dispatcher's hands.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn end_recovery(
+        &self,
+        dispatcher: DispatcherId,
+        id: RecoveryId,
+        reason: Option<&'static str>,
+    ) -> Result<()> {
+        self.end(id, Some(dispatcher), reason, None).await.map(|_| ())
+    }
+
+    /// False if it did not run, or not in these hands.
+    async fn end(
+        &self,
+        id: RecoveryId,
+        dispatcher: Option<DispatcherId>,
+        reason: Option<&'static str>,
+        principal: Option<&str>,
+    ) -> Result<bool> {
+        let now = clock::now();
+        answered(async {
+            let mut tx = self.begin().await?;
+            let ended = sqlx::query!(
+                r#"update recovery
+                   set ended_at = $3,
+                       reason = $4
+                   where recovery_id = $1
+                     and ($2::uuid is null or held_by = $2)
+                     and ended_at is null
+                   returning webhook_id as "webhook_id: WebhookId", principal, recovered, skipped"#,
+                id as _,
+                dispatcher as _,
+                now,
+                reason,
+            )
+            .fetch_optional(&mut *tx)
+            .await?;
+            let Some(ended) = ended else { return Ok(false) };
+            let level = if reason.is_none() { Level::Info } else { Level::Warn };
+            let principal = principal.unwrap_or(&ended.principal);
+            let mut told = entry(now, Kind::RecoveryEnded, ended.webhook_id, principal)
+                .level(level)
+                .data("recovery", id.to_string())
+                .data("recovered", ended.recovered)
+                .data("skipped", ended.skipped);
+            told.outcome = Some(reason.unwrap_or("done"));
+            audit::write(&mut tx, &[told]).await?;
+            tx.commit().await?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// A page of requests, newest first.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn recoveries(
+        &self,
+        filter: &RecoveryFilter,
+        before: Option<RecoveryId>,
+        limit: i64,
+    ) -> Result<Vec<Recovery>> {
+        let mut tx = self.begin().await?;
+        choose_plan_by_values(&mut tx).await?;
+        let rows = sqlx::query_as!(
+            Recovery,
+            r#"select recovery_id as "recovery_id: RecoveryId", webhook_id as "webhook_id: WebhookId", since, until,
+                      only_failed, agents, recovered, skipped, requested_at, ended_at, reason
+               from recovery
+               where ($1::uuid is null or recovery_id = $1)
+                 and ($2::uuid is null or webhook_id = $2)
+                 and ($3::text is null or $3 <> 'running' or ended_at is null)
+                 and ($3::text is null or $3 <> 'done' or (ended_at is not null and reason is null))
+                 and ($3::text is null or $3 <> 'failed' or reason is not null)
+                 and ($4::uuid is null or recovery_id < $4)
+               order by recovery_id desc
+               limit $5"#,
+            filter.recovery as _,
+            filter.webhook as _,
+            filter.state.as_deref(),
+            before as _,
+            limit,
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(rows)
+    }
+
+    /// One request.
+    ///
+    /// # Errors
+    /// If there is none, or the database does not answer.
+    pub async fn recovery(&self, id: RecoveryId) -> Result<Recovery> {
+        let only = RecoveryFilter { recovery: Some(id), ..RecoveryFilter::default() };
+        let rows = self.recoveries(&only, None, 1).await?;
+        rows.into_iter().next().ok_or(StoreError::NotFound("recovery"))
+    }
+
+    /// Puts running requests that nobody works on into a dispatcher's hands: first those of tenants of whose requests the
+    /// fewest are worked on. `known` are in its hands already; what is not among them, and still stands as in its hands, was
+    /// given to it in an answer that was lost.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn take_recoveries(
+        &self,
+        dispatcher: DispatcherId,
+        known: &[RecoveryId],
+        now: OffsetDateTime,
+        at_most: i64,
+    ) -> Result<Vec<RecoveryId>> {
+        answered(async {
+            Ok(sqlx::query_scalar!(
+                r#"update recovery
+                   set held_by = $1
+                   where recovery_id = any (array(
+                       select r.recovery_id
+                       from recovery r
+                       join webhook w on w.webhook_id = r.webhook_id
+                       where r.ended_at is null
+                         and r.recovery_id <> all ($2)
+                         and (r.held_by = $1
+                              or not exists (
+                                  select
+                                  from dispatcher d
+                                  where d.dispatcher_id = r.held_by
+                                    and d.alive_until >= $3))
+                       order by (
+                           select count(*)
+                           from recovery h
+                           join webhook o on o.webhook_id = h.webhook_id
+                           where h.ended_at is null
+                             and h.held_by is not null
+                             and o.tenant_id = w.tenant_id), r.recovery_id
+                       limit $4
+                       for update of r skip locked))
+                   returning recovery_id as "recovery_id: RecoveryId""#,
+                dispatcher as _,
+                known as _,
+                now,
+                at_most,
+            )
+            .fetch_all(&self.pool)
+            .await?)
+        })
+        .await
+    }
+
+    /// Forgets requests that ended before this time.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub async fn forget_recoveries(&self, before: OffsetDateTime) -> Result<u64> {
+        answered(async {
+            let gone = sqlx::query!("delete from recovery where ended_at < $1", before)
+                .execute(&mut *self.begin().await?)
+                .await?;
+            Ok(gone.rows_affected())
+        })
+        .await
+    }
+}

@@ -1,0 +1,279 @@
+//! What a webhook missed, owed to it again: events of a time that was asked for, however many. Called by
+//! `actors/dispatch/recover.rs` for requests in its hands (`store/recovery/requests.rs`).
+//!
+//! Read in chunks (`store/recovery/missed_events.rs`), opened lane by lane in small pieces: each in a transaction of its own, which holds one
+//! agent's row and so neither keeps the recorder waiting nor meets it crosswise. Doing a chunk again is harmless: what is
+//! open stays as it is, and what has ended since the request is left out.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use crate::clock;
+use crate::domain::audit::{Entry, Kind};
+use crate::domain::ids::{DeliveryId, DispatcherId, RecoveryId, TenantId, WebhookId};
+use crate::store::delivery::reopen::{Lane, open_delivery};
+use crate::store::recovery::missed_events::Missed;
+use crate::store::webhooks::lock;
+use crate::store::{Result, Store, StoreError, answered, audit};
+
+/// Deliveries opened in one transaction.
+const PIECE: usize = 50;
+/// How often a lane is tried in which a later delivery is being sent, and how long in between.
+const TRIES: u32 = 40;
+const BETWEEN_TRIES: Duration = Duration::from_millis(500);
+/// Ends that can be made good.
+const FAILED: [&str; 3] = ["dead", "expired", "webhook_disabled"];
+
+/// A request that is worked on.
+#[derive(Clone, Debug)]
+pub(in crate::store) struct Job {
+    pub(in crate::store) recovery_id: RecoveryId,
+    pub(in crate::store) webhook_id: WebhookId,
+    pub(in crate::store) tenant: TenantId,
+    pub(in crate::store) since: OffsetDateTime,
+    pub(in crate::store) until: OffsetDateTime,
+    pub(in crate::store) only_failed: bool,
+    pub(in crate::store) agents: Vec<String>,
+    pub(in crate::store) newest_only: bool,
+    pub(in crate::store) principal: String,
+    pub(in crate::store) requested_at: OffsetDateTime,
+    pub(in crate::store) read_through: i64,
+}
+
+/// The missed events of each lane, in order.
+type Lanes = BTreeMap<i64, Vec<Missed>>;
+
+impl Store {
+    /// Owes a webhook again the next chunk of what it missed. False if there is no more to do for this dispatcher: the
+    /// request has ended, or is in other hands.
+    ///
+    /// # Errors
+    /// If the database is away or refuses; what was opened until then stays, and the next call goes on from there.
+    pub async fn recover_some(&self, dispatcher: DispatcherId, id: RecoveryId) -> Result<bool> {
+        let Some(job) = self.job(dispatcher, id).await? else { return Ok(false) };
+        // Nothing of another tenant may be owed to its webhook.
+        let theirs = self.of_tenant(job.tenant);
+        let webhook = match answered(theirs.webhook(job.webhook_id)).await {
+            Ok(webhook) => webhook,
+            Err(StoreError::NotFound(_)) => {
+                self.end_recovery(dispatcher, id, Some("webhook_gone")).await?;
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        let hindrance = match webhook.state.as_str() {
+            "disabled" => Some("webhook_disabled"),
+            "unverified" => Some("webhook_unverified"),
+            _ => None,
+        };
+        let wanted = webhook.settings.events.iter().any(|kind| kind == "presence.updated");
+        let through = if hindrance.is_none() && wanted { self.look_ahead(&job).await? } else { None };
+        let Some(through) = through else {
+            self.end_recovery(dispatcher, id, hindrance).await?;
+            return Ok(false);
+        };
+        let mut lanes = Lanes::new();
+        for missed in theirs.missed(&job, &webhook, through).await? {
+            lanes.entry(missed.agent_key).or_default().push(missed);
+        }
+        match theirs.open_lanes(&job, lanes).await {
+            Ok(skipped) => self.note_progress(dispatcher, id, through, skipped).await?,
+            // The webhook was removed just now, or the request cancelled; the next look sees it.
+            Err(StoreError::NotFound(_)) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(true)
+    }
+
+    /// The request, if it runs and is in this dispatcher's hands.
+    async fn job(&self, dispatcher: DispatcherId, id: RecoveryId) -> Result<Option<Job>> {
+        answered(async {
+            Ok(sqlx::query_as!(
+                Job,
+                r#"select r.recovery_id as "recovery_id: RecoveryId", r.webhook_id as "webhook_id: WebhookId",
+                          w.tenant_id as "tenant: TenantId", r.since, r.until, r.only_failed, r.agents, r.newest_only,
+                          r.principal, r.requested_at, r.read_through
+                   from recovery r
+                   join webhook w on w.webhook_id = r.webhook_id
+                   where r.recovery_id = $1
+                     and r.held_by = $2
+                     and r.ended_at is null"#,
+                id as _,
+                dispatcher as _,
+            )
+            .fetch_optional(&self.pool)
+            .await?)
+        })
+        .await
+    }
+
+    async fn note_progress(
+        &self,
+        dispatcher: DispatcherId,
+        id: RecoveryId,
+        read_through: i64,
+        skipped: u64,
+    ) -> Result<()> {
+        answered(async {
+            sqlx::query!(
+                "update recovery
+                 set read_through = $3,
+                     skipped = skipped + $4
+                 where recovery_id = $1
+                   and held_by = $2
+                   and read_through < $3",
+                id as _,
+                dispatcher as _,
+                read_through,
+                i64::try_from(skipped).unwrap_or(i64::MAX),
+            )
+            .execute(&self.pool)
+            .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Opens what can be opened, of each lane the oldest first; a lane in which something later is being sent is tried again
+    /// for a while. Says how many could not be opened.
+    async fn open_lanes(&self, job: &Job, mut lanes: Lanes) -> Result<u64> {
+        let mut skipped = 0;
+        for tries in 1..=TRIES {
+            let mut busy = Lanes::new();
+            for (lane, missed) in lanes {
+                let mut opened = 0;
+                for piece in missed.chunks(PIECE) {
+                    match self.open_piece(job, lane, piece).await {
+                        Ok(()) => opened += piece.len(),
+                        Err(error) if comes_right(&error) && tries < TRIES => {
+                            busy.insert(lane, missed.iter().skip(opened).cloned().collect());
+                            break;
+                        }
+                        Err(StoreError::Conflict(_)) => {
+                            skipped += u64::try_from(missed.len() - opened).unwrap_or_default();
+                            break;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            self.wake.deliveries_due();
+            if busy.is_empty() {
+                break;
+            }
+            lanes = busy;
+            tokio::time::sleep(BETWEEN_TRIES).await;
+        }
+        Ok(skipped)
+    }
+
+    /// Opens missed deliveries of one lane, all or none, and counts them.
+    async fn open_piece(&self, job: &Job, lane: i64, missed: &[Missed]) -> Result<()> {
+        let now = clock::now();
+        answered(async {
+            let mut tx = self.begin().await?;
+            // Always in this order: agent, webhook, delivery.
+            sqlx::query!("select agent_key from agent where agent_key = $1 for update", lane)
+                .fetch_optional(&mut *tx)
+                .await?;
+            lock(&mut tx, job.webhook_id).await?;
+            let ids: Vec<DeliveryId> =
+                missed.iter().map(|missed| DeliveryId::of(missed.event_id, job.webhook_id)).collect();
+            let known = sqlx::query!(
+                r#"select exists (select from delivery d where d.delivery_id = wanted.id) as "open!",
+                          last.end_state as "end_state?", last.at as "ended_at?"
+                   from unnest($1::uuid[]) with ordinality as wanted (id, place)
+                   left join lateral (
+                       select l.end_state, l.at
+                       from audit_log l
+                       where l.delivery_id = wanted.id
+                         and l.end_state is not null
+                       order by l.audit_id desc
+                       limit 1) last on true
+                   order by wanted.place"#,
+                &ids as _,
+            )
+            .fetch_all(&mut *tx)
+            .await?;
+            let mut told = Vec::new();
+            for ((missed, id), known) in missed.iter().zip(&ids).zip(known) {
+                let end = known.end_state.as_deref();
+                let failed = end.is_some_and(|end| FAILED.contains(&end));
+                // It was open when it was asked for, or we have opened it before.
+                let since = known.ended_at.is_some_and(|at| at >= job.requested_at);
+                if known.open || since || (job.only_failed && !failed) {
+                    continue;
+                }
+                if job.newest_only && is_overtaken(&mut tx, job.webhook_id, missed).await? {
+                    continue;
+                }
+                let at = Lane { webhook: job.webhook_id, lane };
+                open_delivery(&mut tx, at, *id, missed.event_id, missed.received_at, missed.position, now)
+                    .await?;
+                let mut retried = Entry::new(now, Kind::DeliveryRetried).data("recovery", true);
+                retried.webhook_id = Some(job.webhook_id);
+                retried.event_id = Some(missed.event_id);
+                retried.delivery_id = Some(*id);
+                retried.agent_id.clone_from(&missed.agent_id);
+                retried.principal = Some(job.principal.clone());
+                told.push(retried);
+            }
+            audit::write(&mut tx, &told).await?;
+            if !told.is_empty() {
+                let counted = sqlx::query!(
+                    "update recovery
+                     set recovered = recovered + $2
+                     where recovery_id = $1
+                       and ended_at is null",
+                    job.recovery_id as _,
+                    i64::try_from(told.len()).unwrap_or(i64::MAX),
+                )
+                .execute(&mut *tx)
+                .await?;
+                if counted.rows_affected() == 0 {
+                    return Err(StoreError::NotFound("recovery that runs"));
+                }
+            }
+            tx.commit().await?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Whether it may go well the next time: something later of the lane is being sent, or somebody else was in the way.
+fn comes_right(error: &StoreError) -> bool {
+    matches!(error, StoreError::Conflict(_))
+        || matches!(error.constraint(), Some("delivery_pkey" | "delivery_lane_idx"))
+        || error.is_away()
+}
+
+/// Whether the lane has delivered, or still owes, something newer.
+async fn is_overtaken(conn: &mut sqlx::PgConnection, webhook: WebhookId, missed: &Missed) -> Result<bool> {
+    let overtaken = sqlx::query_scalar!(
+        r#"select exists (
+                      select from delivery d
+                      where d.webhook_id = $1
+                        and d.lane = $2
+                        and d.position > $3)
+                  or exists (
+                      select from audit_log l
+                      join event e on e.event_id = l.event_id
+                      where l.webhook_id = $1
+                        and l.agent_id = $4
+                        and l.at >= $5
+                        and l.end_state = 'delivered'
+                        and e.agent_key = $2
+                        and e.position > $3) as "overtaken!""#,
+        webhook as _,
+        missed.agent_key,
+        missed.position,
+        missed.agent_id.as_ref() as _,
+        missed.received_at,
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(overtaken)
+}

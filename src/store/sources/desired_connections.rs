@@ -1,0 +1,413 @@
+//! What the left half keeps: which connections are wanted, how each stands, and the gaps.
+//!
+//! Called by the supervisor and by connections. A change of state and its audit entries share a transaction.
+
+use sqlx::types::Json;
+use time::OffsetDateTime;
+
+use crate::domain::audit::Entry;
+use crate::domain::ids::{AgentId, ConnectionId, ProvisioningId, SourceId};
+use crate::domain::secret::{MasterKey, Secret};
+use crate::domain::source::PROTOCOL_NOTIFICATIONS;
+use crate::domain::topics::TopicMatrix;
+use crate::store::ingest::write::Written;
+use crate::store::sources::gap_tracking::{GapStep, Watcher, close_gap, open_gap};
+use crate::store::{Result, Store, StoreError, answered, audit};
+
+/// A source and the connections that it has rows for.
+#[derive(Clone, Debug)]
+pub struct WantedSource {
+    /// Its id.
+    pub source_id: SourceId,
+    /// What people call it.
+    pub name: String,
+    /// Counts changes; connections of another version are built anew.
+    pub version: i64,
+    /// The operator has set it, by variables.
+    pub from_environment: bool,
+    /// It was removed: its connections are to end, and their rows to go.
+    pub deleted: bool,
+    /// Upstream protocol.
+    pub protocol: String,
+    /// Genesys domain, if set.
+    pub region: Option<String>,
+    /// REST address, if set.
+    pub api_url: Option<String>,
+    /// Token address, if set.
+    pub login_url: Option<String>,
+    /// OAuth client id.
+    pub client_id: String,
+    /// OAuth client secret.
+    pub client_secret: Secret,
+    /// Agents to watch.
+    pub agents: Vec<String>,
+    /// Topic lists.
+    pub topic_matrix: TopicMatrix,
+    /// How often upstream shall ping, in milliseconds.
+    pub heartbeat_interval_ms: i32,
+    /// Every active user is to be watched.
+    pub all_users: bool,
+    /// Members of these queues are.
+    pub queues: Vec<String>,
+    /// Members of these groups are.
+    pub groups: Vec<String>,
+    /// Language of presence labels.
+    pub language: String,
+    /// Without a live connection for so long, it is stale.
+    pub stale_after_seconds: i32,
+    /// How often rosters are read again.
+    pub roster_interval_seconds: i32,
+    /// Counts requests to read the rosters at once.
+    pub refreshes_asked: i64,
+    /// Last proof of a live connection, while it is said to be stale.
+    pub stale_since: Option<OffsetDateTime>,
+    /// When it was made.
+    pub created_at: OffsetDateTime,
+    /// Its connections.
+    pub connections: Vec<WantedConnection>,
+}
+
+impl WantedSource {
+    /// Whether a planner says whom each of its connections watches.
+    #[must_use]
+    pub fn is_planned(&self) -> bool {
+        self.protocol == PROTOCOL_NOTIFICATIONS && !self.deleted
+    }
+}
+
+/// A connection as its row says it should be, and what a former process left.
+#[derive(Clone, Debug)]
+pub struct WantedConnection {
+    /// Its id.
+    pub connection_id: ConnectionId,
+    /// Whom it watches, if it can watch one agent only.
+    pub agent_id: Option<AgentId>,
+    /// Whether it is to be open.
+    pub open: bool,
+    /// It is to end for good.
+    pub removed: bool,
+    /// Raised when other agents are assigned.
+    pub assignment: i64,
+    /// Whether it was open when it was written down last.
+    pub was_open: bool,
+    /// Raised by a restart request.
+    pub generation: i64,
+    /// Upstream ids of ours that may still exist; none if another process of this database lives with them.
+    pub leftovers: Vec<String>,
+    /// Last moment of proof that the agent was in sight.
+    pub proven_at: Option<OffsetDateTime>,
+}
+
+/// How a connection stands.
+#[derive(Clone, Debug)]
+pub struct ConnectionState {
+    /// Which.
+    pub connection_id: ConnectionId,
+    /// One of the states of the column.
+    pub state: &'static str,
+    /// Why, in words.
+    pub reason: Option<String>,
+    /// Reconnect attempts since the last healthy minute.
+    pub attempts: u32,
+    /// Upstream's id of the present connection.
+    pub upstream_id: Option<String>,
+    /// Upstream ids of ours not yet seen deleted.
+    pub stale: Vec<String>,
+    /// When the present socket opened.
+    pub opened_at: Option<OffsetDateTime>,
+    /// When upstream ends the present connection.
+    pub expires_at: Option<OffsetDateTime>,
+    /// Last moment of proof; `None` leaves what is there.
+    pub proven_at: Option<OffsetDateTime>,
+}
+
+impl Store {
+    /// Sources that are wanted, or that still have connections, with their connections.
+    ///
+    /// # Errors
+    /// If the database is away, or a client secret does not open.
+    pub async fn wanted_sources(&self, master_key: &MasterKey) -> Result<Vec<WantedSource>> {
+        answered(async {
+        let rows = sqlx::query!(
+            r#"select s.source_id as "source_id: SourceId", s.name, s.version, s.deleted_at, s.protocol, s.region,
+                      s.api_url, s.login_url, s.client_id, s.client_secret_sealed, s.agents,
+                      s.topic_matrix as "topic_matrix: Json<TopicMatrix>",
+                      s.origin = 'environment' as "from_environment!",
+                      s.heartbeat_interval_ms, s.all_users, s.queues, s.groups, s.language, s.stale_after_seconds,
+                      s.roster_interval_seconds, s.refreshes_asked, s.created_at, h.stale_since as "stale_since?"
+               from source s
+               left join source_health h on h.source_id = s.source_id
+               where s.deleted_at is null
+                  or exists (select from connection c where c.source_id = s.source_id)
+               order by s.created_at, s.source_id"#,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let mut sources = Vec::with_capacity(rows.len());
+        for row in rows {
+            let corrupt = |what: &str| StoreError::Corrupt {
+                table: "source",
+                column: "client_secret_sealed",
+                row: row.source_id.to_string(),
+                what: what.to_owned(),
+            };
+            let opened = master_key
+                .open(&row.client_secret_sealed, row.source_id.0.as_bytes())
+                .map_err(|error| corrupt(&error.to_string()))?;
+            let secret = String::from_utf8(opened).map_err(|_| corrupt("not text"))?;
+            sources.push(WantedSource {
+                source_id: row.source_id,
+                name: row.name,
+                version: row.version,
+                from_environment: row.from_environment,
+                deleted: row.deleted_at.is_some(),
+                protocol: row.protocol,
+                region: row.region,
+                api_url: row.api_url,
+                login_url: row.login_url,
+                client_id: row.client_id,
+                client_secret: Secret::new(secret),
+                agents: row.agents,
+                topic_matrix: row.topic_matrix.0,
+                heartbeat_interval_ms: row.heartbeat_interval_ms,
+                all_users: row.all_users,
+                queues: row.queues,
+                groups: row.groups,
+                language: row.language,
+                stale_after_seconds: row.stale_after_seconds,
+                roster_interval_seconds: row.roster_interval_seconds,
+                refreshes_asked: row.refreshes_asked,
+                stale_since: row.stale_since,
+                created_at: row.created_at,
+                connections: Vec::new(),
+            });
+        }
+        let connections = sqlx::query!(
+            r#"select connection_id as "connection_id: ConnectionId", source_id as "source_id: SourceId",
+                      agent_id as "agent_id: AgentId", desired, generation, upstream_connection_id,
+                      stale_upstream_ids, proven_at, assignment, state,
+                      case
+                          when upstream_connection_id is null and stale_upstream_ids = '{}' then true
+                          when recorded_by is null or recorded_by = $1 then true
+                          else not process_lives(recorded_by)
+                      end as "ours!"
+               from connection
+               order by created_at, connection_id"#,
+            self.process as _,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        for row in connections {
+            let Some(source) = sources
+                .iter_mut()
+                .find(|source| source.source_id == row.source_id)
+            else {
+                continue; // its source came into being between the two statements
+            };
+            source.connections.push(WantedConnection {
+                connection_id: row.connection_id,
+                agent_id: row.agent_id,
+                open: row.desired == "open",
+                removed: row.desired == "removed",
+                assignment: row.assignment,
+                was_open: row.state == "open",
+                generation: row.generation,
+                leftovers: row
+                    .stale_upstream_ids
+                    .into_iter()
+                    .chain(row.upstream_connection_id)
+                    .filter(|_| row.ours)
+                    .collect(),
+                proven_at: row.proven_at,
+            });
+        }
+        Ok(sources)
+        })
+        .await
+    }
+
+    /// Makes rows for agents that have none.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn add_connections(&self, source_id: SourceId, agents: &[String]) -> Result<()> {
+        answered(async {
+            let ids: Vec<_> = agents.iter().map(|_| ConnectionId::generate()).collect();
+            sqlx::query!(
+                "with made as (
+                     insert into connection (connection_id, source_id, agent_id)
+                     select n.connection_id, $2, n.agent_id
+                     from unnest($1::uuid[], $3::text[]) as n (connection_id, agent_id)
+                     on conflict on constraint connection_agent_unique do nothing
+                     returning connection_id, source_id, agent_id
+                 )
+                 insert into connection_agent (connection_id, source_id, agent_id)
+                 select * from made
+                 on conflict (source_id, agent_id) do update
+                 set connection_id = excluded.connection_id",
+                &ids as _,
+                source_id as _,
+                agents,
+            )
+            .execute(&self.pool)
+            .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The agents that a connection is to watch, in the order of their ids.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn agents_of_connection(&self, connection: ConnectionId) -> Result<Vec<AgentId>> {
+        answered(async {
+            Ok(sqlx::query_scalar!(
+                r#"select agent_id as "agent_id: AgentId"
+                   from connection_agent
+                   where connection_id = $1
+                   order by agent_id"#,
+                connection as _,
+            )
+            .fetch_all(&self.pool)
+            .await?)
+        })
+        .await
+    }
+
+    /// Removes the row of a connection that is no longer wanted and has ended; its gap ends with it.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn remove_connection(&self, connection_id: ConnectionId, now: OffsetDateTime) -> Result<()> {
+        answered(async {
+            let mut tx = self.begin().await?;
+            sqlx::query!(
+                "update gap
+             set to_at = greatest(from_at, $2)
+             where connection_id = $1
+               and to_at is null",
+                connection_id as _,
+                now,
+            )
+            .execute(&mut *tx)
+            .await?;
+            sqlx::query!("delete from connection where connection_id = $1", connection_id as _)
+                .execute(&mut *tx)
+                .await?;
+            tx.commit().await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Writes down how a connection stands, the steps of its gap, and what happened on the way, all or nothing. Requests for
+    /// it that were answered are no longer open: what came of them is in the state.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn write_connection(
+        &self,
+        watcher: &Watcher,
+        state: &ConnectionState,
+        gaps: &[GapStep],
+        answered_requests: &[ProvisioningId],
+        entries: &[Entry],
+    ) -> Result<()> {
+        let step =
+            |insist| self.try_to_write_connection(watcher, state, gaps, answered_requests, entries, insist);
+        for notice in self.by_filters(step).await? {
+            self.announce(notice).await;
+        }
+        Ok(())
+    }
+
+    /// `None` if there is a gap to tell of and the filters in memory are not those that count.
+    async fn try_to_write_connection(
+        &self,
+        watcher: &Watcher,
+        state: &ConnectionState,
+        gaps: &[GapStep],
+        answered_requests: &[ProvisioningId],
+        entries: &[Entry],
+        insist: bool,
+    ) -> Result<Option<Vec<Written>>> {
+        let mut tx = self.begin().await?;
+        sqlx::query!(
+            "update connection
+             set state = $2,
+                 state_reason = $3,
+                 attempt_count = $4,
+                 upstream_connection_id = $5,
+                 stale_upstream_ids = $6,
+                 opened_at = $7,
+                 proven_at = coalesce($8, proven_at),
+                 updated_at = case when state = $2 then updated_at else now() end,
+                 expires_at = $9,
+                 recorded_by = $10
+             where connection_id = $1",
+            state.connection_id as _,
+            state.state,
+            state.reason.as_deref(),
+            i32::try_from(state.attempts).unwrap_or(i32::MAX),
+            state.upstream_id.as_deref(),
+            &state.stale,
+            state.opened_at,
+            state.proven_at,
+            state.expires_at,
+            self.process as _,
+        )
+        .execute(&mut *tx)
+        .await?;
+        if !answered_requests.is_empty() {
+            sqlx::query!(
+                "delete from provisioning where provisioning_id = any ($1)",
+                answered_requests as _,
+            )
+            .execute(&mut *tx)
+            .await?;
+        }
+        let (mut told, mut notices) = (Vec::new(), Vec::new());
+        for gap in gaps {
+            match gap {
+                GapStep::Opened { from, cause } => {
+                    told.extend(open_gap(&mut tx, watcher, *from, cause).await?);
+                }
+                GapStep::Closed { to } => {
+                    let Some((gap, entry)) = close_gap(&mut tx, watcher, *to).await? else { continue };
+                    told.push(entry);
+                    let (source, connection) = (watcher.source_id, watcher.connection_id);
+                    let now = crate::clock::now();
+                    let notice = self.tell_of_gap(&mut tx, source, connection, &gap, insist, now).await?;
+                    let Some(notice) = notice else { return Ok(None) };
+                    notices.push(notice);
+                }
+            }
+        }
+        told.extend_from_slice(entries);
+        audit::write(&mut tx, &told).await?;
+        tx.commit().await?;
+        Ok(Some(notices))
+    }
+
+    /// Notes until when connections were proven live, so that a killed process leaves a true beginning of its gap.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn write_proofs(&self, proofs: &[(ConnectionId, OffsetDateTime)]) -> Result<()> {
+        answered(async {
+            sqlx::query!(
+                "update connection c
+             set proven_at = n.proven_at
+             from unnest($1::uuid[], $2::timestamptz[]) as n (connection_id, proven_at)
+             where c.connection_id = n.connection_id",
+                &proofs.iter().map(|(connection, _)| *connection).collect::<Vec<_>>() as _,
+                &proofs.iter().map(|(_, at)| *at).collect::<Vec<_>>(),
+            )
+            .execute(&self.pool)
+            .await?;
+            Ok(())
+        })
+        .await
+    }
+}

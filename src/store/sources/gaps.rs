@@ -1,0 +1,73 @@
+//! `gap` as the API shows it.
+
+use time::OffsetDateTime;
+
+use crate::domain::ids::{ConnectionId, GapId, SourceId};
+use crate::store::views::deliveries::choose_plan_by_values;
+use crate::store::{Result, Store};
+
+/// A time in which agents could not be seen.
+#[derive(Clone, Debug)]
+pub struct Gap {
+    /// Its id.
+    pub gap_id: GapId,
+    /// Whose agents were unseen.
+    pub source_id: SourceId,
+    /// The connection that was down.
+    pub connection_id: ConnectionId,
+    /// Genesys ids of the agents that were unseen.
+    pub agents: Vec<String>,
+    /// Why.
+    pub cause: String,
+    /// Last moment that the connection was proven live.
+    pub from_at: OffsetDateTime,
+    /// When it was open again; `None` while it lasts.
+    pub to_at: Option<OffsetDateTime>,
+}
+
+/// Which gaps are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct GapFilter {
+    /// Only of this source.
+    pub source: Option<SourceId>,
+    /// Only of this connection.
+    pub connection: Option<ConnectionId>,
+    /// Only those in which this agent was unseen.
+    pub agent: Option<String>,
+    /// Only those that last, or that are over.
+    pub open: Option<bool>,
+}
+
+impl Store {
+    /// A page of gaps, newest first.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn gaps(&self, filter: &GapFilter, before: Option<GapId>, limit: i64) -> Result<Vec<Gap>> {
+        let mut tx = self.begin().await?;
+        choose_plan_by_values(&mut tx).await?;
+        let gaps = sqlx::query_as!(
+            Gap,
+            r#"select gap_id as "gap_id: GapId", source_id as "source_id: SourceId",
+                      connection_id as "connection_id: ConnectionId", agents, cause, from_at, to_at
+               from gap
+               where ($1::uuid is null or gap_id < $1)
+                 and ($2::uuid is null or source_id = $2)
+                 and ($3::uuid is null or connection_id = $3)
+                 and ($4::text is null or $4 = any (agents))
+                 and ($5::boolean is null or (to_at is null) = $5)
+               order by gap_id desc
+               limit $6"#,
+            before as _,
+            filter.source as _,
+            filter.connection as _,
+            filter.agent.as_deref(),
+            filter.open,
+            limit,
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(gaps)
+    }
+}

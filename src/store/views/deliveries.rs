@@ -1,0 +1,285 @@
+//! Deliveries as the API shows them, open ones from `delivery` and ended ones from `audit_log`. Claiming and settling is the
+//! dispatcher's (`store/delivery/cycle.rs`), the operator's retry `store/delivery/reopen.rs`.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use crate::clock;
+use crate::domain::ids::{AgentId, DeliveryId, EventId, WebhookId};
+use crate::store::{Result, STEP_WITHIN, Store, StoreError, answered};
+
+/// Attempts shown of one delivery.
+const ATTEMPTS_SHOWN: i64 = 200;
+/// How long a page may be looked for by whatever index helps.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// How long it is then looked for piece by piece, back in time, before the page is given as far as it has come.
+const PIECES_WITHIN: Duration = Duration::from_millis(1500);
+/// How long a piece may take; one that would take longer is made smaller.
+const PIECE_WITHIN: Duration = Duration::from_millis(500);
+/// How many milliseconds of events the first piece covers.
+const FIRST_PIECE: u64 = 60_000;
+
+/// One delivery, open or ended.
+#[derive(Clone, Debug)]
+pub struct DeliveryRow {
+    /// Its id; also the `webhook-id` header.
+    pub delivery_id: DeliveryId,
+    /// To whom it is or was owed.
+    pub webhook_id: Option<WebhookId>,
+    /// What is or was owed.
+    pub event_id: Option<EventId>,
+    /// The event's agent; `None` for a test ping.
+    pub agent_id: Option<AgentId>,
+    /// Open: `waiting`, `sending`, `blocked`, `paused`. Ended: its end state.
+    pub state: String,
+    /// POSTs begun.
+    pub attempt: i32,
+    /// When it may leave; `None` unless it is waiting.
+    pub due_at: Option<OffsetDateTime>,
+    /// HTTP status of the last attempt.
+    pub last_status: Option<i32>,
+    /// Outcome class of the last attempt.
+    pub last_outcome: Option<String>,
+    /// When it became owed; `None` once ended.
+    pub created_at: Option<OffsetDateTime>,
+    /// When it ended; `None` while open.
+    pub ended_at: Option<OffsetDateTime>,
+}
+
+/// One POST that was tried.
+#[derive(Clone, Debug)]
+pub struct AttemptRow {
+    /// Its number, from 1.
+    pub attempt: Option<i32>,
+    /// When it ended.
+    pub at: OffsetDateTime,
+    /// HTTP status; `None` if there was no answer.
+    pub status: Option<i32>,
+    /// Outcome class.
+    pub outcome: Option<String>,
+    /// How long it took, in milliseconds.
+    pub duration_ms: Option<i32>,
+    /// Particulars.
+    pub data: Value,
+}
+
+/// Which deliveries are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct DeliveryFilter {
+    /// Only this one.
+    pub delivery: Option<DeliveryId>,
+    /// Only to this webhook.
+    pub webhook: Option<WebhookId>,
+    /// Only of changes of these agents.
+    pub agents: Option<Vec<String>>,
+    /// Only of this event.
+    pub event: Option<EventId>,
+    /// Only in this state; `open` and `ended` stand for all of their kind.
+    pub state: Option<String>,
+}
+
+/// A page of deliveries.
+#[derive(Clone, Debug, Default)]
+pub struct DeliveryPage {
+    /// Those that were found.
+    pub rows: Vec<DeliveryRow>,
+    /// If it was not looked any further: where to go on.
+    pub stopped_at: Option<DeliveryId>,
+}
+
+impl Store {
+    /// Number of open deliveries, and since when the oldest is open.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn backlog(&self) -> Result<(i64, Option<OffsetDateTime>)> {
+        answered(async {
+            let row = sqlx::query!(r#"select count(*) as "open!", min(created_at) as oldest from delivery"#)
+                .fetch_one(&mut *self.begin().await?)
+                .await?;
+            Ok((row.open, row.oldest))
+        })
+        .await
+    }
+
+    /// A page of deliveries. Ids begin with the time of their event, so the newest events come first. A filter that hardly any
+    /// delivery passes could make the server read all there are: after a while the page ends where it has come to, be it empty.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn delivery_history(
+        &self,
+        filter: &DeliveryFilter,
+        before: Option<DeliveryId>,
+        limit: i64,
+    ) -> Result<DeliveryPage> {
+        // Who goes on from where another page stopped would only wait for nothing again.
+        if !before.is_some_and(DeliveryId::is_bound) {
+            match self.deliveries_between(filter, None, before, limit, AT_ONCE).await {
+                Err(error) if error.is_too_slow() => {}
+                read => return Ok(DeliveryPage { rows: read?, stopped_at: None }),
+            }
+        }
+        let began = Instant::now();
+        let (mut rows, mut before, mut piece) = (Vec::new(), before, FIRST_PIECE);
+        let mut wanted = limit;
+        loop {
+            let asked = Instant::now();
+            let upto = before.map_or_else(now_in_milliseconds, DeliveryId::milliseconds);
+            let from = upto.checked_sub(piece).map(DeliveryId::bound);
+            match self.deliveries_between(filter, from, before, wanted, PIECE_WITHIN).await {
+                Err(error) if error.is_too_slow() && began.elapsed() < PIECES_WITHIN => {
+                    piece = (piece / 16).max(1);
+                    continue;
+                }
+                read => {
+                    let read = read?;
+                    wanted -= i64::try_from(read.len()).unwrap_or(wanted);
+                    rows.extend(read);
+                }
+            }
+            if from.is_none() || wanted <= 0 {
+                return Ok(DeliveryPage { rows, stopped_at: None });
+            }
+            if began.elapsed() >= PIECES_WITHIN {
+                return Ok(DeliveryPage { rows, stopped_at: from });
+            }
+            before = from;
+            if asked.elapsed() < PIECE_WITHIN / 4 {
+                piece = piece.saturating_mul(4);
+            }
+        }
+    }
+
+    /// Deliveries from one id on and before another, the last ones first, if the server finds them within this time.
+    async fn deliveries_between(
+        &self,
+        filter: &DeliveryFilter,
+        from: Option<DeliveryId>,
+        before: Option<DeliveryId>,
+        limit: i64,
+        within: Duration,
+    ) -> Result<Vec<DeliveryRow>> {
+        let mut tx = self.begin().await?;
+        choose_plan_by_values(&mut tx).await?;
+        let within = within.as_millis().to_string();
+        sqlx::query_scalar!("select set_config('statement_timeout', $1, true)", within)
+            .fetch_one(&mut *tx)
+            .await?;
+        let rows = sqlx::query_as!(
+            DeliveryRow,
+            r#"with open_ones as (
+                   select d.delivery_id, d.webhook_id, d.event_id,
+                          (select a.agent_id from agent a where a.agent_key = d.lane) as agent_id,
+                          d.state, d.attempt,
+                          case when d.state = 'waiting' then d.due_at end as due_at,
+                          d.last_status, d.last_outcome, d.created_at, null::timestamptz as ended_at
+                   from (
+                       select *,
+                              case when leased_by is not null then 'sending'
+                                   when due_at is null then 'blocked'
+                                   when due_at = 'infinity' then 'paused'
+                                   else 'waiting' end as state
+                       from delivery) d
+                   where ($1::uuid is null or d.delivery_id = $1)
+                     and ($2::uuid is null or d.webhook_id = $2)
+                     and ($3::text[] is null or d.lane in (select agent_key from agent where agent_id = any ($3)))
+                     and ($4::uuid is null or d.event_id = $4)
+                     and ($5::text is null or $5 = 'open' or d.state = $5)
+                     and ($6::uuid is null or d.delivery_id < $6)
+                     and ($8::uuid is null or d.delivery_id >= $8)
+                   order by d.delivery_id desc
+                   limit $7),
+               ended_ones as (
+                   select l.delivery_id, l.webhook_id, l.event_id, l.agent_id, l.end_state as state,
+                          coalesce(l.attempt, 0) as attempt, null::timestamptz as due_at,
+                          l.status as last_status, l.outcome as last_outcome,
+                          null::timestamptz as created_at, l.at as ended_at
+                   from audit_log l
+                   where l.delivery_id is not null
+                     and l.end_state is not null
+                     and ($1::uuid is null or l.delivery_id = $1)
+                     and ($2::uuid is null or l.webhook_id = $2)
+                     and ($3::text[] is null or l.agent_id = any ($3))
+                     and ($4::uuid is null or l.event_id = $4)
+                     and ($5::text is null or $5 = 'ended' or l.end_state = $5)
+                     and ($6::uuid is null or l.delivery_id < $6)
+                     and ($8::uuid is null or l.delivery_id >= $8)
+                     -- A retry opens it again, and then it may end once more: only what holds now is shown.
+                     and not exists (select from delivery d where d.delivery_id = l.delivery_id)
+                     and not exists (
+                         select from audit_log later
+                         where later.delivery_id = l.delivery_id
+                           and later.end_state is not null
+                           and later.audit_id > l.audit_id)
+                   order by l.delivery_id desc
+                   limit $7)
+               select delivery_id as "delivery_id!: DeliveryId", webhook_id as "webhook_id: WebhookId",
+                      event_id as "event_id: EventId", agent_id as "agent_id: AgentId", state as "state!",
+                      attempt as "attempt!", due_at, last_status, last_outcome, created_at, ended_at
+               from (select * from open_ones union all select * from ended_ones) both_kinds
+               order by delivery_id desc
+               limit $7"#,
+            filter.delivery as _,
+            filter.webhook as _,
+            filter.agents.as_deref(),
+            filter.event as _,
+            filter.state.as_deref(),
+            before as _,
+            limit,
+            from as _,
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(rows)
+    }
+
+    /// One delivery, open or ended.
+    ///
+    /// # Errors
+    /// If there is none, or the database does not answer.
+    pub async fn delivery(&self, id: DeliveryId) -> Result<DeliveryRow> {
+        let only = DeliveryFilter { delivery: Some(id), ..DeliveryFilter::default() };
+        let rows = self.deliveries_between(&only, None, None, 1, STEP_WITHIN).await?;
+        rows.into_iter().next().ok_or(StoreError::NotFound("delivery"))
+    }
+
+    /// The last attempts of a delivery, oldest first; at most 200.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn attempts(&self, id: DeliveryId) -> Result<Vec<AttemptRow>> {
+        let mut rows = sqlx::query_as!(
+            AttemptRow,
+            "select attempt, at, status, outcome, duration_ms, data
+             from audit_log
+             where delivery_id = $1
+               and kind = 'DELIVERY_ATTEMPT'
+             order by audit_id desc
+             limit $2",
+            id as _,
+            ATTEMPTS_SHOWN,
+        )
+        .fetch_all(&mut *self.begin().await?)
+        .await?;
+        rows.reverse();
+        Ok(rows)
+    }
+}
+
+fn now_in_milliseconds() -> u64 {
+    u64::try_from(clock::now().unix_timestamp_nanos() / 1_000_000).unwrap_or(0)
+}
+
+/// Lets the server plan each statement of this transaction for its values. A statement with optional filters would
+/// otherwise get one plan for all of them, which reads everything.
+pub(in crate::store) async fn choose_plan_by_values(conn: &mut PgConnection) -> Result<()> {
+    sqlx::query_scalar!("select set_config('plan_cache_mode', 'force_custom_plan', true)")
+        .fetch_one(conn)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! What an owner asks of a registered webhook: pause, resume, enable, snapshot. Called by `api/webhooks.rs`; ring
+//! [`deliveries_due`](crate::store::wake::Wake::deliveries_due) afterwards.
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use crate::clock;
+use crate::domain::audit::Kind;
+use crate::domain::ids::WebhookId;
+use crate::store::webhooks::rows::{Webhook, read};
+use crate::store::webhooks::work;
+use crate::store::webhooks::work::Work;
+use crate::store::webhooks::{NOT_ASKED_YET, entry, lock, set_probe};
+use crate::store::{Result, Store, StoreError, audit};
+
+impl Store {
+    /// Pauses a webhook: the dispatcher parks its deliveries when it meets them.
+    ///
+    /// # Errors
+    /// If there is none, if it is disabled or unverified, or the database refuses.
+    pub async fn pause_webhook(&self, id: WebhookId, principal: &str) -> Result<Webhook> {
+        let now = clock::now();
+        let mut tx = self.begin().await?;
+        lock(&mut tx, id).await?;
+        must_take_part(&read(&mut tx, id).await?)?;
+        if set_state(&mut tx, id, "paused", now).await? {
+            audit::write(&mut tx, &[entry(now, Kind::WebhookPaused, id, principal)]).await?;
+        }
+        let webhook = read(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(webhook)
+    }
+
+    /// Resumes a webhook: what was parked, or waits for its next attempt, becomes due soon.
+    ///
+    /// # Errors
+    /// If there is none, if it is disabled or unverified, or the database refuses.
+    pub async fn resume_webhook(&self, id: WebhookId, principal: &str) -> Result<Webhook> {
+        let now = clock::now();
+        let mut tx = self.begin().await?;
+        lock(&mut tx, id).await?;
+        must_take_part(&read(&mut tx, id).await?)?;
+        let changed = set_state(&mut tx, id, "active", now).await?;
+        work::ask(&mut tx, id, Work::Resume, now).await?;
+        work::ask(&mut tx, id, Work::Wake, now).await?;
+        if changed {
+            audit::write(&mut tx, &[entry(now, Kind::WebhookResumed, id, principal)]).await?;
+        }
+        let webhook = read(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(webhook)
+    }
+
+    /// Lets a disabled webhook take part again, as if its receiver had never failed, and owes it the present states.
+    /// Of an unverified one the receiver is asked anew. An active one stays as it is.
+    ///
+    /// # Errors
+    /// If there is none, if it is paused, or the database refuses.
+    pub async fn enable_webhook(&self, id: WebhookId, principal: &str) -> Result<Webhook> {
+        let now = clock::now();
+        let mut tx = self.begin().await?;
+        lock(&mut tx, id).await?;
+        let before = read(&mut tx, id).await?;
+        match before.state.as_str() {
+            "active" => return Ok(before),
+            "paused" => return Err(StoreError::Conflict("it is paused; resume it".to_owned())),
+            "unverified" => {
+                set_probe(&mut tx, id, Some(now)).await?;
+                sqlx::query!(
+                    "update webhook
+                     set state_reason = $2,
+                         updated_at = $3
+                     where webhook_id = $1",
+                    id as _,
+                    NOT_ASKED_YET,
+                    now,
+                )
+                .execute(&mut *tx)
+                .await?;
+            }
+            _ => {
+                set_state(&mut tx, id, "active", now).await?;
+                // That it was told to be failing stays noted: with its next success it is told to have recovered.
+                sqlx::query!(
+                    "insert into webhook_health (webhook_id)
+                     values ($1)
+                     on conflict (webhook_id) do update
+                     set failures = 0,
+                         failing_since = null,
+                         hold_until = null,
+                         probe_at = null,
+                         last_outcome = null",
+                    id as _,
+                )
+                .execute(&mut *tx)
+                .await?;
+                ask_snapshot(&mut tx, id).await?;
+                work::ask(&mut tx, id, Work::Wake, now).await?;
+            }
+        }
+        let told = entry(now, Kind::WebhookEnabled, id, principal).data("from", before.state);
+        audit::write(&mut tx, &[told]).await?;
+        let webhook = read(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(webhook)
+    }
+
+    /// Owes a webhook the present state of every agent that matches.
+    ///
+    /// # Errors
+    /// If there is none, if it is disabled or unverified, or the database refuses.
+    pub async fn request_snapshot(&self, id: WebhookId, principal: &str) -> Result<Webhook> {
+        let now = clock::now();
+        let mut tx = self.begin().await?;
+        lock(&mut tx, id).await?;
+        must_take_part(&read(&mut tx, id).await?)?;
+        ask_snapshot(&mut tx, id).await?;
+        audit::write(&mut tx, &[entry(now, Kind::SnapshotRequested, id, principal)]).await?;
+        let webhook = read(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(webhook)
+    }
+}
+
+/// A webhook that is disabled or unverified takes no part.
+pub(in crate::store) fn must_take_part(webhook: &Webhook) -> Result<()> {
+    match webhook.state.as_str() {
+        "disabled" => Err(StoreError::Conflict("it is disabled; enable it".to_owned())),
+        "unverified" => {
+            Err(StoreError::Conflict("its receiver has not shown yet that it wants the POSTs".to_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the state became another one.
+async fn set_state(conn: &mut PgConnection, id: WebhookId, state: &str, now: OffsetDateTime) -> Result<bool> {
+    let changed = sqlx::query!(
+        "update webhook
+         set state = $2,
+             state_reason = null,
+             version = version + 1,
+             updated_at = $3
+         where webhook_id = $1
+           and state <> $2",
+        id as _,
+        state,
+        now,
+    )
+    .execute(conn)
+    .await?;
+    Ok(changed.rows_affected() > 0)
+}
+
+/// A snapshot that is under way starts over.
+async fn ask_snapshot(conn: &mut PgConnection, id: WebhookId) -> Result<()> {
+    sqlx::query!("update webhook set snapshot_next = 0 where webhook_id = $1", id as _).execute(conn).await?;
+    Ok(())
+}

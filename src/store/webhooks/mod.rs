@@ -1,0 +1,258 @@
+//! `webhook`: registered, changed, removed. Called by `api/webhooks.rs`.
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use super::transaction::once_committed;
+use super::{Result, Store, StoreError, audit};
+use crate::clock;
+use crate::domain::access::Access;
+use crate::domain::allowance::Allowance;
+use crate::domain::audit::{Entry, Kind};
+use crate::domain::delivery::EndState;
+use crate::domain::delivery_settings::Verification;
+use crate::domain::ids::WebhookId;
+use crate::domain::secret::MasterKey;
+use crate::domain::signature::SigningKey;
+use crate::domain::webhook::{WebhookChanges, WebhookSettings, access_fields_changed};
+pub use rows::{Webhook, WebhookHealth};
+use rows::{Written, page, read, write};
+use secrets::{insert_secret, make_seed};
+use work::Work;
+
+pub(super) mod lifecycle;
+pub(super) mod quotas;
+pub(super) mod rows;
+pub(super) mod secrets;
+pub(super) mod work;
+
+/// Settings by which a receiver that failed may be mended: it is tried anew, without a wait.
+const MAY_MEND: [&str; 4] = ["url", "headers", "auth", "client_certificate"];
+
+/// Reason of a webhook whose receiver has not been asked yet.
+pub(super) const NOT_ASKED_YET: &str = "verification_pending";
+
+/// What a registration is made of.
+#[derive(Debug)]
+pub struct NewWebhook<'a> {
+    /// Its settings; `url` must be set.
+    pub changes: &'a WebhookChanges,
+    /// What signs its POSTs.
+    pub secret: &'a SigningKey,
+    /// Whether it is sent the present state of every agent that matches.
+    pub snapshot: bool,
+    /// How much its tenant may have.
+    pub allowance: Allowance,
+}
+
+impl Store {
+    /// A page of webhooks, oldest first.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn webhooks(&self, after: Option<WebhookId>, limit: i64) -> Result<Vec<Webhook>> {
+        page(&mut *self.begin().await?, after, limit).await
+    }
+
+    /// One webhook.
+    ///
+    /// # Errors
+    /// If there is none, or the database does not answer.
+    pub async fn webhook(&self, id: WebhookId) -> Result<Webhook> {
+        read(&mut *self.begin().await?, id).await
+    }
+
+    /// Registers a webhook. Ring [`deliveries_due`](super::wake::Wake::deliveries_due) afterwards.
+    ///
+    /// # Errors
+    /// If the settings contradict each other, if it is more than the tenant may have, or the database refuses.
+    pub async fn create_webhook(
+        &self,
+        new: &NewWebhook<'_>,
+        master_key: &MasterKey,
+        principal: &str,
+    ) -> Result<Webhook> {
+        let (id, now) = (WebhookId::generate(), clock::now());
+        let settings = new.changes.over(&WebhookSettings::default());
+        settings.check().map_err(|violation| StoreError::Conflict(violation.to_string()))?;
+        let access = new.changes.access.over(&Access::default());
+        let asks = settings.verification != Verification::None;
+        let (state, state_reason) = if asks { ("unverified", Some(NOT_ASKED_YET)) } else { ("active", None) };
+        let mut tx = self.begin().await?;
+        // The number of its first version is 1: what is written below raises it.
+        sqlx::query!(
+            "insert into webhook (webhook_id, url, state, version, created_at, updated_at, snapshot_next)
+             values ($1, $2, $3, 0, $4, $4, $5)",
+            id as _,
+            settings.url,
+            state,
+            now,
+            new.snapshot.then_some(0_i64),
+        )
+        .execute(&mut *tx)
+        .await?;
+        let written = Written { settings: &settings, access: &access, state, state_reason, now };
+        write(&mut tx, id, master_key, &written).await?;
+        set_probe(&mut tx, id, asks.then_some(now)).await?;
+        insert_secret(&mut tx, id, "hmac", new.secret.bytes(), master_key, now).await?;
+        if settings.signatures.v1a {
+            make_seed(&mut tx, id, master_key, now).await?;
+        }
+        audit::write(&mut tx, &[entry(now, Kind::WebhookCreated, id, principal)]).await?;
+        let webhook = read(&mut tx, id).await?;
+        quotas::check(&mut tx, id, new.allowance).await?;
+        tx.commit().await?;
+        Ok(webhook)
+    }
+
+    /// Changes a webhook. A change that changes nothing is neither counted nor written down. Another address, or
+    /// another way to ask, must be verified anew. Ring [`deliveries_due`](super::wake::Wake::deliveries_due)
+    /// afterwards.
+    ///
+    /// # Errors
+    /// If there is none, if the settings would contradict each other, if filters grow to more than the tenant may have, or the
+    /// database refuses.
+    pub async fn update_webhook(
+        &self,
+        id: WebhookId,
+        changes: &WebhookChanges,
+        allowance: Allowance,
+        master_key: &MasterKey,
+        principal: &str,
+    ) -> Result<Webhook> {
+        let now = clock::now();
+        let mut tx = self.begin().await?;
+        lock(&mut tx, id).await?;
+        let before = read(&mut tx, id).await?;
+        let access_before = before.access(master_key)?;
+        let settings = changes.over(&before.settings);
+        settings.check().map_err(|violation| StoreError::Conflict(violation.to_string()))?;
+        let access = changes.access.over(&access_before);
+        let mut changed = before.settings.fields_changed_by(&settings);
+        changed.extend(access_fields_changed(&access_before, &access));
+        if changed.is_empty() {
+            return Ok(before);
+        }
+        let asks = settings.verification != Verification::None
+            && (changed.contains(&"url") || changed.contains(&"verification"));
+        let lets = settings.verification == Verification::None && before.state == "unverified";
+        let (state, state_reason) = if asks {
+            ("unverified", Some(NOT_ASKED_YET))
+        } else if lets {
+            ("active", None)
+        } else {
+            (before.state.as_str(), before.state_reason.as_deref())
+        };
+        let written = Written { settings: &settings, access: &access, state, state_reason, now };
+        write(&mut tx, id, master_key, &written).await?;
+        if asks || lets {
+            set_probe(&mut tx, id, asks.then_some(now)).await?;
+        }
+        if lets {
+            work::ask(&mut tx, id, Work::Resume, now).await?;
+        }
+        if changed.iter().any(|field| MAY_MEND.contains(field)) {
+            sqlx::query!(
+                "update webhook_health
+                 set failures = 0,
+                     failing_since = null,
+                     hold_until = null,
+                     -- Another receiver has yet to show that it accepts anything.
+                     succeeded_at = case when $2 then null else succeeded_at end
+                 where webhook_id = $1",
+                id as _,
+                changed.contains(&"url"),
+            )
+            .execute(&mut *tx)
+            .await?;
+            work::ask(&mut tx, id, Work::Wake, now).await?;
+        }
+        if settings.signatures.v1a && !before.has_seed() {
+            make_seed(&mut tx, id, master_key, now).await?;
+        }
+        let told = entry(now, Kind::WebhookUpdated, id, principal).data("fields", changed);
+        audit::write(&mut tx, &[told]).await?;
+        let webhook = read(&mut tx, id).await?;
+        if settings.filter_items() > before.settings.filter_items() {
+            quotas::check(&mut tx, id, allowance).await?;
+        }
+        tx.commit().await?;
+        Ok(webhook)
+    }
+
+    /// Removes a webhook: its secrets are destroyed, no POST to it begins any more, and what it is still owed ends soon, each
+    /// with its audit entry. A POST under way ends as it is answered. Ring
+    /// [`deliveries_due`](super::wake::Wake::deliveries_due) afterwards.
+    ///
+    /// # Errors
+    /// If there is none, or the database refuses.
+    pub async fn delete_webhook(&self, id: WebhookId, principal: &str) -> Result<()> {
+        let now = clock::now();
+        let mut tx = self.begin().await?;
+        lock(&mut tx, id).await?;
+        sqlx::query!(
+            "update webhook
+             set deleted_at = $2,
+                 access_sealed = null,
+                 snapshot_next = null,
+                 version = version + 1,
+                 updated_at = $2
+             where webhook_id = $1",
+            id as _,
+            now,
+        )
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query!("delete from webhook_secret where webhook_id = $1", id as _).execute(&mut *tx).await?;
+        sqlx::query!("delete from webhook_health where webhook_id = $1", id as _).execute(&mut *tx).await?;
+        work::ask(&mut tx, id, Work::End(EndState::WebhookGone, Some(principal)), now).await?;
+        audit::write(&mut tx, &[entry(now, Kind::WebhookDeleted, id, principal)]).await?;
+        tx.commit().await?;
+        let handoff = self.handoff.clone();
+        once_committed(move || handoff.remove(id));
+        Ok(())
+    }
+}
+
+/// Waits for other changes of the webhook and keeps them out until the transaction ends.
+pub(super) async fn lock(conn: &mut PgConnection, id: WebhookId) -> Result<()> {
+    sqlx::query_scalar!(
+        r#"select webhook_id as "webhook_id: WebhookId"
+           from webhook
+           where webhook_id = $1
+             and coalesce(tenant_id = tenant_asking(), true)
+             and deleted_at is null
+           for update"#,
+        id as _,
+    )
+    .fetch_optional(conn)
+    .await?
+    .map(|_| ())
+    .ok_or(StoreError::NotFound("webhook"))
+}
+
+/// Sets when the dispatcher asks the receiver next, in a row that need not be there.
+pub(super) async fn set_probe(
+    conn: &mut PgConnection,
+    id: WebhookId,
+    probe_at: Option<OffsetDateTime>,
+) -> Result<()> {
+    sqlx::query!(
+        "insert into webhook_health (webhook_id, probe_at)
+         values ($1, $2)
+         on conflict (webhook_id) do update
+         set probe_at = excluded.probe_at",
+        id as _,
+        probe_at,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+pub(super) fn entry(now: OffsetDateTime, kind: Kind, id: WebhookId, principal: &str) -> Entry {
+    let mut entry = Entry::new(now, kind);
+    entry.webhook_id = Some(id);
+    entry.principal = Some(principal.to_owned());
+    entry
+}

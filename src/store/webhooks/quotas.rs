@@ -1,0 +1,32 @@
+//! Whether a tenant has more webhooks or filter items than it may. Asked in the transaction that adds some, after they are written.
+
+use sqlx::PgConnection;
+
+use crate::domain::allowance::Allowance;
+use crate::domain::ids::WebhookId;
+use crate::store::{Result, StoreError};
+
+/// Refuses what was written if the webhook's tenant has too much now. Whoever else adds something to it waits from here until the
+/// transaction ends.
+pub(in crate::store) async fn check(
+    conn: &mut PgConnection,
+    webhook: WebhookId,
+    allowance: Allowance,
+) -> Result<()> {
+    sqlx::query!(
+        "select pg_advisory_xact_lock(7700454, hashtext(tenant_id::text)) from webhook where webhook_id = $1",
+        webhook as _,
+    )
+    .execute(&mut *conn)
+    .await?;
+    let has = sqlx::query!(
+        r#"select count(*) as "webhooks!", coalesce(sum(filter_items), 0) as "filter_items!"
+           from webhook
+           where tenant_id = (select tenant_id from webhook where webhook_id = $1)
+             and deleted_at is null"#,
+        webhook as _,
+    )
+    .fetch_one(conn)
+    .await?;
+    allowance.check(has.webhooks, has.filter_items).map_err(StoreError::QuotaExceeded)
+}

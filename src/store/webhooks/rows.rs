@@ -1,0 +1,373 @@
+//! `webhook` read whole and written whole: columns to settings and back. Called by `store/webhooks/mod.rs` and
+//! `store/delivery/targets.rs`.
+
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::domain::access::Access;
+use crate::domain::delivery_settings::{Batch, DeliverySettings, Format, Mode, RateLimit, Verification};
+use crate::domain::ids::{SourceId, TenantId, WebhookId, WebhookSecretId};
+use crate::domain::secret::MasterKey;
+use crate::domain::signing_pair::public_key;
+use crate::domain::webhook::WebhookSettings;
+use crate::domain::webhook::delivery::Signatures;
+use crate::random;
+use crate::store::{Result, StoreError};
+
+/// A registered webhook. What is secret in it is sealed.
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    /// Its id.
+    pub webhook_id: WebhookId,
+    /// What its owner set.
+    pub settings: WebhookSettings,
+    /// `active`, `paused`, `disabled` or `unverified`.
+    pub state: String,
+    /// Why it is disabled or unverified.
+    pub state_reason: Option<String>,
+    /// Counts changes.
+    pub version: i64,
+    /// Kind of the credentials.
+    pub auth_kind: String,
+    /// Names of its own headers.
+    pub header_names: Vec<String>,
+    /// How its receiver has been of late.
+    pub health: WebhookHealth,
+    /// Whose it is.
+    pub tenant_id: TenantId,
+    /// Until when a former secret signs too; `None` if none does.
+    pub former_secrets_expire_at: Option<OffsetDateTime>,
+    /// When it was registered.
+    pub created_at: OffsetDateTime,
+    /// When it was changed last.
+    pub updated_at: OffsetDateTime,
+    access_sealed: Option<Vec<u8>>,
+    seed: Option<(WebhookSecretId, Vec<u8>)>,
+}
+
+/// How a webhook's receiver has been of late.
+#[derive(Clone, Debug, Default)]
+pub struct WebhookHealth {
+    /// Failed attempts since the last success.
+    pub failures: i32,
+    /// First failure since the last success.
+    pub failing_since: Option<OffsetDateTime>,
+    /// Nothing is sent before.
+    pub hold_until: Option<OffsetDateTime>,
+    /// Outcome class of the last failed attempt.
+    pub last_outcome: Option<String>,
+    /// Those who ask for it were told that it fails.
+    pub noticed: bool,
+    /// Its present address has accepted a POST.
+    pub is_proven: bool,
+}
+
+impl Webhook {
+    /// Credentials, own headers and client certificate, opened.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if they do not open.
+    pub fn access(&self, master_key: &MasterKey) -> Result<Access> {
+        let Some(sealed) = &self.access_sealed else {
+            return Ok(Access::default());
+        };
+        let corrupt = |what: String| corrupt(self.webhook_id, "access_sealed", what);
+        let plain =
+            master_key.open(sealed, self.webhook_id.0.as_bytes()).map_err(|e| corrupt(e.to_string()))?;
+        // The reader's own words could repeat a piece of what it read.
+        serde_json::from_slice(&plain).map_err(|_| corrupt("is not what was sealed".to_owned()))
+    }
+
+    /// Whether it has a pair for `v1a` signatures, wanted or not.
+    pub(in crate::store) fn has_seed(&self) -> bool {
+        self.seed.is_some()
+    }
+
+    /// The public key of its present `v1a` signatures; `None` unless it wants them.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if the seed does not open.
+    pub fn public_key(&self, master_key: &MasterKey) -> Result<Option<String>> {
+        match &self.seed {
+            Some((id, sealed)) if self.settings.signatures.v1a => {
+                Ok(Some(public_key(&open_seed(*id, sealed, master_key)?)))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Opens the seed of a `v1a` signing pair.
+pub(in crate::store) fn open_seed(
+    id: WebhookSecretId,
+    sealed: &[u8],
+    master_key: &MasterKey,
+) -> Result<[u8; 32]> {
+    let corrupt = |what: String| StoreError::Corrupt {
+        table: "webhook_secret",
+        column: "sealed",
+        row: id.to_string(),
+        what,
+    };
+    let plain = master_key.open(sealed, id.0.as_bytes()).map_err(|e| corrupt(e.to_string()))?;
+    plain.try_into().map_err(|_| corrupt("is not 32 bytes long".to_owned()))
+}
+
+fn corrupt(id: WebhookId, column: &'static str, what: String) -> StoreError {
+    StoreError::Corrupt { table: "webhook", column, row: id.to_string(), what }
+}
+
+struct Row {
+    webhook_id: WebhookId,
+    url: String,
+    description: String,
+    agents: Vec<String>,
+    topics: Vec<String>,
+    presences: Vec<String>,
+    sources: Vec<SourceId>,
+    events: Vec<String>,
+    mode: String,
+    max_age_seconds: Option<i32>,
+    min_dwell_ms: i32,
+    batch_max_items: Option<i32>,
+    batch_max_wait_ms: Option<i32>,
+    retry_schedule_seconds: Option<Vec<i32>>,
+    timeout_ms: i32,
+    max_concurrency: i32,
+    rate_limit_requests: Option<i32>,
+    rate_limit_per_seconds: Option<i32>,
+    disable_after_seconds: i32,
+    format: String,
+    signatures: Vec<String>,
+    verification: String,
+    auth_kind: String,
+    access_sealed: Option<Vec<u8>>,
+    header_names: Vec<String>,
+    state: String,
+    state_reason: Option<String>,
+    version: i64,
+    failures: i32,
+    failing_since: Option<OffsetDateTime>,
+    hold_until: Option<OffsetDateTime>,
+    last_outcome: Option<String>,
+    noticed: bool,
+    is_proven: bool,
+    tenant_id: TenantId,
+    former_secrets_expire_at: Option<OffsetDateTime>,
+    seed_id: Option<WebhookSecretId>,
+    seed_sealed: Option<Vec<u8>>,
+    created_at: OffsetDateTime,
+    updated_at: OffsetDateTime,
+}
+
+/// A number that the column's check keeps in range.
+fn number<T: TryFrom<i32> + Default>(column: i32) -> T {
+    T::try_from(column).unwrap_or_default()
+}
+
+fn seconds(column: i32) -> Duration {
+    Duration::from_secs(number::<u32>(column).into())
+}
+
+fn millis(column: i32) -> Duration {
+    Duration::from_millis(number::<u32>(column).into())
+}
+
+impl TryFrom<Row> for Webhook {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self> {
+        let unknown = |column| corrupt(row.webhook_id, column, "holds a word that is not known".to_owned());
+        let delivery = DeliverySettings {
+            mode: Mode::from_name(&row.mode).ok_or_else(|| unknown("mode"))?,
+            max_age: row.max_age_seconds.map(seconds),
+            min_dwell: millis(row.min_dwell_ms),
+            batch: row.batch_max_items.zip(row.batch_max_wait_ms).map(|(max_items, max_wait)| Batch {
+                max_items: number(max_items),
+                max_wait: millis(max_wait),
+            }),
+            retry_schedule: row.retry_schedule_seconds.map(|waits| waits.into_iter().map(number).collect()),
+            timeout: millis(row.timeout_ms),
+            max_concurrency: number(row.max_concurrency),
+            rate_limit: row
+                .rate_limit_requests
+                .zip(row.rate_limit_per_seconds)
+                .map(|(requests, per)| RateLimit { requests: number(requests), per: seconds(per) }),
+            disable_after: seconds(row.disable_after_seconds),
+            format: Format::from_name(&row.format).ok_or_else(|| unknown("format"))?,
+        };
+        let settings = WebhookSettings {
+            url: row.url,
+            description: row.description,
+            agents: row.agents,
+            topics: row.topics,
+            presences: row.presences,
+            sources: row.sources,
+            events: row.events,
+            delivery,
+            signatures: Signatures::from_words(&row.signatures),
+            verification: Verification::from_name(&row.verification)
+                .ok_or_else(|| unknown("verification"))?,
+        };
+        Ok(Self {
+            webhook_id: row.webhook_id,
+            settings,
+            state: row.state,
+            state_reason: row.state_reason,
+            version: row.version,
+            auth_kind: row.auth_kind,
+            header_names: row.header_names,
+            health: WebhookHealth {
+                failures: row.failures,
+                failing_since: row.failing_since,
+                hold_until: row.hold_until,
+                last_outcome: row.last_outcome,
+                noticed: row.noticed,
+                is_proven: row.is_proven,
+            },
+            tenant_id: row.tenant_id,
+            former_secrets_expire_at: row.former_secrets_expire_at,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            access_sealed: row.access_sealed,
+            seed: row.seed_id.zip(row.seed_sealed),
+        })
+    }
+}
+
+/// Whole webhooks, for a condition that ends the statement. Two plans, because one for both looks at all of them.
+macro_rules! whole {
+    ($conn:expr, $condition:literal, $($value:expr),+) => {
+        sqlx::query_as!(
+            Row,
+            r#"select w.webhook_id as "webhook_id: WebhookId", url, description, agents, topics, presences,
+                      sources as "sources: Vec<SourceId>", events, mode, max_age_seconds, min_dwell_ms,
+                      batch_max_items, batch_max_wait_ms, retry_schedule_seconds, timeout_ms, max_concurrency,
+                      rate_limit_requests, rate_limit_per_seconds, disable_after_seconds, format, signatures,
+                      verification, auth_kind, access_sealed, header_names, state, state_reason, version,
+                      coalesce(h.failures, 0) as "failures!", h.failing_since as "failing_since?",
+                      h.hold_until as "hold_until?", h.last_outcome as "last_outcome?",
+                      coalesce(h.noticed, false) as "noticed!", h.succeeded_at is not null as "is_proven!",
+                      w.tenant_id as "tenant_id: TenantId",
+                      (select max(expires_at) from webhook_secret s
+                       where s.webhook_id = w.webhook_id and expires_at > now()) as former_secrets_expire_at,
+                      seed.webhook_secret_id as "seed_id?: WebhookSecretId", seed.sealed as "seed_sealed?",
+                      w.created_at, w.updated_at
+               from webhook w
+               left join webhook_health h on h.webhook_id = w.webhook_id
+               left join lateral (
+                   select s.webhook_secret_id, s.sealed
+                   from webhook_secret s
+                   where s.webhook_id = w.webhook_id
+                     and s.kind = 'ed25519'
+                     and s.expires_at is null
+                   order by s.created_at desc
+                   limit 1) seed on true
+               where deleted_at is null
+                 and coalesce(w.tenant_id = tenant_asking(), true)
+                 and "# + $condition,
+            $($value),+
+        )
+        .fetch_all($conn)
+        .await?
+        .into_iter()
+        .map(Webhook::try_from)
+    };
+}
+
+/// One webhook.
+pub(in crate::store) async fn read(conn: &mut PgConnection, id: WebhookId) -> Result<Webhook> {
+    whole!(conn, "w.webhook_id = $1", id as _).next().ok_or(StoreError::NotFound("webhook"))?
+}
+
+/// A page of webhooks, oldest first.
+pub(in crate::store) async fn page(
+    conn: &mut PgConnection,
+    after: Option<WebhookId>,
+    limit: i64,
+) -> Result<Vec<Webhook>> {
+    let after = after.unwrap_or(WebhookId(Uuid::nil()));
+    whole!(conn, "w.webhook_id > $1 order by w.webhook_id limit $2", after as _, limit).collect()
+}
+
+/// What of a webhook is not in its settings, as it is written.
+pub(in crate::store) struct Written<'a> {
+    pub settings: &'a WebhookSettings,
+    pub access: &'a Access,
+    pub state: &'a str,
+    pub state_reason: Option<&'a str>,
+    pub now: OffsetDateTime,
+}
+
+/// Writes everything that can be set of a webhook whose row is there.
+pub(in crate::store) async fn write(
+    conn: &mut PgConnection,
+    id: WebhookId,
+    master_key: &MasterKey,
+    written: &Written<'_>,
+) -> Result<()> {
+    let (settings, access) = (written.settings, written.access);
+    let delivery = &settings.delivery;
+    let header_names: Vec<&str> = access.headers.iter().map(|(name, _)| name.as_str()).collect();
+    let sealed = seal(access, id, master_key)?;
+    let schedule: Option<Vec<i32>> =
+        delivery.retry_schedule.as_ref().map(|waits| waits.iter().map(|wait| column(*wait)).collect());
+    sqlx::query!(
+        "update webhook
+         set url = $2, description = $3, agents = $4, topics = $5, presences = $6, sources = $7, events = $8,
+             mode = $9, max_age_seconds = $10, min_dwell_ms = $11, batch_max_items = $12, batch_max_wait_ms = $13,
+             retry_schedule_seconds = $14, timeout_ms = $15, max_concurrency = $16, rate_limit_requests = $17,
+             rate_limit_per_seconds = $18, disable_after_seconds = $19, format = $20, signatures = $21,
+             verification = $22, auth_kind = $23, access_sealed = $24, header_names = $25, state = $26,
+             state_reason = $27, version = version + 1, updated_at = $28
+         where webhook_id = $1",
+        id as _,
+        settings.url,
+        settings.description,
+        &settings.agents,
+        &settings.topics,
+        &settings.presences,
+        &settings.sources as _,
+        &settings.events,
+        delivery.mode.as_str(),
+        delivery.max_age.map(|age| column(age.as_secs())),
+        column(delivery.min_dwell.as_millis()),
+        delivery.batch.map(|batch| column(batch.max_items)),
+        delivery.batch.map(|batch| column(batch.max_wait.as_millis())),
+        schedule.as_deref(),
+        column(delivery.timeout.as_millis()),
+        column(delivery.max_concurrency),
+        delivery.rate_limit.map(|limit| column(limit.requests)),
+        delivery.rate_limit.map(|limit| column(limit.per.as_secs())),
+        column(delivery.disable_after.as_secs()),
+        delivery.format.as_str(),
+        &settings.signatures.words() as _,
+        settings.verification.as_str(),
+        access.auth.kind(),
+        sealed,
+        &header_names as _,
+        written.state,
+        written.state_reason,
+        written.now,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// A number as its column holds it; the rules keep it in range, and the column's check would tell if they did not.
+fn column<T: TryInto<i32>>(number: T) -> i32 {
+    number.try_into().unwrap_or(i32::MAX)
+}
+
+fn seal(access: &Access, id: WebhookId, master_key: &MasterKey) -> Result<Option<Vec<u8>>> {
+    if access.is_empty() {
+        return Ok(None);
+    }
+    let plain = serde_json::to_vec(access)
+        .map_err(|_| corrupt(id, "access_sealed", "cannot be written as JSON".to_owned()))?;
+    Ok(Some(master_key.seal(&plain, id.0.as_bytes(), random::bytes())))
+}

@@ -1,0 +1,123 @@
+//! `webhook_secret`: what signs a webhook's POSTs, made and replaced. Called by `store/webhooks/mod.rs` and
+//! `api/webhooks.rs`.
+
+use sqlx::PgConnection;
+use time::{Duration, OffsetDateTime};
+
+use crate::clock;
+use crate::domain::audit::Kind;
+use crate::domain::ids::{WebhookId, WebhookSecretId};
+use crate::domain::secret::MasterKey;
+use crate::domain::signature::SigningKey;
+use crate::domain::webhook::SIGNING_SECRETS_MAX;
+use crate::random;
+use crate::store::webhooks::rows::{Webhook, read};
+use crate::store::webhooks::{entry, lock};
+use crate::store::{Result, Store, StoreError, audit};
+
+impl Store {
+    /// Replaces the signing secret, and the `v1a` pair if there is one; the former ones sign on for `overlap`.
+    ///
+    /// # Errors
+    /// If there is no such webhook, if too many former secrets still sign, or the database refuses.
+    pub async fn rotate_webhook_secret(
+        &self,
+        id: WebhookId,
+        secret: &SigningKey,
+        overlap: Duration,
+        master_key: &MasterKey,
+        principal: &str,
+    ) -> Result<Webhook> {
+        let now = clock::now();
+        let mut tx = self.begin().await?;
+        lock(&mut tx, id).await?;
+        let has_seed = read(&mut tx, id).await?.has_seed();
+        sqlx::query!(
+            "update webhook_secret
+             set expires_at = $2
+             where webhook_id = $1
+               and expires_at is null",
+            id as _,
+            now + overlap,
+        )
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query!(
+            "delete from webhook_secret
+             where webhook_id = $1
+               and expires_at <= $2",
+            id as _,
+            now,
+        )
+        .execute(&mut *tx)
+        .await?;
+        let signing = sqlx::query_scalar!(
+            r#"select count(*) as "count!"
+               from webhook_secret
+               where webhook_id = $1
+                 and kind = 'hmac'"#,
+            id as _,
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        if signing >= SIGNING_SECRETS_MAX {
+            return Err(StoreError::Conflict(format!(
+                "{SIGNING_SECRETS_MAX} secrets of this webhook sign already; wait until a former one has expired"
+            )));
+        }
+        insert_secret(&mut tx, id, "hmac", secret.bytes(), master_key, now).await?;
+        if has_seed {
+            make_seed(&mut tx, id, master_key, now).await?;
+        }
+        sqlx::query!(
+            "update webhook
+             set version = version + 1,
+                 updated_at = $2
+             where webhook_id = $1",
+            id as _,
+            now,
+        )
+        .execute(&mut *tx)
+        .await?;
+        let told = entry(now, Kind::WebhookSecretRotated, id, principal)
+            .data("overlap_seconds", overlap.whole_seconds());
+        audit::write(&mut tx, &[told]).await?;
+        let webhook = read(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(webhook)
+    }
+}
+
+/// Makes a pair for `v1a` signatures: 32 random bytes are its seed.
+pub(in crate::store) async fn make_seed(
+    conn: &mut PgConnection,
+    webhook: WebhookId,
+    master_key: &MasterKey,
+    now: OffsetDateTime,
+) -> Result<()> {
+    insert_secret(conn, webhook, "ed25519", &random::bytes::<32>(), master_key, now).await
+}
+
+pub(in crate::store) async fn insert_secret(
+    conn: &mut PgConnection,
+    webhook: WebhookId,
+    kind: &str,
+    secret: &[u8],
+    master_key: &MasterKey,
+    now: OffsetDateTime,
+) -> Result<()> {
+    let id = WebhookSecretId::generate();
+    let sealed = master_key.seal(secret, id.0.as_bytes(), random::bytes());
+    sqlx::query!(
+        "insert into webhook_secret (webhook_secret_id, webhook_id, kind, sealed, created_at)
+         values ($1, $2, $3, $4, $5)",
+        id as _,
+        webhook as _,
+        kind,
+        sealed,
+        now,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
