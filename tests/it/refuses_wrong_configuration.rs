@@ -137,14 +137,14 @@ fn every_variable_of_compose_and_the_example_exists_and_every_one_is_documented(
     let files = [
         ("docker-compose.yml", include_str!("../../docker-compose.yml")),
         (".env.example", include_str!("../../.env.example")),
-        ("README.md", include_str!("../../README.md")),
+        ("docs/configuration.md", include_str!("../../docs/configuration.md")),
     ];
     let name = |word: &&str| (word.starts_with("BRIDGE_") || word.starts_with("GENESYS_")) && word.len() > 8;
     for (file, text) in files {
         let words: Vec<&str> =
             text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).filter(name).collect();
         for word in &words {
-            // BRIDGE_URL is the demo's register program's; BRIDGE and KEY are the README's shell variables.
+            // BRIDGE_URL belongs to the demo's register program.
             let bare = word.trim_end_matches("_FILE");
             assert!(known(bare) || *word == "BRIDGE_URL" || word.ends_with('_'), "{file} names {word}");
         }
