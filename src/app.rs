@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, interval, sleep};
 
-use crate::actors::dispatcher::{DispatcherActor, DispatcherDeps};
+use crate::actors::dispatch::actor::{DispatcherActor, DispatcherDeps};
 use crate::actors::supervisor::{Deps, Supervisor};
 use crate::actors::{RESTART_AFTER, audit_push};
 use crate::api::{self, ApiState, Strangers};

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{interval, sleep, timeout};
 
-use crate::actors::dispatcher::Drain;
+use crate::actors::dispatch::actor::Drain;
 use crate::actors::supervisor::Stop;
 use crate::app::{self, Running};
 use crate::clock;

@@ -244,7 +244,7 @@ fn the_guard_finds_what_it_guards_against() {
         ("api/webhooks.rs", "use super::super::outbound::post;"),
         ("api/webhooks.rs", "fn f() { crate::actors::wake(); }"),
         ("api/webhooks.rs", "let x = sqlx::query(\"select 1\");"),
-        ("actors/dispatcher.rs", "use actix_web::web;"),
+        ("actors/dispatch/actor.rs", "use actix_web::web;"),
         ("outbound/post.rs", "use awc;"),
         ("app.rs", "let home = std::env::var(\"HOME\");"),
         ("api/health.rs", "time::OffsetDateTime::now_utc()"),

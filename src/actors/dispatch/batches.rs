@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::outlet::{Outlet, expires_at};
 use super::{Dispatch, Report, start};
+use crate::actors::dispatch::queue::{Outlet, expires_at};
 use crate::clock;
 use crate::domain::delivery::EndState;
 use crate::domain::ids::{BatchId, WebhookId};

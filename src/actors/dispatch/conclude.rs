@@ -5,7 +5,7 @@ use std::time::Instant;
 use time::OffsetDateTime;
 
 use super::Dispatch;
-use super::outlet::expires_at;
+use crate::actors::dispatch::queue::expires_at;
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::circuit::OPENS_AFTER;

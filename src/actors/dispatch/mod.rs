@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-use super::dispatcher::{DispatcherDeps, Order};
 use crate::clock;
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, RecoveryId, WebhookId};
 use crate::domain::places::{Places, Risk, WINDOW_FIRST};
@@ -30,17 +29,20 @@ use crate::store::StoreError;
 use crate::store::delivery::cycle::{Claimed, Cycle, Work};
 use crate::store::delivery::direct_dispatch::{Handed, Leave};
 use crate::store::delivery::targets::WebhookTarget;
-use outlet::Outlet;
+use actor::{DispatcherDeps, Order};
+use queue::Outlet;
+
+pub mod actor;
+mod maintenance;
+mod queue;
+mod recovery;
 
 mod batches;
 mod conclude;
 mod cycle;
-mod outlet;
 mod reconcile;
-mod recover;
 mod send;
 mod stop;
-mod upkeep;
 
 /// The poll that finds what no nudge told of: retries, other processes' events, lost nudges.
 const POLL: Duration = Duration::from_secs(1);
@@ -65,7 +67,7 @@ enum Report {
     /// A recovery is in our hands no more.
     Recovered(RecoveryId),
     /// A round of upkeep is over.
-    Upkept(Result<upkeep::Found, StoreError>),
+    Upkept(Result<maintenance::Found, StoreError>),
     /// A task panicked: what it was to report will never come.
     Died,
 }

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use time::OffsetDateTime;
 
-use super::outlet::{Next, Outlet, Prepared, Unsent};
 use super::{Dispatch, Report, start};
+use crate::actors::dispatch::queue::{Next, Outlet, Prepared, Unsent};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::delivery::EndState;

@@ -1,5 +1,5 @@
 //! What a webhook missed, owed to it again: events of a time that was asked for, however many. Called by
-//! `actors/dispatch/recover.rs` for requests in its hands (`store/recovery/requests.rs`).
+//! `actors/dispatch/recovery.rs` for requests in its hands (`store/recovery/requests.rs`).
 //!
 //! Read in chunks (`store/recovery/missed_events.rs`), opened lane by lane in small pieces: each in a transaction of its own, which holds one
 //! agent's row and so neither keeps the recorder waiting nor meets it crosswise. Doing a chunk again is harmless: what is

@@ -12,10 +12,6 @@ use actix::prelude::*;
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
-use super::assignment::{Agents, Assignment};
-use super::deletions::delete;
-use super::journal::Journal;
-use super::strand::{Role, Strand, StrandId};
 use super::token::Tokens;
 use crate::clock;
 use crate::domain::agent_state::AgentState;
@@ -32,6 +28,19 @@ use crate::store::Store;
 use crate::store::recorder::Recorder;
 use crate::store::sources::desired_connections::ConnectionState;
 use crate::store::sources::gap_tracking::GapStep;
+use assignment::{Agents, Assignment};
+use deletions::delete;
+use journal::Journal;
+use link::{Role, Strand, StrandId};
+
+pub mod assignment;
+mod deletions;
+mod handover;
+mod journal;
+mod link;
+mod resync;
+mod topic_updates;
+mod upstream_calls;
 
 /// Held back changes are looked through when there are so many more: a hand-over may wait for long.
 const LOOK_THROUGH_EVERY: usize = 4096;

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use actix::prelude::*;
 use time::{Duration, OffsetDateTime};
 
-use super::supervisor::{Deps, Supervisor};
+use crate::actors::supervisor::{Deps, Supervisor};
 use crate::clock;
 use crate::domain::ids::SourceId;
 use crate::store::sources::desired_connections::WantedSource;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use super::token::Tokens;
+use crate::actors::token::Tokens;
 use crate::domain::ids::SourceId;
 use crate::domain::target::TargetPolicy;
 use crate::genesys::client::ClientSettings;

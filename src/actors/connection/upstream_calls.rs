@@ -9,11 +9,11 @@ use futures_util::stream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::connection::{Arrival, ConnectionActor, Place};
-use super::deletions::delete_at_the_end;
-use super::strand::{OpenSocket, StrandId};
-use super::subscription::agent_ids;
-use super::token::Held;
+use crate::actors::connection::deletions::delete_at_the_end;
+use crate::actors::connection::link::{OpenSocket, StrandId};
+use crate::actors::connection::topic_updates::agent_ids;
+use crate::actors::connection::{Arrival, ConnectionActor, Place};
+use crate::actors::token::Held;
 use crate::domain::ids::ProvisioningId;
 use crate::genesys::protocol::{Listed, Provisioned, Standing, Upstream, UpstreamError};
 use crate::genesys::session::{Input, Listing, TokenSerial};

@@ -8,8 +8,8 @@ use std::time::Instant;
 use actix::SpawnHandle;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::assignment::Agents;
-use super::token::Held;
+use crate::actors::connection::assignment::Agents;
+use crate::actors::token::Held;
 use crate::domain::presence::PresenceChange;
 use crate::genesys::session::{Phase, Session};
 use crate::genesys::socket::Speaker;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
-use super::assignment::Agents;
-use super::connection::{ConnectionActor, Place, Reassign};
+use crate::actors::connection::assignment::Agents;
+use crate::actors::connection::{ConnectionActor, Place, Reassign};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::AgentId;

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::connection::ConnectionActor;
+use crate::actors::connection::ConnectionActor;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::{AgentId, ProvisioningId};
 use crate::domain::quarantine::Room;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::assignment::Agents;
+use crate::actors::connection::assignment::Agents;
 use crate::domain::ids::ConnectionId;
 use crate::domain::secret::MasterKey;
 use crate::domain::source::PROTOCOL_NOTIFICATIONS;

@@ -10,13 +10,8 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use time::OffsetDateTime;
 
-use super::assignment::{Agents, Assignment};
-use super::cleanups::CleanUps;
 use super::connection::{self, ConnectionActor, Reassign, Terminate};
-use super::rosters::Rosters;
-use super::shared::{Shared, SharedClients};
-use super::sources_health::SourcesHealth;
-use super::wanted::{Wanted, read_wanted};
+use crate::actors::connection::assignment::{Agents, Assignment};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::{ConnectionId, SourceId};
@@ -31,6 +26,17 @@ use crate::status::{Part, Status};
 use crate::store::Store;
 use crate::store::recorder::Recorder;
 use crate::store::sources::desired_connections::{WantedConnection, WantedSource};
+use cleanups::CleanUps;
+use desired::{Wanted, read_wanted};
+use rosters::Rosters;
+use source_clients::{Shared, SharedClients};
+use source_health::SourcesHealth;
+
+mod cleanups;
+mod desired;
+mod rosters;
+mod source_clients;
+mod source_health;
 
 /// How often what is held is compared with what is wanted.
 const COMPARE_EVERY: Duration = Duration::from_secs(1);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::Report;
+use crate::actors::dispatch::Report;
 use crate::domain::ids::{DispatcherId, RecoveryId};
 use crate::store::Store;
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use tokio::sync::watch;
 
-use super::RESTART_AFTER;
-use super::dispatch::Dispatch;
+use crate::actors::RESTART_AFTER;
+use crate::actors::dispatch::Dispatch;
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::secret::MasterKey;
@@ -40,7 +40,7 @@ pub struct Drain(pub Duration);
 
 /// What the loop is to do.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Order {
+pub(in crate::actors) enum Order {
     /// Claim and send.
     Run,
     /// Claim nothing more; what is under way may finish until then.

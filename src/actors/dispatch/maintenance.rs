@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use super::{Dispatch, Report, UPKEEP, start};
+use crate::actors::dispatch::{Dispatch, Report, UPKEEP, start};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::delivery_settings::Verification;
@@ -20,10 +20,10 @@ use crate::outbound::post::Post;
 use crate::random;
 use crate::store::{Store, StoreError};
 
-use super::super::dispatcher::DispatcherDeps;
-use super::outlet::Prepared;
-use super::reconcile::{Scan, Walk};
-use super::recover::recover;
+use crate::actors::dispatch::actor::DispatcherDeps;
+use crate::actors::dispatch::queue::Prepared;
+use crate::actors::dispatch::reconcile::{Scan, Walk};
+use crate::actors::dispatch::recovery::recover;
 
 /// How long one round does each kind of long work piece by piece: our sign of life must not wait for all of it.
 const PIECES_WITHIN: Duration = Duration::from_millis(700);

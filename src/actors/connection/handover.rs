@@ -15,8 +15,8 @@ use std::time::Duration;
 use actix::prelude::*;
 use time::OffsetDateTime;
 
-use super::connection::{ConnectionActor, Place};
-use super::strand::{Role, Strand, StrandId};
+use crate::actors::connection::link::{Role, Strand, StrandId};
+use crate::actors::connection::{ConnectionActor, Place};
 use crate::clock;
 use crate::domain::agent_state::{Merged, Seen};
 use crate::domain::audit::{Entry, Kind};

@@ -1,6 +1,6 @@
 //! Deleting upstream what a connection made there.
 
-use super::token::{Held, Tokens};
+use crate::actors::token::{Held, Tokens};
 use crate::genesys::protocol::{ErrorKind, Upstream, UpstreamError};
 
 /// Ids, and what became of deleting each.

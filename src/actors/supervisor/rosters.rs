@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
-use super::roster::{End, Refresh, RosterActor, RosterDeps};
-use super::shared::{Shared, SharedClients};
+use crate::actors::roster::{End, Refresh, RosterActor, RosterDeps};
+use crate::actors::supervisor::source_clients::{Shared, SharedClients};
 use crate::domain::ids::SourceId;
 use crate::genesys::protocol::Watch;
 use crate::store::Store;

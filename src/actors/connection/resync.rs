@@ -12,10 +12,10 @@ use actix::prelude::*;
 use time::OffsetDateTime;
 use tokio::time::sleep;
 
-use super::assignment::Assignment;
-use super::connection::{ConnectionActor, Deps, Place};
-use super::strand::{Role, StrandId};
-use super::token::{Held, Tokens};
+use crate::actors::connection::assignment::Assignment;
+use crate::actors::connection::link::{Role, StrandId};
+use crate::actors::connection::{ConnectionActor, Deps, Place};
+use crate::actors::token::{Held, Tokens};
 use crate::clock;
 use crate::domain::agent_state::{Merged, Seen};
 use crate::domain::audit::{Entry, Kind, Level};
