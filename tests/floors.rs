@@ -1,8 +1,16 @@
 //! Holds the import rules of docs/ARCHITECTURE.md: who may import whom, which crate belongs where, how long a
-//! file may be. It reads the sources as text, so it judges code under any `cfg` too.
-#![allow(clippy::unwrap_used, clippy::string_slice)]
+//! file may be, and that no files import each other in a circle. It reads the sources as text, so it looks at code
+//! under any `cfg` too. scripts/structure compiles it by itself: it needs nothing but std.
+#![allow(clippy::unwrap_used, clippy::string_slice, clippy::indexing_slicing)]
 
 use std::path::Path;
+
+use imports::{Crate, Imports, circles, imports, misplaced};
+
+#[path = "floors/guard.rs"]
+mod guard;
+#[path = "floors/imports.rs"]
+mod imports;
 
 /// A top-level module, and what it may import of ours besides itself. What is not listed has no floor yet.
 #[rustfmt::skip]
@@ -31,6 +39,23 @@ const ARROWS: &[(&str, &str)] = &[
     ("main",      "domain clock config metrics random status telemetry genesys store outbound actors api app audit_cli doctor lifecycle rotate"),
     ("lib",       ""),
 ];
+
+/// The second segment of a path, and the other second segments of the same folder that it may import. A folder's own
+/// mod.rs is `mod`. A folder that is in no entry is free; simulator/src and bench/src count as the folders `simulator`
+/// and `bench`.
+#[rustfmt::skip]
+const SECOND: &[(&str, &str)] = &[
+];
+
+/// The crates in which files may not import each other in a circle.
+const CRATES_OF_OURS: &[Crate] = &[
+    Crate { folder: "src", prefix: "", name: "presence_bridge" },
+    Crate { folder: "simulator/src", prefix: "simulator/", name: "genesys_simulator" },
+    Crate { folder: "bench/src", prefix: "bench/", name: "presence_bridge_bench" },
+];
+
+/// Where circles are printed and not yet refused.
+const CIRCLES_STAY_IN: &[&str] = &["src", "simulator/src"];
 
 /// A crate, and the only top-level modules whose code may name it.
 #[rustfmt::skip]
@@ -78,7 +103,15 @@ fn product_of<'a>(path: &str, text: &'a str) -> &'a str {
     if path.ends_with("tests.rs") {
         return "";
     }
-    text.split("#[cfg(test)]\nmod ").next().unwrap_or_default()
+    // `mod testing;` is a file, which may stand among the others.
+    let is_module = |(at, mark): &(usize, &str)| {
+        text[at + mark.len()..]
+            .lines()
+            .next()
+            .is_some_and(|line| line.ends_with('{') || line.contains("tests"))
+    };
+    let end = text.match_indices("#[cfg(test)]\nmod ").find(is_module);
+    end.map_or(text, |(at, _)| &text[..at])
 }
 
 /// Every word of the code with what stands before and after it.
@@ -210,6 +243,35 @@ fn every_import_goes_to_a_lower_floor() {
     assert!(broken.is_empty(), "broken rules:\n{}", broken.join("\n"));
 }
 
+/// Every import of a crate's product code.
+fn imports_of(of: &Crate) -> Imports {
+    let product = |(path, text): (String, String)| {
+        let code = product_of(&path, &text).to_owned();
+        (path, code)
+    };
+    imports(of, &sources(of.folder).into_iter().map(product).collect::<Vec<_>>())
+}
+
+#[test]
+fn every_import_inside_a_folder_goes_to_a_lower_floor() {
+    let broken: Vec<_> =
+        CRATES_OF_OURS.iter().flat_map(|of| misplaced(of, &imports_of(of), SECOND)).collect();
+    assert!(broken.is_empty(), "broken rules:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let mut refused = Vec::new();
+    for of in CRATES_OF_OURS {
+        let found = circles(of, &imports_of(of));
+        println!("{}", found.join("\n"));
+        if !found.is_empty() && !CIRCLES_STAY_IN.contains(&of.folder) {
+            refused.push(format!("{} circles in {}", found.len(), of.folder));
+        }
+    }
+    assert!(refused.is_empty(), "{} (printed above, file by file)", refused.join(", "));
+}
+
 #[test]
 fn no_file_grows_past_what_one_reads_in_a_sitting() {
     let long: Vec<_> = ["src", "simulator/src"]
@@ -231,48 +293,6 @@ fn simulator_and_bench_never_import_the_bridge() {
         let depends = manifest.lines().any(|line| line.starts_with("presence-bridge"));
         assert!(!depends, "{folder}/Cargo.toml depends on the bridge");
     }
-}
-
-#[test]
-fn the_guard_finds_what_it_guards_against() {
-    let offences = [
-        ("domain/retry.rs", "use crate::store::Store;"),
-        ("domain/retry.rs", "use std::{fmt, fs};"),
-        ("domain/retry.rs", "pub async fn wait() {}"),
-        ("store/mod.rs", "use crate::{domain::ids, outbound::{post, guard}};"),
-        ("store/mod.rs", "use super::genesys::socket;"),
-        ("api/webhooks.rs", "use super::super::outbound::post;"),
-        ("api/webhooks.rs", "fn f() { crate::actors::wake(); }"),
-        ("api/webhooks.rs", "let x = sqlx::query(\"select 1\");"),
-        ("actors/dispatch/actor.rs", "use actix_web::web;"),
-        ("outbound/post.rs", "use awc;"),
-        ("app.rs", "let home = std::env::var(\"HOME\");"),
-        ("api/health.rs", "time::OffsetDateTime::now_utc()"),
-        ("actors/mod.rs", "use rand::Rng;"),
-        ("helpers.rs", ""),
-    ];
-    for (path, code) in offences {
-        assert_eq!(broken_rules(path, code).len(), 1, "{path}: {code}: {:?}", broken_rules(path, code));
-    }
-    let fine = [
-        ("domain/target.rs", "use std::net::IpAddr; // not crate::store\nuse super::ids::AgentId;"),
-        ("store/mod.rs", "use crate::{domain::{ids, store}, clock};\nuse self::audit;"),
-        ("store/ingest/record.rs", "use super::outbound;"),
-        ("actors/mod.rs", "use actix::Actor; use crate::{genesys, store::{self, wake}, outbound};"),
-        ("genesys/mod.rs", "let url = \"http://x/crate\"; use awc::Client;"),
-        ("outbound/post_tests.rs", "use genesys_simulator::crm;"),
-        (
-            "outbound/post.rs",
-            "#[cfg(test)]\nmod tests { use hyper::server; use tokio; use genesys_simulator::crm; }",
-        ),
-    ];
-    for (path, code) in fine {
-        assert_eq!(broken_rules(path, code), Vec::<String>::new(), "{path}: {code}");
-    }
-    let long = "let x = 1; // one\n\n// two\n".repeat(LINES_MAX + 1);
-    assert!(too_long("api/mod.rs", &long).is_some());
-    assert!(too_long("api/mod.rs", &"// only words\n\n".repeat(LINES_MAX + 1)).is_none());
-    assert!(too_long("api/mod.rs", &format!("fn f() {{}}\n#[cfg(test)]\nmod tests {{\n{long}}}")).is_none());
 }
 
 #[test]
