@@ -55,7 +55,7 @@ const CRATES_OF_OURS: &[Crate] = &[
 ];
 
 /// Where circles are printed and not yet refused.
-const CIRCLES_STAY_IN: &[&str] = &["src", "simulator/src"];
+const CIRCLES_STAY_IN: &[&str] = &["src"];
 
 /// A crate, and the only top-level modules whose code may name it.
 #[rustfmt::skip]

@@ -25,5 +25,6 @@ pub mod cloud;
 pub mod crm;
 pub mod genesys;
 pub mod http;
+mod listen;
 pub mod relay;
 pub mod shift;

@@ -8,8 +8,8 @@ use axum::response::Response;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::answers::{Answer, Caller, Refused, json_answer, refuse};
 use super::deeds::{Manner, Reach};
-use super::rest::{Answer, Caller, Refused, json_answer, refuse};
 use super::state::{Channel, Shared, State};
 use crate::clock::rfc3339_ms;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use super::rest::{Answer, Caller, json_answer, refuse};
+use super::answers::{Answer, Caller, json_answer, refuse};
 use super::state::{Shared, State};
 
 /// Ids of one call.

@@ -49,7 +49,7 @@ impl Cloud {
         let ws_origin = origin.trim_end_matches('/').replacen("http", "ws", 1);
         let shared = Arc::new(Shared::new(options, ws_origin));
         let router = Router::new().fallback(super::rest::answer).with_state(shared.clone());
-        let task = tokio::spawn(crate::genesys::serve(listener, router, shared.stop.subscribe()));
+        let task = tokio::spawn(crate::listen::serve(listener, router, shared.stop.subscribe()));
         let server = Arc::new(Server { shared: shared.clone(), task: Mutex::new(Some(task)) });
         Ok(Self { shared, address, server })
     }

@@ -7,14 +7,16 @@
 //! ```
 //!
 //! [`Cloud`] is the handle. `people` is the truth, `state` holds it with tokens and channels, `rest`, `channels` and
-//! `directory` are its public face, `socket` one open WebSocket, `deeds` the ways to hurt
-//! it, `verbs` what they do.
+//! `directory` are its public face, with `answers` in common; `socket` is one open WebSocket and obeys an `order`;
+//! `deeds` are the ways to hurt it, `verbs` what they do.
 
+mod answers;
 mod channels;
 mod deeds;
 mod directory;
 mod handle;
 mod options;
+mod order;
 mod people;
 mod rest;
 mod socket;

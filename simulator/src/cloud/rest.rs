@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, to_bytes};
+use axum::body::to_bytes;
 use axum::extract::{FromRequestParts, Request, State as Extract, WebSocketUpgrade};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -13,76 +13,16 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use super::answers::{Answer, Caller, Refused, json_answer, refuse};
 use super::deeds::{ClientState, Deed, Place};
 use super::options::RateHeaders;
+use super::order::Order;
 use super::state::{Shared, State, Token};
 use super::verbs::obey;
 use super::{channels, directory, socket};
 
 /// Longest body that is read; the platform takes 512,000 bytes.
 const BODY_MAX: usize = 512_000;
-
-pub(super) type Answer = Result<Response, Refused>;
-
-/// A refusal: status and code.
-#[derive(Debug)]
-pub(super) struct Refused {
-    status: StatusCode,
-    code: String,
-    headers: Vec<(&'static str, String)>,
-    oauth: bool,
-}
-
-pub(super) fn refuse(status: StatusCode, code: &str) -> Refused {
-    Refused { status, code: code.to_owned(), headers: Vec::new(), oauth: false }
-}
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let body = if self.oauth {
-            json!({"error": self.code, "description": "refused", "error_description": "refused"})
-        } else {
-            json!({
-                "status": self.status.as_u16(), "code": self.code, "message": "refused by the simulator",
-                "messageParams": {}, "contextId": Uuid::new_v4(), "details": [], "errors": [],
-            })
-        };
-        let mut response = json_answer(self.status, &body);
-        for (name, value) in self.headers {
-            if let Ok(value) = HeaderValue::from_str(&value) {
-                response.headers_mut().insert(HeaderName::from_static(name), value);
-            }
-        }
-        response
-    }
-}
-
-pub(super) fn json_answer(status: StatusCode, body: &Value) -> Response {
-    let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
-/// Who asks, and the query of the request.
-pub(super) struct Caller {
-    pub(super) client: String,
-    pub(super) token: String,
-    query: Vec<(String, String)>,
-}
-
-impl Caller {
-    pub(super) fn query(&self, name: &str) -> Option<&str> {
-        self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
-    }
-
-    /// All values of a parameter, given several times or with commas.
-    pub(super) fn list(&self, name: &str) -> Vec<String> {
-        let values = self.query.iter().filter(|(key, _)| key == name).flat_map(|(_, value)| value.split(','));
-        values.map(str::trim).filter(|value| !value.is_empty()).map(str::to_owned).collect()
-    }
-}
 
 /// Answers every request.
 pub(super) async fn answer(Extract(shared): Extract<Arc<Shared>>, request: Request) -> Response {
@@ -326,7 +266,7 @@ async fn upgrade(shared: &Arc<Shared>, id: &str, request: Request) -> Answer {
         let channel = state.channels.iter_mut().find(|one| one.id == id)?;
         // A second socket makes the platform drop the first.
         if let Some((_, former)) = channel.socket.replace((number, door)) {
-            let _ = former.send(socket::Order::Drop);
+            let _ = former.send(Order::Drop);
         }
         channel.sockets += 1;
         channel.used = number;

@@ -8,28 +8,12 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval_at, timeout};
 
+use super::order::Order;
 use super::state::Shared;
-use crate::genesys::stopped;
+use crate::listen::stopped;
 
 /// Time the client has to answer a close frame.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
-
-/// What a socket's task can be told.
-#[derive(Debug)]
-pub(super) enum Order {
-    /// Send an event, and write in the ledger what became of it.
-    Event { number: u64, frame: Arc<str> },
-    /// Send any text.
-    Say(String),
-    /// Send a binary message.
-    Binary(Vec<u8>),
-    /// Start the closing handshake.
-    Close(u16, String),
-    /// End TCP without a close frame.
-    Drop,
-    /// Keep TCP open and say nothing, or be normal again.
-    Silence(bool),
-}
 
 /// Runs a socket until it ends, then takes it off its channel.
 pub(super) async fn run(

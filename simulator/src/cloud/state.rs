@@ -11,8 +11,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::deeds::{ClientState, Fault, Place};
 use super::options::CloudOptions;
+use super::order::Order;
 use super::people::{Definition, Person};
-use super::socket::Order;
 
 /// State shared by the handle, the REST handlers and the sockets.
 #[derive(Debug)]

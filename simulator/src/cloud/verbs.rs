@@ -6,8 +6,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::deeds::{ClientState, Deed, Manner, Reach};
+use super::order::Order;
 use super::people::Definition;
-use super::socket::Order;
 use super::state::{Channel, Client, Shared, State};
 
 /// Obeys; gives back how many things were touched, or a change's number.

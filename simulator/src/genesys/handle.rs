@@ -61,7 +61,7 @@ impl Genesys {
         // http becomes ws, https becomes wss.
         let ws_origin = origin.trim_end_matches('/').replacen("http", "ws", 1);
         let shared = Arc::new(Shared::new(options, ws_origin));
-        let task = tokio::spawn(super::server::serve(
+        let task = tokio::spawn(crate::listen::serve(
             listener,
             super::server::router(shared.clone()),
             shared.stop.subscribe(),

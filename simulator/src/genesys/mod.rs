@@ -31,6 +31,5 @@ pub use faults::{Fault, Route, Tamper};
 pub use handle::{Genesys, StillWaiting};
 pub use ledger::{Change, Fate};
 pub use options::{GenesysOptions, TOPICS};
-pub(crate) use server::{serve, stopped};
 pub use snapshot::{CloseSeen, ConnectionSeen, OpenSeen, Snapshot, Tally};
 pub use verbs::{Junk, Target, Verb};

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::answers::Refusal;
 use super::faults::{Route, Tamper};
 use super::options::TOPICS;
-use super::world::{Connection, Shared, Token};
+use super::world::{Connection, Order, Shared, Token};
 
 type Answer = Result<Json<Value>, Refusal>;
 
@@ -189,7 +189,7 @@ pub(super) async fn delete_connection(
         if let Some(socket) = connection.socket {
             let reason = "connection deleted".to_owned();
             // The task may have ended in this instant: then its socket is closed already.
-            let _ = socket.send(super::socket::Order::Close { code: Some(1000), reason });
+            let _ = socket.send(Order::Close { code: Some(1000), reason });
         }
         Ok(StatusCode::NO_CONTENT)
     })

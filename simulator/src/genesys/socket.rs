@@ -12,33 +12,13 @@ use tokio::time::{Instant, sleep_until};
 
 use super::frame::{self, Opcode};
 use super::outbox::Outbox;
-use super::world::{Shared, World};
+use super::world::{Order, Shared, World};
+use crate::listen::stopped;
 
 mod hear;
 
 /// Time the client has to answer a close frame before we drop TCP anyway.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
-
-/// What a socket's task can be told.
-#[derive(Debug)]
-pub(super) enum Order {
-    /// Send a presence frame, and write in the ledger what became of it.
-    Presence { number: u64, frame: Arc<str> },
-    /// Send these bytes as they are, frame or not.
-    Raw(Bytes),
-    /// Send the last presence frame once more.
-    Repeat,
-    /// Send `first`, then `chunk` so many times, as fast as the client takes them.
-    Flood { first: Bytes, chunk: Bytes, times: u64 },
-    /// Start the closing handshake.
-    Close { code: Option<u16>, reason: String },
-    /// End TCP without a close frame.
-    Drop,
-    /// End TCP with a reset.
-    Reset,
-    /// Say nothing and answer nothing, or be normal again.
-    Silence(bool),
-}
 
 /// Who a socket is and how it behaves.
 pub(super) struct Identity {
@@ -155,7 +135,7 @@ impl Socket {
         loop {
             let deadline = self.deadline();
             let end = tokio::select! {
-                () = super::server::stopped(&mut stop) => Some(End::Quiet),
+                () = stopped(&mut stop) => Some(End::Quiet),
                 order = orders.recv(), if listening => match order {
                     Some(order) => self.obey(order),
                     // The connection was deleted: its last order was to close, and only that is left to finish.

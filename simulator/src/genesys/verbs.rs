@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::faults::{Fault, Route, Tamper};
 use super::frame::{self, Opcode};
-use super::socket::Order;
-use super::world::{Shared, World};
+use super::world::{Order, Shared, World};
 
 /// Which sockets a verb means.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 
@@ -11,7 +12,6 @@ use super::faults::Faults;
 use super::ledger::{Change, Fate, Ledger};
 use super::options::{GenesysOptions, TOPICS};
 use super::snapshot::{ConnectionSeen, Snapshot, Tally};
-use super::socket::Order;
 
 /// State shared by the handle, the REST handlers and the sockets.
 #[derive(Debug)]
@@ -61,6 +61,27 @@ pub(super) struct Client {
 pub(super) struct Token {
     pub(super) client: String,
     pub(super) expires: Instant,
+}
+
+/// What a socket's task can be told.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Send a presence frame, and write in the ledger what became of it.
+    Presence { number: u64, frame: Arc<str> },
+    /// Send these bytes as they are, frame or not.
+    Raw(Bytes),
+    /// Send the last presence frame once more.
+    Repeat,
+    /// Send `first`, then `chunk` so many times, as fast as the client takes them.
+    Flood { first: Bytes, chunk: Bytes, times: u64 },
+    /// Start the closing handshake.
+    Close { code: Option<u16>, reason: String },
+    /// End TCP without a close frame.
+    Drop,
+    /// End TCP with a reset.
+    Reset,
+    /// Say nothing and answer nothing, or be normal again.
+    Silence(bool),
 }
 
 /// An upstream connection, with or without a socket.

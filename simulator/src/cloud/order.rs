@@ -1,0 +1,20 @@
+//! The orders of the state to the task of a socket.
+
+use std::sync::Arc;
+
+/// What a socket's task can be told.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Send an event, and write in the ledger what became of it.
+    Event { number: u64, frame: Arc<str> },
+    /// Send any text.
+    Say(String),
+    /// Send a binary message.
+    Binary(Vec<u8>),
+    /// Start the closing handshake.
+    Close(u16, String),
+    /// End TCP without a close frame.
+    Drop,
+    /// Keep TCP open and say nothing, or be normal again.
+    Silence(bool),
+}
