@@ -1,5 +1,5 @@
-//! Holds the documents to the code and to each other: the page of settings repeats the list of variables, links lead
-//! somewhere, and files that pages name exist. It only reads files.
+//! Holds the documents to the code and to each other: the page of settings repeats the list of variables, decisions
+//! have one form and stand in their index, and links and cited files exist. It only reads files.
 #![allow(clippy::unwrap_used, clippy::string_slice)]
 
 use std::collections::BTreeMap;
@@ -9,6 +9,9 @@ use presence_bridge::config::{VARIABLES, Variable};
 
 /// Lines of the README; details belong in docs/.
 const README_LINES_MAX: usize = 170;
+
+/// Sections of a decision, in order.
+const DECISION_SECTIONS: [&str; 3] = ["Context", "Decision", "Consequences"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -187,6 +190,107 @@ fn every_source_file_that_a_page_names_exists() {
     assert!(missing.is_empty(), "there are no such files:\n{}", missing.join("\n"));
 }
 
+/// A decision as its file tells it.
+struct Decision {
+    number: String,
+    title: String,
+    status: String,
+    date: String,
+}
+
+/// Reads a decision.
+///
+/// # Errors
+/// What its form lacks.
+fn decision(file: &str, text: &str) -> Result<Decision, String> {
+    let mut lines = text.lines();
+    let mut next = || lines.next().unwrap_or_default();
+    let heading = next().strip_prefix("# ").and_then(|heading| heading.split_once(": "));
+    let (number, title) = heading.ok_or(format!("{file}: begins without `# NNNN: title`"))?;
+    let expected = format!("{number}-{}.md", slug(title));
+    if file != expected {
+        return Err(format!("{file}: its title wants the name {expected}"));
+    }
+    next();
+    let status =
+        next().strip_prefix("- Status: ").ok_or(format!("{file}: no `- Status: …` below the title"))?;
+    let date = next().strip_prefix("- Date: ").ok_or(format!("{file}: no `- Date: …` below the status"))?;
+    let known = ["accepted", "accepted, amended by ", "superseded by "];
+    if !known.contains(&status.trim_end_matches(|c: char| c.is_ascii_digit())) {
+        return Err(format!("{file}: status {status:?} is none of {known:?}"));
+    }
+    let sections: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    if sections != DECISION_SECTIONS {
+        return Err(format!("{file}: has sections {sections:?}, not {DECISION_SECTIONS:?}"));
+    }
+    Ok(Decision {
+        number: number.to_owned(),
+        title: title.to_owned(),
+        status: status.to_owned(),
+        date: date.to_owned(),
+    })
+}
+
+/// A title as the second part of a file's name.
+fn slug(title: &str) -> String {
+    let parts: Vec<_> = title.split(|c: char| !c.is_ascii_alphanumeric()).filter(|p| !p.is_empty()).collect();
+    parts.join("-").to_lowercase()
+}
+
+/// File names of decisions, in order.
+fn decision_files() -> Vec<String> {
+    let entries = std::fs::read_dir(root().join("docs/adr")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut files: Vec<_> = names.filter(|name| name != "README.md").collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn every_decision_has_the_one_form_and_stands_in_the_index() {
+    let mut rows = Vec::new();
+    let mut faults = Vec::new();
+    for file in decision_files() {
+        match decision(&file, &read(&format!("docs/adr/{file}"))) {
+            Ok(Decision { number, title, status, date }) => {
+                rows.push(format!("| [{number}]({file}) | {title} | {status} | {date} |"));
+            }
+            Err(fault) => faults.push(fault),
+        }
+    }
+    assert!(faults.is_empty(), "wrong form:\n{}", faults.join("\n"));
+    let index = read("docs/adr/README.md");
+    let found: Vec<_> = index.lines().filter(|line| line.starts_with("| [")).collect();
+    assert_eq!(found, rows, "docs/adr/README.md must have these rows:\n{}\n", rows.join("\n"));
+}
+
+/// Citations of decisions in a text: what stands behind `adr/` or `ADR `, if it begins with a number.
+fn citations(text: &str) -> Vec<&str> {
+    let end = |rest: &str| rest.find(|c: char| !c.is_alphanumeric() && !['-', '.'].contains(&c));
+    ["adr/", "ADR "]
+        .iter()
+        .flat_map(|before| text.split(before).skip(1))
+        .map(|rest| rest[..end(rest).unwrap_or(rest.len())].trim_end_matches('.'))
+        .filter(|cited| cited.starts_with(|c: char| c.is_ascii_digit()))
+        .collect()
+}
+
+/// Whether a citation is the number or the name of one of `files`.
+fn is_decision(cited: &str, files: &[String]) -> bool {
+    files.iter().any(|file| file == cited || file.split('-').next() == Some(cited))
+}
+
+#[test]
+fn every_decision_that_is_cited_exists() {
+    let files = decision_files();
+    let mut wrong = Vec::new();
+    for (path, text) in texts().iter().filter(|(path, _)| path != "tests/paper.rs") {
+        let unknown = citations(text).into_iter().filter(|cited| !is_decision(cited, &files));
+        wrong.extend(unknown.map(|cited| format!("{path}: {cited}")));
+    }
+    assert!(wrong.is_empty(), "there are no such decisions:\n{}", wrong.join("\n"));
+}
+
 #[test]
 fn the_guard_finds_what_it_guards_against() {
     let page = "# One\n## Two `b` words\n## Two b words\n```\n## code\n[a](gone.md)\n```\n`[a](gone.md)`\n";
@@ -199,4 +303,23 @@ fn the_guard_finds_what_it_guards_against() {
     for broken in ["#three", "c.md", "../b.md#one", "b.md"] {
         assert!(broken_link("docs/a.md", broken, &pages).is_some(), "{broken}");
     }
+    let good = "# 0007: Use `x`, once\n\n- Status: accepted\n- Date: 2026-11-23\n\n## Context\n\n## Decision\n\n## Consequences\n";
+    assert!(decision("0007-use-x-once.md", good).is_ok());
+    assert!(decision("0007-use-x-once.md", &good.replace("accepted", "superseded by 0009")).is_ok());
+    let offences = [
+        ("# 0007: Use", "# 0007 Use"),
+        ("Use", "Take"),
+        ("accepted", "perhaps"),
+        ("- Date", "Date"),
+        ("## Context\n", "**Case.**\n"),
+        ("## Decision\n", "## Decision\n## Considered\n"),
+    ];
+    for (from, to) in offences {
+        assert!(decision("0007-use-x-once.md", &good.replace(from, to)).is_err(), "{from} -> {to}");
+    }
+    let files = ["0007-use-x-once.md".to_owned()];
+    let cited =
+        citations("docs/adr/0007, adr/0007-use-x-once.md. ADR 0007 (docs/adr/0008); adr/README.md, ADR 7");
+    let known: Vec<_> = cited.iter().map(|cited| is_decision(cited, &files)).collect();
+    assert_eq!(known, [true, true, false, true, false], "{cited:?}");
 }
