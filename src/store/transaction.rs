@@ -45,7 +45,7 @@ enum Inner {
 }
 
 impl Store {
-    /// Every step that a tenant may ask for begins with this; a statement by itself, too (`docs/adr/0019-tenants.md`).
+    /// Every step that a tenant may ask for begins with this; a statement by itself, too (`docs/adr/0019`).
     pub(super) async fn begin(&self) -> Result<Tx> {
         if let Ok(call) = CALL.try_with(Arc::clone)
             && let Some(mut tx) = call.written_as(self.tenant)

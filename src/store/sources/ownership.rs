@@ -1,5 +1,5 @@
 //! What is whose upstream: which database this is, and which requests for a connection went unanswered
-//! (`docs/adr/0033-ownership-upstream.md`). Called by `app.rs` at the start, and by connections.
+//! (`docs/adr/0033`). Called by `app.rs` at the start, and by connections.
 
 use time::{Duration, OffsetDateTime};
 
