@@ -5,32 +5,14 @@
 //! the bridge's. Times of sending and arrival are read from one monotonic clock. docs/benchmarks.md says what each part
 //! is for.
 
-mod bridge;
-mod cpu;
-mod deliver;
-mod ends;
-mod feed;
-mod figures;
-mod filters;
-mod growth;
-mod hanging;
-mod hardship;
-mod hostile;
-mod isolation;
-mod ledger;
-mod many;
-mod metrics;
-mod order;
-mod outage;
-mod removal;
-mod scale;
-mod statements;
-mod watch;
-mod world;
+mod harness;
+mod measuring;
+mod scenarios;
 
 use clap::Parser;
 
-use bridge::Launch;
+use harness::bridge::Launch;
+use scenarios::{deliver, ends, filters, hanging, hardship, isolation, many, order, outage, removal, scale};
 
 /// Prints latency at a steady rate and throughput when flooded; or what a part measures.
 #[derive(Parser)]

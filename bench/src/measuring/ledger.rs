@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use genesys_simulator::crm::{Observer, Post};
 
-use crate::figures::count;
+use crate::measuring::figures::count;
 
 /// Examples of broken promises that are kept.
 const EXAMPLES: usize = 10;

@@ -8,10 +8,10 @@ use clap::Args;
 use genesys_simulator::crm::{Behaviour, CrmOptions};
 use serde_json::json;
 
-use crate::bridge::Launch;
-use crate::cpu::Usage;
-use crate::figures::{Times, count, print_machine};
-use crate::world::World;
+use crate::harness::bridge::Launch;
+use crate::harness::world::World;
+use crate::measuring::cpu::Usage;
+use crate::measuring::figures::{Times, count, print_machine};
 
 /// The one that hangs.
 const SICK: &str = "/sick";

@@ -18,11 +18,11 @@ use genesys_simulator::genesys::Target;
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::bridge::{Launch, rss_mib};
-use crate::feed::Feed;
-use crate::figures::{count, float, print_machine};
-use crate::ledger::{Ended, Ledger, Tally};
-use crate::world::World;
+use crate::harness::bridge::{Launch, rss_mib};
+use crate::harness::feed::Feed;
+use crate::harness::world::World;
+use crate::measuring::figures::{count, float, print_machine};
+use crate::measuring::ledger::{Ended, Ledger, Tally};
 
 /// Errors are to cost little time.
 const SCHEDULE: [u32; 10] = [1, 1, 2, 2, 5, 5, 10, 10, 20, 20];

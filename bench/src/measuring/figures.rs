@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::bridge::Bridge;
+use crate::harness::bridge::Bridge;
 
 /// Value at a share of a sorted list, 0 if it is empty.
 #[expect(

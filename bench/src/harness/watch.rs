@@ -7,7 +7,7 @@ use genesys_simulator::cloud::{Cloud, CloudOptions};
 use genesys_simulator::crm::{Crm, CrmOptions, Secret};
 use serde_json::{Value, json};
 
-use crate::bridge::{Bridge, Launch};
+use crate::harness::bridge::{Bridge, Launch};
 
 /// Everything that runs.
 pub struct Watch {

@@ -15,12 +15,12 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::bridge::{Launch, post};
-use crate::cpu::Usage;
-use crate::figures::{Times, count, print_machine};
-use crate::statements;
-use crate::watch::Watch;
-use crate::world::state_of;
+use crate::harness::bridge::{Launch, post};
+use crate::harness::statements;
+use crate::harness::watch::Watch;
+use crate::harness::world::state_of;
+use crate::measuring::cpu::Usage;
+use crate::measuring::figures::{Times, count, print_machine};
 
 /// Nobody listens on tcpmux.
 const DEAD: &str = "http://127.0.0.1:1/dead";

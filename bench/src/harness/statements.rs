@@ -1,6 +1,6 @@
 //! What each SQL statement cost, as Postgres itself counts it.
 
-use crate::bridge::Bridge;
+use crate::harness::bridge::Bridge;
 
 const SHOWN: u32 = 14;
 

@@ -14,9 +14,9 @@ use genesys_simulator::shift::Shift;
 use serde_json::Value;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::bridge::Launch;
-use crate::growth::Growth;
-use crate::watch::Watch;
+use crate::harness::bridge::Launch;
+use crate::harness::watch::Watch;
+use crate::measuring::growth::Growth;
 
 /// Time for the last things to come right.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -50,7 +50,7 @@ pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
     );
     watch.register().await?;
     watch.has_read(watch.channels, PATIENCE).await?;
-    let hostile = crate::hostile::register(&watch.bridge, &watch.agents, options.hostile).await?;
+    let hostile = crate::harness::hostile::register(&watch.bridge, &watch.agents, options.hostile).await?;
     let growth = Growth::of(watch.bridge.pid());
     let end = Instant::now() + Duration::from_secs(options.hardship_seconds);
     let playing = async {

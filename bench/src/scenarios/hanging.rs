@@ -8,9 +8,9 @@ use clap::Args;
 use genesys_simulator::crm::{Behaviour, Crm, CrmOptions};
 use serde_json::json;
 
-use crate::bridge::Launch;
-use crate::figures::{Times, at, print_machine};
-use crate::world::World;
+use crate::harness::bridge::Launch;
+use crate::harness::world::World;
+use crate::measuring::figures::{Times, at, print_machine};
 
 /// How long what is owed may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(120);

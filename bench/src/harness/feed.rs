@@ -4,8 +4,8 @@ use anyhow::{Context as _, ensure};
 use genesys_simulator::http::Api;
 use serde_json::Value;
 
-use crate::figures::count;
-use crate::ledger::agent_number;
+use crate::measuring::figures::count;
+use crate::measuring::ledger::agent_number;
 
 /// The bridge's feed as far as it was read.
 pub struct Feed {

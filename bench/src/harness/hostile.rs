@@ -6,7 +6,7 @@ use bytes::Bytes;
 use genesys_simulator::crm::{Behaviour, Crm, CrmOptions};
 use serde_json::json;
 
-use crate::bridge::Bridge;
+use crate::harness::bridge::Bridge;
 
 /// Agents that each of them asks for.
 const AGENTS_EACH: usize = 25;

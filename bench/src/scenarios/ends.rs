@@ -14,9 +14,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::cpu::Usage;
-use crate::figures::{count, float};
-use crate::world::state_of;
+use crate::harness::world::state_of;
+use crate::measuring::cpu::Usage;
+use crate::measuring::figures::{count, float};
 
 const UPGRADE: &str = "Host: upstream\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";

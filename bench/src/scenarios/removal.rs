@@ -13,9 +13,9 @@ use genesys_simulator::crm::{Behaviour, CrmOptions};
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::bridge::Launch;
-use crate::figures::print_machine;
-use crate::world::World;
+use crate::harness::bridge::Launch;
+use crate::harness::world::World;
+use crate::measuring::figures::print_machine;
 
 /// The webhook whose deliveries are timed.
 const WELL: &str = "/b";

@@ -10,10 +10,10 @@ use genesys_simulator::cloud::{CloudOptions, Deed, Fate, Reach};
 use genesys_simulator::crm::check::Findings;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::bridge::Launch;
-use crate::cpu::Usage;
-use crate::figures::at;
-use crate::watch::Watch;
+use crate::harness::bridge::Launch;
+use crate::harness::watch::Watch;
+use crate::measuring::cpu::Usage;
+use crate::measuring::figures::at;
 
 const STATES: [&str; 5] = ["AVAILABLE", "ON_QUEUE", "BUSY", "AWAY", "MEETING"];
 

@@ -9,8 +9,8 @@ use genesys_simulator::genesys::{Genesys, GenesysOptions};
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::bridge::{Bridge, Launch};
-use crate::figures::{Times, count};
+use crate::harness::bridge::{Bridge, Launch};
+use crate::measuring::figures::{Times, count};
 
 /// What an OAuth client may hold.
 const AGENTS_PER_CLIENT: usize = 10;

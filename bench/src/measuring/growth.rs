@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use crate::bridge::rss_mib;
+use crate::harness::bridge::rss_mib;
 
 const EVERY: Duration = Duration::from_secs(5);
 

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::interval;
 
-use crate::bridge::{Launch, post};
-use crate::figures::{Times, print_machine};
-use crate::world::World;
+use crate::harness::bridge::{Launch, post};
+use crate::harness::world::World;
+use crate::measuring::figures::{Times, print_machine};
 
 /// The webhook whose deliveries are timed.
 const WELL: &str = "/b";

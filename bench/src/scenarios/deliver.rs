@@ -12,11 +12,11 @@ use genesys_simulator::crm::{CrmOptions, Post};
 use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::bridge::Launch;
-use crate::cpu::Usage;
-use crate::figures::{Times, float, print_machine};
-use crate::statements;
-use crate::world::World;
+use crate::harness::bridge::Launch;
+use crate::harness::statements;
+use crate::harness::world::World;
+use crate::measuring::cpu::Usage;
+use crate::measuring::figures::{Times, float, print_machine};
 
 #[derive(Args)]
 pub struct Options {

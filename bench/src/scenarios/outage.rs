@@ -11,9 +11,9 @@ use genesys_simulator::crm::{Behaviour, CrmOptions, Post};
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::bridge::Launch;
-use crate::figures::{count, float, print_machine};
-use crate::world::{World, state_of};
+use crate::harness::bridge::Launch;
+use crate::harness::world::{World, state_of};
+use crate::measuring::figures::{count, float, print_machine};
 
 const PATH: &str = "/crm";
 /// So that the end of the outage is noticed soon, however long it was.

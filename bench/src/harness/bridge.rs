@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use crate::metrics::Metrics;
+use crate::measuring::metrics::Metrics;
 
 const API_KEY: &str = "bench-key-of-sufficient-length-0123456789";
 const MASTER_KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";

@@ -1,0 +1,8 @@
+//! A bridge as a process of its own, the simulated ends around it, and questions to its API and its database.
+
+pub mod bridge;
+pub mod feed;
+pub mod hostile;
+pub mod statements;
+pub mod watch;
+pub mod world;
