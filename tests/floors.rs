@@ -45,6 +45,21 @@ const ARROWS: &[(&str, &str)] = &[
 /// and `bench`.
 #[rustfmt::skip]
 const SECOND: &[(&str, &str)] = &[
+    ("simulator/main",    "program"),
+    ("simulator/program", "clock cloud crm genesys http shift"),
+    ("simulator/cloud",   "clock listen"),
+    ("simulator/genesys", "clock listen"),
+    ("simulator/crm",     "chance clock"),
+    ("simulator/relay",   ""),
+    ("simulator/shift",   "chance"),
+    ("simulator/http",    ""),
+    ("simulator/listen",  ""),
+    ("simulator/chance",  ""),
+    ("simulator/clock",   ""),
+    ("bench/main",        "scenarios harness"),
+    ("bench/scenarios",   "harness measuring"),
+    ("bench/harness",     "measuring"),
+    ("bench/measuring",   ""),
 ];
 
 /// The crates in which files may not import each other in a circle.

@@ -12,6 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
+use crate::measuring::growth::rss_mib;
 use crate::measuring::metrics::Metrics;
 
 const API_KEY: &str = "bench-key-of-sufficient-length-0123456789";
@@ -198,15 +199,6 @@ pub async fn post(api: &Api, path: &str, body: &Value) -> anyhow::Result<Value> 
     let reply = api.post(path, body).await?;
     ensure!((200..300).contains(&reply.status), "{path} answered {}: {}", reply.status, reply.excerpt());
     Ok(reply.json())
-}
-
-/// Resident memory of a process, in MiB.
-pub fn rss_mib(pid: u32) -> f64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let kib = text
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<f64>().ok());
-    kib.unwrap_or_default() / 1024.0
 }
 
 fn spawn(

@@ -3,6 +3,7 @@
 pub mod bridge;
 pub mod feed;
 pub mod hostile;
+pub mod machine;
 pub mod statements;
 pub mod watch;
 pub mod world;

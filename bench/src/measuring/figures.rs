@@ -1,9 +1,6 @@
-//! Figures for people, and facts about the machine that they were taken on.
+//! Figures for people.
 
-use std::fs;
 use std::time::Duration;
-
-use crate::harness::bridge::Bridge;
 
 /// Value at a share of a sorted list, 0 if it is empty.
 #[expect(
@@ -53,21 +50,4 @@ pub const fn float(count: u64) -> f64 {
 /// A length as a count.
 pub fn count(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
-}
-
-/// Prints what one must know to compare the figures with others.
-pub async fn print_machine(bridge: &Bridge) {
-    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split(':').nth(1));
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let postgres = bridge.sql("show server_version").await.ok();
-    let postgres = postgres.and_then(|rows| rows.into_iter().flatten().next());
-    println!(
-        "{cores} cores ({}), Linux {}, PostgreSQL {}; bench built {}",
-        model.unwrap_or("unknown").trim(),
-        kernel.trim(),
-        postgres.as_deref().unwrap_or("of unknown version, for want of psql"),
-        if cfg!(debug_assertions) { "for debugging: do not trust these figures" } else { "with --release" }
-    );
 }

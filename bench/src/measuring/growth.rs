@@ -7,8 +7,6 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use crate::harness::bridge::rss_mib;
-
 const EVERY: Duration = Duration::from_secs(5);
 
 /// One look.
@@ -52,6 +50,15 @@ impl Growth {
         println!("  growth after the first third of the time     {:+.2} MiB an hour", slope(warm));
         println!("  open files before, now                       {} {}", self.files_before, files(self.pid));
     }
+}
+
+/// Resident memory of a process, in MiB.
+pub fn rss_mib(pid: u32) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<f64>().ok());
+    kib.unwrap_or_default() / 1024.0
 }
 
 fn files(pid: u32) -> usize {

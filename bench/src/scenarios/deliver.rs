@@ -13,10 +13,11 @@ use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::harness::bridge::Launch;
+use crate::harness::machine;
 use crate::harness::statements;
 use crate::harness::world::World;
 use crate::measuring::cpu::Usage;
-use crate::measuring::figures::{Times, float, print_machine};
+use crate::measuring::figures::{Times, float};
 
 #[derive(Args)]
 pub struct Options {
@@ -42,7 +43,7 @@ pub struct Options {
 
 pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
     let mut world = World::start(launch, options.agents, CrmOptions::default()).await?;
-    print_machine(&world.bridge).await;
+    machine::print(&world.bridge).await;
     println!(
         "agents {}  sockets {}  idle memory {:.1} MiB",
         options.agents,

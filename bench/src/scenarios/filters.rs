@@ -11,8 +11,9 @@ use tokio::task::JoinSet;
 use tokio::time::interval;
 
 use crate::harness::bridge::{Launch, post};
+use crate::harness::machine;
 use crate::harness::world::World;
-use crate::measuring::figures::{Times, print_machine};
+use crate::measuring::figures::Times;
 
 /// The webhook whose deliveries are timed.
 const WELL: &str = "/b";
@@ -47,7 +48,7 @@ pub struct Options {
 
 pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
     let mut world = World::start(launch, options.agents, CrmOptions::default()).await?;
-    print_machine(&world.bridge).await;
+    machine::print(&world.bridge).await;
     world.register(WELL, json!({})).await?;
     let mut part = Part { world, options, n: 0, patched: 0 };
     part.measure("alone", &[]).await?;

@@ -9,8 +9,9 @@ use genesys_simulator::crm::{Behaviour, Crm, CrmOptions};
 use serde_json::json;
 
 use crate::harness::bridge::Launch;
+use crate::harness::machine;
 use crate::harness::world::World;
-use crate::measuring::figures::{Times, at, print_machine};
+use crate::measuring::figures::{Times, at};
 
 /// How long what is owed may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -92,7 +93,7 @@ async fn measure(launch: &Launch, options: &Options, hang: bool, first: bool) ->
     let sick = Crm::start(CrmOptions { keep: 0, ..CrmOptions::default() }).await?;
     let mut world = World::start(launch, options.agents, CrmOptions::default()).await?;
     if first {
-        print_machine(&world.bridge).await;
+        machine::print(&world.bridge).await;
     }
     let wanted_by = |hook: usize| -> Vec<usize> {
         let each = if options.agents_each == 0 { options.agents } else { options.agents_each };

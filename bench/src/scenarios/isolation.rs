@@ -9,9 +9,10 @@ use genesys_simulator::crm::{Behaviour, CrmOptions};
 use serde_json::json;
 
 use crate::harness::bridge::Launch;
+use crate::harness::machine;
 use crate::harness::world::World;
 use crate::measuring::cpu::Usage;
-use crate::measuring::figures::{Times, count, print_machine};
+use crate::measuring::figures::{Times, count};
 
 /// The one that hangs.
 const SICK: &str = "/sick";
@@ -40,7 +41,7 @@ pub struct Options {
 
 pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
     let mut world = World::start(launch, options.agents, CrmOptions::default()).await?;
-    print_machine(&world.bridge).await;
+    machine::print(&world.bridge).await;
     world.register(SICK, json!({})).await?;
     for hook in 1..options.webhooks {
         world.register(&format!("/well/{hook}"), json!({})).await?;

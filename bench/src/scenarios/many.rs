@@ -16,11 +16,12 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::harness::bridge::{Launch, post};
+use crate::harness::machine;
 use crate::harness::statements;
 use crate::harness::watch::Watch;
 use crate::harness::world::state_of;
 use crate::measuring::cpu::Usage;
-use crate::measuring::figures::{Times, count, print_machine};
+use crate::measuring::figures::{Times, count};
 
 /// Nobody listens on tcpmux.
 const DEAD: &str = "http://127.0.0.1:1/dead";
@@ -53,7 +54,7 @@ pub struct Options {
 
 pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
     let (watch, _) = Watch::start(launch, options.agents, CloudOptions::default()).await?;
-    print_machine(&watch.bridge).await;
+    machine::print(&watch.bridge).await;
     watch.has_read(watch.channels, Duration::from_secs(900)).await?;
     let start = Instant::now();
     register_all(&watch, options).await?;

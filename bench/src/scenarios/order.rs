@@ -18,10 +18,12 @@ use genesys_simulator::genesys::Target;
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::harness::bridge::{Launch, rss_mib};
+use crate::harness::bridge::Launch;
 use crate::harness::feed::Feed;
+use crate::harness::machine;
 use crate::harness::world::World;
-use crate::measuring::figures::{count, float, print_machine};
+use crate::measuring::figures::{count, float};
+use crate::measuring::growth::rss_mib;
 use crate::measuring::ledger::{Ended, Ledger, Tally};
 
 /// Errors are to cost little time.
@@ -76,7 +78,7 @@ pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
     let ledger = Arc::new(Ledger::new(options.webhooks, options.agents, options.judge_every));
     let crm = CrmOptions { keep: 0, observer: Some(ledger.clone()), ..CrmOptions::default() };
     let mut world = World::start(launch, options.agents, crm).await?;
-    print_machine(&world.bridge).await;
+    machine::print(&world.bridge).await;
     let mix = Mix::new(options.seed).errors(options.errors);
     world.crm.always_everywhere(mix.delays(Duration::ZERO..=Duration::from_millis(options.delay_ms)));
     for webhook in 0..options.webhooks {

@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::harness::bridge::Launch;
+use crate::harness::machine;
 use crate::harness::world::{World, state_of};
-use crate::measuring::figures::{count, float, print_machine};
+use crate::measuring::figures::{count, float};
 
 const PATH: &str = "/crm";
 /// So that the end of the outage is noticed soon, however long it was.
@@ -54,7 +55,7 @@ pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
     for mode in ["latest", "every"] {
         let mut world = World::start(launch, options.agents, CrmOptions::default()).await?;
         if mode == "latest" {
-            print_machine(&world.bridge).await;
+            machine::print(&world.bridge).await;
         }
         let settings = json!({"mode": mode, "retry_schedule_seconds": SCHEDULE});
         world.register(PATH, settings).await?;

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::harness::bridge::Launch;
+use crate::harness::machine;
 use crate::harness::world::World;
-use crate::measuring::figures::print_machine;
 
 /// The webhook whose deliveries are timed.
 const WELL: &str = "/b";
@@ -44,7 +44,7 @@ pub struct Options {
 
 pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
     let mut world = World::start(launch, options.agents, CrmOptions::default()).await?;
-    print_machine(&world.bridge).await;
+    machine::print(&world.bridge).await;
     world.register(WELL, json!({})).await?;
     let mut part = Part { world, options, n: 0 };
     part.measure("nothing is owed", "select 1 where false").await?;
