@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::app;
 use crate::config::{Config, ConfigError};
-use crate::domain::seal::{Head, RowFault};
+use crate::domain::audit::seal::{Head, RowFault};
 use crate::domain::secret::MasterKey;
 use crate::store::Store;
 use crate::store::audit::export::{PAGE_ROWS, Wanted};

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::domain::source::{PROTOCOL_NOTIFICATIONS, SourceSettings};
-use crate::domain::topics;
+use crate::domain::presence::source::{PROTOCOL_NOTIFICATIONS, SourceSettings};
+use crate::domain::presence::topics;
 use crate::genesys::client::ClientSettings;
 use crate::genesys::plan::{CHANNEL_AGENTS_MAX, CHANNELS_MAX, REALTIME_CONNECTIONS_MAX};
 use crate::genesys::protocol::{

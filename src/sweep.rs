@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, interval};
 
 use crate::clock;
-use crate::domain::delivery::EndState;
+use crate::domain::delivery::outcome::EndState;
 use crate::domain::secret::MasterKey;
 use crate::metrics::{Metrics, OutcomeLabels};
 use crate::store::access::idempotency::KEPT_FOR;

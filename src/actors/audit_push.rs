@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::clock::rfc3339;
-use crate::domain::syslog::{Message, Receiver};
+use crate::domain::audit::syslog::{Message, Receiver};
 use crate::metrics::Metrics;
 use crate::outbound::syslog::Sink;
 use crate::random;

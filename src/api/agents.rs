@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use super::page::{List, Place, Query, at, maybe_at, path_text};
 use super::problem::{ApiError, Code};
 use super::scoped::Scoped;
-use crate::domain::event_data::{Presence, SourceName, StateData};
 use crate::domain::ids::{AgentId, EventId, SourceId};
 use crate::domain::presence::canonical_presence;
+use crate::domain::presence::event_data::{Presence, SourceName, StateData};
 use crate::store::views::agents::AgentRow;
 
 type Reply = Result<HttpResponse, ApiError>;

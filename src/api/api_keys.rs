@@ -13,7 +13,7 @@ use super::body::JsonBody;
 use super::page::{List, Place, Query, at, maybe_at, path_id};
 use super::problem::ApiError;
 use crate::clock;
-use crate::domain::api_key::{PREFIX, check_expiry, check_name, read_scopes};
+use crate::domain::access::api_key::{PREFIX, check_expiry, check_name, read_scopes};
 use crate::domain::ids::{ApiKeyId, TenantId};
 use crate::domain::violation::Violation;
 use crate::random;

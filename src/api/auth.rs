@@ -17,10 +17,10 @@ use super::limits::Counted;
 use super::problem::{ApiError, Code};
 use super::{ApiState, ROUTES};
 use crate::clock;
-use crate::domain::caller::throttled_as;
+use crate::domain::access::caller::throttled_as;
+use crate::domain::access::scope::Scope;
+use crate::domain::access::tenant::TenantId;
 use crate::domain::ids::ApiKeyId;
-use crate::domain::scope::Scope;
-use crate::domain::tenant::TenantId;
 use crate::store::access::authenticate::Key;
 use crate::store::audit::request_origin::calling_from;
 

@@ -12,7 +12,7 @@ use super::problem::{ApiError, Code};
 
 /// Most bytes of a body.
 const BODY_BYTES_MAX: usize = 256 * 1024;
-/// The same of a source: 18,000 agents (domain/source.rs) by their uuids are some 700 KB.
+/// The same of a source: 18,000 agents (domain/presence/source.rs) by their uuids are some 700 KB.
 const SOURCE_BODY_BYTES_MAX: usize = 1024 * 1024;
 const SOURCES: &str = "/v1/sources";
 /// The same of agents' ids in the CRM: 20,000 pairs (domain/external_ids.rs).

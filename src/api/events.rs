@@ -8,9 +8,9 @@ use super::agents::take_agents;
 use super::page::{List, Place, Query, at, path_id};
 use super::problem::ApiError;
 use super::scoped::Scoped;
-use crate::domain::event_data::EventData;
 use crate::domain::ids::{EventId, SourceId};
 use crate::domain::presence::Event;
+use crate::domain::presence::event_data::EventData;
 use crate::store::views::events::FeedFilter;
 
 type Reply = Result<HttpResponse, ApiError>;

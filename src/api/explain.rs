@@ -7,7 +7,7 @@ use super::page::{Query, at};
 use super::problem::ApiError;
 use super::scoped::Scoped;
 use crate::clock;
-use crate::domain::explain::{Step, explain};
+use crate::domain::audit::explain::{Step, explain};
 use crate::domain::ids::{DeliveryId, EventId, WebhookId};
 
 fn step_view(step: &Step) -> Value {

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::domain::access::token_bucket::{Bucket, Charged, Quota};
 use crate::domain::ids::ApiKeyId;
-use crate::domain::quota::{Bucket, Charged, Quota};
 use crate::store::access::authenticate::USE_NOTED_EVERY;
 
 const WINDOW: Duration = Duration::from_secs(60);

@@ -16,12 +16,12 @@ use actix_web::{HttpMessage, Resource, Route, guard, web};
 use futures_util::stream;
 use uuid::Uuid;
 
-use crate::domain::allowance::Allowance;
-use crate::domain::caller::TrustedProxies;
-use crate::domain::quota::Quota;
-use crate::domain::scope::Scope;
+use crate::domain::access::caller::TrustedProxies;
+use crate::domain::access::scope::Scope;
+use crate::domain::access::tenant_quota::Allowance;
+use crate::domain::access::token_bucket::Quota;
 use crate::domain::secret::MasterKey;
-use crate::domain::target::TargetPolicy;
+use crate::domain::webhook::target::TargetPolicy;
 use crate::metrics::Metrics;
 use crate::status::Status;
 use crate::store::Store;

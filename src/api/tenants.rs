@@ -8,7 +8,7 @@ use super::auth::Principal;
 use super::body::JsonBody;
 use super::page::{List, Place, Query, at};
 use super::problem::ApiError;
-use crate::domain::api_key::check_plain_name;
+use crate::domain::access::api_key::check_plain_name;
 use crate::domain::ids::TenantId;
 use crate::store::access::tenants::Tenant;
 

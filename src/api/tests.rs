@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::ROUTES;
 use super::problem::Code;
+use crate::domain::access::scope::Scope;
 use crate::domain::audit::Kind;
-use crate::domain::scope::Scope;
 
 /// The contract as JSON.
 fn contract() -> Value {

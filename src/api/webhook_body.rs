@@ -5,12 +5,12 @@ use uuid::Uuid;
 use super::body::JsonBody;
 use super::problem::ApiError;
 use super::scoped::Scoped;
+use crate::domain::delivery::signature::SigningKey;
 use crate::domain::ids::SourceId;
 use crate::domain::secret::Secret;
-use crate::domain::signature::SigningKey;
 use crate::domain::violation::Violation;
-use crate::domain::webhook::access::{AccessInput, AuthInput};
-use crate::domain::webhook::delivery::DeliveryInput;
+use crate::domain::webhook::access_input::{AccessInput, AuthInput};
+use crate::domain::webhook::delivery_settings_input::DeliveryInput;
 use crate::domain::webhook::{WebhookChanges, WebhookInput, WebhookSettings};
 use crate::random;
 

@@ -10,14 +10,14 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use crate::domain::allowance::Allowance;
-use crate::domain::quota::Quota;
-use crate::domain::secret::{MasterKey, Secret};
-use crate::domain::source::{
+use crate::domain::access::tenant_quota::Allowance;
+use crate::domain::access::token_bucket::Quota;
+use crate::domain::audit::syslog::Receiver;
+use crate::domain::presence::source::{
     ENVIRONMENT_SOURCE_NAME, PROTOCOL_NOTIFICATIONS, PROTOCOL_REALTIME, SourceSettings,
 };
-use crate::domain::syslog::Receiver;
-use crate::domain::topics::TopicMatrix;
+use crate::domain::presence::topics::TopicMatrix;
+use crate::domain::secret::{MasterKey, Secret};
 use crate::domain::violation::Violation;
 use crate::telemetry;
 

@@ -7,10 +7,10 @@ use super::limiter::Limiter;
 use super::notifications::{Notifications, NotificationsSettings};
 use super::protocol::Upstream;
 use super::realtime::{Realtime, RealtimeSettings};
-use crate::domain::regions;
+use crate::domain::presence::regions;
+use crate::domain::presence::source::PROTOCOL_NOTIFICATIONS;
 use crate::domain::secret::Secret;
-use crate::domain::source::PROTOCOL_NOTIFICATIONS;
-use crate::domain::target::TargetPolicy;
+use crate::domain::webhook::target::TargetPolicy;
 
 /// What a client must know of its source.
 #[derive(Clone, Debug)]

@@ -14,8 +14,8 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use super::rest::CALL_WITHIN;
-use crate::domain::dialling::longest_wait;
-use crate::domain::target::TargetPolicy;
+use crate::domain::webhook::dial_budget::longest_wait;
+use crate::domain::webhook::target::TargetPolicy;
 
 /// Opens connections for awc, in the place of its own resolver, which does not see hosts that are addresses.
 #[derive(Clone)]

@@ -7,7 +7,7 @@ use futures_util::future::LocalBoxFuture;
 use time::OffsetDateTime;
 
 use super::socket::Socket;
-use crate::domain::agent_state::AgentState;
+use crate::domain::presence::agent_state::AgentState;
 use crate::domain::secret::Secret;
 
 /// A token and how long it is good for.

@@ -20,7 +20,7 @@ use super::dialer::Dialer;
 use super::protocol::{ErrorKind, Provisioned, Token, UpstreamError};
 use super::socket::Socket;
 use crate::domain::secret::Secret;
-use crate::domain::target::TargetPolicy;
+use crate::domain::webhook::target::TargetPolicy;
 use crate::tls;
 
 /// The whole of one call, from the look-up of the host to the last byte of the answer. Shorter where tests wait for it.

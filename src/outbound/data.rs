@@ -4,12 +4,12 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::clock::rfc3339;
-use crate::domain::event_data::{Agent, EventData, SourceName};
-use crate::domain::gap_notice::GapNotice;
 use crate::domain::ids::{ConnectionId, EventId, GapId, WebhookId};
+use crate::domain::presence::event_data::{Agent, EventData, SourceName};
+use crate::domain::presence::gap_notice::GapNotice;
+use crate::domain::presence::source_notice::{NoticedGap, SourceNotice};
+use crate::domain::presence::webhook_notice::WebhookNotice;
 use crate::domain::presence::{Detail, Event, EventKind};
-use crate::domain::source_notice::{NoticedGap, SourceNotice};
-use crate::domain::webhook_notice::WebhookNotice;
 
 /// Room for all of an event but its frame; more is taken where it is needed.
 const ROOM: usize = 1024;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::domain::dialling::longest_wait;
+use crate::domain::webhook::dial_budget::longest_wait;
 
 /// Opens a connection by the first address that `dial` comes through to; `within` is the time for all that follows, too.
 ///

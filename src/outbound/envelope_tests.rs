@@ -6,13 +6,13 @@ use time::macros::datetime;
 use uuid::Uuid;
 
 use super::*;
-use crate::domain::agent_state::{AgentState, EventState, PresencePart, Timed};
-use crate::domain::gap_notice::GapNotice;
+use crate::domain::delivery::signature::{SigningKey, SigningPair};
 use crate::domain::ids::{AgentId, ConnectionId, EventId, GapId, SourceId, WebhookId};
 use crate::domain::presence::Origin;
-use crate::domain::signature::{SigningKey, SigningPair};
-use crate::domain::source_notice::{NoticedGap, SourceNotice};
-use crate::domain::webhook_notice::WebhookNotice;
+use crate::domain::presence::agent_state::{AgentState, EventState, PresencePart, Timed};
+use crate::domain::presence::gap_notice::GapNotice;
+use crate::domain::presence::source_notice::{NoticedGap, SourceNotice};
+use crate::domain::presence::webhook_notice::WebhookNotice;
 
 const AT: OffsetDateTime = datetime!(2026-11-23 15:00 UTC);
 

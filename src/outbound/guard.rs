@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::proxy;
 use crate::config::EgressProxy;
-use crate::domain::target::TargetPolicy;
+use crate::domain::webhook::target::TargetPolicy;
 
 /// Longest wait for the resolver; an attempt has more to do within its deadline.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(5);

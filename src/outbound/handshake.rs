@@ -13,9 +13,9 @@ use super::envelope::Rendered;
 use super::post::{Post, Poster, Target, ask};
 use super::wire::{ANSWER_READ_MAX, Reply};
 use crate::clock::rfc3339;
-use crate::domain::delivery::Outcome;
-use crate::domain::delivery_settings::Verification;
-use crate::domain::signature::Signer;
+use crate::domain::delivery::outcome::Outcome;
+use crate::domain::delivery::settings::Verification;
+use crate::domain::delivery::signature::Signer;
 
 /// Who asks, in CloudEvents' handshake.
 const ORIGIN: &str = "presence-bridge";

@@ -14,7 +14,7 @@ use url::form_urlencoded;
 
 use super::target::{address, basic, hidden};
 use super::wire::{ANSWER_READ_MAX, Wire};
-use crate::domain::access::Auth;
+use crate::domain::delivery::access::Auth;
 
 /// Life of a token whose answer does not tell it.
 const LIFE_UNTOLD: Duration = Duration::from_secs(300);

@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::domain::access::Access;
-use crate::domain::delivery::Outcome;
+use crate::domain::delivery::access::Access;
+use crate::domain::delivery::outcome::Outcome;
 use crate::domain::secret::Secret;
 use crate::outbound::testing::{SHORT, Sender, reply, server};
 

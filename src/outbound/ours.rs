@@ -10,7 +10,7 @@ use nix::sys::socket::SockaddrStorage;
 use tokio::net::lookup_host;
 use tokio::time::{interval, timeout};
 
-use crate::domain::target::{Ours, TargetPolicy};
+use crate::domain::webhook::target::{Ours, TargetPolicy};
 
 /// How often names and interfaces are looked at again.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -80,7 +80,7 @@ fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::domain::target::TargetError;
+    use crate::domain::webhook::target::TargetError;
 
     #[tokio::test]
     async fn peers_are_looked_up_and_stay_known_while_the_resolver_is_away() {

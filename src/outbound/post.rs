@@ -15,11 +15,11 @@ pub use super::target::Target;
 use super::wire::{ANSWER_READ_MAX, Reply};
 use crate::clock;
 use crate::config::EgressProxy;
-use crate::domain::access::Access;
-use crate::domain::delivery::Outcome;
-use crate::domain::retry::parse_retry_after;
-use crate::domain::signature::Signer;
-use crate::domain::target::TargetPolicy;
+use crate::domain::delivery::access::Access;
+use crate::domain::delivery::outcome::Outcome;
+use crate::domain::delivery::retry_schedule::parse_retry_after;
+use crate::domain::delivery::signature::Signer;
+use crate::domain::webhook::target::TargetPolicy;
 use crate::tls;
 
 /// Bytes of an answer's body that are kept.

@@ -7,10 +7,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::domain::access::{Auth, ClientCertificate};
-use crate::domain::delivery_settings::Verification;
+use crate::domain::delivery::access::{Auth, ClientCertificate};
+use crate::domain::delivery::settings::Verification;
+use crate::domain::delivery::signature::SigningKey;
 use crate::domain::secret::Secret;
-use crate::domain::signature::SigningKey;
 use crate::outbound::handshake::Allowed;
 use crate::outbound::testing::{SHORT, Sender, acceptor, certificate_pem, key_pem, read_post, reply, server};
 use crate::tls::{Identity, IdentityError};

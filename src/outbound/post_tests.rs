@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::*;
-use crate::domain::signature::SigningKey;
+use crate::domain::delivery::signature::SigningKey;
 use crate::outbound::guard::LookUp;
 use crate::outbound::testing::{SHORT, Sender, black_hole, read_post, receiver, say};
 use crate::outbound::wire::read;

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::dial::first_of;
-use crate::domain::syslog::{Receiver, Transport};
+use crate::domain::audit::syslog::{Receiver, Transport};
 use crate::tls;
 
 /// To open a connection, TLS included, and to write a batch.

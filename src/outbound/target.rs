@@ -17,8 +17,8 @@ use url::Url;
 use super::guard::Guard;
 use super::oauth::Tokens;
 use super::wire::{Reply, Wire};
-use crate::domain::access::{Access, Auth};
-use crate::domain::delivery::Outcome;
+use crate::domain::delivery::access::{Access, Auth};
+use crate::domain::delivery::outcome::Outcome;
 use crate::tls::Identity;
 
 const UNAUTHORIZED: u16 = 401;

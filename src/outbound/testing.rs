@@ -25,9 +25,9 @@ use super::envelope::Rendered;
 use super::guard::{LookUp, ask_the_system};
 use super::post::{Answer, Post, Poster, Target};
 use crate::config::EgressProxy;
-use crate::domain::access::Access;
-use crate::domain::signature::{Signer, SigningKey};
-use crate::domain::target::TargetPolicy;
+use crate::domain::delivery::access::Access;
+use crate::domain::delivery::signature::{Signer, SigningKey};
+use crate::domain::webhook::target::TargetPolicy;
 use crate::tls;
 
 /// Deadline of an attempt in most tests.

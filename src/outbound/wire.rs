@@ -15,7 +15,7 @@ use rustls::ClientConfig;
 
 use super::connector::{ConnectError, Connector, Requests, UnderWay};
 use super::guard::{Guard, GuardError};
-use crate::domain::delivery::Outcome;
+use crate::domain::delivery::outcome::Outcome;
 
 /// Bytes of an answer's body that are read; what comes after costs the connection.
 pub const ANSWER_READ_MAX: usize = 16 * 1024;

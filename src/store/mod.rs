@@ -12,8 +12,8 @@ use time::OffsetDateTime;
 use tokio::time::timeout;
 
 use crate::clock;
+use crate::domain::access::tenant::TenantId;
 use crate::domain::ids::ProcessId;
-use crate::domain::tenant::TenantId;
 
 pub mod access;
 pub mod audit;

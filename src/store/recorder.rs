@@ -14,10 +14,10 @@ use tokio::time::{sleep, timeout};
 
 use super::{Store, StoreError};
 use crate::clock;
+use crate::domain::audit::quarantine::Room;
 use crate::domain::audit::{Entry, Level};
-use crate::domain::delivery::EndState;
+use crate::domain::delivery::outcome::EndState;
 use crate::domain::presence::PresenceChange;
-use crate::domain::quarantine::Room;
 use crate::metrics::{Metrics, OutcomeLabels, ReasonLabels};
 use crate::random;
 use crate::status::{Part, Status};

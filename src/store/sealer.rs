@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Result, Store};
-use crate::domain::seal::Head;
+use crate::domain::audit::seal::Head;
 use crate::domain::secret::MasterKey;
 use crate::metrics::Metrics;
 use crate::store::audit::seals::{AuditKeys, SEAL_ROWS_MAX};

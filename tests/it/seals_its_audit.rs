@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Output, Stdio};
 
-use presence_bridge::domain::seal::{Head, RowFault};
+use presence_bridge::domain::audit::seal::{Head, RowFault};
 use presence_bridge::domain::secret::MasterKey;
 use presence_bridge::metrics::Metrics;
 use presence_bridge::store::Store;

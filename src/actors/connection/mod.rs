@@ -14,8 +14,8 @@ use tokio::sync::Semaphore;
 
 use super::token::Tokens;
 use crate::clock;
-use crate::domain::agent_state::AgentState;
 use crate::domain::ids::AgentId;
+use crate::domain::presence::agent_state::AgentState;
 use crate::domain::presence::{Origin, PresenceChange};
 use crate::genesys::definitions::Definitions;
 use crate::genesys::protocol::{Frame, Update, Upstream};

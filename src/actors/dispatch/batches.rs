@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use super::{Dispatch, Report, start};
 use crate::actors::dispatch::queue::{Outlet, expires_at};
 use crate::clock;
-use crate::domain::delivery::EndState;
+use crate::domain::delivery::outcome::EndState;
+use crate::domain::delivery::slots::Places;
 use crate::domain::ids::{BatchId, WebhookId};
-use crate::domain::places::Places;
 use crate::store::StoreError;
 use crate::store::delivery::cycle::Claimed;
 

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use super::{Dispatch, RETRY_FIRST, RETRY_LONGEST, Report, start};
 use crate::clock;
-use crate::domain::delivery::EndState;
+use crate::domain::delivery::outcome::EndState;
+use crate::domain::delivery::slots::{Risk, WINDOW_FIRST, WINDOW_UNPROVEN};
 use crate::domain::ids::WebhookId;
-use crate::domain::places::{Risk, WINDOW_FIRST, WINDOW_UNPROVEN};
 use crate::metrics::OutcomeLabels;
 use crate::random;
 use crate::store::StoreError;

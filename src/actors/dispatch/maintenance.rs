@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use crate::actors::dispatch::{Dispatch, Report, UPKEEP, start};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
-use crate::domain::delivery_settings::Verification;
+use crate::domain::delivery::settings::Verification;
 use crate::domain::ids::{DeliveryId, EventId, RecoveryId, WebhookId};
 use crate::domain::presence::{Event, EventKind, Origin};
 use crate::metrics::OutcomeLabels;

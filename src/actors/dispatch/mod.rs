@@ -20,8 +20,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use crate::clock;
+use crate::domain::delivery::slots::{Places, Risk, WINDOW_FIRST};
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, RecoveryId, WebhookId};
-use crate::domain::places::{Places, Risk, WINDOW_FIRST};
 use crate::outbound::post::Answer;
 use crate::random;
 use crate::status::Part;

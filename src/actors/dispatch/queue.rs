@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use crate::domain::circuit::Circuit;
-use crate::domain::delivery_settings::DeliverySettings;
-use crate::domain::pace::Pace;
-use crate::domain::places::{self, Owner, Places, Risk, SLOW_AFTER, WINDOW_FIRST, WINDOW_UNPROVEN};
-use crate::domain::signature::{Signer, SigningPair};
+use crate::domain::delivery::circuit::Circuit;
+use crate::domain::delivery::rate_limit::Pace;
+use crate::domain::delivery::settings::DeliverySettings;
+use crate::domain::delivery::signature::{Signer, SigningPair};
+use crate::domain::delivery::slots;
+use crate::domain::delivery::slots::{Owner, Places, Risk, SLOW_AFTER, WINDOW_FIRST, WINDOW_UNPROVEN};
 use crate::outbound::post::Target;
 use crate::store::delivery::cycle::Claimed;
 use crate::store::delivery::targets::WebhookTarget;
@@ -199,7 +200,7 @@ impl Outlet {
     pub(super) fn places(&self) -> usize {
         let posts: usize = self.posts.values().map(|(_, places)| places).sum();
         let batch = self.prepared.as_ref().and_then(|p| p.settings.batch).filter(|_| self.forming);
-        self.ready.len() + posts + batch.map_or(0, |batch| places::of_batch(batch.max_items))
+        self.ready.len() + posts + batch.map_or(0, |batch| slots::of_batch(batch.max_items))
     }
 
     /// Whose they are; `None` until it is read.
@@ -223,7 +224,7 @@ impl Outlet {
 
     /// A POST was accepted. Says whether it is the first one.
     pub(super) fn accepts(&mut self) -> bool {
-        self.window = self.window.saturating_add(1).clamp(WINDOW_FIRST, places::ALL);
+        self.window = self.window.saturating_add(1).clamp(WINDOW_FIRST, slots::ALL);
         !std::mem::replace(&mut self.is_proven, true)
     }
 
@@ -235,7 +236,7 @@ impl Outlet {
 
     /// Whether writers shall not put more into our hands.
     pub(super) fn is_closed(&self, now: OffsetDateTime) -> bool {
-        self.circuit.failures >= crate::domain::circuit::OPENS_AFTER || self.circuit.holds(now)
+        self.circuit.failures >= crate::domain::delivery::circuit::OPENS_AFTER || self.circuit.holds(now)
     }
 
     /// Whether nothing is in hand, nothing waited for, and nothing wrong.

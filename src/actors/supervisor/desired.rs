@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use crate::actors::connection::assignment::Agents;
 use crate::domain::ids::ConnectionId;
+use crate::domain::presence::source::PROTOCOL_NOTIFICATIONS;
 use crate::domain::secret::MasterKey;
-use crate::domain::source::PROTOCOL_NOTIFICATIONS;
 use crate::genesys::plan::{Plan, REALTIME_CONNECTIONS_MAX, plan};
 use crate::store::sources::desired_connections::WantedSource;
 use crate::store::{Store, StoreError};

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use crate::actors::token::Tokens;
 use crate::domain::ids::SourceId;
-use crate::domain::target::TargetPolicy;
+use crate::domain::webhook::target::TargetPolicy;
 use crate::genesys::client::ClientSettings;
 use crate::genesys::definitions::Definitions;
 use crate::genesys::limiter::Limiter;

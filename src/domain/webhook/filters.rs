@@ -5,8 +5,8 @@ use url::Url;
 use super::EVENTS;
 use crate::domain::ids::SourceId;
 use crate::domain::presence::canonical_presence;
-use crate::domain::target::TargetPolicy;
 use crate::domain::violation::{Violation, check_texts, without_repeats};
+use crate::domain::webhook::target::TargetPolicy;
 
 const URL_CHARS_MAX: usize = 2048;
 const DESCRIPTION_CHARS_MAX: usize = 500;

@@ -3,18 +3,23 @@
 
 use url::Url;
 
-use super::access::Access;
-use super::delivery_settings::{DeliverySettings, Format, Verification};
 use super::ids::SourceId;
-use super::target::TargetPolicy;
 use super::violation::{Violation, without_repeats};
+use crate::domain::delivery::access::Access;
+use crate::domain::delivery::settings::{DeliverySettings, Format, Verification};
+use target::TargetPolicy;
 
-pub mod access;
-pub mod delivery;
+pub mod access_input;
+pub mod delivery_settings_input;
+pub mod dial_budget;
+pub mod filter_index;
+pub mod matching;
+pub mod target;
+
 pub mod filters;
 
-use access::{AccessChanges, AccessInput};
-use delivery::{DeliveryChanges, DeliveryInput, Signatures};
+use access_input::{AccessChanges, AccessInput};
+use delivery_settings_input::{DeliveryChanges, DeliveryInput, Signatures};
 
 /// How long a replaced secret signs beside the new one, unless the owner says otherwise: a receiver has a day to change
 /// over.

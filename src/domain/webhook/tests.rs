@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use super::access::AuthInput;
 use super::*;
-use crate::domain::access::Auth;
-use crate::domain::delivery_settings::{Batch, Mode};
+use crate::domain::delivery::access::Auth;
+use crate::domain::delivery::settings::{Batch, Mode};
 use crate::domain::secret::Secret;
+use crate::domain::webhook::access_input::AuthInput;
 
 fn fields(violations: &[Violation]) -> Vec<&str> {
     violations.iter().map(|v| v.field.as_str()).collect()

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::wire::{activity, presence};
-use crate::domain::agent_state::{AgentState, PresencePart, Timed};
+use crate::domain::presence::agent_state::{AgentState, PresencePart, Timed};
 use crate::domain::presence::canonical_presence;
 use crate::genesys::protocol::{Definition, Person, Snapshot};
 use crate::genesys::values::{clean, read_json};

@@ -21,7 +21,7 @@ use super::people::{Page, definition, snapshot};
 use super::wire;
 use crate::clock;
 use crate::domain::secret::Secret;
-use crate::domain::target::TargetPolicy;
+use crate::domain::webhook::target::TargetPolicy;
 use crate::genesys::limiter::{Limiter, Urgency};
 use crate::genesys::protocol::{
     Definition, ErrorKind, Frame, Listed, Person, Provisioned, Rejected, Rhythm, Snapshot, Step, Token,

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::rest::{Entities, Notifications, escaped};
+use crate::domain::presence::topics::{agent_of_topic, notification_topic};
 use crate::domain::secret::Secret;
-use crate::domain::topics::{agent_of_topic, notification_topic};
 use crate::genesys::limiter::Urgency;
 use crate::genesys::protocol::{Rejected, UpstreamError, Wanted};
 use crate::genesys::rest::{bad, read_json};

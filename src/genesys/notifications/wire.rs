@@ -5,9 +5,9 @@
 
 use serde_json::{Map, Value};
 
-use crate::domain::agent_state::{AgentState, PresencePart, Timed};
+use crate::domain::presence::agent_state::{AgentState, PresencePart, Timed};
 use crate::domain::presence::canonical_presence;
-use crate::domain::topics::agent_of_topic;
+use crate::domain::presence::topics::agent_of_topic;
 use crate::genesys::protocol::{Frame, Update};
 use crate::genesys::values::{clean, read_json, read_time};
 

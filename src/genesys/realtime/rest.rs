@@ -11,7 +11,7 @@ use url::form_urlencoded::Serializer;
 
 use super::wire;
 use crate::domain::secret::Secret;
-use crate::domain::target::TargetPolicy;
+use crate::domain::webhook::target::TargetPolicy;
 use crate::genesys::protocol::{
     Definition, Frame, Listed, Person, Provisioned, Rejected, Rhythm, Snapshot, Step, Token, Upstream,
     Wanted, Watch, not_offered,

@@ -4,10 +4,10 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use crate::clock;
-use crate::domain::api_key::BOOTSTRAP;
+use crate::domain::access::api_key::BOOTSTRAP;
+use crate::domain::access::scope::Scope;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::ids::{ApiKeyId, TenantId};
-use crate::domain::scope::Scope;
 use crate::store::{Result, Store, StoreError, audit};
 
 /// Keys in use that a tenant may have: what is kept of each in memory must stay small.

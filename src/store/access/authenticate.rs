@@ -3,10 +3,10 @@
 use time::OffsetDateTime;
 
 use crate::clock;
-use crate::domain::api_key::BOOTSTRAP;
+use crate::domain::access::api_key::BOOTSTRAP;
+use crate::domain::access::scope::Scope;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::ids::{ApiKeyId, TenantId};
-use crate::domain::scope::Scope;
 use crate::store::{Result, Store, audit};
 
 /// A key in use.

@@ -7,8 +7,8 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use crate::domain::audit::Entry;
+use crate::domain::audit::quarantine::{Budget, Room};
 use crate::domain::ids::{AgentId, ConnectionId, QuarantineId, SourceId};
-use crate::domain::quarantine::{Budget, Room};
 use crate::store::{Result, Store, StoreError, answered};
 
 /// What was kept of late, by source; for all connections of this process.

@@ -6,7 +6,7 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Row as _, ValueRef as _};
 use time::{Date, OffsetDateTime};
 
-use crate::domain::seal::{SealedRow, row_hash};
+use crate::domain::audit::seal::{SealedRow, row_hash};
 use crate::store::{Result, StoreError};
 
 /// What the statement below reads, and how. A column that is new in `audit_log` gets a format of its own beside this one, so that

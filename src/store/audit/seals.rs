@@ -12,8 +12,8 @@ use time::{Date, OffsetDateTime};
 use tokio::time::{Instant, sleep};
 
 use crate::clock;
+use crate::domain::audit::seal::{AuditKey, DroppedDay, Hash, Head, NOTHING_BEFORE, Seal, days_of};
 use crate::domain::audit::{Entry, Kind};
-use crate::domain::seal::{AuditKey, DroppedDay, Hash, Head, NOTHING_BEFORE, Seal, days_of};
 use crate::domain::secret::{MasterKey, OpenError};
 use crate::random;
 use crate::store::audit::sealed_rows::{FORMAT, by_index, date_of, day_of, microseconds, read};

@@ -10,7 +10,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::Postgres;
 use time::{Date, OffsetDateTime};
 
-use crate::domain::seal::{
+use crate::domain::audit::seal::{
     DroppedDay, Hash, Head, NOTHING_BEFORE, RowFault, Seal, SealedDay, SealedRow, days_of, first_difference,
     listing_digest,
 };

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use crate::domain::delivery_settings::USUAL_CONCURRENCY;
+use crate::domain::delivery::settings::USUAL_CONCURRENCY;
+use crate::domain::delivery::slots::Risk;
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
-use crate::domain::places::Risk;
 use crate::store::Result;
 use crate::store::delivery::cycle::{Claimed, Cycle, Room, format};
 
@@ -71,7 +71,7 @@ pub(in crate::store) async fn claim(
                    as b (webhook_id, held, room, risk) on b.webhook_id = a.webhook_id
                where (w.deleted_at is not null
                       or (coalesce(h.hold_until <= $1, true)
-                          -- One that is limited is served by one dispatcher: domain/delivery_settings.rs says which are.
+                          -- One that is limited is served by one dispatcher: domain/delivery/settings.rs says which are.
                           and ($7 or w.webhook_id is null
                                or (w.rate_limit_requests is null and w.max_concurrency >= $8))))
                  -- Whatever it is owed ends in pieces.

@@ -21,11 +21,11 @@ use sqlx::PgConnection;
 use time::{Duration, OffsetDateTime};
 
 use crate::domain::audit::{Entry, Kind};
-use crate::domain::circuit::Circuit;
-use crate::domain::delivery::EndState;
-use crate::domain::delivery_settings::Format;
+use crate::domain::delivery::circuit::Circuit;
+use crate::domain::delivery::outcome::EndState;
+use crate::domain::delivery::settings::Format;
+use crate::domain::delivery::slots::Risk;
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
-use crate::domain::places::Risk;
 use crate::domain::presence::Event;
 use crate::store::delivery::{claim, receiver_health, settle};
 use crate::store::{Result, Store, answered, audit};

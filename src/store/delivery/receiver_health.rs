@@ -6,8 +6,8 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use crate::domain::audit::{Entry, Kind, Level};
-use crate::domain::circuit::Circuit;
-use crate::domain::delivery::EndState;
+use crate::domain::delivery::circuit::Circuit;
+use crate::domain::delivery::outcome::EndState;
 use crate::domain::ids::WebhookId;
 use crate::domain::presence::EventKind;
 use crate::store::delivery::cycle::HealthChange;

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
-use crate::domain::delivery::EndState;
+use crate::domain::delivery::outcome::EndState;
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
 use crate::store::Result;
 use crate::store::delivery::cycle::{Claimed, Cycle, Next, Settlement, Work, format};

@@ -4,7 +4,7 @@
 use time::OffsetDateTime;
 
 use crate::domain::audit::Kind;
-use crate::domain::delivery::EndState;
+use crate::domain::delivery::outcome::EndState;
 use crate::domain::ids::WebhookId;
 use crate::store::{Result, Store, answered};
 

@@ -2,12 +2,12 @@
 
 use time::OffsetDateTime;
 
-use crate::domain::access::Access;
-use crate::domain::circuit::Circuit;
-use crate::domain::delivery_settings::{DeliverySettings, Verification};
+use crate::domain::delivery::access::Access;
+use crate::domain::delivery::circuit::Circuit;
+use crate::domain::delivery::settings::{DeliverySettings, Verification};
+use crate::domain::delivery::signature::SigningKey;
 use crate::domain::ids::{TenantId, WebhookId, WebhookSecretId};
 use crate::domain::secret::MasterKey;
-use crate::domain::signature::SigningKey;
 use crate::store::webhooks::rows::{open_seed, read};
 use crate::store::{Result, Store, StoreError, answered};
 

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 use crate::domain::audit::{Entry, Kind};
-use crate::domain::delivery::EndState;
-use crate::domain::delivery_settings::{Format, Mode};
-use crate::domain::filters::{Filters, Key};
+use crate::domain::delivery::outcome::EndState;
+use crate::domain::delivery::settings::{Format, Mode};
+use crate::domain::delivery::slots::WINDOW_UNPROVEN;
 use crate::domain::ids::{ConnectionId, DeliveryId, EventId, TenantId, WebhookId};
-use crate::domain::matching::{Facts, Subscription};
-use crate::domain::places::WINDOW_UNPROVEN;
 use crate::domain::presence::{Event, EventKind};
+use crate::domain::webhook::filter_index::{Filters, Key};
+use crate::domain::webhook::matching::{Facts, Subscription};
 use crate::store::delivery::cycle::Claimed;
 use crate::store::delivery::direct_dispatch::{Handed, Leave};
 

@@ -8,9 +8,9 @@ use proptest::prelude::*;
 use time::macros::datetime;
 use uuid::Uuid;
 
-use crate::domain::filters::Keys;
 use crate::domain::ids::{AgentId, DispatcherId, SourceId};
 use crate::domain::presence::Origin;
+use crate::domain::webhook::filter_index::Keys;
 use crate::store::ingest::fan_out::*;
 
 const NOW: OffsetDateTime = datetime!(2026-11-25 06:00 UTC);

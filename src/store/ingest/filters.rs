@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use sqlx::PgConnection;
 
-use crate::domain::delivery_settings::{Format, Mode, USUAL_CONCURRENCY};
-use crate::domain::filters::Filters;
+use crate::domain::delivery::settings::{Format, Mode, USUAL_CONCURRENCY};
 use crate::domain::ids::{SourceId, TenantId, WebhookId};
-use crate::domain::matching::Subscription;
 use crate::domain::presence::EventKind;
+use crate::domain::webhook::filter_index::Filters;
+use crate::domain::webhook::matching::Subscription;
 use crate::store::{Result, Store, answered};
 
 /// Webhooks that one statement reads at most, and about how many items of their filters.

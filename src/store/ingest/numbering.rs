@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use crate::domain::agent_state::{AgentState, EventState, Merged, Seen};
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::{AgentId, SourceId, TenantId};
+use crate::domain::presence::agent_state::{AgentState, EventState, Merged, Seen};
 use crate::domain::presence::{Origin, PresenceChange};
 
 /// The agents of a batch.

@@ -12,11 +12,11 @@ use sqlx::{Postgres, Transaction};
 use time::OffsetDateTime;
 
 use crate::clock;
-use crate::domain::agent_state::AgentState;
-use crate::domain::filters::{Filters, Key};
 use crate::domain::ids::{AgentId, EventId, SourceId, TenantId};
-use crate::domain::matching::{Facts, Subscription};
+use crate::domain::presence::agent_state::AgentState;
 use crate::domain::presence::{Detail, Event, EventKind, PresenceChange};
+use crate::domain::webhook::filter_index::{Filters, Key};
+use crate::domain::webhook::matching::{Facts, Subscription};
 use crate::store::ingest::fan_out::NewEvent;
 use crate::store::ingest::numbering::{Agent, Agents, Dropped, Numbered, number};
 use crate::store::ingest::write::Written;

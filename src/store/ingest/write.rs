@@ -9,9 +9,9 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
-use crate::domain::filters::Filters;
 use crate::domain::ids::{DeliveryId, WebhookId};
 use crate::domain::presence::{Detail, Event};
+use crate::domain::webhook::filter_index::Filters;
 use crate::store::delivery::direct_dispatch::{Handed, Handoff, Leave, Uncertain};
 use crate::store::ingest::fan_out::{NewEvent, Plan, Wants, plan};
 use crate::store::{Result, Store, audit};

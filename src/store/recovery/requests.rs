@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 
 use crate::clock;
 use crate::domain::audit::{Kind, Level};
-use crate::domain::delivery_settings::Mode;
+use crate::domain::delivery::settings::Mode;
 use crate::domain::ids::{DispatcherId, RecoveryId, WebhookId};
 use crate::store::views::deliveries::choose_plan_by_values;
 use crate::store::webhooks::lifecycle::must_take_part;

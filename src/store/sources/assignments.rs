@@ -8,9 +8,9 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
-use crate::domain::agent_state::AgentState;
 use crate::domain::audit::Entry;
 use crate::domain::ids::{AgentId, ConnectionId, SourceId};
+use crate::domain::presence::agent_state::AgentState;
 use crate::store::{Result, Store, answered, audit};
 
 /// A connection and its agents.

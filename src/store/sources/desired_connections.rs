@@ -7,9 +7,9 @@ use time::OffsetDateTime;
 
 use crate::domain::audit::Entry;
 use crate::domain::ids::{AgentId, ConnectionId, ProvisioningId, SourceId};
+use crate::domain::presence::source::PROTOCOL_NOTIFICATIONS;
+use crate::domain::presence::topics::TopicMatrix;
 use crate::domain::secret::{MasterKey, Secret};
-use crate::domain::source::PROTOCOL_NOTIFICATIONS;
-use crate::domain::topics::TopicMatrix;
 use crate::store::ingest::write::Written;
 use crate::store::sources::gap_tracking::{GapStep, Watcher, close_gap, open_gap};
 use crate::store::{Result, Store, StoreError, answered, audit};

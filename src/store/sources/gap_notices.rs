@@ -7,10 +7,10 @@ use bytes::Bytes;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use crate::domain::gap_notice::GapNotice;
 use crate::domain::ids::{AgentId, ConnectionId, EventId, SourceId, TenantId};
-use crate::domain::matching::Subscription;
+use crate::domain::presence::gap_notice::GapNotice;
 use crate::domain::presence::{Detail, Event, EventKind, Origin};
+use crate::domain::webhook::matching::Subscription;
 use crate::store::ingest::fan_out::NewEvent;
 use crate::store::ingest::filters::shared_generation;
 use crate::store::ingest::write::Written;

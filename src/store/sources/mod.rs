@@ -8,9 +8,9 @@ use super::{Result, Store, StoreError, audit};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::ids::SourceId;
+use crate::domain::presence::source::SourceSettings;
+use crate::domain::presence::topics::TopicMatrix;
 use crate::domain::secret::{MasterKey, OpenError, Secret};
-use crate::domain::source::SourceSettings;
-use crate::domain::topics::TopicMatrix;
 use health::Health;
 use rows::{insert, write_changes};
 

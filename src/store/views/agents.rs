@@ -3,8 +3,8 @@
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
-use crate::domain::agent_state::AgentState;
 use crate::domain::ids::{AgentId, ConnectionId, EventId, SourceId};
+use crate::domain::presence::agent_state::AgentState;
 use crate::store::{Result, Store};
 
 /// Last known state of an agent.

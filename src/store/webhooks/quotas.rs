@@ -2,7 +2,7 @@
 
 use sqlx::PgConnection;
 
-use crate::domain::allowance::Allowance;
+use crate::domain::access::tenant_quota::Allowance;
 use crate::domain::ids::WebhookId;
 use crate::store::{Result, StoreError};
 

@@ -7,13 +7,13 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::domain::access::Access;
-use crate::domain::delivery_settings::{Batch, DeliverySettings, Format, Mode, RateLimit, Verification};
+use crate::domain::delivery::access::Access;
+use crate::domain::delivery::settings::{Batch, DeliverySettings, Format, Mode, RateLimit, Verification};
+use crate::domain::delivery::signing_pair::public_key;
 use crate::domain::ids::{SourceId, TenantId, WebhookId, WebhookSecretId};
 use crate::domain::secret::MasterKey;
-use crate::domain::signing_pair::public_key;
 use crate::domain::webhook::WebhookSettings;
-use crate::domain::webhook::delivery::Signatures;
+use crate::domain::webhook::delivery_settings_input::Signatures;
 use crate::random;
 use crate::store::{Result, StoreError};
 

@@ -6,9 +6,9 @@ use time::{Duration, OffsetDateTime};
 
 use crate::clock;
 use crate::domain::audit::Kind;
+use crate::domain::delivery::signature::SigningKey;
 use crate::domain::ids::{WebhookId, WebhookSecretId};
 use crate::domain::secret::MasterKey;
-use crate::domain::signature::SigningKey;
 use crate::domain::webhook::SIGNING_SECRETS_MAX;
 use crate::random;
 use crate::store::webhooks::rows::{Webhook, read};

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use crate::domain::audit::Kind;
-use crate::domain::delivery::EndState;
+use crate::domain::delivery::outcome::EndState;
 use crate::domain::ids::WebhookId;
 use crate::store::delivery::cycle::BEGIN_CYCLE;
 use crate::store::ingest::record::BEGIN_WRITING;

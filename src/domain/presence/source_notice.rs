@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::ids::{ConnectionId, GapId};
+use crate::domain::ids::{ConnectionId, GapId};
 
 /// Gaps that one notice lists at most; the API has all of them.
 pub const GAPS_MAX: usize = 100;

@@ -5,10 +5,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::*;
-use crate::domain::delivery_settings::{Format, Mode};
+use crate::domain::delivery::settings::{Format, Mode};
 use crate::domain::ids::SourceId;
 use crate::domain::presence::EventKind;
+use crate::domain::webhook::filter_index::*;
 
 const SOURCE: SourceId = SourceId(Uuid::from_u128(7));
 

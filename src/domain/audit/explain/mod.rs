@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
-use super::presence::EventKind;
+use crate::domain::presence::EventKind;
 
 mod facts;
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::delivery_settings::RateLimit;
+use crate::domain::delivery::settings::RateLimit;
 
 /// What was sent of late, by a clock that never jumps: durations since some fixed moment.
 ///

@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::delivery_settings::DeliverySettings;
-use super::retry;
+use crate::domain::delivery::retry_schedule;
+use crate::domain::delivery::settings::DeliverySettings;
 
 /// What came back of one POST.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,7 +171,7 @@ pub fn judge(attempt: Attempt<'_>, settings: &DeliverySettings, jitter: f64) -> 
     if outcome.status() == Some(410) {
         return Verdict::Gone;
     }
-    let Some(delay) = retry::delay_after(number, settings.retry_schedule.as_deref(), jitter) else {
+    let Some(delay) = retry_schedule::delay_after(number, settings.retry_schedule.as_deref(), jitter) else {
         return Verdict::Dead;
     };
     let wished = match outcome {

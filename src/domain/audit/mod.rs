@@ -4,7 +4,12 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use super::ids::{AgentId, ConnectionId, DeliveryId, EventId, SourceId, WebhookId};
-use super::quarantine::Kept;
+use quarantine::Kept;
+
+pub mod explain;
+pub mod quarantine;
+pub mod seal;
+pub mod syslog;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

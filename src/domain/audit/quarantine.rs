@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::ids::QuarantineId;
+use crate::domain::ids::QuarantineId;
 
 /// Most bytes of one piece that are kept.
 pub const KEPT_BYTES_MAX: usize = 64 * 1024;

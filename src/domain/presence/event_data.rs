@@ -3,9 +3,9 @@
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::agent_state::{AgentState, EventState};
-use super::ids::{AgentId, EventId, SourceId};
-use super::presence::{Detail, Event};
+use crate::domain::ids::{AgentId, EventId, SourceId};
+use crate::domain::presence::agent_state::{AgentState, EventState};
+use crate::domain::presence::{Detail, Event};
 
 /// The fields of a presence change, in this order for ever. `R` is the upstream frame.
 #[derive(Serialize)]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::ids::{ConnectionId, GapId};
+use crate::domain::ids::{ConnectionId, GapId};
 
 /// A gap as the agent's webhooks are told of it. What happened in it is not known; the next event of the agent is what
 /// was found after it.

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::domain::delivery_settings::{Batch, DeliverySettings, Format, Mode, RateLimit, Verification};
+use crate::domain::delivery::settings::{Batch, DeliverySettings, Format, Mode, RateLimit, Verification};
 use crate::domain::violation::Violation;
 
 /// Most waits of a schedule.
@@ -51,8 +51,8 @@ pub struct DeliveryChanges {
     rate_limit: Option<Option<RateLimit>>,
     disable_after: Option<Duration>,
     format: Option<Format>,
-    pub(super) signatures: Option<Signatures>,
-    pub(super) verification: Option<Verification>,
+    pub(in crate::domain) signatures: Option<Signatures>,
+    pub(in crate::domain) verification: Option<Verification>,
 }
 
 /// What POSTs are signed with; one of them at least.
@@ -142,7 +142,7 @@ impl Ranges<'_> {
 
 impl DeliveryInput {
     /// Notes everything that is wrong; what is good comes back.
-    pub(super) fn check(self, found: &mut Vec<Violation>) -> DeliveryChanges {
+    pub(in crate::domain) fn check(self, found: &mut Vec<Violation>) -> DeliveryChanges {
         let mut r = Ranges { found };
         let max_age = r.nullable(self.max_age_seconds, |r, n| r.seconds("max_age_seconds", n, 1..=2_592_000));
         let batch = r.nullable(self.batch, |r, (items, wait)| {

@@ -167,7 +167,7 @@ impl Verdict {
     }
 
     /// The verdict on a delivery that ended so.
-    pub(super) fn of_end(end_state: &str) -> Self {
+    pub(in crate::domain) fn of_end(end_state: &str) -> Self {
         [
             Self::Delivered,
             Self::Dead,

@@ -1,12 +1,12 @@
-//! Which events a webhook is owed. Kept in memory by whoever writes events (`domain/filters.rs`).
+//! Which events a webhook is owed. Kept in memory by whoever writes events (`domain/webhook/filter_index.rs`).
 
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::delivery_settings::{Format, Mode};
-use super::filters::{Key, Keys};
-use super::ids::{SourceId, TenantId, WebhookId};
-use super::presence::EventKind;
+use crate::domain::delivery::settings::{Format, Mode};
+use crate::domain::ids::{SourceId, TenantId, WebhookId};
+use crate::domain::presence::EventKind;
+use crate::domain::webhook::filter_index::{Key, Keys};
 
 /// What a webhook asks for, and how its deliveries begin.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ pub struct Subscription {
     pub format: Format,
     /// Deliveries are kept until it is resumed.
     pub paused: bool,
-    /// One dispatcher serves it ([`DeliverySettings::is_limited`](super::delivery_settings::DeliverySettings::is_limited)).
+    /// One dispatcher serves it ([`DeliverySettings::is_limited`](crate::domain::delivery::settings::DeliverySettings::is_limited)).
     pub limited: bool,
 }
 

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::presence::Origin;
+use crate::domain::presence::Origin;
 
 /// What an agent can be told to be, each part with upstream's time of it. A part that is `None` is not known, or not
 /// told by this frame.

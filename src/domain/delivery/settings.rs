@@ -97,7 +97,7 @@ pub struct DeliverySettings {
     pub min_dwell: Duration,
     /// Several in one POST; `None`: one each.
     pub batch: Option<Batch>,
-    /// Seconds to wait after the first, second … failure; `None`: the usual schedule (domain/retry.rs).
+    /// Seconds to wait after the first, second … failure; `None`: the usual schedule (domain/delivery/retry_schedule.rs).
     pub retry_schedule: Option<Vec<u32>>,
     /// Deadline of one attempt.
     pub timeout: Duration,

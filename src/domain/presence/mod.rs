@@ -3,11 +3,20 @@
 use bytes::Bytes;
 use time::OffsetDateTime;
 
-use super::agent_state::{AgentState, EventState};
-use super::gap_notice::GapNotice;
 use super::ids::{AgentId, ConnectionId, EventId, SourceId};
-use super::source_notice::SourceNotice;
-use super::webhook_notice::WebhookNotice;
+use agent_state::{AgentState, EventState};
+use gap_notice::GapNotice;
+use source_notice::SourceNotice;
+use webhook_notice::WebhookNotice;
+
+pub mod agent_state;
+pub mod event_data;
+pub mod gap_notice;
+pub mod regions;
+pub mod source;
+pub mod source_notice;
+pub mod topics;
+pub mod webhook_notice;
 
 /// System presences of Genesys Cloud in the spelling we write.
 pub const SYSTEM_PRESENCES: [&str; 10] =

@@ -2,8 +2,8 @@
 
 use time::OffsetDateTime;
 
-use super::scope::Scope;
-use super::violation::Violation;
+use crate::domain::access::scope::Scope;
+use crate::domain::violation::Violation;
 
 /// Longest name of a key or a tenant.
 pub const NAME_CHARS_MAX: usize = 100;

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-pub use super::ids::TenantId;
+pub use crate::domain::ids::TenantId;
 
 impl TenantId {
     /// The tenant that a bridge begins with. The source of the environment and the bootstrap key are its own, and a key of

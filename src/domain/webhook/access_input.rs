@@ -7,11 +7,11 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::filters::check_url;
-use crate::domain::access::{Access, Auth, ClientCertificate};
+use crate::domain::delivery::access::{Access, Auth, ClientCertificate};
 use crate::domain::secret::Secret;
-use crate::domain::target::TargetPolicy;
 use crate::domain::violation::{Violation, pointer_token};
+use crate::domain::webhook::filters::check_url;
+use crate::domain::webhook::target::TargetPolicy;
 
 const HEADERS_MAX: usize = 20;
 const HEADER_NAME_BYTES_MAX: usize = 100;
@@ -86,7 +86,11 @@ pub struct AccessChanges {
 
 impl AccessInput {
     /// Notes everything that is wrong; what is good comes back.
-    pub(super) fn check(self, targets: &TargetPolicy, found: &mut Vec<Violation>) -> AccessChanges {
+    pub(in crate::domain) fn check(
+        self,
+        targets: &TargetPolicy,
+        found: &mut Vec<Violation>,
+    ) -> AccessChanges {
         AccessChanges {
             headers: self.headers.map(|headers| check_headers(headers, found)),
             auth: self.auth.and_then(|auth| auth.check(targets, found)),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::ids::WebhookId;
+use crate::domain::ids::WebhookId;
 
 /// How it stands with another webhook. Its address is not told: it may hold a secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::secret::Secret;
+use crate::domain::secret::Secret;
 
 /// Everything that a receiver asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::ids::{TenantId, WebhookId};
-use super::matching::{Facts, Subscription};
+use crate::domain::ids::{TenantId, WebhookId};
+use crate::domain::webhook::matching::{Facts, Subscription};
 
 /// An item of a filter, or what an event has in its place: of a text a digest, which takes 16 bytes however long the text is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -188,5 +188,5 @@ fn take<K: Eq + std::hash::Hash, T: Ord>(drawers: &mut HashMap<K, Vec<T>>, key: 
 }
 
 #[cfg(test)]
-#[path = "filters_tests.rs"]
+#[path = "filter_index_tests.rs"]
 mod tests;

@@ -5,7 +5,7 @@ use serde_json::json;
 use time::macros::datetime;
 use uuid::Uuid;
 
-use super::*;
+use crate::domain::audit::explain::*;
 use crate::domain::ids::{AgentId, DeliveryId, SourceId};
 
 const T: OffsetDateTime = datetime!(2026-11-23 09:30:00 UTC);

@@ -2,10 +2,10 @@
 
 use url::Url;
 
-use super::regions;
-use super::secret::Secret;
-use super::topics::{self, TopicMatrix};
-use super::violation::{Violation, check_text, check_texts};
+use crate::domain::presence::regions;
+use crate::domain::presence::topics::{self, TopicMatrix};
+use crate::domain::secret::Secret;
+use crate::domain::violation::{Violation, check_text, check_texts};
 
 /// Name of the source that the environment sets; nobody else may take it.
 pub const ENVIRONMENT_SOURCE_NAME: &str = "default";

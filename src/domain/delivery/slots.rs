@@ -11,7 +11,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ids::TenantId;
+use crate::domain::ids::TenantId;
 
 /// Places of one process: each that is under way costs a socket and some 20 KiB.
 pub const ALL: usize = 4096;
