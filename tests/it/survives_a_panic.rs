@@ -203,7 +203,7 @@ async fn a_connection_that_panics_is_started_again_and_what_it_missed_is_told_as
             .find(|gap| gap["agents"].as_array().unwrap().contains(&json!("ann")) && !gap["to"].is_null())
     })
     .await;
-    let missed = within.cloud.told(missed).unwrap();
+    let missed = within.cloud.change(missed).unwrap();
     assert_ne!(missed.fate, Fate::Written, "it was meant to be missed");
     let time = |field: &str| parse_rfc3339(gap[field].as_str().unwrap()).unwrap();
     assert!(time("from") <= missed.at && missed.at <= time("to"), "{gap}");

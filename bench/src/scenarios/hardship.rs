@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use clap::Args;
 use genesys_simulator::clock::parse_rfc3339;
-use genesys_simulator::cloud::{CloudOptions, Deed, Fate, Fault, Manner, Place, Reach, Told};
+use genesys_simulator::cloud::{Change, CloudOptions, Deed, Fate, Fault, Manner, Place, Reach};
 use genesys_simulator::crm::check::Findings;
 use genesys_simulator::shift::Shift;
 use serde_json::Value;
@@ -182,8 +182,8 @@ async fn judge(watch: &Watch, options: &Options) -> anyhow::Result<()> {
     let gaps = watch.bridge.all("/v1/gaps").await?;
     let blind = Blind::read(&gaps);
     let ledger = watch.cloud.ledger();
-    let unseen: Vec<&Told> = ledger.iter().filter(|change| change.fate != Fate::Written).collect();
-    let silent: Vec<&&Told> = unseen.iter().filter(|change| !blind.covers(change)).collect();
+    let unseen: Vec<&Change> = ledger.iter().filter(|change| change.fate != Fate::Written).collect();
+    let silent: Vec<&&Change> = unseen.iter().filter(|change| !blind.covers(change)).collect();
     // Away and back while nobody saw: what came back is what was told last, and is dropped as known.
     let mut known: HashMap<String, Vec<time::OffsetDateTime>> = HashMap::new();
     for entry in watch.audit("STATE_DUPLICATE").await? {
@@ -191,14 +191,14 @@ async fn judge(watch: &Watch, options: &Options) -> anyhow::Result<()> {
         let at = entry.pointer("/data/state/presence/at").and_then(Value::as_str).and_then(parse_rfc3339);
         known.entry(agent).or_default().extend(at);
     }
-    let as_before = |change: &Told| {
+    let as_before = |change: &Change| {
         let same = |at: &time::OffsetDateTime| (*at - change.at).abs() < time::Duration::milliseconds(5);
         known.get(&change.agent).is_some_and(|known| known.iter().any(same))
     };
-    let superseded = |change: &Told| {
+    let superseded = |change: &Change| {
         read.get(&change.agent).is_some_and(|read| read.iter().any(|at| overtakes(*at, change)))
     };
-    let unheard: Vec<&Told> = ledger
+    let unheard: Vec<&Change> = ledger
         .iter()
         .filter(|change| change.fate == Fate::Written && !told.contains(&change.number))
         .filter(|change| !blind.covers(change) && !superseded(change) && !as_before(change))
@@ -242,7 +242,7 @@ async fn judge(watch: &Watch, options: &Options) -> anyhow::Result<()> {
 }
 
 /// Whether a state that was read is this change, or a newer one that came before its frame.
-fn overtakes(read: time::OffsetDateTime, change: &Told) -> bool {
+fn overtakes(read: time::OffsetDateTime, change: &Change) -> bool {
     let ahead = read - change.at;
     (time::Duration::milliseconds(-5)..time::Duration::seconds(60)).contains(&ahead)
 }
@@ -266,7 +266,7 @@ impl<'a> Blind<'a> {
         Self { by_agent }
     }
 
-    fn covers(&self, change: &Told) -> bool {
+    fn covers(&self, change: &Change) -> bool {
         let gaps = self.by_agent.get(change.agent.as_str());
         gaps.is_some_and(|gaps| {
             gaps.iter().any(|(from, to)| *from <= change.at && to.is_none_or(|to| change.at <= to))

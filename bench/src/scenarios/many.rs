@@ -137,7 +137,7 @@ impl Part<'_> {
             let posts = self.watch.crm.posts();
             let ours = posts.iter().filter_map(|post| {
                 let n = post.n().filter(|n| (first..=last).contains(n))?;
-                Some(post.arrived.saturating_duration_since(self.watch.cloud.told(n)?.sent))
+                Some(post.arrived.saturating_duration_since(self.watch.cloud.change(n)?.sent))
             });
             let ours: Vec<Duration> = ours.collect();
             if count(ours.len()) >= wanted {

@@ -102,9 +102,9 @@ async fn play(watch: &Watch, options: &Options, first: usize, what: &str) -> any
     for post in
         posts.iter().filter(|post| post.n().is_some_and(|n| numbers.first().is_some_and(|first| n >= *first)))
     {
-        if let Some(told) = post.n().and_then(|n| watch.cloud.told(n)) {
-            ensure!(told.fate == Fate::Written, "{told:?}");
-            millis.push(post.arrived.saturating_duration_since(told.sent).as_secs_f64() * 1e3);
+        if let Some(change) = post.n().and_then(|n| watch.cloud.change(n)) {
+            ensure!(change.fate == Fate::Written, "{change:?}");
+            millis.push(post.arrived.saturating_duration_since(change.sent).as_secs_f64() * 1e3);
         }
     }
     millis.sort_by(f64::total_cmp);
@@ -125,7 +125,7 @@ async fn play(watch: &Watch, options: &Options, first: usize, what: &str) -> any
 async fn missing(watch: &Watch, played: usize) -> anyhow::Result<anyhow::Error> {
     let arrived: HashSet<u64> = watch.crm.posts().iter().filter_map(|post| post.n()).collect();
     let missing: Vec<_> =
-        watch.cloud.ledger().into_iter().filter(|told| !arrived.contains(&told.number)).collect();
+        watch.cloud.ledger().into_iter().filter(|change| !arrived.contains(&change.number)).collect();
     let mut why = format!("{} of {played} did not arrive:", missing.len());
     for kind in
         ["STATE_STALE", "STATE_DUPLICATE", "GAP_DETECTED", "BACKPRESSURE", "CHANNEL_ROTATED", "WS_CLOSE"]

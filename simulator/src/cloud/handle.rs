@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::deeds::{Deed, Fault, Place};
 use super::options::CloudOptions;
 use super::people::Person;
-use super::state::{CloudSnapshot, Fate, Shared, State, Told};
+use super::state::{Change, CloudSnapshot, Fate, Shared, State};
 use super::verbs::obey;
 
 /// A running platform; cheap to clone, ends with its last clone or with [`Cloud::stop`].
@@ -81,17 +81,17 @@ impl Cloud {
     }
 
     /// Gives a user a presence and waits until its event was written, was lost, or had nobody to go to.
-    pub async fn set_presence(&self, agent: &str, presence: &str) -> Told {
+    pub async fn set_presence(&self, agent: &str, presence: &str) -> Change {
         self.settled(self.push_presence(agent, presence)).await
     }
 
     /// Waits until a change is no longer pending.
-    pub async fn settled(&self, number: u64) -> Told {
+    pub async fn settled(&self, number: u64) -> Change {
         let mut bell = self.shared.listen();
         loop {
             bell.mark_unchanged();
-            if let Some(told) = self.told(number).filter(|told| told.fate != Fate::Pending) {
-                return told;
+            if let Some(change) = self.change(number).filter(|change| change.fate != Fate::Pending) {
+                return change;
             }
             // The sender lives in `shared`, which we hold.
             let _ = bell.changed().await;
@@ -100,7 +100,7 @@ impl Cloud {
 
     /// One change by its number.
     #[must_use]
-    pub fn told(&self, number: u64) -> Option<Told> {
+    pub fn change(&self, number: u64) -> Option<Change> {
         self.shared.read(|state| {
             let first = state.ledger.front()?.number;
             let place = usize::try_from(number.checked_sub(first)?).ok()?;
@@ -110,7 +110,7 @@ impl Cloud {
 
     /// Every change that is remembered, oldest first.
     #[must_use]
-    pub fn ledger(&self) -> Vec<Told> {
+    pub fn ledger(&self) -> Vec<Change> {
         self.shared.read(|state| state.ledger.iter().cloned().collect())
     }
 

@@ -27,4 +27,4 @@ pub use deeds::{ClientState, Deed, Fault, Manner, Place, Reach};
 pub use handle::Cloud;
 pub use options::{CloudOptions, RateHeaders};
 pub use people::{Definition, Person};
-pub use state::{ChannelSeen, CloudSnapshot, CloudTally, Fate, Told};
+pub use state::{Change, ChannelSeen, CloudSnapshot, CloudTally, Fate};

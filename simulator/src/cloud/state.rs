@@ -106,7 +106,7 @@ pub enum Fate {
 
 /// One change of one user.
 #[derive(Debug, Clone, Serialize)]
-pub struct Told {
+pub struct Change {
     /// From 1, ascending in time; the frame carries it as `metadata.n`.
     pub number: u64,
     pub agent: String,
@@ -202,7 +202,7 @@ pub(super) struct State {
     pub(super) definitions: Vec<Definition>,
     pub(super) poisoned: HashSet<String>,
     pub(super) faults: BTreeMap<Place, VecDeque<Fault>>,
-    pub(super) ledger: VecDeque<Told>,
+    pub(super) ledger: VecDeque<Change>,
     /// Sockets that were opened, with the users of their channel; the last thousand.
     pub(super) opens: VecDeque<(Instant, Vec<String>)>,
     pub(super) last: u64,
@@ -319,7 +319,7 @@ impl State {
         change(person, at);
         let person = person.clone();
         let owed = self.send(&person, part, number, false);
-        self.ledger.push_back(Told {
+        self.ledger.push_back(Change {
             number,
             agent: agent.to_owned(),
             presence: person.presence,
@@ -378,7 +378,7 @@ impl State {
         owed
     }
 
-    fn told(&mut self, number: u64) -> Option<&mut Told> {
+    fn change(&mut self, number: u64) -> Option<&mut Change> {
         let first = self.ledger.front()?.number;
         let place = usize::try_from(number.checked_sub(first)?).ok()?;
         self.ledger.get_mut(place)
@@ -386,12 +386,12 @@ impl State {
 
     /// One socket took a frame, or never will.
     pub(super) fn settled(&mut self, number: u64, written: bool) {
-        let Some(told) = self.told(number) else { return };
-        told.owed = told.owed.saturating_sub(1);
+        let Some(change) = self.change(number) else { return };
+        change.owed = change.owed.saturating_sub(1);
         if written {
-            told.fate = Fate::Written;
-        } else if told.owed == 0 && told.fate == Fate::Pending {
-            told.fate = Fate::Lost;
+            change.fate = Fate::Written;
+        } else if change.owed == 0 && change.fate == Fate::Pending {
+            change.fate = Fate::Lost;
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::ValueEnum;
-use genesys_simulator::cloud::{Cloud, CloudOptions, Fate as Told};
+use genesys_simulator::cloud::{self, Cloud, CloudOptions};
 use genesys_simulator::genesys::{Change, Fate, Genesys, GenesysOptions};
 
 /// Agents that one OAuth client of protocol `realtime` can watch: ten connections, an agent on each.
@@ -60,7 +60,7 @@ impl From<&Change> for Played {
     }
 }
 
-/// What the platform is told at its start.
+/// What the platform is change at its start.
 pub struct Wish {
     pub listen: SocketAddr,
     pub public_url: Option<String>,
@@ -126,7 +126,7 @@ impl Upstream {
     /// When the frame of a change was made.
     pub fn sent(&self, number: u64) -> Option<Instant> {
         match self {
-            Self::Notifications(cloud) => Some(cloud.told(number)?.sent),
+            Self::Notifications(cloud) => Some(cloud.change(number)?.sent),
             Self::Realtime(genesys) => Some(genesys.change(number)?.sent),
         }
     }
@@ -137,11 +137,11 @@ impl Upstream {
             Self::Notifications(cloud) => cloud
                 .ledger()
                 .into_iter()
-                .map(|told| Played {
-                    number: told.number,
-                    agent: told.agent,
-                    sent: told.sent,
-                    written: told.fate == Told::Written,
+                .map(|change| Played {
+                    number: change.number,
+                    agent: change.agent,
+                    sent: change.sent,
+                    written: change.fate == cloud::Fate::Written,
                 })
                 .collect(),
             Self::Realtime(genesys) => genesys.changes_after(0).iter().map(Played::from).collect(),

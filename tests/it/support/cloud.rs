@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use genesys_simulator::clock::parse_rfc3339;
-use genesys_simulator::cloud::{Cloud, CloudOptions, Fate, Told};
+use genesys_simulator::cloud::{Change, Cloud, CloudOptions, Fate};
 use genesys_simulator::crm::{Crm, CrmOptions, Secret};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -117,18 +117,18 @@ impl CloudWorld {
     }
 
     /// Changes that no socket took since a moment and that lie in no gap that the bridge admits to for that agent.
-    pub async fn lost_without_a_word(&self, since: OffsetDateTime) -> Vec<Told> {
+    pub async fn lost_without_a_word(&self, since: OffsetDateTime) -> Vec<Change> {
         let gaps = all(&self.bridge, "/v1/gaps").await;
         let time = |text: &Value| parse_rfc3339(text.as_str()?);
-        let admitted = |told: &Told| {
+        let admitted = |change: &Change| {
             gaps.iter().any(|gap| {
-                gap["agents"].as_array().unwrap().contains(&json!(told.agent))
-                    && time(&gap["from"]).unwrap() <= told.at
-                    && time(&gap["to"]).is_none_or(|to| told.at <= to)
+                gap["agents"].as_array().unwrap().contains(&json!(change.agent))
+                    && time(&gap["from"]).unwrap() <= change.at
+                    && time(&gap["to"]).is_none_or(|to| change.at <= to)
             })
         };
-        let mut told = self.cloud.ledger();
-        told.retain(|told| told.at >= since && told.fate != Fate::Written && !admitted(told));
-        told
+        let mut lost = self.cloud.ledger();
+        lost.retain(|change| change.at >= since && change.fate != Fate::Written && !admitted(change));
+        lost
     }
 }
