@@ -87,14 +87,14 @@ impl Cloud {
 
     /// Waits until a change is no longer pending.
     pub async fn settled(&self, number: u64) -> Change {
-        let mut bell = self.shared.listen();
+        let mut changes = self.shared.listen();
         loop {
-            bell.mark_unchanged();
+            changes.mark_unchanged();
             if let Some(change) = self.change(number).filter(|change| change.fate != Fate::Pending) {
                 return change;
             }
             // The sender lives in `shared`, which we hold.
-            let _ = bell.changed().await;
+            let _ = changes.changed().await;
         }
     }
 
@@ -152,16 +152,16 @@ impl Cloud {
         mut condition: impl FnMut(&CloudSnapshot) -> bool,
         within: Duration,
     ) -> Result<CloudSnapshot, Box<CloudSnapshot>> {
-        let mut bell = self.shared.listen();
+        let mut changes = self.shared.listen();
         let look = async {
             loop {
-                bell.mark_unchanged();
+                changes.mark_unchanged();
                 let snapshot = self.snapshot();
                 if condition(&snapshot) {
                     return snapshot;
                 }
                 // The sender lives in `shared`, which we hold.
-                let _ = bell.changed().await;
+                let _ = changes.changed().await;
             }
         };
         match tokio::time::timeout(within, look).await {

@@ -1,4 +1,4 @@
-//! The one mutable state behind the simulated platform, and the bell that rings at each change of it.
+//! The one mutable state behind the simulated platform, and a channel that tells of each change of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,13 +23,13 @@ pub(super) struct Shared {
     /// Turns true once, when everything must end.
     pub(super) stop: watch::Sender<bool>,
     state: Mutex<State>,
-    bell: watch::Sender<u64>,
+    changes: watch::Sender<u64>,
 }
 
 impl Shared {
     pub(super) fn new(options: CloudOptions, ws_origin: String) -> Self {
         let state = Mutex::new(State::new(&options));
-        Self { options, ws_origin, stop: watch::Sender::new(false), state, bell: watch::Sender::new(0) }
+        Self { options, ws_origin, stop: watch::Sender::new(false), state, changes: watch::Sender::new(0) }
     }
 
     /// Looks at the state.
@@ -37,16 +37,16 @@ impl Shared {
         look(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Changes the state and rings the bell.
+    /// Changes the state and wakes those who listen.
     pub(super) fn change<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         let result = act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
-        self.bell.send_modify(|count| *count = count.wrapping_add(1));
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
         result
     }
 
     /// Listens for changes made from now on.
     pub(super) fn listen(&self) -> watch::Receiver<u64> {
-        self.bell.subscribe()
+        self.changes.subscribe()
     }
 }
 

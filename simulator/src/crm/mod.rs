@@ -260,15 +260,15 @@ impl Crm {
         mut look: impl FnMut() -> Option<T>,
         within: Duration,
     ) -> Result<T, StillWaiting> {
-        let mut bell = self.desk.listen();
+        let mut changes = self.desk.listen();
         let waiting = async {
             loop {
-                bell.mark_unchanged();
+                changes.mark_unchanged();
                 if let Some(found) = look() {
                     return found;
                 }
                 // The sender lives in the desk, which we hold.
-                let _ = bell.changed().await;
+                let _ = changes.changed().await;
             }
         };
         tokio::time::timeout(within, waiting).await.map_err(|_| StillWaiting(self.posts()))

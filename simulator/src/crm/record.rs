@@ -57,7 +57,7 @@ pub(super) struct Desk {
     pub(super) observer: Option<Arc<dyn Observer>>,
     keep: usize,
     state: Mutex<State>,
-    bell: watch::Sender<u64>,
+    changes: watch::Sender<u64>,
     stream: broadcast::Sender<Arc<Post>>,
 }
 
@@ -66,16 +66,16 @@ impl Desk {
         let CrmOptions { secrets, tolerance, keep, observer, .. } = options;
         let state = Mutex::new(State { secrets: secrets.into(), ..State::default() });
         let stream = broadcast::Sender::new(STREAM_CAPACITY);
-        let (stop, bell) = (watch::Sender::new(false), watch::Sender::new(0));
-        Self { stop, tolerance, observer, keep, state, bell, stream }
+        let (stop, changes) = (watch::Sender::new(false), watch::Sender::new(0));
+        Self { stop, tolerance, observer, keep, state, changes, stream }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ring(&self) {
-        self.bell.send_modify(|count| *count = count.wrapping_add(1));
+    fn notify(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Numbers a POST, decides what happens to it, and writes it down.
@@ -100,18 +100,18 @@ impl Desk {
             let _ = self.stream.send(post.clone());
         }
         drop(state);
-        self.ring();
+        self.notify();
         post
     }
 
     pub(super) fn hung_up(&self, hangup: Hangup) {
         self.state().hangups.push(hangup);
-        self.ring();
+        self.notify();
     }
 
     pub(super) fn complain(&self, complaint: String) {
         self.state().complaints.push(complaint);
-        self.ring();
+        self.notify();
     }
 
     /// Secrets that count on a path.
@@ -150,7 +150,7 @@ impl Desk {
         state.handshakes.push(origin.to_owned());
         let allowed = state.allowed.clone();
         drop(state);
-        self.ring();
+        self.notify();
         allowed
     }
 
@@ -180,7 +180,7 @@ impl Desk {
 
     /// Listens for changes made from now on.
     pub(super) fn listen(&self) -> watch::Receiver<u64> {
-        self.bell.subscribe()
+        self.changes.subscribe()
     }
 
     pub(super) fn stream(&self) -> broadcast::Receiver<Arc<Post>> {

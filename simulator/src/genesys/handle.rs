@@ -112,14 +112,14 @@ impl Genesys {
 
     /// Waits until a change is no longer pending.
     async fn settled(&self, number: u64) -> Change {
-        let mut bell = self.shared.listen();
+        let mut changes = self.shared.listen();
         loop {
-            bell.mark_unchanged();
+            changes.mark_unchanged();
             if let Some(change) = self.change(number).filter(|change| change.fate != Fate::Pending) {
                 return change;
             }
             // The sender lives in `shared`, which we hold.
-            let _ = bell.changed().await;
+            let _ = changes.changed().await;
         }
     }
 
@@ -170,16 +170,16 @@ impl Genesys {
         mut condition: impl FnMut(&Snapshot) -> bool,
         within: Duration,
     ) -> Result<Snapshot, StillWaiting> {
-        let mut bell = self.shared.listen();
+        let mut changes = self.shared.listen();
         let look = async {
             loop {
-                bell.mark_unchanged();
+                changes.mark_unchanged();
                 let snapshot = self.snapshot();
                 if condition(&snapshot) {
                     return snapshot;
                 }
                 // The sender lives in `shared`, which we hold.
-                let _ = bell.changed().await;
+                let _ = changes.changed().await;
             }
         };
         match tokio::time::timeout(within, look).await {

@@ -1,4 +1,4 @@
-//! The one mutable state behind the simulator, and the bell that rings at each change of it.
+//! The one mutable state behind the simulator, and a channel that tells of each change of it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,13 +22,13 @@ pub(super) struct Shared {
     /// Turns true once, when everything must end.
     pub(super) stop: watch::Sender<bool>,
     world: Mutex<World>,
-    bell: watch::Sender<u64>,
+    changes: watch::Sender<u64>,
 }
 
 impl Shared {
     pub(super) fn new(options: GenesysOptions, ws_origin: String) -> Self {
         let world = Mutex::new(World::new(&options));
-        Self { options, ws_origin, stop: watch::Sender::new(false), world, bell: watch::Sender::new(0) }
+        Self { options, ws_origin, stop: watch::Sender::new(false), world, changes: watch::Sender::new(0) }
     }
 
     /// Looks at the state.
@@ -36,16 +36,16 @@ impl Shared {
         look(&self.world.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Changes the state and rings the bell.
+    /// Changes the state and wakes those who listen.
     pub(super) fn change<T>(&self, act: impl FnOnce(&mut World) -> T) -> T {
         let result = act(&mut self.world.lock().unwrap_or_else(PoisonError::into_inner));
-        self.bell.send_modify(|count| *count = count.wrapping_add(1));
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
         result
     }
 
     /// Listens for changes made from now on.
     pub(super) fn listen(&self) -> watch::Receiver<u64> {
-        self.bell.subscribe()
+        self.changes.subscribe()
     }
 }
 
