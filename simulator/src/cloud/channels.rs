@@ -39,7 +39,7 @@ pub(super) fn create(shared: &Arc<Shared>, caller: &Caller) -> Answer {
             socket: None,
             lose: 0,
             duplicate: 0,
-            held_back: None,
+            delayed: None,
         };
         state.channels.push(channel);
         state.channel_life

@@ -30,7 +30,7 @@ pub(super) async fn run(
             state.channels.iter_mut().find(|one| one.socket.as_ref().is_some_and(|(n, _)| *n == number));
         if let Some(own) = own {
             own.socket = None;
-            if let Some(Some(Order::Event { number, .. })) = own.held_back.take() {
+            if let Some(Some(Order::Event { number, .. })) = own.delayed.take() {
                 state.settled(number, false);
             }
         }
@@ -60,7 +60,7 @@ async fn live(
             () = stopped(&mut stop) => return,
             order = orders.recv() => match order {
                 None | Some(Order::Drop) => return,
-                Some(Order::Silence(wished)) => silent = wished,
+                Some(Order::Silence(on)) => silent = on,
                 Some(Order::Event { number, frame }) => {
                     let written = !silent && socket.send(Message::Text(frame.as_ref().into())).await.is_ok();
                     shared.change(|state| state.settled(number, written));

@@ -86,8 +86,8 @@ pub(super) struct Channel {
     pub(super) lose: u32,
     /// Events that are to be sent twice.
     pub(super) duplicate: u32,
-    /// An event that waits for the next one to overtake it.
-    pub(super) held_back: Option<Option<Order>>,
+    /// An event that is sent after the next one; `Some(None)` until there is one.
+    pub(super) delayed: Option<Option<Order>>,
 }
 
 /// What became of a change.
@@ -120,7 +120,7 @@ pub struct Change {
     #[serde(skip)]
     pub sent: Instant,
     #[serde(skip)]
-    pub(super) owed: usize,
+    pub(super) pending: usize,
 }
 
 /// Counters since the start.
@@ -318,19 +318,19 @@ impl State {
         let Some(person) = self.people.get_mut(agent) else { return number };
         change(person, at);
         let person = person.clone();
-        let owed = self.send(&person, part, number, false);
+        let pending = self.send(&person, part, number, false);
         self.ledger.push_back(Change {
             number,
             agent: agent.to_owned(),
             presence: person.presence,
             at,
             sent: Instant::now(),
-            fate: match owed {
+            fate: match pending {
                 None => Fate::Unwatched,
                 Some(0) => Fate::Lost,
                 Some(_) => Fate::Pending,
             },
-            owed: owed.unwrap_or(0),
+            pending: pending.unwrap_or(0),
         });
         while self.ledger.len() > self.capacity {
             self.ledger.pop_front();
@@ -338,10 +338,10 @@ impl State {
         number
     }
 
-    /// Sends what a user is to whom it concerns; gives to how many sockets, `None` if nobody listens.
+    /// Sends a user's state to each channel that listens; gives to how many sockets, `None` if nobody listens.
     pub(super) fn send(&mut self, person: &Person, part: &str, number: u64, silent: bool) -> Option<usize> {
         let mut frames: HashMap<&'static str, Arc<str>> = HashMap::new();
-        let mut owed = None;
+        let mut pending = None;
         for channel in &mut self.channels {
             let (Some(parts), Some((_, socket))) = (channel.topics.get(&person.id), &channel.socket) else {
                 continue;
@@ -353,16 +353,16 @@ impl State {
                 "outofoffice" if parts.contains("outofoffice") => "outofoffice",
                 _ => continue,
             };
-            let owed = owed.get_or_insert(0_usize);
+            let pending = pending.get_or_insert(0_usize);
             if channel.lose > 0 && !silent {
                 channel.lose -= 1;
                 continue;
             }
             let frame = frames.entry(kind).or_insert_with(|| frame(person, kind, number)).clone();
             let order = || Order::Event { number, frame: frame.clone() };
-            if let Some(held_back @ None) = &mut channel.held_back {
-                *held_back = Some(order());
-                *owed += 1;
+            if let Some(delayed @ None) = &mut channel.delayed {
+                *delayed = Some(order());
+                *pending += 1;
                 continue;
             }
             let mut sent = socket.send(order()).is_ok();
@@ -370,12 +370,12 @@ impl State {
                 channel.duplicate -= 1;
                 sent &= socket.send(Order::Say(frame.to_string())).is_ok();
             }
-            if let Some(Some(overtaken)) = channel.held_back.take() {
-                let _ = socket.send(overtaken);
+            if let Some(Some(earlier)) = channel.delayed.take() {
+                let _ = socket.send(earlier);
             }
-            *owed += usize::from(sent);
+            *pending += usize::from(sent);
         }
-        owed
+        pending
     }
 
     fn change(&mut self, number: u64) -> Option<&mut Change> {
@@ -387,10 +387,10 @@ impl State {
     /// One socket took a frame, or never will.
     pub(super) fn settled(&mut self, number: u64, written: bool) {
         let Some(change) = self.change(number) else { return };
-        change.owed = change.owed.saturating_sub(1);
+        change.pending = change.pending.saturating_sub(1);
         if written {
             change.fate = Fate::Written;
-        } else if change.owed == 0 && change.fate == Fate::Pending {
+        } else if change.pending == 0 && change.fate == Fate::Pending {
             change.fate = Fate::Lost;
         }
     }

@@ -125,7 +125,7 @@ impl State {
             Deed::Lose { reach, times } => self.each(&reach, |channel| channel.lose = times),
             Deed::Duplicate { reach, times } => self.each(&reach, |channel| channel.duplicate = times),
             Deed::Reorder { reach } => self.each(&reach, |channel| {
-                channel.held_back.get_or_insert(None);
+                channel.delayed.get_or_insert(None);
             }),
             Deed::Stale { agent, presence, seconds } => {
                 let definition = self.definition(&presence);

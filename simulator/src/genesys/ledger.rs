@@ -46,7 +46,7 @@ pub struct Change {
     pub connections: Vec<String>,
     /// Sockets that still owe an answer about this change.
     #[serde(skip)]
-    pub(super) owed: usize,
+    pub(super) pending: usize,
 }
 
 fn as_rfc3339<S: serde::Serializer>(at: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
@@ -117,7 +117,7 @@ impl Ledger {
             change.sent_at = sent_at;
         }
         change.connections.push(connection.to_owned());
-        change.owed = change.owed.saturating_sub(1);
+        change.pending = change.pending.saturating_sub(1);
         if first {
             self.written += 1;
         }
@@ -128,8 +128,8 @@ impl Ledger {
         let Some(change) = self.get_mut(number) else {
             return;
         };
-        change.owed = change.owed.saturating_sub(1);
-        if change.owed == 0 && change.fate == Fate::Pending {
+        change.pending = change.pending.saturating_sub(1);
+        if change.pending == 0 && change.fate == Fate::Pending {
             change.fate = Fate::Lost;
         }
     }

@@ -35,8 +35,8 @@ enum End {
     Reset,
 }
 
-/// Answers still owed to our last ping.
-struct Owed {
+/// The answers that our last ping still waits for.
+struct AwaitedPong {
     until: Instant,
     json: bool,
     rfc: bool,
@@ -54,7 +54,7 @@ struct Socket {
     next_ping: Instant,
     /// Number of the last ping; an RFC 6455 ping carries it, and only a pong that echoes it counts.
     pings: u64,
-    owed: Option<Owed>,
+    awaited: Option<AwaitedPong>,
     /// Chunk of a running flood and how many are left.
     flood: Option<(Bytes, u64)>,
     /// Last presence frame, encoded.
@@ -65,7 +65,7 @@ struct Socket {
     finished: bool,
 }
 
-/// Runs a socket until it ends, then settles everything it still owed the ledger.
+/// Runs a socket until it ends, then writes in the ledger what it could not send.
 pub(super) async fn run(
     shared: Arc<Shared>,
     identity: Identity,
@@ -88,7 +88,7 @@ pub(super) async fn run(
         outbox: Outbox::default(),
         silent: false,
         pings: 0,
-        owed: None,
+        awaited: None,
         flood: None,
         last: None,
         closing: None,
@@ -165,9 +165,9 @@ impl Socket {
 
     /// Next moment at which the clock has something to say.
     fn deadline(&self) -> Instant {
-        match (self.closing, &self.owed) {
+        match (self.closing, &self.awaited) {
             (Some(give_up), _) => give_up,
-            (None, Some(owed)) => self.next_ping.min(owed.until),
+            (None, Some(awaited)) => self.next_ping.min(awaited.until),
             (None, None) => self.next_ping,
         }
     }
@@ -199,7 +199,7 @@ impl Socket {
             Order::Reset => return Some(End::Reset),
             Order::Silence(silent) => {
                 self.silent = silent;
-                self.owed = None;
+                self.awaited = None;
                 self.next_ping = Instant::now() + self.identity.heartbeat;
             }
         }
@@ -238,7 +238,7 @@ impl Socket {
         if self.closing.is_some() {
             return None;
         }
-        if self.owed.as_ref().is_some_and(|owed| owed.until <= now) {
+        if self.awaited.as_ref().is_some_and(|awaited| awaited.until <= now) {
             self.shared.change(|world| world.tally.pongs_missed += 1);
             self.close(Some(1001), "Going Away: pong missed");
         } else if self.next_ping <= now {
@@ -261,9 +261,10 @@ impl Socket {
             self.outbox.push(&frame::encode(Opcode::Ping, &self.pings.to_be_bytes()));
         }
         // An unanswered ping keeps its own deadline: a later ping must not prolong it.
-        if (options.json_pings || options.rfc_pings) && self.owed.is_none() {
+        if (options.json_pings || options.rfc_pings) && self.awaited.is_none() {
             let window = options.pong_window.unwrap_or(self.identity.heartbeat);
-            self.owed = Some(Owed { until: now + window, json: options.json_pings, rfc: options.rfc_pings });
+            self.awaited =
+                Some(AwaitedPong { until: now + window, json: options.json_pings, rfc: options.rfc_pings });
         }
     }
 

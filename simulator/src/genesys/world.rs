@@ -197,7 +197,7 @@ impl World {
             .iter()
             .filter(|connection| connection.user == agent && (raw.is_some() || connection.hears_states()))
             .filter_map(|connection| connection.socket.as_ref());
-        let owed = sockets
+        let pending = sockets
             .filter(|socket| socket.send(Order::Presence { number, frame: frame.clone() }).is_ok())
             .count();
         self.ledger.append(Change {
@@ -208,10 +208,10 @@ impl World {
             changed_at,
             sent: Instant::now(),
             sent_at: changed_at,
-            fate: if owed == 0 { Fate::Unwatched } else { Fate::Pending },
+            fate: if pending == 0 { Fate::Unwatched } else { Fate::Pending },
             frame,
             connections: Vec::new(),
-            owed,
+            pending,
         });
         number
     }

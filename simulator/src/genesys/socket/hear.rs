@@ -2,7 +2,7 @@
 
 use super::super::frame::{self, Incoming, Opcode};
 use super::super::snapshot::CloseSeen;
-use super::{End, Owed, Socket};
+use super::{AwaitedPong, End, Socket};
 
 impl Socket {
     /// Reads every whole message off the buffer.
@@ -38,7 +38,7 @@ impl Socket {
                 // An unsolicited pong is legal and means nothing (RFC 6455 5.5.3).
                 if ours.is_some_and(|number| number >= 1 && number <= self.pings) {
                     self.shared.change(|world| world.tally.rfc_pongs += 1);
-                    self.settle(|owed| owed.rfc = false);
+                    self.settle(|awaited| awaited.rfc = false);
                 } else {
                     self.shared.change(|world| world.tally.other_pongs += 1);
                 }
@@ -67,7 +67,7 @@ impl Socket {
         match message.as_ref().and_then(|message| message.get("type")).and_then(|kind| kind.as_str()) {
             Some("pong") => {
                 self.shared.change(|world| world.tally.json_pongs += 1);
-                self.settle(|owed| owed.json = false);
+                self.settle(|awaited| awaited.json = false);
             }
             Some("ping") => {
                 self.shared.change(|world| world.tally.json_pings += 1);
@@ -78,11 +78,11 @@ impl Socket {
     }
 
     /// Crosses one answer off; with the last one the ping is settled.
-    fn settle(&mut self, cross_off: impl FnOnce(&mut Owed)) {
-        if let Some(owed) = &mut self.owed {
-            cross_off(owed);
-            if !owed.json && !owed.rfc {
-                self.owed = None;
+    fn settle(&mut self, cross_off: impl FnOnce(&mut AwaitedPong)) {
+        if let Some(awaited) = &mut self.awaited {
+            cross_off(awaited);
+            if !awaited.json && !awaited.rfc {
+                self.awaited = None;
             }
         }
     }

@@ -54,11 +54,11 @@ impl Evidence {
         let written: Vec<_> = self.changes.iter().filter(|change| change.written).collect();
         let unseen = self.changes.len() - written.len();
         // After a kill the feed says what was committed; without one, everything written must have been.
-        let owed: Vec<u64> = match &self.after_kill {
+        let expected: Vec<u64> = match &self.after_kill {
             None => written.iter().map(|change| change.number).collect(),
             Some((_, feed)) => feed.values().copied().flatten().collect(),
         };
-        let findings = check::Findings::of(&self.posts, owed.iter().copied());
+        let findings = check::Findings::of(&self.posts, expected.iter().copied());
         let (blind, unexcused, undelivered) = self.after_the_kill(&written);
 
         let faults: [(&str, Vec<String>); 8] = [
