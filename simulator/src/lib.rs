@@ -1,7 +1,7 @@
 //! A simulated Genesys Cloud and a demo CRM: both ends of the bridge, played by somebody else.
 //!
 //! This crate shares no type with `presence-bridge` on purpose. It is the second opinion on the wire: what the
-//! bridge sends upstream is judged by [`genesys`], what it sends downstream by [`crm`], each written from the
+//! bridge sends upstream is checked by [`genesys`], what it sends downstream by [`crm`], each written from the
 //! documents and not from the bridge's code. A mistake in the bridge's idea of a frame, a header or a signature
 //! therefore meets a disagreeing reader instead of its own mirror image.
 //!

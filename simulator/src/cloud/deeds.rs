@@ -64,7 +64,7 @@ impl Fault {
         Self { body: Some(body.into()), ..Self::status(200) }
     }
 
-    /// Makes it last for so many requests; `u32::MAX`: until faults are cleared.
+    /// Makes it last for `times` requests; `u32::MAX`: until faults are cleared.
     #[must_use]
     pub const fn times(mut self, times: u32) -> Self {
         self.times = times;
@@ -144,7 +144,7 @@ pub enum Deed {
     Queue { id: String, members: Vec<String> },
     /// Say who is in a group.
     Group { id: String, members: Vec<String> },
-    /// Take a client's sight of these users (no role in their division); none: it sees all.
+    /// Hide these users from a client, which has no role in their division; an empty list: it sees all.
     Hide { client: String, agents: Vec<String> },
     /// Make a topic spoil every subscription that names it.
     Poison { topic: String },
@@ -169,7 +169,7 @@ pub enum Deed {
         #[serde(default)]
         reach: Reach,
     },
-    /// End channels because a stranger made others.
+    /// End channels because another program made others.
     Displace {
         #[serde(default)]
         reach: Reach,

@@ -33,7 +33,7 @@ pub struct CloudOptions {
     pub agents: Vec<String>,
     /// Time until a new access token expires.
     pub token_lifetime: Duration,
-    /// Time until a channel expires; subscribing to it starts the time anew.
+    /// Time until a channel expires; subscribing to it restarts the time.
     pub channel_life: Duration,
     /// Channels one OAuth client may have; the next one ends the least used.
     pub channel_limit: usize,

@@ -258,14 +258,14 @@ async fn upgrade(shared: &Arc<Shared>, id: &str, request: Request) -> Answer {
     let (mut parts, _) = request.into_parts();
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
     let upgrade = upgrade.map_err(|_| refuse(StatusCode::BAD_REQUEST, "bad.request"))?;
-    // The door is there before the 101 leaves: a change made from now on waits for the socket.
-    let (door, orders) = mpsc::unbounded_channel();
+    // The channel for orders is there before the 101 leaves: a change made from now on waits for the socket.
+    let (sender, orders) = mpsc::unbounded_channel();
     let number = shared.change(|state| {
         state.uses += 1;
         let number = state.uses;
         let channel = state.channels.iter_mut().find(|one| one.id == id)?;
         // A second socket makes the platform drop the first.
-        if let Some((_, former)) = channel.socket.replace((number, door)) {
+        if let Some((_, former)) = channel.socket.replace((number, sender)) {
             let _ = former.send(Order::Drop);
         }
         channel.sockets += 1;

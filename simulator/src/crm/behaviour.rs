@@ -37,7 +37,7 @@ pub enum Behaviour {
     EndlessTrailers { status: u16 },
     /// Sends an interim answer (100, 103), waits, then sends the final one.
     Interim { interim: u16, wait: Duration, status: u16 },
-    /// Sends so many interim answers one after the other, then the final one.
+    /// Sends this many interim answers one after the other, then the final one.
     Interims { interim: u16, count: usize, status: u16 },
     /// Sends interim answers for ever.
     EndlessInterims { interim: u16 },

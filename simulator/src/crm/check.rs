@@ -116,7 +116,7 @@ pub fn distrusted(posts: &[Arc<Post>]) -> Vec<String> {
     found
 }
 
-/// All of the above at once, for one webhook that was owed every expected number.
+/// All of the above at once, for one webhook that must get every expected number.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
     pub inversions: Vec<String>,

@@ -4,8 +4,8 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-/// Reads like the finding itself. A flood of POSTs is taken as fast as it comes and judged afterwards, each of them,
-/// without the judge taking the processor from whoever sends.
+/// Reads like the finding itself. A flood of POSTs is accepted as fast as it comes; each is checked
+/// afterwards, when the check takes no processor time from the sender.
 #[derive(Clone)]
 pub struct Late<T> {
     found: OnceLock<T>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::behaviour::Behaviour;
 use crate::chance::Chance;
 
-/// Draws a [`Behaviour`] anew for each POST. Without more it answers 204 at once.
+/// Draws a new [`Behaviour`] for each POST. Without more it answers 204 at once.
 #[derive(Debug, Clone)]
 pub struct Mix {
     chance: Chance,
@@ -27,7 +27,7 @@ impl Mix {
         }
     }
 
-    /// So many of a hundred POSTs fail: with 500, with 503, with a closed or with a reset connection.
+    /// `percent` of the POSTs fail: with 500, with 503, with a closed or with a reset connection.
     #[must_use]
     pub fn errors(self, percent: u64) -> Self {
         let errors = [
@@ -39,7 +39,7 @@ impl Mix {
         self.errors_of(percent, errors)
     }
 
-    /// So many of a hundred POSTs are treated in one of these ways.
+    /// `percent` of the POSTs are treated in one of these ways.
     #[must_use]
     pub fn errors_of(mut self, percent: u64, errors: impl IntoIterator<Item = Behaviour>) -> Self {
         self.percent = percent;

@@ -1,7 +1,7 @@
 //! A demo CRM: a webhook receiver that checks signatures by itself, remembers everything, and can misbehave.
 //!
 //! `server` reads POSTs off raw sockets with `request`, `record` keeps them, `answer` carries a [`Behaviour`] out.
-//! Signature and body are judged when somebody looks (`late`). [`check`] decides afterwards whether what arrived keeps
+//! Signature and body are checked when somebody looks (`late`). [`check`] decides afterwards whether what arrived keeps
 //! the bridge's promises; an [`Observer`] sees each POST at once, where there are too many to be kept.
 
 mod answer;
@@ -219,7 +219,7 @@ impl Crm {
         self.desk.stream()
     }
 
-    /// Waits until so many POSTs arrived since the start, on all paths.
+    /// Waits until `count` POSTs arrived since the start, on all paths.
     ///
     /// # Errors
     /// With what arrived, when `within` has passed.
@@ -243,7 +243,7 @@ impl Crm {
         self.wait(look, within).await
     }
 
-    /// Waits until a sender hung up so many times.
+    /// Waits until a sender hung up `count` times.
     ///
     /// # Errors
     /// With what arrived, when `within` has passed.

@@ -115,7 +115,7 @@ pub struct Data {
     pub sequence: u64,
     pub source: Source,
     pub agent: Agent,
-    /// `live`, or `resync` for a state that was read after a time without sight.
+    /// `live`, or `resync` for a state that was read after a monitoring gap.
     #[serde(default)]
     pub origin: String,
     #[serde(default)]

@@ -60,7 +60,7 @@ impl Fault {
         Self { status: None, times: 1, retry_after: None, delay_ms: millis(delay), body: None }
     }
 
-    /// Makes it last for so many requests.
+    /// Makes it last for `times` requests.
     #[must_use]
     pub const fn times(mut self, times: u32) -> Self {
         self.times = times;
@@ -109,7 +109,7 @@ pub enum Tamper {
     NoWsUrl,
     /// `POST connections` answers without `connectionId`.
     NoConnectionId,
-    /// `POST connections` makes the connection at once, and answers after so many milliseconds.
+    /// `POST connections` makes the connection at once, and answers after this many milliseconds.
     Late(u64),
     /// `POST token` answers without `access_token`.
     NoAccessToken,

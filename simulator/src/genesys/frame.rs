@@ -195,7 +195,7 @@ impl Reader {
             short => Ok(u64::from(short)),
         };
         let Ok(declared) = declared else { return Ok(None) };
-        // Judged by the header alone: waiting for the payload first would let the client fill our memory.
+        // Checked by the header alone: waiting for the payload first would let the client fill our memory.
         let length = usize::try_from(declared).map_err(|_| Violation::TooLong)?;
         if length > MESSAGE_LIMIT_BYTES {
             return Err(Violation::TooLong);

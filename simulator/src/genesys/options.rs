@@ -4,11 +4,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// Topics that the seed allows; everything else is refused with 422.
+/// Topics that the original specification allows; everything else is refused with 422.
 pub const TOPICS: [&str; 3] =
     ["routing:agent:state", "routing:agent:state:history", "routing:agent:state:queue"];
 
-/// Settings of [`Genesys`](super::Genesys); the defaults are the seed's figures.
+/// Settings of [`Genesys`](super::Genesys); the defaults are those of the original specification
+/// (docs/realtime.md).
 #[derive(Debug, Clone)]
 pub struct GenesysOptions {
     /// Address to listen on; port 0 picks a free one.
@@ -27,9 +28,10 @@ pub struct GenesysOptions {
     pub topic_limit: usize,
     /// Heartbeat intervals that are accepted, in milliseconds; others are refused with 422.
     pub heartbeat_range_ms: RangeInclusive<u64>,
-    /// Send the seed's `{"type":"ping"}` at each heartbeat.
+    /// Send the specification's `{"type":"ping"}` at each heartbeat.
     pub json_pings: bool,
-    /// Send an RFC 6455 ping frame at each heartbeat: the seed's prose says so, its code does the other.
+    /// Send an RFC 6455 ping frame at each heartbeat: the specification's prose says so, its code does the
+    /// other.
     pub rfc_pings: bool,
     /// Time to answer a ping before 1001; by default the connection's own heartbeat interval.
     pub pong_window: Option<Duration>,

@@ -43,7 +43,7 @@ impl Outbox {
         self.push(frame);
     }
 
-    /// Notes that the kernel took so many bytes; gives back the changes that are now wholly written.
+    /// Notes that the kernel took `bytes` bytes; gives back the changes that are now wholly written.
     pub(super) fn wrote(&mut self, bytes: usize) -> Vec<Mark> {
         self.written += bytes;
         let mut done = Vec::new();

@@ -15,7 +15,7 @@ use super::outbox::Outbox;
 use super::world::{Order, Shared, World};
 use crate::listen::stopped;
 
-mod hear;
+mod receive;
 
 /// Time the client has to answer a close frame before we drop TCP anyway.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
@@ -109,7 +109,7 @@ pub(super) async fn run(
 
 /// Marks a connection's socket as gone, and the orders it never obeyed as lost.
 ///
-/// Under the world's lock: once the door is taken away nobody can send another order, so none is overlooked.
+/// Under the world's lock: once the sender is removed nobody can send another order, so none is overlooked.
 pub(super) fn end(world: &mut World, connection: &str, orders: &mut mpsc::UnboundedReceiver<Order>) {
     world.tally.sockets_ended += 1;
     if let Some(connection) = world.connection(connection) {

@@ -1,4 +1,4 @@
-//! The WebSocket handshake, by hand, judged by RFC 6455 section 4.2.1.
+//! The WebSocket handshake, by hand, checked by RFC 6455 section 4.2.1.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,9 +32,9 @@ pub(super) async fn upgrade(
     super::rest::arrive(&shared, Route::Upgrade, request.headers()).await?;
     let accept = judge(&request).map_err(Refusal::bad_request)?;
 
-    // The door is there before the 101 leaves: a change made from now on waits for the socket instead of being
+    // The channel for orders is there before the 101 leaves: a change made from now on waits for the socket instead of being
     // written down as unwatched while the client already believes that it listens.
-    let (door, mut orders) = mpsc::unbounded_channel();
+    let (sender, mut orders) = mpsc::unbounded_channel();
     let identity = shared.change(|world| {
         let single_use = shared.options.single_use_ws_url;
         let connection = world.connections.iter_mut().find(|connection| connection.key == key);
@@ -45,7 +45,7 @@ pub(super) async fn upgrade(
         if single_use && connection.sockets > 0 {
             return Err(Refusal::gone("the connection was used before"));
         }
-        connection.socket = Some(door);
+        connection.socket = Some(sender);
         connection.sockets += 1;
         let identity = Identity {
             connection_id: connection.id.clone(),

@@ -45,7 +45,7 @@ pub enum Junk {
     NoUser,
     /// Update about an agent nobody asked for.
     ForeignUser,
-    /// Text of exactly so many bytes, valid JSON of an unknown type.
+    /// Text of exactly this many bytes, valid JSON of an unknown type.
     Long(usize),
     /// Header of a frame that declares 1 TiB, and nothing more.
     OversizedHeader,
@@ -55,9 +55,9 @@ pub enum Junk {
     ReservedBit,
     /// Frame of an unknown opcode.
     UnknownOpcode,
-    /// Fragments of 1 KiB that never end, so many of them.
+    /// Fragments of 1 KiB that never end: this many of them.
     Fragments(u64),
-    /// RFC 6455 pings, so many at once.
+    /// RFC 6455 pings: this many at once.
     Pings(u64),
     /// Close frame with a code that may not stand on the wire (1005), then nothing.
     IllegalClose,

@@ -72,7 +72,7 @@ pub(super) enum Order {
     Raw(Bytes),
     /// Send the last presence frame once more.
     Repeat,
-    /// Send `first`, then `chunk` so many times, as fast as the client takes them.
+    /// Send `first`, then `chunk` `times` times, as fast as the client takes them.
     Flood { first: Bytes, chunk: Bytes, times: u64 },
     /// Start the closing handshake.
     Close { code: Option<u16>, reason: String },
@@ -97,7 +97,7 @@ pub(super) struct Connection {
     pub(super) key: String,
     pub(super) created_at: OffsetDateTime,
     pub(super) sockets: u32,
-    /// Door to the socket's task while it is open. Unbounded, because the senders are tests and the demo: they
+    /// To the socket's task while it is open. Unbounded, because the senders are tests and the demo: they
     /// wait for their own changes, and an order must never be lost for want of room.
     pub(super) socket: Option<mpsc::UnboundedSender<Order>>,
 }

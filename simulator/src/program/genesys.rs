@@ -8,7 +8,7 @@ use clap::Args;
 use genesys_simulator::shift::Shift;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::upstream::{Protocol, Upstream, Wish};
+use super::upstream::{Protocol, Upstream, UpstreamOptions};
 use super::{interrupted, say};
 
 #[derive(Debug, Args)]
@@ -53,7 +53,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     ensure!(!options.play || !options.agents.is_empty(), "--play needs --agents");
     let pace = pace(options.rate)?;
     let agents = options.agents.clone();
-    let wish = Wish {
+    let upstream = UpstreamOptions {
         listen: options.listen,
         public_url: options.public_url,
         clients: options.clients,
@@ -62,7 +62,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         // It may run for months, and nobody asks for old changes.
         ledger_capacity: 10_000,
     };
-    let genesys = Upstream::start(options.protocol, wish).await?;
+    let genesys = Upstream::start(options.protocol, upstream).await?;
     say(&format!("simulated Genesys Cloud at {}", genesys.api_url()));
     let playing = async {
         let mut ticks = interval(pace);

@@ -78,11 +78,11 @@ async fn register_webhook(api: &Api, options: &Options) -> anyhow::Result<()> {
         say(&format!("{} is registered already", options.target_url));
         return Ok(());
     }
-    let mut wish = json!({"url": options.target_url, "description": "demo CRM"});
-    if let (Some(secret), Some(wish)) = (&options.secret, wish.as_object_mut()) {
-        wish.insert("secret".into(), secret.as_str().into());
+    let mut webhook = json!({"url": options.target_url, "description": "demo CRM"});
+    if let (Some(secret), Some(webhook)) = (&options.secret, webhook.as_object_mut()) {
+        webhook.insert("secret".into(), secret.as_str().into());
     }
-    let reply = api.post("/v1/webhooks", &wish).await?;
+    let reply = api.post("/v1/webhooks", &webhook).await?;
     ensure!(reply.status == 201, "the bridge refused the webhook: {} {}", reply.status, reply.excerpt());
     let id =
         reply.json().get("id").and_then(|id| id.as_str()).map(str::to_owned).context("no id came back")?;

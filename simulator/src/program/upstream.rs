@@ -17,7 +17,7 @@ const AGENTS_PER_REALTIME_CLIENT: usize = 10;
 pub enum Protocol {
     /// Genesys Cloud's public Notifications API.
     Notifications,
-    /// The seed document's: one connection an agent.
+    /// The original specification's (docs/realtime.md): one connection an agent.
     Realtime,
 }
 
@@ -61,7 +61,7 @@ impl From<&Change> for Played {
 }
 
 /// What the platform is change at its start.
-pub struct Wish {
+pub struct UpstreamOptions {
     pub listen: SocketAddr,
     pub public_url: Option<String>,
     pub clients: Vec<(String, String)>,
@@ -79,8 +79,8 @@ pub enum Upstream {
 }
 
 impl Upstream {
-    pub async fn start(protocol: Protocol, wish: Wish) -> anyhow::Result<Self> {
-        let Wish { listen, public_url, clients, agents, heartbeat, ledger_capacity } = wish;
+    pub async fn start(protocol: Protocol, options: UpstreamOptions) -> anyhow::Result<Self> {
+        let UpstreamOptions { listen, public_url, clients, agents, heartbeat, ledger_capacity } = options;
         let started = match protocol {
             Protocol::Notifications => {
                 let options = CloudOptions {

@@ -28,10 +28,10 @@ pub enum Point {
 /// What is done to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deed {
-    /// The server is given it so much later, whether or not the client has hung up by then: what it does is done late, and
+    /// The server gets it this much later, whether or not the client has hung up by then: what it does is done late, and
     /// a transaction keeps its locks until then.
     PassLate(Duration),
-    /// The server's answer is held for so long.
+    /// The client gets the answer this much later.
     AnswerLate(Duration),
     /// The connection is cut before the server is given it: it is not done.
     LoseRequest,

@@ -82,8 +82,8 @@ async fn judges_a_connection_request_by_shape_then_by_value() {
     let reply =
         client.api.post_text("/api/v2/realtime/connections", "text/plain", "{}".into()).await.unwrap();
     assert_eq!(reply.status, 415);
-    let stranger = Api::new(&genesys.api_url());
-    assert_eq!(stranger.post("/api/v2/realtime/connections", &json!({})).await.unwrap().status, 401);
+    let anonymous = Api::new(&genesys.api_url());
+    assert_eq!(anonymous.post("/api/v2/realtime/connections", &json!({})).await.unwrap().status, 401);
 }
 
 #[tokio::test]

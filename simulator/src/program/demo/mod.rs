@@ -29,7 +29,7 @@ pub struct Options {
     /// Bridge's executable
     #[arg(long)]
     bridge: PathBuf,
-    /// Play for so many seconds, then judge; Ctrl-C ends the play too, a second one ends without a verdict
+    /// Play for this many seconds, then give a verdict; Ctrl-C ends the play too, a second one ends without a verdict
     #[arg(long)]
     seconds: Option<u64>,
     /// Upstream protocol to play

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::child::Child;
 use super::{Options, bridge_api};
-use crate::program::upstream::{Upstream, Wish};
+use crate::program::upstream::{Upstream, UpstreamOptions};
 use crate::program::{say, wait};
 
 /// Time for embedded Postgres to be created and for the bridge to come up.
@@ -46,7 +46,7 @@ impl Stage {
             (1..=agents.len().div_ceil(options.protocol.agents_per_client()))
                 .map(|number| (format!("demo-client-{number}"), Uuid::new_v4().to_string()))
                 .collect();
-        let wish = Wish {
+        let upstream = UpstreamOptions {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             public_url: None,
             clients: clients.clone(),
@@ -54,7 +54,7 @@ impl Stage {
             heartbeat: Duration::from_millis(options.heartbeat_ms),
             ledger_capacity: 1_000_000,
         };
-        let genesys = Upstream::start(options.protocol, wish).await?;
+        let genesys = Upstream::start(options.protocol, upstream).await?;
         let crm = Crm::start(CrmOptions::default()).await.context("cannot start the CRM")?;
 
         let (folder, temporary) = match &options.data_dir {

@@ -9,7 +9,7 @@ impl Socket {
     pub(super) fn understand(&mut self) -> Option<End> {
         loop {
             match self.reader.message() {
-                Ok(Some(incoming)) => self.hear(incoming),
+                Ok(Some(incoming)) => self.receive(incoming),
                 Ok(None) => return None,
                 Err(violation) => {
                     self.surprise(format!("broken frame: {violation:?}"));
@@ -25,9 +25,9 @@ impl Socket {
         }
     }
 
-    fn hear(&mut self, incoming: Incoming) {
+    fn receive(&mut self, incoming: Incoming) {
         match incoming {
-            Incoming::Text(text) => self.hear_text(&text),
+            Incoming::Text(text) => self.receive_text(&text),
             Incoming::Binary(bytes) => self.surprise(format!("binary message of {} bytes", bytes.len())),
             Incoming::Ping(payload) => {
                 self.shared.change(|world| world.tally.rfc_pings += 1);
@@ -62,7 +62,7 @@ impl Socket {
         }
     }
 
-    fn hear_text(&mut self, text: &str) {
+    fn receive_text(&mut self, text: &str) {
         let message: Option<serde_json::Value> = serde_json::from_str(text).ok();
         match message.as_ref().and_then(|message| message.get("type")).and_then(|kind| kind.as_str()) {
             Some("pong") => {
