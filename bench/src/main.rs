@@ -1,7 +1,7 @@
 //! Measures the bridge as its users run it: a process of its own on its embedded Postgres (fsync on), fed by the
 //! simulated Genesys Cloud over real sockets, delivering to a receiver that checks what it gets.
 //!
-//! Everything shares this machine, so receiver and simulator take their part of the cores: their CPU is printed beside
+//! Everything shares this machine, so receiver and simulator take their part of the cores: their CPU is printed next to
 //! the bridge's. Times of sending and arrival are read from one monotonic clock. docs/benchmarks.md says what each part
 //! is for.
 

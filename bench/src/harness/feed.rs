@@ -1,4 +1,4 @@
-//! The bridge's own feed of events: what is there is owed.
+//! The bridge's own feed of events: every webhook must get each of them.
 
 use anyhow::{Context as _, ensure};
 use genesys_simulator::http::Api;
@@ -17,7 +17,7 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Of so many agents; nothing is read yet.
+    /// Of this many agents; nothing is read yet.
     pub fn of(agents: usize) -> Self {
         Self { cursor: None, last: vec![0; agents], events: 0, holes: 0 }
     }

@@ -46,7 +46,7 @@ fn behaviours() -> Vec<Behaviour> {
     ]
 }
 
-/// Registers so many webhooks at such a receiver.
+/// Registers this many webhooks at such a receiver.
 pub async fn register(bridge: &Bridge, agents: &[String], count: usize) -> anyhow::Result<Crm> {
     let crm = Crm::start(CrmOptions::default()).await?;
     let behaviours = behaviours();

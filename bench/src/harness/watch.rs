@@ -49,7 +49,7 @@ impl Watch {
         })
     }
 
-    /// Waits until so many readings of present states are done.
+    /// Waits until this many readings of present states are done.
     pub async fn has_read(&self, readings: usize, within: Duration) -> anyhow::Result<()> {
         let by = Instant::now() + within;
         loop {

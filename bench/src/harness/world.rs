@@ -105,7 +105,7 @@ impl World {
         first.unwrap_or(last + 1)..=last
     }
 
-    /// Waits until so many POSTs of these changes came to paths that count; gives their times from frame to POST.
+    /// Waits until this many POSTs of these changes came to paths that count; gives their times from frame to POST.
     pub async fn times(
         &self,
         changes: &RangeInclusive<u64>,
@@ -132,7 +132,7 @@ impl World {
         }
     }
 
-    /// Waits until so many POSTs came, as long as more keep coming.
+    /// Waits until this many POSTs came, as long as more keep coming.
     pub async fn arrived(&self, total: u64) -> anyhow::Result<()> {
         let (mut seen, mut since) = (0, Instant::now());
         loop {

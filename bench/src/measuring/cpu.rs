@@ -44,7 +44,7 @@ impl Used {
         self.own_ms
     }
 
-    /// The same as shares of one core over so long a time, for people.
+    /// The same as shares of one core over a time, for people.
     #[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "figures for people to read")]
     pub fn of_a_core(&self, time: std::time::Duration) -> String {
         let share = |ms: u64| ms as f64 / time.as_secs_f64() / 10.0;
@@ -56,7 +56,7 @@ impl Used {
         )
     }
 
-    /// The same divided by so many deliveries, for people.
+    /// The same for one delivery, for people.
     #[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "figures for people to read")]
     pub fn per(&self, deliveries: u64) -> String {
         let each = |ms: u64| ms as f64 / deliveries.max(1) as f64;

@@ -16,7 +16,7 @@ const EXAMPLES: usize = 10;
 #[derive(Debug)]
 pub struct Ledger {
     agents: usize,
-    /// Of so many POSTs one is judged: its signature, and its body by a reader of JSON.
+    /// One of this many POSTs has its signature checked, and its body read as JSON.
     judge_every: u64,
     state: Mutex<State>,
 }
@@ -79,8 +79,8 @@ pub struct Tally {
     pub altered: u64,
     /// Changes that came to a webhook under two ids.
     pub doubled: u64,
-    /// POSTs that were judged.
-    pub judged: u64,
+    /// POSTs whose signature and body were checked.
+    pub checked: u64,
     /// Of these, those with a wrong signature or body.
     pub distrusted: u64,
     /// POSTs that say nothing of webhook, agent and sequence.
@@ -102,14 +102,15 @@ impl Ledger {
         self.state().examples.clone()
     }
 
-    /// Deliveries that were owed and never accepted, and arrivals that were not owed. `owed` holds the last sequence of
-    /// each agent; every webhook is owed all from 1 to it.
-    pub fn compare(&self, owed: &[u64]) -> (u64, u64) {
+    /// Deliveries that were expected and never accepted, and arrivals that were not expected. `expected` holds the last
+    /// sequence of each agent; every webhook must get all from 1 to it.
+    pub fn compare(&self, expected: &[u64]) -> (u64, u64) {
         let state = self.state();
         let (mut lost, mut surplus) = (0, 0);
-        for (lane, owed) in state.lanes.iter().zip(owed.iter().cycle()) {
-            lost += (1..=*owed).filter(|sequence| !lane.accepted.holds(*sequence)).fold(0, |sum, _| sum + 1);
-            surplus += lane.arrived.above(*owed);
+        for (lane, expected) in state.lanes.iter().zip(expected.iter().cycle()) {
+            lost +=
+                (1..=*expected).filter(|sequence| !lane.accepted.holds(*sequence)).fold(0, |sum, _| sum + 1);
+            surplus += lane.arrived.above(*expected);
         }
         (lost, surplus)
     }
@@ -137,8 +138,8 @@ impl Ledger {
 impl Observer for Ledger {
     fn arrived(&self, post: &Post) {
         let (read, id, body) = (self.read(post), id_of(post), hash_of(&post.body));
-        let judged = post.number.is_multiple_of(self.judge_every);
-        let trusted = !judged || (post.verified() && reads_the_same(post, read));
+        let checked = post.number.is_multiple_of(self.judge_every);
+        let trusted = !checked || (post.verified() && reads_the_same(post, read));
         let mut state = self.state();
         let State { lanes, bodies, tally, examples, ended } = &mut *state;
         let mut tell = |what: &str| {
@@ -148,7 +149,7 @@ impl Observer for Ledger {
             }
         };
         tally.posts += 1;
-        tally.judged += u64::from(judged);
+        tally.checked += u64::from(checked);
         if !trusted {
             tally.distrusted += 1;
             tell("distrusted");

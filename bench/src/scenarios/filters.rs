@@ -18,12 +18,12 @@ use crate::measuring::figures::Times;
 /// The webhook whose deliveries are timed.
 const WELL: &str = "/b";
 const REGISTRATIONS_AT_ONCE: usize = 8;
-/// How long what is owed may take to arrive.
+/// How long POSTs may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Args)]
 pub struct Options {
-    /// Webhooks beside the one that is timed. None of the agents that they ask for is there.
+    /// Webhooks next to the one that is timed. None of the agents that they ask for is there.
     #[arg(long, default_value_t = 10_000)]
     webhooks: usize,
     /// Agents in the filter of each.
@@ -62,7 +62,7 @@ pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
     );
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for _ in 0..options.rounds {
-        without.push(part.measure("beside them", &[]).await?);
+        without.push(part.measure("next to them", &[]).await?);
         with.push(part.measure("and a PATCH now and then", &others).await?);
     }
     for (name, share) in [("p50", 0.5), ("p99", 0.99)] {

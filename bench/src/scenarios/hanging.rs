@@ -13,7 +13,7 @@ use crate::harness::machine;
 use crate::harness::world::World;
 use crate::measuring::figures::{Times, at};
 
-/// How long what is owed may take to arrive.
+/// How long POSTs may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Args)]

@@ -32,7 +32,7 @@ pub struct Options {
     /// Seconds of hardship.
     #[arg(long, default_value_t = 600)]
     hardship_seconds: u64,
-    /// Webhooks of hostile receivers beside the one that is judged.
+    /// Webhooks of hostile receivers next to the one that is checked.
     #[arg(long, default_value_t = 0)]
     hostile: usize,
     /// Seed of what happens.

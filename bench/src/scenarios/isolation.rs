@@ -16,7 +16,7 @@ use crate::measuring::figures::{Times, count};
 
 /// The one that hangs.
 const SICK: &str = "/sick";
-/// How long what is owed may take to arrive.
+/// How long POSTs may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Args)]

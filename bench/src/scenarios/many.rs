@@ -1,7 +1,7 @@
 //! Ten thousand webhooks that each watch one agent: what it costs those that live when thirty more are dead and have
 //! three hundred thousand deliveries open.
 //!
-//! The dead are filled through the bridge itself, not by SQL: ten thousand changes, each owed to all of them, become
+//! The dead are filled through the bridge itself, not by SQL: ten thousand changes, each planned for all of them, become
 //! what a real outage leaves, whatever the tables look like. Then they are made to match nobody, so that what is open
 //! stays what it is while it is measured. Protocol `notifications`, because a socket an agent would be ten thousand.
 
@@ -35,7 +35,7 @@ pub struct Options {
     /// Agents, and webhooks that watch one of them each.
     #[arg(long, default_value_t = 10_000)]
     agents: usize,
-    /// Webhooks whose receivers are gone; each change of the filling is owed to all of them.
+    /// Webhooks whose receivers are gone; each of them gets a delivery of each change of the filling.
     #[arg(long, default_value_t = 30)]
     dead: usize,
     /// Changes a second while it is measured.
@@ -184,7 +184,7 @@ impl Part<'_> {
         Ok((times, claim.map(|claim| (claim.at(0.5), claim.at(0.99)))))
     }
 
-    /// Registers the dead, owes each of them a change of every agent, and makes them match nobody; gives their ids.
+    /// Registers the dead, plans a delivery of every agent to each of them, and makes them match nobody; gives their ids.
     async fn fill(&mut self) -> anyhow::Result<()> {
         let (bridge, start) = (&self.watch.bridge, Instant::now());
         let mut dead = Vec::new();

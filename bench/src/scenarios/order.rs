@@ -2,7 +2,7 @@
 //! commits that answer late: whether each agent's changes arrive in order at each webhook, whether none is lost, whether
 //! repeats are what they repeat, and whether a stop repeats nothing that was answered.
 //!
-//! What is owed is read from the bridge's own feed: a change that came from upstream while the bridge was dead is not
+//! Expected deliveries are read from the bridge's own feed: a change that came from upstream while the bridge was dead is not
 //! there, and no delivery. Changes come over protocol `realtime`, because there a restart costs no reading of present
 //! states.
 
@@ -41,7 +41,7 @@ const AFTERMATH: Duration = Duration::from_millis(100);
 
 #[derive(Args)]
 pub struct Options {
-    /// Deliveries that are owed in the end, at least.
+    /// Deliveries that are expected in the end, at least.
     #[arg(long, default_value_t = 1_000_000)]
     deliveries: u64,
     #[arg(long, default_value_t = 200)]
@@ -66,7 +66,7 @@ pub struct Options {
     /// Open deliveries at most.
     #[arg(long, default_value_t = 20_000)]
     window: u64,
-    /// Of so many POSTs one has its signature checked and its JSON read; order and body are looked at in each.
+    /// One of this many POSTs has its signature checked and its JSON read; order and body are looked at in each.
     #[arg(long, default_value_t = 20)]
     judge_every: u64,
     /// Seed of what happens.
@@ -143,7 +143,7 @@ impl<'a> Play<'a> {
             sleep(TICK).await;
             // A bridge that is starting answers nothing; it is asked again.
             let read = self.feed.read(&self.world.bridge.api).await;
-            let (tally, owed) = (self.ledger.tally(), self.feed.events * webhooks);
+            let (tally, expected) = (self.ledger.tally(), self.feed.events * webhooks);
             if tally.accepted != accepted {
                 (accepted, moved) = (tally.accepted, Instant::now());
             }
@@ -154,25 +154,25 @@ impl<'a> Play<'a> {
                     Blow::Stall => self.stall().await?,
                 }
                 moved = Instant::now();
-            } else if owed < self.options.deliveries {
-                let open = owed.saturating_sub(accepted);
+            } else if expected < self.options.deliveries {
+                let open = expected.saturating_sub(accepted);
                 let room = self.options.window.saturating_sub(open).min(PER_TICK);
                 // At least one a tick as long as there is room at all, or few would never come with many webhooks.
                 for _ in 0..room.div_ceil(webhooks) {
                     self.change();
                 }
-            } else if accepted >= owed && read.is_ok_and(|new| new == 0) {
+            } else if accepted >= expected && read.is_ok_and(|new| new == 0) {
                 return Ok(());
             }
             if moved.elapsed() > PATIENCE {
-                eprintln!("nothing is accepted any more: {accepted} of {owed}");
+                eprintln!("nothing is accepted any more: {accepted} of {expected}");
                 return Ok(());
             }
             if told.elapsed() > Duration::from_secs(10) {
                 told = Instant::now();
                 let (killed, stopped, stalled) = (self.killed, self.stopped, self.stalled);
                 let blows = format!("{killed} kills, {stopped} stops, {stalled} stalls");
-                eprintln!("{accepted} of {owed} accepted, {blows}, {} posts", tally.posts);
+                eprintln!("{accepted} of {expected} accepted, {blows}, {} posts", tally.posts);
             }
         }
     }
@@ -246,7 +246,7 @@ impl<'a> Play<'a> {
     async fn report(&self, took: Duration) -> anyhow::Result<()> {
         let Options { webhooks, agents, errors, delay_ms, .. } = self.options;
         let (tally, (lost, surplus)) = (self.ledger.tally(), self.ledger.compare(&self.feed.last));
-        let owed = self.feed.events * count(*webhooks);
+        let expected = self.feed.events * count(*webhooks);
         let Tally {
             posts,
             accepted,
@@ -258,14 +258,14 @@ impl<'a> Play<'a> {
             doubled,
             distrusted,
             unreadable,
-            judged,
+            checked,
         } = tally;
         println!(
             "{webhooks} webhooks, {agents} agents, {errors} % errors, answers after up to {delay_ms} ms; {} kills, {} stops, \
              {} stalls",
             self.killed, self.stopped, self.stalled
         );
-        println!("  changes in the feed / deliveries owed   {} / {owed}", self.feed.events);
+        println!("  changes in the feed / deliveries        {} / {expected}", self.feed.events);
         println!("  POSTs / deliveries accepted             {posts} / {accepted}");
         println!(
             "  duplicates (accepted before)            {duplicates}, {:.1} a kill",
@@ -276,7 +276,7 @@ impl<'a> Play<'a> {
         println!("  inversions                              {inversions}");
         println!("  lost / surplus / holes in the feed      {lost} / {surplus} / {}", self.feed.holes);
         println!("  altered repeats / doubled changes       {altered} / {doubled}");
-        println!("  distrusted of {judged} judged / unreadable   {distrusted} / {unreadable}");
+        println!("  distrusted of {checked} checked / unreadable  {distrusted} / {unreadable}");
         println!(
             "  took {:.0} s: {:.0} deliveries/s; slowest start {:.1} s; memory {:.1} MiB, bench {:.1} MiB",
             took.as_secs_f64(),

@@ -23,7 +23,7 @@ const SCHEDULE: [u32; 30] = {
     (waits[0], waits[1], waits[2]) = (1, 2, 5);
     waits
 };
-/// Nothing more comes once it was quiet for so long: longer than a wait of the schedule.
+/// Nothing more comes once it was quiet for this long: longer than a wait of the schedule.
 const QUIET: Duration = Duration::from_secs(15);
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -185,7 +185,7 @@ impl Seen {
 
     fn broken(&self, world: &World, options: &Options, mode: &str, accepted: u64) -> Vec<String> {
         let (agents, told) = (world.size(), count(options.agents * options.changes));
-        let owed = if mode == "latest" { agents } else { told };
+        let expected = if mode == "latest" { agents } else { told };
         let right = self.right(world, options.changes);
         let mut broken = Vec::new();
         let mut hold = |holds: bool, what: String| {
@@ -193,7 +193,7 @@ impl Seen {
                 broken.push(format!("mode {mode}: {what}"));
             }
         };
-        hold(accepted == owed, format!("{accepted} POSTs instead of {owed}"));
+        hold(accepted == expected, format!("{accepted} POSTs instead of {expected}"));
         hold(self.ids + self.superseded == told, format!("{} are accounted for", self.ids + self.superseded));
         hold(right == agents, format!("only {right} last states are right"));
         hold(self.inversions + self.distrusted == 0, "order or signature is wrong".to_owned());

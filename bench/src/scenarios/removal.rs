@@ -1,8 +1,8 @@
-//! What a change of a webhook that is owed very much costs everybody else: its removal, its disabling by a 410, its resume
-//! with batches, and a start of the bridge. Of each the time until it is answered, the deliveries of another webhook
+//! A webhook with millions of open deliveries changes, and the others notice how much: its removal, its disabling by
+//! a 410, its resume with batches, and a start of the bridge. Of each the time until it is answered, the deliveries of another webhook
 //! meanwhile, and the time until everything is done that follows from it.
 //!
-//! What is owed is inserted by SQL, as an outage of days leaves it: ten deliveries to a lane, of which the first has a date.
+//! The open deliveries are inserted by SQL, as an outage of days leaves it: ten deliveries to a lane, of which the first has a date.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use crate::harness::world::World;
 const WELL: &str = "/b";
 /// How long all that follows may take.
 const PATIENCE: Duration = Duration::from_secs(1_800);
-/// How long what the other webhook is owed may take to arrive.
+/// How long POSTs to the other webhook may take to arrive.
 const POSTS_WITHIN: Duration = Duration::from_secs(60);
 
 #[derive(Args)]
@@ -33,7 +33,7 @@ pub struct Options {
     open: u64,
     /// Open deliveries of the one that is resumed.
     #[arg(long, default_value_t = 400_000)]
-    parked: u64,
+    suspended: u64,
     /// Changes a second, each to the other webhook.
     #[arg(long, default_value_t = 50)]
     rate: u32,
@@ -47,7 +47,7 @@ pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
     machine::print(&world.bridge).await;
     world.register(WELL, json!({})).await?;
     let mut part = Part { world, options, n: 0 };
-    part.measure("nothing is owed", "select 1 where false").await?;
+    part.measure("nothing is open", "select 1 where false").await?;
     part.removal().await?;
     part.disabling().await?;
     part.resume().await?;
@@ -64,7 +64,8 @@ struct Part<'a> {
 
 impl Part<'_> {
     async fn removal(&mut self) -> anyhow::Result<()> {
-        let hook = self.owed("/removed", json!({}), "(now() + interval '1 hour')", self.options.open).await?;
+        let hook =
+            self.filled("/removed", json!({}), "(now() + interval '1 hour')", self.options.open).await?;
         let answer = Instant::now();
         let reply = self.world.bridge.api.delete(&format!("/v1/webhooks/{hook}")).await?;
         println!("DELETE: answered {} after {}", reply.status, millis(answer.elapsed()));
@@ -75,7 +76,7 @@ impl Part<'_> {
     async fn disabling(&mut self) -> anyhow::Result<()> {
         let path = "/disabled";
         self.world.crm.always(path, Behaviour::status(410));
-        let hook = self.owed(path, json!({}), "(now() + interval '1 hour')", self.options.open).await?;
+        let hook = self.filled(path, json!({}), "(now() + interval '1 hour')", self.options.open).await?;
         let asked = Instant::now();
         self.world.bridge.post(&format!("/v1/webhooks/{hook}/test"), &json!({})).await?;
         while self.state(&hook).await? != "disabled" {
@@ -89,21 +90,21 @@ impl Part<'_> {
 
     async fn resume(&mut self) -> anyhow::Result<()> {
         let batch = json!({"batch": {"max_items": 1000, "max_wait_ms": 0}});
-        let hook = self.owed("/resumed", batch, "'infinity'", self.options.parked).await?;
+        let hook = self.filled("/resumed", batch, "'infinity'", self.options.suspended).await?;
         let asked = Instant::now();
         self.world.bridge.post(&format!("/v1/webhooks/{hook}/resume"), &json!({})).await?;
         println!("resume with batches: answered after {}", millis(asked.elapsed()));
-        let parked =
+        let suspended =
             format!("select 1 from delivery where webhook_id = '{hook}' and due_at = 'infinity' limit 1");
-        self.measure("until none is suspended", &parked).await?;
+        self.measure("until none is suspended", &suspended).await?;
         // Their events are gone, so each ends unsent.
         self.measure("until all have ended", &any_open(&hook)).await?;
         self.forget(&hook).await
     }
 
-    /// The bridge is killed and started again beside a paused webhook that is owed very much.
+    /// The bridge is killed and started again while a paused webhook has very much open.
     async fn start(&mut self) -> anyhow::Result<()> {
-        let hook = self.owed("/paused", json!({}), "'infinity'", self.options.open).await?;
+        let hook = self.filled("/paused", json!({}), "'infinity'", self.options.open).await?;
         self.world.bridge.kill().await?;
         let started = Instant::now();
         self.world.bridge.start_again()?;
@@ -116,9 +117,9 @@ impl Part<'_> {
         self.forget(&hook).await
     }
 
-    /// Registers a webhook that no change matches, pauses it, owes it so many deliveries, and leaves it paused if they are
-    /// suspended; gives its id.
-    async fn owed(
+    /// Registers a webhook that no change matches, pauses it, opens `many` deliveries of it, and leaves it paused if they
+    /// are suspended; gives its id.
+    async fn filled(
         &mut self,
         path: &str,
         mut settings: Value,
