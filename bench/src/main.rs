@@ -1,9 +1,9 @@
-//! Measures the bridge as its users run it: a process of its own on its embedded Postgres (fsync on), fed by the
-//! simulated Genesys Cloud over real sockets, delivering to a receiver that checks what it gets.
+//! Measures the bridge as its users run it: a process of its own on its embedded Postgres (fsync on), fed by
+//! the simulated Genesys Cloud over real sockets, delivering to a receiver that checks what it gets.
 //!
-//! Everything shares this machine, so receiver and simulator take their part of the cores: their CPU is printed next to
-//! the bridge's. Times of sending and arrival are read from one monotonic clock. docs/benchmarks.md says what each part
-//! is for.
+//! Everything shares this machine, so receiver and simulator take their part of the cores: their CPU is
+//! printed next to the bridge's. Times of sending and arrival are read from one monotonic clock.
+//! docs/benchmarks.md says what each part is for.
 
 mod harness;
 mod measuring;
@@ -32,8 +32,8 @@ enum Part {
     Scale(scale::Options),
     /// Protocol `notifications` under random hardship, and whether the truth survives it.
     Hardship(hardship::Options),
-    /// A million deliveries to receivers that fail and dawdle, the bridge killed and stopped over and over, commits that
-    /// answer late: whether order holds, nothing is lost, and a stop repeats nothing.
+    /// A million deliveries to receivers that fail and dawdle, the bridge killed and stopped over and over,
+    /// commits that answer late: whether order holds, nothing is lost, and a stop repeats nothing.
     Order(order::Options),
     /// A receiver that is away while agents change: what it is told when it comes back, in either mode.
     Outage(outage::Options),
@@ -45,9 +45,11 @@ enum Part {
     Many(many::Options),
     /// A webhook with millions of open deliveries is removed, disabled, resumed: what the others notice.
     Removal(removal::Options),
-    /// Ten thousand webhooks with long filters, one of which is changed each second: what another one notices.
+    /// Ten thousand webhooks with long filters, one of which is changed each second: what another one
+    /// notices.
     Filters(filters::Options),
-    /// How many changes the simulated upstream can send, and how many POSTs the receiver can take, without any bridge.
+    /// How many changes the simulated upstream can send, and how many POSTs the receiver can take, without
+    /// any bridge.
     Ends(ends::Options),
 }
 

@@ -5,8 +5,8 @@ use time::format_description::well_known::Rfc3339;
 
 /// Writes a moment as `2026-08-01T09:30:00.250Z`.
 ///
-/// By hand, because the well-known format drops trailing zeros and a reader that compares timestamps as text would
-/// then see `…00.25Z` sort after `…00.250Z`.
+/// By hand, because the well-known format drops trailing zeros and a reader that compares timestamps as text
+/// would then see `…00.25Z` sort after `…00.250Z`.
 #[must_use]
 pub fn rfc3339_ms(at: OffsetDateTime) -> String {
     let at = at.to_offset(time::UtcOffset::UTC);

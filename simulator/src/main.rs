@@ -1,4 +1,5 @@
-//! `genesys-simulator`: Genesys Cloud and a CRM on the command line, and the demo that puts the bridge between them.
+//! `genesys-simulator`: Genesys Cloud and a CRM on the command line, and the demo that puts the bridge
+//! between them.
 
 mod program;
 

@@ -1,7 +1,7 @@
 //! A working day of agents, as an endless and repeatable list of presence changes.
 //!
-//! Nobody's real day: enough of one that a demo looks like a contact centre. Agents come, take calls, pause, meet
-//! and leave; after `OFFLINE` only `AVAILABLE` can come. The same seed gives the same day.
+//! Nobody's real day: enough of one that a demo looks like a contact centre. Agents come, take calls, pause,
+//! meet and leave; after `OFFLINE` only `AVAILABLE` can come. The same seed gives the same day.
 
 use crate::chance::Chance;
 

@@ -1,5 +1,5 @@
-//! The bridge as a child process on an embedded Postgres in a fresh directory, driven over its REST API. It can be
-//! killed and started again on the same directory.
+//! The bridge as a child process on an embedded Postgres in a fresh directory, driven over its REST API. It
+//! can be killed and started again on the same directory.
 
 use std::fs;
 use std::path::PathBuf;
@@ -27,8 +27,8 @@ pub struct Launch {
     /// A Postgres to use instead of the embedded one; its CPU is not counted then.
     #[arg(long, global = true)]
     database_url: Option<String>,
-    /// Count what each SQL statement costs with pg_stat_statements, and print it. Needs `psql`; a Postgres of your own
-    /// must have it in shared_preload_libraries. It takes some CPU itself.
+    /// Count what each SQL statement costs with pg_stat_statements, and print it. Needs `psql`; a Postgres of
+    /// your own must have it in shared_preload_libraries. It takes some CPU itself.
     #[arg(long, global = true)]
     pub statements: bool,
     /// Registers webhooks with url and filters alone, for a bridge that knows no other settings.

@@ -1,4 +1,5 @@
-//! A bridge between the simulated Genesys Cloud over protocol `realtime`, one socket an agent, and a receiver.
+//! A bridge between the simulated Genesys Cloud over protocol `realtime`, one socket an agent, and a
+//! receiver.
 
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
@@ -105,7 +106,8 @@ impl World {
         first.unwrap_or(last + 1)..=last
     }
 
-    /// Waits until this many POSTs of these changes came to paths that count; gives their times from frame to POST.
+    /// Waits until this many POSTs of these changes came to paths that count; gives their times from frame to
+    /// POST.
     pub async fn times(
         &self,
         changes: &RangeInclusive<u64>,

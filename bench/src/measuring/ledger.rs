@@ -1,5 +1,5 @@
-//! What a million POSTs leave behind: for each webhook and agent the last sequence and two bits a change, for each
-//! `webhook-id` a hash of the body, and counts. The POSTs themselves are not kept.
+//! What a million POSTs leave behind: for each webhook and agent the last sequence and two bits a change, for
+//! each `webhook-id` a hash of the body, and counts. The POSTs themselves are not kept.
 
 use std::collections::HashMap;
 use std::hash::Hasher;
@@ -102,8 +102,8 @@ impl Ledger {
         self.state().examples.clone()
     }
 
-    /// Deliveries that were expected and never accepted, and arrivals that were not expected. `expected` holds the last
-    /// sequence of each agent; every webhook must get all from 1 to it.
+    /// Deliveries that were expected and never accepted, and arrivals that were not expected. `expected`
+    /// holds the last sequence of each agent; every webhook must get all from 1 to it.
     pub fn compare(&self, expected: &[u64]) -> (u64, u64) {
         let state = self.state();
         let (mut lost, mut surplus) = (0, 0);

@@ -1,5 +1,5 @@
-//! The usual run: latency at a steady rate, deliveries a second when flooded with one webhook and with ten, and latency
-//! at half of what the flood reached.
+//! The usual run: latency at a steady rate, deliveries a second when flooded with one webhook and with ten,
+//! and latency at half of what the flood reached.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
-//! What changes of webhooks cost everybody else when there are many with long filters: deliveries of one webhook, in turn without
-//! any change and with a PATCH of one of the others' filters at an interval; and the memory of all of them.
+//! What changes of webhooks cost everybody else when there are many with long filters: deliveries of one
+//! webhook, in turn without any change and with a PATCH of one of the others' filters at an interval; and the
+//! memory of all of them.
 
 use std::time::{Duration, Instant};
 
@@ -105,7 +106,8 @@ impl Part<'_> {
         ids.iter().map(|webhook| id(webhook).context("no id in the answer")).collect()
     }
 
-    /// Changes at the rate for the measurement's time; meanwhile one of these webhooks after the other is changed.
+    /// Changes at the rate for the measurement's time; meanwhile one of these webhooks after the other is
+    /// changed.
     async fn measure(&mut self, what: &str, patched: &[String]) -> anyhow::Result<Times> {
         let (world, options) = (&self.world, self.options);
         let mut n = self.n;

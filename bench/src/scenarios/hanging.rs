@@ -1,5 +1,5 @@
-//! Many webhooks, of which a good part hangs on every POST: what those in good health notice, against the same webhooks with
-//! all of them in good health. Each measurement has a bridge of its own; pairs take turns.
+//! Many webhooks, of which a good part hangs on every POST: what those in good health notice, against the
+//! same webhooks with all of them in good health. Each measurement has a bridge of its own; pairs take turns.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! Protocol `notifications` under random hardship for as long as one likes. Afterwards the last delivered state of every
-//! agent must be the platform's, every change that did not arrive must lie in a gap that the bridge admits to, and no
-//! channel may listen that nobody holds.
+//! Protocol `notifications` under random hardship for as long as one likes. Afterwards the last delivered
+//! state of every agent must be the platform's, every change that did not arrive must lie in a gap that the
+//! bridge admits to, and no channel may listen that nobody holds.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -69,8 +69,8 @@ pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
         println!("  {times:>4} × {deed}");
     }
     watch.cloud.obey(Deed::ClearFaults);
-    // The longest that blindness lasts is that of a channel that is silent (35 s), of one that was displaced (60 s),
-    // and a wait before the next try (30 s).
+    // The longest that blindness lasts is that of a channel that is silent (35 s), of one that was displaced
+    // (60 s), and a wait before the next try (30 s).
     sleep(Duration::from_secs(100)).await;
     watch.sees_all(PATIENCE).await?;
     settle(&watch).await?;
@@ -168,7 +168,8 @@ async fn judge(watch: &Watch, options: &Options) -> anyhow::Result<()> {
                 |pointer: &str| body.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
             (text("/data/presence/system"), text("/data/routing_status/status"))
         });
-        // Nobody was told of those who were read before the webhook was registered and have not changed since.
+        // Nobody was told of those who were read before the webhook was registered and have not changed
+        // since.
         if delivered
             .as_ref()
             .is_some_and(|delivered| *delivered != (person.presence.clone(), person.routing.clone()))

@@ -1,5 +1,5 @@
-//! Ten webhooks that all match every change, one of which hangs: what the other nine notice, against the same ten in
-//! good health just before.
+//! Ten webhooks that all match every change, one of which hangs: what the other nine notice, against the same
+//! ten in good health just before.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,10 @@
-//! Ten thousand webhooks that each watch one agent: what it costs those that live when thirty more are dead and have
-//! three hundred thousand deliveries open.
+//! Ten thousand webhooks that each watch one agent: what it costs those that live when thirty more are dead
+//! and have three hundred thousand deliveries open.
 //!
-//! The dead are filled through the bridge itself, not by SQL: ten thousand changes, each planned for all of them, become
-//! what a real outage leaves, whatever the tables look like. Then they are made to match nobody, so that what is open
-//! stays what it is while it is measured. Protocol `notifications`, because a socket an agent would be ten thousand.
+//! The dead are filled through the bridge itself, not by SQL: ten thousand changes, each planned for all of
+//! them, become what a real outage leaves, whatever the tables look like. Then they are made to match nobody,
+//! so that what is open stays what it is while it is measured. Protocol `notifications`, because a socket an
+//! agent would be ten thousand.
 
 use std::time::{Duration, Instant};
 
@@ -114,7 +115,8 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// Changes agents in turn at a rate, each to another state than before; gives the numbers of first and last.
+    /// Changes agents in turn at a rate, each to another state than before; gives the numbers of first and
+    /// last.
     async fn play(&mut self, rate: u32, changes: u64) -> (u64, u64) {
         let mut ticks = interval(Duration::from_secs(1) / rate.max(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -184,7 +186,8 @@ impl Part<'_> {
         Ok((times, claim.map(|claim| (claim.at(0.5), claim.at(0.99)))))
     }
 
-    /// Registers the dead, plans a delivery of every agent to each of them, and makes them match nobody; gives their ids.
+    /// Registers the dead, plans a delivery of every agent to each of them, and makes them match nobody;
+    /// gives their ids.
     async fn fill(&mut self) -> anyhow::Result<()> {
         let (bridge, start) = (&self.watch.bridge, Instant::now());
         let mut dead = Vec::new();

@@ -1,10 +1,10 @@
-//! A million deliveries to receivers that fail and dawdle, with the bridge killed and asked to stop again and again, and
-//! commits that answer late: whether each agent's changes arrive in order at each webhook, whether none is lost, whether
-//! repeats are what they repeat, and whether a stop repeats nothing that was answered.
+//! A million deliveries to receivers that fail and dawdle, with the bridge killed and asked to stop again and
+//! again, and commits that answer late: whether each agent's changes arrive in order at each webhook, whether
+//! none is lost, whether repeats are what they repeat, and whether a stop repeats nothing that was answered.
 //!
-//! Expected deliveries are read from the bridge's own feed: a change that came from upstream while the bridge was dead is not
-//! there, and no delivery. Changes come over protocol `realtime`, because there a restart costs no reading of present
-//! states.
+//! Expected deliveries are read from the bridge's own feed: a change that came from upstream while the bridge
+//! was dead is not there, and no delivery. Changes come over protocol `realtime`, because there a restart
+//! costs no reading of present states.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -60,13 +60,15 @@ pub struct Options {
     /// How often it is asked to stop (SIGTERM) in the middle of the stream, and started again.
     #[arg(long, default_value_t = 40)]
     stops: u64,
-    /// How often the database does not answer commits for 7.5 s. Needs `psql`, and the embedded Postgres or a superuser.
+    /// How often the database does not answer commits for 7.5 s. Needs `psql`, and the embedded Postgres or a
+    /// superuser.
     #[arg(long, default_value_t = 10)]
     stalls: u64,
     /// Open deliveries at most.
     #[arg(long, default_value_t = 20_000)]
     window: u64,
-    /// One of this many POSTs has its signature checked and its JSON read; order and body are looked at in each.
+    /// One of this many POSTs has its signature checked and its JSON read; order and body are looked at in
+    /// each.
     #[arg(long, default_value_t = 20)]
     judge_every: u64,
     /// Seed of what happens.
@@ -157,7 +159,8 @@ impl<'a> Play<'a> {
             } else if expected < self.options.deliveries {
                 let open = expected.saturating_sub(accepted);
                 let room = self.options.window.saturating_sub(open).min(PER_TICK);
-                // At least one a tick as long as there is room at all, or few would never come with many webhooks.
+                // At least one a tick as long as there is room at all, or few would never come with many
+                // webhooks.
                 for _ in 0..room.div_ceil(webhooks) {
                     self.change();
                 }
@@ -190,8 +193,8 @@ impl<'a> Play<'a> {
     async fn kill(&mut self) -> anyhow::Result<()> {
         loop {
             self.world.bridge.kill().await?;
-            // A bridge that is killed while it asks for a connection leaves one that nobody can tell to be its own; ten
-            // of them use a client up, and this is about deliveries.
+            // A bridge that is killed while it asks for a connection leaves one that nobody can tell to be
+            // its own; ten of them use a client up, and this is about deliveries.
             self.world.genesys.forget_connections(Target::All);
             self.killed += 1;
             sleep(AFTERMATH + Duration::from_millis(self.chance.below(400))).await;

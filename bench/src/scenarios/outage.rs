@@ -1,5 +1,5 @@
-//! A receiver that is away while agents change: with mode `latest` it is told one state an agent when it comes back,
-//! with mode `every` all that it missed.
+//! A receiver that is away while agents change: with mode `latest` it is told one state an agent when it
+//! comes back, with mode `every` all that it missed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -110,7 +110,8 @@ async fn play(world: &mut World, options: &Options, mode: &str) -> anyhow::Resul
         seen.ids + seen.superseded
     );
     println!("  agents whose last state is right        {}", seen.right(world, options.changes));
-    // Until the first one the bridge leaves the receiver alone: its circuit is open, and closes with the next try.
+    // Until the first one the bridge leaves the receiver alone: its circuit is open, and closes with the next
+    // try.
     let first = posts.iter().map(|post| post.arrived).min().unwrap_or(back);
     let waited = first.saturating_duration_since(back).as_secs_f64();
     let took = last.saturating_duration_since(first).as_secs_f64();

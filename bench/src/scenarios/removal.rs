@@ -1,8 +1,10 @@
-//! A webhook with millions of open deliveries changes, and the others notice how much: its removal, its disabling by
-//! a 410, its resume with batches, and a start of the bridge. Of each the time until it is answered, the deliveries of another webhook
-//! meanwhile, and the time until everything is done that follows from it.
+//! A webhook with millions of open deliveries changes, and the others notice how much: its removal, its
+//! disabling by a 410, its resume with batches, and a start of the bridge. Of each the time until it is
+//! answered, the deliveries of another webhook meanwhile, and the time until everything is done that follows
+//! from it.
 //!
-//! The open deliveries are inserted by SQL, as an outage of days leaves it: ten deliveries to a lane, of which the first has a date.
+//! The open deliveries are inserted by SQL, as an outage of days leaves it: ten deliveries to a lane, of
+//! which the first has a date.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -117,8 +119,8 @@ impl Part<'_> {
         self.forget(&hook).await
     }
 
-    /// Registers a webhook that no change matches, pauses it, opens `many` deliveries of it, and leaves it paused if they
-    /// are suspended; gives its id.
+    /// Registers a webhook that no change matches, pauses it, opens `many` deliveries of it, and leaves it
+    /// paused if they are suspended; gives its id.
     async fn filled(
         &mut self,
         path: &str,

@@ -1,5 +1,5 @@
-//! Protocol `notifications` at full size: how long until everybody is seen, what it costs to look, and whether a
-//! replacement of every channel at once loses anything under load.
+//! Protocol `notifications` at full size: how long until everybody is seen, what it costs to look, and
+//! whether a replacement of every channel at once loses anything under load.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};

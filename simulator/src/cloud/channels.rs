@@ -150,7 +150,8 @@ fn subscribe(shared: &Arc<Shared>, caller: &Caller, id: &str, replace: bool, bod
     let wanted = wanted.ok_or_else(|| refuse(StatusCode::BAD_REQUEST, "bad.request"))?;
     let ignore_errors = caller.query("ignoreErrors").is_some_and(|value| value == "true");
     shared.change(|state| {
-        // What cannot be a topic spoils the whole, whatever is to be ignored: that is said of permissions alone.
+        // What cannot be a topic spoils the whole, whatever is to be ignored: that is said of permissions
+        // alone.
         if wanted.iter().any(|topic| parts(topic).is_none() || state.poisoned.contains(topic)) {
             return Err(refuse(StatusCode::BAD_REQUEST, "notification.invalid.topic"));
         }

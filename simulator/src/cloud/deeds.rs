@@ -175,7 +175,8 @@ pub enum Deed {
         reach: Reach,
         manner: Manner,
     },
-    /// Take subscriptions from channels, as another program of the same client does: those of these users; none: all.
+    /// Take subscriptions from channels, as another program of the same client does: those of these users;
+    /// none: all.
     Unsubscribe {
         #[serde(default)]
         reach: Reach,

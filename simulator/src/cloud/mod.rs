@@ -6,9 +6,9 @@
 //!                    └───┴──────────── written / lost ◀─────────┘
 //! ```
 //!
-//! [`Cloud`] is the handle. `people` is the truth, `state` holds it with tokens and channels, `rest`, `channels` and
-//! `directory` are its public face, with `answers` in common; `socket` is one open WebSocket and obeys an `order`;
-//! `deeds` are the ways to hurt it, `verbs` what they do.
+//! [`Cloud`] is the handle. `people` is the truth, `state` holds it with tokens and channels, `rest`,
+//! `channels` and `directory` are its public face, with `answers` in common; `socket` is one open WebSocket
+//! and obeys an `order`; `deeds` are the ways to hurt it, `verbs` what they do.
 
 mod answers;
 mod channels;

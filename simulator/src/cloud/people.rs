@@ -1,4 +1,5 @@
-//! The truth about the users, and how the platform writes it down: each place spells a presence in its own way.
+//! The truth about the users, and how the platform writes it down: each place spells a presence in its own
+//! way.
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};

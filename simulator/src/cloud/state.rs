@@ -338,7 +338,8 @@ impl State {
         number
     }
 
-    /// Sends a user's state to each channel that listens; gives to how many sockets, `None` if nobody listens.
+    /// Sends a user's state to each channel that listens; gives to how many sockets, `None` if nobody
+    /// listens.
     pub(super) fn send(&mut self, person: &Person, part: &str, number: u64, silent: bool) -> Option<usize> {
         let mut frames: HashMap<&'static str, Arc<str>> = HashMap::new();
         let mut pending = None;

@@ -142,8 +142,8 @@ impl Behaviour {
 
 /// Writes a gzip file of `copies` times 258 zeros, without a compressor.
 ///
-/// One deflate block with fixed codes: the literal 0, then over and over "copy 258 bytes from 1 byte back", which
-/// takes 13 bits. The checksum is left wrong: whoever gets that far has inflated everything already.
+/// One deflate block with fixed codes: the literal 0, then over and over "copy 258 bytes from 1 byte back",
+/// which takes 13 bits. The checksum is left wrong: whoever gets that far has inflated everything already.
 pub(super) fn gzip_bomb(copies: usize) -> Bytes {
     let mut file = vec![0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 255];
     let mut bits = Bits { file: &mut file, byte: 0, filled: 0 };
@@ -192,7 +192,8 @@ mod tests {
 
     #[test]
     fn writes_the_bomb_that_gunzip_reads() {
-        // `printf` of these bytes through `gzip -dc` gives 1 + 2 * 258 zeros (and a complaint about the checksum).
+        // `printf` of these bytes through `gzip -dc` gives 1 + 2 * 258 zeros (and a complaint about the
+        // checksum).
         let bomb = gzip_bomb(2);
         assert_eq!(&bomb[10..bomb.len() - 8], [0x63, 0x18, 0x05, 0xA3, 0x00, 0x00]);
         assert!(gzip_bomb(1_000_000).len() < 1_700_000);

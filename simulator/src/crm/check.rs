@@ -20,7 +20,8 @@ pub fn repeats(posts: &[Arc<Post>]) -> usize {
     posts.len() - first_arrivals(posts).len()
 }
 
-/// First arrivals whose `data.sequence`, or whose upstream number, is not above its predecessor's in the lane.
+/// First arrivals whose `data.sequence`, or whose upstream number, is not above its predecessor's in the
+/// lane.
 #[must_use]
 pub fn inversions(posts: &[Arc<Post>]) -> Vec<String> {
     let mut last: BTreeMap<Lane<'_>, (u64, Option<u64>)> = BTreeMap::new();

@@ -1,8 +1,9 @@
 //! A demo CRM: a webhook receiver that checks signatures by itself, remembers everything, and can misbehave.
 //!
-//! `server` reads POSTs off raw sockets with `request`, `record` keeps them, `answer` carries a [`Behaviour`] out.
-//! Signature and body are checked when somebody looks (`late`). [`check`] decides afterwards whether what arrived keeps
-//! the bridge's promises; an [`Observer`] sees each POST at once, where there are too many to be kept.
+//! `server` reads POSTs off raw sockets with `request`, `record` keeps them, `answer` carries a [`Behaviour`]
+//! out. Signature and body are checked when somebody looks (`late`). [`check`] decides afterwards whether
+//! what arrived keeps the bridge's promises; an [`Observer`] sees each POST at once, where there are too many
+//! to be kept.
 
 mod answer;
 mod behaviour;
@@ -164,8 +165,8 @@ impl Crm {
         self.desk.plan_always(None, standing.into());
     }
 
-    /// Says who may POST, and how often a minute, when a sender asks by CloudEvents' OPTIONS handshake; `None`, as at the
-    /// start: the request is refused.
+    /// Says who may POST, and how often a minute, when a sender asks by CloudEvents' OPTIONS handshake;
+    /// `None`, as at the start: the request is refused.
     pub fn allow_origin(&self, allowed: Option<(&str, Option<u32>)>) {
         self.desk.allow(allowed.map(|(origin, rate)| (origin.to_owned(), rate)));
     }

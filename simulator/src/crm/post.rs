@@ -90,7 +90,8 @@ impl Post {
         self.event.as_ref().ok().map(|event| event.data.event_id.clone())
     }
 
-    /// Milliseconds from the upstream frame's own timestamp to the arrival here; by two readings of one wall clock.
+    /// Milliseconds from the upstream frame's own timestamp to the arrival here; by two readings of one wall
+    /// clock.
     #[must_use]
     pub fn latency_ms(&self) -> Option<i64> {
         let sent = self.event.as_ref().ok()?.raw_timestamp()?;

@@ -1,7 +1,7 @@
 //! A strict reader of HTTP/1.1 POSTs, straight from the socket.
 //!
-//! By hand, because a receiver that is to misbehave needs the raw socket, and because a lenient server would hide
-//! what another receiver stumbles over. Bodies must declare their length: so do many small CRMs.
+//! By hand, because a receiver that is to misbehave needs the raw socket, and because a lenient server would
+//! hide what another receiver stumbles over. Bodies must declare their length: so do many small CRMs.
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

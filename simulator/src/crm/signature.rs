@@ -1,8 +1,8 @@
 //! Standard Webhooks `v1` and `v1a`, checked from the specification's text alone.
 //!
-//! Signed bytes are `id.timestamp.body`; the key is what stands in base64 behind `whsec_` (HMAC-SHA256, `v1`) or `whpk_`
-//! (an ed25519 public key, `v1a`); the header holds one or several `v1,<base64>` separated by spaces, any of which may
-//! match (a rotation signs with two secrets).
+//! Signed bytes are `id.timestamp.body`; the key is what stands in base64 behind `whsec_` (HMAC-SHA256, `v1`)
+//! or `whpk_` (an ed25519 public key, `v1a`); the header holds one or several `v1,<base64>` separated by
+//! spaces, any of which may match (a rotation signs with two secrets).
 
 use std::fmt;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! RFC 6455 frames, the server's side: a writer of unmasked frames and a reader of masked ones.
 //!
-//! Written by hand and without I/O, because a simulator must be able to send what a library refuses to send, and
-//! must judge what the client sends more strictly than a library that wants to get along.
+//! Written by hand and without I/O, because a simulator must be able to send what a library refuses to send,
+//! and must judge what the client sends more strictly than a library that wants to get along.
 
 use bytes::{Buf, Bytes, BytesMut};
 

@@ -102,8 +102,8 @@ impl Genesys {
         self.apply(Verb::Presence { agent: agent.to_owned(), state: state.to_owned(), raw: None })
     }
 
-    /// Like [`Genesys::set_presence`] with the frame's text replaced: sent as it is, except that `$n` becomes the
-    /// change's number and `$timestamp` its time.
+    /// Like [`Genesys::set_presence`] with the frame's text replaced: sent as it is, except that `$n` becomes
+    /// the change's number and `$timestamp` its time.
     pub async fn set_presence_raw(&self, agent: &str, state: &str, raw: &str) -> Change {
         let raw = Some(raw.to_owned());
         self.settled(self.apply(Verb::Presence { agent: agent.to_owned(), state: state.to_owned(), raw }))

@@ -6,9 +6,9 @@
 //!                    └──────┴────────── written / lost ◀──────────────────────┘
 //! ```
 //!
-//! [`Genesys`] is the handle. `options` are its settings, `rest` and `upgrade` its public face, `socket` one open
-//! WebSocket over `frame` (codec) and `outbox` (unwritten bytes), `ledger` the truth, `faults` and `verbs` the ways
-//! to hurt it, `control` the same verbs over REST, `snapshot` what a test asserts on.
+//! [`Genesys`] is the handle. `options` are its settings, `rest` and `upgrade` its public face, `socket` one
+//! open WebSocket over `frame` (codec) and `outbox` (unwritten bytes), `ledger` the truth, `faults` and
+//! `verbs` the ways to hurt it, `control` the same verbs over REST, `snapshot` what a test asserts on.
 
 mod answers;
 mod control;

@@ -14,7 +14,8 @@ pub const TOPICS: [&str; 3] =
 pub struct GenesysOptions {
     /// Address to listen on; port 0 picks a free one.
     pub listen: SocketAddr,
-    /// Origin under which clients reach us when it is not `listen` (a compose service name); `wsUrl` is built from it.
+    /// Origin under which clients reach us when it is not `listen` (a compose service name); `wsUrl` is built
+    /// from it.
     pub public_url: Option<String>,
     /// OAuth clients as `(id, secret)`.
     pub clients: Vec<(String, String)>,

@@ -17,8 +17,8 @@ pub(super) struct Mark {
 
 /// Unwritten bytes with their marks.
 ///
-/// A buffer of our own instead of `write_all`, so that a client that does not read can never keep the socket's task
-/// from hearing an order, and so that "written" means: the kernel took the frame's last byte.
+/// A buffer of our own instead of `write_all`, so that a client that does not read can never keep the
+/// socket's task from hearing an order, and so that "written" means: the kernel took the frame's last byte.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     pub(super) buffer: BytesMut,

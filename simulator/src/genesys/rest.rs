@@ -22,8 +22,8 @@ type Answer = Result<Json<Value>, Refusal>;
 
 /// Counts a request, remembers its `Authorization`, and lets it suffer the fault that waits for it.
 ///
-/// First thing on every route: a fault that came after the checks would never hit a request that fails them, and
-/// "the next three requests are refused" would not mean the next three.
+/// First thing on every route: a fault that came after the checks would never hit a request that fails them,
+/// and "the next three requests are refused" would not mean the next three.
 pub(super) async fn arrive(shared: &Shared, route: Route, headers: &HeaderMap) -> Result<(), Refusal> {
     let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let fault = shared.change(|world| {

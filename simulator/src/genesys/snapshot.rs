@@ -64,7 +64,8 @@ pub struct Tally {
     pub json_pongs: u64,
     /// RFC 6455 pongs received that echo a ping of ours.
     pub rfc_pongs: u64,
-    /// RFC 6455 pongs that echo no heartbeat of ours: answers to [`Junk::Pings`](super::Junk::Pings), or unasked for.
+    /// RFC 6455 pongs that echo no heartbeat of ours: answers to [`Junk::Pings`](super::Junk::Pings), or
+    /// unasked for.
     pub other_pongs: u64,
     /// `{"type":"ping"}` received (and answered unless silent).
     pub json_pings: u64,

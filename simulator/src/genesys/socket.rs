@@ -124,8 +124,8 @@ pub(super) fn end(world: &mut World, connection: &str, orders: &mut mpsc::Unboun
 }
 
 impl Socket {
-    /// Hears, in no order of preference: the end of the simulator, an order, the client's bytes, room to write, the
-    /// clock.
+    /// Hears, in no order of preference: the end of the simulator, an order, the client's bytes, room to
+    /// write, the clock.
     async fn live(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>) -> End {
         let mut stop = self.shared.stop.subscribe();
         let mut listening = true;
@@ -138,7 +138,8 @@ impl Socket {
                 () = stopped(&mut stop) => Some(End::Quiet),
                 order = orders.recv(), if listening => match order {
                     Some(order) => self.obey(order),
-                    // The connection was deleted: its last order was to close, and only that is left to finish.
+                    // The connection was deleted: its last order was to close, and only that is left to
+                    // finish.
                     None => {
                         listening = false;
                         self.closing.is_none().then_some(End::Quiet)

@@ -32,8 +32,8 @@ pub(super) async fn upgrade(
     super::rest::arrive(&shared, Route::Upgrade, request.headers()).await?;
     let accept = judge(&request).map_err(Refusal::bad_request)?;
 
-    // The channel for orders is there before the 101 leaves: a change made from now on waits for the socket instead of being
-    // written down as unwatched while the client already believes that it listens.
+    // The channel for orders is there before the 101 leaves: a change made from now on waits for the socket
+    // instead of being written down as unwatched while the client already believes that it listens.
     let (sender, mut orders) = mpsc::unbounded_channel();
     let identity = shared.change(|world| {
         let single_use = shared.options.single_use_ws_url;

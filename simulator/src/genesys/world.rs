@@ -171,8 +171,8 @@ impl World {
 
     /// Gives an agent a state, and the frame to every socket that watches the agent.
     ///
-    /// Number, state and the place in each socket's queue are taken under one lock, so that on every socket the
-    /// numbers ascend. `raw` replaces the frame's text; `$n` and `$timestamp` in it are filled in.
+    /// Number, state and the place in each socket's queue are taken under one lock, so that on every socket
+    /// the numbers ascend. `raw` replaces the frame's text; `$n` and `$timestamp` in it are filled in.
     pub(super) fn set_presence(&mut self, agent: &str, state: &str, raw: Option<&str>) -> u64 {
         let number = self.ledger.last() + 1;
         let changed_at = OffsetDateTime::now_utc();

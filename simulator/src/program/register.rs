@@ -24,7 +24,8 @@ pub struct Options {
     /// Secret the webhook signs with (`whsec_…`); without one the bridge makes one
     #[arg(long, env = "SECRET", hide_env_values = true)]
     secret: Option<String>,
-    /// REST address of a simulated Genesys Cloud (protocol notifications), to be added as source `demo`; without one no source is added
+    /// REST address of a simulated Genesys Cloud (protocol notifications), to be added as source `demo`;
+    /// without one no source is added
     #[arg(long, env = "SOURCE_API_URL", requires_all = ["source_client", "source_agents"])]
     source_api_url: Option<String>,
     /// OAuth client of that source, as id:secret

@@ -38,7 +38,8 @@ struct UnderWay {
     /// Of the answer nothing reaches the client until it is whole; then this is done.
     then: Then,
     held: Vec<Bytes>,
-    /// What the server is given next, before the client is told that it is ready; what it says to that is nobody's.
+    /// What the server is given next, before the client is told that it is ready; what it says to that is
+    /// nobody's.
     follow_up: Option<Bytes>,
     /// Only the `ReadyForQuery` is passed on.
     quiet: bool,
@@ -165,7 +166,8 @@ impl Carried {
                 return Err(End);
             }
             Some(Deed::Refuse(state)) => {
-                // The server itself fails, so that it and the client agree on what has become of the transaction.
+                // The server itself fails, so that it and the client agree on what has become of the
+                // transaction.
                 let raise =
                     format!("do $$begin raise 'refused by the relay' using errcode = '{state}'; end$$");
                 bytes = query(&raise);

@@ -1,9 +1,10 @@
 //! A relay between a program and its Postgres that can hurt single answers: late, lost or refused.
 //!
-//! It reads the frontend/backend protocol as far as needed. `frames` cuts both directions into messages and gathers what
-//! the client sends into requests, each of which the server ends with one `ReadyForQuery`; `plan` says which request is
-//! hurt and how, and counts; `carry` is one connection. Requests are passed on one at a time on each connection, so the
-//! n-th request passed on and the n-th `ReadyForQuery` are the same thing.
+//! It reads the frontend/backend protocol as far as needed. `frames` cuts both directions into messages and
+//! gathers what the client sends into requests, each of which the server ends with one `ReadyForQuery`;
+//! `plan` says which request is hurt and how, and counts; `carry` is one connection. Requests are passed on
+//! one at a time on each connection, so the n-th request passed on and the n-th `ReadyForQuery` are the same
+//! thing.
 //!
 //! Plain TCP towards the client (`sslmode=disable`), TCP or a Unix socket towards the server.
 

@@ -28,8 +28,8 @@ pub enum Point {
 /// What is done to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deed {
-    /// The server gets it this much later, whether or not the client has hung up by then: what it does is done late, and
-    /// a transaction keeps its locks until then.
+    /// The server gets it this much later, whether or not the client has hung up by then: what it does is
+    /// done late, and a transaction keeps its locks until then.
     PassLate(Duration),
     /// The client gets the answer this much later.
     AnswerLate(Duration),
@@ -37,7 +37,8 @@ pub enum Deed {
     LoseRequest,
     /// The connection is cut once the server has answered: it is done, and nobody is told.
     LoseAnswer,
-    /// The server is made to answer with an error of this SQLSTATE in its place; of class `57P0_` the connection ends with it.
+    /// The server is made to answer with an error of this SQLSTATE in its place; of class `57P0_` the
+    /// connection ends with it.
     Refuse(&'static str),
 }
 

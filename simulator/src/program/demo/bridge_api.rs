@@ -65,7 +65,8 @@ pub async fn watched_agents(api: &Api, protocol: Protocol) -> anyhow::Result<usi
     Ok(if read { agents } else { 0 })
 }
 
-/// The bridge's own feed: event id, and the simulator's number of the change it holds (a frame may have none).
+/// The bridge's own feed: event id, and the simulator's number of the change it holds (a frame may have
+/// none).
 pub async fn feed(api: &Api) -> anyhow::Result<BTreeMap<String, Option<u64>>> {
     let items = pages(api, "/v1/events").await?;
     let mut events = BTreeMap::new();

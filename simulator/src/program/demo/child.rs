@@ -156,7 +156,8 @@ pub struct Emergency {
 }
 
 impl Emergency {
-    /// SIGKILL to the bridge, which had its SIGTERM before, and a fast shutdown to the Postgres it leaves behind.
+    /// SIGKILL to the bridge, which had its SIGTERM before, and a fast shutdown to the Postgres it leaves
+    /// behind.
     pub fn pull(&self) {
         send(&self.pid, Signal::KILL);
         if let Some(pid) = postmaster(&self.data_dir, POSTGRES_DEPTH) {

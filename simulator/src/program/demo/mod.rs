@@ -1,11 +1,12 @@
 //! `genesys-simulator demo`: Genesys, the bridge and a CRM on one machine, and a verdict at the end.
 //!
-//! `stage` builds the scene, `child` owns the bridge's process, `bridge_api` speaks the bridge's REST, `play` plays
-//! the shift and survives the kill, `verdict` decides by pure rules whether the bridge kept its promises.
+//! `stage` builds the scene, `child` owns the bridge's process, `bridge_api` speaks the bridge's REST, `play`
+//! plays the shift and survives the kill, `verdict` decides by pure rules whether the bridge kept its
+//! promises.
 //!
-//! Whatever happens, the bridge is stopped before this process ends: SIGTERM first, SIGKILL after twelve seconds,
-//! and its embedded Postgres too should it be left over. Only our own `kill -9` cannot be helped from inside;
-//! where `setpriv` exists (util-linux), the kernel then sends SIGTERM to the bridge for us.
+//! Whatever happens, the bridge is stopped before this process ends: SIGTERM first, SIGKILL after twelve
+//! seconds, and its embedded Postgres too should it be left over. Only our own `kill -9` cannot be helped
+//! from inside; where `setpriv` exists (util-linux), the kernel then sends SIGTERM to the bridge for us.
 
 mod bridge_api;
 mod child;
@@ -29,7 +30,8 @@ pub struct Options {
     /// Bridge's executable
     #[arg(long)]
     bridge: PathBuf,
-    /// Play for this many seconds, then give a verdict; Ctrl-C ends the play too, a second one ends without a verdict
+    /// Play for this many seconds, then give a verdict; Ctrl-C ends the play too, a second one ends without a
+    /// verdict
     #[arg(long)]
     seconds: Option<u64>,
     /// Upstream protocol to play
@@ -85,7 +87,8 @@ pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Opens the stage, plays and judges; whether the bridge kept its promises, `None` if nobody waited for the verdict.
+/// Opens the stage, plays and judges; whether the bridge kept its promises, `None` if nobody waited for the
+/// verdict.
 async fn act(stage: &mut stage::Stage, options: &Options) -> anyhow::Result<Option<bool>> {
     match unless_interrupted(stage.open(options)).await? {
         Some(()) => play::run(stage, options).await,

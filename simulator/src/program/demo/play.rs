@@ -37,7 +37,8 @@ pub async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<Option<
     Ok(Some(verdict.kept))
 }
 
-/// Prints each POST as it arrives, with the latency by one monotonic clock: frame's first byte out to body read.
+/// Prints each POST as it arrives, with the latency by one monotonic clock: frame's first byte out to body
+/// read.
 async fn print(crm: Crm, genesys: Upstream) {
     let mut arriving = crm.subscribe();
     loop {

@@ -94,7 +94,8 @@ impl Stage {
         Ok(Self { genesys, crm, child, api, agents, clients, bridge_url, api_key, heartbeat_ms, temporary })
     }
 
-    /// Starts the bridge, registers the other sources and the webhook, and waits until every agent is watched.
+    /// Starts the bridge, registers the other sources and the webhook, and waits until every agent is
+    /// watched.
     pub async fn open(&mut self, options: &Options) -> anyhow::Result<()> {
         self.child.start()?;
         say(&format!("bridge starting, pid {}, log {}", self.child.pid(), self.child.log.display()));
@@ -180,7 +181,8 @@ impl Stage {
     }
 }
 
-/// Port that is free now. Somebody may take it before the bridge does; then the bridge says so and the demo fails.
+/// Port that is free now. Somebody may take it before the bridge does; then the bridge says so and the demo
+/// fails.
 fn free_port() -> anyhow::Result<SocketAddr> {
     let probe = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
     Ok(probe.local_addr()?)

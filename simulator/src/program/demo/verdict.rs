@@ -1,4 +1,5 @@
-//! Rules by which the demo says whether the bridge kept its promises; pure, so that they are tested with lists.
+//! Rules by which the demo says whether the bridge kept its promises; pure, so that they are tested with
+//! lists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,7 +27,8 @@ pub struct Blind {
 }
 
 impl Blind {
-    /// Whether a change may be missing from the feed: sent from just before the kill until the agent's next socket.
+    /// Whether a change may be missing from the feed: sent from just before the kill until the agent's next
+    /// socket.
     pub fn excuses(&self, change: &Played) -> bool {
         change.sent + BEFORE_KILL >= self.killed
             && self.reopened.get(&change.agent).is_none_or(|reopened| change.sent < *reopened)
@@ -95,7 +97,8 @@ impl Evidence {
         Verdict { kept, lines }
     }
 
-    /// After a kill: changes lost in the blind interval, losses without that excuse, feed events that never arrived.
+    /// After a kill: changes lost in the blind interval, losses without that excuse, feed events that never
+    /// arrived.
     fn after_the_kill(&self, written: &[&Played]) -> (usize, Vec<String>, Vec<String>) {
         let Some((blind, feed)) = &self.after_kill else {
             return (0, Vec::new(), Vec::new());
