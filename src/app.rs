@@ -234,7 +234,7 @@ fn serve(
 ) -> anyhow::Result<(ServerHandle, SocketAddr)> {
     let blamed = |error: io::Error| not_listening(config, &error);
     let address = listener.local_addr().map_err(blamed)?;
-    let server = api::server::serve(listener, web::Data::new(state)).map_err(blamed)?;
+    let server = api::http::server::serve(listener, web::Data::new(state)).map_err(blamed)?;
     tracing::info!(%address, "listening");
     let handle = server.handle();
     actix::spawn(server);

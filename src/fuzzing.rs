@@ -7,8 +7,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::runtime::{Builder, Runtime};
 use url::Url;
 
-use crate::api::page::List;
-use crate::api::strict_json;
+use crate::api::http::page::List;
+use crate::api::http::strict_json;
 use crate::config::{Config, VARIABLES, Variables};
 use crate::domain::delivery::retry_schedule::{RETRY_AFTER_MAX, parse_retry_after};
 use crate::domain::delivery::signature::SigningKey;

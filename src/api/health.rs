@@ -11,8 +11,8 @@ use serde_json::json;
 use utoipa_swagger_ui::Config;
 
 use super::ApiState;
-use super::page::path_text;
-use super::problem::ApiError;
+use crate::api::http::page::path_text;
+use crate::api::http::problem::ApiError;
 
 /// The contract, as this binary was built with it.
 const OPENAPI: &str = include_str!("../../openapi.yaml");

@@ -1,4 +1,4 @@
-//! Floor 3: the REST API. `app.rs` starts it by [`server::serve`], which builds an actix-web `App` from [`edge`] and
+//! Floor 3: the REST API. `app.rs` starts it by [`http::server::serve`], which builds an actix-web `App` from [`edge`] and
 //! [`configure`].
 //!
 //! `openapi.yaml` is the contract. The routes are a table, so that a test can hold the two against each other.
@@ -25,38 +25,15 @@ use crate::domain::webhook::target::TargetPolicy;
 use crate::metrics::Metrics;
 use crate::status::Status;
 use crate::store::Store;
-use problem::{ApiError, Code};
+use http::problem::{ApiError, Code};
+use resources::{
+    agents, api_keys, audit, connections, deliveries, events, explain, external_ids, gaps, quarantine,
+    recoveries, rejected_topics, sources, tenants, webhooks,
+};
 
-mod agents;
-mod api_keys;
-mod audit;
-pub mod auth;
-mod body;
-mod body_reader;
-mod connections;
-mod deadline;
-mod deliveries;
-mod events;
-mod explain;
-mod external_ids;
-mod framing;
-mod gaps;
-mod guarded;
 mod health;
-mod idempotency;
-mod limits;
-pub(crate) mod page;
-pub mod problem;
-mod quarantine;
-mod recoveries;
-mod rejected_topics;
-mod scoped;
-pub mod server;
-mod sources;
-pub(crate) mod strict_json;
-mod tenants;
-mod webhook_body;
-mod webhooks;
+pub mod http;
+mod resources;
 
 /// How callers are met.
 #[derive(Clone, Debug, Default)]
@@ -87,9 +64,9 @@ pub struct ApiState {
     /// Whose word counts on where a call comes from.
     proxies: TrustedProxies,
     /// Wrong keys of late.
-    failures: limits::Failures,
+    failures: http::limits::Failures,
     /// Right keys of late.
-    uses: limits::Uses,
+    uses: http::limits::Uses,
 }
 
 impl ApiState {
@@ -104,7 +81,7 @@ impl ApiState {
         strangers: Strangers,
     ) -> Self {
         let Strangers { proxies, quota, allowance } = strangers;
-        let (failures, uses) = (limits::Failures::default(), limits::Uses::new(quota));
+        let (failures, uses) = (http::limits::Failures::default(), http::limits::Uses::new(quota));
         Self { whole_store: store, status, metrics, master_key, targets, allowance, proxies, failures, uses }
     }
 }
@@ -210,8 +187,9 @@ pub fn configure(config: &mut ServiceConfig) {
         match path.strip_prefix(KEY_WANTED_BELOW) {
             // Of each two, the last one wrapped is met first.
             Some(rest) => {
-                let scoped = from_fn(move |request, next| auth::within_scope(path, request, next));
-                guarded = guarded.service(resource(path, rest).wrap(from_fn(idempotency::once)).wrap(scoped));
+                let scoped = from_fn(move |request, next| http::auth::within_scope(path, request, next));
+                guarded =
+                    guarded.service(resource(path, rest).wrap(from_fn(http::idempotency::once)).wrap(scoped));
             }
             None => {
                 config.service(resource(path, path));
@@ -219,7 +197,7 @@ pub fn configure(config: &mut ServiceConfig) {
         }
     }
     let guarded = guarded.default_service(web::to(not_found));
-    config.service(guarded.wrap(from_fn(auth::check)));
+    config.service(guarded.wrap(from_fn(http::auth::check)));
     config.default_service(web::to(not_found));
 }
 
@@ -282,7 +260,7 @@ pub async fn edge<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let request_id = Uuid::now_v7().to_string();
     request.extensions_mut().insert(RequestId(request_id.clone()));
-    let due = deadline::of(&request);
+    let due = http::deadline::of(&request);
     let answer = tokio::select! {
         answer = next.call(request) => answer,
         () = due => {
@@ -307,8 +285,8 @@ pub async fn edge<B: MessageBody + 'static>(
         };
         response = response.into_response(told);
     }
-    let rate = response.request().extensions().get::<auth::RateHeaders>().cloned();
-    for (name, value) in rate.into_iter().flat_map(auth::RateHeaders::each) {
+    let rate = response.request().extensions().get::<http::auth::RateHeaders>().cloned();
+    for (name, value) in rate.into_iter().flat_map(http::auth::RateHeaders::each) {
         response.headers_mut().insert(name, value);
     }
     dress(response.headers_mut(), &request_id);

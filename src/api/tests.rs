@@ -9,7 +9,7 @@ use actix_web::{App, test as actix_test};
 use serde_json::{Value, json};
 
 use super::ROUTES;
-use super::problem::Code;
+use crate::api::http::problem::Code;
 use crate::domain::access::scope::Scope;
 use crate::domain::audit::Kind;
 

@@ -1,4 +1,4 @@
-//! `api_key` as its administrators see it. Called by `api/api_keys.rs`; `keys.rs` has what every call needs.
+//! `api_key` as its administrators see it. Called by `api/resources/api_keys.rs`; `keys.rs` has what every call needs.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;

@@ -1,4 +1,4 @@
-//! `api_key`: who may call. `api/auth.rs` asks on every request; `app.rs` sets the bootstrap key at start.
+//! `api_key`: who may call. `api/http/auth.rs` asks on every request; `app.rs` sets the bootstrap key at start.
 
 use time::OffsetDateTime;
 

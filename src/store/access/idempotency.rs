@@ -1,4 +1,4 @@
-//! `idempotency`: answers to writes that came with an `Idempotency-Key`. Called by `api/idempotency.rs`, and once in a
+//! `idempotency`: answers to writes that came with an `Idempotency-Key`. Called by `api/http/idempotency.rs`, and once in a
 //! while by `app.rs`.
 
 use sqlx::PgConnection;

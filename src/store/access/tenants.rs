@@ -1,4 +1,4 @@
-//! `tenant`: whom things belong to. Called by `api/tenants.rs`, for the operator alone.
+//! `tenant`: whom things belong to. Called by `api/resources/tenants.rs`, for the operator alone.
 
 use time::OffsetDateTime;
 

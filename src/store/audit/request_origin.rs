@@ -1,4 +1,4 @@
-//! Where the call comes from that is being carried out. `api/auth.rs` says it once; every audit entry that names a
+//! Where the call comes from that is being carried out. `api/http/auth.rs` says it once; every audit entry that names a
 //! principal tells it, whichever step writes it.
 
 use std::net::IpAddr;

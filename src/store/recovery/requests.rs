@@ -1,5 +1,5 @@
 //! `recovery`: requests to owe a webhook again what it missed, and how far each is. Asked for and shown by
-//! `api/recoveries.rs`, taken in hand by `actors/dispatch/recovery.rs`; the work itself is `store/recovery/worker.rs`.
+//! `api/resources/recoveries.rs`, taken in hand by `actors/dispatch/recovery.rs`; the work itself is `store/recovery/worker.rs`.
 
 use time::OffsetDateTime;
 

@@ -1,4 +1,4 @@
-//! `source`: added, changed, removed. Called by `api/sources.rs`, and by `app.rs` for the one from the environment.
+//! `source`: added, changed, removed. Called by `api/resources/sources.rs`, and by `app.rs` for the one from the environment.
 
 use sqlx::PgConnection;
 use sqlx::types::Json;

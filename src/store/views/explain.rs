@@ -1,4 +1,4 @@
-//! What is kept of one event and one webhook, gathered for `domain/audit/explain/`. Called by `api/explain.rs`.
+//! What is kept of one event and one webhook, gathered for `domain/audit/explain/`. Called by `api/resources/explain.rs`.
 
 use crate::domain::audit::explain::{EntryFacts, EventFacts, Facts, OpenFacts, WebhookFacts};
 use crate::domain::ids::{AgentId, DeliveryId, EventId, SourceId, WebhookId};

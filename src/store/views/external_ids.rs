@@ -1,4 +1,4 @@
-//! `agent_external_id`: which users of the CRM agents are. Called by `api/external_ids.rs`.
+//! `agent_external_id`: which users of the CRM agents are. Called by `api/resources/external_ids.rs`.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;

@@ -1,4 +1,4 @@
-//! What an owner asks of a registered webhook: pause, resume, enable, snapshot. Called by `api/webhooks.rs`; ring
+//! What an owner asks of a registered webhook: pause, resume, enable, snapshot. Called by `api/resources/webhooks/mod.rs`; ring
 //! [`deliveries_due`](crate::store::wake::Wake::deliveries_due) afterwards.
 
 use sqlx::PgConnection;

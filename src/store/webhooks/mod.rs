@@ -1,4 +1,4 @@
-//! `webhook`: registered, changed, removed. Called by `api/webhooks.rs`.
+//! `webhook`: registered, changed, removed. Called by `api/resources/webhooks/mod.rs`.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;

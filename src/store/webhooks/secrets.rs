@@ -1,5 +1,5 @@
 //! `webhook_secret`: what signs a webhook's POSTs, made and replaced. Called by `store/webhooks/mod.rs` and
-//! `api/webhooks.rs`.
+//! `api/resources/webhooks/mod.rs`.
 
 use sqlx::PgConnection;
 use time::{Duration, OffsetDateTime};

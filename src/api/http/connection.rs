@@ -1,4 +1,4 @@
-//! A caller's connection as actix gets it: every byte went through `api/framing.rs` before, and neither side may keep
+//! A caller's connection as actix gets it: every byte went through `api/http/framing.rs` before, and neither side may keep
 //! the other one waiting. actix by itself has a deadline for the first head of a connection only.
 
 use std::io::{self, ErrorKind};
@@ -9,12 +9,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::framing::{Framing, Phase};
-use super::limits::Place;
+use crate::api::http::framing::{Framing, Phase};
+use crate::api::http::limits::Place;
 
 /// How long a head may take from its first byte. Of the first one of a connection actix says 408 after 5 s.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
-/// How long a body may take, read by a handler (`api/body_reader.rs` says 408 after 10 s) or read off by actix, after an
+/// How long a body may take, read by a handler (`api/http/body_reader.rs` says 408 after 10 s) or read off by actix, after an
 /// answer that did not wait for it.
 const BODY_WITHIN: Duration = Duration::from_secs(20);
 /// How long a caller may take none of its answer.

@@ -7,11 +7,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::ApiState;
-use super::auth::Principal;
-use super::body::JsonBody;
-use super::page::{List, Place, Query, at, maybe_at, path_id};
-use super::problem::ApiError;
+use crate::api::ApiState;
+use crate::api::http::auth::Principal;
+use crate::api::http::body::JsonBody;
+use crate::api::http::page::{List, Place, Query, at, maybe_at, path_id};
+use crate::api::http::problem::ApiError;
 use crate::clock;
 use crate::domain::access::api_key::{PREFIX, check_expiry, check_name, read_scopes};
 use crate::domain::ids::{ApiKeyId, TenantId};
@@ -43,7 +43,11 @@ fn view(key: &ApiKey) -> Value {
     })
 }
 
-pub(super) async fn list(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn list(
+    state: web::Data<ApiState>,
+    principal: Principal,
+    request: HttpRequest,
+) -> Reply {
     let mut query = Query::read(&request)?;
     let tenant = query.id("tenant")?.map(TenantId);
     let paging = query.paging(List::ApiKeys)?;
@@ -56,13 +60,21 @@ pub(super) async fn list(state: web::Data<ApiState>, principal: Principal, reque
     Ok(paging.respond(rows, |row| Place::Id(row.api_key_id.0), view))
 }
 
-pub(super) async fn get(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn get(
+    state: web::Data<ApiState>,
+    principal: Principal,
+    request: HttpRequest,
+) -> Reply {
     let key =
         state.whole_store.api_key(ApiKeyId(path_id(&request)?), principal.tenant_unless_operator()).await?;
     Ok(HttpResponse::Ok().json(view(&key)))
 }
 
-pub(super) async fn create(state: web::Data<ApiState>, principal: Principal, mut body: JsonBody) -> Reply {
+pub(in crate::api) async fn create(
+    state: web::Data<ApiState>,
+    principal: Principal,
+    mut body: JsonBody,
+) -> Reply {
     body.must_be_given(&["name", "scopes"]);
     let name = body.text("name").unwrap_or_default();
     let scopes = body.texts("scopes").unwrap_or_default();
@@ -106,7 +118,11 @@ pub(super) async fn create(state: web::Data<ApiState>, principal: Principal, mut
 }
 
 /// Takes effect with the next call: keys are looked up each time.
-pub(super) async fn revoke(state: web::Data<ApiState>, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn revoke(
+    state: web::Data<ApiState>,
+    principal: Principal,
+    request: HttpRequest,
+) -> Reply {
     let id = ApiKeyId(path_id(&request)?);
     let key =
         state.whole_store.revoke_api_key(id, principal.tenant_unless_operator(), principal.as_str()).await?;

@@ -1,5 +1,5 @@
 //! `Idempotency-Key`: a write that is asked for twice is carried out once, and answered twice in the same way. Wraps
-//! every path below `/v1`, inside of `api/auth.rs`.
+//! every path below `/v1`, inside of `api/http/auth.rs`.
 
 use actix_web::body::{BoxBody, MessageBody, to_bytes};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-use super::auth::Principal;
-use super::problem::{ApiError, Code};
-use super::{ApiState, ROUTES, RequestId, body_reader};
+use crate::api::http::auth::Principal;
+use crate::api::http::body_reader;
+use crate::api::http::problem::{ApiError, Code};
+use crate::api::{ApiState, ROUTES, RequestId};
 use crate::store::StoreError;
 use crate::store::access::idempotency::{Answer, Call, Reserved};
 use crate::store::transaction::{self, Uncommitted};

@@ -3,11 +3,11 @@
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::agents::take_agents;
-use super::auth::Principal;
-use super::page::{List, Place, Query, at, maybe_at};
-use super::problem::{ApiError, Code};
-use super::scoped::Scoped;
+use crate::api::http::auth::Principal;
+use crate::api::http::page::{List, Place, Query, at, maybe_at};
+use crate::api::http::problem::{ApiError, Code};
+use crate::api::http::scoped::Scoped;
+use crate::api::resources::agents::take_agents;
 use crate::domain::audit::{Kind, Level};
 use crate::domain::ids::{ConnectionId, DeliveryId, EventId, TenantId, WebhookId};
 use crate::store::audit::{AuditFilter, AuditRow};
@@ -34,7 +34,7 @@ fn view(row: &AuditRow) -> Value {
     })
 }
 
-pub(super) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
     let levels = [Level::Info, Level::Warn, Level::Error].map(Level::as_str);
     let mut query = Query::read(&request)?;
@@ -55,7 +55,7 @@ pub(super) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResp
 }
 
 /// The end of the chain of seals, to be kept elsewhere.
-pub(super) async fn head(
+pub(in crate::api) async fn head(
     state: Scoped,
     principal: Principal,
     request: HttpRequest,

@@ -3,9 +3,9 @@
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Map, Value, json};
 
-use super::page::{Query, at};
-use super::problem::ApiError;
-use super::scoped::Scoped;
+use crate::api::http::page::{Query, at};
+use crate::api::http::problem::ApiError;
+use crate::api::http::scoped::Scoped;
 use crate::clock;
 use crate::domain::audit::explain::{Step, explain};
 use crate::domain::ids::{DeliveryId, EventId, WebhookId};
@@ -18,7 +18,7 @@ fn step_view(step: &Step) -> Value {
     Value::Object(shown)
 }
 
-pub(super) async fn get(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(in crate::api) async fn get(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let mut query = Query::read(&request)?;
     let event = query.id("event")?.map(EventId);
     let webhook = query.id("webhook")?.map(WebhookId);

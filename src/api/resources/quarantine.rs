@@ -5,9 +5,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
-use super::page::{List, Place, Query, at, path_id};
-use super::problem::ApiError;
-use super::scoped::Scoped;
+use crate::api::http::page::{List, Place, Query, at, path_id};
+use crate::api::http::problem::ApiError;
+use crate::api::http::scoped::Scoped;
 use crate::domain::ids::{QuarantineId, SourceId};
 use crate::store::audit::quarantine::Quarantined;
 
@@ -23,7 +23,7 @@ fn view(piece: &Quarantined) -> Value {
     })
 }
 
-pub(super) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let mut query = Query::read(&request)?;
     let source = query.id("source")?.map(SourceId);
     let paging = query.paging(List::Quarantine)?;
@@ -31,7 +31,7 @@ pub(super) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResp
     Ok(paging.respond(rows, |row| Place::Id(row.quarantine_id.0), view))
 }
 
-pub(super) async fn get(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(in crate::api) async fn get(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     Query::read(&request)?.finish()?;
     let piece = state.store.quarantined(QuarantineId(path_id(&request)?)).await?;
     let mut shown = view(&piece);

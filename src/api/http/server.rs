@@ -1,4 +1,4 @@
-//! The listener: actix-web's own set-up with a guarded connection (`api/guarded.rs`) in the place of the bare one.
+//! The listener: actix-web's own set-up with a guarded connection (`api/http/connection.rs`) in the place of the bare one.
 
 use std::io;
 use std::net::TcpListener;
@@ -13,9 +13,9 @@ use actix_web::middleware::from_fn;
 use actix_web::rt::net::TcpStream;
 use actix_web::{App, web};
 
-use super::guarded::Guarded;
-use super::limits::Connections;
-use super::{ApiState, configure, edge};
+use crate::api::http::connection::Guarded;
+use crate::api::http::limits::Connections;
+use crate::api::{ApiState, configure, edge};
 
 /// Threads that serve the REST API; the work is in Postgres.
 const WORKERS: usize = 2;

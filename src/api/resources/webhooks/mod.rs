@@ -4,17 +4,19 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::auth::Principal;
-use super::body::{JsonBody, OptionalJsonBody};
-use super::page::{List, Place, Query, at, maybe_at, path_id};
-use super::problem::ApiError;
-use super::scoped::Scoped;
-use super::webhook_body::{secret_or_new, take_changes, take_secret};
+use crate::api::http::auth::Principal;
+use crate::api::http::body::{JsonBody, OptionalJsonBody};
+use crate::api::http::page::{List, Place, Query, at, maybe_at, path_id};
+use crate::api::http::problem::ApiError;
+use crate::api::http::scoped::Scoped;
 use crate::domain::delivery::signature::SigningKey;
 use crate::domain::ids::WebhookId;
 use crate::domain::violation::Violation;
 use crate::domain::webhook::{FORMER_SECRET_SIGNS_ON, OVERLAP_SECONDS_MAX, WebhookSettings};
 use crate::store::webhooks::{NewWebhook, Webhook};
+use body::{secret_or_new, take_changes, take_secret};
+
+pub(super) mod body;
 
 type Reply = Result<HttpResponse, ApiError>;
 
@@ -84,7 +86,7 @@ fn view_with_secret(state: &Scoped, webhook: &Webhook, secret: &SigningKey) -> R
     Ok(shown)
 }
 
-pub(super) async fn list(state: Scoped, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     let paging = Query::read(&request)?.paging(List::Webhooks)?;
     let rows = state.store.webhooks(paging.after_id().map(WebhookId), paging.rows()).await?;
     let rows: Vec<(WebhookId, Value)> = rows
@@ -94,7 +96,7 @@ pub(super) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     Ok(paging.respond(rows, |(id, _)| Place::Id(id.0), |(_, shown)| shown.clone()))
 }
 
-pub(super) async fn create(state: Scoped, principal: Principal, mut body: JsonBody) -> Reply {
+pub(in crate::api) async fn create(state: Scoped, principal: Principal, mut body: JsonBody) -> Reply {
     body.must_be_given(&["url"]);
     let secret = take_secret(&mut body);
     let snapshot = body.boolean("snapshot").unwrap_or(false);
@@ -108,12 +110,12 @@ pub(super) async fn create(state: Scoped, principal: Principal, mut body: JsonBo
         .json(view_with_secret(&state, &webhook, &secret)?))
 }
 
-pub(super) async fn get(state: Scoped, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn get(state: Scoped, request: HttpRequest) -> Reply {
     let webhook = state.store.webhook(WebhookId(path_id(&request)?)).await?;
     Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
 }
 
-pub(super) async fn update(
+pub(in crate::api) async fn update(
     state: Scoped,
     principal: Principal,
     request: HttpRequest,
@@ -128,14 +130,14 @@ pub(super) async fn update(
     Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
 }
 
-pub(super) async fn delete(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn delete(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
     state.store.delete_webhook(id, principal.as_str()).await?;
     state.store.wake.deliveries_due();
     Ok(HttpResponse::NoContent().finish())
 }
 
-pub(super) async fn rotate_secret(
+pub(in crate::api) async fn rotate_secret(
     state: Scoped,
     principal: Principal,
     request: HttpRequest,
@@ -159,7 +161,7 @@ pub(super) async fn rotate_secret(
     Ok(HttpResponse::Ok().json(view_with_secret(&state, &webhook, &secret)?))
 }
 
-pub(super) async fn test(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn test(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let (event, delivery) = state.store.create_test_ping(id, principal.as_str()).await?;
     state.store.wake.deliveries_due();
@@ -168,27 +170,27 @@ pub(super) async fn test(state: Scoped, principal: Principal, request: HttpReque
         .json(json!({"event_id": event, "delivery_id": delivery})))
 }
 
-pub(super) async fn pause(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn pause(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let webhook = state.store.pause_webhook(id, principal.as_str()).await?;
     Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
 }
 
-pub(super) async fn resume(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn resume(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let webhook = state.store.resume_webhook(id, principal.as_str()).await?;
     state.store.wake.deliveries_due();
     Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
 }
 
-pub(super) async fn enable(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn enable(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let webhook = state.store.enable_webhook(id, principal.as_str()).await?;
     state.store.wake.deliveries_due();
     Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
 }
 
-pub(super) async fn snapshot(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn snapshot(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let webhook = state.store.request_snapshot(id, principal.as_str()).await?;
     state.store.wake.deliveries_due();

@@ -4,9 +4,9 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::page::{List, Place, Query, at, maybe_at, path_text};
-use super::problem::{ApiError, Code};
-use super::scoped::Scoped;
+use crate::api::http::page::{List, Place, Query, at, maybe_at, path_text};
+use crate::api::http::problem::{ApiError, Code};
+use crate::api::http::scoped::Scoped;
 use crate::domain::ids::{AgentId, EventId, SourceId};
 use crate::domain::presence::canonical_presence;
 use crate::domain::presence::event_data::{Presence, SourceName, StateData};
@@ -55,7 +55,7 @@ fn view(row: &AgentRow) -> Value {
     json!(view)
 }
 
-pub(super) async fn list(state: Scoped, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     let mut query = Query::read(&request)?;
     let source = query.id("source")?.map(SourceId);
     let presence = query
@@ -71,7 +71,7 @@ pub(super) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     Ok(paging.respond(rows, |row| Place::Number(row.agent_key), view))
 }
 
-pub(super) async fn get(state: Scoped, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn get(state: Scoped, request: HttpRequest) -> Reply {
     let id = path_text(&request)?;
     let mut query = Query::read(&request)?;
     let source = query.id("source")?.map(SourceId);

@@ -9,7 +9,7 @@ use actix_web::{HttpMessage, HttpRequest};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::problem::ApiError;
+use crate::api::http::problem::ApiError;
 use crate::store::LONG_STEP_WITHIN;
 
 /// How long a caller waits once the whole request is there.
@@ -21,7 +21,7 @@ pub(super) const BODY_WITHIN: Duration = Duration::from_secs(10);
 struct AnswerBy(watch::Sender<Instant>);
 
 /// Notes when an answer is due for a request, and gives what ends when that has passed.
-pub(super) fn of(request: &ServiceRequest) -> impl Future<Output = ()> + use<> {
+pub(in crate::api) fn of(request: &ServiceRequest) -> impl Future<Output = ()> + use<> {
     let (due, mut seen) = watch::channel(Instant::now() + ANSWER_WITHIN);
     request.extensions_mut().insert(AnswerBy(due));
     async move {

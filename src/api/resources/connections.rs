@@ -3,10 +3,10 @@
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::auth::Principal;
-use super::page::{List, Place, Query, at, maybe_at, path_id};
-use super::problem::ApiError;
-use super::scoped::Scoped;
+use crate::api::http::auth::Principal;
+use crate::api::http::page::{List, Place, Query, at, maybe_at, path_id};
+use crate::api::http::problem::ApiError;
+use crate::api::http::scoped::Scoped;
 use crate::domain::ids::{ConnectionId, SourceId};
 use crate::store::sources::connections::{ConnectionFilter, ConnectionRow};
 
@@ -39,7 +39,7 @@ fn view(state: &Scoped, row: &ConnectionRow) -> Value {
     })
 }
 
-pub(super) async fn list(state: Scoped, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     let mut query = Query::read(&request)?;
     let filter = ConnectionFilter {
         source: query.id("source")?.map(SourceId),
@@ -52,19 +52,19 @@ pub(super) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     Ok(paging.respond(rows, |row| Place::Id(row.connection_id.0), |row| view(&state, row)))
 }
 
-pub(super) async fn get(state: Scoped, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn get(state: Scoped, request: HttpRequest) -> Reply {
     let row = state.store.connection(ConnectionId(path_id(&request)?)).await?;
     Ok(HttpResponse::Ok().json(view(&state, &row)))
 }
 
-pub(super) async fn terminate(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn terminate(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = ConnectionId(path_id(&request)?);
     let row = state.store.terminate_connection(id, principal.as_str()).await?;
     state.store.wake.connections_changed();
     Ok(HttpResponse::Accepted().json(view(&state, &row)))
 }
 
-pub(super) async fn restart(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn restart(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = ConnectionId(path_id(&request)?);
     let row = state.store.restart_connection(id, principal.as_str()).await?;
     state.store.wake.connections_changed();

@@ -3,9 +3,9 @@
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::page::{List, Place, Query, at, maybe_at};
-use super::problem::ApiError;
-use super::scoped::Scoped;
+use crate::api::http::page::{List, Place, Query, at, maybe_at};
+use crate::api::http::problem::ApiError;
+use crate::api::http::scoped::Scoped;
 use crate::domain::ids::{ConnectionId, GapId, SourceId};
 use crate::store::sources::gaps::{Gap, GapFilter};
 
@@ -21,7 +21,7 @@ fn view(gap: &Gap) -> Value {
     })
 }
 
-pub(super) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let mut query = Query::read(&request)?;
     let filter = GapFilter {
         source: query.id("source")?.map(SourceId),

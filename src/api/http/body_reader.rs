@@ -1,5 +1,5 @@
-//! Reading the bytes of a body, with limits on size and time that depend on the path. Called by `api/body.rs` and
-//! `api/idempotency.rs`: there is no other reader.
+//! Reading the bytes of a body, with limits on size and time that depend on the path. Called by `api/http/body.rs` and
+//! `api/http/idempotency.rs`: there is no other reader.
 
 use actix_web::HttpRequest;
 use actix_web::dev::Payload;
@@ -7,8 +7,8 @@ use actix_web::http::header;
 use bytes::BytesMut;
 use futures_util::StreamExt;
 
-use super::deadline::{self, BODY_WITHIN};
-use super::problem::{ApiError, Code};
+use crate::api::http::deadline::{self, BODY_WITHIN};
+use crate::api::http::problem::{ApiError, Code};
 
 /// Most bytes of a body.
 const BODY_BYTES_MAX: usize = 256 * 1024;

@@ -6,11 +6,11 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::auth::Principal;
-use super::body::JsonBody;
-use super::page::{List, Place, Query, at, maybe_at, path_id};
-use super::problem::ApiError;
-use super::scoped::Scoped;
+use crate::api::http::auth::Principal;
+use crate::api::http::body::JsonBody;
+use crate::api::http::page::{List, Place, Query, at, maybe_at, path_id};
+use crate::api::http::problem::ApiError;
+use crate::api::http::scoped::Scoped;
 use crate::clock;
 use crate::domain::ids::{RecoveryId, WebhookId};
 use crate::domain::violation::Violation;
@@ -43,7 +43,7 @@ fn view(recovery: &Recovery) -> Value {
     })
 }
 
-pub(super) async fn recover(
+pub(in crate::api) async fn recover(
     state: Scoped,
     principal: Principal,
     request: HttpRequest,
@@ -80,7 +80,7 @@ pub(super) async fn recover(
     Ok(HttpResponse::Accepted().json(view(&recovery)))
 }
 
-pub(super) async fn cancel(
+pub(in crate::api) async fn cancel(
     state: Scoped,
     principal: Principal,
     request: HttpRequest,
@@ -90,7 +90,7 @@ pub(super) async fn cancel(
     Ok(HttpResponse::Ok().json(view(&state.store.recovery(id).await?)))
 }
 
-pub(super) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let mut query = Query::read(&request)?;
     let filter = RecoveryFilter {
         recovery: None,
@@ -102,7 +102,7 @@ pub(super) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResp
     Ok(paging.respond(rows, |row| Place::Id(row.recovery_id.0), view))
 }
 
-pub(super) async fn get(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(in crate::api) async fn get(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     Query::read(&request)?.finish()?;
     let recovery = state.store.recovery(RecoveryId(path_id(&request)?)).await?;
     Ok(HttpResponse::Ok().json(view(&recovery)))

@@ -4,10 +4,10 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::agents::take_agents;
-use super::page::{List, Place, Query, at, path_id};
-use super::problem::ApiError;
-use super::scoped::Scoped;
+use crate::api::http::page::{List, Place, Query, at, path_id};
+use crate::api::http::problem::ApiError;
+use crate::api::http::scoped::Scoped;
+use crate::api::resources::agents::take_agents;
 use crate::domain::ids::{EventId, SourceId};
 use crate::domain::presence::Event;
 use crate::domain::presence::event_data::EventData;
@@ -36,7 +36,7 @@ struct FeedPage<'a> {
     next_cursor: String,
 }
 
-pub(super) async fn list(state: Scoped, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     let mut query = Query::read(&request)?;
     let filter = FeedFilter {
         agents: take_agents(&state, &mut query).await?,
@@ -53,7 +53,7 @@ pub(super) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     }))
 }
 
-pub(super) async fn get(state: Scoped, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn get(state: Scoped, request: HttpRequest) -> Reply {
     let event = state.store.event(EventId(path_id(&request)?)).await?;
     Ok(HttpResponse::Ok().json(view(&event)))
 }

@@ -3,9 +3,9 @@
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::page::{List, Place, Query, maybe_at};
-use super::problem::ApiError;
-use super::scoped::Scoped;
+use crate::api::http::page::{List, Place, Query, maybe_at};
+use crate::api::http::problem::ApiError;
+use crate::api::http::scoped::Scoped;
 use crate::domain::ids::{ConnectionId, SourceId};
 use crate::store::views::agents::RejectedTopic;
 
@@ -21,7 +21,7 @@ fn view(rejected: &RejectedTopic) -> Value {
     })
 }
 
-pub(super) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let mut query = Query::read(&request)?;
     let source = query.id("source")?.map(SourceId);
     let connection = query.id("connection")?.map(ConnectionId);

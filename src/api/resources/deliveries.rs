@@ -3,11 +3,11 @@
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::agents::take_agents;
-use super::auth::Principal;
-use super::page::{List, Place, Query, at, maybe_at, path_id};
-use super::problem::ApiError;
-use super::scoped::Scoped;
+use crate::api::http::auth::Principal;
+use crate::api::http::page::{List, Place, Query, at, maybe_at, path_id};
+use crate::api::http::problem::ApiError;
+use crate::api::http::scoped::Scoped;
+use crate::api::resources::agents::take_agents;
 use crate::domain::ids::{DeliveryId, EventId, WebhookId};
 use crate::store::views::deliveries::{AttemptRow, DeliveryFilter, DeliveryRow};
 
@@ -55,7 +55,7 @@ fn attempt_view(row: &AttemptRow) -> Value {
     })
 }
 
-pub(super) async fn list(state: Scoped, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     let mut query = Query::read(&request)?;
     let filter = DeliveryFilter {
         delivery: None,
@@ -71,7 +71,7 @@ pub(super) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     Ok(paging.respond_so_far(page.rows, page.stopped_at.map(place), |row| place(row.delivery_id), view))
 }
 
-pub(super) async fn get(state: Scoped, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn get(state: Scoped, request: HttpRequest) -> Reply {
     let id = DeliveryId(path_id(&request)?);
     let mut shown = view(&state.store.delivery(id).await?);
     let attempts = state.store.attempts(id).await?;
@@ -81,7 +81,7 @@ pub(super) async fn get(state: Scoped, request: HttpRequest) -> Reply {
     Ok(HttpResponse::Ok().json(shown))
 }
 
-pub(super) async fn retry(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn retry(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = DeliveryId(path_id(&request)?);
     state.store.retry_delivery(id, principal.as_str()).await?;
     state.store.wake.deliveries_due();

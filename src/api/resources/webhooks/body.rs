@@ -1,10 +1,10 @@
-//! Reading the settings of a webhook from a body. Called by `api/webhooks.rs`.
+//! Reading the settings of a webhook from a body. Called by `api/resources/webhooks/mod.rs`.
 
 use uuid::Uuid;
 
-use super::body::JsonBody;
-use super::problem::ApiError;
-use super::scoped::Scoped;
+use crate::api::http::body::JsonBody;
+use crate::api::http::problem::ApiError;
+use crate::api::http::scoped::Scoped;
 use crate::domain::delivery::signature::SigningKey;
 use crate::domain::ids::SourceId;
 use crate::domain::secret::Secret;

@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use url::form_urlencoded;
 use uuid::Uuid;
 
-use super::problem::{ApiError, Code};
+use crate::api::http::problem::{ApiError, Code};
 
 const LIMIT_DEFAULT: usize = 50;
 const LIMIT_MAX: usize = 200;

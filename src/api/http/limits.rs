@@ -1,5 +1,5 @@
 //! Who calls too often: wrong keys by address, right keys by key, open connections by address. All in memory, all bounded,
-//! all of this process alone. Asked by `api/auth.rs` and `api/server.rs`.
+//! all of this process alone. Asked by `api/http/auth.rs` and `api/http/server.rs`.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};

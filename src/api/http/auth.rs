@@ -12,10 +12,10 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-use super::deadline;
-use super::limits::Counted;
-use super::problem::{ApiError, Code};
-use super::{ApiState, ROUTES};
+use crate::api::http::deadline;
+use crate::api::http::limits::Counted;
+use crate::api::http::problem::{ApiError, Code};
+use crate::api::{ApiState, ROUTES};
 use crate::clock;
 use crate::domain::access::caller::throttled_as;
 use crate::domain::access::scope::Scope;
@@ -214,10 +214,10 @@ fn note_use(state: &web::Data<ApiState>, key: ApiKeyId) {
 
 /// What the headers say of the key's limit; `api::edge` writes them, so that no answer lacks them.
 #[derive(Clone, Debug)]
-pub(super) struct RateHeaders([(HeaderName, HeaderValue); 2]);
+pub(in crate::api) struct RateHeaders([(HeaderName, HeaderValue); 2]);
 
 impl RateHeaders {
-    pub(super) fn each(self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    pub(in crate::api) fn each(self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         self.0.into_iter()
     }
 }

@@ -4,11 +4,11 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::auth::Principal;
-use super::body::JsonBody;
-use super::page::{List, Place, Query, at, maybe_at, path_id};
-use super::problem::{ApiError, Code};
-use super::scoped::Scoped;
+use crate::api::http::auth::Principal;
+use crate::api::http::body::JsonBody;
+use crate::api::http::page::{List, Place, Query, at, maybe_at, path_id};
+use crate::api::http::problem::{ApiError, Code};
+use crate::api::http::scoped::Scoped;
 use crate::domain::ids::SourceId;
 use crate::domain::presence::source::{ENVIRONMENT_SOURCE_NAME, SourceSettings};
 use crate::domain::secret::Secret;
@@ -58,18 +58,18 @@ fn health(health: &Health) -> Value {
     })
 }
 
-pub(super) async fn list(state: Scoped, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     let paging = Query::read(&request)?.paging(List::Sources)?;
     let rows = state.store.sources(paging.after_id().map(SourceId), paging.rows()).await?;
     Ok(paging.respond(rows, |row| Place::Id(row.source_id.0), view))
 }
 
-pub(super) async fn get(state: Scoped, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn get(state: Scoped, request: HttpRequest) -> Reply {
     let source = state.store.source(SourceId(path_id(&request)?)).await?;
     Ok(HttpResponse::Ok().json(view(&source)))
 }
 
-pub(super) async fn create(state: Scoped, principal: Principal, mut body: JsonBody) -> Reply {
+pub(in crate::api) async fn create(state: Scoped, principal: Principal, mut body: JsonBody) -> Reply {
     body.must_be_given(&["name", "client_id", "client_secret"]);
     let settings = take_settings(&state, body, SourceSettings::default())?;
     let source = state.store.create_source(&settings, &state.master_key, principal.as_str()).await?;
@@ -79,7 +79,7 @@ pub(super) async fn create(state: Scoped, principal: Principal, mut body: JsonBo
         .json(view(&source)))
 }
 
-pub(super) async fn update(
+pub(in crate::api) async fn update(
     state: Scoped,
     principal: Principal,
     request: HttpRequest,
@@ -108,14 +108,14 @@ pub(super) async fn update(
     Ok(HttpResponse::Ok().json(view(&source)))
 }
 
-pub(super) async fn delete(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn delete(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = SourceId(path_id(&request)?);
     state.store.delete_source(id, principal.as_str()).await?;
     state.store.wake.connections_changed();
     Ok(HttpResponse::NoContent().finish())
 }
 
-pub(super) async fn refresh(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn refresh(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let source = state.store.refresh_source(SourceId(path_id(&request)?), principal.as_str()).await?;
     state.store.wake.connections_changed();
     Ok(HttpResponse::Accepted().json(view(&source)))

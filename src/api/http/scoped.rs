@@ -6,15 +6,15 @@ use std::ops::Deref;
 use actix_web::dev::Payload;
 use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
 
-use super::ApiState;
-use super::auth::Principal;
-use super::problem::ApiError;
+use crate::api::ApiState;
+use crate::api::http::auth::Principal;
+use crate::api::http::problem::ApiError;
 use crate::store::Store;
 
 /// The state of the API for one caller.
-pub(super) struct Scoped {
+pub(in crate::api) struct Scoped {
     /// Nothing of another tenant is in it.
-    pub(super) store: Store,
+    pub(in crate::api) store: Store,
     state: web::Data<ApiState>,
 }
 

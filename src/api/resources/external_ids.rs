@@ -3,11 +3,11 @@
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use super::auth::Principal;
-use super::body::{JsonBody, JsonOrCsv};
-use super::page::{List, Place, Query, maybe_at, path_text};
-use super::problem::{ApiError, Code};
-use super::scoped::Scoped;
+use crate::api::http::auth::Principal;
+use crate::api::http::body::{JsonBody, JsonOrCsv};
+use crate::api::http::page::{List, Place, Query, maybe_at, path_text};
+use crate::api::http::problem::{ApiError, Code};
+use crate::api::http::scoped::Scoped;
 use crate::domain::external_ids::{self, PAIRS_MAX, check_id, check_pairs, read_csv};
 use crate::domain::ids::{AgentId, SourceId};
 use crate::domain::violation::Violation;
@@ -24,7 +24,7 @@ fn view(row: &ExternalIdRow) -> Value {
     })
 }
 
-pub(super) async fn list(state: Scoped, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     let mut query = Query::read(&request)?;
     let source = query.id("source")?.map(SourceId);
     let external_id = query.text("external_id")?;
@@ -35,7 +35,7 @@ pub(super) async fn list(state: Scoped, request: HttpRequest) -> Reply {
 }
 
 /// Of one agent.
-pub(super) async fn update(
+pub(in crate::api) async fn update(
     state: Scoped,
     principal: Principal,
     request: HttpRequest,
@@ -58,7 +58,12 @@ pub(super) async fn update(
 }
 
 /// Of many agents.
-pub(super) async fn put(state: Scoped, principal: Principal, request: HttpRequest, body: JsonOrCsv) -> Reply {
+pub(in crate::api) async fn put(
+    state: Scoped,
+    principal: Principal,
+    request: HttpRequest,
+    body: JsonOrCsv,
+) -> Reply {
     let mut query = Query::read(&request)?;
     let source = query.id("source")?.map(SourceId);
     let (given, replace) = match body {

@@ -16,9 +16,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use super::body_reader::{check_media_type, media_type, read};
-use super::problem::{ApiError, Code};
-use super::strict_json;
+use crate::api::http::body_reader::{check_media_type, media_type, read};
+use crate::api::http::problem::{ApiError, Code};
+use crate::api::http::strict_json;
 use crate::domain::violation::{Violation, pointer_token as escape};
 
 /// The fields of a body that is a JSON object, or of an object inside of it.

@@ -1,13 +1,13 @@
 //! Where a request ends and the next one begins, told by one reading only. What a proxy in front of us could read in
 //! another way is refused, so that nobody's request can hide in somebody else's (request smuggling). Fed by
-//! `api/guarded.rs` with every byte before actix sees it: actix itself takes bare line feeds, whole URLs as targets,
+//! `api/http/connection.rs` with every byte before actix sees it: actix itself takes bare line feeds, whole URLs as targets,
 //! `Upgrade: websocket` beside a length, and trailers and chunk extensions without end.
 
 /// Longest head, and longest trailers.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Longest chunk extension: nobody needs any.
 const EXTENSION_BYTES_MAX: usize = 256;
-/// Longest body in any form; what a path takes is less (`api/body_reader.rs`). What nobody reads is read off up to this.
+/// Longest body in any form; what a path takes is less (`api/http/body_reader.rs`). What nobody reads is read off up to this.
 const BODY_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// Why a connection ends here.

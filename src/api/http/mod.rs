@@ -1,0 +1,15 @@
+//! Reading requests and writing answers: the listener, limits, callers, bodies, pages and problems.
+
+pub mod auth;
+pub(super) mod body;
+pub(super) mod body_reader;
+pub(super) mod connection;
+pub(super) mod deadline;
+pub(super) mod framing;
+pub(super) mod idempotency;
+pub(super) mod limits;
+pub(crate) mod page;
+pub mod problem;
+pub(super) mod scoped;
+pub mod server;
+pub(crate) mod strict_json;
