@@ -11,7 +11,7 @@ impl Chance {
         Self(seed)
     }
 
-    /// Any number.
+    /// A number below 2^64, each as likely as the others.
     pub const fn any(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;

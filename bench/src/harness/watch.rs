@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::bridge::{Bridge, Launch};
 
-/// Everything that runs.
+/// A bridge, its upstream and its receiver.
 pub struct Watch {
     pub cloud: Cloud,
     pub crm: Crm,

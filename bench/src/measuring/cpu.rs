@@ -39,7 +39,7 @@ impl Usage {
 }
 
 impl Used {
-    /// Our own part.
+    /// CPU time of the bench, with the simulators and receivers in it.
     pub const fn own_ms(&self) -> u64 {
         self.own_ms
     }

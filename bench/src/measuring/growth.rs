@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 const EVERY: Duration = Duration::from_secs(5);
 
-/// One look.
+/// One reading of memory.
 struct Sample {
     hours: f64,
     mib: f64,
@@ -24,7 +24,6 @@ pub struct Growth {
 }
 
 impl Growth {
-    /// Begins to look.
     pub fn of(pid: u32) -> Self {
         let samples = Arc::<Mutex<Vec<Sample>>>::default();
         let (taken, start) = (samples.clone(), Instant::now());

@@ -60,7 +60,7 @@ impl Lane {
     }
 }
 
-/// Counts so far.
+/// Counts since the start.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Tally {
     /// POSTs of any kind.

@@ -29,7 +29,7 @@ pub struct Options {
     /// Changes a second.
     #[arg(long, default_value_t = 40)]
     changes: u32,
-    /// Seconds of hardship.
+    /// How long faults are played, in seconds.
     #[arg(long, default_value_t = 600)]
     hardship_seconds: u64,
     /// Webhooks of hostile receivers next to the one that is checked.

@@ -39,7 +39,7 @@ pub struct Fault {
     /// `Retry-After` of the refusal, verbatim.
     #[serde(default)]
     pub retry_after: Option<String>,
-    /// Wait before answering.
+    /// Milliseconds to wait before the answer.
     #[serde(default)]
     pub delay_ms: u64,
     /// Body of a success instead of the true one, verbatim.
@@ -78,7 +78,7 @@ impl Fault {
         self
     }
 
-    /// Waits before answering.
+    /// Also waits before it answers.
     #[must_use]
     pub fn after(mut self, delay: Duration) -> Self {
         self.delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
@@ -94,7 +94,6 @@ pub enum Reach {
     All,
     /// Channels that listen to this user.
     Agent(String),
-    /// This channel.
     Channel(String),
     /// The channel at this place, in the order of their making.
     Nth(usize),
@@ -129,41 +128,82 @@ pub enum Manner {
 #[serde(tag = "verb", rename_all = "snake_case")]
 pub enum Deed {
     /// Give a user a presence: a system presence as events write it, or a definition's id.
-    Presence { agent: String, presence: String },
+    Presence {
+        agent: String,
+        presence: String,
+    },
     /// Give a user a routing status.
-    Routing { agent: String, status: String },
+    Routing {
+        agent: String,
+        status: String,
+    },
     /// Send a user out of office, or back.
-    OutOfOffice { agent: String, out: bool },
+    OutOfOffice {
+        agent: String,
+        out: bool,
+    },
     /// Have a user work in these queues.
-    ActiveQueues { agent: String, queues: Vec<String> },
-    /// Add a user.
-    Hire { agent: String },
+    ActiveQueues {
+        agent: String,
+        queues: Vec<String>,
+    },
+    Hire {
+        agent: String,
+    },
     /// Make a user inactive.
-    Dismiss { agent: String },
+    Dismiss {
+        agent: String,
+    },
     /// Say who is in a queue.
-    Queue { id: String, members: Vec<String> },
+    Queue {
+        id: String,
+        members: Vec<String>,
+    },
     /// Say who is in a group.
-    Group { id: String, members: Vec<String> },
+    Group {
+        id: String,
+        members: Vec<String>,
+    },
     /// Hide these users from a client, which has no role in their division; an empty list: it sees all.
-    Hide { client: String, agents: Vec<String> },
+    Hide {
+        client: String,
+        agents: Vec<String>,
+    },
     /// Make a topic spoil every subscription that names it.
-    Poison { topic: String },
+    Poison {
+        topic: String,
+    },
     /// Add a custom presence definition.
-    Define { id: String, system: String, labels: Vec<(String, String)> },
+    Define {
+        id: String,
+        system: String,
+        labels: Vec<(String, String)>,
+    },
     /// Add an OAuth client, or change its secret.
-    Client { client: String, secret: String },
+    Client {
+        client: String,
+        secret: String,
+    },
     /// Disable a client, forbid its address, or make it work again.
-    ClientState { client: String, state: ClientState },
-    /// Expire every token.
+    ClientState {
+        client: String,
+        state: ClientState,
+    },
     ExpireTokens,
     /// Revoke every token and tell the sockets.
     RevokeTokens,
     /// Lifetime of tokens issued from now on.
-    TokenLifetime { seconds: u64 },
+    TokenLifetime {
+        seconds: u64,
+    },
     /// Life of channels made from now on.
-    ChannelLife { seconds: u64 },
+    ChannelLife {
+        seconds: u64,
+    },
     /// Move the platform's clock ahead.
-    MoveTime { seconds: u64 },
+    MoveTime {
+        seconds: u64,
+    },
     /// End channels as their time does: the socket is told and closed.
     ExpireChannels {
         #[serde(default)]
@@ -242,7 +282,11 @@ pub enum Deed {
         reach: Reach,
     },
     /// Send an event with a state that is older than the present one.
-    Stale { agent: String, presence: String, seconds: i64 },
+    Stale {
+        agent: String,
+        presence: String,
+        seconds: i64,
+    },
     /// Refuse or delay the next requests of a place.
     Fault {
         place: Place,

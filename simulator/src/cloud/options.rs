@@ -16,7 +16,7 @@ pub enum RateHeaders {
     RetryAfter,
     /// `inin-ratelimit-reset` alone.
     Reset,
-    /// Neither.
+    /// Neither header.
     Neither,
 }
 
@@ -43,7 +43,7 @@ pub struct CloudOptions {
     pub heartbeat: Duration,
     /// Requests one OAuth client may make in a window; `None`: any number.
     pub rate_limit: Option<u32>,
-    /// The window.
+    /// How long requests are counted together.
     pub rate_window: Duration,
     /// What a refused request is told.
     pub rate_headers: RateHeaders,

@@ -6,8 +6,10 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) enum Order {
     /// Send an event, and write in the ledger what became of it.
-    Event { number: u64, frame: Arc<str> },
-    /// Send any text.
+    Event {
+        number: u64,
+        frame: Arc<str>,
+    },
     Say(String),
     /// Send a binary message.
     Binary(Vec<u8>),

@@ -21,7 +21,6 @@ const SYSTEM: [(&str, &str, &str); 10] = [
     ("TRAINING", "Training", "Training"),
 ];
 
-/// A presence definition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Definition {
     pub id: String,
@@ -65,7 +64,6 @@ fn spelled(system: &str) -> (&str, &str, &str) {
     SYSTEM.iter().find(|(name, _, _)| *name == system).copied().unwrap_or((system, system, system))
 }
 
-/// A user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Person {
     pub id: String,

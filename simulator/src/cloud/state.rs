@@ -50,7 +50,6 @@ impl Shared {
     }
 }
 
-/// An OAuth client.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) secret: String,
@@ -61,7 +60,6 @@ pub(super) struct Client {
     pub(super) window: (Instant, u32),
 }
 
-/// An access token.
 #[derive(Debug)]
 pub(super) struct Token {
     pub(super) client: String,

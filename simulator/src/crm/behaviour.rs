@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-/// A complete answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
@@ -82,7 +81,6 @@ impl Behaviour {
         Self::status(status).header("retry-after", value)
     }
 
-    /// Redirects.
     #[must_use]
     pub fn redirect(status: u16, location: &str) -> Self {
         Self::status(status).header("location", location)

@@ -129,7 +129,7 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Looks for everything.
+    /// Runs every check over `posts`.
     #[must_use]
     pub fn of(posts: &[Arc<Post>], expected: impl IntoIterator<Item = u64>) -> Self {
         Self {

@@ -69,7 +69,7 @@ impl Mix {
 pub enum Standing {
     /// The same for each POST.
     Same(Behaviour),
-    /// What chance says.
+    /// Drawn for each POST.
     Mixed(Mix),
 }
 

@@ -45,7 +45,7 @@ struct State {
     secrets_by_path: HashMap<String, Arc<[Secret]>>,
     /// Who may POST, and how often a minute; nobody who asks if it is `None`.
     allowed: Option<(String, Option<u32>)>,
-    /// Who has asked.
+    /// Senders that asked by OPTIONS.
     handshakes: Vec<String>,
 }
 

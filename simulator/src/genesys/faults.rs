@@ -35,7 +35,7 @@ pub struct Fault {
     /// Value of a `Retry-After` header on the refusal, verbatim (so that it may be nonsense).
     #[serde(default)]
     pub retry_after: Option<String>,
-    /// Wait before answering.
+    /// Milliseconds to wait before the answer.
     #[serde(default)]
     pub delay_ms: u64,
     /// Body instead of the usual error document, verbatim.
@@ -80,7 +80,7 @@ impl Fault {
         self
     }
 
-    /// Waits before refusing.
+    /// Also waits before it refuses.
     #[must_use]
     pub fn after(mut self, delay: Duration) -> Self {
         self.delay_ms = millis(delay);

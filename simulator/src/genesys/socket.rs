@@ -31,7 +31,6 @@ pub(super) struct Identity {
 enum End {
     /// TCP is simply closed.
     Quiet,
-    /// TCP is reset.
     Reset,
 }
 
@@ -42,7 +41,6 @@ struct AwaitedPong {
     rfc: bool,
 }
 
-/// The task's state.
 struct Socket {
     shared: Arc<Shared>,
     identity: Identity,

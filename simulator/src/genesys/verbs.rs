@@ -27,7 +27,6 @@ pub enum Target {
 pub enum Junk {
     /// Text that is not JSON.
     NotJson,
-    /// Binary message.
     Binary,
     /// Text message that is not UTF-8.
     InvalidUtf8,
@@ -106,7 +105,6 @@ pub enum Verb {
         #[serde(default)]
         target: Target,
     },
-    /// Reset TCP.
     Reset {
         #[serde(default)]
         target: Target,

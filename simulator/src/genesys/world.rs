@@ -49,7 +49,6 @@ impl Shared {
     }
 }
 
-/// An OAuth client.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) secret: String,

@@ -71,7 +71,6 @@ pub struct UpstreamOptions {
     pub ledger_capacity: usize,
 }
 
-/// The simulated platform.
 #[derive(Clone)]
 pub enum Upstream {
     Notifications(Cloud),

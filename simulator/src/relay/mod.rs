@@ -34,7 +34,7 @@ pub enum Server {
 /// What the relay does with everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Carries everything.
+    /// Passes everything on unchanged.
     Pass,
     /// Closes every connection, and new ones at once.
     Refuse,

@@ -16,7 +16,6 @@ pub struct Fault {
     pub deed: Deed,
 }
 
-/// Which request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Point {
     /// The k-th of all, from 1.

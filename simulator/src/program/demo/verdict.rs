@@ -51,7 +51,7 @@ pub struct Verdict {
 }
 
 impl Evidence {
-    /// Decides.
+    /// Compares what was sent with what arrived.
     pub fn judge(&self) -> Verdict {
         let written: Vec<_> = self.changes.iter().filter(|change| change.written).collect();
         let unseen = self.changes.len() - written.len();
