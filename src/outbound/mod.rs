@@ -6,19 +6,12 @@
 //! token), `post` makes one attempt, `handshake` asks a receiver whether it wants any. Not awc: it hands the answer of
 //! one POST to the next after an interim answer (docs/adr/0008).
 
-mod connector;
-mod data;
-mod dial;
-pub mod envelope;
-mod guard;
-pub mod handshake;
+pub mod body;
 mod oauth;
-pub mod ours;
 pub mod post;
-mod proxy;
 mod redact;
 pub mod syslog;
-mod target;
 #[cfg(test)]
 mod testing;
-mod wire;
+pub mod transport;
+pub mod verify;

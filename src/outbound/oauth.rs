@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use url::form_urlencoded;
 
-use super::target::{address, basic, hidden};
-use super::wire::{ANSWER_READ_MAX, Wire};
 use crate::domain::delivery::access::Auth;
+use crate::outbound::transport::target::{address, basic, hidden};
+use crate::outbound::transport::wire::{ANSWER_READ_MAX, Wire};
 
 /// Life of a token whose answer does not tell it.
 const LIFE_UNTOLD: Duration = Duration::from_secs(300);

@@ -8,11 +8,7 @@ use hyper::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request};
 use rustls::ClientConfig;
 
-use super::envelope::{self, Rendered};
-use super::guard::{Guard, LookUp, ask_the_system};
 use super::redact::redact;
-pub use super::target::Target;
-use super::wire::{ANSWER_READ_MAX, Reply};
 use crate::clock;
 use crate::config::EgressProxy;
 use crate::domain::delivery::access::Access;
@@ -20,6 +16,10 @@ use crate::domain::delivery::outcome::Outcome;
 use crate::domain::delivery::retry_schedule::parse_retry_after;
 use crate::domain::delivery::signature::Signer;
 use crate::domain::webhook::target::TargetPolicy;
+use crate::outbound::body::envelope::{self, Rendered};
+use crate::outbound::transport::guard::{Guard, LookUp, ask_the_system};
+pub use crate::outbound::transport::target::Target;
+use crate::outbound::transport::wire::{ANSWER_READ_MAX, Reply};
 use crate::tls;
 
 /// Bytes of an answer's body that are kept.

@@ -11,8 +11,8 @@ use crate::domain::delivery::access::{Auth, ClientCertificate};
 use crate::domain::delivery::settings::Verification;
 use crate::domain::delivery::signature::SigningKey;
 use crate::domain::secret::Secret;
-use crate::outbound::handshake::Allowed;
 use crate::outbound::testing::{SHORT, Sender, acceptor, certificate_pem, key_pem, read_post, reply, server};
+use crate::outbound::verify::Allowed;
 use crate::tls::{Identity, IdentityError};
 
 /// A server that keeps what it hears and answers 204.

@@ -10,8 +10,8 @@ use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 use super::*;
-use crate::outbound::connector::READ_PER_REQUEST;
 use crate::outbound::testing::{SHORT, Sender, receiver, say};
+use crate::outbound::transport::connector::READ_PER_REQUEST;
 
 /// Longer than any of these receivers is listened to.
 const LONG: Duration = Duration::from_secs(20);

@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use super::*;
 use crate::domain::delivery::signature::SigningKey;
-use crate::outbound::guard::LookUp;
 use crate::outbound::testing::{SHORT, Sender, black_hole, read_post, receiver, say};
-use crate::outbound::wire::read;
+use crate::outbound::transport::guard::LookUp;
+use crate::outbound::transport::wire::read;
 
 #[tokio::test]
 async fn an_answer_is_taken_and_the_connection_kept() {

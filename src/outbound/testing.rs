@@ -21,13 +21,13 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use uuid::Uuid;
 
-use super::envelope::Rendered;
-use super::guard::{LookUp, ask_the_system};
 use super::post::{Answer, Post, Poster, Target};
 use crate::config::EgressProxy;
 use crate::domain::delivery::access::Access;
 use crate::domain::delivery::signature::{Signer, SigningKey};
 use crate::domain::webhook::target::TargetPolicy;
+use crate::outbound::body::envelope::Rendered;
+use crate::outbound::transport::guard::{LookUp, ask_the_system};
 use crate::tls;
 
 /// Deadline of an attempt in most tests.

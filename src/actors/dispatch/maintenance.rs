@@ -15,7 +15,7 @@ use crate::domain::delivery::settings::Verification;
 use crate::domain::ids::{DeliveryId, EventId, RecoveryId, WebhookId};
 use crate::domain::presence::{Event, EventKind, Origin};
 use crate::metrics::OutcomeLabels;
-use crate::outbound::envelope::{self, Item};
+use crate::outbound::body::envelope::{self, Item};
 use crate::outbound::post::Post;
 use crate::random;
 use crate::store::{Store, StoreError};

@@ -14,7 +14,7 @@ use crate::domain::delivery::slots;
 use crate::domain::delivery::slots::Places;
 use crate::domain::ids::{EventId, WebhookId};
 use crate::metrics::OutcomeLabels;
-use crate::outbound::envelope::{self, Item};
+use crate::outbound::body::envelope::{self, Item};
 use crate::outbound::post::Post;
 use crate::store::StoreError;
 use crate::store::delivery::cycle::{Claimed, Next as Then, Settlement};

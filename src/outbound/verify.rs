@@ -9,13 +9,13 @@ use hyper::{Method, Request};
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::envelope::Rendered;
 use super::post::{Post, Poster, Target, ask};
-use super::wire::{ANSWER_READ_MAX, Reply};
 use crate::clock::rfc3339;
 use crate::domain::delivery::outcome::Outcome;
 use crate::domain::delivery::settings::Verification;
 use crate::domain::delivery::signature::Signer;
+use crate::outbound::body::envelope::Rendered;
+use crate::outbound::transport::wire::{ANSWER_READ_MAX, Reply};
 
 /// Who asks, in CloudEvents' handshake.
 const ORIGIN: &str = "presence-bridge";

@@ -13,9 +13,9 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::proxy;
 use crate::config::EgressProxy;
 use crate::domain::webhook::target::TargetPolicy;
+use crate::outbound::transport::proxy;
 
 /// Longest wait for the resolver; an attempt has more to do within its deadline.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(5);

@@ -12,12 +12,12 @@ use hyper::http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::data;
 use crate::clock::rfc3339;
 use crate::domain::delivery::settings::Format;
 use crate::domain::delivery::signature::{Signer, signature_header};
 use crate::domain::ids::DeliveryId;
 use crate::domain::presence::{Detail, Event, EventKind};
+use crate::outbound::body::data;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const CLOUDEVENT: HeaderValue = HeaderValue::from_static("application/cloudevents+json");

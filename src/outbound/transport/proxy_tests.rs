@@ -3,9 +3,9 @@ use std::sync::{Arc, Mutex};
 
 use tokio::net::TcpListener;
 
-use super::super::testing::{Sender, acceptor, read_post, reply, server};
-use super::*;
 use crate::domain::delivery::outcome::Outcome;
+use crate::outbound::testing::{Sender, acceptor, read_post, reply, server};
+use crate::outbound::transport::proxy::*;
 
 /// A proxy that answers `CONNECT` with this head, carries on if it is a 200, and keeps what it was told.
 async fn proxy(head: &'static str) -> (EgressProxy, Arc<Mutex<Vec<String>>>) {

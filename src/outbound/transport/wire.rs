@@ -13,9 +13,9 @@ use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 
-use super::connector::{ConnectError, Connector, Requests, UnderWay};
-use super::guard::{Guard, GuardError};
 use crate::domain::delivery::outcome::Outcome;
+use crate::outbound::transport::connector::{ConnectError, Connector, Requests, UnderWay};
+use crate::outbound::transport::guard::{Guard, GuardError};
 
 /// Bytes of an answer's body that are read; what comes after costs the connection.
 pub const ANSWER_READ_MAX: usize = 16 * 1024;
@@ -99,7 +99,10 @@ impl Wire {
 /// Reads the body to its end or to the limit, whichever comes first, and says whether what is kept is all of it; `None`
 /// if the connection broke before. What is left unread makes hyper drop the connection (or the stream), so it cannot be
 /// taken for the next answer.
-pub(super) async fn read(mut body: impl Body<Data = Bytes> + Unpin, keep: usize) -> Option<(Vec<u8>, bool)> {
+pub(in crate::outbound) async fn read(
+    mut body: impl Body<Data = Bytes> + Unpin,
+    keep: usize,
+) -> Option<(Vec<u8>, bool)> {
     let (mut seen, mut kept) = (0, Vec::new());
     while seen < ANSWER_READ_MAX {
         let Some(frame) = body.frame().await else {

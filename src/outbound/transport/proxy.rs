@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
 
-use super::dial::first_of;
 use crate::config::EgressProxy;
+use crate::outbound::transport::dial::first_of;
 
 /// Longest head of its answer.
 const HEAD_BYTES_MAX: usize = 8 * 1024;

@@ -5,7 +5,6 @@ use serde_json::Value;
 use time::macros::datetime;
 use uuid::Uuid;
 
-use super::*;
 use crate::domain::delivery::signature::{SigningKey, SigningPair};
 use crate::domain::ids::{AgentId, ConnectionId, EventId, GapId, SourceId, WebhookId};
 use crate::domain::presence::Origin;
@@ -13,6 +12,7 @@ use crate::domain::presence::agent_state::{AgentState, EventState, PresencePart,
 use crate::domain::presence::gap_notice::GapNotice;
 use crate::domain::presence::source_notice::{NoticedGap, SourceNotice};
 use crate::domain::presence::webhook_notice::WebhookNotice;
+use crate::outbound::body::envelope::*;
 
 const AT: OffsetDateTime = datetime!(2026-11-23 15:00 UTC);
 

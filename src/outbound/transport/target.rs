@@ -14,11 +14,11 @@ use rustls::ClientConfig;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::guard::Guard;
-use super::oauth::Tokens;
-use super::wire::{Reply, Wire};
 use crate::domain::delivery::access::{Access, Auth};
 use crate::domain::delivery::outcome::Outcome;
+use crate::outbound::oauth::Tokens;
+use crate::outbound::transport::guard::Guard;
+use crate::outbound::transport::wire::{Reply, Wire};
 use crate::tls::Identity;
 
 const UNAUTHORIZED: u16 = 401;
@@ -53,7 +53,7 @@ impl fmt::Debug for Target {
 }
 
 impl Target {
-    pub(super) fn new(
+    pub(in crate::outbound) fn new(
         guard: &Guard,
         tls: &Arc<ClientConfig>,
         url: &str,
@@ -65,12 +65,12 @@ impl Target {
     }
 
     /// What the receiver is shown of its secrets; access tokens come with each [`Reply`].
-    pub(super) fn secrets(&self) -> &[Vec<u8>] {
+    pub(in crate::outbound) fn secrets(&self) -> &[Vec<u8>] {
         &self.0.secrets
     }
 
     /// When a request that begins now must have ended.
-    pub(super) fn deadline(&self) -> Instant {
+    pub(in crate::outbound) fn deadline(&self) -> Instant {
         Instant::now() + self.0.timeout
     }
 
@@ -79,7 +79,7 @@ impl Target {
     ///
     /// # Errors
     /// Why there is no answer.
-    pub(super) async fn ask(
+    pub(in crate::outbound) async fn ask(
         &self,
         request: Request<Full<Bytes>>,
         deadline: Instant,
@@ -175,7 +175,7 @@ fn secrets(access: &Access) -> Vec<Vec<u8>> {
 }
 
 /// The address as a request wants it. Two parsers must agree about host and port, or nothing is sent.
-pub(super) fn address(text: &str) -> Option<Uri> {
+pub(in crate::outbound) fn address(text: &str) -> Option<Uri> {
     let url = Url::parse(text).ok()?;
     let uri: Uri = url.as_str().parse().ok()?;
     let agree = uri.host()?.eq_ignore_ascii_case(url.host_str()?)
@@ -187,12 +187,12 @@ pub(super) fn address(text: &str) -> Option<Uri> {
 }
 
 /// The credentials of RFC 7617.
-pub(super) fn basic(username: &str, password: &str) -> Option<HeaderValue> {
+pub(in crate::outbound) fn basic(username: &str, password: &str) -> Option<HeaderValue> {
     hidden(&format!("Basic {}", BASE64.encode(format!("{username}:{password}"))))
 }
 
 /// A value that no `Debug` shows, and no header compression remembers.
-pub(super) fn hidden(text: &str) -> Option<HeaderValue> {
+pub(in crate::outbound) fn hidden(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::try_from(text).ok()?;
     value.set_sensitive(true);
     Some(value)

@@ -22,8 +22,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
-use super::dial::first_of;
-use super::guard::{Guard, GuardError, without_brackets};
+use crate::outbound::transport::dial::first_of;
+use crate::outbound::transport::guard::{Guard, GuardError, without_brackets};
 
 /// Bytes that a connection may read for each request that it may have carried, and before the first: heads, bodies, TLS,
 /// frames, whatever they are. Four times what an answer may have.

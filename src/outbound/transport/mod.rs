@@ -1,0 +1,9 @@
+//! The way to a receiver: addresses, connections, one request and its answer.
+
+pub(super) mod connector;
+pub(super) mod dial;
+pub(super) mod guard;
+pub mod own_addresses;
+pub(super) mod proxy;
+pub(super) mod target;
+pub(super) mod wire;
