@@ -16,7 +16,10 @@ use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, interval, sleep};
 
+use crate::actors::audit_sealer::Sealer;
 use crate::actors::dispatch::actor::{DispatcherActor, DispatcherDeps};
+use crate::actors::maintenance::{self, Kept as KeptFor};
+use crate::actors::recorder::Recorder;
 use crate::actors::supervisor::{Deps, Supervisor};
 use crate::actors::{RESTART_AFTER, audit_push};
 use crate::api::{self, ApiState, Strangers};
@@ -26,6 +29,7 @@ use crate::domain::access::caller::TrustedProxies;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::secret::{MasterKey, Secret};
 use crate::domain::webhook::target::TargetPolicy;
+use crate::embedded_postgres::{Embedded, EmbeddedError, Options};
 use crate::keyfile::{self, Kept};
 use crate::metrics::{Metrics, ReasonLabels};
 use crate::outbound::post::Poster;
@@ -34,11 +38,7 @@ use crate::random;
 use crate::status::Status;
 use crate::store::Store;
 use crate::store::access::authenticate::KeyOrigin;
-use crate::store::embedded::{Embedded, EmbeddedError, Options};
-use crate::store::recorder::Recorder;
-use crate::store::sealer::Sealer;
 use crate::store::server::Server;
-use crate::sweep::{self, Kept as KeptFor};
 
 /// Connections for API calls and actors' state.
 const POOL_CONNECTIONS: u32 = 8;
@@ -207,7 +207,9 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
     }
     let (swept, key, figures) = (store.clone(), master_key.clone(), metrics.clone());
     let kept_for = KeptFor { days: config.retention_days, parked_days: config.parked_retention_days };
-    keep_up("sweep", &metrics, move || sweep::run(swept.clone(), figures.clone(), kept_for, key.clone()));
+    keep_up("sweep", &metrics, move || {
+        maintenance::run(swept.clone(), figures.clone(), kept_for, key.clone())
+    });
     let strangers = Strangers {
         proxies: TrustedProxies::new(config.trusted_proxies.clone()),
         quota: config.api_rate,

@@ -3,20 +3,21 @@
 //! Modules in floor order; a module imports only from floors below it (`tests/floors.rs` holds this):
 //!
 //! - 0 [`domain`]: words and rules, pure
-//! - 1 [`clock`], [`config`], [`keyfile`], [`metrics`], [`random`], [`status`], [`telemetry`], [`tls`]: the ground
-//! - 2 [`genesys`] (sockets in), [`store`] (Postgres), [`outbound`] (POSTs out): three edges that never meet
-//! - 3 [`actors`] (what lives), [`api`] (REST)
-//! - 4 [`app`] (builds everything once), [`lifecycle`] (how it ends), [`doctor`] (examines a source), [`rotate`]
-//!   (changes the master key), [`sweep`] (retention), `main`, and with the feature of that name `fuzzing` (doors for `fuzz/`)
+//! - 1 [`clock`], [`config`], [`embedded_postgres`], [`keyfile`], [`metrics`], [`random`], [`status`], [`telemetry`],
+//!   [`tls`]: the ground
+//! - 2 [`genesys`] (sockets in), [`store`] (SQL), [`outbound`] (POSTs out): three edges that never meet
+//! - 3 [`actors`] (long-lived loops), [`api`] (REST)
+//! - 4 [`app`] (builds everything once), [`lifecycle`] (stops it), [`cli`] (subcommands), `main`, and with the feature of
+//!   that name `fuzzing` (entry points for `fuzz/`)
 
 pub mod actors;
 pub mod api;
 pub mod app;
-pub mod audit_cli;
+pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod doctor;
 pub mod domain;
+pub mod embedded_postgres;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod genesys;
@@ -25,10 +26,8 @@ pub mod lifecycle;
 pub mod metrics;
 pub mod outbound;
 pub mod random;
-pub mod rotate;
 pub mod status;
 pub mod store;
-pub mod sweep;
 pub mod telemetry;
 pub mod tls;
 

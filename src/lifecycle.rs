@@ -16,9 +16,9 @@ use crate::app::{self, Running};
 use crate::clock;
 use crate::config::Config;
 use crate::domain::audit::{Entry, Kind, Level};
+use crate::embedded_postgres::{Embedded, EmbeddedError};
 use crate::metrics::{Metrics, ReasonLabels};
 use crate::store::Store;
-use crate::store::embedded::{Embedded, EmbeddedError};
 
 /// The whole soft stop ends within this; what is not done then is cut.
 const STOP_WITHIN: Duration = Duration::from_secs(10);

@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use presence_bridge::cli::{audit, doctor, rotate_master_key};
 use presence_bridge::config::{self, Config, ConfigError, VARIABLES, Variables};
 use presence_bridge::lifecycle::{self, Ending};
-use presence_bridge::{app, audit_cli, doctor, rotate, telemetry};
+use presence_bridge::{app, telemetry};
 
 /// The C library's own keeps most of what a burst has used: 300 MiB after a backlog where this one keeps 67 (ADR 0018).
 #[global_allocator]
@@ -37,7 +38,7 @@ enum Command {
     RotateMasterKey,
     /// Prove that the audit log was not edited, or hand it on.
     #[command(subcommand)]
-    Audit(audit_cli::Command),
+    Audit(audit::Command),
     /// Ask a running bridge on this machine whether it is ready; for container health checks.
     Healthcheck,
 }
@@ -142,11 +143,11 @@ fn run(command: Command, config: Config) -> anyhow::Result<Ending> {
             return Ok(Ending::Wished);
         }
         if let Command::RotateMasterKey = command {
-            rotate::run(&config).await?;
+            rotate_master_key::run(&config).await?;
             return Ok(Ending::Wished);
         }
         if let Command::Audit(command) = command {
-            let well = audit_cli::run(command, &config).await?;
+            let well = audit::run(command, &config).await?;
             return Ok(if well { Ending::Wished } else { Ending::Crashed });
         }
         if let (Command::Doctor, Some(source)) = (command, &config.source) {

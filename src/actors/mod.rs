@@ -9,8 +9,11 @@
 //! Mailboxes are bounded: whoever sends waits for the answer, or gives up; data never goes by `do_send`.
 
 pub mod audit_push;
+pub mod audit_sealer;
 pub mod connection;
 pub mod dispatch;
+pub mod maintenance;
+pub mod recorder;
 pub mod roster;
 pub mod supervisor;
 pub mod token;

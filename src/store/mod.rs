@@ -18,12 +18,9 @@ use crate::domain::ids::ProcessId;
 pub mod access;
 pub mod audit;
 pub mod delivery;
-pub mod embedded;
 pub mod ingest;
-pub mod recorder;
 pub mod recovery;
 pub mod rotation;
-pub mod sealer;
 pub mod server;
 pub mod sources;
 pub mod transaction;
@@ -131,8 +128,20 @@ impl StoreError {
         matches!(self, Self::Database(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some(RAN_TOO_LONG))
     }
 
+    /// Whether the server refused the values themselves (class 22 data, 23 constraint) rather than being unavailable.
+    #[must_use]
+    pub fn is_about_content(&self) -> bool {
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => {
+                error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+            }
+            Self::Database(sqlx::Error::Encode(_)) => true,
+            _ => false,
+        }
+    }
+
     /// In words for an operator.
-    fn why_nothing_is_stored(&self) -> &'static str {
+    pub(crate) fn why_nothing_is_stored(&self) -> &'static str {
         let code = match self {
             Self::Database(error) => error.as_database_error().and_then(|error| error.code()),
             _ => None,

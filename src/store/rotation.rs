@@ -1,4 +1,4 @@
-//! What is sealed under the master key, and its change to another one. Called by `app.rs` and `rotate.rs`.
+//! What is sealed under the master key, and its change to another one. Called by `app.rs` and `cli/rotate_master_key.rs`.
 
 use sqlx::{AssertSqlSafe, PgConnection};
 use time::OffsetDateTime;

@@ -3,13 +3,13 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Output, Stdio};
 
+use presence_bridge::actors::audit_sealer::Sealer;
 use presence_bridge::domain::audit::seal::{Head, RowFault};
 use presence_bridge::domain::secret::MasterKey;
 use presence_bridge::metrics::Metrics;
 use presence_bridge::store::Store;
 use presence_bridge::store::audit::seals::AuditKeys;
 use presence_bridge::store::audit::verify::{Fault, What};
-use presence_bridge::store::sealer::Sealer;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 use time::macros::date;

@@ -5,7 +5,7 @@ use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
 use futures_util::future::join_all;
-use presence_bridge::store::embedded::{Embedded, Options};
+use presence_bridge::embedded_postgres::{Embedded, Options};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Acquire as _, AssertSqlSafe, PgPool};
 use tempfile::TempDir;

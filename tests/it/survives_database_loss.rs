@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use genesys_simulator::crm::Behaviour;
 use genesys_simulator::crm::check::{Findings, repeats};
 use genesys_simulator::genesys::GenesysOptions;
-use presence_bridge::store::embedded::{Embedded, Options};
+use presence_bridge::embedded_postgres::{Embedded, Options};
 
 use crate::support::bridge::API_KEY;
 use crate::support::chaos::{Chaos, Mode};

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use presence_bridge::actors::recorder::Recorder;
 use presence_bridge::domain::ids::{AgentId, ConnectionId, EventId, SourceId};
 use presence_bridge::domain::presence::{Origin, PresenceChange};
 use presence_bridge::metrics::Metrics;
 use presence_bridge::store::Store;
-use presence_bridge::store::recorder::Recorder;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};

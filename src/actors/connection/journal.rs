@@ -5,10 +5,10 @@
 use std::sync::Arc;
 
 use crate::actors::connection::ConnectionActor;
+use crate::actors::recorder::Recorder;
 use crate::domain::audit::quarantine::Room;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::{AgentId, ProvisioningId};
-use crate::store::recorder::Recorder;
 use crate::store::sources::desired_connections::ConnectionState;
 use crate::store::sources::gap_tracking::{GapStep, Watcher};
 use crate::store::{Store, StoreError};

@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
 use super::token::Tokens;
+use crate::actors::recorder::Recorder;
 use crate::clock;
 use crate::domain::ids::AgentId;
 use crate::domain::presence::agent_state::AgentState;
@@ -25,7 +26,6 @@ use crate::metrics::{Metrics, ReasonLabels};
 use crate::random;
 use crate::status::{ConnectionMetrics, Status};
 use crate::store::Store;
-use crate::store::recorder::Recorder;
 use crate::store::sources::desired_connections::ConnectionState;
 use crate::store::sources::gap_tracking::GapStep;
 use assignment::{Agents, Assignment};

@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 
 use super::connection::{self, ConnectionActor, Reassign, Terminate};
 use crate::actors::connection::assignment::{Agents, Assignment};
+use crate::actors::recorder::Recorder;
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::{ConnectionId, SourceId};
@@ -24,7 +25,6 @@ use crate::genesys::session::Ending;
 use crate::metrics::{Metrics, ReasonLabels};
 use crate::status::{Part, Status};
 use crate::store::Store;
-use crate::store::recorder::Recorder;
 use crate::store::sources::desired_connections::{WantedConnection, WantedSource};
 use cleanups::CleanUps;
 use desired::{Wanted, read_wanted};

@@ -1,4 +1,4 @@
-//! `audit_seal`: makes seals over the audit log, and drops days that are sealed. Called by `store/sealer.rs` and the sweep.
+//! `audit_seal`: makes seals over the audit log, and drops days that are sealed. Called by `actors/audit_sealer.rs` and the sweep.
 //!
 //! What is sealed must be complete: a row with a smaller `audit_id` may still be in the hands of a transaction that has not
 //! ended. Whoever draws an `audit_id` holds a lock on the table from before until its end, so: read how far ids were drawn, then

@@ -7,8 +7,8 @@ use std::sync::mpsc;
 use std::sync::{LazyLock, OnceLock};
 use std::thread;
 
+use presence_bridge::embedded_postgres::{Embedded, Options};
 use presence_bridge::store::Store;
-use presence_bridge::store::embedded::{Embedded, Options};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::sync::OnceCell;

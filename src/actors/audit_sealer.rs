@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Result, Store};
 use crate::domain::audit::seal::Head;
 use crate::domain::secret::MasterKey;
 use crate::metrics::Metrics;
 use crate::store::audit::seals::{AuditKeys, SEAL_ROWS_MAX};
+use crate::store::{Result, Store};
 
 /// How often it looks.
 const SEAL_EVERY: Duration = Duration::from_secs(5);

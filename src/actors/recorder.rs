@@ -12,7 +12,6 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
-use super::{Store, StoreError};
 use crate::clock;
 use crate::domain::audit::quarantine::Room;
 use crate::domain::audit::{Entry, Level};
@@ -22,6 +21,7 @@ use crate::metrics::{Metrics, OutcomeLabels, ReasonLabels};
 use crate::random;
 use crate::status::{Part, Status};
 use crate::store::ingest::record::Recorded;
+use crate::store::{Store, StoreError};
 
 /// Changes that may wait: at 1 KiB each some 8 MiB, and 40 s of 200 changes a second.
 const QUEUE_LENGTH: usize = 8192;
@@ -197,7 +197,7 @@ impl Worker {
         }
         self.retried = true;
         match self.store.record(&self.batch).await {
-            Err(error) if is_about_content(&error) => self.commit_one_by_one().await?,
+            Err(error) if error.is_about_content() => self.commit_one_by_one().await?,
             Err(error) => return Err(error),
             Ok(recorded) => {
                 self.count(recorded);
@@ -227,7 +227,7 @@ impl Worker {
         while let Some(change) = self.batch.first() {
             match self.store.record(std::slice::from_ref(change)).await {
                 Ok(recorded) => self.count(recorded),
-                Err(error) if is_about_content(&error) => {
+                Err(error) if error.is_about_content() => {
                     tracing::error!(%error, agent = %change.agent_id, "a presence change cannot be stored");
                     let mut entry = quarantine(change);
                     if self.store.room_in_quarantine(change.source_id, entry.at) != Room::Free {
@@ -253,14 +253,6 @@ impl Worker {
 async fn look_at_filters(store: &Store) {
     sleep(IDLE_TICK).await;
     let _ = store.read_filters().await;
-}
-
-/// Whether the database refused what was written (class 22 data, 23 constraint) rather than being away.
-fn is_about_content(error: &StoreError) -> bool {
-    let StoreError::Database(sqlx::Error::Database(error)) = error else {
-        return matches!(error, StoreError::Database(sqlx::Error::Encode(_)));
-    };
-    error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
 }
 
 fn quarantine(change: &PresenceChange) -> Entry {
