@@ -1,4 +1,4 @@
-//! What each SQL statement cost, as Postgres itself counts it.
+//! Cost of each SQL statement, as Postgres itself counts it.
 
 use crate::harness::bridge::Bridge;
 

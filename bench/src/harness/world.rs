@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::harness::bridge::{Bridge, Launch};
 use crate::measuring::figures::{Times, count};
 
-/// What an OAuth client may hold.
+/// Connections that an OAuth client may hold.
 const AGENTS_PER_CLIENT: usize = 10;
 const STATES: [&str; 5] = ["AVAILABLE", "ON_QUEUE", "BUSY", "AWAY", "MEETING"];
 

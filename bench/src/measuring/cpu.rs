@@ -21,13 +21,13 @@ pub struct Used {
 }
 
 impl Usage {
-    /// What the bridge, the Postgres that it started, and we have used until now.
+    /// CPU time of the bridge, of the Postgres that it started, and of the bench until now.
     pub fn of(pid: u32) -> Self {
         let (bridge_ms, postgres_ms) = read(pid);
         Self { pid, bridge_ms, postgres_ms, own_ms: own() }
     }
 
-    /// What they have used since.
+    /// CPU time since then.
     pub fn until_now(&self) -> Used {
         let (bridge_ms, postgres_ms) = read(self.pid);
         Used {

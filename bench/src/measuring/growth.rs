@@ -1,4 +1,4 @@
-//! What a process holds while something goes on: memory and open files, and whether they grow.
+//! Memory and open files of a process, and whether they grow.
 
 use std::fs;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! What a million POSTs leave behind: for each webhook and agent the last sequence and two bits a change, for
+//! A record of a million POSTs: for each webhook and agent the last sequence and two bits a change, for
 //! each `webhook-id` a hash of the body, and counts. The POSTs themselves are not kept.
 
 use std::collections::HashMap;

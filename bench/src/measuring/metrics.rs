@@ -30,7 +30,7 @@ impl Metrics {
         self.samples.iter().filter(|(known, _)| own(known)).map(|(_, value)| value).sum()
     }
 
-    /// What a counter has gained since, by its labels; those that have gained nothing are left out.
+    /// Increase of a counter since then, by its labels; labels without an increase are left out.
     pub fn gained(&self, before: &Self, name: &str) -> Vec<(String, f64)> {
         let mut gained: Vec<_> = self
             .samples
@@ -45,7 +45,7 @@ impl Metrics {
         gained
     }
 
-    /// What a histogram has seen since; `None` if the bridge does not keep it, or it saw nothing.
+    /// Observations of a histogram since then; `None` if the bridge does not keep it, or it saw nothing.
     pub fn histogram_since(&self, before: &Self, name: &str) -> Option<Histogram> {
         let (start, mut buckets) = (format!("{name}_bucket{{"), Vec::new());
         for (known, value) in &self.samples {

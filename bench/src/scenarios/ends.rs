@@ -1,4 +1,4 @@
-//! What both simulated ends can do without a bridge between them: changes sent to readers that throw them
+//! Both simulated ends without a bridge between them: changes sent to readers that throw them
 //! away, POSTs taken from senders that always send the same. Both must be far more than the bridge does, or a
 //! flood would measure the simulator.
 

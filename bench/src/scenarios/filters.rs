@@ -1,6 +1,6 @@
-//! What changes of webhooks cost everybody else when there are many with long filters: deliveries of one
-//! webhook, in turn without any change and with a PATCH of one of the others' filters at an interval; and the
-//! memory of all of them.
+//! Cost of changes of webhooks to everybody else, when there are many webhooks with long filters: deliveries
+//! of one webhook, in turn without any change and with a PATCH of one of the others' filters at an interval;
+//! and the memory of all of them.
 
 use std::time::{Duration, Instant};
 

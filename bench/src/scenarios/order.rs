@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const READY_WITHIN: Duration = Duration::from_secs(120);
 /// How long commits do not answer: longer than the bridge waits for them.
 const STALL: Duration = Duration::from_millis(7_500);
-/// What a killed process had sent has been read by then.
+/// Until the receiver has read all that a killed process had sent.
 const AFTERMATH: Duration = Duration::from_millis(100);
 
 #[derive(Args)]
@@ -96,7 +96,7 @@ pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
     verdict
 }
 
-/// What is done to it.
+/// Harm done to the bridge.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Blow {
     Kill,
@@ -110,7 +110,7 @@ struct Play<'a> {
     ledger: Arc<Ledger>,
     feed: Feed,
     chance: Chance,
-    /// What happens next, and at which counts of accepted deliveries.
+    /// Counts of accepted deliveries, and the harm done at each.
     blows: VecDeque<(u64, Blow)>,
     killed: u64,
     stopped: u64,

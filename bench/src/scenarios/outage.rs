@@ -151,7 +151,7 @@ async fn quiet(world: &World) -> anyhow::Result<Instant> {
     }
 }
 
-/// What the receiver knows in the end.
+/// State of the receiver in the end.
 struct Seen {
     ids: u64,
     superseded: u64,

@@ -49,7 +49,7 @@ pub(super) fn json_answer(status: StatusCode, body: &Value) -> Response {
     response
 }
 
-/// Who asks, and the query of the request.
+/// Client and token of a request, and its query.
 pub(super) struct Caller {
     pub(super) client: String,
     pub(super) token: String,

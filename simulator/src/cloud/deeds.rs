@@ -1,4 +1,4 @@
-//! What can be done to the simulated platform: one list, the same from Rust and over REST. `verbs` obeys it.
+//! Faults and changes on demand: one list, the same from Rust and over REST. `verbs` obeys it.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub enum Place {
     Other,
 }
 
-/// What the next requests of a place suffer.
+/// Fault of the next requests of a place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     /// Status to refuse with; without one the request is only delayed.
@@ -86,7 +86,7 @@ impl Fault {
     }
 }
 
-/// Which channels a deed means.
+/// Channels that a deed means.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reach {

@@ -1,4 +1,4 @@
-//! The handle a test holds.
+//! Handle that a test holds.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ pub struct Cloud {
     server: Arc<Server>,
 }
 
-/// The listening task; dropping it ends everything.
+/// Listening task; dropping it ends everything.
 #[derive(Debug)]
 struct Server {
     shared: Arc<Shared>,

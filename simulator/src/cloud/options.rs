@@ -1,11 +1,11 @@
-//! What a simulated Genesys Cloud is told at its start.
+//! Settings of a simulated Genesys Cloud.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Which headers a 429 has.
+/// Headers of a 429.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RateHeaders {
@@ -45,7 +45,7 @@ pub struct CloudOptions {
     pub rate_limit: Option<u32>,
     /// How long requests are counted together.
     pub rate_window: Duration,
-    /// What a refused request is told.
+    /// Headers of the answer when the limit is reached.
     pub rate_headers: RateHeaders,
     /// How long every answer takes.
     pub latency: Duration,

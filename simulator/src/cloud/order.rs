@@ -1,8 +1,7 @@
-//! The orders of the state to the task of a socket.
+//! Orders to a socket's task.
 
 use std::sync::Arc;
 
-/// What a socket's task can be told.
 #[derive(Debug)]
 pub(super) enum Order {
     /// Send an event, and write in the ledger what became of it.

@@ -59,7 +59,7 @@ impl Definition {
     }
 }
 
-/// The spellings of definitions and of users.
+/// Spellings of definitions and of users.
 fn spelled(system: &str) -> (&str, &str, &str) {
     SYSTEM.iter().find(|(name, _, _)| *name == system).copied().unwrap_or((system, system, system))
 }

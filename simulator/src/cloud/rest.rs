@@ -1,4 +1,4 @@
-//! What stands before every answer: faults, tokens, the rate limit; and which request goes where.
+//! Before every answer: faults, tokens, the rate limit; and the routes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -165,7 +165,7 @@ async fn arrive(shared: &Shared, place: Place) -> Result<Option<Response>, Refus
     Err(refused)
 }
 
-/// The client behind a valid token, within its rate.
+/// Client behind a valid token, within its rate.
 fn identify(shared: &Shared, request: &Request) -> Result<Caller, Refused> {
     let bearer = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = bearer.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default().to_owned();
@@ -282,7 +282,7 @@ async fn upgrade(shared: &Arc<Shared>, id: &str, request: Request) -> Answer {
     Ok(upgrade.on_upgrade(move |socket| socket::run(shared, channel, number, socket, orders)))
 }
 
-/// The verbs over REST: `POST /_sim/verbs`, `GET /_sim/snapshot`, `GET /_sim/people`, `GET /_sim/ledger`.
+/// Verbs over REST: `POST /_sim/verbs`, `GET /_sim/snapshot`, `GET /_sim/people`, `GET /_sim/ledger`.
 async fn control(shared: &Arc<Shared>, request: Request) -> Response {
     let answer = match (request.method().as_str(), request.uri().path()) {
         ("POST", "/_sim/verbs") => {

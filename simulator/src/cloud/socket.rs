@@ -96,7 +96,7 @@ async fn live(
     }
 }
 
-/// What the platform says to a client's message.
+/// Answer to a client's message.
 fn answer(shared: &Shared, channel: &str, text: &str) -> Option<String> {
     let message: Value = serde_json::from_str(text).unwrap_or_default();
     match message.get("message").and_then(Value::as_str) {

@@ -1,4 +1,4 @@
-//! The one mutable state behind the simulated platform, and a channel that tells of each change of it.
+//! Mutable state behind the simulated platform, and a channel that tells of each change of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -88,7 +88,7 @@ pub(super) struct Channel {
     pub(super) delayed: Option<Option<Order>>,
 }
 
-/// What became of a change.
+/// How far a change got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
@@ -245,7 +245,7 @@ impl State {
         state
     }
 
-    /// The platform's own time.
+    /// Time of the platform, which may be ahead.
     pub(super) fn now(&self) -> Instant {
         Instant::now() + self.moved
     }

@@ -1,4 +1,4 @@
-//! The deeds obeyed: what each does to the state of the simulated platform.
+//! The deeds obeyed: the effect of each on the state of the simulated platform.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What the CRM does with a POST once it has read it: the proper answer, or one of the ways to hurt a sender.
+//! Treatments of a POST once the CRM has read it: the proper answer, or one of the ways to hurt a sender.
 
 use std::time::Duration;
 

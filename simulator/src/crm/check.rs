@@ -1,4 +1,4 @@
-//! What must be true of everything that arrived, as linear passes over the record.
+//! Promises of the bridge, as linear passes over the record of what arrived.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

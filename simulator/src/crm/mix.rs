@@ -64,7 +64,7 @@ impl Mix {
     }
 }
 
-/// What a path always does.
+/// Treatment that a path keeps.
 #[derive(Debug, Clone)]
 pub enum Standing {
     /// The same for each POST.

@@ -46,7 +46,7 @@ pub struct CrmOptions {
     pub tolerance: Duration,
     /// POSTs that are remembered at least; of twice as many the older half is forgotten. 0: none.
     pub keep: usize,
-    /// Who sees each POST at once.
+    /// Sees each POST at once.
     pub observer: Option<Arc<dyn Observer>>,
 }
 

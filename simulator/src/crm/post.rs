@@ -28,12 +28,12 @@ pub struct Post {
     pub arrived_at: OffsetDateTime,
     /// Whether the signature is right, by the secrets and the clock of its arrival.
     pub verdict: Late<Result<(), Distrust>>,
-    /// What the CRM does with it.
+    /// How the CRM treats it.
     pub behaviour: Behaviour,
     /// Number of the TCP connection it came on, from 1: to see who reuses what.
     pub connection: u64,
     pub peer: SocketAddr,
-    /// The presence event in the body, or what is wrong with the body.
+    /// Presence event in the body, or the reason why it cannot be read.
     pub event: Late<Result<Event, String>>,
 }
 
@@ -125,7 +125,7 @@ pub struct Data {
     pub previous: Option<Presence>,
     pub occurred_at: Option<String>,
     pub received_at: String,
-    /// The upstream frame; kept as text, because it may hold what no number type holds.
+    /// Upstream frame; kept as text, because it may hold what no number type holds.
     pub raw: Option<Box<RawValue>>,
 }
 
@@ -145,7 +145,7 @@ pub struct Presence {
     pub system: String,
 }
 
-/// What we look for inside the upstream frame, in the places of both protocols.
+/// Fields of the upstream frame, in the places of both protocols.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Raw {
@@ -165,7 +165,7 @@ impl Event {
     /// Reads a body.
     ///
     /// # Errors
-    /// What is missing or of the wrong type.
+    /// Names the field that is missing or of the wrong type.
     pub fn read(body: &[u8]) -> Result<Self, String> {
         serde_json::from_slice(body).map_err(|error| error.to_string())
     }

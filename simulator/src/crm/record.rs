@@ -1,4 +1,4 @@
-//! The CRM's desk: secrets, plans per path, and the record of what arrived.
+//! State of the CRM: secrets, plans per path, and the record of what arrived.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,7 +26,7 @@ pub struct Hangup {
     pub sent: usize,
 }
 
-/// What a path does: a list once, then the same for ever.
+/// Treatments of a path: a list once, then one for ever.
 #[derive(Debug, Default)]
 struct Plan {
     next: VecDeque<Behaviour>,
@@ -43,7 +43,7 @@ struct State {
     fallback: Standing,
     secrets: Arc<[Secret]>,
     secrets_by_path: HashMap<String, Arc<[Secret]>>,
-    /// Who may POST, and how often a minute; nobody who asks if it is `None`.
+    /// Origin that may POST, and how often a minute; `None`: every handshake is refused.
     allowed: Option<(String, Option<u32>)>,
     /// Senders that asked by OPTIONS.
     handshakes: Vec<String>,

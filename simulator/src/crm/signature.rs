@@ -23,7 +23,7 @@ pub struct Secret {
     key: Vec<u8>,
 }
 
-/// Which signatures a key checks.
+/// Version of the signatures that a key checks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     V1,
@@ -136,7 +136,7 @@ impl fmt::Display for Distrust {
     }
 }
 
-/// What is signed, and by what.
+/// Signed parts of a POST, and the header with its signatures.
 #[derive(Debug, Clone, Copy)]
 pub struct Signed<'a> {
     pub id: &'a str,
@@ -148,7 +148,7 @@ pub struct Signed<'a> {
 /// Decides whether a POST is trusted at a moment (Unix seconds).
 ///
 /// # Errors
-/// The first reason found not to.
+/// The first reason to distrust it.
 pub fn verify(signed: Signed<'_>, secrets: &[Secret], now: i64, tolerance: Duration) -> Result<(), Distrust> {
     let Signed { id, timestamp, signatures, body } = signed;
     if id.contains('.') {

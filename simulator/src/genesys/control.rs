@@ -1,4 +1,4 @@
-//! The verbs over REST, for the program: `POST /_sim/verbs`, `GET /_sim/snapshot`,
+//! Verbs over REST, for the program: `POST /_sim/verbs`, `GET /_sim/snapshot`,
 //! `GET /_sim/ledger?after=n`.
 
 use std::sync::Arc;

@@ -23,7 +23,7 @@ pub enum Route {
     Upgrade,
 }
 
-/// What the next requests of a route suffer; built with [`Fault::status`] or [`Fault::delay`].
+/// Fault of the next requests of a route; built with [`Fault::status`] or [`Fault::delay`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     /// Status to refuse with; without one the request is only delayed.

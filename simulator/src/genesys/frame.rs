@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes, BytesMut};
 /// Longest message accepted from the client; the protocol's own messages have some twenty bytes.
 const MESSAGE_LIMIT_BYTES: usize = 64 * 1024;
 
-/// What a frame is, by its four opcode bits.
+/// Kind of a frame, by its four opcode bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opcode {
     Continuation,

@@ -1,4 +1,4 @@
-//! The handle a test holds.
+//! Handle that a test holds.
 
 use std::fmt;
 use std::io;
@@ -24,7 +24,7 @@ pub struct Genesys {
     server: Arc<Server>,
 }
 
-/// The listening task; dropping it ends everything.
+/// Listening task; dropping it ends everything.
 #[derive(Debug)]
 struct Server {
     shared: Arc<Shared>,

@@ -1,4 +1,4 @@
-//! The truth: every presence change, numbered, with what became of it on the wire.
+//! Every presence change, numbered, with what became of it on the wire.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-/// What became of a change.
+/// How far a change got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {

@@ -1,4 +1,4 @@
-//! What a simulated Genesys Cloud is told at its start.
+//! Settings of a simulated Genesys Cloud.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;

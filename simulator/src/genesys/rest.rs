@@ -1,4 +1,4 @@
-//! The REST half of the protocol `realtime`: token, own user, and the upstream connections.
+//! REST half of the protocol `realtime`: token, own user, and the upstream connections.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Which request goes where.
+//! Routes.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What the simulator saw so far, as one value to assert on.
+//! Counters and connections as one value to assert on.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;

@@ -20,7 +20,7 @@ mod receive;
 /// Time the client has to answer a close frame before we drop TCP anyway.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
-/// Who a socket is and how it behaves.
+/// Connection, user and heartbeat of a socket.
 pub(super) struct Identity {
     pub(super) connection_id: String,
     pub(super) user_id: String,
@@ -34,7 +34,7 @@ enum End {
     Reset,
 }
 
-/// The answers that our last ping still waits for.
+/// Answers that our last ping still waits for.
 struct AwaitedPong {
     until: Instant,
     json: bool,

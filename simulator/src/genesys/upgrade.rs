@@ -1,4 +1,4 @@
-//! The WebSocket handshake, by hand, checked by RFC 6455 section 4.2.1.
+//! WebSocket handshake, by hand, checked by RFC 6455 section 4.2.1.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! What can be done to the simulator: one list, obeyed the same way from Rust and over REST.
+//! Faults and changes on demand: one list, obeyed the same way from Rust and over REST.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use super::faults::{Fault, Route, Tamper};
 use super::frame::{self, Opcode};
 use super::world::{Order, Shared, World};
 
-/// Which sockets a verb means.
+/// Sockets that a verb means.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
@@ -17,7 +17,7 @@ pub enum Target {
     All,
     /// Sockets that watch this agent.
     Agent(String),
-    /// The socket of this upstream connection.
+    /// Socket of this upstream connection.
     Connection(String),
 }
 

@@ -1,4 +1,4 @@
-//! The one mutable state behind the simulator, and a channel that tells of each change of it.
+//! Mutable state behind the simulator, and a channel that tells of each change of it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -62,7 +62,7 @@ pub(super) struct Token {
     pub(super) expires: Instant,
 }
 
-/// What a socket's task can be told.
+/// Orders to a socket's task.
 #[derive(Debug)]
 pub(super) enum Order {
     /// Send a presence frame, and write in the ledger what became of it.

@@ -1,4 +1,4 @@
-//! The program's subcommands; each is a thin use of the library.
+//! Subcommands of the program; each is a thin use of the library.
 
 mod crm;
 mod demo;

@@ -1,4 +1,4 @@
-//! The simulated platform as the program plays it, in one protocol or the other.
+//! Simulated platform as the program plays it, in one protocol or the other.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use genesys_simulator::genesys::{Change, Fate, Genesys, GenesysOptions};
 /// Agents that one OAuth client of protocol `realtime` can watch: ten connections, an agent on each.
 const AGENTS_PER_REALTIME_CLIENT: usize = 10;
 
-/// Which protocol is played.
+/// Upstream protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Protocol {
     /// Genesys Cloud's public Notifications API.
@@ -60,7 +60,7 @@ impl From<&Change> for Played {
     }
 }
 
-/// What the platform is change at its start.
+/// Settings of the platform, for either protocol.
 pub struct UpstreamOptions {
     pub listen: SocketAddr,
     pub public_url: Option<String>,
@@ -162,7 +162,7 @@ impl Upstream {
         Ok(())
     }
 
-    /// The first socket of each agent after a moment.
+    /// First socket of each agent after a moment.
     pub fn reopened(&self, after: Instant) -> BTreeMap<String, Instant> {
         let mut reopened = BTreeMap::new();
         match self {
@@ -189,7 +189,7 @@ impl Upstream {
         }
     }
 
-    /// What to type to hurt the first agent's socket.
+    /// A command line that hurts the first agent's socket.
     pub fn example_verb(&self) -> &'static str {
         match self {
             Self::Notifications(_) => r#"{"verb":"drop","reach":{"agent":"agent-01"}}"#,

@@ -49,13 +49,13 @@ pub struct Message {
 }
 
 impl Message {
-    /// What comes after type and length.
+    /// Bytes after type and length.
     fn body(&self) -> Bytes {
         self.bytes.slice(5.min(self.bytes.len())..)
     }
 }
 
-/// What was read is not the protocol.
+/// Bytes that are not the protocol of Postgres.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NotPostgres;
 
@@ -73,7 +73,7 @@ pub fn message(from: &mut BytesMut) -> Result<Option<Message>, NotPostgres> {
     Ok(Some(Message { kind, bytes: from.split_to(length + 1).freeze() }))
 }
 
-/// What a client sends that belongs together.
+/// Messages of a client that belong together.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Part {
     /// Ends with one `ReadyForQuery`.

@@ -31,7 +31,7 @@ pub enum Server {
     Unix(PathBuf),
 }
 
-/// What the relay does with everything.
+/// Treatment of all traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Passes everything on unchanged.

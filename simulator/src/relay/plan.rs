@@ -1,4 +1,4 @@
-//! Which request is hurt, and how.
+//! Faults: a request, and the harm done to it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +24,7 @@ pub enum Point {
     Statement { text: Arc<str>, runs: bool, nth: u64 },
 }
 
-/// What is done to it.
+/// Harm done to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deed {
     /// The server gets it this much later, whether or not the client has hung up by then: what it does is

@@ -1,4 +1,4 @@
-//! What a socket does with the client's messages.
+//! Treatment of the client's messages.
 
 use super::super::frame::{self, Incoming, Opcode};
 use super::super::snapshot::CloseSeen;

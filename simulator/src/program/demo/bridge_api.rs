@@ -1,4 +1,4 @@
-//! What the demo asks of the bridge's REST interface.
+//! Calls of the demo to the bridge's REST interface.
 
 use std::collections::BTreeMap;
 

@@ -80,7 +80,7 @@ impl Child {
         self.pid.load(Ordering::Relaxed)
     }
 
-    /// What a second Ctrl-C pulls.
+    /// Ends it at once, when Ctrl-C comes a second time.
     pub fn emergency(&self) -> Emergency {
         Emergency { pid: self.pid.clone(), data_dir: self.data_dir.clone() }
     }

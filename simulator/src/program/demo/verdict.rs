@@ -43,7 +43,7 @@ pub struct Evidence {
     pub after_kill: Option<(Blind, Feed)>,
 }
 
-/// What the demo says.
+/// Result of the demo.
 #[derive(Debug)]
 pub struct Verdict {
     pub kept: bool,
