@@ -29,7 +29,7 @@ ENV BRIDGE_DATA_DIR=/var/lib/presence-bridge \
     BRIDGE_LISTEN=0.0.0.0:8080
 VOLUME /var/lib/presence-bridge
 EXPOSE 8080
-# The bridge stops on SIGTERM: it finishes what is under way and gives the rest back.
+# The bridge stops on SIGTERM: it finishes POSTs under way and releases its leases.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["presence-bridge", "healthcheck"]
 ENTRYPOINT ["presence-bridge"]

@@ -1,4 +1,4 @@
-# `make demo` and `make test` are all one needs; `make help` lists the rest.
+# `make demo` runs the demo, `make test` the tests; `make help` lists the rest.
 
 # A shell that was open while rustup ran does not have cargo in its PATH yet.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -16,24 +16,24 @@ help:
 	@echo '                     SECONDS=n stops by itself, KILL=n kills the bridge (kill -9) after n seconds,'
 	@echo '                     AGENTS=n and RATE=n (changes a second) set the size,'
 	@echo '                     PROTOCOL=realtime plays the other upstream protocol'
-	@echo 'make test            runs every test; a database is started and stopped by the tests themselves'
+	@echo 'make test            runs every test; the tests start and stop their own database'
 	@echo 'make fmt             formats the code'
-	@echo 'make lint            clippy with warnings as errors, and formatting checked'
+	@echo 'make lint            runs clippy with warnings as errors, and checks the formatting'
 	@echo 'make doc             builds the API documentation of the code'
-	@echo 'make check           all that CI checks'
+	@echo 'make check           runs all that CI runs'
 	@echo 'make sqlx-prepare    writes .sqlx after a query or migration changed'
-	@echo 'make sqlx-check      fails if .sqlx is not fresh'
+	@echo 'make sqlx-check      fails if .sqlx is out of date'
 	@echo 'make bench           measures latency and throughput (release build); docs/benchmarks.md explains the parts:'
-	@echo '                     ARGS=order, outage, isolation, many, ends, scale, hardship'
-	@echo 'make compose-check   tries docker-compose.yml for real, if a Docker engine answers'
-	@echo 'make nginx-check     tries docs/nginx.conf in front of a bridge, if nginx is here'
-	@echo 'make faults          each answer of the database late, lost or refused, one in each run of a whole life; takes hours.'
+	@echo '                     ARGS=order, outage, isolation, hanging, many, removal, filters, ends, scale, hardship'
+	@echo 'make compose-check   runs the demo of docker-compose.yml, if a Docker engine answers'
+	@echo 'make nginx-check     tests docs/nginx.conf in front of a bridge, if nginx is installed'
+	@echo 'make faults          injects a fault into each request to the database, one in each run; takes hours.'
 	@echo '                     SECONDS=n tries a part, which the commit chooses; FAULTS_FROM, FAULTS_ONLY: docs/threats-and-tests.md'
-	@echo 'make fuzz            feeds each target of fuzz/ with made-up bytes; SECONDS=n for so long each'
-	@echo 'make schemathesis    holds generated requests against openapi.yaml; REQUESTS=n'
-	@echo 'make deny            known weaknesses, licences and sources of what we depend on; installs cargo-deny'
-	@echo 'make sbom            a bill of materials, target/sbom.cdx.json'
-	@echo 'make clean           removes what was built'
+	@echo 'make fuzz            fuzzes each target of fuzz/ for SECONDS=n'
+	@echo 'make schemathesis    checks answers to generated requests against openapi.yaml; REQUESTS=n'
+	@echo 'make deny            checks dependencies for vulnerabilities, licences and sources; installs cargo-deny'
+	@echo 'make sbom            writes a bill of materials, target/sbom.cdx.json'
+	@echo 'make clean           removes build results'
 	@echo 'demo and test install what a fresh Debian, Ubuntu or Mac lacks, and say so.'
 
 demo:

@@ -122,7 +122,7 @@ def webhooks(name, bad, urls, proxied):
             token = auth(f"https://{host_of('token', [public])}/oauth/token")
             expect("token address that is good", "token", ["ok"], {"url": crm, "auth": token})
         if n % 4 == 1:
-            # Asked at once whether it wants the POSTs, and gets none before it has said so.
+            # The bridge asks at once whether the receiver agrees, and sends no POST before it has.
             body = {"url": f"https://{host_of('handshake', [address])}/", "verification": "echo", "retry_schedule_seconds": []}
             this.add(address, "/v1/webhooks", body)
             this.tried["verification"] += 1
@@ -183,8 +183,8 @@ def sources(name, bad, urls):
         redirect = f"https://crm.syn.example/redirect/{(301, 302, 303, 307, 308)[n % 5]}/{n}"
         expect("redirect of the token address", f"redirect to {address}", "TOKEN_FAILED", n, api_url=login, login_url=redirect)
         expect("redirect of api_url", f"redirect to {address}", "RECONNECT_FAILED", n, api_url=redirect, login_url=login)
-        # Where the answer sends the socket: to a host beside the source's, to the source's own host, which meanwhile leads
-        # elsewhere, and to an address.
+        # Hosts that the answer names for the socket: a sibling of the source's, the source's own host, whose name meanwhile
+        # resolves to another address, and an address.
         for m, kind in enumerate(("beside", "turned", "address")):
             domain = f"s{n}.syn.example" if kind == "beside" else host_of(f"socket-{kind}", [public])
             api = f"api.{domain}" if kind == "beside" else domain

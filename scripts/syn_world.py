@@ -53,7 +53,7 @@ def name_server():
 
 # --- The receiver: TLS on port 443 of every address there is. /redirect/STATUS/N redirects to the N-th goal. It plays Genesys'
 # two protocols and a token endpoint as well: for a host in `sockets` a connection may be made, whose socket is where that says.
-# With the last answer before the socket is opened, `turns` turns the host's name to other addresses.
+# With the last answer before the socket is opened, `turns` points the host's name to other addresses.
 goals, received, sockets, turns = [], collections.Counter(), {}, {}
 tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 tls.load_cert_chain(f"{WORK}/cert.pem", f"{WORK}/key.pem")
@@ -112,7 +112,7 @@ def receiver(family, any_address):
         threading.Thread(target=answer, args=[raw, raw.getsockname()[0]], daemon=True).start()
 
 
-# --- The proxy. It notes what it is to connect to, dials nobody, and is the receiver itself.
+# --- The proxy. It records its CONNECT targets, dials nobody, and is the receiver itself.
 connects = collections.Counter()
 
 
@@ -208,7 +208,7 @@ class Bridge:
             "BRIDGE_ALLOW_PLAIN_DATABASE": "true", "BRIDGE_LISTEN": "0.0.0.0:8080",
             "BRIDGE_MASTER_KEY": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=", **(more or {}),
         }
-        # They are to be ignored.
+        # The bridge must ignore them.
         for kind in ("HTTP", "HTTPS", "ALL"):
             variables[f"{kind}_PROXY"] = variables[f"{kind.lower()}_proxy"] = "http://10.0.0.1:3128"
         for counter in (syns, others, received, connects):
