@@ -27,7 +27,7 @@ use crate::random;
 use crate::status::Part;
 use crate::store::StoreError;
 use crate::store::delivery::cycle::{Claimed, Cycle, Work};
-use crate::store::delivery::direct_dispatch::{Handed, Leave};
+use crate::store::delivery::direct_dispatch::{DirectDispatch, Leave};
 use crate::store::delivery::targets::WebhookTarget;
 use actor::{DispatcherDeps, Order};
 use queue::Outlet;
@@ -269,14 +269,14 @@ impl Dispatch {
     fn turn(&mut self) {
         for handed in self.deps.store.handoff.take() {
             match handed {
-                Handed::Delivery(claimed) => self.take(*claimed),
-                Handed::Behind { webhook, lane } => {
+                DirectDispatch::Delivery(claimed) => self.take(*claimed),
+                DirectDispatch::Behind { webhook, lane } => {
                     if !self.lanes.contains(&(webhook, lane)) {
                         self.work.lanes.push((webhook, lane));
                     }
                 }
-                Handed::Left { webhook } => self.left(webhook),
-                Handed::Collecting { webhook, count } => self.collect(webhook, count),
+                DirectDispatch::Left { webhook } => self.left(webhook),
+                DirectDispatch::Collecting { webhook, count } => self.collect(webhook, count),
             }
         }
         let now = Instant::now();

@@ -16,7 +16,7 @@ use crate::store::delivery::cycle::Claimed;
 
 /// What a writer has to say to the dispatcher.
 #[derive(Clone, Debug)]
-pub enum Handed {
+pub enum DirectDispatch {
     /// A delivery that it holds from birth.
     Delivery(Box<Claimed>),
     /// Something stands in a lane behind what was there before. If nothing of that lane is under way, the dispatcher looks
@@ -80,7 +80,7 @@ impl Uncertain {
 #[derive(Debug, Default)]
 struct Inner {
     leave: Leave,
-    waiting: Vec<Handed>,
+    waiting: Vec<DirectDispatch>,
     /// Events that blocked deliveries tell, so that they need not be read again, and their ids, oldest first.
     events: HashMap<EventId, Arc<Event>>,
     kept: VecDeque<EventId>,
@@ -165,7 +165,7 @@ impl Handoff {
 
     /// Hands over after the commit. False if that dispatcher is gone: its rows must be freed.
     #[must_use]
-    pub fn hand_over(&self, leave: &Leave, handed: Vec<Handed>, events: &[Arc<Event>]) -> bool {
+    pub fn hand_over(&self, leave: &Leave, handed: Vec<DirectDispatch>, events: &[Arc<Event>]) -> bool {
         if handed.is_empty() {
             return true;
         }
@@ -184,7 +184,7 @@ impl Handoff {
     }
 
     /// What was handed over since.
-    pub fn take(&self) -> Vec<Handed> {
+    pub fn take(&self) -> Vec<DirectDispatch> {
         std::mem::take(&mut self.lock().waiting)
     }
 

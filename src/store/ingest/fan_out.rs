@@ -15,7 +15,7 @@ use crate::domain::presence::{Event, EventKind};
 use crate::domain::webhook::filter_index::{Filters, Key};
 use crate::domain::webhook::matching::{Facts, Subscription};
 use crate::store::delivery::cycle::Claimed;
-use crate::store::delivery::direct_dispatch::{Handed, Leave};
+use crate::store::delivery::direct_dispatch::{DirectDispatch, Leave};
 
 /// An event about to be written.
 pub(in crate::store) struct NewEvent {
@@ -324,7 +324,7 @@ impl Plan {
         events: &[NewEvent],
         written: &HashMap<DeliveryId, (bool, bool)>,
         now: OffsetDateTime,
-    ) -> (Vec<Handed>, Vec<Arc<Event>>) {
+    ) -> (Vec<DirectDispatch>, Vec<Arc<Event>>) {
         let (mut handed, mut kept, mut collecting) = (Vec::new(), Vec::new(), HashMap::new());
         let mut left = HashSet::new();
         for planned in &self.deliveries {
@@ -334,7 +334,7 @@ impl Plan {
                 continue;
             }
             match written.get(&planned.delivery_id) {
-                Some((true, _)) => handed.push(Handed::Delivery(Box::new(Claimed {
+                Some((true, _)) => handed.push(DirectDispatch::Delivery(Box::new(Claimed {
                     delivery_id: planned.delivery_id,
                     webhook_id: planned.webhook_id,
                     webhook_version: planned.webhook_version,
@@ -349,7 +349,7 @@ impl Plan {
                 }))),
                 Some((false, true)) => {
                     if planned.first {
-                        handed.push(Handed::Behind { webhook: planned.webhook_id, lane: planned.lane });
+                        handed.push(DirectDispatch::Behind { webhook: planned.webhook_id, lane: planned.lane });
                     }
                     kept.push(new.event.clone());
                 }
@@ -360,8 +360,8 @@ impl Plan {
                 }
             }
         }
-        handed.extend(left.into_iter().map(|webhook| Handed::Left { webhook }));
-        handed.extend(collecting.into_iter().map(|(webhook, count)| Handed::Collecting { webhook, count }));
+        handed.extend(left.into_iter().map(|webhook| DirectDispatch::Left { webhook }));
+        handed.extend(collecting.into_iter().map(|(webhook, count)| DirectDispatch::Collecting { webhook, count }));
         (handed, kept)
     }
 }

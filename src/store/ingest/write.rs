@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use crate::domain::ids::{DeliveryId, WebhookId};
 use crate::domain::presence::{Detail, Event};
 use crate::domain::webhook::filter_index::Filters;
-use crate::store::delivery::direct_dispatch::{Handed, Handoff, Leave, Uncertain};
+use crate::store::delivery::direct_dispatch::{DirectDispatch, Handoff, Leave, Uncertain};
 use crate::store::ingest::fan_out::{NewEvent, Plan, Wants, plan};
 use crate::store::{Result, Store, audit};
 
@@ -24,7 +24,7 @@ pub(in crate::store) struct Written {
     /// Something is due that went into nobody's hands, and whose webhook is not held.
     unhanded: bool,
     leave: Leave,
-    handed: Vec<Handed>,
+    handed: Vec<DirectDispatch>,
     events: Vec<Arc<Event>>,
     /// Where the lanes go if this is dropped before it was announced; `None` once it was.
     unannounced: Option<Handoff>,
@@ -45,9 +45,9 @@ impl Drop for Written {
         let mut uncertain = Uncertain::default();
         for handed in self.handed.drain(..) {
             match handed {
-                Handed::Behind { webhook, lane } => drop(uncertain.lanes.insert((webhook, lane))),
-                Handed::Delivery(claimed) => uncertain.born.push((claimed.delivery_id, claimed.sent_at)),
-                Handed::Left { .. } | Handed::Collecting { .. } => {}
+                DirectDispatch::Behind { webhook, lane } => drop(uncertain.lanes.insert((webhook, lane))),
+                DirectDispatch::Delivery(claimed) => uncertain.born.push((claimed.delivery_id, claimed.sent_at)),
+                DirectDispatch::Left { .. } | DirectDispatch::Collecting { .. } => {}
             }
         }
         handoff.look_into(uncertain);
@@ -84,7 +84,7 @@ impl Store {
         for (webhook, lane, count, carried) in give_way(conn, &plan, now).await? {
             superseded += count;
             if !plan.add_superseded(webhook, lane, carried) {
-                handed.push(Handed::Behind { webhook, lane });
+                handed.push(DirectDispatch::Behind { webhook, lane });
             }
         }
         let written = insert(conn, events, &plan, &leave, now).await?;
@@ -116,8 +116,8 @@ impl Store {
         written.unannounced = None;
         let handed = std::mem::take(&mut written.handed);
         let leased = handed.iter().filter_map(|handed| match handed {
-            Handed::Delivery(claimed) => Some((claimed.delivery_id, claimed.attempt)),
-            Handed::Behind { .. } | Handed::Left { .. } | Handed::Collecting { .. } => None,
+            DirectDispatch::Delivery(claimed) => Some((claimed.delivery_id, claimed.attempt)),
+            DirectDispatch::Behind { .. } | DirectDispatch::Left { .. } | DirectDispatch::Collecting { .. } => None,
         });
         let leased: Vec<_> = leased.collect();
         if !self.handoff.hand_over(&written.leave, handed, &written.events)
