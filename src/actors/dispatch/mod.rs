@@ -27,7 +27,7 @@ use crate::random;
 use crate::status::Part;
 use crate::store::StoreError;
 use crate::store::delivery::cycle::{Claimed, Cycle, Work};
-use crate::store::delivery::direct_dispatch::{DirectDispatch, Leave};
+use crate::store::delivery::direct_dispatch::{DirectDispatch, DispatchCapacity};
 use crate::store::delivery::targets::WebhookTarget;
 use actor::{DispatcherDeps, Order};
 use queue::Outlet;
@@ -373,7 +373,7 @@ impl Dispatch {
         self.count_places();
         let room = |outlet: &Outlet| if outlet.is_closed(now) { 0 } else { outlet.room(&self.places) };
         let rooms = self.busy().map(|(webhook, outlet)| (webhook, room(outlet))).collect();
-        self.deps.store.handoff.set_leave(Leave {
+        self.deps.store.handoff.set_leave(DispatchCapacity {
             dispatcher: Some(self.id),
             // Half of what is free, as several may take their leave before we look again.
             room: self.places.free(Risk::Low).div_ceil(2),

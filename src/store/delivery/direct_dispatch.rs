@@ -41,9 +41,9 @@ pub enum DirectDispatch {
     },
 }
 
-/// Leave to put deliveries into a dispatcher's hands at their birth.
+/// DispatchCapacity to put deliveries into a dispatcher's hands at their birth.
 #[derive(Clone, Debug, Default)]
-pub struct Leave {
+pub struct DispatchCapacity {
     /// Whose hands; `None`: nobody takes any.
     pub dispatcher: Option<DispatcherId>,
     /// How many at most.
@@ -79,7 +79,7 @@ impl Uncertain {
 
 #[derive(Debug, Default)]
 struct Inner {
-    leave: Leave,
+    leave: DispatchCapacity,
     waiting: Vec<DirectDispatch>,
     /// Events that blocked deliveries tell, so that they need not be read again, and their ids, oldest first.
     events: HashMap<EventId, Arc<Event>>,
@@ -120,14 +120,14 @@ pub struct Handoff {
 impl Handoff {
     /// What a writer may do now; asked before its transaction.
     #[must_use]
-    pub fn leave(&self) -> Leave {
+    pub fn leave(&self) -> DispatchCapacity {
         let inner = self.lock();
         let room = inner.leave.room.saturating_sub(inner.waiting.len());
-        Leave { room, ..inner.leave.clone() }
+        DispatchCapacity { room, ..inner.leave.clone() }
     }
 
     /// The dispatcher says whose hands they are now and how many more it can hold.
-    pub fn set_leave(&self, leave: Leave) {
+    pub fn set_leave(&self, leave: DispatchCapacity) {
         self.lock().leave = leave;
     }
 
@@ -165,7 +165,7 @@ impl Handoff {
 
     /// Hands over after the commit. False if that dispatcher is gone: its rows must be freed.
     #[must_use]
-    pub fn hand_over(&self, leave: &Leave, handed: Vec<DirectDispatch>, events: &[Arc<Event>]) -> bool {
+    pub fn hand_over(&self, leave: &DispatchCapacity, handed: Vec<DirectDispatch>, events: &[Arc<Event>]) -> bool {
         if handed.is_empty() {
             return true;
         }

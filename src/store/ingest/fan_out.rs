@@ -15,7 +15,7 @@ use crate::domain::presence::{Event, EventKind};
 use crate::domain::webhook::filter_index::{Filters, Key};
 use crate::domain::webhook::matching::{Facts, Subscription};
 use crate::store::delivery::cycle::Claimed;
-use crate::store::delivery::direct_dispatch::{DirectDispatch, Leave};
+use crate::store::delivery::direct_dispatch::{DirectDispatch, DispatchCapacity};
 
 /// An event about to be written.
 pub(in crate::store) struct NewEvent {
@@ -95,7 +95,7 @@ pub(in crate::store) fn plan(
     events: &[NewEvent],
     filters: &Filters,
     wants: Wants,
-    leave: &Leave,
+    leave: &DispatchCapacity,
     now: OffsetDateTime,
 ) -> Plan {
     let mut planning =
@@ -132,20 +132,20 @@ struct Planning<'a> {
     plan: Plan,
     lanes: HashMap<(WebhookId, i64), LanePlan>,
     room: Room<'a>,
-    leave: &'a Leave,
+    leave: &'a DispatchCapacity,
     now: OffsetDateTime,
 }
 
 /// What is left of the leave to put deliveries into the dispatcher's hands.
 struct Room<'a> {
-    leave: &'a Leave,
+    leave: &'a DispatchCapacity,
     all: usize,
     unproven: usize,
     taken: HashMap<WebhookId, usize>,
 }
 
 impl<'a> Room<'a> {
-    fn of(leave: &'a Leave) -> Self {
+    fn of(leave: &'a DispatchCapacity) -> Self {
         Self { leave, all: leave.room, unproven: leave.unproven, taken: HashMap::new() }
     }
 

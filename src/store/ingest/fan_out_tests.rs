@@ -90,7 +90,7 @@ proptest! {
         let dispatcher = hands.then(|| DispatcherId(Uuid::from_u128(5)));
         let rooms = held.iter().map(|webhook| (*webhook, 0)).collect();
         let leave =
-            Leave { dispatcher, room, rooms: Arc::new(rooms), others: 3, unproven, proven: Arc::default(), limited: true };
+            DispatchCapacity { dispatcher, room, rooms: Arc::new(rooms), others: 3, unproven, proven: Arc::default(), limited: true };
         let filters = subscriptions.iter().cloned().map(Arc::new).collect();
         let plan = plan(&events, &filters, Subscription::wants, &leave, NOW);
 

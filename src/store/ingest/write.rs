@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use crate::domain::ids::{DeliveryId, WebhookId};
 use crate::domain::presence::{Detail, Event};
 use crate::domain::webhook::filter_index::Filters;
-use crate::store::delivery::direct_dispatch::{DirectDispatch, Handoff, Leave, Uncertain};
+use crate::store::delivery::direct_dispatch::{DirectDispatch, Handoff, DispatchCapacity, Uncertain};
 use crate::store::ingest::fan_out::{NewEvent, Plan, Wants, plan};
 use crate::store::{Result, Store, audit};
 
@@ -23,7 +23,7 @@ pub(in crate::store) struct Written {
     pub(in crate::store) superseded: u64,
     /// Something is due that went into nobody's hands, and whose webhook is not held.
     unhanded: bool,
-    leave: Leave,
+    leave: DispatchCapacity,
     handed: Vec<DirectDispatch>,
     events: Vec<Arc<Event>>,
     /// Where the lanes go if this is dropped before it was announced; `None` once it was.
@@ -33,7 +33,7 @@ pub(in crate::store) struct Written {
 /// What is to be written, and into whose hands it may go.
 pub(in crate::store) struct Intent {
     plan: Plan,
-    leave: Leave,
+    leave: DispatchCapacity,
     now: OffsetDateTime,
 }
 
@@ -199,7 +199,7 @@ async fn insert(
     conn: &mut PgConnection,
     events: &[NewEvent],
     plan: &Plan,
-    leave: &Leave,
+    leave: &DispatchCapacity,
     now: OffsetDateTime,
 ) -> Result<HashMap<DeliveryId, (bool, bool)>> {
     macro_rules! event {
