@@ -373,7 +373,7 @@ impl Dispatch {
         self.count_places();
         let room = |outlet: &Outlet| if outlet.is_closed(now) { 0 } else { outlet.room(&self.places) };
         let rooms = self.busy().map(|(webhook, outlet)| (webhook, room(outlet))).collect();
-        self.deps.store.handoff.set_leave(DispatchCapacity {
+        self.deps.store.handoff.publish_capacity(DispatchCapacity {
             dispatcher: Some(self.id),
             // Half of what is free, as several may take their leave before we look again.
             room: self.places.free(Risk::Low).div_ceil(2),

@@ -127,7 +127,7 @@ impl Handoff {
     }
 
     /// The dispatcher says whose hands they are now and how many more it can hold.
-    pub fn set_leave(&self, leave: DispatchCapacity) {
+    pub fn publish_capacity(&self, leave: DispatchCapacity) {
         self.lock().leave = leave;
     }
 
