@@ -290,7 +290,7 @@ impl Dispatch {
         if now >= self.upkeep_at && !self.upkeep_runs {
             self.start_upkeep();
         }
-        self.give_leave();
+        self.publish_capacity();
     }
 
     /// Takes a delivery in hand.
@@ -363,7 +363,7 @@ impl Dispatch {
     }
 
     /// Tells writers of events what they may put into our hands.
-    fn give_leave(&mut self) {
+    fn publish_capacity(&mut self) {
         if self.draining {
             return;
         }
