@@ -39,7 +39,7 @@ impl Dispatch {
                         entry.delivery_id.is_none_or(|delivery| !written.contains(&(delivery, entry.at)))
                     });
                 }
-                store.dispatch_cycle(id, clock::now(), &work).await
+                store.settle_and_claim(id, clock::now(), &work).await
             };
             let result = cycled.await;
             Report::Cycle { work: Box::new(work), result }

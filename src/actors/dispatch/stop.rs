@@ -41,7 +41,7 @@ impl Dispatch {
         self.drain();
         let work = std::mem::take(&mut self.work);
         let mut under_way: Vec<_> = self.held.keys().copied().collect();
-        let settled = self.deps.store.dispatch_cycle(self.id, clock::now(), &work).await;
+        let settled = self.deps.store.settle_and_claim(self.id, clock::now(), &work).await;
         if let Err(error) = settled {
             tracing::warn!(%error, "answers could not be written down; they are repeated");
             under_way.extend(work.settlements.iter().map(|settlement| settlement.delivery_id));

@@ -215,7 +215,7 @@ impl Store {
     /// If the database is away; nothing has changed then, unless the answer to the commit was lost: ask
     /// [`resolve_doubt`](Self::resolve_doubt) before the next cycle. Settlements, given again, find no row of theirs
     /// and change nothing.
-    pub async fn dispatch_cycle(
+    pub async fn settle_and_claim(
         &self,
         dispatcher: DispatcherId,
         now: OffsetDateTime,
