@@ -213,7 +213,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database is away; nothing has changed then, unless the answer to the commit was lost: ask
-    /// [`resolve_doubt`](Self::resolve_doubt) before the next cycle. Settlements, given again, find no row of theirs
+    /// [`reconcile_after_unknown_commit`](Self::reconcile_after_unknown_commit) before the next cycle. Settlements, given again, find no row of theirs
     /// and change nothing.
     pub async fn settle_and_claim(
         &self,
@@ -274,7 +274,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database is away.
-    pub async fn resolve_doubt(
+    pub async fn reconcile_after_unknown_commit(
         &self,
         dispatcher: DispatcherId,
         now: OffsetDateTime,
