@@ -245,7 +245,7 @@ async fn settle_uncertain(store: &Store) -> Result<(HashSet<(WebhookId, i64)>, u
     }
     let freed = async {
         store.writers_ended().await?;
-        store.free_untold(&uncertain.born).await
+        store.release_unannounced(&uncertain.born).await
     };
     match freed.await {
         Ok(freed) => Ok((uncertain.lanes, freed)),

@@ -315,7 +315,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database is away.
-    pub async fn free_untold(&self, born: &[(DeliveryId, OffsetDateTime)]) -> Result<u64> {
+    pub async fn release_unannounced(&self, born: &[(DeliveryId, OffsetDateTime)]) -> Result<u64> {
         if born.is_empty() {
             return Ok(0);
         }
