@@ -215,7 +215,7 @@ impl Store {
             let others: Vec<_> = others.into_iter().map(|row| row.delivery_id).collect();
             Ok(Leases {
                 ours: ours.into_iter().map(|row| (row.delivery_id, row.attempt)).collect(),
-                freed: self.free_of_nobody(&others, now).await?,
+                freed: self.release_ownerless(&others, now).await?,
                 next: Some(from_page + PAGES).filter(|next| *next < pages),
             })
         })
@@ -224,7 +224,7 @@ impl Store {
 
     /// Frees those of these deliveries that are leased to a dispatcher that there is not. One that is about to begin is there
     /// before anything is leased to it.
-    async fn free_of_nobody(&self, deliveries: &[DeliveryId], now: OffsetDateTime) -> Result<u64> {
+    async fn release_ownerless(&self, deliveries: &[DeliveryId], now: OffsetDateTime) -> Result<u64> {
         if deliveries.is_empty() {
             return Ok(0);
         }
