@@ -243,7 +243,7 @@ impl Store {
         }
         let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
         audit::allow_a_minute(&mut tx).await?;
-        let freed = free_lost(&mut tx, &orphaned, now).await?;
+        let freed = release_lost(&mut tx, &orphaned, now).await?;
         tx.commit().await?;
         Ok(freed)
     }
@@ -259,7 +259,7 @@ impl Store {
             sqlx::query!("delete from dispatcher where dispatcher_id = $1", dispatcher as _)
                 .execute(&mut *tx)
                 .await?;
-            free_lost(&mut tx, under_way, clock::now()).await?;
+            release_lost(&mut tx, under_way, clock::now()).await?;
             tx.commit().await?;
             Ok(())
         })
@@ -347,7 +347,7 @@ impl Store {
 
 /// Frees those of these deliveries that are leased to a dispatcher that there is not, each with an audit entry: whether its POST
 /// was made or taken is not known. Says how many there were.
-async fn free_lost(conn: &mut PgConnection, deliveries: &[DeliveryId], now: OffsetDateTime) -> Result<u64> {
+async fn release_lost(conn: &mut PgConnection, deliveries: &[DeliveryId], now: OffsetDateTime) -> Result<u64> {
     let freed = sqlx::query!(
         "with freed as (
              update delivery d
