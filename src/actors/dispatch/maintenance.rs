@@ -81,7 +81,7 @@ impl Dispatch {
                 if lost {
                     deps.store.begin_dispatcher(id, now).await?;
                 }
-                let eldest = deps.store.is_eldest(id, now).await?;
+                let eldest = deps.store.is_leader(id, now).await?;
                 if deps.store.end_the_dead(now).await? > 0 {
                     scan = Scan::default();
                 }

@@ -55,7 +55,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database is away.
-    pub async fn is_eldest(&self, dispatcher: DispatcherId, now: OffsetDateTime) -> Result<bool> {
+    pub async fn is_leader(&self, dispatcher: DispatcherId, now: OffsetDateTime) -> Result<bool> {
         answered(async {
             Ok(sqlx::query_scalar!(
                 r#"select not exists (
