@@ -53,7 +53,7 @@ impl Dispatch {
         let Some(outlet) = self.outlets.get_mut(&webhook) else { return };
         let Some(prepared) = outlet.prepared.clone() else { return };
         (outlet.collecting, outlet.collecting_since) = (0, None);
-        let ours = prepared.state == "active" && (self.eldest || !prepared.settings.is_limited());
+        let ours = prepared.state == "active" && (self.leader || !prepared.settings.is_limited());
         if !ours {
             return;
         }

@@ -87,7 +87,7 @@ impl Dispatch {
             others: count(WINDOW_FIRST),
             others_unproven: count(WINDOW_UNPROVEN),
             only,
-            limited: self.eldest,
+            limited: self.leader,
         }
     }
 

@@ -46,7 +46,7 @@ pub(super) struct Found {
     /// Webhooks that have changed since the round before; `None`: perhaps all.
     changed: Option<Vec<WebhookId>>,
     /// No dispatcher that lives is older.
-    eldest: bool,
+    leader: bool,
     /// Deliveries became due.
     due: bool,
     /// How far the lanes are looked through for those that nothing wakes.
@@ -81,7 +81,7 @@ impl Dispatch {
                 if lost {
                     deps.store.begin_dispatcher(id, now).await?;
                 }
-                let eldest = deps.store.is_leader(id, now).await?;
+                let leader = deps.store.is_leader(id, now).await?;
                 if deps.store.end_the_dead(now).await? > 0 {
                     scan = Scan::default();
                 }
@@ -134,7 +134,7 @@ impl Dispatch {
                     more,
                     generation,
                     changed,
-                    eldest,
+                    leader,
                     due,
                     walk,
                     scan,
@@ -164,12 +164,12 @@ impl Dispatch {
         if found.more {
             self.upkeep_at = Instant::now();
         }
-        self.claim |= found.freed > 0 || found.lost || found.due || found.eldest != self.eldest;
+        self.claim |= found.freed > 0 || found.lost || found.due || found.leader != self.leader;
         // What a dead dispatcher had been told of is known to nobody.
         let again = found.freed > 0 || found.lost;
         self.walk = if again { Walk::default() } else { found.walk };
         self.scan = found.scan;
-        self.eldest = found.eldest;
+        self.leader = found.leader;
         if found.lost {
             // In other hands by now, or about to be. What is under way comes back and finds that its row has moved on.
             let webhooks: Vec<_> = self.outlets.keys().copied().collect();

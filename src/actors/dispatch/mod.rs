@@ -141,7 +141,7 @@ pub(super) struct Dispatch {
     /// Changes of webhooks, counted, when their settings were read last.
     generation: i64,
     /// No dispatcher that lives is older: we serve the webhooks that are limited.
-    eldest: bool,
+    leader: bool,
     draining: bool,
     /// A task panicked.
     died: bool,
@@ -184,7 +184,7 @@ impl Dispatch {
             recovering: HashSet::new(),
             poll_at: now,
             generation: 0,
-            eldest: false,
+            leader: false,
             draining: false,
             died: false,
             places: Places::default(),
@@ -381,7 +381,7 @@ impl Dispatch {
             others: WINDOW_FIRST,
             proven: self.proven.clone(),
             unproven: self.places.free(Risk::Unproven).div_ceil(2),
-            limited: self.eldest,
+            limited: self.leader,
         });
     }
 

@@ -140,9 +140,9 @@ impl Outlet {
         }
     }
 
-    /// Says what is to be done next; `started` is the moment that the pace counts from, `eldest` says whether we serve
+    /// Says what is to be done next; `started` is the moment that the pace counts from, `leader` says whether we serve
     /// webhooks that are limited.
-    pub(super) fn next(&mut self, now: OffsetDateTime, started: Instant, eldest: bool) -> Next {
+    pub(super) fn next(&mut self, now: OffsetDateTime, started: Instant, leader: bool) -> Next {
         let Some(prepared) = self.prepared.clone().filter(|_| !self.loading && !self.closing) else {
             return Next::Wait;
         };
@@ -157,7 +157,7 @@ impl Outlet {
         if matches!(prepared.state.as_str(), "paused" | "unverified") {
             return Next::HoldUntil(now); // the claim parks it
         }
-        if !eldest && prepared.settings.is_limited() {
+        if !leader && prepared.settings.is_limited() {
             return Next::HoldUntil(now); // the eldest claims it
         }
         if self.posts.len() >= self.circuit.room(now, prepared.settings.max_concurrency) {

@@ -84,7 +84,7 @@ impl Dispatch {
         }
         loop {
             let Some(outlet) = self.outlets.get_mut(&webhook) else { return };
-            match outlet.next(clock::now(), self.started, self.eldest) {
+            match outlet.next(clock::now(), self.started, self.leader) {
                 Next::Wait => return,
                 Next::HoldUntil(until) => return self.give_back(webhook, until),
                 Next::Send(claimed) => self.send(webhook, vec![claimed], None),
