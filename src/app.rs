@@ -90,7 +90,7 @@ pub async fn open_store(config: &Config) -> anyhow::Result<(Store, Option<Embedd
     let store = loop {
         match server.connect(POOL_CONNECTIONS).await {
             Ok(store) => break store,
-            Err(error) if error.is_away() && Instant::now() < by => {
+            Err(error) if error.is_transient() && Instant::now() < by => {
                 tracing::warn!(%error, "the database does not answer yet");
                 sleep(Duration::from_secs(1)).await;
             }

@@ -101,7 +101,7 @@ async fn keep_alive(embedded: Option<&mut Embedded>, metrics: &Metrics, store: &
 
 /// Writes an entry as soon as the database takes it.
 async fn write_down(store: Store, entry: Entry) {
-    while store.write_audit(std::slice::from_ref(&entry)).await.is_err_and(|error| error.is_away()) {
+    while store.write_audit(std::slice::from_ref(&entry)).await.is_err_and(|error| error.is_transient()) {
         sleep(LOOK_AT_POSTGRES_EVERY).await;
     }
 }

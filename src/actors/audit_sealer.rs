@@ -51,7 +51,7 @@ impl Sealer {
                     }
                     rounds = rounds.wrapping_add(1);
                 }
-                Err(error) if error.is_away() => {
+                Err(error) if error.is_transient() => {
                     tracing::debug!(%error, "the audit log cannot be sealed yet");
                 }
                 Err(error) => {

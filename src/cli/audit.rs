@@ -197,7 +197,7 @@ async fn export_all(store: &Store, since: i64, wanted: Wanted, follow: bool) -> 
     let mut after = since;
     loop {
         let through = match store.sealed_through().await {
-            Err(error) if follow && error.is_away() => {
+            Err(error) if follow && error.is_transient() => {
                 sleep(FOLLOW_EVERY).await;
                 continue;
             }
@@ -205,7 +205,7 @@ async fn export_all(store: &Store, since: i64, wanted: Wanted, follow: bool) -> 
         };
         while after < through {
             let rows = match store.export_audit(after, through, wanted).await {
-                Err(error) if follow && error.is_away() => break,
+                Err(error) if follow && error.is_transient() => break,
                 rows => rows?,
             };
             for row in &rows {

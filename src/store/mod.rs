@@ -99,7 +99,7 @@ impl StoreError {
     /// Whether asking again may help: no connection, a connection that broke, a server that stops or starts, a
     /// statement that ran out of time, or a lock that was not to be had.
     #[must_use]
-    pub fn is_away(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         use sqlx::Error;
         match self {
             Self::Database(

@@ -21,11 +21,11 @@ pub(super) async fn recover(store: Store, dispatcher: DispatcherId, id: Recovery
         let done = match store.recover_some(dispatcher, id).await {
             Err(error) => {
                 slow = if error.is_too_slow() { slow + 1 } else { 0 };
-                if error.is_away() && slow < TOO_SLOW_AFTER {
+                if error.is_transient() && slow < TOO_SLOW_AFTER {
                     Err(error)
                 } else {
                     tracing::error!(%error, recovery = %id, "a recovery ended early");
-                    let reason = if error.is_away() { "too_slow" } else { "refused" };
+                    let reason = if error.is_transient() { "too_slow" } else { "refused" };
                     store.end_recovery(dispatcher, id, Some(reason)).await.map(|()| false)
                 }
             }

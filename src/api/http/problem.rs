@@ -220,7 +220,7 @@ impl From<StoreError> for ApiError {
             }
             _ => {}
         }
-        if error.is_away() {
+        if error.is_transient() {
             return Self::unavailable(error);
         }
         Self::internal(error)

@@ -247,7 +247,7 @@ impl Store {
 fn comes_right(error: &StoreError) -> bool {
     matches!(error, StoreError::Conflict(_))
         || matches!(error.constraint(), Some("delivery_pkey" | "delivery_lane_idx"))
-        || error.is_away()
+        || error.is_transient()
 }
 
 /// Whether the lane has delivered, or still owes, something newer.

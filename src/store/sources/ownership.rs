@@ -91,7 +91,7 @@ impl Store {
         );
         match asked.fetch_one(&self.pool).await.map_err(StoreError::from) {
             Ok(identifier) => Ok(Some(identifier)),
-            Err(error) if error.is_away() => Err(error),
+            Err(error) if error.is_transient() => Err(error),
             Err(error) => {
                 tracing::info!(%error, "the cluster does not say which it is: a copy within another one may pass for the original");
                 Ok(None)
