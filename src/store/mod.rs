@@ -267,7 +267,7 @@ impl Store {
     /// # Errors
     /// If the database's user may not become `presence_bridge_tenant`.
     pub async fn try_a_tenant(&self) -> Result<()> {
-        self.of_tenant(TenantId::DEFAULT).begin().await?;
+        self.for_tenant(TenantId::DEFAULT).begin().await?;
         Ok(())
     }
 
@@ -284,7 +284,7 @@ impl Store {
     /// The same database as one tenant sees it: no row of another one is there, whatever is asked for. All that the REST
     /// API does goes this way.
     #[must_use]
-    pub fn of_tenant(&self, tenant: TenantId) -> Self {
+    pub fn for_tenant(&self, tenant: TenantId) -> Self {
         Self { tenant: Some(tenant), ..self.clone() }
     }
 

@@ -34,7 +34,7 @@ impl FromRequest for Scoped {
         let state = request.app_data::<web::Data<ApiState>>().cloned();
         let tenant = request.extensions().get::<Principal>().map(Principal::tenant);
         ready(match state.zip(tenant) {
-            Some((state, tenant)) => Ok(Self { store: state.whole_store.of_tenant(tenant), state }),
+            Some((state, tenant)) => Ok(Self { store: state.whole_store.for_tenant(tenant), state }),
             None => Err(ApiError::internal("a handler was reached without its state, or without a caller")),
         })
     }

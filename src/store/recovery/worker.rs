@@ -54,7 +54,7 @@ impl Store {
     pub async fn recover_some(&self, dispatcher: DispatcherId, id: RecoveryId) -> Result<bool> {
         let Some(job) = self.job(dispatcher, id).await? else { return Ok(false) };
         // Nothing of another tenant may be owed to its webhook.
-        let theirs = self.of_tenant(job.tenant);
+        let theirs = self.for_tenant(job.tenant);
         let webhook = match answered(theirs.webhook(job.webhook_id)).await {
             Ok(webhook) => webhook,
             Err(StoreError::NotFound(_)) => {
