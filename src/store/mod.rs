@@ -222,7 +222,7 @@ impl Store {
             quarantined: audit::quarantine::Budgets::default(),
             subscriptions: ingest::filters::Known::default(),
         };
-        store.look_at_the_clock().await?;
+        store.sync_clock().await?;
         store.began_at = clock::now();
         Ok(store)
     }
@@ -231,7 +231,7 @@ impl Store {
     ///
     /// # Errors
     /// If it does not answer.
-    pub async fn look_at_the_clock(&self) -> Result<()> {
+    pub async fn sync_clock(&self) -> Result<()> {
         answered(async {
             let mut connection = self.pool.acquire().await?;
             let asked = Instant::now();

@@ -75,7 +75,7 @@ impl Dispatch {
         }
         start(&self.report, async move {
             let round = async {
-                deps.store.look_at_the_clock().await?;
+                deps.store.sync_clock().await?;
                 let now = clock::now();
                 let lost = !deps.store.is_alive(id, now).await?;
                 if lost {
