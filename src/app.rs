@@ -98,7 +98,7 @@ pub async fn open_store(config: &Config) -> anyhow::Result<(Store, Option<Embedd
         }
     };
     store.migrate().await.context("the schema cannot be brought up to date")?;
-    store.try_a_tenant().await.context(
+    store.check_tenant_role().await.context(
         "the database user of DATABASE_URL cannot act for a tenant; an administrator must say: \
          grant presence_bridge_tenant to that user",
     )?;

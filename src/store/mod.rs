@@ -266,7 +266,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database's user may not become `presence_bridge_tenant`.
-    pub async fn try_a_tenant(&self) -> Result<()> {
+    pub async fn check_tenant_role(&self) -> Result<()> {
         self.for_tenant(TenantId::DEFAULT).begin().await?;
         Ok(())
     }
