@@ -225,7 +225,7 @@ impl Dispatch {
                         dispatch.hear(report);
                     }
                 }
-                () = store.handoff.rung() => {}
+                () = store.handoff.notified() => {}
                 () = store.wake.wait_deliveries_due() => {
                     dispatch.claim = true;
                     dispatch.upkeep_at = Instant::now();

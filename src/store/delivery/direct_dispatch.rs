@@ -189,7 +189,7 @@ impl Handoff {
     }
 
     /// Waits until something may have been handed over.
-    pub async fn rung(&self) {
+    pub async fn notified(&self) {
         self.bell.notified().await;
     }
 
