@@ -16,8 +16,8 @@ pub struct Wake {
 impl Wake {
     /// Something may be due for delivery.
     pub fn deliveries_due(&self) {
-        let bell = self.deliveries.clone();
-        once_committed(move || bell.notify_one());
+        let notify = self.deliveries.clone();
+        once_committed(move || notify.notify_one());
     }
 
     /// Waits for [`deliveries_due`](Self::deliveries_due); one rung before counts.
@@ -27,8 +27,8 @@ impl Wake {
 
     /// What we want to be connected to has changed.
     pub fn connections_changed(&self) {
-        let bell = self.connections.clone();
-        once_committed(move || bell.notify_one());
+        let notify = self.connections.clone();
+        once_committed(move || notify.notify_one());
     }
 
     /// Waits for [`connections_changed`](Self::connections_changed); one rung before counts.

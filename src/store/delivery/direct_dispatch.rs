@@ -114,7 +114,7 @@ pub struct Handoff {
     inner: Arc<Mutex<Inner>>,
     /// Webhooks that were removed a moment ago, and when.
     removed: Arc<Mutex<HashMap<WebhookId, Instant>>>,
-    bell: Arc<Notify>,
+    notify: Arc<Notify>,
 }
 
 impl Handoff {
@@ -179,7 +179,7 @@ impl Handoff {
                 inner.keep(events);
             }
         }
-        self.bell.notify_one();
+        self.notify.notify_one();
         true
     }
 
@@ -190,7 +190,7 @@ impl Handoff {
 
     /// Waits until something may have been handed over.
     pub async fn notified(&self) {
-        self.bell.notified().await;
+        self.notify.notified().await;
     }
 
     /// An event that was written a moment ago, if it is still kept.
