@@ -20,7 +20,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database refuses; what ended until then stays ended.
-    pub async fn expire_parked(&self, before: OffsetDateTime, now: OffsetDateTime) -> Result<u64> {
+    pub async fn expire_suspended(&self, before: OffsetDateTime, now: OffsetDateTime) -> Result<u64> {
         let parked = answered(async {
             let parked = sqlx::query_scalar!(
                 r#"select webhook_id as "webhook_id: WebhookId"
