@@ -55,8 +55,8 @@ async fn sweep(store: &Store, metrics: &Metrics, kept: Kept, master_key: &Master
     let mut left = 0;
     left += days(store.make_partitions(now.date()).await).left;
     // First: what ends here keeps no day.
-    let parked_since = now - time::Duration::days(kept.parked_days.into());
-    match store.expire_suspended(parked_since, now).await {
+    let suspended_since = now - time::Duration::days(kept.parked_days.into());
+    match store.expire_suspended(suspended_since, now).await {
         Ok(0) => {}
         Ok(ended) => {
             let expired = OutcomeLabels { outcome: EndState::Expired.as_str() };
