@@ -25,7 +25,7 @@ pub struct Kept {
     /// Days of events and audit entries.
     pub days: u32,
     /// Days that a delivery to a webhook that takes none waits.
-    pub parked_days: u32,
+    pub suspended_days: u32,
 }
 
 /// Keeps figures and partitions up to date for as long as the process lives.
@@ -55,7 +55,7 @@ async fn sweep(store: &Store, metrics: &Metrics, kept: Kept, master_key: &Master
     let mut left = 0;
     left += days(store.make_partitions(now.date()).await).left;
     // First: what ends here keeps no day.
-    let suspended_since = now - time::Duration::days(kept.parked_days.into());
+    let suspended_since = now - time::Duration::days(kept.suspended_days.into());
     match store.expire_suspended(suspended_since, now).await {
         Ok(0) => {}
         Ok(ended) => {
