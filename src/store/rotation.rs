@@ -94,7 +94,7 @@ impl Store {
         }
         let mut done = Vec::new();
         for sealed in SEALED {
-            done.push((sealed.table, sealed.seal_anew(&mut tx, old, new).await?));
+            done.push((sealed.table, sealed.reseal(&mut tx, old, new).await?));
         }
         let count: u64 = done.iter().map(|(_, count)| count).sum();
         if count > 0 {
@@ -107,7 +107,7 @@ impl Store {
 }
 
 impl Sealed {
-    async fn seal_anew(
+    async fn reseal(
         &self,
         conn: &mut PgConnection,
         old: &MasterKey,
