@@ -343,7 +343,7 @@ async fn answered<T>(step: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 /// The same for the few steps that may have to touch very many rows ([`audit::allow_a_minute`]).
-async fn answered_in_a_minute<T>(step: impl Future<Output = Result<T>>) -> Result<T> {
+async fn with_long_timeout<T>(step: impl Future<Output = Result<T>>) -> Result<T> {
     answered_within(LONG_STEP_WITHIN, step).await
 }
 

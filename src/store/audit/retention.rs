@@ -8,7 +8,7 @@ use time::{Date, Duration};
 use tokio::time::sleep;
 
 use crate::domain::secret::MasterKey;
-use crate::store::{Result, Store, StoreError, Transaction, answered, answered_in_a_minute, audit};
+use crate::store::{Result, Store, StoreError, Transaction, answered, with_long_timeout, audit};
 
 /// Days made ahead, so that a bridge without a sweep for a week still writes into proper partitions.
 const DAYS_AHEAD: i32 = 8;
@@ -65,7 +65,7 @@ impl Store {
         .await?;
         let mut days = Days::default();
         for row in missing {
-            let made = answered_in_a_minute(async {
+            let made = with_long_timeout(async {
                 let mut tx = self.begin_briefly().await?;
                 let make = sqlx::query_scalar!(
                     r#"select make_day_partition($1, $2) as "made!""#,
@@ -92,7 +92,7 @@ impl Store {
     pub async fn drop_event_days(&self, today: Date, retention_days: u32) -> Result<Days> {
         let mut days = Days::default();
         for day in self.over_days("event", before(today, retention_days)).await? {
-            let dropped = answered_in_a_minute(async {
+            let dropped = with_long_timeout(async {
                 let mut tx = self.begin_briefly().await?;
                 let drop = sqlx::query_scalar!(r#"select drop_event_day($1) as "dropped!""#, day);
                 // False: somebody owes an event of that day again since we looked. It stays.
@@ -135,7 +135,7 @@ impl Store {
 
     async fn drop_if_as_sealed(&self, day: Date, master_key: &MasterKey) -> Result<bool> {
         let Some((first, last)) = self.seals_of_day(day).await? else {
-            return answered_in_a_minute(async {
+            return with_long_timeout(async {
                 let mut tx = self.begin_briefly().await?;
                 let drop = sqlx::query_scalar!(r#"select drop_audit_day($1, 0) as "dropped!""#, day);
                 let dropped = drop.fetch_one(&mut *tx).await?;
@@ -155,7 +155,7 @@ impl Store {
 
     /// Days of a table that lie before this one and that no open delivery needs.
     async fn over_days(&self, table: &str, before: Date) -> Result<Vec<Date>> {
-        answered_in_a_minute(async {
+        with_long_timeout(async {
             let mut tx = self.begin().await?;
             audit::allow_a_minute(&mut tx).await?;
             let days = sqlx::query_scalar!(r#"select over_days($1, $2) as "day!""#, table, before);

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::domain::ids::{DeliveryId, DispatcherId, WebhookId};
 use crate::store::delivery::cycle::{BEGIN_CYCLE, LEASE};
 use crate::store::ingest::record::BEGIN_WRITING;
-use crate::store::{Result, Store, answered, answered_in_a_minute, audit};
+use crate::store::{Result, Store, answered, with_long_timeout, audit};
 
 /// Lanes that are looked through in one statement.
 const LANES: i64 = 2000;
@@ -193,7 +193,7 @@ impl Store {
         from_page: i64,
         now: OffsetDateTime,
     ) -> Result<Leases> {
-        answered_in_a_minute(async {
+        with_long_timeout(async {
             let pages = sqlx::query_scalar!(
                 r#"select pg_relation_size('delivery') / current_setting('block_size')::bigint as "pages!""#
             )

@@ -6,7 +6,7 @@ use crate::domain::ids::{AgentId, EventId};
 use crate::store::recovery::worker::Job;
 use crate::store::views::deliveries::choose_plan_by_values;
 use crate::store::webhooks::rows::Webhook;
-use crate::store::{Result, Store, answered, answered_in_a_minute, audit};
+use crate::store::{Result, Store, answered, with_long_timeout, audit};
 
 /// Events looked at in one go, wanted or not; if only the newest of each agent counts, agents.
 const CHUNK: i64 = 2000;
@@ -55,7 +55,7 @@ macro_rules! missed {
 impl Store {
     /// How far the next chunk goes; `None` if there is no more. Reads as the bridge: whose they are is looked at later.
     pub(in crate::store) async fn look_ahead(&self, job: &Job) -> Result<Option<i64>> {
-        answered_in_a_minute(async {
+        with_long_timeout(async {
             let mut tx = self.pool.begin().await?;
             audit::allow_a_minute(&mut tx).await?;
             let through = if job.newest_only {
