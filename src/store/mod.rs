@@ -339,15 +339,15 @@ async fn alive(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
 
 /// Gives a step up that the database leaves unanswered; its connection goes back to the pool, which drops it.
 async fn answered<T>(step: impl Future<Output = Result<T>>) -> Result<T> {
-    answered_within(STEP_WITHIN, step).await
+    with_timeout_of(STEP_WITHIN, step).await
 }
 
 /// The same for the few steps that may have to touch very many rows ([`audit::allow_a_minute`]).
 async fn with_long_timeout<T>(step: impl Future<Output = Result<T>>) -> Result<T> {
-    answered_within(LONG_STEP_WITHIN, step).await
+    with_timeout_of(LONG_STEP_WITHIN, step).await
 }
 
-async fn answered_within<T>(within: Duration, step: impl Future<Output = Result<T>>) -> Result<T> {
+async fn with_timeout_of<T>(within: Duration, step: impl Future<Output = Result<T>>) -> Result<T> {
     timeout(within, step).await.unwrap_or_else(|_| {
         let silent = io::Error::new(ErrorKind::TimedOut, "no answer in time");
         Err(StoreError::Database(sqlx::Error::Io(silent)))
