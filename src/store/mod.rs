@@ -232,7 +232,7 @@ impl Store {
     /// # Errors
     /// If it does not answer.
     pub async fn sync_clock(&self) -> Result<()> {
-        answered(async {
+        with_timeout(async {
             let mut connection = self.pool.acquire().await?;
             let asked = Instant::now();
             let at = sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut *connection).await?;
@@ -338,7 +338,7 @@ async fn alive(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
 }
 
 /// Gives a step up that the database leaves unanswered; its connection goes back to the pool, which drops it.
-async fn answered<T>(step: impl Future<Output = Result<T>>) -> Result<T> {
+async fn with_timeout<T>(step: impl Future<Output = Result<T>>) -> Result<T> {
     with_timeout_of(STEP_WITHIN, step).await
 }
 

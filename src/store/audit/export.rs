@@ -8,7 +8,7 @@ use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use crate::clock;
-use crate::store::{Result, Store, answered};
+use crate::store::{Result, Store, with_timeout};
 
 /// Most rows of a page.
 pub const PAGE_ROWS: i64 = 1000;
@@ -75,7 +75,7 @@ impl Store {
     /// # Errors
     /// If the database does not answer.
     pub async fn export_audit(&self, after: i64, through: i64, wanted: Wanted) -> Result<Vec<Exported>> {
-        answered(async {
+        with_timeout(async {
             Ok(sqlx::query_as!(
                 Exported,
                 r#"select l.audit_id as id, l.at, whose.tenant_id, l.kind, l.level, l.source_id, l.connection_id, l.agent_id,
@@ -121,7 +121,7 @@ impl Store {
     /// If the database does not answer.
     pub async fn unsealed_rows(&self) -> Result<i64> {
         let sealed = self.sealed_through().await?;
-        answered(async {
+        with_timeout(async {
             let count = sqlx::query_scalar!(
                 r#"select count(*) as "count!" from audit_log where audit_id > $1"#,
                 sealed,
@@ -136,7 +136,7 @@ impl Store {
     /// # Errors
     /// If the database does not answer.
     pub async fn pushed_through(&self, receiver: &str) -> Result<i64> {
-        answered(async {
+        with_timeout(async {
             let pushed = sqlx::query_scalar!("select audit_id from audit_push where receiver = $1", receiver)
                 .fetch_optional(&self.pool)
                 .await?;
@@ -150,7 +150,7 @@ impl Store {
     /// # Errors
     /// If the database refuses.
     pub async fn note_pushed(&self, receiver: &str, audit_id: i64) -> Result<()> {
-        answered(async {
+        with_timeout(async {
             sqlx::query!(
                 "insert into audit_push (receiver, audit_id, pushed_at)
                  values ($1, $2, $3)

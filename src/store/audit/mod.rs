@@ -4,7 +4,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use super::{Result, Store, answered};
+use super::{Result, Store, with_timeout};
 use crate::domain::audit::Entry;
 use crate::domain::ids::{AgentId, ConnectionId, DeliveryId, EventId, SourceId, WebhookId};
 use crate::store::views::deliveries::choose_plan_by_values;
@@ -24,7 +24,7 @@ impl Store {
     /// # Errors
     /// If the database refuses.
     pub async fn write_audit(&self, entries: &[Entry]) -> Result<()> {
-        answered(async {
+        with_timeout(async {
             let mut tx = self.begin().await?;
             write(&mut tx, entries).await?;
             tx.commit().await?;

@@ -6,7 +6,7 @@
 
 use sqlx::postgres::PgConnection;
 
-use crate::store::{Result, Store, alive, answered};
+use crate::store::{Result, Store, alive, with_timeout};
 
 /// Longer than any batch takes: a connection to open, a batch to write, and a moment to wait.
 const SILENT_MAX: &str = "60s";
@@ -24,7 +24,7 @@ impl Store {
     /// # Errors
     /// If the database does not answer.
     pub async fn line_up_to_push(&self, receiver: &str) -> Result<PushTurn> {
-        answered(async {
+        with_timeout(async {
             // Out of the pool at once: there, a lock would outlive a step that was given up.
             let mut connection = self.pool.acquire().await?.detach();
             // Servers before 14 do not know it.
@@ -46,7 +46,7 @@ impl PushTurn {
     /// # Errors
     /// If the database does not answer.
     pub async fn has_come(&mut self) -> Result<bool> {
-        answered(async {
+        with_timeout(async {
             if self.has_come {
                 alive(&mut self.connection).await?;
             } else {

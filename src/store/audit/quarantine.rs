@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use crate::domain::audit::Entry;
 use crate::domain::audit::quarantine::{Budget, Room};
 use crate::domain::ids::{AgentId, ConnectionId, QuarantineId, SourceId};
-use crate::store::{Result, Store, StoreError, answered};
+use crate::store::{Result, Store, StoreError, with_timeout};
 
 /// What was kept of late, by source; for all connections of this process.
 #[derive(Clone, Debug, Default)]
@@ -96,7 +96,7 @@ impl Store {
     /// # Errors
     /// If the database refuses.
     pub async fn forget_quarantine(&self, before: OffsetDateTime) -> Result<u64> {
-        answered(async {
+        with_timeout(async {
             let gone = sqlx::query!("delete from quarantine where received_at < $1", before)
                 .execute(&mut *self.begin().await?)
                 .await?;

@@ -8,7 +8,7 @@ use time::{Date, Duration};
 use tokio::time::sleep;
 
 use crate::domain::secret::MasterKey;
-use crate::store::{Result, Store, StoreError, Transaction, answered, with_long_timeout, audit};
+use crate::store::{Result, Store, StoreError, Transaction, with_timeout, with_long_timeout, audit};
 
 /// Days made ahead, so that a bridge without a sweep for a week still writes into proper partitions.
 const DAYS_AHEAD: i32 = 8;
@@ -54,7 +54,7 @@ impl Store {
     /// If the database does not say which days are missing.
     pub async fn make_partitions(&self, today: Date) -> Result<Days> {
         let first = today.saturating_sub(Duration::days(1));
-        let missing = answered(async {
+        let missing = with_timeout(async {
             let missing = sqlx::query!(
                 r#"select parent as "parent!", day as "day!" from missing_day_partitions($1, $2)"#,
                 first,

@@ -17,7 +17,7 @@ use crate::domain::audit::{Entry, Kind};
 use crate::domain::secret::{MasterKey, OpenError};
 use crate::random;
 use crate::store::audit::sealed_rows::{FORMAT, by_index, date_of, day_of, microseconds, read};
-use crate::store::{Result, Store, StoreError, answered, audit};
+use crate::store::{Result, Store, StoreError, with_timeout, audit};
 
 /// Most rows of one seal, so that the transaction stays short and `verify` needs little memory.
 pub const SEAL_ROWS_MAX: usize = 20_000;
@@ -74,7 +74,7 @@ impl Store {
     /// # Errors
     /// If one was sealed under another master key, or the database does not answer.
     pub async fn audit_keys(&self, master_key: &MasterKey) -> Result<AuditKeys> {
-        let rows = answered(async {
+        let rows = with_timeout(async {
             Ok(sqlx::query!("select key_id, sealed from audit_key").fetch_all(&self.pool).await?)
         })
         .await?;
@@ -97,7 +97,7 @@ impl Store {
     /// If it does not open, or the database refuses.
     pub async fn audit_key(&self, master_key: &MasterKey) -> Result<(i16, AuditKey)> {
         let sealed = master_key.seal(&random::bytes::<32>(), bound_to(KEY_ID).as_bytes(), random::bytes());
-        answered(async {
+        with_timeout(async {
             sqlx::query!(
                 "insert into audit_key (key_id, sealed)
                  select $1, $2
@@ -120,7 +120,7 @@ impl Store {
     /// # Errors
     /// If the database does not answer.
     pub async fn drawn_through(&self) -> Result<i64> {
-        answered(async {
+        with_timeout(async {
             Ok(sqlx::query_scalar!(
                 r#"select case when is_called then last_value else 0 end as "through!" from audit_log_id_seq"#
             )
@@ -153,7 +153,7 @@ impl Store {
 
     /// The transactions that may have written into the audit log and have not ended; of these only, if some are given.
     async fn audit_writers(&self, of: Option<&[String]>) -> Result<Vec<String>> {
-        answered(async {
+        with_timeout(async {
             Ok(sqlx::query_scalar!(
                 r#"select distinct virtualtransaction as "transaction!"
                    from pg_locks
@@ -179,7 +179,7 @@ impl Store {
     /// # Errors
     /// If the database does not answer, or the row is damaged.
     pub async fn last_seal(&self) -> Result<Option<LastSeal>> {
-        answered(async { last_seal(&mut *self.pool.acquire().await?).await }).await
+        with_timeout(async { last_seal(&mut *self.pool.acquire().await?).await }).await
     }
 
     /// Makes the next seal over rows up to `through`, which must be settled. `None` if there is nothing to seal, or another
@@ -193,7 +193,7 @@ impl Store {
         through: i64,
         known: Option<Head>,
     ) -> Result<Option<Made>> {
-        answered(async {
+        with_timeout(async {
             let mut tx = self.begin().await?;
             let alone =
                 sqlx::query_scalar!(r#"select pg_try_advisory_xact_lock($1) as "alone!""#, SEALER_LOCK)
@@ -252,7 +252,7 @@ impl Store {
     /// # Errors
     /// If the database does not answer.
     pub async fn seals_of_day(&self, day: Date) -> Result<Option<(i64, i64)>> {
-        answered(async {
+        with_timeout(async {
             let row = sqlx::query!(
                 r#"select min(seal_id) as first, max(seal_id) as last from audit_seal_day where day = $1"#,
                 day
@@ -269,7 +269,7 @@ impl Store {
     /// # Errors
     /// If the database refuses, for example because the table is busy.
     pub async fn drop_audit_day(&self, day: Date, (key_id, key): (i16, &AuditKey)) -> Result<bool> {
-        answered(async {
+        with_timeout(async {
             let mut tx = self.begin_briefly().await?;
             let sealed = sqlx::query!(
                 r#"select coalesce(sum(rows), 0)::bigint as "rows!", coalesce(max(seal_id), 0) as "seal!"

@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 
 use crate::domain::ids::{BatchId, DeliveryId, DispatcherId, EventId, WebhookId};
 use crate::store::delivery::cycle::{BEGIN_CYCLE, Claimed, format};
-use crate::store::{Result, Store, answered};
+use crate::store::{Result, Store, with_timeout};
 
 impl Store {
     /// Takes the next batch of a webhook in a dispatcher's hands: one that was tried before and is due again, else the
@@ -21,7 +21,7 @@ impl Store {
         max_items: usize,
         now: OffsetDateTime,
     ) -> Result<Vec<Claimed>> {
-        answered(async {
+        with_timeout(async {
             let mut tx = self.hot.begin_with(BEGIN_CYCLE).await?;
             let unfinished = sqlx::query!(
                 r#"select batch_id as "batch_id!: BatchId", bool_and(leased_by is null and due_at <= $2) as "due!"

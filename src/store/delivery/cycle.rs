@@ -28,7 +28,7 @@ use crate::domain::delivery::slots::Risk;
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
 use crate::domain::presence::Event;
 use crate::store::delivery::{claim, receiver_health, settle};
-use crate::store::{Result, Store, answered, audit};
+use crate::store::{Result, Store, with_timeout, audit};
 
 /// How long a dispatcher counts as alive without a sign of life: what a killed process held is free after that.
 pub const LEASE: Duration = Duration::seconds(6);
@@ -221,7 +221,7 @@ impl Store {
         now: OffsetDateTime,
         work: &Work,
     ) -> Result<Cycle> {
-        answered(async {
+        with_timeout(async {
             let mut tx = self.hot.begin_with(BEGIN_CYCLE).await?;
             // Health before deliveries, as everybody locks them, or two would wait for each other.
             let health_left = receiver_health::write(&mut tx, &work.health, now).await?;
@@ -282,7 +282,7 @@ impl Store {
         entries: &[Entry],
     ) -> Result<HashSet<(DeliveryId, OffsetDateTime)>> {
         let told: Vec<_> = entries.iter().filter_map(|e| Some((e.delivery_id?, e.at))).collect();
-        answered(async {
+        with_timeout(async {
             let mut tx = self.hot.begin_with(BEGIN_CYCLE).await?;
             sqlx::query!(
                 "update delivery

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::domain::ids::{DeliveryId, DispatcherId, WebhookId};
 use crate::store::delivery::cycle::{BEGIN_CYCLE, LEASE};
 use crate::store::ingest::record::BEGIN_WRITING;
-use crate::store::{Result, Store, answered, with_long_timeout, audit};
+use crate::store::{Result, Store, with_timeout, with_long_timeout, audit};
 
 /// Lanes that are looked through in one statement.
 const LANES: i64 = 2000;
@@ -36,7 +36,7 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn is_alive(&self, dispatcher: DispatcherId, now: OffsetDateTime) -> Result<bool> {
-        answered(async {
+        with_timeout(async {
             let renewed = sqlx::query!(
                 "update dispatcher
                  set alive_until = $2
@@ -56,7 +56,7 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn is_leader(&self, dispatcher: DispatcherId, now: OffsetDateTime) -> Result<bool> {
-        answered(async {
+        with_timeout(async {
             Ok(sqlx::query_scalar!(
                 r#"select not exists (
                        select
@@ -77,7 +77,7 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn begin_dispatcher(&self, dispatcher: DispatcherId, now: OffsetDateTime) -> Result<()> {
-        answered(async {
+        with_timeout(async {
             sqlx::query!(
                 "insert into dispatcher (dispatcher_id, alive_until, process_id) values ($1, $2, $3)",
                 dispatcher as _,
@@ -102,7 +102,7 @@ impl Store {
         from: LaneCursor,
         now: OffsetDateTime,
     ) -> Result<(Option<LaneCursor>, u64)> {
-        answered(async {
+        with_timeout(async {
             // One descent into the index for each lane, however much stands in it.
             let lanes = sqlx::query!(
                 r#"with recursive walk (number, webhook_id, lane) as (
@@ -174,7 +174,7 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn end_the_dead(&self, now: OffsetDateTime) -> Result<u64> {
-        answered(async {
+        with_timeout(async {
             let dead = sqlx::query!("delete from dispatcher where alive_until < $1", now);
             Ok(dead.execute(&self.pool).await?.rows_affected())
         })
@@ -254,7 +254,7 @@ impl Store {
     /// # Errors
     /// If the database is away; then it is free once its lease has ended.
     pub async fn end_dispatcher(&self, dispatcher: DispatcherId, under_way: &[DeliveryId]) -> Result<()> {
-        answered(async {
+        with_timeout(async {
             let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
             sqlx::query!("delete from dispatcher where dispatcher_id = $1", dispatcher as _)
                 .execute(&mut *tx)
@@ -272,7 +272,7 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn return_leases(&self, dispatcher: DispatcherId, leased: &[(DeliveryId, i32)]) -> Result<u64> {
-        answered(async {
+        with_timeout(async {
             let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
             let returned = sqlx::query!(
                 "update delivery d
@@ -307,7 +307,7 @@ impl Store {
 
     /// Waits until whoever has begun with this lock, a writer or a cycle, has ended: once we have it, they have.
     pub(in crate::store) async fn ended(&self, begin: &'static str) -> Result<()> {
-        answered(async { Ok(self.pool.begin_with(begin).await?.commit().await?) }).await
+        with_timeout(async { Ok(self.pool.begin_with(begin).await?.commit().await?) }).await
     }
 
     /// Makes due what was leased at its birth, at that time, by transactions that nobody was told of. What came into a
@@ -319,7 +319,7 @@ impl Store {
         if born.is_empty() {
             return Ok(0);
         }
-        answered(async {
+        with_timeout(async {
             let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
             let freed = sqlx::query!(
                 "update delivery d

@@ -14,7 +14,7 @@ use crate::store::delivery::cycle::HealthChange;
 use crate::store::delivery::receiver_notices;
 use crate::store::webhooks::work;
 use crate::store::webhooks::work::Work;
-use crate::store::{Result, Store, answered, audit};
+use crate::store::{Result, Store, with_timeout, audit};
 
 /// How long a disabled webhook is left alone before it is asked whether it is well; an unverified one is asked sooner.
 const PROBE_EVERY: time::Duration = time::Duration::hours(1);
@@ -93,7 +93,7 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn proven_webhooks(&self) -> Result<HashSet<WebhookId>> {
-        answered(async {
+        with_timeout(async {
             let ids = sqlx::query_scalar!(
                 r#"select webhook_id as "id: WebhookId" from webhook_health where succeeded_at is not null"#,
             );
@@ -114,7 +114,7 @@ impl Store {
         outcome: &str,
         now: OffsetDateTime,
     ) -> Result<()> {
-        answered(async {
+        with_timeout(async {
             let mut tx = self.begin().await?;
             let noticed =
                 sqlx::query_scalar!("select noticed from webhook_health where webhook_id = $1", id as _);
@@ -158,7 +158,7 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn webhook_succeeds(&self, id: WebhookId, now: OffsetDateTime) -> Result<()> {
-        answered(async {
+        with_timeout(async {
             let mut tx = self.begin().await?;
             let told = receiver_notices::lock(&mut tx, EventKind::WebhookRecovered, id).await?;
             recovered(&mut tx, id, now, &told).await?;
@@ -174,7 +174,7 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn disable_webhook(&self, id: WebhookId, reason: &str, now: OffsetDateTime) -> Result<()> {
-        answered(async {
+        with_timeout(async {
             let mut tx = self.begin().await?;
             let told = receiver_notices::lock(&mut tx, EventKind::WebhookDisabled, id).await?;
             let changed = sqlx::query!(
@@ -222,7 +222,7 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn begin_probes(&self, now: OffsetDateTime) -> Result<Vec<WebhookId>> {
-        answered(async {
+        with_timeout(async {
             Ok(sqlx::query_scalar!(
                 r#"update webhook_health h
                    set probe_at = $2
@@ -259,7 +259,7 @@ impl Store {
         is_well: bool,
         now: OffsetDateTime,
     ) -> Result<()> {
-        answered(async {
+        with_timeout(async {
             let mut tx = self.begin().await?;
             audit::write(&mut tx, &[about(entry, id)]).await?;
             if is_well {

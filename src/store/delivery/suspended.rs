@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use crate::domain::audit::Kind;
 use crate::domain::delivery::outcome::EndState;
 use crate::domain::ids::WebhookId;
-use crate::store::{Result, Store, answered};
+use crate::store::{Result, Store, with_timeout};
 
 /// Open deliveries that one statement looks at.
 const PIECE: i64 = 1000;
@@ -21,7 +21,7 @@ impl Store {
     /// # Errors
     /// If the database refuses; what ended until then stays ended.
     pub async fn expire_suspended(&self, before: OffsetDateTime, now: OffsetDateTime) -> Result<u64> {
-        let parked = answered(async {
+        let parked = with_timeout(async {
             let parked = sqlx::query_scalar!(
                 r#"select webhook_id as "webhook_id: WebhookId"
                    from webhook
@@ -51,7 +51,7 @@ impl Store {
         before: OffsetDateTime,
         now: OffsetDateTime,
     ) -> Result<(u64, Option<Behind>)> {
-        answered(async {
+        with_timeout(async {
             let mut tx = self.begin().await?;
             // Held to the end: whoever resumes it comes before this piece or after it.
             let parked = sqlx::query_scalar!(

@@ -9,7 +9,7 @@ use crate::domain::delivery::signature::SigningKey;
 use crate::domain::ids::{TenantId, WebhookId, WebhookSecretId};
 use crate::domain::secret::MasterKey;
 use crate::store::webhooks::rows::{open_seed, read};
-use crate::store::{Result, Store, StoreError, answered};
+use crate::store::{Result, Store, StoreError, with_timeout};
 
 /// Where a webhook's POSTs go, how, and what signs them.
 #[derive(Clone, Debug)]
@@ -62,7 +62,7 @@ impl Store {
         now: OffsetDateTime,
         master_key: &MasterKey,
     ) -> Result<WebhookTarget> {
-        answered(async {
+        with_timeout(async {
             let mut conn = self.hot.acquire().await?;
             // The row first: a rotation in between makes the keys newer than the version, and it is read again.
             let webhook = read(&mut conn, webhook_id).await?;

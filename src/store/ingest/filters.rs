@@ -13,7 +13,7 @@ use crate::domain::ids::{SourceId, TenantId, WebhookId};
 use crate::domain::presence::EventKind;
 use crate::domain::webhook::filter_index::Filters;
 use crate::domain::webhook::matching::Subscription;
-use crate::store::{Result, Store, answered};
+use crate::store::{Result, Store, with_timeout};
 
 /// Webhooks that one statement reads at most, and about how many items of their filters.
 const WEBHOOKS_AT_ONCE: i64 = 200;
@@ -106,7 +106,7 @@ impl Store {
     {
         let mut tries = 0;
         loop {
-            if let Some(done) = answered(step(tries >= GIVES_WAY)).await? {
+            if let Some(done) = with_timeout(step(tries >= GIVES_WAY)).await? {
                 return Ok(done);
             }
             self.read_filters().await?;
@@ -120,7 +120,7 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn webhooks_changed(&self, since: i64) -> Result<(i64, Option<Vec<WebhookId>>)> {
-        answered(async {
+        with_timeout(async {
             let mut conn = self.pool.acquire().await?;
             let there = generation(&mut conn).await?;
             if there == since {
@@ -144,7 +144,7 @@ impl Store {
     /// If the database is away; what was read counts.
     pub async fn read_filters(&self) -> Result<()> {
         let piece = async || self.subscriptions.read_piece(&mut *self.pool.acquire().await?).await;
-        while !answered(piece()).await? {}
+        while !with_timeout(piece()).await? {}
         Ok(())
     }
 }

@@ -20,7 +20,7 @@ use crate::domain::webhook::matching::{Facts, Subscription};
 use crate::store::ingest::fan_out::NewEvent;
 use crate::store::ingest::numbering::{Agent, Agents, Dropped, Numbered, number};
 use crate::store::ingest::write::Written;
-use crate::store::{Result, Store, answered, audit};
+use crate::store::{Result, Store, with_timeout, audit};
 
 /// What a batch became.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,7 +101,7 @@ impl Store {
     /// # Errors
     /// If the database is away, or that commit does not end in time: ask again.
     pub async fn stored_events(&self, changes: &[PresenceChange]) -> Result<Vec<EventId>> {
-        answered(async {
+        with_timeout(async {
             let mut tx = self.hot.begin_with(BEGIN_WRITING).await?;
             let ids: Vec<_> = changes.iter().map(|change| change.event_id).collect();
             let times: Vec<_> = changes.iter().map(|change| change.received_at).collect();

@@ -17,7 +17,7 @@ use crate::store::ingest::fan_out::NewEvent;
 use crate::store::ingest::filters::shared_generation;
 use crate::store::ingest::record::BEGIN_WRITING;
 use crate::store::ingest::write::Written;
-use crate::store::{Result, Store, answered, audit};
+use crate::store::{Result, Store, with_timeout, audit};
 
 /// Agents of one transaction: live changes wait for it.
 const CHUNK: i64 = 500;
@@ -30,7 +30,7 @@ impl Store {
     pub async fn write_snapshots(&self, within: Duration) -> Result<bool> {
         let by = Instant::now() + within;
         loop {
-            let asked = answered(async {
+            let asked = with_timeout(async {
                 Ok(sqlx::query_scalar!(
                     r#"select webhook_id as "webhook_id: WebhookId"
                        from webhook

@@ -13,7 +13,7 @@ use crate::store::webhooks::rows::read;
 use crate::store::webhooks::work;
 use crate::store::webhooks::work::Work;
 use crate::store::webhooks::{entry, lock};
-use crate::store::{Result, Store, StoreError, answered, audit};
+use crate::store::{Result, Store, StoreError, with_timeout, audit};
 
 /// What shall be owed again.
 #[derive(Clone, Debug)]
@@ -168,7 +168,7 @@ impl Store {
         principal: Option<&str>,
     ) -> Result<bool> {
         let now = clock::now();
-        answered(async {
+        with_timeout(async {
             let mut tx = self.begin().await?;
             let ended = sqlx::query!(
                 r#"update recovery
@@ -261,7 +261,7 @@ impl Store {
         now: OffsetDateTime,
         at_most: i64,
     ) -> Result<Vec<RecoveryId>> {
-        answered(async {
+        with_timeout(async {
             Ok(sqlx::query_scalar!(
                 r#"update recovery
                    set held_by = $1
@@ -303,7 +303,7 @@ impl Store {
     /// # Errors
     /// If the database refuses.
     pub async fn forget_recoveries(&self, before: OffsetDateTime) -> Result<u64> {
-        answered(async {
+        with_timeout(async {
             let gone = sqlx::query!("delete from recovery where ended_at < $1", before)
                 .execute(&mut *self.begin().await?)
                 .await?;

@@ -16,7 +16,7 @@ use crate::domain::ids::{DeliveryId, DispatcherId, RecoveryId, TenantId, Webhook
 use crate::store::delivery::reopen::{Lane, open_delivery};
 use crate::store::recovery::missed_events::Missed;
 use crate::store::webhooks::lock;
-use crate::store::{Result, Store, StoreError, answered, audit};
+use crate::store::{Result, Store, StoreError, with_timeout, audit};
 
 /// Deliveries opened in one transaction.
 const PIECE: usize = 50;
@@ -55,7 +55,7 @@ impl Store {
         let Some(job) = self.job(dispatcher, id).await? else { return Ok(false) };
         // Nothing of another tenant may be owed to its webhook.
         let theirs = self.for_tenant(job.tenant);
-        let webhook = match answered(theirs.webhook(job.webhook_id)).await {
+        let webhook = match with_timeout(theirs.webhook(job.webhook_id)).await {
             Ok(webhook) => webhook,
             Err(StoreError::NotFound(_)) => {
                 self.end_recovery(dispatcher, id, Some("webhook_gone")).await?;
@@ -89,7 +89,7 @@ impl Store {
 
     /// The request, if it runs and is in this dispatcher's hands.
     async fn job(&self, dispatcher: DispatcherId, id: RecoveryId) -> Result<Option<Job>> {
-        answered(async {
+        with_timeout(async {
             Ok(sqlx::query_as!(
                 Job,
                 r#"select r.recovery_id as "recovery_id: RecoveryId", r.webhook_id as "webhook_id: WebhookId",
@@ -116,7 +116,7 @@ impl Store {
         read_through: i64,
         skipped: u64,
     ) -> Result<()> {
-        answered(async {
+        with_timeout(async {
             sqlx::query!(
                 "update recovery
                  set read_through = $3,
@@ -172,7 +172,7 @@ impl Store {
     /// Opens missed deliveries of one lane, all or none, and counts them.
     async fn open_piece(&self, job: &Job, lane: i64, missed: &[Missed]) -> Result<()> {
         let now = clock::now();
-        answered(async {
+        with_timeout(async {
             let mut tx = self.begin().await?;
             // Always in this order: agent, webhook, delivery.
             sqlx::query!("select agent_key from agent where agent_key = $1 for update", lane)

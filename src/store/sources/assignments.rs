@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use crate::domain::audit::Entry;
 use crate::domain::ids::{AgentId, ConnectionId, SourceId};
 use crate::domain::presence::agent_state::AgentState;
-use crate::store::{Result, Store, answered, audit};
+use crate::store::{Result, Store, with_timeout, audit};
 
 /// A connection and its agents.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn assignments(&self, source: SourceId) -> Result<Vec<Assigned>> {
-        answered(async {
+        with_timeout(async {
             let rows = sqlx::query!(
                 r#"select c.connection_id as "connection_id: ConnectionId",
                           coalesce(array_agg(a.agent_id) filter (where a.agent_id is not null), '{}') as "agents!"
@@ -101,7 +101,7 @@ impl Store {
         now: OffsetDateTime,
         entries: &[Entry],
     ) -> Result<()> {
-        answered(async {
+        with_timeout(async {
             let mut tx = self.begin().await?;
             let changed: Vec<_> = plan.changed.iter().map(|assigned| assigned.connection_id).collect();
             sqlx::query!(
@@ -180,7 +180,7 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn roster_failed(&self, source: SourceId, why: &str, entry: &Entry) -> Result<()> {
-        answered(async {
+        with_timeout(async {
             let mut tx = self.begin().await?;
             sqlx::query!(
                 "insert into source_health (source_id, roster_error)
@@ -210,7 +210,7 @@ impl Store {
         now: OffsetDateTime,
         entries: &[Entry],
     ) -> Result<()> {
-        answered(async {
+        with_timeout(async {
             let mut tx = self.begin().await?;
             sqlx::query!(
                 "update connection_agent
@@ -245,7 +245,7 @@ impl Store {
         source: SourceId,
         agents: &[String],
     ) -> Result<HashMap<String, KnownAgent>> {
-        answered(async {
+        with_timeout(async {
             let rows = sqlx::query!(
                 r#"select agent_id, state as "state: Json<AgentState>", received_at, name, email
                    from agent
@@ -279,7 +279,7 @@ impl Store {
         source: SourceId,
         profiles: &[(String, Option<String>, Option<String>)],
     ) -> Result<()> {
-        answered(async {
+        with_timeout(async {
             sqlx::query!(
                 "insert into agent (source_id, agent_id, name, email)
                  select $1, *

@@ -12,7 +12,7 @@ use crate::domain::presence::topics::TopicMatrix;
 use crate::domain::secret::{MasterKey, Secret};
 use crate::store::ingest::write::Written;
 use crate::store::sources::gap_tracking::{GapStep, Watcher, close_gap, open_gap};
-use crate::store::{Result, Store, StoreError, answered, audit};
+use crate::store::{Result, Store, StoreError, with_timeout, audit};
 
 /// A source and the connections that it has rows for.
 #[derive(Clone, Debug)]
@@ -127,7 +127,7 @@ impl Store {
     /// # Errors
     /// If the database is away, or a client secret does not open.
     pub async fn wanted_sources(&self, master_key: &MasterKey) -> Result<Vec<WantedSource>> {
-        answered(async {
+        with_timeout(async {
         let rows = sqlx::query!(
             r#"select s.source_id as "source_id: SourceId", s.name, s.version, s.deleted_at, s.protocol, s.region,
                       s.api_url, s.login_url, s.client_id, s.client_secret_sealed, s.agents,
@@ -231,7 +231,7 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn add_connections(&self, source_id: SourceId, agents: &[String]) -> Result<()> {
-        answered(async {
+        with_timeout(async {
             let ids: Vec<_> = agents.iter().map(|_| ConnectionId::generate()).collect();
             sqlx::query!(
                 "with made as (
@@ -261,7 +261,7 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn agents_of_connection(&self, connection: ConnectionId) -> Result<Vec<AgentId>> {
-        answered(async {
+        with_timeout(async {
             Ok(sqlx::query_scalar!(
                 r#"select agent_id as "agent_id: AgentId"
                    from connection_agent
@@ -280,7 +280,7 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn remove_connection(&self, connection_id: ConnectionId, now: OffsetDateTime) -> Result<()> {
-        answered(async {
+        with_timeout(async {
             let mut tx = self.begin().await?;
             sqlx::query!(
                 "update gap
@@ -395,7 +395,7 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn write_proofs(&self, proofs: &[(ConnectionId, OffsetDateTime)]) -> Result<()> {
-        answered(async {
+        with_timeout(async {
             sqlx::query!(
                 "update connection c
              set proven_at = n.proven_at

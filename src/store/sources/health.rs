@@ -11,7 +11,7 @@ use crate::domain::ids::{ConnectionId, EventId, GapId, SourceId, WebhookId};
 use crate::domain::presence::EventKind;
 use crate::domain::presence::source_notice::{GAPS_MAX, NoticedGap, SourceNotice};
 use crate::store::delivery::receiver_notices;
-use crate::store::{Result, Store, answered, audit};
+use crate::store::{Result, Store, with_timeout, audit};
 
 /// How a source stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -48,7 +48,7 @@ impl Store {
         since: OffsetDateTime,
         now: OffsetDateTime,
     ) -> Result<()> {
-        answered(async {
+        with_timeout(async {
             let mut tx = self.begin().await?;
             let changed = sqlx::query!(
                 "insert into source_health (source_id, stale_since)
@@ -79,7 +79,7 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn source_recovered(&self, source: SourceId, now: OffsetDateTime) -> Result<()> {
-        answered(async {
+        with_timeout(async {
             let mut tx = self.begin().await?;
             let since = sqlx::query_scalar!(
                 r#"update source_health h

@@ -5,7 +5,7 @@ use time::{Duration, OffsetDateTime};
 
 use crate::clock;
 use crate::domain::ids::{ConnectionId, ProvisioningId, SourceId};
-use crate::store::{Result, Store, StoreError, answered};
+use crate::store::{Result, Store, StoreError, with_timeout};
 
 /// Requests without an answer that are remembered of one connection; the newest. No client may hold so many connections.
 const UNANSWERED_MAX: i64 = 20;
@@ -39,8 +39,8 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn recognise_database(&self) -> Result<Option<u64>> {
-        let system_identifier = answered(self.system_identifier()).await?;
-        answered(async {
+        let system_identifier = with_timeout(self.system_identifier()).await?;
+        with_timeout(async {
             let mut tx = self.begin_in_turn().await?;
             let oid = sqlx::query_scalar!(
                 r#"select oid::bigint as "oid!" from pg_database where datname = current_database()"#
@@ -104,7 +104,7 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn begin_provisioning(&self, id: ProvisioningId, connection: ConnectionId) -> Result<()> {
-        answered(async {
+        with_timeout(async {
             let mut tx = self.pool.begin().await?;
             sqlx::query!(
                 "insert into provisioning (provisioning_id, connection_id, source_id, agent_id, process_id, begun_at)
@@ -148,7 +148,7 @@ impl Store {
         source: SourceId,
         listed: &[ListedConnection],
     ) -> Result<Vec<LostConnection>> {
-        answered(async {
+        with_timeout(async {
             Ok(sqlx::query_as!(
                 LostConnection,
                 r#"select distinct l.upstream_id as "upstream_id!", l.agent_id as "agent_id!"

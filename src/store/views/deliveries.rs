@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use crate::clock;
 use crate::domain::ids::{AgentId, DeliveryId, EventId, WebhookId};
-use crate::store::{Result, STEP_WITHIN, Store, StoreError, answered};
+use crate::store::{Result, STEP_WITHIN, Store, StoreError, with_timeout};
 
 /// Attempts shown of one delivery.
 const ATTEMPTS_SHOWN: i64 = 200;
@@ -96,7 +96,7 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn backlog(&self) -> Result<(i64, Option<OffsetDateTime>)> {
-        answered(async {
+        with_timeout(async {
             let row = sqlx::query!(r#"select count(*) as "open!", min(created_at) as oldest from delivery"#)
                 .fetch_one(&mut *self.begin().await?)
                 .await?;

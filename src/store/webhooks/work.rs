@@ -12,7 +12,7 @@ use crate::domain::delivery::outcome::EndState;
 use crate::domain::ids::WebhookId;
 use crate::store::delivery::cycle::BEGIN_CYCLE;
 use crate::store::ingest::record::BEGIN_WRITING;
-use crate::store::{Result, Store, answered};
+use crate::store::{Result, Store, with_timeout};
 
 /// Deliveries of one piece: a cycle that meets it waits some ten milliseconds.
 const PIECE: u32 = 1000;
@@ -101,7 +101,7 @@ impl Store {
     /// # Errors
     /// If the database is away.
     pub async fn resume_forgotten(&self, now: OffsetDateTime) -> Result<()> {
-        answered(async {
+        with_timeout(async {
             sqlx::query!(
                 "insert into webhook_work (webhook_id, kind, asked_at)
                  select w.webhook_id, 'resume', $1
@@ -126,7 +126,7 @@ impl Store {
     /// Waits for writers and cycles that began before a change of state was committed: they may still go by the old one.
     async fn wait_for_writers(&self) -> Result<()> {
         // One that was asked for earlier may be committed later: only those that are seen here were committed before the wait.
-        let asked = answered(async {
+        let asked = with_timeout(async {
             Ok(sqlx::query!(
                 r#"select webhook_id as "webhook: WebhookId", kind, asked_at
                    from webhook_work
@@ -142,7 +142,7 @@ impl Store {
         for begin in [BEGIN_WRITING, BEGIN_CYCLE] {
             self.ended(begin).await?;
         }
-        answered(async {
+        with_timeout(async {
             sqlx::query!(
                 "update webhook_work k
                  set writers_ended = true
@@ -163,7 +163,7 @@ impl Store {
 
     /// Does one piece; false if there is none to do.
     async fn do_piece(&self, worked: &mut Worked) -> Result<bool> {
-        answered(async {
+        with_timeout(async {
             let mut tx = self.hot.begin().await?;
             let Some(work) = sqlx::query!(
                 r#"select k.webhook_id as "webhook: WebhookId", k.kind, k.end_state, k.asked_at,
