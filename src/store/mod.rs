@@ -154,7 +154,7 @@ impl StoreError {
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// Connections kept for the two hot paths, recording and dispatching, so that API calls cannot hold them up.
-const HOT_CONNECTIONS: u32 = 3;
+const PIPELINE_CONNECTIONS: u32 = 3;
 
 /// The database and the nudges. Clones share both.
 #[derive(Clone, Debug)]
@@ -209,7 +209,7 @@ impl Store {
             ("enable_mergejoin", "off"),
             ("enable_bitmapscan", "off"),
         ]);
-        let hot = pool_options(HOT_CONNECTIONS, FRESH).connect_lazy_with(options);
+        let hot = pool_options(PIPELINE_CONNECTIONS, FRESH).connect_lazy_with(options);
         let mut store = Self {
             pool,
             process,
