@@ -169,7 +169,7 @@ pub struct Store {
     tenant: Option<TenantId>,
     /// For recording and dispatching: few statements, prepared once. Their plans do not depend on parameters, and
     /// planning over all day partitions each time would cost more than running.
-    hot: PgPool,
+    pipeline_pool: PgPool,
     /// For readiness alone: one connection, so that callers who read slowly cannot make it look as if the database were away.
     readiness: PgPool,
     /// Nudges inside this process.
@@ -209,13 +209,13 @@ impl Store {
             ("enable_mergejoin", "off"),
             ("enable_bitmapscan", "off"),
         ]);
-        let hot = pool_options(PIPELINE_CONNECTIONS, FRESH).connect_lazy_with(options);
+        let pipeline_pool = pool_options(PIPELINE_CONNECTIONS, FRESH).connect_lazy_with(options);
         let mut store = Self {
             pool,
             process,
             began_at: clock::now(),
             tenant: None,
-            hot,
+            pipeline_pool,
             readiness,
             wake: wake::Wake::default(),
             handoff: delivery::direct_dispatch::Handoff::default(),
@@ -274,7 +274,7 @@ impl Store {
     /// Ends every connection; later calls fail. A server that is silent is not waited for.
     pub async fn close(&self) {
         let closed = async {
-            self.hot.close().await;
+            self.pipeline_pool.close().await;
             self.readiness.close().await;
             self.pool.close().await;
         };

@@ -22,7 +22,7 @@ impl Store {
         now: OffsetDateTime,
     ) -> Result<Vec<Claimed>> {
         with_timeout(async {
-            let mut tx = self.hot.begin_with(BEGIN_CYCLE).await?;
+            let mut tx = self.pipeline_pool.begin_with(BEGIN_CYCLE).await?;
             let unfinished = sqlx::query!(
                 r#"select batch_id as "batch_id!: BatchId", bool_and(leased_by is null and due_at <= $2) as "due!"
                    from delivery

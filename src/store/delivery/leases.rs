@@ -133,7 +133,7 @@ impl Store {
                 from.1,
                 LANES,
             )
-            .fetch_all(&self.hot)
+            .fetch_all(&self.pipeline_pool)
             .await?;
             let last = lanes.last().map(|lane| LaneCursor(lane.webhook_id.0, lane.lane));
             let (webhooks, stranded): (Vec<_>, Vec<_>) =
@@ -141,7 +141,7 @@ impl Store {
             if stranded.is_empty() {
                 return Ok((last, 0));
             }
-            let mut tx = self.hot.begin_with(BEGIN_CYCLE).await?;
+            let mut tx = self.pipeline_pool.begin_with(BEGIN_CYCLE).await?;
             let woken = sqlx::query!(
                 "update delivery d
                  set due_at = greatest($3, d.not_before)

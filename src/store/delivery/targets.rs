@@ -63,7 +63,7 @@ impl Store {
         master_key: &MasterKey,
     ) -> Result<WebhookTarget> {
         with_timeout(async {
-            let mut conn = self.hot.acquire().await?;
+            let mut conn = self.pipeline_pool.acquire().await?;
             // The row first: a rotation in between makes the keys newer than the version, and it is read again.
             let webhook = read(&mut conn, webhook_id).await?;
             let access = webhook.access(master_key)?;

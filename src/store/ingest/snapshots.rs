@@ -57,7 +57,7 @@ impl Store {
 
     /// Writes the next chunk. `None` if the filters in memory are not those that count; `Some(None)` if there is none to write.
     async fn write_chunk(&self, webhook: WebhookId, insist: bool) -> Result<Option<Option<Written>>> {
-        let mut tx = self.hot.begin_with(BEGIN_WRITING).await?;
+        let mut tx = self.pipeline_pool.begin_with(BEGIN_WRITING).await?;
         // The webhook's row first locks out an owner who asks anew meanwhile.
         let asked = sqlx::query!(
             r#"select snapshot_next as "from!", tenant_id as "tenant_id: TenantId"

@@ -116,7 +116,7 @@ impl Store {
                  on conflict do nothing",
                 now,
             )
-            .execute(&self.hot)
+            .execute(&self.pipeline_pool)
             .await?;
             Ok(())
         })
@@ -164,7 +164,7 @@ impl Store {
     /// Does one piece; false if there is none to do.
     async fn do_piece(&self, worked: &mut Worked) -> Result<bool> {
         with_timeout(async {
-            let mut tx = self.hot.begin().await?;
+            let mut tx = self.pipeline_pool.begin().await?;
             let Some(work) = sqlx::query!(
                 r#"select k.webhook_id as "webhook: WebhookId", k.kind, k.end_state, k.asked_at,
                           coalesce(w.state = 'active' and w.deleted_at is null, false) as "active!"
