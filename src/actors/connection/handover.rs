@@ -66,7 +66,7 @@ impl ConnectionActor {
         }));
     }
 
-    /// Sight was lost on a strand: a gap begins if no other strand sees, and is over already if one has seen since.
+    /// Coverage was lost on a strand: a gap begins if no other strand sees, and is over already if one has seen since.
     pub(super) fn sight_lost(&mut self, role: Role, from: OffsetDateTime, cause: &'static str) {
         if role != Role::Primary {
             return;

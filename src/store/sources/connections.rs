@@ -56,7 +56,7 @@ pub struct ConnectionFilter {
 
 /// Whether the bridge can see anything at all.
 #[derive(Clone, Copy, Debug)]
-pub struct Sight {
+pub struct Coverage {
     /// Whether there is a source.
     pub any_source: bool,
     /// Whether a connection is open.
@@ -167,9 +167,9 @@ impl Store {
     ///
     /// # Errors
     /// If the database does not answer.
-    pub async fn sight(&self) -> Result<Sight> {
+    pub async fn sight(&self) -> Result<Coverage> {
         let sight = sqlx::query_as!(
-            Sight,
+            Coverage,
             r#"select exists (select from source where deleted_at is null) as "any_source!",
                       exists (
                           select from connection c

@@ -1,4 +1,4 @@
-//! Sight of agents lost and found: the rows of `gap`, written with the state of the connection they are about.
+//! Coverage of agents lost and found: the rows of `gap`, written with the state of the connection they are about.
 
 use std::sync::Arc;
 
