@@ -67,7 +67,7 @@ impl ConnectionActor {
     }
 
     /// Coverage was lost on a strand: a gap begins if no other strand sees, and is over already if one has seen since.
-    pub(super) fn sight_lost(&mut self, role: Role, from: OffsetDateTime, cause: &'static str) {
+    pub(super) fn coverage_lost(&mut self, role: Role, from: OffsetDateTime, cause: &'static str) {
         if role != Role::Primary {
             return;
         }

@@ -207,7 +207,7 @@ impl ConnectionActor {
                 ctx.run_later(after, move |actor, ctx| actor.feed(place, Input::Timer(timer), ctx));
             }
             Effect::Audit(entry) => self.tell(*entry),
-            Effect::GapOpened { from, cause } => self.sight_lost(role, from, cause),
+            Effect::GapOpened { from, cause } => self.coverage_lost(role, from, cause),
             Effect::GapClosed if role == Role::Primary => {
                 self.journal.gap(GapStep::Closed { to: now.at });
             }
