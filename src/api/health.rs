@@ -33,9 +33,9 @@ pub(super) async fn health() -> HttpResponse {
 
 pub(super) async fn readiness(state: web::Data<ApiState>) -> HttpResponse {
     let mut reasons = Vec::new();
-    match tokio::time::timeout(DATABASE_WITHIN, state.whole_store.sight()).await {
-        Ok(Ok(sight)) => {
-            if sight.any_source && !sight.any_open {
+    match tokio::time::timeout(DATABASE_WITHIN, state.whole_store.coverage()).await {
+        Ok(Ok(coverage)) => {
+            if coverage.any_source && !coverage.any_open {
                 reasons.push("upstream: no connection is open".to_owned());
             }
         }

@@ -167,8 +167,8 @@ impl Store {
     ///
     /// # Errors
     /// If the database does not answer.
-    pub async fn sight(&self) -> Result<Coverage> {
-        let sight = sqlx::query_as!(
+    pub async fn coverage(&self) -> Result<Coverage> {
+        let coverage = sqlx::query_as!(
             Coverage,
             r#"select exists (select from source where deleted_at is null) as "any_source!",
                       exists (
@@ -179,7 +179,7 @@ impl Store {
         )
         .fetch_one(&self.readiness)
         .await?;
-        Ok(sight)
+        Ok(coverage)
     }
 }
 
