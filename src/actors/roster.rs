@@ -15,7 +15,7 @@ use crate::domain::ids::{ConnectionId, SourceId};
 use crate::genesys::definitions::Definitions;
 use crate::genesys::plan::{CHANNEL_AGENTS_MAX, CHANNELS_MAX, plan_channels};
 use crate::genesys::protocol::{ErrorKind, Person, Upstream, UpstreamError, Watch};
-use crate::genesys::reconnect::SeedBackoff;
+use crate::genesys::reconnect::ReconnectBackoff;
 use crate::random;
 use crate::store::sources::assignments::{Assigned, Assignments};
 use crate::store::{Store, StoreError};
@@ -61,7 +61,7 @@ pub struct End;
 /// The actor of one source.
 pub struct RosterActor {
     deps: RosterDeps,
-    backoff: SeedBackoff,
+    backoff: ReconnectBackoff,
     /// A reading is under way.
     reading: bool,
     /// Another one is wanted after it.
@@ -78,7 +78,7 @@ impl RosterActor {
     pub fn new(deps: RosterDeps) -> Self {
         Self {
             deps,
-            backoff: SeedBackoff::default(),
+            backoff: ReconnectBackoff::default(),
             reading: false,
             again: false,
             next: None,

@@ -13,7 +13,7 @@ use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::SourceId;
 use crate::domain::secret::Secret;
 use crate::genesys::protocol::{ErrorKind, Token, Upstream, UpstreamError};
-use crate::genesys::reconnect::SeedBackoff;
+use crate::genesys::reconnect::ReconnectBackoff;
 use crate::genesys::session::TokenSerial;
 use crate::metrics::{Metrics, OutcomeLabels, ReasonLabels};
 use crate::random;
@@ -104,7 +104,7 @@ struct TokenActor {
     serials: TokenSerial,
     /// Who waits for the request under way; `None` if none is.
     waiting: Option<Vec<oneshot::Sender<Result<Held, UpstreamError>>>>,
-    backoff: SeedBackoff,
+    backoff: ReconnectBackoff,
     /// After a failure: what it was, and until when nothing is asked.
     resting: Option<(UpstreamError, Instant)>,
 }
@@ -120,7 +120,7 @@ impl TokenActor {
             current: None,
             serials: 0,
             waiting: None,
-            backoff: SeedBackoff::default(),
+            backoff: ReconnectBackoff::default(),
             resting: None,
         }
     }

@@ -20,13 +20,13 @@ const ATTEMPT_MAX: u32 = 16;
 
 /// round(min(1000 · 2ⁿ + rand · 300, 30000)) milliseconds for attempt n from 0, spread at the cap. Never gives up.
 #[derive(Clone, Debug, Default)]
-pub struct SeedBackoff {
+pub struct ReconnectBackoff {
     attempt: u32,
     /// Random, at least 0 and below 1; set before each use.
     jitter: f64,
 }
 
-impl SeedBackoff {
+impl ReconnectBackoff {
     /// Delay of the next attempt; counts it.
     pub fn next(&mut self, jitter: f64) -> Duration {
         self.jitter = jitter;
@@ -45,7 +45,7 @@ impl SeedBackoff {
     }
 }
 
-impl Backoff for SeedBackoff {
+impl Backoff for ReconnectBackoff {
     fn reset(&mut self) {
         self.attempt = 0;
     }
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn delays_are_those_of_the_seed() {
-        let mut backoff = SeedBackoff::default();
+        let mut backoff = ReconnectBackoff::default();
         let delays: Vec<u128> = (0..5).map(|_| backoff.next(0.5).as_millis()).collect();
         assert_eq!(delays, [1150, 2150, 4150, 8150, 16_150]);
         assert_eq!(backoff.next(0.0).as_millis(), 30_000);
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn at_the_cap_clients_do_not_all_wait_the_same() {
-        let mut backoff = SeedBackoff { attempt: 40, jitter: 0.0 };
+        let mut backoff = ReconnectBackoff { attempt: 40, jitter: 0.0 };
         let delays: std::collections::HashSet<_> =
             (0..10_u8).map(|n| backoff.next(f64::from(n) / 10.0)).collect();
         assert_eq!(delays.len(), 10);
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn it_never_gives_up() {
-        let mut backoff = SeedBackoff { attempt: u32::MAX - 1, jitter: 0.0 };
+        let mut backoff = ReconnectBackoff { attempt: u32::MAX - 1, jitter: 0.0 };
         assert_eq!(backoff.next(0.0), backoff.next(0.0));
     }
 }

@@ -22,7 +22,7 @@ use crate::domain::presence::Origin;
 use crate::domain::presence::agent_state::{Merged, Seen};
 use crate::genesys::definitions::Definitions;
 use crate::genesys::protocol::{ErrorKind, SNAPSHOT_MAX, Snapshot, Update, Upstream, UpstreamError};
-use crate::genesys::reconnect::SeedBackoff;
+use crate::genesys::reconnect::ReconnectBackoff;
 use crate::metrics::OutcomeLabels;
 use crate::random;
 use crate::store::StoreError;
@@ -105,7 +105,7 @@ impl Reading {
     async fn run(mut self, agents: &[String]) -> Entry {
         let (began, mut differences, mut found) = (Instant::now(), 0_usize, 0_usize);
         for part in agents.chunks(SNAPSHOT_MAX) {
-            let mut backoff = SeedBackoff::default();
+            let mut backoff = ReconnectBackoff::default();
             loop {
                 match self.part(part).await {
                     Ok((states, differing)) => {
@@ -117,7 +117,7 @@ impl Reading {
                 }
             }
         }
-        let mut backoff = SeedBackoff::default();
+        let mut backoff = ReconnectBackoff::default();
         loop {
             match self.catch_up().await {
                 Ok(differing) => {
@@ -230,7 +230,7 @@ impl Reading {
         }
     }
 
-    async fn failed(&self, error: &Failed, backoff: &mut SeedBackoff) {
+    async fn failed(&self, error: &Failed, backoff: &mut ReconnectBackoff) {
         self.deps.metrics.resyncs.get_or_create(&OutcomeLabels { outcome: "failed" }).inc();
         if backoff.attempts() == 0 {
             tracing::warn!(%error, connection = %self.assignment.connection_id, "present states cannot be read yet");

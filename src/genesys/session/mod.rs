@@ -21,7 +21,7 @@ use time::OffsetDateTime;
 
 use super::latency::LatencyTracker;
 use super::protocol::{ErrorKind, Rhythm, UpstreamError};
-use super::reconnect::SeedBackoff;
+use super::reconnect::ReconnectBackoff;
 use crate::domain::audit::{Entry, Kind, Level};
 
 mod end;
@@ -48,7 +48,7 @@ pub struct Session {
     phase: Phase,
     epoch: u64,
     reason: Option<String>,
-    backoff: SeedBackoff,
+    backoff: ReconnectBackoff,
     /// The token of this try.
     token: Option<TokenSerial>,
     /// A token that the next try must not use.
@@ -90,7 +90,7 @@ impl Session {
             phase: Phase::Idle,
             epoch: 0,
             reason: None,
-            backoff: SeedBackoff::default(),
+            backoff: ReconnectBackoff::default(),
             token: None,
             avoid: None,
             verified: None,
