@@ -139,7 +139,7 @@ pub struct Definition {
 
 /// How sockets of a protocol are kept alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rhythm {
+pub struct KeepaliveConfig {
     /// Silence that counts as death.
     pub silence: Duration,
     /// How often we ping.
@@ -266,7 +266,7 @@ pub trait Upstream {
     fn read(&self, text: &str) -> Frame;
 
     /// How sockets are kept alive.
-    fn rhythm(&self, heartbeat: Duration) -> Rhythm;
+    fn rhythm(&self, heartbeat: Duration) -> KeepaliveConfig;
 
     /// Has a connection that exists listen to these agents and no others; gives those that are rejected.
     fn subscribe<'a>(

@@ -24,7 +24,7 @@ use crate::domain::secret::Secret;
 use crate::domain::webhook::target::TargetPolicy;
 use crate::genesys::limiter::{Limiter, Urgency};
 use crate::genesys::protocol::{
-    Definition, ErrorKind, Frame, Listed, Person, Provisioned, Rejected, Rhythm, Snapshot, Step, Token,
+    Definition, ErrorKind, Frame, Listed, Person, Provisioned, Rejected, KeepaliveConfig, Snapshot, Step, Token,
     Upstream, UpstreamError, Wanted, Watch,
 };
 use crate::genesys::rest::{Rest, authorized, bad, exchange, is_id, read_json, read_token};
@@ -249,8 +249,8 @@ impl Upstream for Notifications {
         wire::read(text)
     }
 
-    fn rhythm(&self, _: Duration) -> Rhythm {
-        Rhythm {
+    fn rhythm(&self, _: Duration) -> KeepaliveConfig {
+        KeepaliveConfig {
             silence: SILENCE,
             ping_every: SILENCE / 2,
             ping_text: Some(wire::PING),

@@ -13,7 +13,7 @@ use super::wire;
 use crate::domain::secret::Secret;
 use crate::domain::webhook::target::TargetPolicy;
 use crate::genesys::protocol::{
-    Definition, Frame, Listed, Person, Provisioned, Rejected, Rhythm, Snapshot, Step, Token, Upstream,
+    Definition, Frame, Listed, Person, Provisioned, Rejected, KeepaliveConfig, Snapshot, Step, Token, Upstream,
     Wanted, Watch, not_offered,
 };
 use crate::genesys::rest::{Rest, UPSTREAM_ID_CHARS_MAX, authorized, bad, call, exchange, is_id, read_token};
@@ -189,8 +189,8 @@ impl Upstream for Realtime {
         wire::read(text)
     }
 
-    fn rhythm(&self, heartbeat: Duration) -> Rhythm {
-        Rhythm {
+    fn rhythm(&self, heartbeat: Duration) -> KeepaliveConfig {
+        KeepaliveConfig {
             silence: heartbeat * 2 + SILENCE_MARGIN,
             ping_every: heartbeat / 2,
             ping_text: None,

@@ -7,7 +7,7 @@ use super::*;
 use crate::domain::secret::Secret;
 use crate::genesys::protocol::{Frame, Provisioned, Standing};
 
-const CHANNEL: Rhythm = Rhythm {
+const CHANNEL: KeepaliveConfig = KeepaliveConfig {
     silence: Duration::from_secs(35),
     ping_every: Duration::from_millis(17_500),
     ping_text: Some(r#"{"message":"ping"}"#),

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
 use super::latency::LatencyTracker;
-use super::protocol::{ErrorKind, Rhythm, UpstreamError};
+use super::protocol::{ErrorKind, KeepaliveConfig, UpstreamError};
 use super::reconnect::ReconnectBackoff;
 use crate::domain::audit::{Entry, Kind, Level};
 
@@ -44,7 +44,7 @@ const SHUTDOWN_REASON: &str = "Client initiated shutdown";
 /// One connection's life.
 #[derive(Debug)]
 pub struct Session {
-    rhythm: Rhythm,
+    rhythm: KeepaliveConfig,
     phase: Phase,
     epoch: u64,
     reason: Option<String>,
@@ -84,7 +84,7 @@ impl Session {
     /// A session that has not started. `leftovers` are connections of ours that a former process may have left
     /// upstream.
     #[must_use]
-    pub fn new(rhythm: Rhythm, leftovers: Vec<String>) -> Self {
+    pub fn new(rhythm: KeepaliveConfig, leftovers: Vec<String>) -> Self {
         Self {
             rhythm,
             phase: Phase::Idle,

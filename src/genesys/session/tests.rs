@@ -4,11 +4,11 @@ use bytes::Bytes;
 use time::macros::datetime;
 
 use super::*;
-use crate::genesys::protocol::{Frame, Provisioned, Rhythm, Standing};
+use crate::genesys::protocol::{Frame, Provisioned, KeepaliveConfig, Standing};
 use crate::genesys::socket::Closed;
 
 /// Protocol `realtime` with a heartbeat of 15 s.
-const SEED: Rhythm = Rhythm {
+const SEED: KeepaliveConfig = KeepaliveConfig {
     silence: Duration::from_secs(35),
     ping_every: Duration::from_millis(7_500),
     ping_text: None,
@@ -34,7 +34,7 @@ impl Story {
         Self::with_rhythm(SEED, leftovers)
     }
 
-    fn with_rhythm(rhythm: Rhythm, leftovers: Vec<String>) -> Self {
+    fn with_rhythm(rhythm: KeepaliveConfig, leftovers: Vec<String>) -> Self {
         let session = Session::new(rhythm, leftovers);
         Self { session, start: Instant::now(), passed: Duration::ZERO, jitter: 0.0 }
     }
