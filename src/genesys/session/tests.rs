@@ -31,10 +31,10 @@ impl Story {
 
     fn with_leftovers(leftovers: &[&str]) -> Self {
         let leftovers = leftovers.iter().map(|id| (*id).to_owned()).collect();
-        Self::with_rhythm(SEED, leftovers)
+        Self::with_keepalive(SEED, leftovers)
     }
 
-    fn with_rhythm(rhythm: KeepaliveConfig, leftovers: Vec<String>) -> Self {
+    fn with_keepalive(rhythm: KeepaliveConfig, leftovers: Vec<String>) -> Self {
         let session = Session::new(rhythm, leftovers);
         Self { session, start: Instant::now(), passed: Duration::ZERO, jitter: 0.0 }
     }
@@ -481,7 +481,7 @@ proptest::proptest! {
     /// remembers no more than it must.
     #[test]
     fn no_order_of_events_breaks_a_session(steps in proptest::collection::vec((0_u8..22, 0_u64..120, 0.0_f64..1.0), 0..200)) {
-        let mut story = Story::with_rhythm(SEED, vec!["left".to_owned()]);
+        let mut story = Story::with_keepalive(SEED, vec!["left".to_owned()]);
         let mut old = 0;
         for (step, seconds, jitter) in steps {
             story.jitter = jitter;
