@@ -224,7 +224,7 @@ impl<W: Write> Doctor<'_, W> {
             return Ok(false);
         };
         let (speaker, asked) = (socket.speaker(), Instant::now());
-        let text = self.upstream.rhythm(Duration::from_secs(15)).ping_text;
+        let text = self.upstream.keepalive(Duration::from_secs(15)).ping_text;
         let said =
             text.map_or_else(|| speaker.ping(bytes::Bytes::new()), |text| speaker.text(text.to_owned()));
         let heard = async {

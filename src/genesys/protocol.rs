@@ -266,7 +266,7 @@ pub trait Upstream {
     fn read(&self, text: &str) -> Frame;
 
     /// How sockets are kept alive.
-    fn rhythm(&self, heartbeat: Duration) -> KeepaliveConfig;
+    fn keepalive(&self, heartbeat: Duration) -> KeepaliveConfig;
 
     /// Has a connection that exists listen to these agents and no others; gives those that are rejected.
     fn subscribe<'a>(

@@ -78,7 +78,7 @@ mod tests {
         }
         fn dial<'a>(&'a self, _: &'a Provisioned) -> Step<'a, Socket> { not_offered("") }
         fn read(&self, _: &str) -> Frame { Frame::Heartbeat }
-        fn rhythm(&self, _: Duration) -> KeepaliveConfig { unreachable!("nothing is kept alive here") }
+        fn keepalive(&self, _: Duration) -> KeepaliveConfig { unreachable!("nothing is kept alive here") }
         fn subscribe<'a>(&'a self, _: &'a Secret, _: &'a str, _: &'a Wanted) -> Step<'a, Vec<Rejected>> { not_offered("") }
         fn listens_to<'a>(&'a self, _: &'a Secret, _: &'a str) -> Step<'a, Option<HashSet<String>>> { not_offered("") }
         fn snapshot<'a>(&'a self, _: &'a Secret, _: &'a [String]) -> Step<'a, Vec<Snapshot>> { not_offered("") }

@@ -90,7 +90,7 @@ impl ConnectionActor {
         if !strand.unread {
             return self.start_resync(place, self.assignment.agents.ids(), ctx);
         }
-        if let Some(ping) = self.upstream.rhythm(self.assignment.heartbeat).ping_text {
+        if let Some(ping) = self.upstream.keepalive(self.assignment.heartbeat).ping_text {
             self.speak(place, |speaker| speaker.text(ping.to_owned()), ctx);
         }
         ctx.run_later(OVERLAP, move |actor, ctx| {
@@ -137,7 +137,7 @@ impl ConnectionActor {
         let place = Place { strand: primary.id, epoch: primary.session.epoch() };
         let Some(asked) = self.ask_standing(place) else { return self.hand_over(ctx) };
         let asked_at = clock::now();
-        if let Some(ping) = self.upstream.rhythm(self.assignment.heartbeat).ping_text {
+        if let Some(ping) = self.upstream.keepalive(self.assignment.heartbeat).ping_text {
             self.speak(place, |speaker| speaker.text(ping.to_owned()), ctx);
         }
         ctx.spawn(asked.into_actor(self).map(move |listens, actor, ctx| {

@@ -115,8 +115,8 @@ impl ConnectionActor {
         definitions: Definitions,
         spare: Arc<Semaphore>,
     ) -> Self {
-        let rhythm = upstream.rhythm(assignment.heartbeat);
-        let session = Session::new(rhythm, assignment.leftovers.clone());
+        let keepalive = upstream.keepalive(assignment.heartbeat);
+        let session = Session::new(keepalive, assignment.leftovers.clone());
         let journal = Journal::new(assignment.watcher());
         Self {
             deps,

@@ -249,7 +249,7 @@ impl Upstream for Notifications {
         wire::read(text)
     }
 
-    fn rhythm(&self, _: Duration) -> KeepaliveConfig {
+    fn keepalive(&self, _: Duration) -> KeepaliveConfig {
         KeepaliveConfig {
             silence: SILENCE,
             ping_every: SILENCE / 2,

@@ -189,7 +189,7 @@ impl Upstream for Realtime {
         wire::read(text)
     }
 
-    fn rhythm(&self, heartbeat: Duration) -> KeepaliveConfig {
+    fn keepalive(&self, heartbeat: Duration) -> KeepaliveConfig {
         KeepaliveConfig {
             silence: heartbeat * 2 + SILENCE_MARGIN,
             ping_every: heartbeat / 2,

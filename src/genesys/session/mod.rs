@@ -44,7 +44,7 @@ const SHUTDOWN_REASON: &str = "Client initiated shutdown";
 /// One connection's life.
 #[derive(Debug)]
 pub struct Session {
-    rhythm: KeepaliveConfig,
+    keepalive: KeepaliveConfig,
     phase: Phase,
     epoch: u64,
     reason: Option<String>,
@@ -84,9 +84,9 @@ impl Session {
     /// A session that has not started. `leftovers` are connections of ours that a former process may have left
     /// upstream.
     #[must_use]
-    pub fn new(rhythm: KeepaliveConfig, leftovers: Vec<String>) -> Self {
+    pub fn new(keepalive: KeepaliveConfig, leftovers: Vec<String>) -> Self {
         Self {
-            rhythm,
+            keepalive,
             phase: Phase::Idle,
             epoch: 0,
             reason: None,
@@ -115,7 +115,7 @@ impl Session {
     /// A session that is to take the place of this one, on another token.
     #[must_use]
     pub fn successor(&self) -> Self {
-        Self { avoid: self.token, ..Self::new(self.rhythm, Vec::new()) }
+        Self { avoid: self.token, ..Self::new(self.keepalive, Vec::new()) }
     }
 
     /// Takes over what another session has left upstream.

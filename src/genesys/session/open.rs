@@ -30,18 +30,18 @@ impl Session {
         out.extend([
             Effect::GapClosed,
             audit(entry),
-            Effect::SetTimer(Timer::Watchdog, self.rhythm.silence),
-            Effect::SetTimer(Timer::Ping, self.rhythm.ping_every),
+            Effect::SetTimer(Timer::Watchdog, self.keepalive.silence),
+            Effect::SetTimer(Timer::Ping, self.keepalive.ping_every),
             Effect::SetTimer(Timer::Healthy, HEALTHY_AFTER),
         ]);
-        if let Some(every) = self.rhythm.probe_every {
+        if let Some(every) = self.keepalive.probe_every {
             out.push(Effect::SetTimer(Timer::Probe, every));
         }
         if let Some(lifetime) = self.lifetime {
             let after = lifetime.mul_f64(ROTATE_AFTER + ROTATE_SPREAD * jitter);
             out.push(Effect::SetTimer(Timer::Rotate, after));
         }
-        if self.rhythm.resync {
+        if self.keepalive.resync {
             out.push(Effect::Resync);
         }
     }
@@ -89,14 +89,14 @@ impl Session {
             Input::Timer(Timer::Watchdog) => {
                 let silent =
                     self.heard.map_or(Duration::MAX, |heard| now.tick.saturating_duration_since(heard.tick));
-                if silent < self.rhythm.silence {
-                    out.push(Effect::SetTimer(Timer::Watchdog, self.rhythm.silence - silent));
+                if silent < self.keepalive.silence {
+                    out.push(Effect::SetTimer(Timer::Watchdog, self.keepalive.silence - silent));
                     return;
                 }
                 self.silent(silent, now, jitter, out);
             }
             Input::Timer(Timer::Ping) => {
-                match (self.ping, self.rhythm.ping_text) {
+                match (self.ping, self.keepalive.ping_text) {
                     (None, None) => {
                         self.pings += 1;
                         self.ping = Some((self.pings, now.tick));
@@ -109,14 +109,14 @@ impl Session {
                     }
                     (Some((_, sent)), Some(_)) => {
                         let unanswered = now.tick.saturating_duration_since(sent);
-                        if unanswered >= self.rhythm.silence {
+                        if unanswered >= self.keepalive.silence {
                             self.silent(unanswered, now, jitter, out);
                             return;
                         }
                     }
                     (Some(_), None) => {}
                 }
-                out.push(Effect::SetTimer(Timer::Ping, self.rhythm.ping_every));
+                out.push(Effect::SetTimer(Timer::Ping, self.keepalive.ping_every));
             }
             Input::Timer(Timer::Probe) => {
                 self.probed_at = Some(now.at);
@@ -145,7 +145,7 @@ impl Session {
                     }
                     Err(_) => {}
                 }
-                out.extend(self.rhythm.probe_every.map(|every| Effect::SetTimer(Timer::Probe, every)));
+                out.extend(self.keepalive.probe_every.map(|every| Effect::SetTimer(Timer::Probe, every)));
             }
             Input::Unproven => {
                 let silent = self.heard.map(|heard| now.tick.saturating_duration_since(heard.tick));

@@ -34,8 +34,8 @@ impl Story {
         Self::with_keepalive(SEED, leftovers)
     }
 
-    fn with_keepalive(rhythm: KeepaliveConfig, leftovers: Vec<String>) -> Self {
-        let session = Session::new(rhythm, leftovers);
+    fn with_keepalive(keepalive: KeepaliveConfig, leftovers: Vec<String>) -> Self {
+        let session = Session::new(keepalive, leftovers);
         Self { session, start: Instant::now(), passed: Duration::ZERO, jitter: 0.0 }
     }
 
