@@ -194,7 +194,7 @@ impl ConnectionActor {
             }),
             Effect::Provision => self.provision(place, ctx),
             Effect::Dial(provisioned) => self.dial(place, provisioned, ctx),
-            Effect::Say(text) => self.speak(place, |speaker| speaker.text(text), ctx),
+            Effect::SendText(text) => self.speak(place, |speaker| speaker.text(text), ctx),
             Effect::Ping(payload) => self.speak(place, |speaker| speaker.ping(payload), ctx),
             Effect::Close(code, reason) => {
                 if let Some(socket) = &strand.socket {

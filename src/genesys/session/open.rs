@@ -105,7 +105,7 @@ impl Session {
                     // The answer echoes nothing, so one is under way at a time.
                     (None, Some(text)) => {
                         self.ping = Some((0, now.tick));
-                        out.push(Effect::Say(text.to_owned()));
+                        out.push(Effect::SendText(text.to_owned()));
                     }
                     (Some((_, sent)), Some(_)) => {
                         let unanswered = now.tick.saturating_duration_since(sent);
@@ -178,7 +178,7 @@ impl Session {
             Input::Text(text, frame) => {
                 self.heard = Some(now);
                 match frame {
-                    Frame::Ping { answer } => out.push(Effect::Say(answer)),
+                    Frame::Ping { answer } => out.push(Effect::SendText(answer)),
                     Frame::Pong => self.answered(|ping| ping == 0, now, out),
                     Frame::Heartbeat => {}
                     Frame::Closing => {

@@ -274,7 +274,7 @@ fn a_rate_limit_is_obeyed() {
 fn json_pings_are_answered_and_pongs_that_nobody_asked_for_measure_nothing() {
     let mut story = Story::new();
     let ping = Frame::Ping { answer: "pong!".to_owned() };
-    assert_some_effect!(story.open("a").on(Input::Text(String::new(), ping)), Effect::Say(text) if text == "pong!");
+    assert_some_effect!(story.open("a").on(Input::Text(String::new(), ping)), Effect::SendText(text) if text == "pong!");
     story.on(Input::Text(String::new(), Frame::Pong));
     story.on(Input::Ponged(Bytes::from_static(b"unasked")));
     assert_eq!(story.session.latency().samples(), 0);

@@ -133,7 +133,7 @@ pub enum Effect {
     /// Dial its socket.
     Dial(Provisioned),
     /// Send text.
-    Say(String),
+    SendText(String),
     /// Send a ping.
     Ping(Bytes),
     /// Start the closing handshake.
