@@ -83,11 +83,11 @@ enum Outgoing {
 
 /// Says something on a socket. Clones speak on the same one; nothing waits.
 #[derive(Clone, Debug)]
-pub struct Speaker {
+pub struct Sender {
     queue: mpsc::Sender<Outgoing>,
 }
 
-impl Speaker {
+impl Sender {
     /// Sends a text message; false if the socket is gone or its peer does not read.
     #[must_use]
     pub fn text(&self, text: String) -> bool {
@@ -110,7 +110,7 @@ impl Speaker {
 pub struct Socket {
     framed: Framed<BoxedSocket, CappedCodec>,
     orders: mpsc::Receiver<Outgoing>,
-    speaker: Speaker,
+    speaker: Sender,
     message: Fragments,
     /// Set once we have asked to close: the code we gave, and until when we wait for the answer.
     closing: Option<(u16, Instant)>,
@@ -126,7 +126,7 @@ impl Socket {
         Self {
             framed: framed.into_map_codec(|codec| CappedCodec(codec.max_size(FRAME_BYTES_MAX))),
             orders,
-            speaker: Speaker { queue },
+            speaker: Sender { queue },
             message: Fragments::default(),
             closing: None,
             in_one_go: 0,
@@ -143,7 +143,7 @@ impl Socket {
 
     /// Who may speak on it.
     #[must_use]
-    pub fn speaker(&self) -> Speaker {
+    pub fn speaker(&self) -> Sender {
         self.speaker.clone()
     }
 

@@ -12,7 +12,7 @@ use crate::actors::connection::assignment::Agents;
 use crate::actors::token::Held;
 use crate::domain::presence::PresenceChange;
 use crate::genesys::session::{Phase, Session};
-use crate::genesys::socket::Speaker;
+use crate::genesys::socket::Sender;
 
 /// Names a strand within its connection; never used twice.
 pub type StrandId = u64;
@@ -31,7 +31,7 @@ pub enum Role {
 /// A socket that is open.
 pub struct OpenSocket {
     /// Speaks on it.
-    pub speaker: Speaker,
+    pub speaker: Sender,
     /// Reads it.
     pub reader: SpawnHandle,
     /// Resolves when the reader has let go of the socket.

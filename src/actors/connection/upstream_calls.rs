@@ -17,7 +17,7 @@ use crate::actors::token::Held;
 use crate::domain::ids::ProvisioningId;
 use crate::genesys::protocol::{Listed, Provisioned, Standing, Upstream, UpstreamError};
 use crate::genesys::session::{Input, Listing, TokenSerial};
-use crate::genesys::socket::{Closed, Socket, Speaker};
+use crate::genesys::socket::{Closed, Socket, Sender};
 use crate::store::sources::ownership::ListedConnection;
 
 /// A connection of which the platform says whose it is.
@@ -174,7 +174,7 @@ impl ConnectionActor {
     pub(super) fn speak(
         &mut self,
         place: Place,
-        say: impl FnOnce(&Speaker) -> bool,
+        say: impl FnOnce(&Sender) -> bool,
         ctx: &mut Context<Self>,
     ) {
         let socket = self.strand(place.strand).and_then(|strand| strand.socket.as_ref());
