@@ -223,10 +223,10 @@ impl<W: Write> Doctor<'_, W> {
         let Some(mut socket) = self.tell("socket", answer, |_| Finding::Good("open".to_owned()))? else {
             return Ok(false);
         };
-        let (speaker, asked) = (socket.speaker(), Instant::now());
+        let (sender, asked) = (socket.sender(), Instant::now());
         let text = self.upstream.keepalive(Duration::from_secs(15)).ping_text;
         let said =
-            text.map_or_else(|| speaker.ping(bytes::Bytes::new()), |text| speaker.text(text.to_owned()));
+            text.map_or_else(|| sender.ping(bytes::Bytes::new()), |text| sender.text(text.to_owned()));
         let heard = async {
             while let Some(incoming) = socket.next().await {
                 match incoming {
@@ -243,7 +243,7 @@ impl<W: Write> Doctor<'_, W> {
         };
         let heard = timeout_at(asked + PONG_WITHIN, heard).await.unwrap_or(Heard::Nothing);
         let answered = said && heard == Heard::Pong;
-        speaker.close(1000, "done");
+        sender.close(1000, "done");
         if planned && self.is_displaced(token, made, heard == Heard::End).await? {
             return Ok(false);
         }

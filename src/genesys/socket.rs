@@ -110,7 +110,7 @@ impl Sender {
 pub struct Socket {
     framed: Framed<BoxedSocket, CappedCodec>,
     orders: mpsc::Receiver<Outgoing>,
-    speaker: Sender,
+    sender: Sender,
     message: Fragments,
     /// Set once we have asked to close: the code we gave, and until when we wait for the answer.
     closing: Option<(u16, Instant)>,
@@ -126,7 +126,7 @@ impl Socket {
         Self {
             framed: framed.into_map_codec(|codec| CappedCodec(codec.max_size(FRAME_BYTES_MAX))),
             orders,
-            speaker: Sender { queue },
+            sender: Sender { queue },
             message: Fragments::default(),
             closing: None,
             in_one_go: 0,
@@ -143,8 +143,8 @@ impl Socket {
 
     /// Who may speak on it.
     #[must_use]
-    pub fn speaker(&self) -> Sender {
-        self.speaker.clone()
+    pub fn sender(&self) -> Sender {
+        self.sender.clone()
     }
 
     /// The next thing that arrives; meanwhile what we want to say is said. `None` after [`Incoming::Closed`].

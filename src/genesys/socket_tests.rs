@@ -133,7 +133,7 @@ async fn a_close_of_the_peer_is_answered_and_told_with_code_and_reason() {
 #[tokio::test]
 async fn our_close_says_code_and_reason_and_ends_when_it_is_answered() {
     let (mut socket, mut peer) = pair();
-    socket.speaker().close(1000, "Client initiated shutdown");
+    socket.sender().close(1000, "Client initiated shutdown");
     let (end, told) = tokio::join!(closed(&mut socket), async {
         let told = peer.receive_close().await;
         peer.send(CLOSE, &1000_u16.to_be_bytes()).await;
@@ -146,7 +146,7 @@ async fn our_close_says_code_and_reason_and_ends_when_it_is_answered() {
 #[tokio::test]
 async fn our_close_does_not_wait_for_a_peer_that_never_answers() {
     let (mut socket, mut peer) = pair();
-    socket.speaker().close(1000, "bye");
+    socket.sender().close(1000, "bye");
     let begun = Instant::now();
     assert_eq!(closed(&mut socket).await.code, 1000);
     assert!(begun.elapsed() < CLOSE_WITHIN * 3);
@@ -168,13 +168,13 @@ async fn a_burst_of_messages_that_each_want_an_answer_gets_them_all() {
     for _ in 0..BURST {
         peer.send(TEXT, b"ping").await;
     }
-    let speaker = socket.speaker();
+    let sender = socket.sender();
     let answering = async {
         for number in 0..BURST {
             assert_eq!(socket.next().await, Some(Incoming::Text("ping".to_owned())));
-            assert!(speaker.text("pong".to_owned()), "no room for answer {number}");
+            assert!(sender.text("pong".to_owned()), "no room for answer {number}");
         }
-        speaker.close(1000, "done");
+        sender.close(1000, "done");
         while socket.next().await.is_some() {}
     };
     let reading = async {

@@ -91,7 +91,7 @@ impl ConnectionActor {
             return self.start_resync(place, self.assignment.agents.ids(), ctx);
         }
         if let Some(ping) = self.upstream.keepalive(self.assignment.heartbeat).ping_text {
-            self.speak(place, |speaker| speaker.text(ping.to_owned()), ctx);
+            self.speak(place, |sender| sender.text(ping.to_owned()), ctx);
         }
         ctx.run_later(OVERLAP, move |actor, ctx| {
             let Some(successor) = actor.strand(place.strand) else { return };
@@ -138,7 +138,7 @@ impl ConnectionActor {
         let Some(asked) = self.ask_standing(place) else { return self.hand_over(ctx) };
         let asked_at = clock::now();
         if let Some(ping) = self.upstream.keepalive(self.assignment.heartbeat).ping_text {
-            self.speak(place, |speaker| speaker.text(ping.to_owned()), ctx);
+            self.speak(place, |sender| sender.text(ping.to_owned()), ctx);
         }
         ctx.spawn(asked.into_actor(self).map(move |listens, actor, ctx| {
             let standing = actor.standing(place, listens);

@@ -31,7 +31,7 @@ pub enum Role {
 /// A socket that is open.
 pub struct OpenSocket {
     /// Speaks on it.
-    pub speaker: Sender,
+    pub sender: Sender,
     /// Reads it.
     pub reader: SpawnHandle,
     /// Resolves when the reader has let go of the socket.

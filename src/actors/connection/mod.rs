@@ -194,11 +194,11 @@ impl ConnectionActor {
             }),
             Effect::Provision => self.provision(place, ctx),
             Effect::Dial(provisioned) => self.dial(place, provisioned, ctx),
-            Effect::SendText(text) => self.speak(place, |speaker| speaker.text(text), ctx),
-            Effect::Ping(payload) => self.speak(place, |speaker| speaker.ping(payload), ctx),
+            Effect::SendText(text) => self.speak(place, |sender| sender.text(text), ctx),
+            Effect::Ping(payload) => self.speak(place, |sender| sender.ping(payload), ctx),
             Effect::Close(code, reason) => {
                 if let Some(socket) = &strand.socket {
-                    socket.speaker.close(code, reason);
+                    socket.sender.close(code, reason);
                 }
             }
             Effect::Drop => self.drop_socket(id, ctx),

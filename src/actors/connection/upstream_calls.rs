@@ -152,7 +152,7 @@ impl ConnectionActor {
 
     fn take_socket(&mut self, place: Place, socket: Socket, ctx: &mut Context<Self>) {
         self.drop_socket(place.strand, ctx);
-        let speaker = socket.speaker();
+        let sender = socket.sender();
         let (guard, ended) = oneshot::channel::<()>();
         let arrivals = stream::unfold((socket, guard), move |(mut socket, guard)| async move {
             let incoming = socket.next().await?;
@@ -160,7 +160,7 @@ impl ConnectionActor {
         });
         let reader = ctx.add_stream(arrivals);
         if let Some(strand) = self.strand(place.strand) {
-            strand.socket = Some(OpenSocket { speaker, reader, ended });
+            strand.socket = Some(OpenSocket { sender, reader, ended });
         }
     }
 
@@ -178,7 +178,7 @@ impl ConnectionActor {
         ctx: &mut Context<Self>,
     ) {
         let socket = self.strand(place.strand).and_then(|strand| strand.socket.as_ref());
-        if socket.is_some_and(|socket| !say(&socket.speaker)) {
+        if socket.is_some_and(|socket| !say(&socket.sender)) {
             self.drop_socket(place.strand, ctx);
             // Once the present decision is carried out.
             let later = std::future::ready(Input::Closed(Closed::broken("the peer does not read")));
