@@ -216,7 +216,7 @@ impl ConnectionActor {
             Effect::CountReconnect(reason) => {
                 self.deps.metrics.upstream_reconnects.get_or_create(&ReasonLabels { reason }).inc();
             }
-            Effect::CountOdd(reason) => {
+            Effect::CountMalformed(reason) => {
                 self.deps.metrics.frames_rejected.get_or_create(&ReasonLabels { reason }).inc();
             }
             Effect::CountRoundTrip(round_trip) => {

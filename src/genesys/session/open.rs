@@ -223,5 +223,5 @@ impl Session {
 
 /// Keeps the bytes of a frame that is nothing we know.
 fn odd(reason: &'static str, bytes: &[u8], now: Now, out: &mut Vec<Effect>) {
-    out.extend([Effect::CountOdd(reason), audit(Entry::odd(now.at, reason, bytes))]);
+    out.extend([Effect::CountMalformed(reason), audit(Entry::odd(now.at, reason, bytes))]);
 }

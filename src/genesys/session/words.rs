@@ -160,7 +160,7 @@ pub enum Effect {
     /// Count a reconnect.
     CountReconnect(&'static str),
     /// Count an odd frame.
-    CountOdd(&'static str),
+    CountMalformed(&'static str),
     /// Count a round trip.
     CountRoundTrip(Duration),
     /// Ask how the connection stands upstream.
