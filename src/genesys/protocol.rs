@@ -217,7 +217,7 @@ pub enum Frame {
     /// A presence update.
     Update(Box<Update>),
     /// Nothing that the protocol knows; its bytes are kept.
-    Odd {
+    Malformed {
         /// What is odd, from a closed set of words.
         reason: &'static str,
     },

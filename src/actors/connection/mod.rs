@@ -365,7 +365,7 @@ impl StreamHandler<Arrival> for ConnectionActor {
         let input = match incoming {
             Incoming::Text(text) => match self.upstream.read(&text) {
                 Frame::Update(update) if !self.assignment.watches(&update) => {
-                    Input::Text(text, Frame::Odd { reason: "unwatched_agent" })
+                    Input::Text(text, Frame::Malformed { reason: "unwatched_agent" })
                 }
                 frame => Input::Text(text, frame),
             },

@@ -25,15 +25,15 @@ const QUEUES_MAX: usize = 500;
 pub fn read(text: &str) -> Frame {
     let frame = match read_json(text) {
         Ok(Value::Object(frame)) => frame,
-        Ok(_) => return Frame::Odd { reason: "not_an_object" },
-        Err(_) => return Frame::Odd { reason: "not_json" },
+        Ok(_) => return Frame::Malformed { reason: "not_an_object" },
+        Err(_) => return Frame::Malformed { reason: "not_json" },
     };
     let Some(topic) = frame.get("topicName").and_then(Value::as_str) else {
         // An answer to a message of ours; the only one that matters says that there is no such channel any more.
         return match frame.get("result").and_then(Value::as_str) {
             Some("404") => Frame::Dead { cause: "channel_gone" },
-            Some(_) => Frame::Odd { reason: "unexpected_answer" },
-            None => Frame::Odd { reason: "no_topic" },
+            Some(_) => Frame::Malformed { reason: "unexpected_answer" },
+            None => Frame::Malformed { reason: "no_topic" },
         };
     };
     if let Some(system) = topic.strip_prefix("v2.system.") {
@@ -44,8 +44,8 @@ pub fn read(text: &str) -> Frame {
         return if message == Some("pong") { Frame::Pong } else { Frame::Heartbeat };
     }
     match (agent_of_topic(topic), frame.get("eventBody").and_then(Value::as_object)) {
-        (None, _) => Frame::Odd { reason: "unknown_topic" },
-        (_, None) => Frame::Odd { reason: "no_event_body" },
+        (None, _) => Frame::Malformed { reason: "unknown_topic" },
+        (_, None) => Frame::Malformed { reason: "no_event_body" },
         (Some(agent), Some(body)) => agent_frame(topic, agent, body),
     }
 }
@@ -62,7 +62,7 @@ fn system_frame(name: &str) -> Frame {
         // The echo of our own change.
         Frame::Heartbeat
     } else {
-        Frame::Odd { reason: "unknown_system_topic" }
+        Frame::Malformed { reason: "unknown_system_topic" }
     }
 }
 
@@ -73,13 +73,13 @@ fn agent_frame(topic: &str, agent: &str, body: &Map<String, Value>) -> Frame {
         "presence" => AgentState { presence: presence(body), ..AgentState::default() },
         "routingStatus" => AgentState { routing: routing_of(body), ..AgentState::default() },
         "outofoffice" => AgentState { out_of_office: out_of_office(body), ..AgentState::default() },
-        _ => return Frame::Odd { reason: "unknown_topic" },
+        _ => return Frame::Malformed { reason: "unknown_topic" },
     };
     if state == AgentState::default() {
-        return Frame::Odd { reason: "nothing_told" };
+        return Frame::Malformed { reason: "nothing_told" };
     }
     let Some(agent_id) = clean(agent, ID_CHARS_MAX) else {
-        return Frame::Odd { reason: "unknown_topic" };
+        return Frame::Malformed { reason: "unknown_topic" };
     };
     let part = state.presence.as_ref();
     Frame::Update(Box::new(Update {
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(system("socket_closing"), Frame::Closing);
         assert_eq!(system("no_longer_subscribed.c-1"), Frame::Dead { cause: "displaced" });
         assert_eq!(system("token_revoked.c-1"), Frame::Dead { cause: "token_revoked" });
-        assert_eq!(system("news"), Frame::Odd { reason: "unknown_system_topic" });
+        assert_eq!(system("news"), Frame::Malformed { reason: "unknown_system_topic" });
         assert_eq!(read(r#"{"result":"404","message":"x"}"#), Frame::Dead { cause: "channel_gone" });
     }
 
@@ -233,7 +233,7 @@ mod tests {
             (r#"{"topicName":"v2.users.u.station","eventBody":{}}"#, "unknown_topic"),
             (r#"{"topicName":"v2.routing.queues.q.users","eventBody":{}}"#, "unknown_topic"),
         ] {
-            assert_eq!(read(text), Frame::Odd { reason }, "{text}");
+            assert_eq!(read(text), Frame::Malformed { reason }, "{text}");
         }
     }
 

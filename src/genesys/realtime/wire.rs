@@ -42,10 +42,10 @@ pub fn read(text: &str) -> Frame {
             Some("pong") => Frame::Pong,
             _ => Frame::Update(Box::new(update(&frame))),
         },
-        Ok(_) => Frame::Odd { reason: "not_an_object" },
+        Ok(_) => Frame::Malformed { reason: "not_an_object" },
         // Valid JSON that our reader refuses, such as deep nesting, is an update whose particulars stay in its bytes.
         Err(error) if error.is_data() || is_json(text) => Frame::Update(Box::default()),
-        Err(_) => Frame::Odd { reason: "not_json" },
+        Err(_) => Frame::Malformed { reason: "not_json" },
     }
 }
 
@@ -150,9 +150,9 @@ mod tests {
 
     #[test]
     fn what_is_no_object_is_odd() {
-        assert_eq!(read("[]"), Frame::Odd { reason: "not_an_object" });
-        assert_eq!(read("hello"), Frame::Odd { reason: "not_json" });
-        assert_eq!(read(r#"{"state":"#), Frame::Odd { reason: "not_json" });
+        assert_eq!(read("[]"), Frame::Malformed { reason: "not_an_object" });
+        assert_eq!(read("hello"), Frame::Malformed { reason: "not_json" });
+        assert_eq!(read(r#"{"state":"#), Frame::Malformed { reason: "not_json" });
     }
 
     proptest! {

@@ -192,7 +192,7 @@ impl Session {
                         self.certain_at = Some(now.at);
                         out.push(Effect::Record(update, text));
                     }
-                    Frame::Odd { reason } => odd(reason, text.as_bytes(), now, out),
+                    Frame::Malformed { reason } => odd(reason, text.as_bytes(), now, out),
                 }
             }
             Input::Binary(bytes) => {

@@ -418,7 +418,7 @@ fn a_gap_for_want_of_room_begins_before_the_update_that_was_lost() {
 fn odd_frames_are_kept_with_their_bytes() {
     let mut story = Story::new();
     story.open("a");
-    let odd = story.on(Input::Text("hello".to_owned(), Frame::Odd { reason: "not_json" }));
+    let odd = story.on(Input::Text("hello".to_owned(), Frame::Malformed { reason: "not_json" }));
     assert_eq!(kinds(&odd), [Kind::FrameRejected]);
     assert!(format!("{odd:?}").contains("hello"));
     let binary = story.on(Input::Binary(Bytes::from_static(&[0, 159, 146, 150])));
