@@ -33,7 +33,7 @@ use crate::embedded_postgres::{Embedded, EmbeddedError, Options};
 use crate::keyfile::{self, Kept};
 use crate::metrics::{Metrics, ReasonLabels};
 use crate::outbound::post::Poster;
-use crate::outbound::transport::own_addresses::Lookout;
+use crate::outbound::transport::own_addresses::OwnAddressWatcher;
 use crate::random;
 use crate::status::Status;
 use crate::store::Store;
@@ -167,7 +167,7 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
     let proxy = config.egress_proxy.as_ref().map(|proxy| (proxy.host.clone(), proxy.port));
     let database = server(&config)?.and_then(|server| server.endpoint());
     let mut lookout =
-        Lookout::new(targets.clone(), database.into_iter().chain(proxy)).listening(vec![config.listen]);
+        OwnAddressWatcher::new(targets.clone(), database.into_iter().chain(proxy)).listening(vec![config.listen]);
     lookout.look().await;
     let (recorder, worker) = Recorder::new(store.clone(), status.clone(), metrics.clone());
     let (alive, recorder_died) = oneshot::channel::<()>();

@@ -18,14 +18,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Looks at what is ours, and tells the policy.
-pub struct Lookout {
+pub struct OwnAddressWatcher {
     policy: TargetPolicy,
     listening: Vec<SocketAddr>,
     /// Host and port of each peer, and where it was found last.
     peers: HashMap<(String, u16), Vec<SocketAddr>>,
 }
 
-impl Lookout {
+impl OwnAddressWatcher {
     /// For a bridge that has these peers, by host and port.
     #[must_use]
     pub fn new(policy: TargetPolicy, peers: impl IntoIterator<Item = (String, u16)>) -> Self {
@@ -85,7 +85,7 @@ mod tests {
     #[tokio::test]
     async fn peers_are_looked_up_and_stay_known_while_the_resolver_is_away() {
         let policy = TargetPolicy::new(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
-        let mut lookout = Lookout::new(policy.clone(), [("localhost".to_owned(), 5432)])
+        let mut lookout = OwnAddressWatcher::new(policy.clone(), [("localhost".to_owned(), 5432)])
             .listening(vec!["127.0.0.1:8080".parse().unwrap()]);
         lookout.look().await;
         // A name that no resolver knows, in the place of one whose resolver is away.
