@@ -166,9 +166,9 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
     let targets = TargetPolicy::new(config.allow_targets.clone());
     let proxy = config.egress_proxy.as_ref().map(|proxy| (proxy.host.clone(), proxy.port));
     let database = server(&config)?.and_then(|server| server.endpoint());
-    let mut lookout =
+    let mut own_address_watcher =
         OwnAddressWatcher::new(targets.clone(), database.into_iter().chain(proxy)).listening(vec![config.listen]);
-    lookout.look().await;
+    own_address_watcher.look().await;
     let (recorder, worker) = Recorder::new(store.clone(), status.clone(), metrics.clone());
     let (alive, recorder_died) = oneshot::channel::<()>();
     let (sealed, key) = (store.clone(), master_key.clone());
@@ -218,7 +218,7 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
     let figures = metrics.clone();
     let state = ApiState::new(store.clone(), status, metrics, master_key, targets, strangers);
     let (server, address) = serve(&config, listener, state)?;
-    tokio::spawn(lookout.listening(vec![address]).keep_looking());
+    tokio::spawn(own_address_watcher.listening(vec![address]).keep_looking());
     store
         .write_audit(&[Entry::new(clock::now(), Kind::BridgeStarted).data("version", crate::VERSION)])
         .await?;
