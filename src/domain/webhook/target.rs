@@ -104,7 +104,7 @@ impl TargetError {
 
 /// What is ours, and must not be reached through us even where it has a public address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ours {
+pub struct OwnAddresses {
     /// Addresses of this machine. Behind them may be what no firewall guards, for we would come from within.
     pub machine: Vec<IpAddr>,
     /// Where the REST API listens.
@@ -113,7 +113,7 @@ pub struct Ours {
     pub peers: Vec<SocketAddr>,
 }
 
-impl Ours {
+impl OwnAddresses {
     /// Whether the operator can open it: our own API and our own database serve no webhook.
     fn is_closed_for_ever(&self, ip: IpAddr, port: u16) -> bool {
         let all_of_the_machine =
@@ -134,7 +134,7 @@ impl Ours {
 #[derive(Clone, Debug, Default)]
 pub struct TargetPolicy {
     allowed: Vec<IpNet>,
-    ours: Arc<RwLock<Ours>>,
+    ours: Arc<RwLock<OwnAddresses>>,
 }
 
 impl TargetPolicy {
@@ -145,7 +145,7 @@ impl TargetPolicy {
     }
 
     /// Says what is ours from now on.
-    pub fn set_ours(&self, ours: Ours) {
+    pub fn set_ours(&self, ours: OwnAddresses) {
         *self.ours.write().unwrap_or_else(PoisonError::into_inner) = ours;
     }
 
@@ -400,7 +400,7 @@ mod tests {
     #[test]
     fn what_is_ours_is_refused_at_its_public_address_and_our_doors_even_in_an_open_network() {
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
-        let ours = Ours {
+        let ours = OwnAddresses {
             machine: vec!["45.33.32.20".parse().unwrap(), "10.0.0.7".parse().unwrap()],
             listening: vec![address("0.0.0.0:8080")],
             peers: vec![address("45.33.32.10:5432"), address("10.0.0.8:5432")],

@@ -10,7 +10,7 @@ use nix::sys::socket::SockaddrStorage;
 use tokio::net::lookup_host;
 use tokio::time::{interval, timeout};
 
-use crate::domain::webhook::target::{Ours, TargetPolicy};
+use crate::domain::webhook::target::{OwnAddresses, TargetPolicy};
 
 /// How often names and interfaces are looked at again.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -48,7 +48,7 @@ impl OwnAddressWatcher {
                 *found = addresses.collect();
             }
         }
-        self.policy.set_ours(Ours {
+        self.policy.set_ours(OwnAddresses {
             machine: machine(),
             listening: self.listening.clone(),
             peers: self.peers.values().flatten().copied().collect(),
