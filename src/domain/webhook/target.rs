@@ -145,7 +145,7 @@ impl TargetPolicy {
     }
 
     /// Says what is ours from now on.
-    pub fn set_ours(&self, ours: OwnAddresses) {
+    pub fn set_own_addresses(&self, ours: OwnAddresses) {
         *self.ours.write().unwrap_or_else(PoisonError::into_inner) = ours;
     }
 
@@ -406,7 +406,7 @@ mod tests {
             peers: vec![address("45.33.32.10:5432"), address("10.0.0.8:5432")],
         };
         let closed = TargetPolicy::default();
-        closed.set_ours(ours.clone());
+        closed.set_own_addresses(ours.clone());
         for text in
             ["https://45.33.32.20/", "https://45.33.32.20:8080/", "https://45.33.32.10/", "https://10.0.0.8/"]
         {
@@ -416,7 +416,7 @@ mod tests {
         let open = TargetPolicy::new(
             ["10.0.0.0/8", "127.0.0.0/8", "45.33.32.0/24"].map(|net| net.parse().unwrap()).into(),
         );
-        open.clone().set_ours(ours);
+        open.clone().set_own_addresses(ours);
         for text in [
             "http://10.0.0.7:8080/",
             "http://127.9.9.9:8080/",

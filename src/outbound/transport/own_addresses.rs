@@ -48,7 +48,7 @@ impl OwnAddressWatcher {
                 *found = addresses.collect();
             }
         }
-        self.policy.set_ours(OwnAddresses {
+        self.policy.set_own_addresses(OwnAddresses {
             machine: machine(),
             listening: self.listening.clone(),
             peers: self.peers.values().flatten().copied().collect(),
