@@ -22,7 +22,7 @@ use crate::actors::maintenance::{self, Kept as KeptFor};
 use crate::actors::recorder::Recorder;
 use crate::actors::supervisor::{Deps, Supervisor};
 use crate::actors::{RESTART_AFTER, audit_push};
-use crate::api::{self, ApiState, Strangers};
+use crate::api::{self, ApiState, ClientLimits};
 use crate::clock;
 use crate::config::{Config, ConfigError};
 use crate::domain::access::caller::TrustedProxies;
@@ -210,7 +210,7 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
     keep_up("sweep", &metrics, move || {
         maintenance::run(swept.clone(), figures.clone(), kept_for, key.clone())
     });
-    let strangers = Strangers {
+    let strangers = ClientLimits {
         proxies: TrustedProxies::new(config.trusted_proxies.clone()),
         quota: config.api_rate,
         allowance: config.allowance,

@@ -37,7 +37,7 @@ mod resources;
 
 /// How callers are met.
 #[derive(Clone, Debug, Default)]
-pub struct Strangers {
+pub struct ClientLimits {
     /// Whose word counts on where a call comes from.
     pub proxies: TrustedProxies,
     /// How many calls a key may make; `None`: any number.
@@ -78,9 +78,9 @@ impl ApiState {
         metrics: Metrics,
         master_key: MasterKey,
         targets: TargetPolicy,
-        strangers: Strangers,
+        strangers: ClientLimits,
     ) -> Self {
-        let Strangers { proxies, quota, allowance } = strangers;
+        let ClientLimits { proxies, quota, allowance } = strangers;
         let (failures, uses) = (http::limits::Failures::default(), http::limits::Uses::new(quota));
         Self { whole_store: store, status, metrics, master_key, targets, allowance, proxies, failures, uses }
     }
