@@ -1,4 +1,4 @@
-//! Floor 3: the REST API. `app.rs` starts it by [`http::server::serve`], which builds an actix-web `App` from [`edge`] and
+//! Floor 3: the REST API. `app.rs` starts it by [`http::server::serve`], which builds an actix-web `App` from [`outermost`] and
 //! [`configure`].
 //!
 //! `openapi.yaml` is the contract. The routes are a table, so that a test can hold the two against each other.
@@ -254,7 +254,7 @@ struct RequestId(String);
 ///
 /// # Errors
 /// Only what the inner service fails with.
-pub async fn edge<B: MessageBody + 'static>(
+pub async fn outermost<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {

@@ -212,7 +212,7 @@ fn note_use(state: &web::Data<ApiState>, key: ApiKeyId) {
     });
 }
 
-/// What the headers say of the key's limit; `api::edge` writes them, so that no answer lacks them.
+/// What the headers say of the key's limit; `api::outermost` writes them, so that no answer lacks them.
 #[derive(Clone, Debug)]
 pub(in crate::api) struct RateHeaders([(HeaderName, HeaderValue); 2]);
 

@@ -132,7 +132,7 @@ async fn carry_out<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let (answered, written) = transaction::in_one(next.call(request)).await;
     let status = answered.as_ref().map_or(StatusCode::INTERNAL_SERVER_ERROR, ServiceResponse::status);
-    // An error that is none of ours becomes a 500 in `edge`.
+    // An error that is none of ours becomes a 500 in `outermost`.
     let foreign = answered.as_ref().is_ok_and(|response| {
         response.response().error().is_some_and(|error| error.as_error::<ApiError>().is_none())
     });
@@ -145,7 +145,7 @@ async fn carry_out<B: MessageBody + 'static>(
     let (request, response) = answered?.into_parts();
     let told = response.error().and_then(|error| error.as_error::<ApiError>());
     let response = match told {
-        // Written here rather than by `edge`, so that what is kept is what was told.
+        // Written here rather than by `outermost`, so that what is kept is what was told.
         Some(error) => {
             let request_id = request.extensions().get::<RequestId>().map(|id| id.0.clone());
             error.respond(&request_id.unwrap_or_default())

@@ -1,7 +1,7 @@
 //! What a caller is told when something is not as asked for: RFC 9457 problem documents, one type for all of them.
 //!
 //! Handlers and middleware return [`ApiError`]; nothing else leaves the API as an error. What the caller sees and
-//! what only the operator may see are two fields of it; `api::edge` logs the second under the request's id.
+//! what only the operator may see are two fields of it; `api::outermost` logs the second under the request's id.
 
 use std::fmt;
 
@@ -188,7 +188,7 @@ impl ResponseError for ApiError {
         self.code.status()
     }
 
-    /// `api::edge` writes the response anew, with the request's id in it.
+    /// `api::outermost` writes the response anew, with the request's id in it.
     fn error_response(&self) -> HttpResponse {
         self.respond("")
     }

@@ -15,7 +15,7 @@ use actix_web::{App, web};
 
 use crate::api::http::connection::Guarded;
 use crate::api::http::limits::Connections;
-use crate::api::{ApiState, configure, edge};
+use crate::api::{ApiState, configure, outermost};
 
 /// Threads that serve the REST API; the work is in Postgres.
 const WORKERS: usize = 2;
@@ -50,7 +50,7 @@ pub fn serve(listener: TcpListener, state: web::Data<ApiState>) -> io::Result<Se
         .listen("api", listener, move || {
             let (state, stopping) = (state.clone(), stopping.clone());
             let connections = connections.clone();
-            let app = App::new().app_data(state.clone()).wrap(from_fn(edge)).configure(configure);
+            let app = App::new().app_data(state.clone()).wrap(from_fn(outermost)).configure(configure);
             let http = HttpService::build()
                 .graceful_shutdown_signal(move || {
                     let stopping = stopping.clone();
