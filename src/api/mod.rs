@@ -265,7 +265,7 @@ pub async fn outermost<B: MessageBody + 'static>(
         answer = next.call(request) => answer,
         () = due => {
             let mut told = ApiError::unavailable("no answer in time").respond(&request_id);
-            dress(told.headers_mut(), &request_id);
+            set_default_headers(told.headers_mut(), &request_id);
             return Err(InternalError::from_response("no answer in time", told).into());
         }
     };
@@ -289,12 +289,12 @@ pub async fn outermost<B: MessageBody + 'static>(
     for (name, value) in rate.into_iter().flat_map(http::auth::RateHeaders::each) {
         response.headers_mut().insert(name, value);
     }
-    dress(response.headers_mut(), &request_id);
+    set_default_headers(response.headers_mut(), &request_id);
     Ok(response.map_body(|_, body| in_pieces(body)))
 }
 
 /// Sets the headers that every response carries.
-fn dress(headers: &mut HeaderMap, request_id: &str) {
+fn set_default_headers(headers: &mut HeaderMap, request_id: &str) {
     for (name, value) in HEADERS {
         if !headers.contains_key(&name) {
             headers.insert(name, HeaderValue::from_static(value));
