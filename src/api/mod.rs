@@ -290,7 +290,7 @@ pub async fn outermost<B: MessageBody + 'static>(
         response.headers_mut().insert(name, value);
     }
     set_default_headers(response.headers_mut(), &request_id);
-    Ok(response.map_body(|_, body| in_pieces(body)))
+    Ok(response.map_body(|_, body| chunked(body)))
 }
 
 /// Sets the headers that every response carries.
@@ -306,7 +306,7 @@ fn set_default_headers(headers: &mut HeaderMap, request_id: &str) {
 }
 
 /// Gives a long body in pieces: actix copies what it is given at once, however slowly the caller takes it.
-fn in_pieces(body: BoxBody) -> BoxBody {
+fn chunked(body: BoxBody) -> BoxBody {
     let BodySize::Sized(length) = body.size() else {
         return body;
     };
