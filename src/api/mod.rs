@@ -187,7 +187,7 @@ pub fn configure(config: &mut ServiceConfig) {
         match path.strip_prefix(KEY_WANTED_BELOW) {
             // Of each two, the last one wrapped is met first.
             Some(rest) => {
-                let scoped = from_fn(move |request, next| http::auth::within_scope(path, request, next));
+                let scoped = from_fn(move |request, next| http::auth::require_scope(path, request, next));
                 guarded =
                     guarded.service(resource(path, rest).wrap(from_fn(http::idempotency::once)).wrap(scoped));
             }

@@ -177,7 +177,7 @@ pub async fn check<B: MessageBody + 'static>(
 ///
 /// # Errors
 /// Only what the inner service fails with.
-pub async fn within_scope<B: MessageBody + 'static>(
+pub async fn require_scope<B: MessageBody + 'static>(
     path: &'static str,
     request: ServiceRequest,
     next: Next<B>,
