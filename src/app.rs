@@ -80,7 +80,7 @@ pub async fn open_store(config: &Config) -> anyhow::Result<(Store, Option<Embedd
             // Started from this thread, which lives as long as the process: the server stops when it dies.
             let ours =
                 Embedded::start(&config.data_dir, Options::default()).map_err(|error| match error {
-                    EmbeddedError::Directory { .. } => blame("BRIDGE_DATA_DIR", &error.to_string()),
+                    EmbeddedError::Directory { .. } => config_error("BRIDGE_DATA_DIR", &error.to_string()),
                     other => other.into(),
                 })?;
             (ours.connect_options().into(), Some(ours))
@@ -130,7 +130,7 @@ pub async fn open_beside(config: &Config) -> anyhow::Result<(Store, Option<Embed
 /// The database that is configured, if one is.
 fn server(config: &Config) -> anyhow::Result<Option<Server>> {
     let url = config.database_url.as_ref().map(Secret::expose);
-    url.map(str::parse).transpose().map_err(|_| blame("DATABASE_URL", "is not a Postgres URL"))
+    url.map(str::parse).transpose().map_err(|_| config_error("DATABASE_URL", "is not a Postgres URL"))
 }
 
 /// Starts everything on the database that [`open_store`] gave.
@@ -140,7 +140,7 @@ fn server(config: &Config) -> anyhow::Result<Option<Server>> {
 pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>)) -> anyhow::Result<Running> {
     let master_key = master_key(&config)?;
     if !store.is_sealed_under(&master_key).await? {
-        return Err(blame(
+        return Err(config_error(
             "BRIDGE_MASTER_KEY",
             "is not the key that secrets in this database were sealed with; after a `rotate-master-key` that was cut off, \
              run it again",
@@ -226,7 +226,7 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
 }
 
 fn not_listening(config: &Config, error: &io::Error) -> anyhow::Error {
-    blame("BRIDGE_LISTEN", &format!("{} cannot be listened on: {error}", config.listen))
+    config_error("BRIDGE_LISTEN", &format!("{} cannot be listened on: {error}", config.listen))
 }
 
 fn serve(
@@ -282,7 +282,7 @@ pub fn master_key(config: &Config) -> anyhow::Result<MasterKey> {
     let path = config.data_dir.join("master.key");
     let (Kept::Found(text) | Kept::Made(text)) = kept(&path, || BASE64.encode(random::bytes::<32>()))?;
     MasterKey::from_base64(&text).ok_or_else(|| {
-        blame("BRIDGE_MASTER_KEY", &format!("{} does not hold 32 bytes in base64", path.display()))
+        config_error("BRIDGE_MASTER_KEY", &format!("{} does not hold 32 bytes in base64", path.display()))
     })
 }
 
@@ -304,10 +304,10 @@ fn api_key(config: &Config) -> anyhow::Result<Secret> {
 
 pub(crate) fn kept(path: &Path, make: impl FnOnce() -> String) -> anyhow::Result<Kept> {
     keyfile::read_or_make(path, make)
-        .map_err(|error| blame("BRIDGE_DATA_DIR", &format!("{} cannot be kept: {error}", path.display())))
+        .map_err(|error| config_error("BRIDGE_DATA_DIR", &format!("{} cannot be kept: {error}", path.display())))
 }
 
-pub(crate) fn blame(variable: &str, rule: &str) -> anyhow::Error {
+pub(crate) fn config_error(variable: &str, rule: &str) -> anyhow::Error {
     ConfigError { variable: variable.to_owned(), rule: rule.to_owned() }.into()
 }
 

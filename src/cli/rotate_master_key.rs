@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use crate::app::{self, blame};
+use crate::app::{self, config_error};
 use crate::clock;
 use crate::config::Config;
 use crate::domain::secret::MasterKey;
@@ -38,7 +38,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
         server.stop();
     }
     let done = rotated.map_err(|error| match error {
-        RotationError::OtherKey(_) => blame("BRIDGE_MASTER_KEY", &format!("is the wrong one: {error}")),
+        RotationError::OtherKey(_) => config_error("BRIDGE_MASTER_KEY", &format!("is the wrong one: {error}")),
         error => anyhow::Error::from(error).context("the master key was not changed"),
     })?;
     let count: u64 = done.iter().map(|(_, count)| count).sum();
@@ -67,7 +67,7 @@ fn keys(config: &Config) -> anyhow::Result<Keys> {
     let given = config.new_master_key.as_ref().map(|text| text.expose());
     if let Some(old) = &config.master_key {
         let new = given.and_then(MasterKey::from_base64).ok_or_else(|| {
-            blame("BRIDGE_NEW_MASTER_KEY", "required with BRIDGE_MASTER_KEY: the key to put in its place")
+            config_error("BRIDGE_NEW_MASTER_KEY", "required with BRIDGE_MASTER_KEY: the key to put in its place")
         })?;
         differs(old, &new)?;
         return Ok(Keys::Given { old: old.clone(), new });
@@ -83,10 +83,10 @@ fn keys(config: &Config) -> anyhow::Result<Keys> {
     if given.is_some_and(|given| given.trim() != text) {
         let rule =
             format!("is not the key in {}, which a rotation that was cut off has left", new_path.display());
-        return Err(blame("BRIDGE_NEW_MASTER_KEY", &rule));
+        return Err(config_error("BRIDGE_NEW_MASTER_KEY", &rule));
     }
     let new = MasterKey::from_base64(&text).ok_or_else(|| {
-        blame("BRIDGE_DATA_DIR", &format!("{} does not hold 32 bytes in base64", new_path.display()))
+        config_error("BRIDGE_DATA_DIR", &format!("{} does not hold 32 bytes in base64", new_path.display()))
     })?;
     differs(&old, &new)?;
     Ok(Keys::Kept { old, new, path, new_path, old_path })
@@ -94,7 +94,7 @@ fn keys(config: &Config) -> anyhow::Result<Keys> {
 
 fn differs(old: &MasterKey, new: &MasterKey) -> anyhow::Result<()> {
     if old.id() == new.id() {
-        return Err(blame("BRIDGE_NEW_MASTER_KEY", "is the present key"));
+        return Err(config_error("BRIDGE_NEW_MASTER_KEY", "is the present key"));
     }
     Ok(())
 }
