@@ -113,7 +113,7 @@ pub async fn open_store(config: &Config) -> anyhow::Result<(Store, Option<Embedd
 ///
 /// # Errors
 /// A [`ConfigError`] inside if the configuration is to blame.
-pub async fn open_beside(config: &Config) -> anyhow::Result<(Store, Option<Embedded>)> {
+pub async fn open_for_cli(config: &Config) -> anyhow::Result<(Store, Option<Embedded>)> {
     let running = match server(config)? {
         Some(server) => Some(server),
         None => Embedded::running(&config.data_dir).map(Server::from),

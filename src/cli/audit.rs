@@ -69,7 +69,7 @@ pub async fn run(command: Command, config: &Config) -> anyhow::Result<bool> {
         _ => None,
     };
     let master_key = app::master_key(config)?;
-    let (store, embedded) = app::open_beside(config).await?;
+    let (store, embedded) = app::open_for_cli(config).await?;
     let done = match command {
         Command::Verify { json, .. } => verify(&store, &master_key, expected, json).await,
         Command::Head => head(&store).await,
