@@ -198,16 +198,16 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
     })
     .start();
     let (sealed, key, figures) = (store.clone(), master_key.clone(), metrics.clone());
-    keep_up("sealer", &metrics, move || Sealer::new(sealed.clone(), key.clone(), figures.clone()).run());
+    spawn_supervised("sealer", &metrics, move || Sealer::new(sealed.clone(), key.clone(), figures.clone()).run());
     if let Some(receiver) = config.syslog.clone() {
         let (pushed, figures) = (store.clone(), metrics.clone());
-        keep_up("audit_push", &metrics, move || {
+        spawn_supervised("audit_push", &metrics, move || {
             audit_push::run(pushed.clone(), receiver.clone(), figures.clone())
         });
     }
     let (swept, key, figures) = (store.clone(), master_key.clone(), metrics.clone());
     let kept_for = KeptFor { days: config.retention_days, parked_days: config.parked_retention_days };
-    keep_up("sweep", &metrics, move || {
+    spawn_supervised("sweep", &metrics, move || {
         maintenance::run(swept.clone(), figures.clone(), kept_for, key.clone())
     });
     let strangers = ClientLimits {
@@ -244,7 +244,7 @@ fn serve(
 }
 
 /// Runs something for as long as the process lives: if it panics it is started again.
-fn keep_up<F>(name: &'static str, metrics: &Metrics, run: impl Fn() -> F + Send + 'static)
+fn spawn_supervised<F>(name: &'static str, metrics: &Metrics, run: impl Fn() -> F + Send + 'static)
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -322,7 +322,7 @@ mod tests {
     async fn what_panics_is_started_again_and_counted() {
         let (metrics, starts) = (Metrics::new(), Arc::new(AtomicU32::new(0)));
         let (begun, mut third) = tokio::sync::mpsc::unbounded_channel();
-        keep_up("sweep", &metrics, move || {
+        spawn_supervised("sweep", &metrics, move || {
             let (start, begun) = (starts.fetch_add(1, Ordering::Relaxed), begun.clone());
             async move {
                 assert!(start >= 2, "on purpose");
