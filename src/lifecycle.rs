@@ -31,7 +31,7 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(7);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// It was asked to and finished in time.
-    Wished,
+    Graceful,
     /// It was asked to and had to be cut, or asked twice.
     Cut,
     /// A part died that nothing survives.
@@ -47,7 +47,7 @@ pub async fn run(config: Config) -> anyhow::Result<Ending> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let opened = tokio::select! {
         opened = app::open_store(&config) => opened?,
-        () = either(&mut interrupt, &mut terminate) => return Ok(Ending::Wished),
+        () = either(&mut interrupt, &mut terminate) => return Ok(Ending::Graceful),
     };
     let mut running = app::start(config, opened).await?;
     let crashed = tokio::select! {
@@ -73,7 +73,7 @@ pub async fn run(config: Config) -> anyhow::Result<Ending> {
     }
     Ok(match (crashed, ended) {
         (true, _) => Ending::Crashed,
-        (false, true) => Ending::Wished,
+        (false, true) => Ending::Graceful,
         (false, false) => Ending::Cut,
     })
 }

@@ -85,7 +85,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     match run(command, config) {
-        Ok(Ending::Wished) => ExitCode::SUCCESS,
+        Ok(Ending::Graceful) => ExitCode::SUCCESS,
         Ok(Ending::Cut | Ending::Crashed) => ExitCode::FAILURE,
         Err(error) => match error.downcast_ref::<ConfigError>() {
             Some(wrong) => wrong_configuration(std::slice::from_ref(wrong)),
@@ -140,19 +140,19 @@ fn run(command: Command, config: Config) -> anyhow::Result<Ending> {
             if let Some(server) = embedded {
                 server.stop();
             }
-            return Ok(Ending::Wished);
+            return Ok(Ending::Graceful);
         }
         if let Command::RotateMasterKey = command {
             rotate_master_key::run(&config).await?;
-            return Ok(Ending::Wished);
+            return Ok(Ending::Graceful);
         }
         if let Command::Audit(command) = command {
             let well = audit::run(command, &config).await?;
-            return Ok(if well { Ending::Wished } else { Ending::Crashed });
+            return Ok(if well { Ending::Graceful } else { Ending::Crashed });
         }
         if let (Command::Doctor, Some(source)) = (command, &config.source) {
             let well = doctor::examine(source, std::io::stdout()).await?;
-            return Ok(if well { Ending::Wished } else { Ending::Crashed });
+            return Ok(if well { Ending::Graceful } else { Ending::Crashed });
         }
         lifecycle::run(config).await
     })
