@@ -33,7 +33,7 @@ pub enum Ending {
     /// It was asked to and finished in time.
     Graceful,
     /// It was asked to and had to be cut, or asked twice.
-    Cut,
+    Forced,
     /// A part died that nothing survives.
     Crashed,
 }
@@ -74,7 +74,7 @@ pub async fn run(config: Config) -> anyhow::Result<Ending> {
     Ok(match (crashed, ended) {
         (true, _) => Ending::Crashed,
         (false, true) => Ending::Graceful,
-        (false, false) => Ending::Cut,
+        (false, false) => Ending::Forced,
     })
 }
 

@@ -86,7 +86,7 @@ fn main() -> ExitCode {
     }
     match run(command, config) {
         Ok(Ending::Graceful) => ExitCode::SUCCESS,
-        Ok(Ending::Cut | Ending::Crashed) => ExitCode::FAILURE,
+        Ok(Ending::Forced | Ending::Crashed) => ExitCode::FAILURE,
         Err(error) => match error.downcast_ref::<ConfigError>() {
             Some(wrong) => wrong_configuration(std::slice::from_ref(wrong)),
             None => {
