@@ -35,7 +35,7 @@ pub enum Ending {
     /// It was asked to and had to be cut, or asked twice.
     Forced,
     /// A part died that nothing survives.
-    Crashed,
+    Failed,
 }
 
 /// Starts everything, runs until a signal or a crash, then ends everything.
@@ -72,7 +72,7 @@ pub async fn run(config: Config) -> anyhow::Result<Ending> {
         server.stop();
     }
     Ok(match (crashed, ended) {
-        (true, _) => Ending::Crashed,
+        (true, _) => Ending::Failed,
         (false, true) => Ending::Graceful,
         (false, false) => Ending::Forced,
     })

@@ -86,7 +86,7 @@ fn main() -> ExitCode {
     }
     match run(command, config) {
         Ok(Ending::Graceful) => ExitCode::SUCCESS,
-        Ok(Ending::Forced | Ending::Crashed) => ExitCode::FAILURE,
+        Ok(Ending::Forced | Ending::Failed) => ExitCode::FAILURE,
         Err(error) => match error.downcast_ref::<ConfigError>() {
             Some(wrong) => wrong_configuration(std::slice::from_ref(wrong)),
             None => {
@@ -148,11 +148,11 @@ fn run(command: Command, config: Config) -> anyhow::Result<Ending> {
         }
         if let Command::Audit(command) = command {
             let well = audit::run(command, &config).await?;
-            return Ok(if well { Ending::Graceful } else { Ending::Crashed });
+            return Ok(if well { Ending::Graceful } else { Ending::Failed });
         }
         if let (Command::Doctor, Some(source)) = (command, &config.source) {
             let well = doctor::examine(source, std::io::stdout()).await?;
-            return Ok(if well { Ending::Graceful } else { Ending::Crashed });
+            return Ok(if well { Ending::Graceful } else { Ending::Failed });
         }
         lifecycle::run(config).await
     })
