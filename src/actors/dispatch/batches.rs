@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Dispatch, Report, start};
-use crate::actors::dispatch::queue::{Outlet, expires_at};
+use crate::actors::dispatch::queue::{WebhookQueue, expires_at};
 use crate::clock;
 use crate::domain::delivery::outcome::EndState;
 use crate::domain::delivery::slots::Places;
@@ -147,7 +147,7 @@ impl Dispatch {
     }
 }
 
-impl Outlet {
+impl WebhookQueue {
     /// Whether there is a place for a batch; one that was under way before may be larger than what is left.
     pub(super) fn may_form(&self, places: &Places) -> bool {
         places.room(self.owner(), self.risk(), 0) > 0

@@ -30,7 +30,7 @@ use crate::store::delivery::cycle::{Claimed, Cycle, Work};
 use crate::store::delivery::direct_dispatch::{DirectDispatch, DispatchCapacity};
 use crate::store::delivery::targets::WebhookTarget;
 use actor::{DispatcherDeps, Order};
-use queue::Outlet;
+use queue::WebhookQueue;
 
 pub mod actor;
 mod maintenance;
@@ -104,7 +104,7 @@ pub(super) struct Dispatch {
     id: DispatcherId,
     /// The moment that paces count from.
     started: Instant,
-    outlets: HashMap<WebhookId, Outlet>,
+    outlets: HashMap<WebhookId, WebhookQueue>,
     /// Those of them with anything in hand, to wait for, or wrong: a turn looks at these, and not at thousands that are kept
     /// for their settings and connections alone.
     busy: HashSet<WebhookId>,
@@ -323,14 +323,14 @@ impl Dispatch {
     }
 
     /// What we know of a webhook that is about to have something to do.
-    fn outlet(&mut self, webhook: WebhookId) -> &mut Outlet {
+    fn outlet(&mut self, webhook: WebhookId) -> &mut WebhookQueue {
         self.busy.insert(webhook);
         let is_proven = self.proven.contains(&webhook);
-        self.outlets.entry(webhook).or_insert_with(|| Outlet::new(is_proven))
+        self.outlets.entry(webhook).or_insert_with(|| WebhookQueue::new(is_proven))
     }
 
     /// Webhooks that a turn has to look at.
-    fn busy(&self) -> impl Iterator<Item = (WebhookId, &Outlet)> {
+    fn busy(&self) -> impl Iterator<Item = (WebhookId, &WebhookQueue)> {
         self.busy.iter().filter_map(|webhook| Some((*webhook, self.outlets.get(webhook)?)))
     }
 
@@ -371,7 +371,7 @@ impl Dispatch {
         let outlets = &self.outlets;
         self.busy.retain(|webhook| outlets.get(webhook).is_some_and(|outlet| !outlet.is_quiet()));
         self.count_places();
-        let room = |outlet: &Outlet| if outlet.is_closed(now) { 0 } else { outlet.room(&self.places) };
+        let room = |outlet: &WebhookQueue| if outlet.is_closed(now) { 0 } else { outlet.room(&self.places) };
         let rooms = self.busy().map(|(webhook, outlet)| (webhook, room(outlet))).collect();
         self.deps.store.handoff.publish_capacity(DispatchCapacity {
             dispatcher: Some(self.id),

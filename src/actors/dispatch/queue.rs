@@ -62,7 +62,7 @@ fn host(url: &str) -> String {
 }
 
 /// One webhook with anything to send.
-pub(super) struct Outlet {
+pub(super) struct WebhookQueue {
     /// `None` until it is read.
     pub(super) prepared: Option<Arc<Prepared>>,
     /// It is being read.
@@ -117,7 +117,7 @@ pub(super) enum Unsent {
     EventGone,
 }
 
-impl Outlet {
+impl WebhookQueue {
     pub(super) fn new(is_proven: bool) -> Self {
         Self {
             prepared: None,

@@ -6,7 +6,7 @@ use std::time::Instant;
 use time::OffsetDateTime;
 
 use super::{Dispatch, Report, start};
-use crate::actors::dispatch::queue::{Next, Outlet, Prepared, Unsent};
+use crate::actors::dispatch::queue::{Next, WebhookQueue, Prepared, Unsent};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::delivery::outcome::EndState;
@@ -206,7 +206,7 @@ impl Dispatch {
     }
 }
 
-impl Outlet {
+impl WebhookQueue {
     /// Deliveries or batches in hand.
     pub(super) fn in_hand(&self) -> usize {
         self.ready.len() + self.posts.len()
