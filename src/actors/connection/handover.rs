@@ -15,7 +15,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use time::OffsetDateTime;
 
-use crate::actors::connection::link::{Role, Strand, StrandId};
+use crate::actors::connection::link::{Role, Link, StrandId};
 use crate::actors::connection::{ConnectionActor, Place};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
@@ -58,7 +58,7 @@ impl ConnectionActor {
             };
             let successor = actor.strands_made;
             actor.strands_made += 1;
-            let mut strand = Strand::new(successor, Role::Successor, session);
+            let mut strand = Link::new(successor, Role::Successor, session);
             strand.room = room.ok();
             strand.in_a_hurry = cause == ANNOUNCED;
             actor.strands.push(strand);
@@ -84,7 +84,7 @@ impl ConnectionActor {
 
     /// A socket has opened: the present states are read, unless the primary can prove soon that it tells everything.
     pub(super) fn catch_up(&mut self, place: Place, ctx: &mut Context<Self>) {
-        let covered = self.in_role(Role::Primary).is_some_and(Strand::is_open);
+        let covered = self.in_role(Role::Primary).is_some_and(Link::is_open);
         let Some(strand) = self.strand(place.strand) else { return };
         strand.unread = covered && strand.role == Role::Successor && strand.in_a_hurry;
         if !strand.unread {
@@ -172,7 +172,7 @@ impl ConnectionActor {
         if matches!(phase, Phase::Closing(_) | Phase::Ended(_)) {
             return; // all of it ends
         }
-        if lives && !self.in_role(Role::Successor).is_some_and(Strand::is_open) {
+        if lives && !self.in_role(Role::Successor).is_some_and(Link::is_open) {
             return; // there is nobody to hand over to any more; the next one proves anew
         }
         if proven && let Some(successor) = self.strands.iter_mut().find(|s| s.role == Role::Successor) {
@@ -284,7 +284,7 @@ impl ConnectionActor {
         matches!(known.merge(state, seen(change)), Merged::Changed(_))
     }
 
-    fn primary(&mut self) -> Option<&mut Strand> {
+    fn primary(&mut self) -> Option<&mut Link> {
         self.strands.iter_mut().find(|strand| strand.role == Role::Primary)
     }
 

@@ -39,7 +39,7 @@ pub struct OpenSocket {
 }
 
 /// One socket and the session that decides for it.
-pub struct Strand {
+pub struct Link {
     /// Its name.
     pub id: StrandId,
     /// What it is for.
@@ -76,7 +76,7 @@ pub struct Strand {
     pub held_back_bytes: usize,
 }
 
-impl Strand {
+impl Link {
     /// A strand that has not started.
     #[must_use]
     pub fn new(id: StrandId, role: Role, session: Session) -> Self {

@@ -31,7 +31,7 @@ use crate::store::sources::gap_tracking::GapStep;
 use assignment::{Agents, Assignment};
 use deletions::delete;
 use journal::Journal;
-use link::{Role, Strand, StrandId};
+use link::{Role, Link, StrandId};
 
 pub mod assignment;
 mod deletions;
@@ -91,7 +91,7 @@ pub struct ConnectionActor {
     pub(super) tokens: Tokens,
     pub(super) definitions: Definitions,
     /// The primary is always there.
-    pub(super) strands: Vec<Strand>,
+    pub(super) strands: Vec<Link>,
     pub(super) strands_made: StrandId,
     pub(super) spare: Arc<Semaphore>,
     /// A replacement is wanted and waits for room.
@@ -124,7 +124,7 @@ impl ConnectionActor {
             upstream,
             tokens,
             definitions,
-            strands: vec![Strand::new(0, Role::Primary, session)],
+            strands: vec![Link::new(0, Role::Primary, session)],
             strands_made: 1,
             spare,
             waits_for_room: false,
@@ -134,11 +134,11 @@ impl ConnectionActor {
         }
     }
 
-    pub(super) fn strand(&mut self, id: StrandId) -> Option<&mut Strand> {
+    pub(super) fn strand(&mut self, id: StrandId) -> Option<&mut Link> {
         self.strands.iter_mut().find(|strand| strand.id == id)
     }
 
-    pub(super) fn in_role(&self, role: Role) -> Option<&Strand> {
+    pub(super) fn in_role(&self, role: Role) -> Option<&Link> {
         self.strands.iter().find(|strand| strand.role == role)
     }
 
@@ -288,7 +288,7 @@ impl ConnectionActor {
         let (store, recorder) = (self.deps.store.clone(), self.deps.recorder.clone());
         let Some(write) = self.state().and_then(|state| self.journal.next_write(store, recorder, state))
         else {
-            if self.journal.is_settled() && self.strands.iter().all(Strand::has_ended) {
+            if self.journal.is_settled() && self.strands.iter().all(Link::has_ended) {
                 ctx.stop();
             }
             return;
@@ -324,7 +324,7 @@ impl ConnectionActor {
 }
 
 /// Last moment of sight of which everything is handed on.
-fn proven_at(primary: &Strand) -> Option<OffsetDateTime> {
+fn proven_at(primary: &Link) -> Option<OffsetDateTime> {
     let waiting = primary.held_back.as_ref().and_then(|held_back| held_back.front());
     waiting.map(|change| change.received_at).or_else(|| primary.session.proven_at())
 }
