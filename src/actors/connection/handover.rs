@@ -15,7 +15,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use time::OffsetDateTime;
 
-use crate::actors::connection::link::{Role, Link, StrandId};
+use crate::actors::connection::link::{Role, Link, LinkId};
 use crate::actors::connection::{ConnectionActor, Place};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
@@ -39,7 +39,7 @@ const ROOM_AGAIN: Duration = Duration::from_millis(200);
 
 impl ConnectionActor {
     /// Starts a successor of the primary when there is room for another channel, unless one is on its way.
-    pub(super) fn begin_handover(&mut self, id: StrandId, cause: &'static str, ctx: &mut Context<Self>) {
+    pub(super) fn begin_handover(&mut self, id: LinkId, cause: &'static str, ctx: &mut Context<Self>) {
         if let Some(successor) = self.strand(id).filter(|strand| strand.role == Role::Successor) {
             successor.wants_successor = Some(cause);
             return;
@@ -109,7 +109,7 @@ impl ConnectionActor {
     }
 
     /// Whether the primary listens to everybody that this strand listens to.
-    fn primary_tells_as_much(&self, id: StrandId) -> bool {
+    fn primary_tells_as_much(&self, id: LinkId) -> bool {
         let strand = self.strands.iter().find(|strand| strand.id == id);
         strand.zip(self.in_role(Role::Primary)).is_some_and(|(strand, primary)| {
             let newcomers = strand.subscribed.without(&primary.subscribed);
@@ -239,7 +239,7 @@ impl ConnectionActor {
     }
 
     /// Whether a strand's place was taken.
-    pub(super) fn is_retiring(&self, id: StrandId) -> bool {
+    pub(super) fn is_retiring(&self, id: LinkId) -> bool {
         self.strands.iter().any(|strand| strand.id == id && strand.role == Role::Retiring)
     }
 

@@ -15,7 +15,7 @@ use crate::genesys::session::{Phase, Session};
 use crate::genesys::socket::Sender;
 
 /// Names a strand within its connection; never used twice.
-pub type StrandId = u64;
+pub type LinkId = u64;
 
 /// What a strand is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub struct OpenSocket {
 /// One socket and the session that decides for it.
 pub struct Link {
     /// Its name.
-    pub id: StrandId,
+    pub id: LinkId,
     /// What it is for.
     pub role: Role,
     /// Decides.
@@ -79,7 +79,7 @@ pub struct Link {
 impl Link {
     /// A strand that has not started.
     #[must_use]
-    pub fn new(id: StrandId, role: Role, session: Session) -> Self {
+    pub fn new(id: LinkId, role: Role, session: Session) -> Self {
         Self {
             id,
             role,

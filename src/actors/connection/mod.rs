@@ -31,7 +31,7 @@ use crate::store::sources::gap_tracking::GapStep;
 use assignment::{Agents, Assignment};
 use deletions::delete;
 use journal::Journal;
-use link::{Role, Link, StrandId};
+use link::{Role, Link, LinkId};
 
 pub mod assignment;
 mod deletions;
@@ -79,7 +79,7 @@ pub(super) struct Arrival(pub(super) Place, pub(super) Incoming);
 /// A strand and one of its tries.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
-    pub(super) strand: StrandId,
+    pub(super) strand: LinkId,
     pub(super) epoch: u64,
 }
 
@@ -92,7 +92,7 @@ pub struct ConnectionActor {
     pub(super) definitions: Definitions,
     /// The primary is always there.
     pub(super) strands: Vec<Link>,
-    pub(super) strands_made: StrandId,
+    pub(super) strands_made: LinkId,
     pub(super) spare: Arc<Semaphore>,
     /// A replacement is wanted and waits for room.
     pub(super) waits_for_room: bool,
@@ -134,7 +134,7 @@ impl ConnectionActor {
         }
     }
 
-    pub(super) fn strand(&mut self, id: StrandId) -> Option<&mut Link> {
+    pub(super) fn strand(&mut self, id: LinkId) -> Option<&mut Link> {
         self.strands.iter_mut().find(|strand| strand.id == id)
     }
 
@@ -174,13 +174,13 @@ impl ConnectionActor {
         self.write(ctx);
     }
 
-    fn carry_out_all(&mut self, id: StrandId, effects: Vec<Effect>, now: Now, ctx: &mut Context<Self>) {
+    fn carry_out_all(&mut self, id: LinkId, effects: Vec<Effect>, now: Now, ctx: &mut Context<Self>) {
         for effect in effects {
             self.carry_out(id, effect, now, ctx);
         }
     }
 
-    fn carry_out(&mut self, id: StrandId, effect: Effect, now: Now, ctx: &mut Context<Self>) {
+    fn carry_out(&mut self, id: LinkId, effect: Effect, now: Now, ctx: &mut Context<Self>) {
         let Some(strand) = self.strand(id) else { return };
         let (role, place) = (strand.role, Place { strand: id, epoch: strand.session.epoch() });
         match effect {
@@ -230,7 +230,7 @@ impl ConnectionActor {
         }
     }
 
-    fn record(&mut self, id: StrandId, update: Update, text: String, now: Now) {
+    fn record(&mut self, id: LinkId, update: Update, text: String, now: Now) {
         let Some(change) = self.assignment.change(update, Origin::Live, text, now.at, &self.definitions)
         else {
             return;

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use tokio::time::sleep;
 
 use crate::actors::connection::assignment::Assignment;
-use crate::actors::connection::link::{Role, StrandId};
+use crate::actors::connection::link::{Role, LinkId};
 use crate::actors::connection::{ConnectionActor, Deps, Place};
 use crate::actors::token::{Held, Tokens};
 use crate::clock;
@@ -74,12 +74,12 @@ impl ConnectionActor {
     }
 
     /// Whether a strand is reading states.
-    pub(super) fn resyncs(&mut self, id: StrandId) -> bool {
+    pub(super) fn resyncs(&mut self, id: LinkId) -> bool {
         self.strand(id).is_some_and(|strand| strand.resync.is_some())
     }
 
     /// Leaves a reading: its socket is gone, and the next one begins anew.
-    pub(super) fn stop_resync(&mut self, id: StrandId, ctx: &mut Context<Self>) {
+    pub(super) fn stop_resync(&mut self, id: LinkId, ctx: &mut Context<Self>) {
         if let Some(handle) = self.strand(id).and_then(|strand| strand.resync.take()) {
             ctx.cancel_future(handle);
         }

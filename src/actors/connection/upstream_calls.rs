@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::actors::connection::deletions::delete_at_the_end;
-use crate::actors::connection::link::{OpenSocket, StrandId};
+use crate::actors::connection::link::{OpenSocket, LinkId};
 use crate::actors::connection::topic_updates::agent_ids;
 use crate::actors::connection::{Arrival, ConnectionActor, Place};
 use crate::actors::token::Held;
@@ -164,7 +164,7 @@ impl ConnectionActor {
         }
     }
 
-    pub(super) fn drop_socket(&mut self, id: StrandId, ctx: &mut Context<Self>) {
+    pub(super) fn drop_socket(&mut self, id: LinkId, ctx: &mut Context<Self>) {
         if let Some(socket) = self.strand(id).and_then(|strand| strand.socket.take()) {
             ctx.cancel_future(socket.reader);
         }
