@@ -40,7 +40,7 @@ const ROOM_AGAIN: Duration = Duration::from_millis(200);
 impl ConnectionActor {
     /// Starts a successor of the primary when there is room for another channel, unless one is on its way.
     pub(super) fn begin_handover(&mut self, id: LinkId, cause: &'static str, ctx: &mut Context<Self>) {
-        if let Some(successor) = self.strand(id).filter(|strand| strand.role == Role::Successor) {
+        if let Some(successor) = self.link(id).filter(|link| link.role == Role::Successor) {
             successor.wants_successor = Some(cause);
             return;
         }
@@ -52,17 +52,17 @@ impl ConnectionActor {
         let room = self.spare.clone().acquire_owned();
         ctx.spawn(room.into_actor(self).map(move |room, actor, ctx| {
             actor.waits_for_room = false;
-            let primary = actor.strand(id).filter(|strand| strand.role == Role::Primary && strand.is_open());
+            let primary = actor.link(id).filter(|link| link.role == Role::Primary && link.is_open());
             let Some(session) = primary.map(|primary| primary.session.successor()) else {
                 return; // it has died meanwhile, and connects anew
             };
             let successor = actor.strands_made;
             actor.strands_made += 1;
-            let mut strand = Link::new(successor, Role::Successor, session);
-            strand.room = room.ok();
-            strand.in_a_hurry = cause == ANNOUNCED;
-            actor.strands.push(strand);
-            actor.feed(Place { strand: successor, epoch: 0 }, Input::Start, ctx);
+            let mut link = Link::new(successor, Role::Successor, session);
+            link.room = room.ok();
+            link.in_a_hurry = cause == ANNOUNCED;
+            actor.strands.push(link);
+            actor.feed(Place { link: successor, epoch: 0 }, Input::Start, ctx);
         }));
     }
 
@@ -71,8 +71,8 @@ impl ConnectionActor {
         if role != Role::Primary {
             return;
         }
-        let other = self.in_role(Role::Successor).filter(|strand| strand.is_open());
-        match other.and_then(|strand| strand.session.opened_at()) {
+        let other = self.in_role(Role::Successor).filter(|link| link.is_open());
+        match other.and_then(|link| link.session.opened_at()) {
             None => self.journal.gap(GapStep::Opened { from, cause }),
             Some(to) if from < to => {
                 self.journal.gap(GapStep::Opened { from, cause });
@@ -85,22 +85,22 @@ impl ConnectionActor {
     /// A socket has opened: the present states are read, unless the primary can prove soon that it tells everything.
     pub(super) fn catch_up(&mut self, place: Place, ctx: &mut Context<Self>) {
         let covered = self.in_role(Role::Primary).is_some_and(Link::is_open);
-        let Some(strand) = self.strand(place.strand) else { return };
-        strand.unread = covered && strand.role == Role::Successor && strand.in_a_hurry;
-        if !strand.unread {
+        let Some(link) = self.link(place.link) else { return };
+        link.unread = covered && link.role == Role::Successor && link.in_a_hurry;
+        if !link.unread {
             return self.start_resync(place, self.assignment.agents.ids(), ctx);
         }
         if let Some(ping) = self.upstream.keepalive(self.assignment.heartbeat).ping_text {
             self.speak(place, |sender| sender.text(ping.to_owned()), ctx);
         }
         ctx.run_later(OVERLAP, move |actor, ctx| {
-            let Some(successor) = actor.strand(place.strand) else { return };
+            let Some(successor) = actor.link(place.link) else { return };
             let goes_on = successor.session.epoch() == place.epoch && successor.is_open();
             let answers = successor.session.proven_at() > successor.session.opened_at();
             if !goes_on || successor.role != Role::Successor || successor.resync.is_some() {
                 return; // it has come to an end, or has taken over and reads, or will hand over when it has read
             }
-            if answers && actor.primary_tells_as_much(place.strand) {
+            if answers && actor.primary_tells_as_much(place.link) {
                 actor.prove_and_hand_over(ctx);
             } else {
                 actor.read_after_all(ctx);
@@ -110,21 +110,21 @@ impl ConnectionActor {
 
     /// Whether the primary listens to everybody that this strand listens to.
     fn primary_tells_as_much(&self, id: LinkId) -> bool {
-        let strand = self.strands.iter().find(|strand| strand.id == id);
-        strand.zip(self.in_role(Role::Primary)).is_some_and(|(strand, primary)| {
-            let newcomers = strand.subscribed.without(&primary.subscribed);
-            newcomers.is_empty() && primary.rejected.is_subset(&strand.rejected)
+        let link = self.strands.iter().find(|link| link.id == id);
+        link.zip(self.in_role(Role::Primary)).is_some_and(|(link, primary)| {
+            let newcomers = link.subscribed.without(&primary.subscribed);
+            newcomers.is_empty() && primary.rejected.is_subset(&link.rejected)
         })
     }
 
     /// Reads what nobody has read although it would have been needed.
     fn read_after_all(&mut self, ctx: &mut Context<Self>) {
         let agents = self.assignment.agents.ids();
-        let Some(strand) = self.strands.iter_mut().find(|strand| strand.unread && strand.is_open()) else {
+        let Some(link) = self.strands.iter_mut().find(|link| link.unread && link.is_open()) else {
             return;
         };
-        strand.unread = false;
-        let place = Place { strand: strand.id, epoch: strand.session.epoch() };
+        link.unread = false;
+        let place = Place { link: link.id, epoch: link.session.epoch() };
         self.start_resync(place, agents, ctx);
     }
 
@@ -134,7 +134,7 @@ impl ConnectionActor {
         let Some(primary) = self.in_role(Role::Primary).filter(|primary| primary.is_open()) else {
             return self.hand_over(ctx);
         };
-        let place = Place { strand: primary.id, epoch: primary.session.epoch() };
+        let place = Place { link: primary.id, epoch: primary.session.epoch() };
         let Some(asked) = self.ask_standing(place) else { return self.hand_over(ctx) };
         let asked_at = clock::now();
         if let Some(ping) = self.upstream.keepalive(self.assignment.heartbeat).ping_text {
@@ -164,7 +164,7 @@ impl ConnectionActor {
         tries: u32,
         ctx: &mut Context<Self>,
     ) {
-        let Some(primary) = self.strand(place.strand).filter(|strand| strand.role == Role::Primary) else {
+        let Some(primary) = self.link(place.link).filter(|link| link.role == Role::Primary) else {
             return; // it has died meanwhile, and its place is taken
         };
         let (lives, phase) = (primary.is_open(), primary.session.phase());
@@ -199,10 +199,10 @@ impl ConnectionActor {
         }
         let ended: Vec<Vec<String>> = self
             .strands
-            .extract_if(.., |strand| strand.role != Role::Primary && strand.has_ended())
-            .map(|strand| strand.session.stale().to_vec())
+            .extract_if(.., |link| link.role != Role::Primary && link.has_ended())
+            .map(|link| link.session.stale().to_vec())
             .collect();
-        if let Some(primary) = self.strands.iter_mut().find(|strand| strand.role == Role::Primary) {
+        if let Some(primary) = self.strands.iter_mut().find(|link| link.role == Role::Primary) {
             // What could not be deleted is tried again by the one that goes on.
             ended.iter().for_each(|leftovers| primary.session.adopt(leftovers));
         }
@@ -210,21 +210,21 @@ impl ConnectionActor {
 
     /// Puts the successor in the primary's place.
     pub(super) fn hand_over(&mut self, ctx: &mut Context<Self>) {
-        let Some(successor) = self.in_role(Role::Successor).map(|strand| strand.id) else {
+        let Some(successor) = self.in_role(Role::Successor).map(|link| link.id) else {
             return;
         };
         let mut retired = None;
         let (mut room, wants_successor) = self
-            .strand(successor)
-            .map_or((None, None), |strand| (strand.room.take(), strand.wants_successor.take()));
-        for strand in &mut self.strands {
-            if strand.role == Role::Primary {
-                strand.role = Role::Retiring;
+            .link(successor)
+            .map_or((None, None), |link| (link.room.take(), link.wants_successor.take()));
+        for link in &mut self.strands {
+            if link.role == Role::Primary {
+                link.role = Role::Retiring;
                 // There are two channels until this one is gone.
-                strand.room = room.take();
-                retired = Some(Place { strand: strand.id, epoch: strand.session.epoch() });
-            } else if strand.id == successor {
-                strand.role = Role::Primary;
+                link.room = room.take();
+                retired = Some(Place { link: link.id, epoch: link.session.epoch() });
+            } else if link.id == successor {
+                link.role = Role::Primary;
             }
         }
         self.journal.tell(Entry::new(clock::now(), Kind::ChannelRotated));
@@ -240,7 +240,7 @@ impl ConnectionActor {
 
     /// Whether a strand's place was taken.
     pub(super) fn is_retiring(&self, id: LinkId) -> bool {
-        self.strands.iter().any(|strand| strand.id == id && strand.role == Role::Retiring)
+        self.strands.iter().any(|link| link.id == id && link.role == Role::Retiring)
     }
 
     /// Hands on what the primary has held back, as far as the strand that it replaced has not told it.
@@ -272,7 +272,7 @@ impl ConnectionActor {
             }
             _ => true,
         };
-        for held_back in self.strands.iter_mut().filter_map(|strand| strand.held_back.as_mut()) {
+        for held_back in self.strands.iter_mut().filter_map(|link| link.held_back.as_mut()) {
             held_back.retain(news);
         }
     }
@@ -285,7 +285,7 @@ impl ConnectionActor {
     }
 
     fn primary(&mut self) -> Option<&mut Link> {
-        self.strands.iter_mut().find(|strand| strand.role == Role::Primary)
+        self.strands.iter_mut().find(|link| link.role == Role::Primary)
     }
 
     fn first_held_back(&mut self) -> Option<PresenceChange> {

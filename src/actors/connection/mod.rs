@@ -79,7 +79,7 @@ pub(super) struct Arrival(pub(super) Place, pub(super) Incoming);
 /// A strand and one of its tries.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
-    pub(super) strand: LinkId,
+    pub(super) link: LinkId,
     pub(super) epoch: u64,
 }
 
@@ -134,37 +134,37 @@ impl ConnectionActor {
         }
     }
 
-    pub(super) fn strand(&mut self, id: LinkId) -> Option<&mut Link> {
-        self.strands.iter_mut().find(|strand| strand.id == id)
+    pub(super) fn link(&mut self, id: LinkId) -> Option<&mut Link> {
+        self.strands.iter_mut().find(|link| link.id == id)
     }
 
     pub(super) fn in_role(&self, role: Role) -> Option<&Link> {
-        self.strands.iter().find(|strand| strand.role == role)
+        self.strands.iter().find(|link| link.role == role)
     }
 
     /// Tells a session what happened in an epoch, and does what it decides.
     pub(super) fn feed(&mut self, place: Place, input: Input, ctx: &mut Context<Self>) {
         let now = Now { at: clock::now(), tick: Instant::now() };
-        let Some(strand) = self.strand(place.strand) else {
+        let Some(link) = self.link(place.link) else {
             return; // it has ended
         };
-        let before = strand.session.phase();
-        let effects = strand.session.on(place.epoch, input, now, random::unit());
-        self.carry_out_all(place.strand, effects, now, ctx);
-        if let Some(strand) = self.strand(place.strand).filter(|strand| strand.queue_full) {
+        let before = link.session.phase();
+        let effects = link.session.on(place.epoch, input, now, random::unit());
+        self.carry_out_all(place.link, effects, now, ctx);
+        if let Some(link) = self.link(place.link).filter(|link| link.queue_full) {
             // Before another frame is handled: that one's moment would pass for the last one with sight.
-            strand.queue_full = false;
-            let full = strand.session.on(place.epoch, Input::QueueFull, now, random::unit());
-            self.carry_out_all(place.strand, full, now, ctx);
+            link.queue_full = false;
+            let full = link.session.on(place.epoch, Input::QueueFull, now, random::unit());
+            self.carry_out_all(place.link, full, now, ctx);
         }
-        let after = self.strand(place.strand).map_or(before, |strand| strand.session.phase());
+        let after = self.link(place.link).map_or(before, |link| link.session.phase());
         match (before == Phase::Open, after == Phase::Open) {
             (false, true) => {
                 self.deps.metrics.upstream_connected.inc();
             }
             (true, false) => {
                 self.deps.metrics.upstream_connected.dec();
-                self.stop_resync(place.strand, ctx);
+                self.stop_resync(place.link, ctx);
             }
             _ => {}
         }
@@ -181,8 +181,8 @@ impl ConnectionActor {
     }
 
     fn carry_out(&mut self, id: LinkId, effect: Effect, now: Now, ctx: &mut Context<Self>) {
-        let Some(strand) = self.strand(id) else { return };
-        let (role, place) = (strand.role, Place { strand: id, epoch: strand.session.epoch() });
+        let Some(link) = self.link(id) else { return };
+        let (role, place) = (link.role, Place { link: id, epoch: link.session.epoch() });
         match effect {
             Effect::GetToken { instead_of } => self.get_token(place, instead_of, ctx),
             Effect::Verify => self.call(place, ctx, |upstream, token| async move {
@@ -197,7 +197,7 @@ impl ConnectionActor {
             Effect::SendText(text) => self.speak(place, |sender| sender.text(text), ctx),
             Effect::Ping(payload) => self.speak(place, |sender| sender.ping(payload), ctx),
             Effect::Close(code, reason) => {
-                if let Some(socket) = &strand.socket {
+                if let Some(socket) = &link.socket {
                     socket.sender.close(code, reason);
                 }
             }
@@ -236,21 +236,21 @@ impl ConnectionActor {
             return;
         };
         let recorder = self.deps.recorder.clone();
-        let somebody_waits = self.strands.iter().any(|strand| strand.held_back.is_some());
-        let Some(strand) = self.strand(id) else { return };
-        if let Some(held_back) = &mut strand.held_back {
+        let somebody_waits = self.strands.iter().any(|link| link.held_back.is_some());
+        let Some(link) = self.link(id) else { return };
+        if let Some(held_back) = &mut link.held_back {
             let full = |held_back: &VecDeque<PresenceChange>, bytes| {
                 held_back.len() >= HELD_BACK_MAX || bytes > HELD_BACK_BYTES_MAX
             };
-            strand.held_back_bytes += change.raw.len();
-            if full(held_back, strand.held_back_bytes) {
+            link.held_back_bytes += change.raw.len();
+            if full(held_back, link.held_back_bytes) {
                 // Some may have been let go since it was counted last.
-                strand.held_back_bytes =
+                link.held_back_bytes =
                     change.raw.len() + held_back.iter().map(|c| c.raw.len()).sum::<usize>();
             }
-            if full(held_back, strand.held_back_bytes) {
+            if full(held_back, link.held_back_bytes) {
                 // The database is away: the usual end of patience, with a gap on record.
-                strand.queue_full = true;
+                link.queue_full = true;
                 return;
             }
             held_back.push_back(change);
@@ -260,8 +260,8 @@ impl ConnectionActor {
             return;
         }
         let told = somebody_waits.then(|| change.clone());
-        strand.queue_full = recorder.try_record(change).is_err();
-        if let Some(told) = told.filter(|_| self.strand(id).is_some_and(|strand| !strand.queue_full)) {
+        link.queue_full = recorder.try_record(change).is_err();
+        if let Some(told) = told.filter(|_| self.link(id).is_some_and(|link| !link.queue_full)) {
             self.is_news(&told);
         }
     }
@@ -305,7 +305,7 @@ impl ConnectionActor {
     fn state(&self) -> Option<ConnectionState> {
         let session = &self.in_role(Role::Primary)?.session;
         // What the others have upstream is to be found there by the next process.
-        let others = self.strands.iter().filter(|strand| strand.role != Role::Primary);
+        let others = self.strands.iter().filter(|link| link.role != Role::Primary);
         let theirs = others.flat_map(|s| {
             s.session.stale().iter().cloned().chain(s.session.upstream_id().map(str::to_owned))
         });
@@ -338,7 +338,7 @@ impl Actor for ConnectionActor {
             self.journal.gap(GapStep::Opened { from, cause: "bridge_down" });
         }
         let first = self.assignment.ends_at_once.map_or(Input::Start, Input::Terminate);
-        self.feed(Place { strand: 0, epoch: 0 }, first, ctx);
+        self.feed(Place { link: 0, epoch: 0 }, first, ctx);
     }
 
     fn stopped(&mut self, _ctx: &mut Self::Context) {
@@ -350,7 +350,7 @@ impl Actor for ConnectionActor {
 impl Drop for ConnectionActor {
     /// A panic skips `stopped`; the gauges must not count what is gone.
     fn drop(&mut self) {
-        for _ in self.strands.iter().filter(|strand| strand.is_open()) {
+        for _ in self.strands.iter().filter(|link| link.is_open()) {
             self.deps.metrics.upstream_connected.dec();
         }
         self.deps
@@ -376,9 +376,9 @@ impl StreamHandler<Arrival> for ConnectionActor {
         };
         match input {
             // Its session is over, but what was on its way when it was replaced still counts.
-            Input::Text(text, Frame::Update(update)) if self.is_retiring(place.strand) => {
+            Input::Text(text, Frame::Update(update)) if self.is_retiring(place.link) => {
                 let now = Now { at: clock::now(), tick: Instant::now() };
-                self.record(place.strand, *update, text, now);
+                self.record(place.link, *update, text, now);
             }
             input => self.feed(place, input, ctx),
         }
@@ -395,9 +395,9 @@ impl Handler<Terminate> for ConnectionActor {
         let mut places: Vec<(Place, Ending)> = self
             .strands
             .iter()
-            .map(|strand| {
-                let ending = if strand.role == Role::Primary { ending } else { Ending::Rotated };
-                (Place { strand: strand.id, epoch: strand.session.epoch() }, ending)
+            .map(|link| {
+                let ending = if link.role == Role::Primary { ending } else { Ending::Rotated };
+                (Place { link: link.id, epoch: link.session.epoch() }, ending)
             })
             .collect();
         // The primary last: while another strand sees, its end would be no loss of sight.

@@ -40,11 +40,11 @@ const ROOM_AGAIN: Duration = Duration::from_millis(200);
 impl ConnectionActor {
     /// Starts to read these agents' states; a reading of the same strand that is under way is left.
     pub(super) fn start_resync(&mut self, place: Place, agents: Vec<String>, ctx: &mut Context<Self>) {
-        self.stop_resync(place.strand, ctx);
+        self.stop_resync(place.link, ctx);
         let covered = self
             .in_role(Role::Primary)
-            .is_some_and(|primary| primary.id != place.strand && primary.is_open());
-        let Some(token) = self.strand(place.strand).and_then(|strand| strand.token.clone()) else {
+            .is_some_and(|primary| primary.id != place.link && primary.is_open());
+        let Some(token) = self.link(place.link).and_then(|link| link.token.clone()) else {
             return;
         };
         let reading = Reading {
@@ -59,28 +59,28 @@ impl ConnectionActor {
         };
         let read = async move { reading.run(&agents).await };
         let handle = ctx.spawn(read.into_actor(self).map(move |entry, actor, ctx| {
-            let Some(strand) = actor.strand(place.strand) else { return };
-            strand.resync = None;
-            let sees = strand.is_open() && strand.role == Role::Successor;
+            let Some(link) = actor.link(place.link) else { return };
+            link.resync = None;
+            let sees = link.is_open() && link.role == Role::Successor;
             actor.journal.tell(entry);
             if sees {
                 actor.prove_and_hand_over(ctx);
             }
             actor.write(ctx);
         }));
-        if let Some(strand) = self.strand(place.strand) {
-            strand.resync = Some(handle);
+        if let Some(link) = self.link(place.link) {
+            link.resync = Some(handle);
         }
     }
 
     /// Whether a strand is reading states.
     pub(super) fn resyncs(&mut self, id: LinkId) -> bool {
-        self.strand(id).is_some_and(|strand| strand.resync.is_some())
+        self.link(id).is_some_and(|link| link.resync.is_some())
     }
 
     /// Leaves a reading: its socket is gone, and the next one begins anew.
     pub(super) fn stop_resync(&mut self, id: LinkId, ctx: &mut Context<Self>) {
-        if let Some(handle) = self.strand(id).and_then(|strand| strand.resync.take()) {
+        if let Some(handle) = self.link(id).and_then(|link| link.resync.take()) {
             ctx.cancel_future(handle);
         }
     }

@@ -58,13 +58,13 @@ impl ConnectionActor {
         let behind: Vec<Place> = self
             .strands
             .iter()
-            .filter(|strand| {
-                strand.is_open()
-                    && !strand.subscribing
-                    && strand.subscribed.version != version
-                    && strand.subscribe_not_before.is_none_or(|at| at <= now)
+            .filter(|link| {
+                link.is_open()
+                    && !link.subscribing
+                    && link.subscribed.version != version
+                    && link.subscribe_not_before.is_none_or(|at| at <= now)
             })
-            .map(|strand| Place { strand: strand.id, epoch: strand.session.epoch() })
+            .map(|link| Place { link: link.id, epoch: link.session.epoch() })
             .collect();
         for place in behind {
             self.subscribe(place, ctx);
@@ -74,35 +74,35 @@ impl ConnectionActor {
     fn subscribe(&mut self, place: Place, ctx: &mut Context<Self>) {
         let (upstream, wanted) = (self.upstream.clone(), self.assignment.wanted());
         let agents = self.assignment.agents.clone();
-        let Some(strand) = self.strand(place.strand) else { return };
-        let (Some(token), Some(id)) = (strand.token.clone(), strand.session.upstream_id().map(str::to_owned))
+        let Some(link) = self.link(place.link) else { return };
+        let (Some(token), Some(id)) = (link.token.clone(), link.session.upstream_id().map(str::to_owned))
         else {
             return;
         };
-        strand.subscribing = true;
+        link.subscribing = true;
         let asked = async move { upstream.subscribe(&token.secret, &id, &wanted).await };
         ctx.spawn(asked.into_actor(self).map(move |answer, actor, ctx| {
-            let Some(strand) = actor.strand(place.strand) else { return };
-            strand.subscribing = false;
-            if strand.session.epoch() != place.epoch {
+            let Some(link) = actor.link(place.link) else { return };
+            link.subscribing = false;
+            if link.session.epoch() != place.epoch {
                 return; // another connection has been made since, with these agents or newer ones
             }
             match answer {
                 Ok(rejected) => {
-                    strand.subscribe_not_before = None;
-                    let newcomers = agents.without(&strand.subscribed);
-                    strand.subscribed = agents;
-                    strand.rejected = agent_ids(&rejected);
+                    link.subscribe_not_before = None;
+                    let newcomers = agents.without(&link.subscribed);
+                    link.subscribed = agents;
+                    link.rejected = agent_ids(&rejected);
                     actor.note_rejected(rejected, ctx);
                     if !newcomers.is_empty() {
                         // A resync under way does not know them.
-                        let ids = if actor.resyncs(place.strand) { actor.assignment.agents.ids() } else { newcomers };
+                        let ids = if actor.resyncs(place.link) { actor.assignment.agents.ids() } else { newcomers };
                         actor.start_resync(place, ids, ctx);
                     }
                     actor.keep_subscribed(ctx);
                 }
                 Err(error) => {
-                    strand.subscribe_not_before = Some(Instant::now() + AGAIN_AFTER);
+                    link.subscribe_not_before = Some(Instant::now() + AGAIN_AFTER);
                     tracing::warn!(%error, connection = %actor.assignment.connection_id, "agents could not be subscribed to");
                     ctx.run_later(AGAIN_AFTER, |actor, ctx| actor.keep_subscribed(ctx));
                 }
@@ -112,24 +112,24 @@ impl ConnectionActor {
 
     /// Asks upstream how the connection of a strand stands; feeds nothing by itself.
     pub(super) fn ask_standing(&self, place: Place) -> Option<impl Future<Output = Listens> + use<>> {
-        let strand = self.strands.iter().find(|strand| strand.id == place.strand)?;
-        let (token, id) = (strand.token.clone()?, strand.session.upstream_id()?.to_owned());
+        let link = self.strands.iter().find(|link| link.id == place.link)?;
+        let (token, id) = (link.token.clone()?, link.session.upstream_id()?.to_owned());
         let upstream = self.upstream.clone();
         // What a change that is under way has done by then, the answer does not say.
-        let asked = (!strand.subscribing).then(|| strand.subscribed.clone());
+        let asked = (!link.subscribing).then(|| link.subscribed.clone());
         Some(async move { Listens { asked, answer: upstream.listens_to(&token.secret, &id).await } })
     }
 
     /// How the connection stands, by what upstream says it listens to.
     pub(super) fn standing(&self, place: Place, listens: Listens) -> Result<Standing, UpstreamError> {
         let Some(listening) = listens.answer? else { return Ok(Standing::Gone) };
-        let strand = self.strands.iter().find(|strand| strand.id == place.strand && !strand.subscribing);
-        let Some((strand, asked)) = strand.zip(listens.asked) else { return Ok(Standing::Changing) };
-        if strand.subscribed.version != asked.version {
+        let link = self.strands.iter().find(|link| link.id == place.link && !link.subscribing);
+        let Some((link, asked)) = link.zip(listens.asked) else { return Ok(Standing::Changing) };
+        if link.subscribed.version != asked.version {
             return Ok(Standing::Changing);
         }
         let wanted =
-            asked.list.iter().map(|agent| &agent.0).filter(|agent| !strand.rejected.contains(*agent));
+            asked.list.iter().map(|agent| &agent.0).filter(|agent| !link.rejected.contains(*agent));
         match wanted.filter(|agent| !listening.contains(*agent)).count() {
             0 => Ok(Standing::Whole),
             agents => Ok(Standing::Taken { agents }),

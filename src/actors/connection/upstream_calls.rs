@@ -47,8 +47,8 @@ impl ConnectionActor {
             let input = match answer {
                 Ok(held) => {
                     let serial = held.serial;
-                    if let Some(strand) = actor.strand(place.strand) {
-                        strand.token = Some(held);
+                    if let Some(link) = actor.link(place.link) {
+                        link.token = Some(held);
                     }
                     Input::Token(Ok(serial))
                 }
@@ -64,7 +64,7 @@ impl ConnectionActor {
         F: FnOnce(Rc<dyn Upstream>, Held) -> Fut,
         Fut: Future<Output = Input> + 'static,
     {
-        let Some(token) = self.strand(place.strand).and_then(|strand| strand.token.clone()) else {
+        let Some(token) = self.link(place.link).and_then(|link| link.token.clone()) else {
             return; // not reached: the session asks for a token before anything else
         };
         let step = step(self.upstream.clone(), token);
@@ -99,9 +99,9 @@ impl ConnectionActor {
     /// Asks for a connection, once it is written down that we do: its id may never come back.
     pub(super) fn provision(&mut self, place: Place, ctx: &mut Context<Self>) {
         let (wanted, agents) = (self.assignment.wanted(), self.assignment.agents.clone());
-        let Some(strand) = self.strand(place.strand) else { return };
-        strand.subscribed = agents;
-        let Some(token) = strand.token.clone() else { return };
+        let Some(link) = self.link(place.link) else { return };
+        link.subscribed = agents;
+        let Some(token) = link.token.clone() else { return };
         let (upstream, store) = (self.upstream.clone(), self.deps.store.clone());
         let (id, connection) = (ProvisioningId::generate(), self.assignment.connection_id);
         let asked = async move {
@@ -123,8 +123,8 @@ impl ConnectionActor {
                 actor.journal.answered(id);
             }
             if let Ok(made) = &made {
-                if let Some(strand) = actor.strand(place.strand) {
-                    strand.rejected = agent_ids(&made.rejected);
+                if let Some(link) = actor.link(place.link) {
+                    link.rejected = agent_ids(&made.rejected);
                 }
                 actor.note_rejected(made.rejected.clone(), ctx);
             }
@@ -136,7 +136,7 @@ impl ConnectionActor {
         let upstream = self.upstream.clone();
         let dialled = async move { upstream.dial(&provisioned).await };
         ctx.spawn(dialled.into_actor(self).map(move |answer, actor, ctx| {
-            let current = actor.strand(place.strand).is_some_and(|s| s.session.epoch() == place.epoch);
+            let current = actor.link(place.link).is_some_and(|s| s.session.epoch() == place.epoch);
             let input = match answer {
                 // A socket that comes too late is dropped here, which closes it.
                 Ok(socket) if current => {
@@ -151,7 +151,7 @@ impl ConnectionActor {
     }
 
     fn take_socket(&mut self, place: Place, socket: Socket, ctx: &mut Context<Self>) {
-        self.drop_socket(place.strand, ctx);
+        self.drop_socket(place.link, ctx);
         let sender = socket.sender();
         let (guard, ended) = oneshot::channel::<()>();
         let arrivals = stream::unfold((socket, guard), move |(mut socket, guard)| async move {
@@ -159,13 +159,13 @@ impl ConnectionActor {
             Some((Arrival(place, incoming), (socket, guard)))
         });
         let reader = ctx.add_stream(arrivals);
-        if let Some(strand) = self.strand(place.strand) {
-            strand.socket = Some(OpenSocket { sender, reader, ended });
+        if let Some(link) = self.link(place.link) {
+            link.socket = Some(OpenSocket { sender, reader, ended });
         }
     }
 
     pub(super) fn drop_socket(&mut self, id: LinkId, ctx: &mut Context<Self>) {
-        if let Some(socket) = self.strand(id).and_then(|strand| strand.socket.take()) {
+        if let Some(socket) = self.link(id).and_then(|link| link.socket.take()) {
             ctx.cancel_future(socket.reader);
         }
     }
@@ -177,9 +177,9 @@ impl ConnectionActor {
         say: impl FnOnce(&Sender) -> bool,
         ctx: &mut Context<Self>,
     ) {
-        let socket = self.strand(place.strand).and_then(|strand| strand.socket.as_ref());
+        let socket = self.link(place.link).and_then(|link| link.socket.as_ref());
         if socket.is_some_and(|socket| !say(&socket.sender)) {
-            self.drop_socket(place.strand, ctx);
+            self.drop_socket(place.link, ctx);
             // Once the present decision is carried out.
             let later = std::future::ready(Input::Closed(Closed::broken("the peer does not read")));
             ctx.spawn(later.into_actor(self).map(move |input, actor, ctx| actor.feed(place, input, ctx)));
@@ -200,7 +200,7 @@ impl ConnectionActor {
 
     /// Ends the socket, then deletes what we have upstream, and reports it.
     pub(super) fn shut_down(&mut self, place: Place, ids: Vec<String>, ctx: &mut Context<Self>) {
-        let socket = self.strand(place.strand).and_then(|strand| strand.socket.take());
+        let socket = self.link(place.link).and_then(|link| link.socket.take());
         let gone = async move {
             if let Some(socket) = socket {
                 let _ = timeout(SOCKET_ENDS_WITHIN, socket.ended).await;
