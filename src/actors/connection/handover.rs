@@ -61,7 +61,7 @@ impl ConnectionActor {
             let mut link = Link::new(successor, Role::Successor, session);
             link.room = room.ok();
             link.in_a_hurry = cause == ANNOUNCED;
-            actor.strands.push(link);
+            actor.links.push(link);
             actor.feed(Place { link: successor, epoch: 0 }, Input::Start, ctx);
         }));
     }
@@ -110,7 +110,7 @@ impl ConnectionActor {
 
     /// Whether the primary listens to everybody that this strand listens to.
     fn primary_tells_as_much(&self, id: LinkId) -> bool {
-        let link = self.strands.iter().find(|link| link.id == id);
+        let link = self.links.iter().find(|link| link.id == id);
         link.zip(self.in_role(Role::Primary)).is_some_and(|(link, primary)| {
             let newcomers = link.subscribed.without(&primary.subscribed);
             newcomers.is_empty() && primary.rejected.is_subset(&link.rejected)
@@ -120,7 +120,7 @@ impl ConnectionActor {
     /// Reads what nobody has read although it would have been needed.
     fn read_after_all(&mut self, ctx: &mut Context<Self>) {
         let agents = self.assignment.agents.ids();
-        let Some(link) = self.strands.iter_mut().find(|link| link.unread && link.is_open()) else {
+        let Some(link) = self.links.iter_mut().find(|link| link.unread && link.is_open()) else {
             return;
         };
         link.unread = false;
@@ -175,7 +175,7 @@ impl ConnectionActor {
         if lives && !self.in_role(Role::Successor).is_some_and(Link::is_open) {
             return; // there is nobody to hand over to any more; the next one proves anew
         }
-        if proven && let Some(successor) = self.strands.iter_mut().find(|s| s.role == Role::Successor) {
+        if proven && let Some(successor) = self.links.iter_mut().find(|s| s.role == Role::Successor) {
             successor.unread = false;
         }
         if !lives || proven {
@@ -198,11 +198,11 @@ impl ConnectionActor {
             self.hand_over(ctx);
         }
         let ended: Vec<Vec<String>> = self
-            .strands
+            .links
             .extract_if(.., |link| link.role != Role::Primary && link.has_ended())
             .map(|link| link.session.stale().to_vec())
             .collect();
-        if let Some(primary) = self.strands.iter_mut().find(|link| link.role == Role::Primary) {
+        if let Some(primary) = self.links.iter_mut().find(|link| link.role == Role::Primary) {
             // What could not be deleted is tried again by the one that goes on.
             ended.iter().for_each(|leftovers| primary.session.adopt(leftovers));
         }
@@ -217,7 +217,7 @@ impl ConnectionActor {
         let (mut room, wants_successor) = self
             .link(successor)
             .map_or((None, None), |link| (link.room.take(), link.wants_successor.take()));
-        for link in &mut self.strands {
+        for link in &mut self.links {
             if link.role == Role::Primary {
                 link.role = Role::Retiring;
                 // There are two channels until this one is gone.
@@ -240,7 +240,7 @@ impl ConnectionActor {
 
     /// Whether a strand's place was taken.
     pub(super) fn is_retiring(&self, id: LinkId) -> bool {
-        self.strands.iter().any(|link| link.id == id && link.role == Role::Retiring)
+        self.links.iter().any(|link| link.id == id && link.role == Role::Retiring)
     }
 
     /// Hands on what the primary has held back, as far as the strand that it replaced has not told it.
@@ -272,7 +272,7 @@ impl ConnectionActor {
             }
             _ => true,
         };
-        for held_back in self.strands.iter_mut().filter_map(|link| link.held_back.as_mut()) {
+        for held_back in self.links.iter_mut().filter_map(|link| link.held_back.as_mut()) {
             held_back.retain(news);
         }
     }
@@ -285,7 +285,7 @@ impl ConnectionActor {
     }
 
     fn primary(&mut self) -> Option<&mut Link> {
-        self.strands.iter_mut().find(|link| link.role == Role::Primary)
+        self.links.iter_mut().find(|link| link.role == Role::Primary)
     }
 
     fn first_held_back(&mut self) -> Option<PresenceChange> {

@@ -91,7 +91,7 @@ pub struct ConnectionActor {
     pub(super) tokens: Tokens,
     pub(super) definitions: Definitions,
     /// The primary is always there.
-    pub(super) strands: Vec<Link>,
+    pub(super) links: Vec<Link>,
     pub(super) strands_made: LinkId,
     pub(super) spare: Arc<Semaphore>,
     /// A replacement is wanted and waits for room.
@@ -124,7 +124,7 @@ impl ConnectionActor {
             upstream,
             tokens,
             definitions,
-            strands: vec![Link::new(0, Role::Primary, session)],
+            links: vec![Link::new(0, Role::Primary, session)],
             strands_made: 1,
             spare,
             waits_for_room: false,
@@ -135,11 +135,11 @@ impl ConnectionActor {
     }
 
     pub(super) fn link(&mut self, id: LinkId) -> Option<&mut Link> {
-        self.strands.iter_mut().find(|link| link.id == id)
+        self.links.iter_mut().find(|link| link.id == id)
     }
 
     pub(super) fn in_role(&self, role: Role) -> Option<&Link> {
-        self.strands.iter().find(|link| link.role == role)
+        self.links.iter().find(|link| link.role == role)
     }
 
     /// Tells a session what happened in an epoch, and does what it decides.
@@ -236,7 +236,7 @@ impl ConnectionActor {
             return;
         };
         let recorder = self.deps.recorder.clone();
-        let somebody_waits = self.strands.iter().any(|link| link.held_back.is_some());
+        let somebody_waits = self.links.iter().any(|link| link.held_back.is_some());
         let Some(link) = self.link(id) else { return };
         if let Some(held_back) = &mut link.held_back {
             let full = |held_back: &VecDeque<PresenceChange>, bytes| {
@@ -288,7 +288,7 @@ impl ConnectionActor {
         let (store, recorder) = (self.deps.store.clone(), self.deps.recorder.clone());
         let Some(write) = self.state().and_then(|state| self.journal.next_write(store, recorder, state))
         else {
-            if self.journal.is_settled() && self.strands.iter().all(Link::has_ended) {
+            if self.journal.is_settled() && self.links.iter().all(Link::has_ended) {
                 ctx.stop();
             }
             return;
@@ -305,7 +305,7 @@ impl ConnectionActor {
     fn state(&self) -> Option<ConnectionState> {
         let session = &self.in_role(Role::Primary)?.session;
         // What the others have upstream is to be found there by the next process.
-        let others = self.strands.iter().filter(|link| link.role != Role::Primary);
+        let others = self.links.iter().filter(|link| link.role != Role::Primary);
         let theirs = others.flat_map(|s| {
             s.session.stale().iter().cloned().chain(s.session.upstream_id().map(str::to_owned))
         });
@@ -350,7 +350,7 @@ impl Actor for ConnectionActor {
 impl Drop for ConnectionActor {
     /// A panic skips `stopped`; the gauges must not count what is gone.
     fn drop(&mut self) {
-        for _ in self.strands.iter().filter(|link| link.is_open()) {
+        for _ in self.links.iter().filter(|link| link.is_open()) {
             self.deps.metrics.upstream_connected.dec();
         }
         self.deps
@@ -393,7 +393,7 @@ impl Handler<Terminate> for ConnectionActor {
 
     fn handle(&mut self, Terminate(ending): Terminate, ctx: &mut Self::Context) {
         let mut places: Vec<(Place, Ending)> = self
-            .strands
+            .links
             .iter()
             .map(|link| {
                 let ending = if link.role == Role::Primary { ending } else { Ending::Rotated };

@@ -56,7 +56,7 @@ impl ConnectionActor {
         let version = self.assignment.agents.version;
         let now = Instant::now();
         let behind: Vec<Place> = self
-            .strands
+            .links
             .iter()
             .filter(|link| {
                 link.is_open()
@@ -112,7 +112,7 @@ impl ConnectionActor {
 
     /// Asks upstream how the connection of a strand stands; feeds nothing by itself.
     pub(super) fn ask_standing(&self, place: Place) -> Option<impl Future<Output = Listens> + use<>> {
-        let link = self.strands.iter().find(|link| link.id == place.link)?;
+        let link = self.links.iter().find(|link| link.id == place.link)?;
         let (token, id) = (link.token.clone()?, link.session.upstream_id()?.to_owned());
         let upstream = self.upstream.clone();
         // What a change that is under way has done by then, the answer does not say.
@@ -123,7 +123,7 @@ impl ConnectionActor {
     /// How the connection stands, by what upstream says it listens to.
     pub(super) fn standing(&self, place: Place, listens: Listens) -> Result<Standing, UpstreamError> {
         let Some(listening) = listens.answer? else { return Ok(Standing::Gone) };
-        let link = self.strands.iter().find(|link| link.id == place.link && !link.subscribing);
+        let link = self.links.iter().find(|link| link.id == place.link && !link.subscribing);
         let Some((link, asked)) = link.zip(listens.asked) else { return Ok(Standing::Changing) };
         if link.subscribed.version != asked.version {
             return Ok(Standing::Changing);
