@@ -61,7 +61,7 @@ impl Dispatch {
         let places = &self.places;
         let hungry: Vec<_> = self
             .busy()
-            .filter(|(_, outlet)| outlet.hungry && outlet.has_appetite(now, places))
+            .filter(|(_, outlet)| outlet.hungry && outlet.can_claim_more(now, places))
             .map(|(webhook, _)| webhook)
             .collect();
         for webhook in &hungry {

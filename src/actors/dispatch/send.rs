@@ -213,7 +213,7 @@ impl WebhookQueue {
     }
 
     /// Whether it could take more than it has in hand.
-    pub(super) fn has_appetite(&self, now: OffsetDateTime, places: &Places) -> bool {
+    pub(super) fn can_claim_more(&self, now: OffsetDateTime, places: &Places) -> bool {
         self.prepared.as_ref().is_some_and(|prepared| {
             let most = self.circuit.room(now, prepared.settings.max_concurrency).min(self.window);
             // Half empty, so that one claim brings many.
