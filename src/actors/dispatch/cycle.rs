@@ -48,7 +48,7 @@ impl Dispatch {
 
     /// What may be claimed now; nothing if nobody asks for a claim.
     fn room(&mut self) -> Room {
-        if self.draining || !(self.claim || self.busy().any(|(_, outlet)| outlet.hungry)) {
+        if self.draining || !(self.claim || self.busy().any(|(_, outlet)| outlet.has_backlog)) {
             return Room::default();
         }
         self.count_places();
@@ -59,19 +59,19 @@ impl Dispatch {
         }
         let now = clock::now();
         let places = &self.places;
-        let hungry: Vec<_> = self
+        let has_backlog: Vec<_> = self
             .busy()
-            .filter(|(_, outlet)| outlet.hungry && outlet.can_claim_more(now, places))
+            .filter(|(_, outlet)| outlet.has_backlog && outlet.can_claim_more(now, places))
             .map(|(webhook, _)| webhook)
             .collect();
-        for webhook in &hungry {
-            self.outlet(*webhook).hungry = false;
+        for webhook in &has_backlog {
+            self.outlet(*webhook).has_backlog = false;
         }
-        if !self.claim && hungry.is_empty() {
+        if !self.claim && has_backlog.is_empty() {
             return Room::default();
         }
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        let only = (!self.claim).then_some(hungry);
+        let only = (!self.claim).then_some(has_backlog);
         self.claim = false;
         let known = self.busy().map(|(webhook, outlet)| Known {
             webhook_id: webhook,
@@ -133,7 +133,7 @@ impl Dispatch {
         }
         for webhook in cycle.filled {
             if let Some(outlet) = self.outlets.get_mut(&webhook) {
-                outlet.hungry = true;
+                outlet.has_backlog = true;
             }
         }
     }

@@ -317,7 +317,7 @@ impl Dispatch {
     /// Hears that something due of a webhook is left in the database. If we have nothing of it, the poll finds it.
     fn left(&mut self, webhook: WebhookId) {
         if let Some(outlet) = self.outlets.get_mut(&webhook) {
-            outlet.hungry = true;
+            outlet.has_backlog = true;
             self.busy.insert(webhook);
         }
     }

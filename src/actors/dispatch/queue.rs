@@ -86,7 +86,7 @@ pub(super) struct WebhookQueue {
     /// When the rate limit lets the next POST go; `None` if it holds none back.
     pub(super) paced_until: Option<Instant>,
     /// More is due in the database than there was room for.
-    pub(super) hungry: bool,
+    pub(super) has_backlog: bool,
     /// Deliveries that wait for their batch, as far as we heard, and since when.
     pub(super) collecting: usize,
     pub(super) collecting_since: Option<Instant>,
@@ -132,7 +132,7 @@ impl WebhookQueue {
             noticed: false,
             pace: Pace::default(),
             paced_until: None,
-            hungry: false,
+            has_backlog: false,
             collecting: 0,
             collecting_since: None,
             forming: false,
@@ -245,7 +245,7 @@ impl WebhookQueue {
             && self.collecting_since.is_none()
             && self.circuit == Circuit::default()
             && self.paced_until.is_none()
-            && !(self.outdated || self.hungry)
+            && !(self.outdated || self.has_backlog)
     }
 
     /// Whether it can be forgotten.
