@@ -241,7 +241,7 @@ impl WebhookQueue {
 
     /// Whether nothing is in hand, nothing waited for, and nothing wrong.
     pub(super) fn is_quiet(&self) -> bool {
-        self.is_at_rest()
+        self.has_no_work()
             && self.collecting_since.is_none()
             && self.circuit == Circuit::default()
             && self.paced_until.is_none()
@@ -257,11 +257,11 @@ impl WebhookQueue {
                 .and_then(|p| p.settings.rate_limit)
                 .map_or(Duration::ZERO, |limit| limit.per),
         );
-        self.is_at_rest() && self.collecting == 0 && self.used_at.elapsed() > unused
+        self.has_no_work() && self.collecting == 0 && self.used_at.elapsed() > unused
     }
 
     /// Whether nothing is in hand, and no answer of receiver or database awaited.
-    fn is_at_rest(&self) -> bool {
+    fn has_no_work(&self) -> bool {
         self.ready.is_empty() && self.posts.is_empty() && !(self.loading || self.closing || self.forming)
     }
 }
