@@ -183,7 +183,7 @@ impl Dispatch {
                 self.read(webhook);
             }
         }
-        self.outlets.retain(|_, outlet| !outlet.is_idle());
+        self.outlets.retain(|_, outlet| !outlet.is_evictable());
         if !self.draining {
             self.work.lanes.extend(found.lanes);
         }

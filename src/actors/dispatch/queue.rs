@@ -249,7 +249,7 @@ impl WebhookQueue {
     }
 
     /// Whether it can be forgotten.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(super) fn is_evictable(&self) -> bool {
         // As long as its connections are kept.
         let unused = Duration::from_secs(30).max(
             self.prepared
