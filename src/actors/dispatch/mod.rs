@@ -369,7 +369,7 @@ impl Dispatch {
         }
         let now = clock::now();
         let outlets = &self.outlets;
-        self.busy.retain(|webhook| outlets.get(webhook).is_some_and(|outlet| !outlet.is_quiet()));
+        self.busy.retain(|webhook| outlets.get(webhook).is_some_and(|outlet| !outlet.is_drained()));
         self.count_places();
         let room = |outlet: &WebhookQueue| if outlet.is_closed(now) { 0 } else { outlet.room(&self.places) };
         let rooms = self.busy().map(|(webhook, outlet)| (webhook, room(outlet))).collect();

@@ -240,7 +240,7 @@ impl WebhookQueue {
     }
 
     /// Whether nothing is in hand, nothing waited for, and nothing wrong.
-    pub(super) fn is_quiet(&self) -> bool {
+    pub(super) fn is_drained(&self) -> bool {
         self.has_no_work()
             && self.collecting_since.is_none()
             && self.circuit == Circuit::default()
