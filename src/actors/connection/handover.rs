@@ -246,7 +246,7 @@ impl ConnectionActor {
     /// Hands on what the primary has held back, as far as the strand that it replaced has not told it.
     pub(super) fn release(&mut self, ctx: &mut Context<Self>) {
         while let Some(change) = self.first_held_back() {
-            if !self.is_news(&change) {
+            if !self.is_new(&change) {
                 let told_twice = ReasonLabels { reason: "handover" };
                 self.deps.metrics.states_dropped.get_or_create(&told_twice).inc();
             } else if self.deps.recorder.try_record(change.clone()).is_err() {
@@ -278,7 +278,7 @@ impl ConnectionActor {
     }
 
     /// Takes in what is told of an agent; whether it is more than has been told since a strand holds back.
-    pub(super) fn is_news(&mut self, change: &PresenceChange) -> bool {
+    pub(super) fn is_new(&mut self, change: &PresenceChange) -> bool {
         let Some(state) = &change.state else { return true };
         let known = self.told_meanwhile.entry(change.agent_id.clone()).or_default();
         matches!(known.merge(state, seen(change)), Merged::Changed(_))

@@ -262,7 +262,7 @@ impl ConnectionActor {
         let told = somebody_waits.then(|| change.clone());
         link.queue_full = recorder.try_record(change).is_err();
         if let Some(told) = told.filter(|_| self.link(id).is_some_and(|link| !link.queue_full)) {
-            self.is_news(&told);
+            self.is_new(&told);
         }
     }
 
