@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use crate::actors::dispatch::{Dispatch, Report, UPKEEP, start};
+use crate::actors::dispatch::{Dispatch, Report, MAINTENANCE_EVERY, start};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::delivery::settings::Verification;
@@ -64,14 +64,14 @@ impl Dispatch {
     pub(super) fn start_upkeep(&mut self) {
         self.upkeep_runs = true;
         // What is asked for meanwhile brings the next round forward again.
-        self.upkeep_at = Instant::now() + UPKEEP;
+        self.upkeep_at = Instant::now() + MAINTENANCE_EVERY;
         let (deps, id, generation) = (self.deps.clone(), self.id, self.generation);
         let recovering: Vec<_> = self.recovering.iter().copied().collect();
         let (mut walk, mut scan) = (self.walk, std::mem::take(&mut self.scan));
         // A nudge brings a round forward, not this.
         let looks = Instant::now() >= self.look_at;
         if looks {
-            self.look_at = Instant::now() + UPKEEP;
+            self.look_at = Instant::now() + MAINTENANCE_EVERY;
         }
         start(&self.report, async move {
             let round = async {

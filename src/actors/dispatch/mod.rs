@@ -47,7 +47,7 @@ mod stop;
 /// The poll that finds what no nudge told of: retries, other processes' events, lost nudges.
 const POLL: Duration = Duration::from_secs(1);
 /// How often we give a sign of life, look for dead dispatchers, for probes, recoveries and snapshots.
-const UPKEEP: Duration = Duration::from_secs(2);
+const MAINTENANCE_EVERY: Duration = Duration::from_secs(2);
 /// Wait between tries while the database is away; grows to the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(1);
