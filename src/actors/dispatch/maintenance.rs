@@ -64,7 +64,7 @@ impl Dispatch {
     pub(super) fn start_upkeep(&mut self) {
         self.upkeep_runs = true;
         // What is asked for meanwhile brings the next round forward again.
-        self.upkeep_at = Instant::now() + MAINTENANCE_EVERY;
+        self.maintenance_at = Instant::now() + MAINTENANCE_EVERY;
         let (deps, id, generation) = (self.deps.clone(), self.id, self.generation);
         let recovering: Vec<_> = self.recovering.iter().copied().collect();
         let (mut walk, mut scan) = (self.walk, std::mem::take(&mut self.scan));
@@ -162,7 +162,7 @@ impl Dispatch {
             }
         }
         if found.more {
-            self.upkeep_at = Instant::now();
+            self.maintenance_at = Instant::now();
         }
         self.claim |= found.freed > 0 || found.lost || found.due || found.leader != self.leader;
         // What a dead dispatcher had been told of is known to nobody.
@@ -195,7 +195,7 @@ impl Dispatch {
     /// A recovery has ended, or is in other hands: there is room for another one.
     pub(super) fn recovered(&mut self, id: RecoveryId) {
         self.recovering.remove(&id);
-        self.upkeep_at = Instant::now();
+        self.maintenance_at = Instant::now();
     }
 
     /// Disables a webhook, aside of the loop. Nothing is sent to it until that is done and it is read anew.

@@ -133,7 +133,7 @@ pub(super) struct Dispatch {
     /// Not before this moment, because the database was away.
     wait_until: Option<Instant>,
     retry_after: Duration,
-    upkeep_at: Instant,
+    maintenance_at: Instant,
     upkeep_runs: bool,
     /// Recoveries in our hands.
     recovering: HashSet<RecoveryId>,
@@ -179,7 +179,7 @@ impl Dispatch {
             claim: true,
             wait_until: None,
             retry_after: RETRY_FIRST,
-            upkeep_at: now,
+            maintenance_at: now,
             upkeep_runs: false,
             recovering: HashSet::new(),
             poll_at: now,
@@ -228,7 +228,7 @@ impl Dispatch {
                 () = store.handoff.notified() => {}
                 () = store.wake.wait_deliveries_due() => {
                     dispatch.claim = true;
-                    dispatch.upkeep_at = Instant::now();
+                    dispatch.maintenance_at = Instant::now();
                 }
                 Ok(()) = orders.changed() => {}
                 () = sleep(wait) => {}
@@ -287,7 +287,7 @@ impl Dispatch {
         self.pump_paced(now);
         self.form_batches(now);
         self.start_cycle(now);
-        if now >= self.upkeep_at && !self.upkeep_runs {
+        if now >= self.maintenance_at && !self.upkeep_runs {
             self.start_upkeep();
         }
         self.publish_capacity();
@@ -401,7 +401,7 @@ impl Dispatch {
     fn next_moment(&self, order: Order) -> Instant {
         let mut moment = self.poll_at;
         if !self.upkeep_runs {
-            moment = moment.min(self.upkeep_at.max(Instant::now() + Duration::from_millis(1)));
+            moment = moment.min(self.maintenance_at.max(Instant::now() + Duration::from_millis(1)));
         }
         if let Order::DrainUntil(by) = order {
             moment = moment.min(by);
