@@ -62,7 +62,7 @@ pub(super) struct Found {
 impl Dispatch {
     /// Starts a round.
     pub(super) fn start_upkeep(&mut self) {
-        self.upkeep_runs = true;
+        self.maintenance_runs = true;
         // What is asked for meanwhile brings the next round forward again.
         self.maintenance_at = Instant::now() + MAINTENANCE_EVERY;
         let (deps, id, generation) = (self.deps.clone(), self.id, self.generation);
@@ -148,7 +148,7 @@ impl Dispatch {
 
     /// Takes in what a round found.
     pub(super) fn upkept(&mut self, result: Result<Found, StoreError>) {
-        self.upkeep_runs = false;
+        self.maintenance_runs = false;
         let found = match result {
             Ok(found) => found,
             Err(error) => {

@@ -134,7 +134,7 @@ pub(super) struct Dispatch {
     wait_until: Option<Instant>,
     retry_after: Duration,
     maintenance_at: Instant,
-    upkeep_runs: bool,
+    maintenance_runs: bool,
     /// Recoveries in our hands.
     recovering: HashSet<RecoveryId>,
     poll_at: Instant,
@@ -180,7 +180,7 @@ impl Dispatch {
             wait_until: None,
             retry_after: RETRY_FIRST,
             maintenance_at: now,
-            upkeep_runs: false,
+            maintenance_runs: false,
             recovering: HashSet::new(),
             poll_at: now,
             generation: 0,
@@ -287,7 +287,7 @@ impl Dispatch {
         self.pump_paced(now);
         self.form_batches(now);
         self.start_cycle(now);
-        if now >= self.maintenance_at && !self.upkeep_runs {
+        if now >= self.maintenance_at && !self.maintenance_runs {
             self.start_upkeep();
         }
         self.publish_capacity();
@@ -400,7 +400,7 @@ impl Dispatch {
     /// When the loop has something to do even if nothing happens.
     fn next_moment(&self, order: Order) -> Instant {
         let mut moment = self.poll_at;
-        if !self.upkeep_runs {
+        if !self.maintenance_runs {
             moment = moment.min(self.maintenance_at.max(Instant::now() + Duration::from_millis(1)));
         }
         if let Order::DrainUntil(by) = order {

@@ -29,7 +29,7 @@ impl Dispatch {
     pub(super) async fn end(mut self, mut reports: mpsc::UnboundedReceiver<Report>) {
         let by = Instant::now() + END_WITHIN;
         while self.settling.is_some()
-            || self.upkeep_runs
+            || self.maintenance_runs
             || self.outlets.values().any(|outlet| outlet.forming)
         {
             let Ok(Some(report)) = timeout_at(by, reports.recv()).await else { break };
