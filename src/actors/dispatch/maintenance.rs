@@ -61,7 +61,7 @@ pub(super) struct Found {
 
 impl Dispatch {
     /// Starts a round.
-    pub(super) fn start_upkeep(&mut self) {
+    pub(super) fn start_maintenance(&mut self) {
         self.maintenance_runs = true;
         // What is asked for meanwhile brings the next round forward again.
         self.maintenance_at = Instant::now() + MAINTENANCE_EVERY;

@@ -288,7 +288,7 @@ impl Dispatch {
         self.form_batches(now);
         self.start_cycle(now);
         if now >= self.maintenance_at && !self.maintenance_runs {
-            self.start_upkeep();
+            self.start_maintenance();
         }
         self.publish_capacity();
     }
