@@ -142,7 +142,7 @@ impl Dispatch {
                     lanes,
                 })
             };
-            Report::Upkept(round.await)
+            Report::Maintained(round.await)
         });
     }
 

@@ -67,7 +67,7 @@ enum Report {
     /// A recovery is in our hands no more.
     Recovered(RecoveryId),
     /// A round of upkeep is over.
-    Upkept(Result<maintenance::Found, StoreError>),
+    Maintained(Result<maintenance::Found, StoreError>),
     /// A task panicked: what it was to report will never come.
     Died,
 }
@@ -357,7 +357,7 @@ impl Dispatch {
             Report::Formed { webhook, result } => self.formed(webhook, result),
             Report::Disabled { webhook } => self.disabled(webhook),
             Report::Recovered(id) => self.recovered(id),
-            Report::Upkept(result) => self.upkept(result),
+            Report::Maintained(result) => self.upkept(result),
             Report::Died => self.died = true,
         }
     }
