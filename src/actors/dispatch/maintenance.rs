@@ -147,7 +147,7 @@ impl Dispatch {
     }
 
     /// Takes in what a round found.
-    pub(super) fn upkept(&mut self, result: Result<Found, StoreError>) {
+    pub(super) fn maintained(&mut self, result: Result<Found, StoreError>) {
         self.maintenance_runs = false;
         let found = match result {
             Ok(found) => found,

@@ -357,7 +357,7 @@ impl Dispatch {
             Report::Formed { webhook, result } => self.formed(webhook, result),
             Report::Disabled { webhook } => self.disabled(webhook),
             Report::Recovered(id) => self.recovered(id),
-            Report::Maintained(result) => self.upkept(result),
+            Report::Maintained(result) => self.maintained(result),
             Report::Died => self.died = true,
         }
     }
