@@ -166,8 +166,8 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
     let targets = TargetPolicy::new(config.allow_targets.clone());
     let proxy = config.egress_proxy.as_ref().map(|proxy| (proxy.host.clone(), proxy.port));
     let database = server(&config)?.and_then(|server| server.endpoint());
-    let mut own_address_watcher =
-        OwnAddressWatcher::new(targets.clone(), database.into_iter().chain(proxy)).listening(vec![config.listen]);
+    let mut own_address_watcher = OwnAddressWatcher::new(targets.clone(), database.into_iter().chain(proxy))
+        .listening(vec![config.listen]);
     own_address_watcher.look().await;
     let (recorder, worker) = Recorder::new(store.clone(), status.clone(), metrics.clone());
     let (alive, recorder_died) = oneshot::channel::<()>();
@@ -198,7 +198,9 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
     })
     .start();
     let (sealed, key, figures) = (store.clone(), master_key.clone(), metrics.clone());
-    spawn_supervised("sealer", &metrics, move || Sealer::new(sealed.clone(), key.clone(), figures.clone()).run());
+    spawn_supervised("sealer", &metrics, move || {
+        Sealer::new(sealed.clone(), key.clone(), figures.clone()).run()
+    });
     if let Some(receiver) = config.syslog.clone() {
         let (pushed, figures) = (store.clone(), metrics.clone());
         spawn_supervised("audit_push", &metrics, move || {
@@ -206,7 +208,7 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
         });
     }
     let (swept, key, figures) = (store.clone(), master_key.clone(), metrics.clone());
-    let kept_for = KeptFor { days: config.retention_days, parked_days: config.parked_retention_days };
+    let kept_for = KeptFor { days: config.retention_days, suspended_days: config.parked_retention_days };
     spawn_supervised("sweep", &metrics, move || {
         maintenance::run(swept.clone(), figures.clone(), kept_for, key.clone())
     });
@@ -303,8 +305,9 @@ fn api_key(config: &Config) -> anyhow::Result<Secret> {
 }
 
 pub(crate) fn kept(path: &Path, make: impl FnOnce() -> String) -> anyhow::Result<Kept> {
-    keyfile::read_or_make(path, make)
-        .map_err(|error| config_error("BRIDGE_DATA_DIR", &format!("{} cannot be kept: {error}", path.display())))
+    keyfile::read_or_make(path, make).map_err(|error| {
+        config_error("BRIDGE_DATA_DIR", &format!("{} cannot be kept: {error}", path.display()))
+    })
 }
 
 pub(crate) fn config_error(variable: &str, rule: &str) -> anyhow::Error {

@@ -110,7 +110,8 @@ fn errors_of(contract: &Value, schema: &Value, value: &Value) -> Vec<String> {
 /// Answers a request that needs no state.
 async fn ask(method: Method, path: &str) -> (u16, HashMap<String, String>, Vec<u8>) {
     let app =
-        actix_test::init_service(App::new().wrap(from_fn(super::outermost)).configure(super::configure)).await;
+        actix_test::init_service(App::new().wrap(from_fn(super::outermost)).configure(super::configure))
+            .await;
     let request = actix_test::TestRequest::with_uri(path).method(method).to_request();
     let response = actix_test::call_service(&app, request).await;
     let status = response.status().as_u16();

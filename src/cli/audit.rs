@@ -87,7 +87,8 @@ pub async fn run(command: Command, config: &Config) -> anyhow::Result<bool> {
 fn read_head(given: &str) -> Result<Head, ConfigError> {
     let config_error = |rule: String| ConfigError { variable: "--head".to_owned(), rule };
     let text = if Path::new(given).is_file() {
-        std::fs::read_to_string(given).map_err(|error| config_error(format!("{given} cannot be read: {error}")))?
+        std::fs::read_to_string(given)
+            .map_err(|error| config_error(format!("{given} cannot be read: {error}")))?
     } else {
         given.to_owned()
     };

@@ -225,8 +225,7 @@ impl<W: Write> Doctor<'_, W> {
         };
         let (sender, asked) = (socket.sender(), Instant::now());
         let text = self.upstream.keepalive(Duration::from_secs(15)).ping_text;
-        let said =
-            text.map_or_else(|| sender.ping(bytes::Bytes::new()), |text| sender.text(text.to_owned()));
+        let said = text.map_or_else(|| sender.ping(bytes::Bytes::new()), |text| sender.text(text.to_owned()));
         let heard = async {
             while let Some(incoming) = socket.next().await {
                 match incoming {

@@ -38,7 +38,9 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
         server.stop();
     }
     let done = rotated.map_err(|error| match error {
-        RotationError::OtherKey(_) => config_error("BRIDGE_MASTER_KEY", &format!("is the wrong one: {error}")),
+        RotationError::OtherKey(_) => {
+            config_error("BRIDGE_MASTER_KEY", &format!("is the wrong one: {error}"))
+        }
         error => anyhow::Error::from(error).context("the master key was not changed"),
     })?;
     let count: u64 = done.iter().map(|(_, count)| count).sum();
@@ -67,7 +69,10 @@ fn keys(config: &Config) -> anyhow::Result<Keys> {
     let given = config.new_master_key.as_ref().map(|text| text.expose());
     if let Some(old) = &config.master_key {
         let new = given.and_then(MasterKey::from_base64).ok_or_else(|| {
-            config_error("BRIDGE_NEW_MASTER_KEY", "required with BRIDGE_MASTER_KEY: the key to put in its place")
+            config_error(
+                "BRIDGE_NEW_MASTER_KEY",
+                "required with BRIDGE_MASTER_KEY: the key to put in its place",
+            )
         })?;
         differs(old, &new)?;
         return Ok(Keys::Given { old: old.clone(), new });

@@ -55,8 +55,8 @@ mod tests {
     use super::*;
     use crate::domain::secret::Secret;
     use crate::genesys::protocol::{
-        Definition, Frame, Listed, Person, Provisioned, Rejected, KeepaliveConfig, Snapshot, Step, Token, Wanted,
-        Watch, not_offered,
+        Definition, Frame, KeepaliveConfig, Listed, Person, Provisioned, Rejected, Snapshot, Step, Token,
+        Wanted, Watch, not_offered,
     };
     use crate::genesys::socket::Socket;
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use time::OffsetDateTime;
 
-use crate::actors::connection::link::{Role, Link, LinkId};
+use crate::actors::connection::link::{Link, LinkId, Role};
 use crate::actors::connection::{ConnectionActor, Place};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
@@ -214,9 +214,8 @@ impl ConnectionActor {
             return;
         };
         let mut retired = None;
-        let (mut room, wants_successor) = self
-            .link(successor)
-            .map_or((None, None), |link| (link.room.take(), link.wants_successor.take()));
+        let (mut room, wants_successor) =
+            self.link(successor).map_or((None, None), |link| (link.room.take(), link.wants_successor.take()));
         for link in &mut self.links {
             if link.role == Role::Primary {
                 link.role = Role::Retiring;

@@ -31,7 +31,7 @@ use crate::store::sources::gap_tracking::GapStep;
 use assignment::{Agents, Assignment};
 use deletions::delete;
 use journal::Journal;
-use link::{Role, Link, LinkId};
+use link::{Link, LinkId, Role};
 
 pub mod assignment;
 mod deletions;

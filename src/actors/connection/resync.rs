@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use tokio::time::sleep;
 
 use crate::actors::connection::assignment::Assignment;
-use crate::actors::connection::link::{Role, LinkId};
+use crate::actors::connection::link::{LinkId, Role};
 use crate::actors::connection::{ConnectionActor, Deps, Place};
 use crate::actors::token::{Held, Tokens};
 use crate::clock;
@@ -41,9 +41,8 @@ impl ConnectionActor {
     /// Starts to read these agents' states; a reading of the same strand that is under way is left.
     pub(super) fn start_resync(&mut self, place: Place, agents: Vec<String>, ctx: &mut Context<Self>) {
         self.stop_resync(place.link, ctx);
-        let covered = self
-            .in_role(Role::Primary)
-            .is_some_and(|primary| primary.id != place.link && primary.is_open());
+        let covered =
+            self.in_role(Role::Primary).is_some_and(|primary| primary.id != place.link && primary.is_open());
         let Some(token) = self.link(place.link).and_then(|link| link.token.clone()) else {
             return;
         };

@@ -128,8 +128,7 @@ impl ConnectionActor {
         if link.subscribed.version != asked.version {
             return Ok(Standing::Changing);
         }
-        let wanted =
-            asked.list.iter().map(|agent| &agent.0).filter(|agent| !link.rejected.contains(*agent));
+        let wanted = asked.list.iter().map(|agent| &agent.0).filter(|agent| !link.rejected.contains(*agent));
         match wanted.filter(|agent| !listening.contains(*agent)).count() {
             0 => Ok(Standing::Whole),
             agents => Ok(Standing::Taken { agents }),

@@ -10,14 +10,14 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::actors::connection::deletions::delete_at_the_end;
-use crate::actors::connection::link::{OpenSocket, LinkId};
+use crate::actors::connection::link::{LinkId, OpenSocket};
 use crate::actors::connection::topic_updates::agent_ids;
 use crate::actors::connection::{Arrival, ConnectionActor, Place};
 use crate::actors::token::Held;
 use crate::domain::ids::ProvisioningId;
 use crate::genesys::protocol::{Listed, Provisioned, Standing, Upstream, UpstreamError};
 use crate::genesys::session::{Input, Listing, TokenSerial};
-use crate::genesys::socket::{Closed, Socket, Sender};
+use crate::genesys::socket::{Closed, Sender, Socket};
 use crate::store::sources::ownership::ListedConnection;
 
 /// A connection of which the platform says whose it is.
@@ -171,12 +171,7 @@ impl ConnectionActor {
     }
 
     /// A peer that does not read what we say is as good as dead.
-    pub(super) fn speak(
-        &mut self,
-        place: Place,
-        say: impl FnOnce(&Sender) -> bool,
-        ctx: &mut Context<Self>,
-    ) {
+    pub(super) fn speak(&mut self, place: Place, say: impl FnOnce(&Sender) -> bool, ctx: &mut Context<Self>) {
         let socket = self.link(place.link).and_then(|link| link.socket.as_ref());
         if socket.is_some_and(|socket| !say(&socket.sender)) {
             self.drop_socket(place.link, ctx);

@@ -34,7 +34,8 @@ impl Dispatch {
             let cycled = async {
                 if doubt {
                     // What the failed cycle wrote is not written again, what it took unheard is given back.
-                    let written = store.reconcile_after_unknown_commit(id, clock::now(), &known, &work.entries).await?;
+                    let written =
+                        store.reconcile_after_unknown_commit(id, clock::now(), &known, &work.entries).await?;
                     work.entries.retain(|entry| {
                         entry.delivery_id.is_none_or(|delivery| !written.contains(&(delivery, entry.at)))
                     });

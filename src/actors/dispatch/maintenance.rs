@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use crate::actors::dispatch::{Dispatch, Report, MAINTENANCE_EVERY, start};
+use crate::actors::dispatch::{Dispatch, MAINTENANCE_EVERY, Report, start};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::delivery::settings::Verification;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use time::OffsetDateTime;
 
 use super::{Dispatch, Report, start};
-use crate::actors::dispatch::queue::{Next, WebhookQueue, Prepared, Unsent};
+use crate::actors::dispatch::queue::{Next, Prepared, Unsent, WebhookQueue};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::delivery::outcome::EndState;

@@ -24,8 +24,8 @@ use crate::domain::secret::Secret;
 use crate::domain::webhook::target::TargetPolicy;
 use crate::genesys::limiter::{Limiter, Urgency};
 use crate::genesys::protocol::{
-    Definition, ErrorKind, Frame, Listed, Person, Provisioned, Rejected, KeepaliveConfig, Snapshot, Step, Token,
-    Upstream, UpstreamError, Wanted, Watch,
+    Definition, ErrorKind, Frame, KeepaliveConfig, Listed, Person, Provisioned, Rejected, Snapshot, Step,
+    Token, Upstream, UpstreamError, Wanted, Watch,
 };
 use crate::genesys::rest::{Rest, authorized, bad, exchange, is_id, read_json, read_token};
 use crate::genesys::socket::Socket;

@@ -13,8 +13,8 @@ use super::wire;
 use crate::domain::secret::Secret;
 use crate::domain::webhook::target::TargetPolicy;
 use crate::genesys::protocol::{
-    Definition, Frame, Listed, Person, Provisioned, Rejected, KeepaliveConfig, Snapshot, Step, Token, Upstream,
-    Wanted, Watch, not_offered,
+    Definition, Frame, KeepaliveConfig, Listed, Person, Provisioned, Rejected, Snapshot, Step, Token,
+    Upstream, Wanted, Watch, not_offered,
 };
 use crate::genesys::rest::{Rest, UPSTREAM_ID_CHARS_MAX, authorized, bad, call, exchange, is_id, read_token};
 use crate::genesys::socket::Socket;

@@ -202,7 +202,9 @@ fn the_round_trip_is_taken_from_ping_and_pong_messages() {
     let (mut story, _) = Story::open(None);
     let asked = story.after(17.5, Input::Timer(Timer::Ping));
     assert!(
-        asked.iter().any(|effect| matches!(effect, Effect::SendText(text) if text == r#"{"message":"ping"}"#))
+        asked
+            .iter()
+            .any(|effect| matches!(effect, Effect::SendText(text) if text == r#"{"message":"ping"}"#))
     );
     story.after(0.025, Input::Text(String::new(), Frame::Pong));
     // A pong that answers nothing measures nothing.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use time::macros::datetime;
 
 use super::*;
-use crate::genesys::protocol::{Frame, Provisioned, KeepaliveConfig, Standing};
+use crate::genesys::protocol::{Frame, KeepaliveConfig, Provisioned, Standing};
 use crate::genesys::socket::Closed;
 
 /// Protocol `realtime` with a heartbeat of 15 s.

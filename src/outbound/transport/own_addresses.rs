@@ -85,8 +85,9 @@ mod tests {
     #[tokio::test]
     async fn peers_are_looked_up_and_stay_known_while_the_resolver_is_away() {
         let policy = TargetPolicy::new(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
-        let mut own_address_watcher = OwnAddressWatcher::new(policy.clone(), [("localhost".to_owned(), 5432)])
-            .listening(vec!["127.0.0.1:8080".parse().unwrap()]);
+        let mut own_address_watcher =
+            OwnAddressWatcher::new(policy.clone(), [("localhost".to_owned(), 5432)])
+                .listening(vec!["127.0.0.1:8080".parse().unwrap()]);
         own_address_watcher.look().await;
         // A name that no resolver knows, in the place of one whose resolver is away.
         let nowhere = ("x".repeat(64), 9);

@@ -8,7 +8,7 @@ use time::{Date, Duration};
 use tokio::time::sleep;
 
 use crate::domain::secret::MasterKey;
-use crate::store::{Result, Store, StoreError, Transaction, with_timeout, with_long_timeout, audit};
+use crate::store::{Result, Store, StoreError, Transaction, audit, with_long_timeout, with_timeout};
 
 /// Days made ahead, so that a bridge without a sweep for a week still writes into proper partitions.
 const DAYS_AHEAD: i32 = 8;

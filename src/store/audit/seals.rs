@@ -17,7 +17,7 @@ use crate::domain::audit::{Entry, Kind};
 use crate::domain::secret::{MasterKey, OpenError};
 use crate::random;
 use crate::store::audit::sealed_rows::{FORMAT, by_index, date_of, day_of, microseconds, read};
-use crate::store::{Result, Store, StoreError, with_timeout, audit};
+use crate::store::{Result, Store, StoreError, audit, with_timeout};
 
 /// Most rows of one seal, so that the transaction stays short and `verify` needs little memory.
 pub const SEAL_ROWS_MAX: usize = 20_000;

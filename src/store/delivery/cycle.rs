@@ -28,7 +28,7 @@ use crate::domain::delivery::slots::Risk;
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
 use crate::domain::presence::Event;
 use crate::store::delivery::{claim, receiver_health, settle};
-use crate::store::{Result, Store, with_timeout, audit};
+use crate::store::{Result, Store, audit, with_timeout};
 
 /// How long a dispatcher counts as alive without a sign of life: what a killed process held is free after that.
 pub const LEASE: Duration = Duration::seconds(6);

@@ -165,7 +165,12 @@ impl Handoff {
 
     /// Hands over after the commit. False if that dispatcher is gone: its rows must be freed.
     #[must_use]
-    pub fn hand_over(&self, leave: &DispatchCapacity, handed: Vec<DirectDispatch>, events: &[Arc<Event>]) -> bool {
+    pub fn hand_over(
+        &self,
+        leave: &DispatchCapacity,
+        handed: Vec<DirectDispatch>,
+        events: &[Arc<Event>],
+    ) -> bool {
         if handed.is_empty() {
             return true;
         }

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::domain::ids::{DeliveryId, DispatcherId, WebhookId};
 use crate::store::delivery::cycle::{BEGIN_CYCLE, LEASE};
 use crate::store::ingest::record::BEGIN_WRITING;
-use crate::store::{Result, Store, with_timeout, with_long_timeout, audit};
+use crate::store::{Result, Store, audit, with_long_timeout, with_timeout};
 
 /// Lanes that are looked through in one statement.
 const LANES: i64 = 2000;
@@ -347,7 +347,11 @@ impl Store {
 
 /// Frees those of these deliveries that are leased to a dispatcher that there is not, each with an audit entry: whether its POST
 /// was made or taken is not known. Says how many there were.
-async fn release_lost(conn: &mut PgConnection, deliveries: &[DeliveryId], now: OffsetDateTime) -> Result<u64> {
+async fn release_lost(
+    conn: &mut PgConnection,
+    deliveries: &[DeliveryId],
+    now: OffsetDateTime,
+) -> Result<u64> {
     let freed = sqlx::query!(
         "with freed as (
              update delivery d

@@ -14,7 +14,7 @@ use crate::store::delivery::cycle::HealthChange;
 use crate::store::delivery::receiver_notices;
 use crate::store::webhooks::work;
 use crate::store::webhooks::work::Work;
-use crate::store::{Result, Store, with_timeout, audit};
+use crate::store::{Result, Store, audit, with_timeout};
 
 /// How long a disabled webhook is left alone before it is asked whether it is well; an unverified one is asked sooner.
 const PROBE_EVERY: time::Duration = time::Duration::hours(1);

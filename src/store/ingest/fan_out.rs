@@ -349,7 +349,8 @@ impl Plan {
                 }))),
                 Some((false, true)) => {
                     if planned.first {
-                        handed.push(DirectDispatch::Behind { webhook: planned.webhook_id, lane: planned.lane });
+                        handed
+                            .push(DirectDispatch::Behind { webhook: planned.webhook_id, lane: planned.lane });
                     }
                     kept.push(new.event.clone());
                 }
@@ -361,7 +362,9 @@ impl Plan {
             }
         }
         handed.extend(left.into_iter().map(|webhook| DirectDispatch::Left { webhook }));
-        handed.extend(collecting.into_iter().map(|(webhook, count)| DirectDispatch::Collecting { webhook, count }));
+        handed.extend(
+            collecting.into_iter().map(|(webhook, count)| DirectDispatch::Collecting { webhook, count }),
+        );
         (handed, kept)
     }
 }

@@ -20,7 +20,7 @@ use crate::domain::webhook::matching::{Facts, Subscription};
 use crate::store::ingest::fan_out::NewEvent;
 use crate::store::ingest::numbering::{Agent, Agents, Dropped, Numbered, number};
 use crate::store::ingest::write::Written;
-use crate::store::{Result, Store, with_timeout, audit};
+use crate::store::{Result, Store, audit, with_timeout};
 
 /// What a batch became.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

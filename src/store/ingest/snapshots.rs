@@ -17,7 +17,7 @@ use crate::store::ingest::fan_out::NewEvent;
 use crate::store::ingest::filters::shared_generation;
 use crate::store::ingest::record::BEGIN_WRITING;
 use crate::store::ingest::write::Written;
-use crate::store::{Result, Store, with_timeout, audit};
+use crate::store::{Result, Store, audit, with_timeout};
 
 /// Agents of one transaction: live changes wait for it.
 const CHUNK: i64 = 500;

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use crate::domain::ids::{DeliveryId, WebhookId};
 use crate::domain::presence::{Detail, Event};
 use crate::domain::webhook::filter_index::Filters;
-use crate::store::delivery::direct_dispatch::{DirectDispatch, Handoff, DispatchCapacity, Uncertain};
+use crate::store::delivery::direct_dispatch::{DirectDispatch, DispatchCapacity, Handoff, Uncertain};
 use crate::store::ingest::fan_out::{NewEvent, Plan, Wants, plan};
 use crate::store::{Result, Store, audit};
 
@@ -46,7 +46,9 @@ impl Drop for Written {
         for handed in self.handed.drain(..) {
             match handed {
                 DirectDispatch::Behind { webhook, lane } => drop(uncertain.lanes.insert((webhook, lane))),
-                DirectDispatch::Delivery(claimed) => uncertain.born.push((claimed.delivery_id, claimed.sent_at)),
+                DirectDispatch::Delivery(claimed) => {
+                    uncertain.born.push((claimed.delivery_id, claimed.sent_at))
+                }
                 DirectDispatch::Left { .. } | DirectDispatch::Collecting { .. } => {}
             }
         }
@@ -117,7 +119,9 @@ impl Store {
         let handed = std::mem::take(&mut written.handed);
         let leased = handed.iter().filter_map(|handed| match handed {
             DirectDispatch::Delivery(claimed) => Some((claimed.delivery_id, claimed.attempt)),
-            DirectDispatch::Behind { .. } | DirectDispatch::Left { .. } | DirectDispatch::Collecting { .. } => None,
+            DirectDispatch::Behind { .. }
+            | DirectDispatch::Left { .. }
+            | DirectDispatch::Collecting { .. } => None,
         });
         let leased: Vec<_> = leased.collect();
         if !self.handoff.hand_over(&written.leave, handed, &written.events)

@@ -6,7 +6,7 @@ use crate::domain::ids::{AgentId, EventId};
 use crate::store::recovery::worker::Job;
 use crate::store::views::deliveries::choose_plan_by_values;
 use crate::store::webhooks::rows::Webhook;
-use crate::store::{Result, Store, with_timeout, with_long_timeout, audit};
+use crate::store::{Result, Store, audit, with_long_timeout, with_timeout};
 
 /// Events looked at in one go, wanted or not; if only the newest of each agent counts, agents.
 const CHUNK: i64 = 2000;

@@ -13,7 +13,7 @@ use crate::store::webhooks::rows::read;
 use crate::store::webhooks::work;
 use crate::store::webhooks::work::Work;
 use crate::store::webhooks::{entry, lock};
-use crate::store::{Result, Store, StoreError, with_timeout, audit};
+use crate::store::{Result, Store, StoreError, audit, with_timeout};
 
 /// What shall be owed again.
 #[derive(Clone, Debug)]

@@ -16,7 +16,7 @@ use crate::domain::ids::{DeliveryId, DispatcherId, RecoveryId, TenantId, Webhook
 use crate::store::delivery::reopen::{Lane, open_delivery};
 use crate::store::recovery::missed_events::Missed;
 use crate::store::webhooks::lock;
-use crate::store::{Result, Store, StoreError, with_timeout, audit};
+use crate::store::{Result, Store, StoreError, audit, with_timeout};
 
 /// Deliveries opened in one transaction.
 const PIECE: usize = 50;

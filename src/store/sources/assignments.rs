@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use crate::domain::audit::Entry;
 use crate::domain::ids::{AgentId, ConnectionId, SourceId};
 use crate::domain::presence::agent_state::AgentState;
-use crate::store::{Result, Store, with_timeout, audit};
+use crate::store::{Result, Store, audit, with_timeout};
 
 /// A connection and its agents.
 #[derive(Clone, Debug, PartialEq, Eq)]

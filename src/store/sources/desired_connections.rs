@@ -12,7 +12,7 @@ use crate::domain::presence::topics::TopicMatrix;
 use crate::domain::secret::{MasterKey, Secret};
 use crate::store::ingest::write::Written;
 use crate::store::sources::gap_tracking::{GapStep, Watcher, close_gap, open_gap};
-use crate::store::{Result, Store, StoreError, with_timeout, audit};
+use crate::store::{Result, Store, StoreError, audit, with_timeout};
 
 /// A source and the connections that it has rows for.
 #[derive(Clone, Debug)]

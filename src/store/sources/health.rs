@@ -11,7 +11,7 @@ use crate::domain::ids::{ConnectionId, EventId, GapId, SourceId, WebhookId};
 use crate::domain::presence::EventKind;
 use crate::domain::presence::source_notice::{GAPS_MAX, NoticedGap, SourceNotice};
 use crate::store::delivery::receiver_notices;
-use crate::store::{Result, Store, with_timeout, audit};
+use crate::store::{Result, Store, audit, with_timeout};
 
 /// How a source stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
