@@ -200,7 +200,7 @@ async fn what_a_failed_cycle_gives_back_is_never_a_batch_that_is_being_formed() 
     store.begin_dispatcher(us, now).await.unwrap();
     let formed = store.form_batch(us, WebhookId(hook), 100, now).await.unwrap();
     assert_eq!(formed.len(), 3);
-    store.resolve_doubt(us, now, &[], &[]).await.unwrap();
+    store.reconcile_after_unknown_commit(us, now, &[], &[]).await.unwrap();
     let ours = "select count(*) from delivery where leased_by = $1 and attempt = 1";
     let pool = database::pool(url).await;
     let ours: i64 = sqlx::query_scalar(ours).bind(us.0).fetch_one(&pool).await.unwrap();

@@ -11,8 +11,8 @@ use presence_bridge::actors::token::Tokens;
 use presence_bridge::domain::ids::SourceId;
 use presence_bridge::domain::secret::Secret;
 use presence_bridge::genesys::protocol::{
-    Definition, ErrorKind, Frame, Listed, Person, Provisioned, Rejected, Rhythm, Snapshot, Step, Token,
-    Upstream, UpstreamError, Wanted, Watch, not_offered,
+    Definition, ErrorKind, Frame, KeepaliveConfig, Listed, Person, Provisioned, Rejected, Snapshot, Step,
+    Token, Upstream, UpstreamError, Wanted, Watch, not_offered,
 };
 use presence_bridge::genesys::socket::Socket;
 use presence_bridge::metrics::Metrics;
@@ -86,8 +86,8 @@ impl Upstream for Platform {
         Frame::Pong
     }
 
-    fn rhythm(&self, heartbeat: Duration) -> Rhythm {
-        Rhythm {
+    fn keepalive(&self, heartbeat: Duration) -> KeepaliveConfig {
+        KeepaliveConfig {
             silence: heartbeat,
             ping_every: heartbeat,
             ping_text: None,

@@ -168,14 +168,14 @@ async fn only_what_nobody_was_told_of_is_given_back() {
     let born: Vec<(Uuid, OffsetDateTime)> =
         sqlx::query_as("select delivery_id, created_at from delivery").fetch_all(&pool).await.unwrap();
     let born: Vec<_> = born.into_iter().map(|(id, at)| (DeliveryId(id), at)).collect();
-    store.free_untold(&born).await.unwrap();
+    store.release_unannounced(&born).await.unwrap();
     assert_eq!(held().await, [2, 3], "the recorder: what was born in our hands");
     sqlx::query("update delivery set leased_by = $1, due_at = null, attempt = 1 where lane = 1")
         .bind(dispatcher.0)
         .execute(&pool)
         .await
         .unwrap();
-    store.resolve_doubt(dispatcher, OffsetDateTime::now_utc(), &[], &[]).await.unwrap();
+    store.reconcile_after_unknown_commit(dispatcher, OffsetDateTime::now_utc(), &[], &[]).await.unwrap();
     assert_eq!(held().await, [1, 3], "a cycle: what it may have claimed");
     store.close().await;
 }
