@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod audit;
+mod closed_set;
 pub mod delivery;
 pub mod external_ids;
 pub mod ids;

@@ -4,6 +4,7 @@ pub mod access;
 pub mod circuit;
 pub mod outcome;
 pub mod rate_limit;
+pub mod recovery;
 pub mod retry_schedule;
 pub mod settings;
 pub mod signature;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::domain::closed_set::closed_set;
+
 /// POSTs under way at once at most, unless its owner says otherwise; with fewer a webhook is limited.
 pub const USUAL_CONCURRENCY: u16 = 100;
 
@@ -39,34 +41,13 @@ pub enum Verification {
     Options,
 }
 
-macro_rules! words {
-    ($name:ident { $($variant:ident = $word:literal),+ }) => {
-        impl $name {
-            /// Every word, as it is stored and shown.
-            pub const WORDS: &'static [&'static str] = &[$($word),+];
-
-            /// As it is stored and shown.
-            #[must_use]
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word),+ }
-            }
-
-            /// The one of this word; `None` if there is none.
-            #[must_use]
-            pub fn from_name(word: &str) -> Option<Self> {
-                match word { $($word => Some(Self::$variant),)+ _ => None }
-            }
-        }
-    };
-}
-
-words!(Mode { Every = "every", Latest = "latest" });
-words!(Format {
+closed_set!(Mode { Every = "every", Latest = "latest" });
+closed_set!(Format {
     Standard = "standard",
     CloudEventsStructured = "cloudevents-structured",
     CloudEventsBinary = "cloudevents-binary"
 });
-words!(Verification { None = "none", Echo = "echo", Options = "options" });
+closed_set!(Verification { None = "none", Echo = "echo", Options = "options" });
 
 /// Several deliveries in one POST.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,10 +13,10 @@ pub mod access_input;
 pub mod delivery_settings_input;
 pub mod dial_budget;
 pub mod filter_index;
-pub mod matching;
-pub mod target;
-
 pub mod filters;
+pub mod matching;
+pub mod state;
+pub mod target;
 
 use access_input::{AccessChanges, AccessInput};
 use delivery_settings_input::{DeliveryChanges, DeliveryInput, Signatures};
