@@ -9,14 +9,14 @@ use crate::actors::dispatch::queue::expires_at;
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::delivery::circuit::OPENS_AFTER;
-use crate::domain::delivery::outcome::{Attempt, EndState, Outcome, Verdict, judge};
+use crate::domain::delivery::outcome::{Attempt, Disposition, EndState, Outcome, judge};
 use crate::domain::delivery::settings::{DeliverySettings, Format, Mode};
 use crate::domain::ids::WebhookId;
 use crate::domain::presence::EventKind;
 use crate::metrics::OutcomeLabels;
 use crate::outbound::post::Answer;
 use crate::random;
-use crate::store::delivery::cycle::{Claimed, HealthChange, Next, Settlement};
+use crate::store::delivery::cycle::{Claimed, HealthChange, Settlement};
 
 /// Part of an answer that goes into the audit entry of a failed attempt, in bytes.
 const EXCERPT_BYTES: usize = 4096;
@@ -61,21 +61,14 @@ impl Dispatch {
                 now,
                 expires_at: expires_at(&settings, received_at),
             };
-            let verdict = judge(judged, &settings, jitter);
-            let next = match verdict {
-                Verdict::Delivered => Next::Ended(EndState::Delivered),
-                Verdict::Dead => Next::Ended(EndState::Dead),
-                Verdict::Expired => Next::Ended(EndState::Expired),
-                Verdict::Gone => Next::Ended(EndState::WebhookDisabled),
-                Verdict::RetryAt(at) => Next::RetryAt(at),
-            };
-            if let Next::Ended(end) = next {
+            let disposition = judge(judged, &settings, jitter);
+            if let Disposition::Ended(end) = disposition {
                 metrics.deliveries_ended.get_or_create(&OutcomeLabels { outcome: end.as_str() }).inc();
                 if end == EndState::Delivered {
                     metrics.event_to_delivery_seconds.observe((now - received_at).as_seconds_f64().max(0.0));
                 }
             }
-            let mut entry = entry(claimed, attempt, verdict, now, answer);
+            let mut entry = entry(claimed, attempt, disposition, now, answer);
             if let Some(batch) = &batch_id {
                 entry = entry.data("batch", batch.as_str());
             }
@@ -83,7 +76,7 @@ impl Dispatch {
             self.work.settlements.push(Settlement {
                 delivery_id: claimed.delivery_id,
                 attempt,
-                next,
+                disposition,
                 status: answer.outcome.status().map(i32::from),
                 outcome: answer.outcome.class(),
                 goes_on: goes_on && alone,
@@ -172,21 +165,21 @@ fn rest(outcome: &Outcome) -> Option<std::time::Duration> {
 }
 
 /// The audit entry of one attempt. An answer is quoted only when it is a refusal: then its text helps.
-fn entry(claimed: &Claimed, attempt: i32, verdict: Verdict, now: OffsetDateTime, answer: &Answer) -> Entry {
+fn entry(
+    claimed: &Claimed,
+    attempt: i32,
+    disposition: Disposition,
+    now: OffsetDateTime,
+    answer: &Answer,
+) -> Entry {
     let Answer { outcome, duration, excerpt } = answer;
-    let mut entry = Entry::new(now, Kind::DeliveryAttempt);
-    if let Some(event) = &claimed.event {
-        entry.source_id = event.source.as_ref().map(|(source, _)| *source);
-        entry.agent_id.clone_from(&event.agent_id);
-    }
-    entry.webhook_id = Some(claimed.webhook_id);
-    entry.event_id = Some(claimed.event_id);
-    entry.delivery_id = Some(claimed.delivery_id);
+    let mut entry = claimed.entry(now, Kind::DeliveryAttempt);
+    let source = claimed.event.as_ref().and_then(|event| event.source.as_ref());
+    entry.source_id = source.map(|(source, _)| *source);
     entry.attempt = Some(attempt);
     entry.status = outcome.status().map(i32::from);
     entry.duration_ms = i32::try_from(duration.as_millis()).ok();
     entry.outcome = Some(outcome.class());
-    entry.level = Level::Error;
     // What the body said of this delivery, so that it can be said again (store/views/deliveries.rs).
     entry = entry.data("sent_at", clock::rfc3339(claimed.sent_at));
     if claimed.format != Format::default() {
@@ -195,21 +188,16 @@ fn entry(claimed: &Claimed, attempt: i32, verdict: Verdict, now: OffsetDateTime,
     if claimed.superseded > 0 {
         entry = entry.data("superseded", claimed.superseded);
     }
-    match verdict {
-        Verdict::Delivered => {
-            entry.level = Level::Info;
-            entry.end_state = Some(EndState::Delivered.as_str());
-            return entry;
+    match disposition {
+        Disposition::Ended(end) => {
+            entry.level = if end == EndState::Delivered { Level::Info } else { Level::Error };
+            entry.end_state = Some(end.as_str());
         }
-        Verdict::RetryAt(at) => {
-            entry.level = Level::Warn;
-            entry = entry.data("retry_at", clock::rfc3339(at));
+        Disposition::RetryAt(at) | Disposition::Returned(at) => {
+            entry = entry.level(Level::Warn).data("retry_at", clock::rfc3339(at));
         }
-        Verdict::Dead => entry.end_state = Some(EndState::Dead.as_str()),
-        Verdict::Expired => entry.end_state = Some(EndState::Expired.as_str()),
-        Verdict::Gone => entry.end_state = Some(EndState::WebhookDisabled.as_str()),
     }
-    if excerpt.is_empty() {
+    if excerpt.is_empty() || outcome.is_success() {
         return entry;
     }
     let quoted = String::from_utf8_lossy(excerpt.get(..EXCERPT_BYTES).unwrap_or(excerpt)).into_owned();

@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 use super::{Dispatch, Report, start};
 use crate::actors::dispatch::queue::{Next, Prepared, Unsent, WebhookQueue};
 use crate::clock;
-use crate::domain::audit::{Entry, Kind, Level};
-use crate::domain::delivery::outcome::EndState;
+use crate::domain::audit::{Kind, Level};
+use crate::domain::delivery::outcome::{Disposition, EndState};
 use crate::domain::delivery::slots;
 use crate::domain::delivery::slots::Places;
 use crate::domain::ids::{EventId, WebhookId};
@@ -17,7 +17,7 @@ use crate::metrics::OutcomeLabels;
 use crate::outbound::body::envelope::{self, Item};
 use crate::outbound::post::Post;
 use crate::store::StoreError;
-use crate::store::delivery::cycle::{Claimed, Next as Then, Settlement};
+use crate::store::delivery::cycle::{Claimed, Settlement};
 use crate::store::delivery::targets::WebhookTarget;
 
 /// The text of an event, written by the first POST that needs it.
@@ -125,7 +125,7 @@ impl Dispatch {
             self.work.settlements.push(Settlement {
                 delivery_id: claimed.delivery_id,
                 attempt,
-                next: Then::Back(due_at),
+                disposition: Disposition::Returned(due_at),
                 status: None,
                 outcome: "",
                 goes_on: false,
@@ -179,18 +179,14 @@ impl Dispatch {
         // It took the place of one that can be sent: a receiver that is tried with one POST would wait for the poll.
         self.claim = true;
         let level = if end == EndState::Superseded { Level::Info } else { Level::Warn };
-        let mut entry = Entry::new(clock::now(), Kind::DeliveryEnded).level(level);
-        entry.webhook_id = Some(claimed.webhook_id);
-        entry.event_id = Some(claimed.event_id);
-        entry.agent_id = claimed.event.as_ref().and_then(|event| event.agent_id.clone());
-        entry.delivery_id = Some(claimed.delivery_id);
+        let mut entry = claimed.entry(clock::now(), Kind::DeliveryEnded).level(level);
         entry.outcome = Some(outcome);
         entry.end_state = Some(end.as_str());
         self.work.entries.push(entry);
         self.work.settlements.push(Settlement {
             delivery_id: claimed.delivery_id,
             attempt,
-            next: Then::Ended(end),
+            disposition: Disposition::Ended(end),
             status: None,
             outcome,
             goes_on: goes_on && !self.draining,

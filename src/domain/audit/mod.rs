@@ -262,6 +262,23 @@ impl Entry {
         }
     }
 
+    /// An entry of level INFO about one delivery.
+    #[must_use]
+    pub fn for_delivery(
+        at: OffsetDateTime,
+        kind: Kind,
+        webhook: WebhookId,
+        event: EventId,
+        delivery: DeliveryId,
+    ) -> Self {
+        Self {
+            webhook_id: Some(webhook),
+            event_id: Some(event),
+            delivery_id: Some(delivery),
+            ..Self::new(at, kind)
+        }
+    }
+
     /// That something odd came, with its bytes beside it.
     #[must_use]
     pub fn odd(at: OffsetDateTime, reason: &'static str, bytes: &[u8]) -> Self {

@@ -1,6 +1,6 @@
 //! What came back of a POST, and what we do about it.
 //!
-//! | outcome | class | did the receiver get it? | verdict |
+//! | outcome | class | did the receiver get it? | disposition |
 //! |---|---|---|---|
 //! | answered 2xx | `ok` | yes | delivered |
 //! | answered 3xx, 4xx, 5xx | `http_3xx`, `http_4xx`, `http_5xx` | yes, and refused it | retry |
@@ -14,8 +14,9 @@
 //! | no access token to send with it | `token` | no | retry |
 //! | no request can be made of the address | `not_built` | no | retry |
 //!
-//! Retry is after the schedule's delay, or after the receiver's `Retry-After` if that is later; after the last attempt
-//! of the schedule it is dead, and if it would be too old by then it is expired. 410 disables the webhook. Where "unknown" is retried a receiver may see a delivery twice, under the same id.
+//! A retry waits for the schedule's delay, or for the receiver's `Retry-After` if that is longer. After the last attempt
+//! of the schedule the delivery is dead; if it would be too old by then it is expired. 410 disables the webhook. Where
+//! "unknown" is retried a receiver may see a delivery twice, under the same id.
 
 use std::time::Duration;
 
@@ -91,19 +92,15 @@ impl Outcome {
     }
 }
 
-/// What is done about a delivery after an attempt.
+/// What becomes of a delivery that a dispatcher had leased.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It ended well.
-    Delivered,
+pub enum Disposition {
+    /// The row is deleted; its audit entry tells the end.
+    Ended(EndState),
     /// Another attempt, not before this time.
     RetryAt(OffsetDateTime),
-    /// It ended without success.
-    Dead,
-    /// The next attempt would come too late for what it tells.
-    Expired,
-    /// The receiver says that it is gone for good: so is the webhook.
-    Gone,
+    /// No attempt was made: it waits as if it had never been claimed, due at this time.
+    Returned(OffsetDateTime),
 }
 
 /// How a delivery ended.
@@ -161,28 +158,29 @@ pub struct Attempt<'a> {
     pub expires_at: Option<OffsetDateTime>,
 }
 
-/// Judges an attempt by the webhook's settings. `jitter` is random, at least 0 and below 1.
+/// Judges an attempt by the webhook's settings: the delivery ended or is tried again. `jitter` is random, at least 0 and
+/// below 1.
 #[must_use]
-pub fn judge(attempt: Attempt<'_>, settings: &DeliverySettings, jitter: f64) -> Verdict {
+pub fn judge(attempt: Attempt<'_>, settings: &DeliverySettings, jitter: f64) -> Disposition {
     let Attempt { outcome, number, now, expires_at } = attempt;
     if outcome.is_success() {
-        return Verdict::Delivered;
+        return Disposition::Ended(EndState::Delivered);
     }
     if outcome.status() == Some(410) {
-        return Verdict::Gone;
+        return Disposition::Ended(EndState::WebhookDisabled);
     }
     let Some(delay) = retry_schedule::delay_after(number, settings.retry_schedule.as_deref(), jitter) else {
-        return Verdict::Dead;
+        return Disposition::Ended(EndState::Dead);
     };
-    let wished = match outcome {
+    let retry_after = match outcome {
         Outcome::Answered { retry_after, .. } => retry_after.unwrap_or_default(),
         _ => Duration::ZERO,
     };
-    let at = now + delay.max(wished);
+    let at = now + delay.max(retry_after);
     if expires_at.is_some_and(|expires_at| at >= expires_at) {
-        Verdict::Expired
+        Disposition::Ended(EndState::Expired)
     } else {
-        Verdict::RetryAt(at)
+        Disposition::RetryAt(at)
     }
 }
 
@@ -190,6 +188,7 @@ pub fn judge(attempt: Attempt<'_>, settings: &DeliverySettings, jitter: f64) -> 
 mod tests {
     use time::macros::datetime;
 
+    use super::Disposition::{Ended, RetryAt};
     use super::*;
 
     const NOW: OffsetDateTime = datetime!(2026-11-23 15:00:00 UTC);
@@ -198,7 +197,7 @@ mod tests {
         Outcome::Answered { status, retry_after: None }
     }
 
-    fn judge(outcome: &Outcome, number: u32, now: OffsetDateTime, jitter: f64) -> Verdict {
+    fn judge(outcome: &Outcome, number: u32, now: OffsetDateTime, jitter: f64) -> Disposition {
         let attempt = Attempt { outcome, number, now, expires_at: None };
         super::judge(attempt, &DeliverySettings::default(), jitter)
     }
@@ -211,13 +210,13 @@ mod tests {
             let attempt = Attempt { outcome: &outcome, number: 1, now: NOW, expires_at };
             super::judge(attempt, &DeliverySettings::default(), 0.0)
         };
-        assert_eq!(judged(5), Verdict::Expired);
-        assert_eq!(judged(6), Verdict::RetryAt(NOW + Duration::from_secs(5)));
+        assert_eq!(judged(5), Ended(EndState::Expired));
+        assert_eq!(judged(6), RetryAt(NOW + Duration::from_secs(5)));
     }
 
     #[test]
     fn gone_is_gone_at_once() {
-        assert_eq!(judge(&answered(410), 1, NOW, 0.0), Verdict::Gone);
+        assert_eq!(judge(&answered(410), 1, NOW, 0.0), Ended(EndState::WebhookDisabled));
     }
 
     #[test]
@@ -227,17 +226,17 @@ mod tests {
         let judged = |number| {
             super::judge(Attempt { outcome: &outcome, number, now: NOW, expires_at: None }, &settings, 0.0)
         };
-        assert_eq!(judged(1), Verdict::RetryAt(NOW + Duration::from_secs(60)));
-        assert_eq!(judged(2), Verdict::Dead);
+        assert_eq!(judged(1), RetryAt(NOW + Duration::from_secs(60)));
+        assert_eq!(judged(2), Ended(EndState::Dead));
     }
 
     #[test]
     fn only_2xx_is_success() {
         for status in [200, 201, 202, 204, 299] {
-            assert_eq!(judge(&answered(status), 1, NOW, 0.0), Verdict::Delivered, "{status}");
+            assert_eq!(judge(&answered(status), 1, NOW, 0.0), Ended(EndState::Delivered), "{status}");
         }
         for outcome in [301, 307, 400, 404, 429, 500, 503].map(answered) {
-            assert!(matches!(judge(&outcome, 1, NOW, 0.0), Verdict::RetryAt(_)), "{outcome:?}");
+            assert!(matches!(judge(&outcome, 1, NOW, 0.0), RetryAt(_)), "{outcome:?}");
         }
     }
 
@@ -279,8 +278,8 @@ mod tests {
             Outcome::BadAnswer,
             Outcome::NotBuilt,
         ] {
-            assert!(matches!(judge(&outcome, 10, NOW, 0.9), Verdict::RetryAt(_)), "{outcome:?}");
-            assert_eq!(judge(&outcome, 11, NOW, 0.0), Verdict::Dead, "{outcome:?}");
+            assert!(matches!(judge(&outcome, 10, NOW, 0.9), RetryAt(_)), "{outcome:?}");
+            assert_eq!(judge(&outcome, 11, NOW, 0.0), Ended(EndState::Dead), "{outcome:?}");
         }
     }
 
@@ -288,7 +287,7 @@ mod tests {
     fn a_receivers_wish_is_never_undercut() {
         let wish =
             |seconds| Outcome::Answered { status: 503, retry_after: Some(Duration::from_secs(seconds)) };
-        assert_eq!(judge(&wish(120), 1, NOW, 0.0), Verdict::RetryAt(NOW + Duration::from_secs(120)));
-        assert_eq!(judge(&wish(1), 1, NOW, 0.0), Verdict::RetryAt(NOW + Duration::from_secs(5)));
+        assert_eq!(judge(&wish(120), 1, NOW, 0.0), RetryAt(NOW + Duration::from_secs(120)));
+        assert_eq!(judge(&wish(1), 1, NOW, 0.0), RetryAt(NOW + Duration::from_secs(5)));
     }
 }

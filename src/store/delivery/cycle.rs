@@ -22,7 +22,7 @@ use time::{Duration, OffsetDateTime};
 
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::delivery::circuit::Circuit;
-use crate::domain::delivery::outcome::EndState;
+use crate::domain::delivery::outcome::Disposition;
 use crate::domain::delivery::settings::Format;
 use crate::domain::delivery::slots::Risk;
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
@@ -63,6 +63,16 @@ pub struct Claimed {
     pub newer: bool,
 }
 
+impl Claimed {
+    /// An audit entry of level INFO about this delivery.
+    #[must_use]
+    pub fn entry(&self, at: OffsetDateTime, kind: Kind) -> Entry {
+        let mut entry = Entry::for_delivery(at, kind, self.webhook_id, self.event_id, self.delivery_id);
+        entry.agent_id = self.event.as_ref().and_then(|event| event.agent_id.clone());
+        entry
+    }
+}
+
 /// How an attempt leaves its delivery.
 #[derive(Clone, Debug)]
 pub struct Settlement {
@@ -70,8 +80,8 @@ pub struct Settlement {
     pub delivery_id: DeliveryId,
     /// The attempt that was claimed; a settlement of another attempt changes nothing.
     pub attempt: i32,
-    /// Ended, or due again at a time.
-    pub next: Next,
+    /// Whether it ended, or when it is due again.
+    pub disposition: Disposition,
     /// HTTP status of the answer, if there was one.
     pub status: Option<i32>,
     /// Outcome class.
@@ -80,17 +90,6 @@ pub struct Settlement {
     pub goes_on: bool,
     /// Its webhook wants only the latest: instead of being tried again it gives way to a newer state.
     pub latest: bool,
-}
-
-/// What comes after an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// Nothing: the row goes, its audit entry tells the end.
-    Ended(EndState),
-    /// Another attempt, not before this time.
-    RetryAt(OffsetDateTime),
-    /// No attempt was made: it goes back as if it had never been claimed, due at this time.
-    Back(OffsetDateTime),
 }
 
 /// How a webhook's receiver has been, to be kept.

@@ -27,10 +27,7 @@ impl Store {
     pub async fn retry_delivery(&self, id: DeliveryId, principal: &str) -> Result<()> {
         let mut tx = self.begin().await?;
         let owed = owed(&mut tx, id).await?;
-        let mut told = Entry::new(clock::now(), Kind::DeliveryRetried);
-        told.webhook_id = Some(owed.webhook);
-        told.event_id = Some(owed.event);
-        told.delivery_id = Some(id);
+        let mut told = Entry::for_delivery(clock::now(), Kind::DeliveryRetried, owed.webhook, owed.event, id);
         told.principal = Some(principal.to_owned());
         // Always in this order: agent, webhook, its health, delivery. The recorder adds to this lane under the agent's row
         // lock; for lane 0 the webhook's lock does it.

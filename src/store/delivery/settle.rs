@@ -7,10 +7,10 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
-use crate::domain::delivery::outcome::EndState;
+use crate::domain::delivery::outcome::{Disposition, EndState};
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
 use crate::store::Result;
-use crate::store::delivery::cycle::{Claimed, Cycle, Next, Settlement, Work, format};
+use crate::store::delivery::cycle::{Claimed, Cycle, Settlement, Work, format};
 
 /// A state that ended for a newer one of its lane.
 #[derive(Debug, Deserialize)]
@@ -159,12 +159,12 @@ pub(in crate::store) async fn settle(
         &column!(s => s.delivery_id) as _,
         &column!(s => s.attempt),
         &column!(s => due_at(s)) as _,
-        &column!(s => matches!(s.next, Next::Back(_))),
+        &column!(s => matches!(s.disposition, Disposition::Returned(_))),
         &column!(s => s.status) as _,
         &column!(s => s.outcome) as _,
         &column!(s => s.goes_on),
         &column!(s => s.latest),
-        &column!(s => s.next == Next::Ended(EndState::Superseded)),
+        &column!(s => s.disposition == Disposition::Ended(EndState::Superseded)),
         dispatcher as _,
         now,
         &work.lanes.iter().map(|(webhook, _)| *webhook).collect::<Vec<_>>() as _,
@@ -270,8 +270,8 @@ async fn count_superseded(
 
 /// When it is due again; `None` if it has ended.
 fn due_at(settlement: &Settlement) -> Option<OffsetDateTime> {
-    match settlement.next {
-        Next::Ended(_) => None,
-        Next::RetryAt(at) | Next::Back(at) => Some(at),
+    match settlement.disposition {
+        Disposition::Ended(_) => None,
+        Disposition::RetryAt(at) | Disposition::Returned(at) => Some(at),
     }
 }

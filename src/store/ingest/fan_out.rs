@@ -370,11 +370,9 @@ impl Plan {
 }
 
 fn entry(now: OffsetDateTime, planned: &Planned, by: &Event, to: Option<DeliveryId>) -> Entry {
-    let mut entry = Entry::new(now, Kind::DeliveryEnded);
-    entry.webhook_id = Some(planned.webhook_id);
+    let Planned { webhook_id, event_id, delivery_id, .. } = *planned;
+    let mut entry = Entry::for_delivery(now, Kind::DeliveryEnded, webhook_id, event_id, delivery_id);
     entry.agent_id.clone_from(&by.agent_id);
-    entry.event_id = Some(planned.event_id);
-    entry.delivery_id = Some(planned.delivery_id);
     entry.outcome = Some(EndState::Superseded.as_str());
     entry.end_state = Some(EndState::Superseded.as_str());
     match to {

@@ -212,10 +212,9 @@ impl Store {
                 let at = Lane { webhook: job.webhook_id, lane };
                 open_delivery(&mut tx, at, *id, missed.event_id, missed.received_at, missed.position, now)
                     .await?;
-                let mut retried = Entry::new(now, Kind::DeliveryRetried).data("recovery", true);
-                retried.webhook_id = Some(job.webhook_id);
-                retried.event_id = Some(missed.event_id);
-                retried.delivery_id = Some(*id);
+                let (webhook, event) = (job.webhook_id, missed.event_id);
+                let mut retried = Entry::for_delivery(now, Kind::DeliveryRetried, webhook, event, *id)
+                    .data("recovery", true);
                 retried.agent_id.clone_from(&missed.agent_id);
                 retried.principal = Some(job.principal.clone());
                 told.push(retried);

@@ -155,10 +155,7 @@ impl Store {
         let lane = crate::store::delivery::reopen::Lane { webhook, lane: 0 };
         crate::store::delivery::reopen::open_delivery(&mut tx, lane, delivery, event, now, position, now)
             .await?;
-        let mut told = Entry::new(now, Kind::WebhookTested);
-        told.webhook_id = Some(webhook);
-        told.event_id = Some(event);
-        told.delivery_id = Some(delivery);
+        let mut told = Entry::for_delivery(now, Kind::WebhookTested, webhook, event, delivery);
         told.principal = Some(principal.to_owned());
         audit::write(&mut tx, &[told]).await?;
         tx.commit().await?;
