@@ -13,7 +13,6 @@ use futures_util::future::LocalBoxFuture;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
-use super::rest::CALL_WITHIN;
 use crate::domain::webhook::dial_budget::longest_wait;
 use crate::domain::webhook::target::TargetPolicy;
 
@@ -21,13 +20,14 @@ use crate::domain::webhook::target::TargetPolicy;
 #[derive(Clone)]
 pub struct Dialer {
     targets: Option<TargetPolicy>,
+    within: Duration,
     inner: ConnectorService,
 }
 
 impl Dialer {
-    /// Goes where the policy lets it; without one, everywhere.
-    pub fn new(targets: Option<TargetPolicy>) -> Self {
-        Self { targets, inner: Connector::default().service() }
+    /// Goes where the policy lets it; without one, everywhere. `within` bounds a dial from the look-up of the host on.
+    pub fn new(targets: Option<TargetPolicy>, within: Duration) -> Self {
+        Self { targets, within, inner: Connector::default().service() }
     }
 }
 
@@ -41,7 +41,7 @@ impl Service<ConnectInfo<Uri>> for Dialer {
     }
 
     fn call(&self, asked: ConnectInfo<Uri>) -> Self::Future {
-        let Self { targets, inner } = self.clone();
+        let Self { targets, within, inner } = self.clone();
         Box::pin(async move {
             let began = Instant::now();
             let secure = matches!(asked.request().scheme_str(), Some("https" | "wss"));
@@ -57,7 +57,7 @@ impl Service<ConnectInfo<Uri>> for Dialer {
                 }
             }
             // What was judged is dialled, and nothing is looked up again.
-            first_of(&inner, asked.request(), &found, CALL_WITHIN.saturating_sub(began.elapsed())).await
+            first_of(&inner, asked.request(), &found, within.saturating_sub(began.elapsed())).await
         })
     }
 }
@@ -90,6 +90,8 @@ mod tests {
 
     use super::*;
 
+    const WITHIN: Duration = Duration::from_secs(2);
+
     /// 127.0.0.2 belongs to the machine without further ado on Linux only.
     #[tokio::test]
     async fn an_address_upstream_that_swallows_packets_leaves_time_for_the_next() {
@@ -108,8 +110,8 @@ mod tests {
         let inner = Connector::default().service();
         let uri: Uri = format!("http://two.test:{}/", first.port()).parse().unwrap();
         let began = Instant::now();
-        let connection = first_of(&inner, &uri, &[first, second], CALL_WITHIN).await.unwrap();
+        let connection = first_of(&inner, &uri, &[first, second], WITHIN).await.unwrap();
         assert_eq!(connection.io_ref().peer_addr().unwrap(), second);
-        assert!(began.elapsed() < CALL_WITHIN / 2, "{:?}", began.elapsed());
+        assert!(began.elapsed() < WITHIN / 2, "{:?}", began.elapsed());
     }
 }

@@ -71,7 +71,7 @@ impl Rest {
     /// If TLS cannot be set up.
     pub fn new(targets: Option<TargetPolicy>) -> Result<Self, rustls::Error> {
         let tls = Arc::new(tls::client_config()?);
-        let dialer = Dialer::new(targets);
+        let dialer = Dialer::new(targets, CALL_WITHIN);
         let client = |connections| {
             let connector = Connector::new()
                 .connector(dialer.clone())

@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::calls::{Notifications, PAGE_SIZE, ids};
 use super::people::{Page, bulk_presence, person, presence_only};
-use super::rest::{Notifications, PAGE_SIZE, ids};
 use crate::domain::secret::Secret;
 use crate::genesys::limiter::Urgency;
 use crate::genesys::protocol::{Person, Snapshot, UpstreamError};

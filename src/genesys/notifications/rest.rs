@@ -1,42 +1,27 @@
 //! The REST half of protocol `notifications`: tokens, channels, subscriptions, rosters, present states.
-//!
-//! One limiter per OAuth client stands before every call (`genesys/limiter.rs`); a 429 all the same makes the whole
-//! client wait, and the call is made again.
 
-use std::cell::RefCell;
 use std::collections::HashSet;
-use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use awc::ClientRequest;
 use awc::http::header::CONTENT_TYPE;
-use bytes::BytesMut;
 use futures_util::FutureExt;
 use serde::Deserialize;
-use tokio::time::sleep;
-use url::form_urlencoded::byte_serialize;
 
+use super::calls::{Entities, Notifications, PAGE_SIZE, escaped, ids};
 use super::directory::each_once;
 use super::people::{Page, definition, snapshot};
 use super::wire;
 use crate::clock;
 use crate::domain::secret::Secret;
-use crate::domain::webhook::target::TargetPolicy;
-use crate::genesys::limiter::{Limiter, Urgency};
+use crate::genesys::limiter::Urgency;
 use crate::genesys::protocol::{
-    Definition, ErrorKind, Frame, KeepaliveConfig, Listed, Person, Provisioned, Rejected, Snapshot, Step,
-    Token, Upstream, UpstreamError, Wanted, Watch,
+    Definition, Frame, KeepaliveConfig, Listed, Person, Provisioned, Rejected, Snapshot, Step, Token,
+    Upstream, Wanted, Watch,
 };
-use crate::genesys::rest::{Rest, authorized, bad, exchange, is_id, read_json, read_token};
+use crate::genesys::rest::{bad, exchange, is_id, read_json, read_token};
 use crate::genesys::socket::Socket;
 use crate::genesys::values::{clean, read_time};
 
-/// Users of one page of a roster, and of one snapshot.
-pub(super) const PAGE_SIZE: usize = 100;
-/// A call that the platform refuses with 429 is made so often.
-const TRIES_MAX: u32 = 6;
-/// First wait after a 429 that does not say how long.
-const WAIT_FIRST: Duration = Duration::from_secs(2);
 /// The platform's own clients give up after this much silence.
 const SILENCE: Duration = Duration::from_secs(35);
 /// How long a channel lives, and a shorter life than any that it is given.
@@ -45,30 +30,6 @@ const LIFE_MIN: Duration = Duration::from_secs(2);
 /// How often a channel is looked at upstream: one that was displaced, or whose subscriptions were taken away, may stay
 /// silent without a word.
 const PROBE_EVERY: Duration = Duration::from_secs(60);
-
-/// Where and as whom.
-#[derive(Clone, Debug)]
-pub struct NotificationsSettings {
-    /// REST address without a slash at its end.
-    pub api_url: String,
-    /// Address that issues tokens, likewise.
-    pub login_url: String,
-    /// OAuth client id.
-    pub client_id: String,
-    /// OAuth client secret.
-    pub client_secret: Secret,
-    /// Language of presence labels.
-    pub language: String,
-    /// Which addresses may be dialled; `None`: all.
-    pub targets: Option<TargetPolicy>,
-}
-
-/// Speaks protocol `notifications` with one source. Lives on one thread.
-pub struct Notifications {
-    settings: NotificationsSettings,
-    pub(super) rest: Rest,
-    limiter: Rc<RefCell<Limiter>>,
-}
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -90,70 +51,6 @@ struct MeAnswer {
 #[serde(default)]
 struct Named {
     id: Option<String>,
-}
-
-/// A list of anything.
-#[derive(Deserialize)]
-pub(super) struct Entities<T> {
-    #[serde(default = "Vec::new")]
-    pub(super) entities: Vec<T>,
-}
-
-impl Notifications {
-    /// A client for one source. Sources of one OAuth client share the limiter.
-    ///
-    /// # Errors
-    /// If TLS cannot be set up.
-    pub fn new(
-        settings: NotificationsSettings,
-        limiter: Rc<RefCell<Limiter>>,
-    ) -> Result<Self, rustls::Error> {
-        let rest = Rest::new(settings.targets.clone())?;
-        Ok(Self { settings, rest, limiter })
-    }
-
-    pub(super) fn url(&self, path: &str) -> String {
-        format!("{}/api/v2/{path}", self.settings.api_url)
-    }
-
-    /// Makes a call when the limiter has room for it, again after each 429.
-    pub(super) async fn ask(
-        &self,
-        name: &'static str,
-        urgency: Urgency,
-        token: &Secret,
-        make: impl Fn() -> (ClientRequest, Vec<u8>),
-    ) -> Result<BytesMut, UpstreamError> {
-        let mut wait_unsaid = WAIT_FIRST;
-        for attempt in 1.. {
-            loop {
-                let taken = self.limiter.borrow_mut().take(urgency, Instant::now());
-                let Err(wait) = taken else { break };
-                sleep(wait).await;
-            }
-            let (request, body) = make();
-            let request = authorized(request, token).insert_header((CONTENT_TYPE, "application/json"));
-            match exchange(name, request, body).await {
-                Err(UpstreamError { kind: ErrorKind::RateLimited(wait), .. }) if attempt < TRIES_MAX => {
-                    self.limiter.borrow_mut().pause(wait.unwrap_or(wait_unsaid), Instant::now());
-                    wait_unsaid *= 2;
-                }
-                answer => return answer,
-            }
-        }
-        Err(bad(name, "not reached"))
-    }
-
-    pub(super) async fn get(
-        &self,
-        name: &'static str,
-        urgency: Urgency,
-        token: &Secret,
-        path: &str,
-    ) -> Result<BytesMut, UpstreamError> {
-        let url = self.url(path);
-        self.ask(name, urgency, token, || (self.rest.client.get(&url), Vec::new())).await
-    }
 }
 
 impl Upstream for Notifications {
@@ -325,14 +222,6 @@ impl Upstream for Notifications {
         }
         .boxed_local()
     }
-}
-
-pub(super) fn escaped(text: &str) -> String {
-    byte_serialize(text.as_bytes()).collect()
-}
-
-pub(super) fn ids(agents: &[String]) -> String {
-    agents.iter().map(|agent| escaped(agent)).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]

@@ -2,12 +2,15 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
 
 use super::*;
+use crate::genesys::notifications::NotificationsSettings;
+use crate::genesys::protocol::ErrorKind;
 
 /// Requests as they arrived: method and path, then head and body.
 type Seen = Rc<RefCell<Vec<(String, String)>>>;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::rest::{Entities, Notifications, escaped};
+use super::calls::{Entities, Notifications, escaped};
 use crate::domain::presence::topics::{agent_of_topic, notification_topic};
 use crate::domain::secret::Secret;
 use crate::genesys::limiter::Urgency;
