@@ -3,11 +3,10 @@
 //! Each function is one step with a name; a state change and its audit entry share its transaction. No
 //! transaction is held across a call to the outside.
 
-use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgPool, Postgres, Row, Transaction};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgPool, Postgres, Transaction};
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
@@ -18,10 +17,15 @@ use crate::domain::ids::ProcessId;
 pub mod access;
 pub mod audit;
 pub mod delivery;
+mod error;
+mod event_rows;
 pub mod ingest;
+mod locks;
+mod pool;
 pub mod recovery;
 pub mod rotation;
 pub mod server;
+mod session;
 pub mod sources;
 pub mod transaction;
 mod types;
@@ -29,129 +33,15 @@ pub mod views;
 pub mod wake;
 pub mod webhooks;
 
-/// Longest that any statement may run on the server; a call to the database ends within this or fails.
-const STATEMENT_TIMEOUT: &str = "5s";
-/// How long a caller waits for a free connection of the pool.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest that a whole step may take on our side: a server, or a network, that has gone silent answers no
-/// `statement_timeout` either.
-const STEP_WITHIN: Duration = Duration::from_secs(5);
-/// The same for a step that may have to touch very many rows: a little more than its longest statement may take.
-pub(crate) const LONG_STEP_WITHIN: Duration = Duration::from_secs(65);
-/// How long a connection may take for a sign of life before it counts as dead.
-const PING_WITHIN: Duration = Duration::from_secs(2);
+pub use error::{Result, StoreError};
+pub(crate) use pool::LONG_STEP_WITHIN;
+use pool::{FRESH, PING_WITHIN, STATEMENT_TIMEOUT, pool_options, with_long_timeout, with_timeout};
+
 /// A difference between the database's clock and ours that an operator should know of.
 const TOLD_FROM: Duration = Duration::from_secs(1);
-/// A hot connection that was used within this is taken to be alive: asking would cost as much as using it.
-const FRESH: Duration = Duration::from_secs(1);
-
-/// What Postgres calls it.
-const DISK_FULL: &str = "53100";
-const RAN_TOO_LONG: &str = "57014";
 
 /// Brings the schema to what this version needs.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
-
-/// Why a step failed.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// There is no such row.
-    #[error("no such {0}")]
-    NotFound(&'static str),
-    /// The present state does not allow it; the text may be shown to a caller.
-    #[error("{0}")]
-    Conflict(String),
-    /// A tenant may not have so much; the text may be shown to a caller.
-    #[error("{0}")]
-    QuotaExceeded(String),
-    /// A row breaks a rule of ours.
-    #[error("table {table}, column {column}, row {row}: {what}")]
-    Corrupt {
-        /// Where it was found.
-        table: &'static str,
-        /// Which column.
-        column: &'static str,
-        /// Primary key of the row.
-        row: String,
-        /// What is wrong; never the value of a secret.
-        what: String,
-    },
-    /// The database could not be asked or refused.
-    #[error("database: {0}")]
-    Database(#[from] sqlx::Error),
-    /// The schema could not be brought up to date.
-    #[error("migration: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
-}
-
-impl StoreError {
-    /// Name of the constraint that a write violated, if that is what happened.
-    #[must_use]
-    pub fn constraint(&self) -> Option<&str> {
-        match self {
-            Self::Database(error) => error.as_database_error().and_then(|e| e.constraint()),
-            _ => None,
-        }
-    }
-}
-
-impl StoreError {
-    /// Whether asking again may help: no connection, a connection that broke, a server that stops or starts, a
-    /// statement that ran out of time, or a lock that was not to be had.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        use sqlx::Error;
-        match self {
-            Self::Database(
-                Error::Io(_)
-                | Error::Tls(_)
-                | Error::Protocol(_)
-                | Error::PoolTimedOut
-                | Error::PoolClosed
-                | Error::WorkerCrashed,
-            ) => true,
-            // 08: connection; 28, 3D: not let in; 53: resources; 57: operator intervention; then serialization,
-            // deadlock, lock.
-            Self::Database(Error::Database(refusal)) => refusal.code().is_some_and(|code| {
-                ["08", "28", "3D", "53", "57"].iter().any(|class| code.starts_with(class))
-                    || ["40001", "40P01", "55P03"].contains(&code.as_ref())
-            }),
-            _ => false,
-        }
-    }
-}
-
-impl StoreError {
-    /// Whether the server gave a statement up because it ran for too long.
-    #[must_use]
-    pub fn is_too_slow(&self) -> bool {
-        matches!(self, Self::Database(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some(RAN_TOO_LONG))
-    }
-
-    /// Whether the server refused the values themselves (class 22 data, 23 constraint) rather than being unavailable.
-    #[must_use]
-    pub fn is_about_content(&self) -> bool {
-        match self {
-            Self::Database(sqlx::Error::Database(error)) => {
-                error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
-            }
-            Self::Database(sqlx::Error::Encode(_)) => true,
-            _ => false,
-        }
-    }
-
-    /// In words for an operator.
-    pub(crate) fn why_nothing_is_stored(&self) -> &'static str {
-        let code = match self {
-            Self::Database(error) => error.as_database_error().and_then(|error| error.code()),
-            _ => None,
-        };
-        if code.as_deref() == Some(DISK_FULL) { "its disk is full" } else { "changes cannot be stored" }
-    }
-}
-
-/// What every step of this module returns.
-pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// Connections kept for the two hot paths, recording and dispatching, so that API calls cannot hold them up.
 const PIPELINE_CONNECTIONS: u32 = 3;
@@ -292,64 +182,7 @@ impl Store {
     /// would both find it missing, and one of them would fail.
     async fn begin_in_turn(&self) -> Result<Transaction<'static, Postgres>> {
         let mut tx = self.pool.begin().await?;
-        sqlx::query("select pg_advisory_xact_lock(7700453)").execute(&mut *tx).await?;
+        locks::lock_start(&mut tx).await?;
         Ok(tx)
     }
-}
-
-/// A pool that never waits on a dead connection. sqlx asks for a sign of life itself, before and after use, but
-/// would wait for it for ever; a connection that is given up in the middle of a step would keep its place in the pool.
-fn pool_options(connections: u32, fresh: Duration) -> PgPoolOptions {
-    PgPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .test_before_acquire(false)
-        .before_acquire(move |connection, meta| {
-            Box::pin(async move {
-                if meta.idle_for >= fresh {
-                    alive(connection).await?;
-                }
-                Ok(true)
-            })
-        })
-        .after_release(|connection, _| {
-            Box::pin(async move {
-                alive(connection).await?;
-                Ok(true)
-            })
-        })
-}
-
-/// Asks a connection for a sign of life, and whether it is outside of any transaction; after an error the pool drops it without
-/// a farewell. A step that was given up in the middle of a statement may leave a transaction open or aborted that sqlx
-/// knows nothing of: handed out again and again, it would fail every step that gets it. A plain query, for only there both
-/// times are the same outside of a transaction.
-async fn alive(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let asked = async {
-        let row = sqlx::raw_sql("select now() = statement_timestamp()").fetch_one(&mut *connection).await?;
-        row.try_get::<bool, _>(0)
-    };
-    match timeout(PING_WITHIN, asked).await {
-        Ok(Ok(true)) => Ok(()),
-        Ok(Ok(false)) => Err(sqlx::Error::Protocol("a transaction was left open".to_owned())),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(sqlx::Error::Io(ErrorKind::TimedOut.into())),
-    }
-}
-
-/// Gives a step up that the database leaves unanswered; its connection goes back to the pool, which drops it.
-async fn with_timeout<T>(step: impl Future<Output = Result<T>>) -> Result<T> {
-    with_timeout_of(STEP_WITHIN, step).await
-}
-
-/// The same for the few steps that may have to touch very many rows ([`audit::allow_a_minute`]).
-async fn with_long_timeout<T>(step: impl Future<Output = Result<T>>) -> Result<T> {
-    with_timeout_of(LONG_STEP_WITHIN, step).await
-}
-
-async fn with_timeout_of<T>(within: Duration, step: impl Future<Output = Result<T>>) -> Result<T> {
-    timeout(within, step).await.unwrap_or_else(|_| {
-        let silent = io::Error::new(ErrorKind::TimedOut, "no answer in time");
-        Err(StoreError::Database(sqlx::Error::Io(silent)))
-    })
 }

@@ -10,7 +10,7 @@ use crate::domain::delivery::outcome::EndState;
 use crate::domain::delivery::slots::Places;
 use crate::domain::ids::{BatchId, WebhookId};
 use crate::store::StoreError;
-use crate::store::delivery::cycle::Claimed;
+use crate::store::delivery::types::Claimed;
 
 impl Dispatch {
     /// Hears of deliveries that wait for their batch.

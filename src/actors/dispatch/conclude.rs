@@ -16,7 +16,7 @@ use crate::domain::presence::EventKind;
 use crate::metrics::OutcomeLabels;
 use crate::outbound::post::Answer;
 use crate::random;
-use crate::store::delivery::cycle::{Claimed, HealthChange, Settlement};
+use crate::store::delivery::types::{Claimed, HealthChange, Settlement};
 
 /// Part of an answer that goes into the audit entry of a failed attempt, in bytes.
 const EXCERPT_BYTES: usize = 4096;

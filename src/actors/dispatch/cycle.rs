@@ -10,7 +10,7 @@ use crate::domain::ids::WebhookId;
 use crate::metrics::OutcomeLabels;
 use crate::random;
 use crate::store::StoreError;
-use crate::store::delivery::cycle::{Cycle, Known, Room, Work};
+use crate::store::delivery::types::{Cycle, Known, Room, Work};
 
 impl Dispatch {
     /// Starts a cycle, unless one is under way or there is nothing for it.

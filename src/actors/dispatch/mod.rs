@@ -26,9 +26,9 @@ use crate::outbound::post::Answer;
 use crate::random;
 use crate::status::Part;
 use crate::store::StoreError;
-use crate::store::delivery::cycle::{Claimed, Cycle, Work};
 use crate::store::delivery::direct_dispatch::{DirectDispatch, DispatchCapacity};
 use crate::store::delivery::targets::WebhookTarget;
+use crate::store::delivery::types::{Claimed, Cycle, Work};
 use actor::{DispatcherDeps, Order};
 use queue::WebhookQueue;
 

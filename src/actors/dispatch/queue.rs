@@ -13,8 +13,8 @@ use crate::domain::delivery::signature::{Signer, SigningPair};
 use crate::domain::delivery::slots;
 use crate::domain::delivery::slots::{Owner, Places, Risk, SLOW_AFTER, WINDOW_FIRST, WINDOW_UNPROVEN};
 use crate::outbound::post::Target;
-use crate::store::delivery::cycle::Claimed;
 use crate::store::delivery::targets::WebhookTarget;
+use crate::store::delivery::types::Claimed;
 use url::Url;
 
 /// Deliveries of one webhook in hand beyond those that may be under way, so that the next is there when one ends.

@@ -17,8 +17,8 @@ use crate::metrics::OutcomeLabels;
 use crate::outbound::body::envelope::{self, Item};
 use crate::outbound::post::Post;
 use crate::store::StoreError;
-use crate::store::delivery::cycle::{Claimed, Settlement};
 use crate::store::delivery::targets::WebhookTarget;
+use crate::store::delivery::types::{Claimed, Settlement};
 
 /// The text of an event, written by the first POST that needs it.
 pub(super) type Told = Arc<OnceLock<envelope::Prepared>>;

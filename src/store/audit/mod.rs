@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use super::{Result, Store, with_timeout};
 use crate::domain::audit::Entry;
 use crate::domain::ids::{AgentId, ConnectionId, DeliveryId, EventId, SourceId, WebhookId};
-use crate::store::views::deliveries::choose_plan_by_values;
+use crate::store::session::choose_plan_by_values;
 
 pub mod export;
 pub mod push_lock;
@@ -188,13 +188,4 @@ impl Store {
         tx.commit().await?;
         Ok(rows)
     }
-}
-
-/// Gives this transaction's statements a minute each, for the one step that may have to touch very many rows.
-///
-/// # Errors
-/// If the database refuses.
-pub(super) async fn allow_a_minute(conn: &mut PgConnection) -> Result<()> {
-    sqlx::query_scalar!("select set_config('statement_timeout', '60s', true)").fetch_one(conn).await?;
-    Ok(())
 }

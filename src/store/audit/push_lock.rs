@@ -6,7 +6,8 @@
 
 use sqlx::postgres::PgConnection;
 
-use crate::store::{Result, Store, alive, with_timeout};
+use crate::store::pool::alive;
+use crate::store::{Result, Store, with_timeout};
 
 /// Longer than any batch takes: a connection to open, a batch to write, and a moment to wait.
 const SILENT_MAX: &str = "60s";

@@ -8,7 +8,7 @@ use time::{Date, Duration};
 use tokio::time::sleep;
 
 use crate::domain::secret::MasterKey;
-use crate::store::{Result, Store, StoreError, Transaction, audit, with_long_timeout, with_timeout};
+use crate::store::{Result, Store, StoreError, Transaction, session, with_long_timeout, with_timeout};
 
 /// Days made ahead, so that a bridge without a sweep for a week still writes into proper partitions.
 const DAYS_AHEAD: i32 = 8;
@@ -157,7 +157,7 @@ impl Store {
     async fn over_days(&self, table: &str, before: Date) -> Result<Vec<Date>> {
         with_long_timeout(async {
             let mut tx = self.begin().await?;
-            audit::allow_a_minute(&mut tx).await?;
+            session::allow_a_minute(&mut tx).await?;
             let days = sqlx::query_scalar!(r#"select over_days($1, $2) as "day!""#, table, before);
             Ok(days.fetch_all(&mut *tx).await?)
         })
@@ -167,7 +167,7 @@ impl Store {
     /// Begins a step that takes a table away from its readers for a moment: while it waits for them nobody else gets in.
     pub(in crate::store) async fn begin_briefly(&self) -> Result<Transaction<'static, sqlx::Postgres>> {
         let mut tx = self.pool.begin().await?;
-        audit::allow_a_minute(&mut tx).await?;
+        session::allow_a_minute(&mut tx).await?;
         sqlx::query_scalar!("select set_config('lock_timeout', '200ms', true)").fetch_one(&mut *tx).await?;
         Ok(tx)
     }

@@ -17,12 +17,11 @@ use crate::domain::audit::{Entry, Kind};
 use crate::domain::secret::{MasterKey, OpenError};
 use crate::random;
 use crate::store::audit::sealed_rows::{FORMAT, by_index, date_of, day_of, microseconds, read};
+use crate::store::locks::AUDIT_SEALER;
 use crate::store::{Result, Store, StoreError, audit, with_timeout};
 
 /// Most rows of one seal, so that the transaction stays short and `verify` needs little memory.
 pub const SEAL_ROWS_MAX: usize = 20_000;
-/// Names the one who seals, among the database's advisory locks.
-const SEALER_LOCK: i64 = 0x7062_5f73_6561_6c00;
 /// How long writers are waited for; most are gone within milliseconds, the rest is waited for in the next round.
 const SETTLES_WITHIN: Duration = Duration::from_secs(4);
 const LOOK_FIRST: Duration = Duration::from_millis(5);
@@ -196,7 +195,7 @@ impl Store {
         with_timeout(async {
             let mut tx = self.begin().await?;
             let alone =
-                sqlx::query_scalar!(r#"select pg_try_advisory_xact_lock($1) as "alone!""#, SEALER_LOCK)
+                sqlx::query_scalar!(r#"select pg_try_advisory_xact_lock($1) as "alone!""#, AUDIT_SEALER)
                     .fetch_one(&mut *tx)
                     .await?;
             if !alone {

@@ -4,7 +4,8 @@
 use time::OffsetDateTime;
 
 use crate::domain::ids::{BatchId, DeliveryId, DispatcherId, EventId, WebhookId};
-use crate::store::delivery::cycle::{BEGIN_CYCLE, Claimed, format};
+use crate::store::delivery::types::{Claimed, format};
+use crate::store::locks::BEGIN_CYCLE;
 use crate::store::{Result, Store, with_timeout};
 
 impl Store {

@@ -9,7 +9,7 @@ use crate::domain::delivery::settings::USUAL_CONCURRENCY;
 use crate::domain::delivery::slots::Risk;
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
 use crate::store::Result;
-use crate::store::delivery::cycle::{Claimed, Cycle, Room, format};
+use crate::store::delivery::types::{Claimed, Cycle, Room, format};
 
 /// Takes what is due and first in its lane. Whatever is due and is not gets out of the way: blocked if it is not the
 /// oldest of its lane, put off for good if its webhook is paused or unverified (resume or a good answer brings it back).

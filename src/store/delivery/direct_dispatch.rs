@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
 use crate::domain::presence::Event;
-use crate::store::delivery::cycle::Claimed;
+use crate::store::delivery::types::Claimed;
 
 /// What a writer has to say to the dispatcher.
 #[derive(Clone, Debug)]

@@ -6,9 +6,10 @@ use uuid::Uuid;
 
 use crate::clock;
 use crate::domain::ids::{DeliveryId, DispatcherId, WebhookId};
-use crate::store::delivery::cycle::{BEGIN_CYCLE, LEASE};
-use crate::store::ingest::record::BEGIN_WRITING;
-use crate::store::{Result, Store, audit, with_long_timeout, with_timeout};
+use crate::store::delivery::cycle::LEASE;
+use crate::store::locks::BEGIN_CYCLE;
+use crate::store::locks::BEGIN_WRITING;
+use crate::store::{Result, Store, session, with_long_timeout, with_timeout};
 
 /// Lanes that are looked through in one statement.
 const LANES: i64 = 2000;
@@ -242,7 +243,7 @@ impl Store {
             return Ok(0);
         }
         let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
-        audit::allow_a_minute(&mut tx).await?;
+        session::allow_a_minute(&mut tx).await?;
         let freed = release_lost(&mut tx, &orphaned, now).await?;
         tx.commit().await?;
         Ok(freed)

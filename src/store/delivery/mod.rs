@@ -11,3 +11,4 @@ pub(super) mod reopen;
 pub(super) mod settle;
 pub(super) mod suspended;
 pub mod targets;
+pub mod types;

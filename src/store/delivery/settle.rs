@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use crate::domain::delivery::outcome::{Disposition, EndState};
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
 use crate::store::Result;
-use crate::store::delivery::cycle::{Claimed, Cycle, Settlement, Work, format};
+use crate::store::delivery::types::{Claimed, Cycle, Settlement, Work, format};
 
 /// A state that ended for a newer one of its lane.
 #[derive(Debug, Deserialize)]

@@ -14,8 +14,8 @@ use crate::domain::ids::{ConnectionId, DeliveryId, EventId, TenantId, WebhookId}
 use crate::domain::presence::{Event, EventKind};
 use crate::domain::webhook::filter_index::{Filters, Key};
 use crate::domain::webhook::matching::{Facts, Subscription};
-use crate::store::delivery::cycle::Claimed;
 use crate::store::delivery::direct_dispatch::{DirectDispatch, DispatchCapacity};
+use crate::store::delivery::types::Claimed;
 
 /// An event about to be written.
 pub(in crate::store) struct NewEvent {

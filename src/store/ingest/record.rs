@@ -20,6 +20,7 @@ use crate::domain::webhook::matching::{Facts, Subscription};
 use crate::store::ingest::fan_out::NewEvent;
 use crate::store::ingest::numbering::{Agent, Agents, Dropped, Numbered, number};
 use crate::store::ingest::write::Written;
+use crate::store::locks::{BEGIN_RECORDING, BEGIN_WRITING};
 use crate::store::{Result, Store, audit, with_timeout};
 
 /// What a batch became.
@@ -121,11 +122,6 @@ impl Store {
     }
 }
 
-/// Begins a transaction of a writer of agents' events, one at a time in whatever process.
-pub(in crate::store) const BEGIN_WRITING: &str = "begin; select pg_advisory_xact_lock(7700451)";
-/// The same, and [shares](crate::store::ingest::filters::shared_generation) the generation of the webhooks.
-const BEGIN_RECORDING: &str =
-    "begin; select pg_advisory_xact_lock(7700451); select from webhook_generation for share";
 /// Deliveries of one transaction at most, unless one change makes more.
 const DELIVERIES_MAX: usize = 20_000;
 

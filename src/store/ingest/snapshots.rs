@@ -15,8 +15,8 @@ use crate::domain::presence::{Detail, Event, EventKind, Origin};
 use crate::domain::webhook::filter_index::Filters;
 use crate::store::ingest::fan_out::NewEvent;
 use crate::store::ingest::filters::shared_generation;
-use crate::store::ingest::record::BEGIN_WRITING;
 use crate::store::ingest::write::Written;
+use crate::store::locks::BEGIN_WRITING;
 use crate::store::{Result, Store, audit, with_timeout};
 
 /// Agents of one transaction: live changes wait for it.

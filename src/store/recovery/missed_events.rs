@@ -2,14 +2,29 @@
 
 use time::OffsetDateTime;
 
-use crate::domain::ids::{AgentId, EventId};
-use crate::store::recovery::worker::Job;
-use crate::store::views::deliveries::choose_plan_by_values;
+use crate::domain::ids::{AgentId, EventId, RecoveryId, TenantId, WebhookId};
+use crate::store::session::choose_plan_by_values;
 use crate::store::webhooks::rows::Webhook;
-use crate::store::{Result, Store, audit, with_long_timeout, with_timeout};
+use crate::store::{Result, Store, session, with_long_timeout, with_timeout};
 
 /// Events looked at in one go, wanted or not; if only the newest of each agent counts, agents.
 const CHUNK: i64 = 2000;
+
+/// A request that is worked on.
+#[derive(Clone, Debug)]
+pub(in crate::store) struct Job {
+    pub(in crate::store) recovery_id: RecoveryId,
+    pub(in crate::store) webhook_id: WebhookId,
+    pub(in crate::store) tenant: TenantId,
+    pub(in crate::store) since: OffsetDateTime,
+    pub(in crate::store) until: OffsetDateTime,
+    pub(in crate::store) only_failed: bool,
+    pub(in crate::store) agents: Vec<String>,
+    pub(in crate::store) newest_only: bool,
+    pub(in crate::store) principal: String,
+    pub(in crate::store) requested_at: OffsetDateTime,
+    pub(in crate::store) read_through: i64,
+}
 
 /// One event that may be owed again.
 #[derive(Clone, Debug)]
@@ -57,7 +72,7 @@ impl Store {
     pub(in crate::store) async fn look_ahead(&self, job: &Job) -> Result<Option<i64>> {
         with_long_timeout(async {
             let mut tx = self.pool.begin().await?;
-            audit::allow_a_minute(&mut tx).await?;
+            session::allow_a_minute(&mut tx).await?;
             let through = if job.newest_only {
                 sqlx::query_scalar!(
                     "select max(agent_key)

@@ -8,13 +8,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use time::OffsetDateTime;
-
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::ids::{DeliveryId, DispatcherId, RecoveryId, TenantId, WebhookId};
 use crate::store::delivery::reopen::{Lane, open_delivery};
-use crate::store::recovery::missed_events::Missed;
+use crate::store::recovery::missed_events::{Job, Missed};
 use crate::store::webhooks::lock;
 use crate::store::{Result, Store, StoreError, audit, with_timeout};
 
@@ -25,22 +23,6 @@ const TRIES: u32 = 40;
 const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 /// Ends that can be made good.
 const FAILED: [&str; 3] = ["dead", "expired", "webhook_disabled"];
-
-/// A request that is worked on.
-#[derive(Clone, Debug)]
-pub(in crate::store) struct Job {
-    pub(in crate::store) recovery_id: RecoveryId,
-    pub(in crate::store) webhook_id: WebhookId,
-    pub(in crate::store) tenant: TenantId,
-    pub(in crate::store) since: OffsetDateTime,
-    pub(in crate::store) until: OffsetDateTime,
-    pub(in crate::store) only_failed: bool,
-    pub(in crate::store) agents: Vec<String>,
-    pub(in crate::store) newest_only: bool,
-    pub(in crate::store) principal: String,
-    pub(in crate::store) requested_at: OffsetDateTime,
-    pub(in crate::store) read_through: i64,
-}
 
 /// The missed events of each lane, in order.
 type Lanes = BTreeMap<i64, Vec<Missed>>;

@@ -14,6 +14,7 @@ use crate::domain::webhook::matching::Subscription;
 use crate::store::ingest::fan_out::NewEvent;
 use crate::store::ingest::filters::shared_generation;
 use crate::store::ingest::write::Written;
+use crate::store::locks::lock_writers;
 use crate::store::sources::gap_tracking::ClosedGap;
 use crate::store::{Result, Store};
 
@@ -36,7 +37,7 @@ impl Store {
         // If nobody asks for it, writers are not waited for. Who does must have their lock before the generation is shared.
         let locks = insist || asked();
         if locks {
-            sqlx::query("select pg_advisory_xact_lock(7700451)").execute(&mut *conn).await?;
+            lock_writers(conn).await?;
         }
         let generation = shared_generation(conn).await?;
         if !self.subscriptions.are_current(conn, generation, insist).await? || (asked() && !locks) {

@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 
 use crate::domain::ids::{ConnectionId, GapId, SourceId};
-use crate::store::views::deliveries::choose_plan_by_values;
+use crate::store::session::choose_plan_by_values;
 use crate::store::{Result, Store};
 
 /// A time in which agents could not be seen.

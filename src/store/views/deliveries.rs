@@ -4,12 +4,13 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use crate::clock;
 use crate::domain::ids::{AgentId, DeliveryId, EventId, WebhookId};
-use crate::store::{Result, STEP_WITHIN, Store, StoreError, with_timeout};
+use crate::store::pool::STEP_WITHIN;
+use crate::store::session::choose_plan_by_values;
+use crate::store::{Result, Store, StoreError, with_timeout};
 
 /// Attempts shown of one delivery.
 const ATTEMPTS_SHOWN: i64 = 200;
@@ -273,13 +274,4 @@ impl Store {
 
 fn now_in_milliseconds() -> u64 {
     u64::try_from(clock::now().unix_timestamp_nanos() / 1_000_000).unwrap_or(0)
-}
-
-/// Lets the server plan each statement of this transaction for its values. A statement with optional filters would
-/// otherwise get one plan for all of them, which reads everything.
-pub(in crate::store) async fn choose_plan_by_values(conn: &mut PgConnection) -> Result<()> {
-    sqlx::query_scalar!("select set_config('plan_cache_mode', 'force_custom_plan', true)")
-        .fetch_one(conn)
-        .await?;
-    Ok(())
 }

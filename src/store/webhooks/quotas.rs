@@ -4,6 +4,7 @@ use sqlx::PgConnection;
 
 use crate::domain::access::tenant_quota::Allowance;
 use crate::domain::ids::WebhookId;
+use crate::store::locks::TENANT_QUOTA;
 use crate::store::{Result, StoreError};
 
 /// Refuses what was written if the webhook's tenant has too much now. Whoever else adds something to it waits from here until the
@@ -14,8 +15,9 @@ pub(in crate::store) async fn check(
     allowance: Allowance,
 ) -> Result<()> {
     sqlx::query!(
-        "select pg_advisory_xact_lock(7700454, hashtext(tenant_id::text)) from webhook where webhook_id = $1",
+        "select pg_advisory_xact_lock($2, hashtext(tenant_id::text)) from webhook where webhook_id = $1",
         webhook as _,
+        TENANT_QUOTA,
     )
     .execute(&mut *conn)
     .await?;

@@ -371,3 +371,14 @@ fn seal(access: &Access, id: WebhookId, master_key: &MasterKey) -> Result<Option
         .map_err(|_| corrupt(id, "access_sealed", "cannot be written as JSON".to_owned()))?;
     Ok(Some(master_key.seal(&plain, id.0.as_bytes(), random::bytes())))
 }
+
+/// A webhook that is disabled or unverified takes no part.
+pub(in crate::store) fn must_take_part(webhook: &Webhook) -> Result<()> {
+    match webhook.state.as_str() {
+        "disabled" => Err(StoreError::Conflict("it is disabled; enable it".to_owned())),
+        "unverified" => {
+            Err(StoreError::Conflict("its receiver has not shown yet that it wants the POSTs".to_owned()))
+        }
+        _ => Ok(()),
+    }
+}

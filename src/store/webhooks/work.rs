@@ -10,8 +10,8 @@ use time::OffsetDateTime;
 use crate::domain::audit::Kind;
 use crate::domain::delivery::outcome::EndState;
 use crate::domain::ids::WebhookId;
-use crate::store::delivery::cycle::BEGIN_CYCLE;
-use crate::store::ingest::record::BEGIN_WRITING;
+use crate::store::locks::BEGIN_CYCLE;
+use crate::store::locks::BEGIN_WRITING;
 use crate::store::{Result, Store, with_timeout};
 
 /// Deliveries of one piece: a cycle that meets it waits some ten milliseconds.

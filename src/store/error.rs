@@ -1,0 +1,106 @@
+//! Why a step on the database failed, and what that means to whoever asked for it.
+
+/// What Postgres calls it.
+const DISK_FULL: &str = "53100";
+const RAN_TOO_LONG: &str = "57014";
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no such row.
+    #[error("no such {0}")]
+    NotFound(&'static str),
+    /// The present state does not allow it; the text may be shown to a caller.
+    #[error("{0}")]
+    Conflict(String),
+    /// A tenant may not have so much; the text may be shown to a caller.
+    #[error("{0}")]
+    QuotaExceeded(String),
+    /// A row breaks a rule of ours.
+    #[error("table {table}, column {column}, row {row}: {what}")]
+    Corrupt {
+        /// Where it was found.
+        table: &'static str,
+        /// Which column.
+        column: &'static str,
+        /// Primary key of the row.
+        row: String,
+        /// What is wrong; never the value of a secret.
+        what: String,
+    },
+    /// The database could not be asked or refused.
+    #[error("database: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The schema could not be brought up to date.
+    #[error("migration: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+}
+
+impl StoreError {
+    /// Name of the constraint that a write violated, if that is what happened.
+    #[must_use]
+    pub fn constraint(&self) -> Option<&str> {
+        match self {
+            Self::Database(error) => error.as_database_error().and_then(|e| e.constraint()),
+            _ => None,
+        }
+    }
+}
+
+impl StoreError {
+    /// Whether asking again may help: no connection, a connection that broke, a server that stops or starts, a
+    /// statement that ran out of time, or a lock that was not to be had.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        use sqlx::Error;
+        match self {
+            Self::Database(
+                Error::Io(_)
+                | Error::Tls(_)
+                | Error::Protocol(_)
+                | Error::PoolTimedOut
+                | Error::PoolClosed
+                | Error::WorkerCrashed,
+            ) => true,
+            // 08: connection; 28, 3D: not let in; 53: resources; 57: operator intervention; then serialization,
+            // deadlock, lock.
+            Self::Database(Error::Database(refusal)) => refusal.code().is_some_and(|code| {
+                ["08", "28", "3D", "53", "57"].iter().any(|class| code.starts_with(class))
+                    || ["40001", "40P01", "55P03"].contains(&code.as_ref())
+            }),
+            _ => false,
+        }
+    }
+}
+
+impl StoreError {
+    /// Whether the server gave a statement up because it ran for too long.
+    #[must_use]
+    pub fn is_too_slow(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some(RAN_TOO_LONG))
+    }
+
+    /// Whether the server refused the values themselves (class 22 data, 23 constraint) rather than being unavailable.
+    #[must_use]
+    pub fn is_about_content(&self) -> bool {
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => {
+                error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+            }
+            Self::Database(sqlx::Error::Encode(_)) => true,
+            _ => false,
+        }
+    }
+
+    /// In words for an operator.
+    pub(crate) fn why_nothing_is_stored(&self) -> &'static str {
+        let code = match self {
+            Self::Database(error) => error.as_database_error().and_then(|error| error.code()),
+            _ => None,
+        };
+        if code.as_deref() == Some(DISK_FULL) { "its disk is full" } else { "changes cannot be stored" }
+    }
+}
+
+/// What every step of this module returns.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;

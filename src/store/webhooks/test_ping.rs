@@ -1,0 +1,48 @@
+//! Test pings: an event that is nobody's presence, for one webhook.
+
+use super::rows::{must_take_part, read};
+use crate::clock;
+use crate::domain::audit::{Entry, Kind};
+use crate::domain::ids::{DeliveryId, EventId, WebhookId};
+use crate::domain::presence::EventKind;
+use crate::store::delivery::reopen::{Lane, open_delivery};
+use crate::store::{Result, Store, audit, webhooks};
+
+impl Store {
+    /// Makes a test ping of one webhook: an event without an agent and its delivery, in lane 0. Ring
+    /// [`deliveries_due`](crate::store::wake::Wake::deliveries_due) afterwards.
+    ///
+    /// # Errors
+    /// If there is no such webhook, or the database refuses.
+    pub async fn create_test_ping(
+        &self,
+        webhook: WebhookId,
+        principal: &str,
+    ) -> Result<(EventId, DeliveryId)> {
+        let (event, now) = (EventId::generate(), clock::now());
+        let mut tx = self.begin().await?;
+        let delivery = DeliveryId::of(event, webhook);
+        // Keeps other pings of this webhook out: only one of them may be the first of the lane.
+        webhooks::lock(&mut tx, webhook).await?;
+        must_take_part(&read(&mut tx, webhook).await?)?;
+        let position = sqlx::query_scalar!(
+            "insert into event (event_id, received_at, kind, webhook_id, raw, committed_at)
+             values ($1, $2, $3, $4, $5, $2)
+             returning position",
+            event as _,
+            now,
+            EventKind::WebhookTest.as_str(),
+            webhook as _,
+            b"{}",
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        let lane = Lane { webhook, lane: 0 };
+        open_delivery(&mut tx, lane, delivery, event, now, position, now).await?;
+        let mut told = Entry::for_delivery(now, Kind::WebhookTested, webhook, event, delivery);
+        told.principal = Some(principal.to_owned());
+        audit::write(&mut tx, &[told]).await?;
+        tx.commit().await?;
+        Ok((event, delivery))
+    }
+}
