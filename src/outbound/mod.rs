@@ -1,4 +1,4 @@
-//! Floor 2, the right edge: POSTs to strangers.
+//! Floor 2, the right edge: POSTs to receivers, whom nobody here trusts.
 //!
 //! `data` and `envelope` say what is sent (pure), `guard` where to (`ours` keeps it told what is ours, `proxy` is the way
 //! through an egress proxy, `dial` tries one address after another), `connector` opens the way, `wire` carries one
@@ -7,7 +7,6 @@
 //! one POST to the next after an interim answer (docs/adr/0008).
 
 pub mod body;
-mod oauth;
 pub mod post;
 mod redact;
 pub mod syslog;

@@ -4,57 +4,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
 use crate::domain::ids::{TenantId, WebhookId};
 use crate::domain::webhook::matching::{Facts, Subscription};
-
-/// An item of a filter, or what an event has in its place: of a text a digest, which takes 16 bytes however long the text is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key([u8; 16]);
-
-impl Key {
-    /// That of a text.
-    #[must_use]
-    pub fn of(text: &str) -> Self {
-        let mut key = [0; 16];
-        key.copy_from_slice(Sha256::digest(text).first_chunk::<16>().unwrap_or(&[0; 16]));
-        Self(key)
-    }
-
-    /// Its drawer, and its mark in there, which another key may have too.
-    fn place(self) -> (u16, u32) {
-        let [a, b, c, d, e, f, ..] = self.0;
-        (u16::from_be_bytes([a, b]), u32::from_be_bytes([c, d, e, f]))
-    }
-}
-
-/// The items of one filter.
-#[derive(Clone, Debug, Default)]
-pub struct Keys(Box<[Key]>);
-
-impl Keys {
-    /// Whether the filter has no item.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Whether an item is this.
-    #[must_use]
-    pub fn holds(&self, key: Key) -> bool {
-        self.0.binary_search(&key).is_ok()
-    }
-}
-
-impl<T: AsRef<str>> FromIterator<T> for Keys {
-    fn from_iter<I: IntoIterator<Item = T>>(texts: I) -> Self {
-        let mut keys: Vec<Key> = texts.into_iter().map(|text| Key::of(text.as_ref())).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        Self(keys.into())
-    }
-}
 
 /// What every webhook that takes part asks for. An item of a filter takes some 30 bytes.
 #[derive(Debug, Default)]
@@ -78,7 +29,7 @@ impl Filters {
             self.slots.push(None);
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         });
-        for key in &subscription.agents.0 {
+        for key in subscription.agents.iter() {
             let (drawer, mark) = key.place();
             add(self.by_agent.entry(drawer).or_default(), (mark, slot));
         }
@@ -98,7 +49,7 @@ impl Filters {
     pub fn remove(&mut self, webhook: WebhookId) {
         let Some(slot) = self.by_id.remove(&webhook) else { return };
         let Some(former) = self.slots.get_mut(index(slot)).and_then(Option::take) else { return };
-        for key in &former.agents.0 {
+        for key in former.agents.iter() {
             let (drawer, mark) = key.place();
             take(&mut self.by_agent, drawer, (mark, slot));
         }

@@ -9,6 +9,7 @@ use crate::domain::delivery::settings::{Format, Mode};
 use crate::domain::ids::SourceId;
 use crate::domain::presence::EventKind;
 use crate::domain::webhook::filter_index::*;
+use crate::domain::webhook::filter_key::{Key, Keys};
 
 const SOURCE: SourceId = SourceId(Uuid::from_u128(7));
 

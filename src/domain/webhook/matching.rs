@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::domain::delivery::settings::{Format, Mode};
 use crate::domain::ids::{SourceId, TenantId, WebhookId};
 use crate::domain::presence::EventKind;
-use crate::domain::webhook::filter_index::{Key, Keys};
+use crate::domain::webhook::filter_key::{Key, Keys};
 
 /// What a webhook asks for, and how its deliveries begin.
 #[derive(Clone, Debug)]

@@ -13,6 +13,7 @@ pub mod access_input;
 pub mod delivery_settings_input;
 pub mod dial_budget;
 pub mod filter_index;
+pub mod filter_key;
 pub mod filters;
 pub mod matching;
 pub mod state;

@@ -8,16 +8,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use hyper::{Request, Uri};
 use rustls::ClientConfig;
 use tokio::time::{Instant, timeout_at};
-use url::Url;
 
 use crate::domain::delivery::access::{Access, Auth};
 use crate::domain::delivery::outcome::Outcome;
-use crate::outbound::oauth::Tokens;
 use crate::outbound::transport::guard::Guard;
+use crate::outbound::transport::oauth::Tokens;
+use crate::outbound::transport::request_parts::{address, basic, hidden};
 use crate::outbound::transport::wire::{Reply, Wire};
 use crate::tls::Identity;
 
@@ -172,28 +172,4 @@ fn secrets(access: &Access) -> Vec<Vec<u8>> {
         Auth::Oauth2 { client_secret, .. } => secrets.push(client_secret.expose().to_owned()),
     }
     secrets.into_iter().map(String::into_bytes).collect()
-}
-
-/// The address as a request wants it. Two parsers must agree about host and port, or nothing is sent.
-pub(in crate::outbound) fn address(text: &str) -> Option<Uri> {
-    let url = Url::parse(text).ok()?;
-    let uri: Uri = url.as_str().parse().ok()?;
-    let agree = uri.host()?.eq_ignore_ascii_case(url.host_str()?)
-        && uri.port_u16() == url.port()
-        && uri.scheme_str() == Some(url.scheme());
-    // What stands before an @ would be sent as part of the name over HTTP/2.
-    let plain = url.username().is_empty() && url.password().is_none();
-    (agree && plain && matches!(url.scheme(), "http" | "https")).then_some(uri)
-}
-
-/// The credentials of RFC 7617.
-pub(in crate::outbound) fn basic(username: &str, password: &str) -> Option<HeaderValue> {
-    hidden(&format!("Basic {}", BASE64.encode(format!("{username}:{password}"))))
-}
-
-/// A value that no `Debug` shows, and no header compression remembers.
-pub(in crate::outbound) fn hidden(text: &str) -> Option<HeaderValue> {
-    let mut value = HeaderValue::try_from(text).ok()?;
-    value.set_sensitive(true);
-    Some(value)
 }

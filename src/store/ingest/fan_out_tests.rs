@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::domain::ids::{AgentId, DispatcherId, SourceId};
 use crate::domain::presence::Origin;
-use crate::domain::webhook::filter_index::Keys;
+use crate::domain::webhook::filter_key::Keys;
 use crate::store::ingest::fan_out::*;
 
 const NOW: OffsetDateTime = datetime!(2026-11-25 06:00 UTC);

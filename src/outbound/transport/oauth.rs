@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use url::form_urlencoded;
 
 use crate::domain::delivery::access::Auth;
-use crate::outbound::transport::target::{address, basic, hidden};
+use crate::outbound::transport::request_parts::{address, basic, hidden};
 use crate::outbound::transport::wire::{ANSWER_READ_MAX, Wire};
 
 /// Life of a token whose answer does not tell it.
