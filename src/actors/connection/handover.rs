@@ -15,12 +15,12 @@ use std::time::Duration;
 use actix::prelude::*;
 use time::OffsetDateTime;
 
+use crate::actors::connection::handover_buffer::{HandoverBuffer, Released};
 use crate::actors::connection::link::{Link, LinkId, Role};
 use crate::actors::connection::{ConnectionActor, Place};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
-use crate::domain::presence::agent_state::{Merged, Seen};
-use crate::domain::presence::{Origin, PresenceChange};
+use crate::domain::presence::PresenceChange;
 use crate::genesys::protocol::{ErrorKind, Standing};
 use crate::genesys::session::{Ending, Input, Phase};
 use crate::metrics::ReasonLabels;
@@ -242,62 +242,40 @@ impl ConnectionActor {
         self.links.iter().any(|link| link.id == id && link.role == Role::Retiring)
     }
 
-    /// Hands on what the primary has held back, as far as the strand that it replaced has not told it.
+    /// Records what the primary has buffered, as far as the link that it replaced has not reported it.
     pub(super) fn release(&mut self, ctx: &mut Context<Self>) {
-        while let Some(change) = self.first_held_back() {
-            if !self.is_new(&change) {
-                let told_twice = ReasonLabels { reason: "handover" };
-                self.deps.metrics.states_dropped.get_or_create(&told_twice).inc();
-            } else if self.deps.recorder.try_record(change.clone()).is_err() {
-                // What follows stands behind it.
-                self.told_meanwhile.remove(&change.agent_id);
-                self.hold_back_again(change);
+        while let Some(released) = self.primary_buffer().and_then(HandoverBuffer::release) {
+            let Released::New(change) = released else {
+                let seen_twice = ReasonLabels { reason: "handover" };
+                self.deps.metrics.states_dropped.get_or_create(&seen_twice).inc();
+                continue;
+            };
+            if self.deps.recorder.try_record(change.clone()).is_err() {
+                // The rest waits behind it.
+                if let Some(buffer) = self.primary_buffer() {
+                    buffer.put_back(change);
+                }
                 ctx.run_later(ROOM_AGAIN, |actor, ctx| actor.release(ctx));
                 return;
             }
+            self.saw(&change);
         }
-        self.told_meanwhile.clear();
         if let Some(primary) = self.primary() {
-            primary.held_back = None;
+            primary.handover_buffer = None;
         }
     }
 
-    /// Lets go of what the successor holds back and the primary has told already.
-    pub(super) fn let_go_of_what_is_told(&mut self) {
-        let told = &self.told_meanwhile;
-        let news = |change: &PresenceChange| match (told.get(&change.agent_id), &change.state) {
-            (Some(known), Some(state)) => {
-                matches!(known.clone().merge(state, seen(change)), Merged::Changed(_))
-            }
-            _ => true,
-        };
-        for held_back in self.links.iter_mut().filter_map(|link| link.held_back.as_mut()) {
-            held_back.retain(news);
-        }
-    }
-
-    /// Takes in what is told of an agent; whether it is more than has been told since a strand holds back.
-    pub(super) fn is_new(&mut self, change: &PresenceChange) -> bool {
-        let Some(state) = &change.state else { return true };
-        let known = self.told_meanwhile.entry(change.agent_id.clone()).or_default();
-        matches!(known.merge(state, seen(change)), Merged::Changed(_))
+    /// A change was recorded: every link that buffers drops its own report of it.
+    pub(super) fn saw(&mut self, change: &PresenceChange) {
+        let buffers = self.links.iter_mut().filter_map(|link| link.handover_buffer.as_mut());
+        buffers.for_each(|buffer| buffer.saw(change));
     }
 
     fn primary(&mut self) -> Option<&mut Link> {
         self.links.iter_mut().find(|link| link.role == Role::Primary)
     }
 
-    fn first_held_back(&mut self) -> Option<PresenceChange> {
-        self.primary()?.held_back.as_mut()?.pop_front()
+    fn primary_buffer(&mut self) -> Option<&mut HandoverBuffer> {
+        self.primary()?.handover_buffer.as_mut()
     }
-
-    fn hold_back_again(&mut self, change: PresenceChange) {
-        if let Some(held_back) = self.primary().and_then(|primary| primary.held_back.as_mut()) {
-            held_back.push_front(change);
-        }
-    }
-}
-
-fn seen(change: &PresenceChange) -> Seen {
-    Seen { origin: Origin::Live, at: change.received_at, known_at: None }
 }

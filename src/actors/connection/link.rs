@@ -1,7 +1,7 @@
 //! One socket of a connection and the session that decides for it. A connection has one, and a second one while the
 //! first is being replaced.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,8 +9,8 @@ use actix::SpawnHandle;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::actors::connection::assignment::Agents;
+use crate::actors::connection::handover_buffer::HandoverBuffer;
 use crate::actors::token::Held;
-use crate::domain::presence::PresenceChange;
 use crate::genesys::session::{Phase, Session};
 use crate::genesys::socket::Sender;
 
@@ -70,10 +70,8 @@ pub struct Link {
     pub unread: bool,
     /// A change of agents that failed is not tried again before.
     pub subscribe_not_before: Option<Instant>,
-    /// What it has told while another strand tells the same; `None` once it is handed on at once.
-    pub held_back: Option<VecDeque<PresenceChange>>,
-    /// Bytes of its frames; those that have been let go may still be counted.
-    pub held_back_bytes: usize,
+    /// Its changes while another link reports the same; `None` once they are recorded at once.
+    pub handover_buffer: Option<HandoverBuffer>,
 }
 
 impl Link {
@@ -96,8 +94,7 @@ impl Link {
             in_a_hurry: false,
             unread: false,
             subscribe_not_before: None,
-            held_back: (role == Role::Successor).then(VecDeque::new),
-            held_back_bytes: 0,
+            handover_buffer: (role == Role::Successor).then(HandoverBuffer::default),
         }
     }
 

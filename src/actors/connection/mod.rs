@@ -3,7 +3,6 @@
 //! Decisions are in `genesys::session` (pure); here are the sockets, the timers, the calls and the order of writes.
 //! `calls` carries out what goes upstream, `handover` replaces a socket by another one, `subscription` follows a change of agents, `resync` reads present states.
 
-use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,9 +14,7 @@ use tokio::sync::Semaphore;
 use super::token::Tokens;
 use crate::actors::recorder::Recorder;
 use crate::clock;
-use crate::domain::ids::AgentId;
-use crate::domain::presence::agent_state::AgentState;
-use crate::domain::presence::{Origin, PresenceChange};
+use crate::domain::presence::Origin;
 use crate::genesys::definitions::Definitions;
 use crate::genesys::protocol::{Frame, Update, Upstream};
 use crate::genesys::session::{Effect, Ending, Input, Now, Phase, Session};
@@ -30,23 +27,20 @@ use crate::store::sources::desired_connections::ConnectionState;
 use crate::store::sources::gap_tracking::GapStep;
 use assignment::{Agents, Assignment};
 use deletions::delete;
+use handover_buffer::HandoverBuffer;
 use journal::Journal;
 use link::{Link, LinkId, Role};
 
 pub mod assignment;
 mod deletions;
 mod handover;
+mod handover_buffer;
 mod journal;
 mod link;
 mod resync;
 mod topic_updates;
 mod upstream_calls;
 
-/// Held back changes are looked through when there are so many more: a hand-over may wait for long.
-const LOOK_THROUGH_EVERY: usize = 4096;
-/// More are not held back, nor frames of more bytes together.
-const HELD_BACK_MAX: usize = 16_384;
-const HELD_BACK_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Wait before a write that failed is tried again.
 const WRITE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -96,8 +90,6 @@ pub struct ConnectionActor {
     pub(super) spare: Arc<Semaphore>,
     /// A replacement is wanted and waits for room.
     pub(super) waits_for_room: bool,
-    /// What has been told of each agent while a strand holds back: what it holds and is known from here is no news.
-    pub(super) told_meanwhile: HashMap<AgentId, AgentState>,
     /// Agents rejected when upstream was asked last.
     pub(super) rejected: Option<usize>,
     /// What is not yet written down.
@@ -128,7 +120,6 @@ impl ConnectionActor {
             strands_made: 1,
             spare,
             waits_for_room: false,
-            told_meanwhile: HashMap::new(),
             rejected: None,
             journal,
         }
@@ -235,34 +226,17 @@ impl ConnectionActor {
         else {
             return;
         };
-        let recorder = self.deps.recorder.clone();
-        let somebody_waits = self.links.iter().any(|link| link.held_back.is_some());
-        let Some(link) = self.link(id) else { return };
-        if let Some(held_back) = &mut link.held_back {
-            let full = |held_back: &VecDeque<PresenceChange>, bytes| {
-                held_back.len() >= HELD_BACK_MAX || bytes > HELD_BACK_BYTES_MAX
-            };
-            link.held_back_bytes += change.raw.len();
-            if full(held_back, link.held_back_bytes) {
-                // Some may have been let go since it was counted last.
-                link.held_back_bytes =
-                    change.raw.len() + held_back.iter().map(|c| c.raw.len()).sum::<usize>();
-            }
-            if full(held_back, link.held_back_bytes) {
-                // The database is away: the usual end of patience, with a gap on record.
-                link.queue_full = true;
-                return;
-            }
-            held_back.push_back(change);
-            if held_back.len().is_multiple_of(LOOK_THROUGH_EVERY) {
-                self.let_go_of_what_is_told();
-            }
+        let buffers = self.links.iter().any(|link| link.handover_buffer.is_some());
+        let Some(link) = self.links.iter_mut().find(|link| link.id == id) else { return };
+        if let Some(buffer) = &mut link.handover_buffer {
+            // Full: the database has been unavailable for long. The session ends, with a gap on record.
+            link.queue_full = buffer.push(change).is_err();
             return;
         }
-        let told = somebody_waits.then(|| change.clone());
-        link.queue_full = recorder.try_record(change).is_err();
-        if let Some(told) = told.filter(|_| self.link(id).is_some_and(|link| !link.queue_full)) {
-            self.is_new(&told);
+        let seen = buffers.then(|| change.clone());
+        link.queue_full = self.deps.recorder.try_record(change).is_err();
+        if let Some(seen) = seen.filter(|_| !link.queue_full) {
+            self.saw(&seen);
         }
     }
 
@@ -325,8 +299,8 @@ impl ConnectionActor {
 
 /// Last moment of sight of which everything is handed on.
 fn proven_at(primary: &Link) -> Option<OffsetDateTime> {
-    let waiting = primary.held_back.as_ref().and_then(|held_back| held_back.front());
-    waiting.map(|change| change.received_at).or_else(|| primary.session.proven_at())
+    let waits_since = primary.handover_buffer.as_ref().and_then(HandoverBuffer::oldest_at);
+    waits_since.or_else(|| primary.session.proven_at())
 }
 
 impl Actor for ConnectionActor {
