@@ -60,13 +60,11 @@ pub(in crate::api) async fn get(state: Scoped, request: HttpRequest) -> Reply {
 pub(in crate::api) async fn terminate(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = ConnectionId(path_id(&request)?);
     let row = state.store.terminate_connection(id, principal.as_str()).await?;
-    state.store.wake.connections_changed();
     Ok(HttpResponse::Accepted().json(view(&state, &row)))
 }
 
 pub(in crate::api) async fn restart(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = ConnectionId(path_id(&request)?);
     let row = state.store.restart_connection(id, principal.as_str()).await?;
-    state.store.wake.connections_changed();
     Ok(HttpResponse::Accepted().json(view(&state, &row)))
 }

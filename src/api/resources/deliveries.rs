@@ -84,7 +84,6 @@ pub(in crate::api) async fn get(state: Scoped, request: HttpRequest) -> Reply {
 pub(in crate::api) async fn retry(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = DeliveryId(path_id(&request)?);
     state.store.retry_delivery(id, principal.as_str()).await?;
-    state.store.wake.deliveries_due();
     let row = state.store.delivery(id).await?;
     Ok(HttpResponse::Accepted().json(view(&row)))
 }

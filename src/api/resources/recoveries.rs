@@ -66,7 +66,6 @@ pub(in crate::api) async fn recover(
     };
     let wanted = Wanted { webhook, since, until, only_failed, agents };
     let mut recovery = state.store.request_recovery(&wanted, principal.as_str()).await?;
-    state.store.wake.deliveries_due();
     let by = Instant::now() + ANSWER_AFTER;
     let mut look_after = LOOK_AFTER_FIRST;
     while recovery.ended_at.is_none() && Instant::now() < by && !transaction::is_shared() {

@@ -73,7 +73,6 @@ pub(in crate::api) async fn create(state: Scoped, principal: Principal, mut body
     body.must_be_given(&["name", "client_id", "client_secret"]);
     let settings = take_settings(&state, body, SourceSettings::default())?;
     let source = state.store.create_source(&settings, &state.master_key, principal.as_str()).await?;
-    state.store.wake.connections_changed();
     Ok(HttpResponse::Created()
         .insert_header((header::LOCATION, format!("/v1/sources/{}", source.source_id)))
         .json(view(&source)))
@@ -104,20 +103,17 @@ pub(in crate::api) async fn update(
     };
     let settings = take_settings(&state, body, before.settings(client_secret))?;
     let source = state.store.update_source(&before, &settings, &state.master_key, principal.as_str()).await?;
-    state.store.wake.connections_changed();
     Ok(HttpResponse::Ok().json(view(&source)))
 }
 
 pub(in crate::api) async fn delete(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = SourceId(path_id(&request)?);
     state.store.delete_source(id, principal.as_str()).await?;
-    state.store.wake.connections_changed();
     Ok(HttpResponse::NoContent().finish())
 }
 
 pub(in crate::api) async fn refresh(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let source = state.store.refresh_source(SourceId(path_id(&request)?), principal.as_str()).await?;
-    state.store.wake.connections_changed();
     Ok(HttpResponse::Accepted().json(view(&source)))
 }
 

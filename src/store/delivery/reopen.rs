@@ -19,8 +19,7 @@ pub(in crate::store) struct Lane {
 }
 
 impl Store {
-    /// Makes a delivery due now; one that has ended is opened again under its id, its attempts counted anew. Ring
-    /// [`deliveries_due`](crate::store::wake::Wake::deliveries_due) afterwards.
+    /// Makes a delivery due now; one that has ended is opened again under its id, its attempts counted anew.
     ///
     /// # Errors
     /// If there is none, if its state does not allow it, or the database refuses.
@@ -58,6 +57,7 @@ impl Store {
         }
         audit::write(&mut tx, &[told]).await?;
         tx.commit().await?;
+        self.wake.deliveries_due();
         Ok(())
     }
 }

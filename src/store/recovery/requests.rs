@@ -81,8 +81,7 @@ impl Recovery {
 }
 
 impl Store {
-    /// Notes that a webhook is to be owed again what it missed. Ring
-    /// [`deliveries_due`](crate::store::wake::Wake::deliveries_due) afterwards.
+    /// Notes that a webhook is to be owed again what it missed.
     ///
     /// # Errors
     /// If there is no such webhook, if it is disabled or unverified, if another request for it runs, or the database refuses.
@@ -131,6 +130,7 @@ impl Store {
             .data("agents", wanted.agents.len());
         audit::write(&mut tx, &[told]).await?;
         tx.commit().await?;
+        self.wake.deliveries_due();
         Ok(recovery)
     }
 

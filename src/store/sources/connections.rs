@@ -113,7 +113,7 @@ impl Store {
         read(&mut *self.begin().await?, id).await
     }
 
-    /// Wants a connection closed until a restart is asked for. Ring the bell afterwards.
+    /// Wants a connection closed until a restart is asked for.
     ///
     /// # Errors
     /// If there is none, or the database refuses.
@@ -134,10 +134,11 @@ impl Store {
             audit::write(&mut tx, &[entry(Kind::TerminateRequested, &row, principal)]).await?;
         }
         tx.commit().await?;
+        self.wake.connections_changed();
         Ok(row)
     }
 
-    /// Wants a connection opened anew. Ring the bell afterwards.
+    /// Wants a connection opened anew.
     ///
     /// # Errors
     /// If there is none, or the database refuses.
@@ -160,6 +161,7 @@ impl Store {
             audit::write(&mut tx, &[entry(Kind::RestartRequested, &row, principal)]).await?;
         }
         tx.commit().await?;
+        self.wake.connections_changed();
         Ok(row)
     }
 

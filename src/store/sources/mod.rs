@@ -200,7 +200,7 @@ impl Store {
         Ok(unknown)
     }
 
-    /// Adds a source over the API. Ring [`connections_changed`](super::wake::Wake::connections_changed) afterwards.
+    /// Adds a source over the API.
     ///
     /// # Errors
     /// If the name is taken (constraint `source_name_unique`), or the database refuses.
@@ -214,11 +214,12 @@ impl Store {
         let id = insert(&mut tx, settings, "api", master_key, principal).await?;
         let source = read(&mut tx, id).await?;
         tx.commit().await?;
+        self.wake.connections_changed();
         Ok(source)
     }
 
     /// Gives a source new settings, if it still is as `before` shows it. A change that changes nothing is neither
-    /// counted nor written down. Ring the bell afterwards.
+    /// counted nor written down.
     ///
     /// # Errors
     /// If it is gone, was changed meanwhile, comes from the environment, its new name is taken (constraint
@@ -242,10 +243,11 @@ impl Store {
         write_changes(&mut tx, &present, settings, master_key, principal).await?;
         let source = read(&mut tx, before.source_id).await?;
         tx.commit().await?;
+        self.wake.connections_changed();
         Ok(source)
     }
 
-    /// Asks for the rosters of a source to be read at once. Ring the bell afterwards.
+    /// Asks for the rosters of a source to be read at once.
     ///
     /// # Errors
     /// If there is none, or the database refuses.
@@ -263,10 +265,11 @@ impl Store {
         audit::write(&mut tx, &[entry(clock::now(), Kind::RefreshRequested, id, principal)]).await?;
         let source = read(&mut tx, id).await?;
         tx.commit().await?;
+        self.wake.connections_changed();
         Ok(source)
     }
 
-    /// Removes a source; its connections end when the supervisor sees it. Ring the bell afterwards.
+    /// Removes a source; its connections end when the supervisor sees it.
     ///
     /// # Errors
     /// If there is none, it comes from the environment, or the database refuses.
@@ -276,6 +279,7 @@ impl Store {
         refuse_if_from_environment(&read(&mut tx, id).await?)?;
         remove(&mut tx, id, principal).await?;
         tx.commit().await?;
+        self.wake.connections_changed();
         Ok(())
     }
 

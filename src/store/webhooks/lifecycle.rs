@@ -1,5 +1,4 @@
-//! What an owner asks of a registered webhook: pause, resume, enable, snapshot. Called by `api/resources/webhooks/mod.rs`; ring
-//! [`deliveries_due`](crate::store::wake::Wake::deliveries_due) afterwards.
+//! What an owner asks of a registered webhook: pause, resume, enable, snapshot. Called by `api/resources/webhooks/mod.rs`.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -48,6 +47,7 @@ impl Store {
         }
         let webhook = read(&mut tx, id).await?;
         tx.commit().await?;
+        self.wake.deliveries_due();
         Ok(webhook)
     }
 
@@ -102,6 +102,7 @@ impl Store {
         audit::write(&mut tx, &[told]).await?;
         let webhook = read(&mut tx, id).await?;
         tx.commit().await?;
+        self.wake.deliveries_due();
         Ok(webhook)
     }
 
@@ -118,6 +119,7 @@ impl Store {
         audit::write(&mut tx, &[entry(now, Kind::SnapshotRequested, id, principal)]).await?;
         let webhook = read(&mut tx, id).await?;
         tx.commit().await?;
+        self.wake.deliveries_due();
         Ok(webhook)
     }
 }

@@ -63,7 +63,7 @@ impl Store {
         read(&mut *self.begin().await?, id).await
     }
 
-    /// Registers a webhook. Ring [`deliveries_due`](super::wake::Wake::deliveries_due) afterwards.
+    /// Registers a webhook.
     ///
     /// # Errors
     /// If the settings contradict each other, if it is more than the tenant may have, or the database refuses.
@@ -103,12 +103,12 @@ impl Store {
         let webhook = read(&mut tx, id).await?;
         quotas::check(&mut tx, id, new.allowance).await?;
         tx.commit().await?;
+        self.wake.deliveries_due();
         Ok(webhook)
     }
 
     /// Changes a webhook. A change that changes nothing is neither counted nor written down. Another address, or
-    /// another way to ask, must be verified anew. Ring [`deliveries_due`](super::wake::Wake::deliveries_due)
-    /// afterwards.
+    /// another way to ask, must be verified anew.
     ///
     /// # Errors
     /// If there is none, if the settings would contradict each other, if filters grow to more than the tenant may have, or the
@@ -178,12 +178,12 @@ impl Store {
             quotas::check(&mut tx, id, allowance).await?;
         }
         tx.commit().await?;
+        self.wake.deliveries_due();
         Ok(webhook)
     }
 
     /// Removes a webhook: its secrets are destroyed, no POST to it begins any more, and what it is still owed ends soon, each
-    /// with its audit entry. A POST under way ends as it is answered. Ring
-    /// [`deliveries_due`](super::wake::Wake::deliveries_due) afterwards.
+    /// with its audit entry. A POST under way ends as it is answered.
     ///
     /// # Errors
     /// If there is none, or the database refuses.
@@ -209,6 +209,7 @@ impl Store {
         work::ask(&mut tx, id, Work::End(EndState::WebhookGone, Some(principal)), now).await?;
         audit::write(&mut tx, &[entry(now, Kind::WebhookDeleted, id, principal)]).await?;
         tx.commit().await?;
+        self.wake.deliveries_due();
         let handoff = self.handoff.clone();
         once_committed(move || handoff.remove(id));
         Ok(())

@@ -84,6 +84,8 @@ impl Store {
         audit::write(&mut tx, &[told]).await?;
         let webhook = read(&mut tx, id).await?;
         tx.commit().await?;
+        // The former secret may have to stop signing at once.
+        self.wake.deliveries_due();
         Ok(webhook)
     }
 }

@@ -9,8 +9,7 @@ use crate::store::delivery::reopen::{Lane, open_delivery};
 use crate::store::{Result, Store, audit, webhooks};
 
 impl Store {
-    /// Makes a test ping of one webhook: an event without an agent and its delivery, in lane 0. Ring
-    /// [`deliveries_due`](crate::store::wake::Wake::deliveries_due) afterwards.
+    /// Makes a test ping of one webhook: an event without an agent and its delivery, in lane 0.
     ///
     /// # Errors
     /// If there is no such webhook, or the database refuses.
@@ -43,6 +42,7 @@ impl Store {
         told.principal = Some(principal.to_owned());
         audit::write(&mut tx, &[told]).await?;
         tx.commit().await?;
+        self.wake.deliveries_due();
         Ok((event, delivery))
     }
 }

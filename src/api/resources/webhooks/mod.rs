@@ -104,7 +104,6 @@ pub(in crate::api) async fn create(state: Scoped, principal: Principal, mut body
     let secret = secret_or_new(secret)?;
     let new = NewWebhook { changes: &changes, secret: &secret, snapshot, allowance: state.allowance };
     let webhook = state.store.create_webhook(&new, &state.master_key, principal.as_str()).await?;
-    state.store.wake.deliveries_due();
     Ok(HttpResponse::Created()
         .insert_header((header::LOCATION, format!("/v1/webhooks/{}", webhook.webhook_id)))
         .json(view_with_secret(&state, &webhook, &secret)?))
@@ -126,14 +125,12 @@ pub(in crate::api) async fn update(
     let changes = take_changes(&state, body, &present.settings).await?;
     let (allowance, key) = (state.allowance, &state.master_key);
     let webhook = state.store.update_webhook(id, &changes, allowance, key, principal.as_str()).await?;
-    state.store.wake.deliveries_due();
     Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
 }
 
 pub(in crate::api) async fn delete(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
     state.store.delete_webhook(id, principal.as_str()).await?;
-    state.store.wake.deliveries_due();
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -156,15 +153,12 @@ pub(in crate::api) async fn rotate_secret(
         .store
         .rotate_webhook_secret(id, &secret, overlap, &state.master_key, principal.as_str())
         .await?;
-    // The former secret may have to stop signing at once.
-    state.store.wake.deliveries_due();
     Ok(HttpResponse::Ok().json(view_with_secret(&state, &webhook, &secret)?))
 }
 
 pub(in crate::api) async fn test(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let (event, delivery) = state.store.create_test_ping(id, principal.as_str()).await?;
-    state.store.wake.deliveries_due();
     Ok(HttpResponse::Accepted()
         .insert_header((header::LOCATION, format!("/v1/deliveries/{delivery}")))
         .json(json!({"event_id": event, "delivery_id": delivery})))
@@ -179,20 +173,17 @@ pub(in crate::api) async fn pause(state: Scoped, principal: Principal, request: 
 pub(in crate::api) async fn resume(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let webhook = state.store.resume_webhook(id, principal.as_str()).await?;
-    state.store.wake.deliveries_due();
     Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
 }
 
 pub(in crate::api) async fn enable(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let webhook = state.store.enable_webhook(id, principal.as_str()).await?;
-    state.store.wake.deliveries_due();
     Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
 }
 
 pub(in crate::api) async fn snapshot(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let webhook = state.store.request_snapshot(id, principal.as_str()).await?;
-    state.store.wake.deliveries_due();
     Ok(HttpResponse::Accepted().json(view(&state, &webhook)?))
 }
