@@ -17,6 +17,7 @@ use crate::domain::audit::quarantine::Room;
 use crate::domain::audit::{Entry, Level};
 use crate::domain::delivery::outcome::EndState;
 use crate::domain::presence::PresenceChange;
+use crate::domain::retry_backoff::RetryBackoff;
 use crate::metrics::{Metrics, OutcomeLabels, ReasonLabels};
 use crate::random;
 use crate::status::{Part, Status};
@@ -132,7 +133,7 @@ impl Worker {
     pub async fn run(mut self) {
         // Or the first change waits for it; if the database is away it does.
         let _ = self.store.read_filters().await;
-        let mut retry_after = RETRY_FIRST;
+        let mut backoff = RetryBackoff::new(RETRY_FIRST, RETRY_LONGEST);
         loop {
             self.status.alive(Part::Recorder);
             let flush = if self.batch.is_empty() {
@@ -150,15 +151,18 @@ impl Worker {
             while !self.batch.is_empty() {
                 match self.commit().await {
                     Ok(()) => {
-                        retry_after = RETRY_FIRST;
+                        backoff.reset();
                         self.status.set_not_storing(None);
                     }
                     Err(error) => {
                         self.status.set_not_storing(Some(error.why_nothing_is_stored()));
                         self.status.alive(Part::Recorder);
-                        tracing::warn!(%error, changes = self.batch.len(), "presence changes wait for the database");
-                        sleep(retry_after.mul_f64(1.0 + 0.3 * random::unit())).await;
-                        retry_after = (retry_after * 2).min(RETRY_LONGEST);
+                        let delay = backoff.after_failure(random::unit());
+                        tracing::warn!(
+                            %error, changes = self.batch.len(), ?delay,
+                            "failed to store presence changes; retrying after the delay"
+                        );
+                        sleep(delay).await;
                     }
                 }
             }

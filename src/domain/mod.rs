@@ -9,6 +9,8 @@ pub mod delivery;
 pub mod external_ids;
 pub mod ids;
 pub mod presence;
+pub mod retry_backoff;
 pub mod secret;
+pub mod sliding_window;
 pub mod violation;
 pub mod webhook;

@@ -3,8 +3,9 @@
 //! The window slides, so that no minute ever holds more, wherever the platform's own minutes begin. What keeps sockets
 //! alive goes first: rosters and resyncs may not use the last part of the window.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+
+use crate::domain::sliding_window::SlidingWindow;
 
 /// Calls that one OAuth client may make in a minute.
 const CALLS_PER_MINUTE: usize = 300;
@@ -17,7 +18,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// How much a call matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {
-    /// Without it agents are out of sight.
+    /// Without it presence changes are missed.
     Urgent,
     /// It can wait.
     Patient,
@@ -26,7 +27,7 @@ pub enum Urgency {
 /// The calls of one OAuth client.
 #[derive(Debug, Default)]
 pub struct Limiter {
-    made: VecDeque<Instant>,
+    made: SlidingWindow<Instant>,
     /// The platform said to wait until then.
     paused_until: Option<Instant>,
 }
@@ -37,9 +38,7 @@ impl Limiter {
     /// # Errors
     /// The wait, never zero.
     pub fn take(&mut self, urgency: Urgency, now: Instant) -> Result<(), Duration> {
-        while self.made.front().is_some_and(|at| now.saturating_duration_since(*at) >= WINDOW) {
-            self.made.pop_front();
-        }
+        let made = self.made.count(now, WINDOW);
         if let Some(until) = self.paused_until.filter(|until| *until > now) {
             return Err(until - now);
         }
@@ -47,16 +46,16 @@ impl Limiter {
             Urgency::Urgent => OURS,
             Urgency::Patient => OURS - KEPT_FOR_URGENT,
         };
-        // With all places taken, one is free when the call that is so many places back leaves the window.
-        if let Some(at) = self.made.len().checked_sub(places).and_then(|oldest| self.made.get(oldest)) {
-            let wait = (*at + WINDOW).saturating_duration_since(now);
-            return Err(wait.max(Duration::from_millis(1)));
+        // With all places taken, one is free when the oldest call that takes one of them leaves the window.
+        let full = made.checked_sub(places);
+        if let Some(free_at) = full.and_then(|oldest| self.made.leaves_at(oldest, WINDOW)) {
+            return Err(free_at.saturating_duration_since(now).max(Duration::from_millis(1)));
         }
-        self.made.push_back(now);
+        self.made.push(now);
         Ok(())
     }
 
-    /// The platform refused with 429: nothing is asked for so long.
+    /// The platform refused with 429 and asks for `wait` without a call.
     pub fn pause(&mut self, wait: Duration, now: Instant) {
         let until = now + wait;
         if self.paused_until.is_none_or(|present| until > present) {

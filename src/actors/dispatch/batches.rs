@@ -62,7 +62,7 @@ impl Dispatch {
             prepared.settings.batch.map_or((0, Duration::ZERO), |batch| (batch.max_items, batch.max_wait));
         if let Some(limit) = prepared.settings.rate_limit {
             let at = self.started.elapsed();
-            if let Err(next) = outlet.pace.take(limit, at) {
+            if let Err(next) = outlet.rate.acquire(limit, at) {
                 let then = Instant::now() + next.saturating_sub(at);
                 outlet.collecting = 1;
                 outlet.collecting_since = Some(then.checked_sub(max_wait).unwrap_or(then)); // it has waited
@@ -121,7 +121,7 @@ impl Dispatch {
     /// Gives the rate limit its place back.
     fn no_post(&mut self, webhook: WebhookId) {
         if let Some(outlet) = self.outlets.get_mut(&webhook) {
-            outlet.pace.give_back();
+            outlet.rate.cancel();
         }
     }
 

@@ -98,7 +98,7 @@ impl Dispatch {
         let settings = outlet.prepared.as_ref().map(|p| p.settings.clone()).unwrap_or_default();
         outlet.used_at = Instant::now();
         if settings.rate_limit.is_some() {
-            outlet.pace.end(self.started.elapsed());
+            outlet.rate.finish(self.started.elapsed());
         }
         let store = self.deps.store.clone();
         if outcome.is_success() {

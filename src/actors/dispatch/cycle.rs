@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Dispatch, RETRY_FIRST, RETRY_LONGEST, Report, start};
+use super::{Dispatch, Report, start};
 use crate::clock;
 use crate::domain::delivery::outcome::EndState;
 use crate::domain::delivery::slots::{Risk, WINDOW_FIRST, WINDOW_UNPROVEN};
@@ -101,13 +101,12 @@ impl Dispatch {
                 tracing::warn!(%error, settlements = work.settlements.len(), "dispatch waits for the database");
                 self.keep(work);
                 self.claim = true;
-                self.wait_until = Some(Instant::now() + self.retry_after.mul_f64(1.0 + 0.3 * random::unit()));
-                self.retry_after = (self.retry_after * 2).min(RETRY_LONGEST);
+                self.wait_until = Some(Instant::now() + self.backoff.after_failure(random::unit()));
                 return;
             }
         };
         self.in_doubt = false;
-        self.retry_after = RETRY_FIRST;
+        self.backoff.reset();
         for change in work.health {
             let known = self.work.health.iter().any(|newer| newer.webhook_id == change.webhook_id);
             if cycle.health_left.contains(&change.webhook_id) && !known {

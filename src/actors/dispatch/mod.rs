@@ -22,6 +22,7 @@ use tokio::time::sleep;
 use crate::clock;
 use crate::domain::delivery::slots::{Places, Risk, WINDOW_FIRST};
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, RecoveryId, WebhookId};
+use crate::domain::retry_backoff::RetryBackoff;
 use crate::outbound::post::Answer;
 use crate::random;
 use crate::status::Part;
@@ -132,7 +133,7 @@ pub(super) struct Dispatch {
     claim: bool,
     /// Not before this moment, because the database was away.
     wait_until: Option<Instant>,
-    retry_after: Duration,
+    backoff: RetryBackoff,
     maintenance_at: Instant,
     maintenance_runs: bool,
     /// Recoveries in our hands.
@@ -178,7 +179,7 @@ impl Dispatch {
             unknown: reconcile::Unknown::default(),
             claim: true,
             wait_until: None,
-            retry_after: RETRY_FIRST,
+            backoff: RetryBackoff::new(RETRY_FIRST, RETRY_LONGEST),
             maintenance_at: now,
             maintenance_runs: false,
             recovering: HashSet::new(),
@@ -259,10 +260,9 @@ impl Dispatch {
             };
             tracing::warn!(%error, "the dispatcher waits for the database");
             self.deps.status.alive(Part::Dispatcher);
-            sleep(self.retry_after.mul_f64(1.0 + 0.3 * random::unit())).await;
-            self.retry_after = (self.retry_after * 2).min(RETRY_LONGEST);
+            sleep(self.backoff.after_failure(random::unit())).await;
         }
-        self.retry_after = RETRY_FIRST;
+        self.backoff.reset();
     }
 
     /// One turn: takes what was handed over, sends what may go, and starts the tasks that are due.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
 use crate::domain::delivery::circuit::Circuit;
-use crate::domain::delivery::rate_limit::Pace;
+use crate::domain::delivery::rate_limit::RateLimiter;
 use crate::domain::delivery::settings::DeliverySettings;
 use crate::domain::delivery::signature::{Signer, SigningPair};
 use crate::domain::delivery::slots;
@@ -82,7 +82,7 @@ pub(super) struct WebhookQueue {
     pub(super) circuit: Circuit,
     /// It was told that it fails.
     pub(super) noticed: bool,
-    pub(super) pace: Pace,
+    pub(super) rate: RateLimiter,
     /// When the rate limit lets the next POST go; `None` if it holds none back.
     pub(super) paced_until: Option<Instant>,
     /// More is due in the database than there was room for.
@@ -130,7 +130,7 @@ impl WebhookQueue {
             is_proven,
             circuit: Circuit::default(),
             noticed: false,
-            pace: Pace::default(),
+            rate: RateLimiter::default(),
             paced_until: None,
             has_backlog: false,
             collecting: 0,
@@ -178,7 +178,7 @@ impl WebhookQueue {
         }
         if let Some(limit) = prepared.settings.rate_limit {
             let at = started.elapsed();
-            if let Err(next) = self.pace.take(limit, at) {
+            if let Err(next) = self.rate.acquire(limit, at) {
                 self.paced_until = Some(Instant::now() + next.saturating_sub(at));
                 self.ready.push_front(claimed);
                 return Next::Wait;

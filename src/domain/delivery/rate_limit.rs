@@ -1,44 +1,42 @@
-//! A limit that holds: at most so many in any window, wherever the window begins.
+//! Rate limit of one webhook: at most `requests` POSTs in any window of `per`, wherever the window begins.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::domain::delivery::settings::RateLimit;
+use crate::domain::sliding_window::SlidingWindow;
 
-/// What was sent of late, by a clock that never jumps: durations since some fixed moment.
+/// POSTs of one webhook under way and in the last window, by durations since some fixed moment.
 ///
-/// A POST takes its place from its beginning until the window has passed after its end. When it arrives in between nobody
-/// but its receiver knows; so no window holds more by the receiver's count either.
+/// A POST counts from its beginning until the window has passed after its end. When it arrives in between only its
+/// receiver knows; so no window holds more by the receiver's count either.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub struct RateLimiter {
     under_way: usize,
-    ended: VecDeque<Duration>,
+    ended: SlidingWindow<Duration>,
 }
 
-impl Pace {
-    /// Takes one place at `now`; or says when to ask again, if nothing ends before.
+impl RateLimiter {
+    /// Counts one more POST if the limit allows one at `now`.
     ///
     /// # Errors
-    /// That moment.
-    pub fn take(&mut self, limit: RateLimit, now: Duration) -> Result<(), Duration> {
-        while self.ended.front().is_some_and(|at| *at + limit.per <= now) {
-            self.ended.pop_front();
-        }
-        if self.under_way + self.ended.len() >= limit.requests {
-            return Err(self.ended.front().copied().unwrap_or(now) + limit.per);
+    /// When to ask again, if no POST under way ends before.
+    pub fn acquire(&mut self, limit: RateLimit, now: Duration) -> Result<(), Duration> {
+        let ended = self.ended.count(now, limit.per);
+        if self.under_way + ended >= limit.requests {
+            return Err(self.ended.leaves_at(0, limit.per).unwrap_or(now + limit.per));
         }
         self.under_way += 1;
         Ok(())
     }
 
-    /// A POST has ended.
-    pub fn end(&mut self, now: Duration) {
+    /// A POST ended at `now`.
+    pub fn finish(&mut self, now: Duration) {
         self.under_way = self.under_way.saturating_sub(1);
-        self.ended.push_back(now);
+        self.ended.push(now);
     }
 
-    /// No POST was made after all.
-    pub fn give_back(&mut self) {
+    /// A POST that was counted is not made.
+    pub fn cancel(&mut self) {
         self.under_way = self.under_way.saturating_sub(1);
     }
 }
@@ -57,17 +55,17 @@ mod tests {
 
     #[test]
     fn a_place_is_free_again_when_the_window_has_passed_after_the_end() {
-        let mut pace = Pace::default();
+        let mut limiter = RateLimiter::default();
         for _ in 0..3 {
-            assert_eq!(pace.take(LIMIT, ms(0)), Ok(()));
+            assert_eq!(limiter.acquire(LIMIT, ms(0)), Ok(()));
         }
-        assert_eq!(pace.take(LIMIT, ms(10)), Err(ms(1010)), "all are under way");
-        pace.end(ms(200));
-        assert_eq!(pace.take(LIMIT, ms(1199)), Err(ms(1200)));
-        assert_eq!(pace.take(LIMIT, ms(1200)), Ok(()));
-        assert_eq!(pace.take(LIMIT, ms(1200)), Err(ms(2200)));
-        pace.give_back();
-        assert_eq!(pace.take(LIMIT, ms(1200)), Ok(()));
+        assert_eq!(limiter.acquire(LIMIT, ms(10)), Err(ms(1010)), "all are under way");
+        limiter.finish(ms(200));
+        assert_eq!(limiter.acquire(LIMIT, ms(1199)), Err(ms(1200)));
+        assert_eq!(limiter.acquire(LIMIT, ms(1200)), Ok(()));
+        assert_eq!(limiter.acquire(LIMIT, ms(1200)), Err(ms(2200)));
+        limiter.cancel();
+        assert_eq!(limiter.acquire(LIMIT, ms(1200)), Ok(()));
     }
 
     proptest! {
@@ -79,21 +77,21 @@ mod tests {
             requests in 1_usize..10,
         ) {
             let limit = RateLimit { requests, per: Duration::from_millis(1000) };
-            let (mut pace, mut now) = (Pace::default(), Duration::ZERO);
+            let (mut limiter, mut now) = (RateLimiter::default(), Duration::ZERO);
             let (mut ends, mut arrived): (Vec<Duration>, Vec<Duration>) = (Vec::new(), Vec::new());
-            let end_until = |pace: &mut Pace, ends: &mut Vec<Duration>, now: Duration| {
+            let end_until = |limiter: &mut RateLimiter, ends: &mut Vec<Duration>, now: Duration| {
                 ends.sort_unstable();
                 while ends.first().is_some_and(|end| *end <= now) {
-                    pace.end(ends.remove(0));
+                    limiter.finish(ends.remove(0));
                 }
             };
             for (step, takes, share) in steps {
                 now += ms(step);
-                end_until(&mut pace, &mut ends, now);
-                while let Err(next) = pace.take(limit, now) {
+                end_until(&mut limiter, &mut ends, now);
+                while let Err(next) = limiter.acquire(limit, now) {
                     prop_assert!(next > now && next <= now + limit.per);
                     now = ends.first().copied().unwrap_or(next).min(next);
-                    end_until(&mut pace, &mut ends, now);
+                    end_until(&mut limiter, &mut ends, now);
                 }
                 ends.push(now + ms(takes));
                 arrived.push(now + ms(takes).mul_f64(share));
