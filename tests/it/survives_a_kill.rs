@@ -82,7 +82,7 @@ async fn what_was_received_and_not_stored_lies_in_the_gap() {
     sqlx::query("select pg_advisory_xact_lock(7700451)").execute(&mut *recording).await.unwrap();
     world.genesys.set_presence("ann", "BUSY").await;
     eventually("it cannot be stored", || async {
-        world.bridge.log().contains("presence changes wait for the database").then_some(())
+        world.bridge.log().contains("failed to store presence changes").then_some(())
     })
     .await;
     world.bridge.kill().await;

@@ -37,7 +37,7 @@ async fn a_change_whose_commit_answers_late_leaves_and_so_does_what_follows() {
     late.a_commit_waits().await;
     eventually("the recorder has given it up and asks what became of it", || async {
         let asks = waiting_for_locks(&late.pool).await >= 2;
-        (asks && says(&world, "presence changes wait for the database")).then_some(())
+        (asks && says(&world, "failed to store presence changes")).then_some(())
     })
     .await;
     stalled.rollback().await.unwrap();
