@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use crate::clock;
+use crate::domain::delivery::capacity::DispatchCapacity;
 use crate::domain::delivery::slots::{Places, Risk, WINDOW_FIRST};
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, RecoveryId, WebhookId};
 use crate::domain::retry_backoff::RetryBackoff;
@@ -27,7 +28,7 @@ use crate::outbound::post::Answer;
 use crate::random;
 use crate::status::Part;
 use crate::store::StoreError;
-use crate::store::delivery::direct_dispatch::{DirectDispatch, DispatchCapacity};
+use crate::store::delivery::direct_dispatch::DirectDispatch;
 use crate::store::delivery::targets::WebhookTarget;
 use crate::store::delivery::types::{Claimed, Cycle, Work};
 use actor::{DispatcherDeps, Order};

@@ -1,7 +1,9 @@
 //! Deliveries: what an answer means, when to try again, how a POST is signed, and how many may be under way.
 
 pub mod access;
+pub mod capacity;
 pub mod circuit;
+pub mod fan_out;
 pub mod outcome;
 pub mod rate_limit;
 pub mod recovery;

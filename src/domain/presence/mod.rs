@@ -12,6 +12,7 @@ use webhook_notice::WebhookNotice;
 pub mod agent_state;
 pub mod event_data;
 pub mod gap_notice;
+pub mod numbering;
 pub mod regions;
 pub mod source;
 pub mod source_notice;

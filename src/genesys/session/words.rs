@@ -138,7 +138,7 @@ pub enum Effect {
     Ping(Bytes),
     /// Start the closing handshake.
     Close(u16, &'static str),
-    /// DispatchCapacity the socket without waiting for anything.
+    /// Drop the socket without waiting for anything.
     Drop,
     /// Hand an update on.
     Record(Box<Update>, String),

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
-use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
+use crate::domain::delivery::capacity::DispatchCapacity;
+use crate::domain::delivery::fan_out::{NewEvent, Plan};
+use crate::domain::ids::{DeliveryId, EventId, WebhookId};
 use crate::domain::presence::Event;
 use crate::store::delivery::types::Claimed;
 
@@ -39,25 +41,6 @@ pub enum DirectDispatch {
         /// How many.
         count: usize,
     },
-}
-
-/// DispatchCapacity to put deliveries into a dispatcher's hands at their birth.
-#[derive(Clone, Debug, Default)]
-pub struct DispatchCapacity {
-    /// Whose hands; `None`: nobody takes any.
-    pub dispatcher: Option<DispatcherId>,
-    /// How many at most.
-    pub room: usize,
-    /// How many of each webhook at most, where it is not as many as of any other.
-    pub rooms: Arc<HashMap<WebhookId, usize>>,
-    /// How many of any other webhook at most.
-    pub others: usize,
-    /// Webhooks that have accepted a POST.
-    pub proven: Arc<HashSet<WebhookId>>,
-    /// How many at most of all webhooks together that have neither a room of their own nor are proven.
-    pub unproven: usize,
-    /// Something is taken for webhooks with a limit.
-    pub limited: bool,
 }
 
 /// What was written by transactions that may be committed or not.
@@ -207,4 +190,53 @@ impl Handoff {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the dispatcher is told once the plan is committed. `written` says of each delivery whether it is in its hands,
+/// and whether it stands behind another.
+pub(in crate::store) fn direct_dispatches(
+    plan: &Plan,
+    events: &[NewEvent],
+    written: &HashMap<DeliveryId, (bool, bool)>,
+    now: OffsetDateTime,
+) -> (Vec<DirectDispatch>, Vec<Arc<Event>>) {
+    let (mut handed, mut kept, mut collecting) = (Vec::new(), Vec::new(), HashMap::new());
+    let mut left = HashSet::new();
+    for planned in &plan.deliveries {
+        let Some(new) = events.get(planned.event) else { continue };
+        if planned.batched {
+            *collecting.entry(planned.webhook_id).or_insert(0_usize) += 1;
+            continue;
+        }
+        match written.get(&planned.delivery_id) {
+            Some((true, _)) => handed.push(DirectDispatch::Delivery(Box::new(Claimed {
+                delivery_id: planned.delivery_id,
+                webhook_id: planned.webhook_id,
+                webhook_version: planned.webhook_version,
+                lane: planned.lane,
+                attempt: 1,
+                superseded: planned.superseded,
+                sent_at: now,
+                format: planned.format,
+                event_id: new.event.event_id,
+                event: Some(new.event.clone()),
+                newer: false,
+            }))),
+            Some((false, true)) => {
+                if planned.first {
+                    handed.push(DirectDispatch::Behind { webhook: planned.webhook_id, lane: planned.lane });
+                }
+                kept.push(new.event.clone());
+            }
+            _ => {
+                if planned.left {
+                    left.insert(planned.webhook_id);
+                }
+            }
+        }
+    }
+    handed.extend(left.into_iter().map(|webhook| DirectDispatch::Left { webhook }));
+    handed
+        .extend(collecting.into_iter().map(|(webhook, count)| DirectDispatch::Collecting { webhook, count }));
+    (handed, kept)
 }

@@ -12,14 +12,14 @@ use sqlx::{Postgres, Transaction};
 use time::OffsetDateTime;
 
 use crate::clock;
+use crate::domain::delivery::fan_out::NewEvent;
 use crate::domain::ids::{AgentId, EventId, SourceId, TenantId};
 use crate::domain::presence::agent_state::AgentState;
+use crate::domain::presence::numbering::{Agent, Agents, Dropped, Numbered, number};
 use crate::domain::presence::{Detail, Event, EventKind, PresenceChange};
 use crate::domain::webhook::filter_index::Filters;
 use crate::domain::webhook::filter_key::Key;
 use crate::domain::webhook::matching::{Facts, Subscription};
-use crate::store::ingest::fan_out::NewEvent;
-use crate::store::ingest::numbering::{Agent, Agents, Dropped, Numbered, number};
 use crate::store::ingest::write::Written;
 use crate::store::locks::{BEGIN_RECORDING, BEGIN_WRITING};
 use crate::store::{Result, Store, audit, with_timeout};

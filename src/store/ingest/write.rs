@@ -1,4 +1,4 @@
-//! Writes events and what is owed for them: the plan of `store/ingest/fan_out.rs`, in the transaction of whoever made it, which
+//! Writes events and what is owed for them: the plan of `domain/delivery/fan_out.rs`, in the transaction of whoever made it, which
 //! holds the writers' lock.
 
 use std::collections::HashMap;
@@ -9,11 +9,12 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
+use crate::domain::delivery::capacity::DispatchCapacity;
+use crate::domain::delivery::fan_out::{NewEvent, Plan, Wants, plan};
 use crate::domain::ids::{DeliveryId, WebhookId};
 use crate::domain::presence::{Detail, Event};
 use crate::domain::webhook::filter_index::Filters;
-use crate::store::delivery::direct_dispatch::{DirectDispatch, DispatchCapacity, Handoff, Uncertain};
-use crate::store::ingest::fan_out::{NewEvent, Plan, Wants, plan};
+use crate::store::delivery::direct_dispatch::{DirectDispatch, Handoff, Uncertain, direct_dispatches};
 use crate::store::{Result, Store, audit};
 
 /// What was written, and what is to be said once it is committed.
@@ -91,7 +92,7 @@ impl Store {
         }
         let written = insert(conn, events, &plan, &leave, now).await?;
         audit::write(conn, &plan.entries).await?;
-        let (more, events) = plan.handed(events, &written, now);
+        let (more, events) = direct_dispatches(&plan, events, &written, now);
         handed.extend(more);
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         let deliveries = count(plan.deliveries.len());

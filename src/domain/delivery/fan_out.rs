@@ -1,12 +1,13 @@
 //! Events and what is owed for them: who gets a delivery, what gives way to it, and in whose hands it begins. No SQL;
 //! `store/ingest/write.rs` writes the plan down.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use time::OffsetDateTime;
 
 use crate::domain::audit::{Entry, Kind};
+use crate::domain::delivery::capacity::DispatchCapacity;
 use crate::domain::delivery::outcome::EndState;
 use crate::domain::delivery::settings::{Format, Mode};
 use crate::domain::delivery::slots::WINDOW_UNPROVEN;
@@ -15,20 +16,18 @@ use crate::domain::presence::{Event, EventKind};
 use crate::domain::webhook::filter_index::Filters;
 use crate::domain::webhook::filter_key::Key;
 use crate::domain::webhook::matching::{Facts, Subscription};
-use crate::store::delivery::direct_dispatch::{DirectDispatch, DispatchCapacity};
-use crate::store::delivery::types::Claimed;
 
 /// An event about to be written.
-pub(in crate::store) struct NewEvent {
-    pub(in crate::store) event: Arc<Event>,
-    pub(in crate::store) tenant: TenantId,
-    pub(in crate::store) agent_key: i64,
-    pub(in crate::store) connection_id: Option<ConnectionId>,
+pub struct NewEvent {
+    pub event: Arc<Event>,
+    pub tenant: TenantId,
+    pub agent_key: i64,
+    pub connection_id: Option<ConnectionId>,
 }
 
 impl NewEvent {
     /// What filters look at; `None` if the event is about no source.
-    pub(in crate::store) fn facts(&self) -> Option<Facts> {
+    pub fn facts(&self) -> Option<Facts> {
         let event = &self.event;
         Some(Facts {
             tenant: self.tenant,
@@ -42,57 +41,57 @@ impl NewEvent {
 }
 
 /// A delivery about to be written.
-pub(in crate::store) struct Planned {
-    pub(in crate::store) delivery_id: DeliveryId,
-    pub(in crate::store) webhook_id: WebhookId,
-    pub(in crate::store) webhook_version: i64,
-    pub(in crate::store) lane: i64,
+pub struct Planned {
+    pub delivery_id: DeliveryId,
+    pub webhook_id: WebhookId,
+    pub webhook_version: i64,
+    pub lane: i64,
     /// Index of its event, and its id.
-    pub(in crate::store) event: usize,
-    pub(in crate::store) event_id: EventId,
+    pub event: usize,
+    pub event_id: EventId,
     /// Nothing of this plan stands before it in its lane.
-    pub(in crate::store) first: bool,
+    pub first: bool,
     /// When it may leave if it is the first of its lane; `None`: its webhook is paused.
-    pub(in crate::store) due_at: Option<OffsetDateTime>,
+    pub due_at: Option<OffsetDateTime>,
     /// It goes into the dispatcher's hands if it is the first of its lane.
-    pub(in crate::store) handed: bool,
+    pub handed: bool,
     /// It would, but its webhook has no room left.
-    pub(in crate::store) left: bool,
+    pub left: bool,
     /// It waits for a batch, whatever stands before it.
-    pub(in crate::store) batched: bool,
-    pub(in crate::store) not_before: Option<OffsetDateTime>,
-    pub(in crate::store) superseded: i32,
-    pub(in crate::store) is_state: bool,
+    pub batched: bool,
+    pub not_before: Option<OffsetDateTime>,
+    pub superseded: i32,
+    pub is_state: bool,
     /// What its POST looks like if it leaves at once.
-    pub(in crate::store) format: Format,
+    pub format: Format,
 }
 
 /// A lane in which waiting deliveries give way.
-pub(in crate::store) struct GivesWay {
-    pub(in crate::store) webhook_id: WebhookId,
-    pub(in crate::store) lane: i64,
+pub struct GivesWay {
+    pub webhook_id: WebhookId,
+    pub lane: i64,
     /// Only those that still dwell at this time; `None`: all that wait.
-    pub(in crate::store) dwelling_at: Option<OffsetDateTime>,
+    pub dwelling_at: Option<OffsetDateTime>,
     /// Who takes their place.
-    pub(in crate::store) to: Option<DeliveryId>,
+    pub to: Option<DeliveryId>,
 }
 
 /// All that is owed for some events.
 #[derive(Default)]
-pub(in crate::store) struct Plan {
-    pub(in crate::store) deliveries: Vec<Planned>,
-    pub(in crate::store) gives_way: Vec<GivesWay>,
+pub struct Plan {
+    pub deliveries: Vec<Planned>,
+    pub gives_way: Vec<GivesWay>,
     /// Of deliveries that gave way within the plan.
-    pub(in crate::store) entries: Vec<Entry>,
+    pub entries: Vec<Entry>,
     /// How many of each event's deliveries are in the plan, those that gave way included.
-    pub(in crate::store) owed: Vec<i64>,
+    pub owed: Vec<i64>,
 }
 
 /// Which events a webhook is owed.
-pub(in crate::store) type Wants = fn(&Subscription, EventKind, &Facts) -> bool;
+pub type Wants = fn(&Subscription, EventKind, &Facts) -> bool;
 
 /// Plans the deliveries of events, in their order.
-pub(in crate::store) fn plan(
+pub fn plan(
     events: &[NewEvent],
     filters: &Filters,
     wants: Wants,
@@ -307,7 +306,7 @@ impl Plan {
     }
 
     /// Adds what the database says has given way in a lane to the first state that stands there. False if none does.
-    pub(in crate::store) fn add_superseded(&mut self, webhook: WebhookId, lane: i64, count: i32) -> bool {
+    pub fn add_superseded(&mut self, webhook: WebhookId, lane: i64, count: i32) -> bool {
         let mut lane = self.deliveries.iter_mut().filter(|d| d.webhook_id == webhook && d.lane == lane);
         match lane.find(|d| d.is_state) {
             Some(planned) => {
@@ -316,57 +315,6 @@ impl Plan {
             }
             None => false,
         }
-    }
-
-    /// What the dispatcher is told once the plan is committed. `written` says of each delivery whether it is in its hands,
-    /// and whether it stands behind another.
-    pub(in crate::store) fn handed(
-        &self,
-        events: &[NewEvent],
-        written: &HashMap<DeliveryId, (bool, bool)>,
-        now: OffsetDateTime,
-    ) -> (Vec<DirectDispatch>, Vec<Arc<Event>>) {
-        let (mut handed, mut kept, mut collecting) = (Vec::new(), Vec::new(), HashMap::new());
-        let mut left = HashSet::new();
-        for planned in &self.deliveries {
-            let Some(new) = events.get(planned.event) else { continue };
-            if planned.batched {
-                *collecting.entry(planned.webhook_id).or_insert(0_usize) += 1;
-                continue;
-            }
-            match written.get(&planned.delivery_id) {
-                Some((true, _)) => handed.push(DirectDispatch::Delivery(Box::new(Claimed {
-                    delivery_id: planned.delivery_id,
-                    webhook_id: planned.webhook_id,
-                    webhook_version: planned.webhook_version,
-                    lane: planned.lane,
-                    attempt: 1,
-                    superseded: planned.superseded,
-                    sent_at: now,
-                    format: planned.format,
-                    event_id: new.event.event_id,
-                    event: Some(new.event.clone()),
-                    newer: false,
-                }))),
-                Some((false, true)) => {
-                    if planned.first {
-                        handed
-                            .push(DirectDispatch::Behind { webhook: planned.webhook_id, lane: planned.lane });
-                    }
-                    kept.push(new.event.clone());
-                }
-                _ => {
-                    if planned.left {
-                        left.insert(planned.webhook_id);
-                    }
-                }
-            }
-        }
-        handed.extend(left.into_iter().map(|webhook| DirectDispatch::Left { webhook }));
-        handed.extend(
-            collecting.into_iter().map(|(webhook, count)| DirectDispatch::Collecting { webhook, count }),
-        );
-        (handed, kept)
     }
 }
 

@@ -12,50 +12,50 @@ use crate::domain::presence::agent_state::{AgentState, EventState, Merged, Seen}
 use crate::domain::presence::{Origin, PresenceChange};
 
 /// The agents of a batch.
-pub(in crate::store) type Agents = HashMap<(SourceId, AgentId), Agent>;
+pub type Agents = HashMap<(SourceId, AgentId), Agent>;
 
 /// An agent as the batch leaves it.
-pub(in crate::store) struct Agent {
+pub struct Agent {
     /// Whose organisation it belongs to.
-    pub(in crate::store) tenant: TenantId,
-    pub(in crate::store) agent_key: i64,
-    pub(in crate::store) sequence: i64,
-    pub(in crate::store) presence: Option<String>,
-    pub(in crate::store) since: Option<OffsetDateTime>,
-    pub(in crate::store) state: AgentState,
-    pub(in crate::store) received_at: Option<OffsetDateTime>,
-    pub(in crate::store) name: Option<String>,
-    pub(in crate::store) email: Option<String>,
+    pub tenant: TenantId,
+    pub agent_key: i64,
+    pub sequence: i64,
+    pub presence: Option<String>,
+    pub since: Option<OffsetDateTime>,
+    pub state: AgentState,
+    pub received_at: Option<OffsetDateTime>,
+    pub name: Option<String>,
+    pub email: Option<String>,
     /// Id in the CRM.
-    pub(in crate::store) external_id: Option<String>,
+    pub external_id: Option<String>,
     /// The batch changed the row.
-    pub(in crate::store) touched: bool,
+    pub touched: bool,
     /// The last of the batch's changes that became an event.
-    pub(in crate::store) last: Option<usize>,
+    pub last: Option<usize>,
 }
 
 /// A change that becomes an event, and what it gets from its agent.
-pub(in crate::store) struct Numbered<'a> {
-    pub(in crate::store) change: &'a PresenceChange,
-    pub(in crate::store) tenant: TenantId,
-    pub(in crate::store) agent_key: i64,
-    pub(in crate::store) sequence: i64,
-    pub(in crate::store) external_id: Option<String>,
-    pub(in crate::store) presence: Option<String>,
-    pub(in crate::store) previous: Option<String>,
-    pub(in crate::store) occurred_at: Option<OffsetDateTime>,
-    pub(in crate::store) state: Option<Box<EventState>>,
+pub struct Numbered<'a> {
+    pub change: &'a PresenceChange,
+    pub tenant: TenantId,
+    pub agent_key: i64,
+    pub sequence: i64,
+    pub external_id: Option<String>,
+    pub presence: Option<String>,
+    pub previous: Option<String>,
+    pub occurred_at: Option<OffsetDateTime>,
+    pub state: Option<Box<EventState>>,
 }
 
 /// A change that tells nothing new.
-pub(in crate::store) struct Dropped<'a> {
-    pub(in crate::store) change: &'a PresenceChange,
-    pub(in crate::store) stale: bool,
+pub struct Dropped<'a> {
+    pub change: &'a PresenceChange,
+    pub stale: bool,
 }
 
 /// Gives each change that is one the next sequence of its agent and the presence before it; leaves the agents as the
 /// batch leaves them.
-pub(in crate::store) fn number<'a>(
+pub fn number<'a>(
     changes: &'a [PresenceChange],
     agents: &mut Agents,
 ) -> (Vec<Numbered<'a>>, Vec<Dropped<'a>>) {
@@ -147,7 +147,7 @@ impl Agent {
 
 impl Dropped<'_> {
     /// What the audit log is told.
-    pub(in crate::store) fn entry(&self) -> Entry {
+    pub fn entry(&self) -> Entry {
         let (kind, level) =
             if self.stale { (Kind::StateStale, Level::Warn) } else { (Kind::StateDuplicate, Level::Info) };
         let state = self.change.state.as_ref().and_then(|state| serde_json::to_value(state).ok());
