@@ -7,11 +7,16 @@ use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueRef};
 use sqlx::{Decode, Encode, Postgres, Type};
 use uuid::Uuid;
 
+use crate::domain::delivery::recovery::RecoveryFailure;
+use crate::domain::delivery::signature::SecretKind;
 use crate::domain::ids::{
     AgentId, ApiKeyId, BatchId, ConnectionId, DeliveryId, DispatcherId, EventId, GapId, ProcessId,
     ProvisioningId, QuarantineId, RecoveryId, SourceId, TenantId, WebhookId, WebhookSecretId,
 };
+use crate::domain::presence::source::SourceOrigin;
 use crate::domain::presence::{Detail, EventKind};
+use crate::domain::webhook::state::{StateReason, WebhookState};
+use crate::store::webhooks::work::WorkKind;
 
 macro_rules! column_type {
     ($inner:ty: $($name:ident),+) => {$(
@@ -43,6 +48,33 @@ macro_rules! column_type {
 
 column_type!(Uuid: ApiKeyId, BatchId, ConnectionId, DeliveryId, DispatcherId, EventId, GapId, ProcessId, ProvisioningId, QuarantineId, RecoveryId, SourceId, TenantId, WebhookId, WebhookSecretId);
 column_type!(String: AgentId);
+
+/// Enums whose values stand in a text column by their names.
+macro_rules! word_type {
+    ($($name:ty),+ $(,)?) => {$(
+        impl Type<Postgres> for $name {
+            fn type_info() -> PgTypeInfo {
+                <str as Type<Postgres>>::type_info()
+            }
+            fn compatible(ty: &PgTypeInfo) -> bool {
+                <str as Type<Postgres>>::compatible(ty)
+            }
+        }
+        impl Encode<'_, Postgres> for $name {
+            fn encode_by_ref(&self, buf: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+                <&str as Encode<'_, Postgres>>::encode_by_ref(&self.as_str(), buf)
+            }
+        }
+        impl<'r> Decode<'r, Postgres> for $name {
+            fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
+                let word = <&str as Decode<'r, Postgres>>::decode(value)?;
+                Self::from_name(word).ok_or_else(|| format!("holds a word that is not known: {word:?}").into())
+            }
+        }
+    )+};
+}
+
+word_type!(WebhookState, StateReason, RecoveryFailure, SecretKind, SourceOrigin, WorkKind);
 
 /// What an event of this kind tells besides its columns; `None` if it does not read, which our own writing rules out.
 pub(super) fn detail(kind: EventKind, state: Value) -> Option<Detail> {

@@ -9,6 +9,7 @@ use crate::clock;
 use crate::domain::delivery::outcome::EndState;
 use crate::domain::delivery::slots::Places;
 use crate::domain::ids::{BatchId, WebhookId};
+use crate::domain::webhook::state::WebhookState;
 use crate::store::StoreError;
 use crate::store::delivery::types::Claimed;
 
@@ -53,7 +54,7 @@ impl Dispatch {
         let Some(outlet) = self.outlets.get_mut(&webhook) else { return };
         let Some(prepared) = outlet.prepared.clone() else { return };
         (outlet.collecting, outlet.collecting_since) = (0, None);
-        let ours = prepared.state == "active" && (self.leader || !prepared.settings.is_limited());
+        let ours = prepared.state == WebhookState::Active && (self.leader || !prepared.settings.is_limited());
         if !ours {
             return;
         }

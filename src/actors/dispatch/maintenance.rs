@@ -14,6 +14,7 @@ use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::delivery::settings::Verification;
 use crate::domain::ids::{DeliveryId, EventId, RecoveryId, WebhookId};
 use crate::domain::presence::{Event, EventKind, Origin};
+use crate::domain::webhook::state::WebhookState;
 use crate::metrics::OutcomeLabels;
 use crate::outbound::body::envelope::{self, Item};
 use crate::outbound::post::Post;
@@ -261,7 +262,7 @@ async fn probe(deps: DispatcherDeps, webhook: WebhookId) {
     let asked = async {
         let read = deps.store.webhook_target(webhook, clock::now(), &deps.master_key).await?;
         let target = deps.poster.target(&read.url, &read.access, read.settings.timeout);
-        let (verification, unverified) = (read.verification, read.state == "unverified");
+        let (verification, unverified) = (read.verification, read.state == WebhookState::Unverified);
         let prepared = Prepared::new(read, target);
         let found = if unverified && verification != Verification::None {
             verify(&deps, &prepared, webhook, verification).await

@@ -12,6 +12,7 @@ use crate::domain::delivery::settings::DeliverySettings;
 use crate::domain::delivery::signature::{Signer, SigningPair};
 use crate::domain::delivery::slots;
 use crate::domain::delivery::slots::{Owner, Places, Risk, SLOW_AFTER, WINDOW_FIRST, WINDOW_UNPROVEN};
+use crate::domain::webhook::state::WebhookState;
 use crate::outbound::post::Target;
 use crate::store::delivery::targets::WebhookTarget;
 use crate::store::delivery::types::Claimed;
@@ -25,8 +26,7 @@ pub(super) struct Prepared {
     pub(super) version: i64,
     url: String,
     owner: Owner,
-    /// `active`, `paused`, `disabled` or `unverified`.
-    pub(super) state: String,
+    pub(super) state: WebhookState,
     pub(super) settings: DeliverySettings,
     pub(super) target: Target,
     keys: Vec<(Signer, Option<OffsetDateTime>)>,
@@ -154,7 +154,7 @@ impl WebhookQueue {
         {
             return Next::HoldUntil(until);
         }
-        if matches!(prepared.state.as_str(), "paused" | "unverified") {
+        if matches!(prepared.state, WebhookState::Paused | WebhookState::Unverified) {
             return Next::HoldUntil(now); // the claim parks it
         }
         if !leader && prepared.settings.is_limited() {
@@ -165,7 +165,7 @@ impl WebhookQueue {
         }
         let Some(claimed) = self.ready.pop_front() else { return Next::Wait };
         let unsent = match &claimed.event {
-            _ if prepared.state != "active" => Some(Unsent::Disabled),
+            _ if prepared.state != WebhookState::Active => Some(Unsent::Disabled),
             None => Some(Unsent::EventGone),
             Some(_) if claimed.newer => Some(Unsent::Superseded),
             Some(event) if expires_at(&prepared.settings, event.received_at).is_some_and(|at| at <= now) => {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::actors::dispatch::Report;
+use crate::domain::delivery::recovery::RecoveryFailure;
 use crate::domain::ids::{DispatcherId, RecoveryId};
 use crate::store::Store;
 
@@ -25,7 +26,11 @@ pub(super) async fn recover(store: Store, dispatcher: DispatcherId, id: Recovery
                     Err(error)
                 } else {
                     tracing::error!(%error, recovery = %id, "a recovery ended early");
-                    let reason = if error.is_transient() { "too_slow" } else { "refused" };
+                    let reason = if error.is_transient() {
+                        RecoveryFailure::TooSlow
+                    } else {
+                        RecoveryFailure::Refused
+                    };
                     store.end_recovery(dispatcher, id, Some(reason)).await.map(|()| false)
                 }
             }

@@ -12,10 +12,11 @@ use crate::api::http::page::{List, Place, Query, at, maybe_at, path_id};
 use crate::api::http::problem::ApiError;
 use crate::api::http::scoped::Scoped;
 use crate::clock;
+use crate::domain::delivery::recovery::{RecoveryFailure, RecoveryState};
 use crate::domain::ids::{RecoveryId, WebhookId};
 use crate::domain::violation::Violation;
 use crate::domain::webhook::filters::check_agents;
-use crate::store::recovery::requests::{Recovery, RecoveryFilter, Wanted};
+use crate::store::recovery::requests::{Recovery, RecoveryFilter, RecoveryRequest};
 use crate::store::transaction;
 
 /// How long the caller waits for the end of it, which comes without the caller too.
@@ -23,8 +24,6 @@ const ANSWER_AFTER: Duration = Duration::from_secs(4);
 /// How often it is looked whether it has ended: soon at first, for most are short.
 const LOOK_AFTER_FIRST: Duration = Duration::from_millis(20);
 const LOOK_AFTER_LONGEST: Duration = Duration::from_millis(320);
-
-const STATES: [&str; 3] = ["running", "done", "failed"];
 
 fn view(recovery: &Recovery) -> Value {
     json!({
@@ -34,8 +33,8 @@ fn view(recovery: &Recovery) -> Value {
         "until": at(recovery.until),
         "only_failed": recovery.only_failed,
         "agents": recovery.agents,
-        "state": recovery.state(),
-        "reason": recovery.reason,
+        "state": recovery.state().as_str(),
+        "reason": recovery.reason.map(RecoveryFailure::as_str),
         "recovered": recovery.recovered,
         "skipped": recovery.skipped,
         "requested_at": at(recovery.requested_at),
@@ -64,7 +63,7 @@ pub(in crate::api) async fn recover(
     let Some(since) = since else {
         return Err(ApiError::fields(&[Violation::new("since", "is missing")]));
     };
-    let wanted = Wanted { webhook, since, until, only_failed, agents };
+    let wanted = RecoveryRequest { webhook, since, until, only_failed, agents };
     let mut recovery = state.store.request_recovery(&wanted, principal.as_str()).await?;
     let by = Instant::now() + ANSWER_AFTER;
     let mut look_after = LOOK_AFTER_FIRST;
@@ -94,7 +93,7 @@ pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Result<
     let filter = RecoveryFilter {
         recovery: None,
         webhook: query.id("webhook")?.map(WebhookId),
-        state: query.word("state", &STATES)?,
+        state: query.word("state", RecoveryState::WORDS)?.and_then(|word| RecoveryState::from_name(&word)),
     };
     let paging = query.paging(List::Recoveries)?;
     let rows = state.store.recoveries(&filter, paging.after_id().map(RecoveryId), paging.rows()).await?;

@@ -37,7 +37,7 @@ fn view(source: &Source) -> Value {
         "stale_after_seconds": source.stale_after_seconds,
         "roster_interval_seconds": source.roster_interval_seconds,
         "health": health(&source.health),
-        "origin": source.origin,
+        "origin": source.origin.as_str(),
         "version": source.version,
         "created_at": at(source.created_at),
         "updated_at": at(source.updated_at),

@@ -13,12 +13,25 @@ use hmac::{Hmac, KeyInit, Mac};
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use sha2::Sha256;
 
+use crate::domain::closed_set::closed_set;
+
 const PREFIX: &str = "whsec_";
 const PREFIX_PUBLIC: &str = "whpk_";
 const PREFIX_PRIVATE: &str = "whsk_";
 /// Bytes of an ed25519 seed, and of a public key.
 pub const SEED_BYTES: usize = 32;
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
+
+/// Column `webhook_secret.kind`: what a secret signs with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SecretKind {
+    /// v1: the key of an HMAC.
+    Hmac,
+    /// v1a: the seed of a key pair.
+    Ed25519,
+}
+
+closed_set!(SecretKind { Hmac = "hmac", Ed25519 = "ed25519" });
 
 /// Why a text is no signing secret. Texts never hold the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -2,6 +2,7 @@
 
 use url::Url;
 
+use crate::domain::closed_set::closed_set;
 use crate::domain::presence::regions;
 use crate::domain::presence::topics::{self, TopicMatrix};
 use crate::domain::secret::Secret;
@@ -41,6 +42,17 @@ const NOTIFICATIONS_ID_CHARS_MAX: usize = 100;
 const SECRET_CHARS_MAX: usize = 1000;
 const URL_CHARS_MAX: usize = 2048;
 const REGION_CHARS_MAX: usize = 253;
+
+/// Column `source.origin`, field `origin` of the API: where the settings of a source are changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SourceOrigin {
+    /// In the environment of the process.
+    Environment,
+    /// Over the API.
+    Api,
+}
+
+closed_set!(SourceOrigin { Environment = "environment", Api = "api" });
 
 /// Everything that is set of a source.
 #[derive(Clone, Debug, PartialEq)]

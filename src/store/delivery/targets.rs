@@ -5,9 +5,10 @@ use time::OffsetDateTime;
 use crate::domain::delivery::access::Access;
 use crate::domain::delivery::circuit::Circuit;
 use crate::domain::delivery::settings::{DeliverySettings, Verification};
-use crate::domain::delivery::signature::SigningKey;
+use crate::domain::delivery::signature::{SecretKind, SigningKey};
 use crate::domain::ids::{TenantId, WebhookId, WebhookSecretId};
 use crate::domain::secret::MasterKey;
+use crate::domain::webhook::state::WebhookState;
 use crate::store::webhooks::rows::{open_seed, read};
 use crate::store::{Result, Store, StoreError, with_timeout};
 
@@ -23,7 +24,7 @@ pub struct WebhookTarget {
     /// How its receiver is entered.
     pub access: Access,
     /// `active`, `paused`, `disabled` or `unverified`.
-    pub state: String,
+    pub state: WebhookState,
     /// How its receiver has been of late.
     pub circuit: Circuit,
     /// Its present address has accepted a POST.
@@ -68,7 +69,8 @@ impl Store {
             let webhook = read(&mut conn, webhook_id).await?;
             let access = webhook.access(master_key)?;
             let rows = sqlx::query!(
-                r#"select webhook_secret_id as "secret_id: WebhookSecretId", kind, sealed, expires_at
+                r#"select webhook_secret_id as "secret_id: WebhookSecretId", kind as "kind: SecretKind", sealed,
+                          expires_at
                    from webhook_secret
                    where webhook_id = $1
                      and (expires_at is null or expires_at > $2)
@@ -98,7 +100,7 @@ impl Store {
                 ed25519: Vec::new(),
             };
             for row in rows {
-                if row.kind == "ed25519" {
+                if row.kind == SecretKind::Ed25519 {
                     if wanted.v1a {
                         let seed = open_seed(row.secret_id, &row.sealed, master_key)?;
                         target.ed25519.push((Seed(seed), row.expires_at));

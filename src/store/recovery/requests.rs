@@ -5,6 +5,7 @@ use time::OffsetDateTime;
 
 use crate::clock;
 use crate::domain::audit::{Kind, Level};
+use crate::domain::delivery::recovery::{RecoveryFailure, RecoveryState};
 use crate::domain::delivery::settings::Mode;
 use crate::domain::ids::{DispatcherId, RecoveryId, WebhookId};
 use crate::store::session::choose_plan_by_values;
@@ -17,7 +18,7 @@ use crate::store::{Result, Store, StoreError, audit, with_timeout};
 
 /// What shall be owed again.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct RecoveryRequest {
     /// To whom.
     pub webhook: WebhookId,
     /// Events that arrived at or after this time…
@@ -54,7 +55,7 @@ pub struct Recovery {
     /// When it ended; `None` while it runs.
     pub ended_at: Option<OffsetDateTime>,
     /// Why it ended before everything was looked at.
-    pub reason: Option<String>,
+    pub reason: Option<RecoveryFailure>,
 }
 
 /// Which requests are asked for.
@@ -65,17 +66,17 @@ pub struct RecoveryFilter {
     /// Only to this webhook.
     pub webhook: Option<WebhookId>,
     /// Only in this state.
-    pub state: Option<String>,
+    pub state: Option<RecoveryState>,
 }
 
 impl Recovery {
-    /// `running`, `done` or `failed`.
+    /// How it stands.
     #[must_use]
-    pub fn state(&self) -> &'static str {
+    pub fn state(&self) -> RecoveryState {
         match (&self.ended_at, &self.reason) {
-            (None, _) => "running",
-            (Some(_), None) => "done",
-            (Some(_), Some(_)) => "failed",
+            (None, _) => RecoveryState::Running,
+            (Some(_), None) => RecoveryState::Done,
+            (Some(_), Some(_)) => RecoveryState::Failed,
         }
     }
 }
@@ -85,7 +86,7 @@ impl Store {
     ///
     /// # Errors
     /// If there is no such webhook, if it is disabled or unverified, if another request for it runs, or the database refuses.
-    pub async fn request_recovery(&self, wanted: &Wanted, principal: &str) -> Result<Recovery> {
+    pub async fn request_recovery(&self, wanted: &RecoveryRequest, principal: &str) -> Result<Recovery> {
         let (now, id) = (clock::now(), RecoveryId::generate());
         let mut tx = self.begin().await?;
         lock(&mut tx, wanted.webhook).await?;
@@ -108,7 +109,8 @@ impl Store {
                    recovery_id, webhook_id, since, until, only_failed, agents, newest_only, principal, requested_at)
                values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
                returning recovery_id as "recovery_id: RecoveryId", webhook_id as "webhook_id: WebhookId", since, until,
-                         only_failed, agents, recovered, skipped, requested_at, ended_at, reason"#,
+                         only_failed, agents, recovered, skipped, requested_at, ended_at,
+                         reason as "reason: RecoveryFailure""#,
             id as _,
             wanted.webhook as _,
             wanted.since,
@@ -139,7 +141,7 @@ impl Store {
     /// # Errors
     /// If there is none, if it has ended, or the database refuses.
     pub async fn cancel_recovery(&self, id: RecoveryId, principal: &str) -> Result<()> {
-        if self.end(id, None, Some("cancelled"), Some(principal)).await? {
+        if self.end(id, None, Some(RecoveryFailure::Cancelled), Some(principal)).await? {
             return Ok(());
         }
         self.recovery(id).await?;
@@ -154,7 +156,7 @@ impl Store {
         &self,
         dispatcher: DispatcherId,
         id: RecoveryId,
-        reason: Option<&'static str>,
+        reason: Option<RecoveryFailure>,
     ) -> Result<()> {
         self.end(id, Some(dispatcher), reason, None).await.map(|_| ())
     }
@@ -164,7 +166,7 @@ impl Store {
         &self,
         id: RecoveryId,
         dispatcher: Option<DispatcherId>,
-        reason: Option<&'static str>,
+        reason: Option<RecoveryFailure>,
         principal: Option<&str>,
     ) -> Result<bool> {
         let now = clock::now();
@@ -181,7 +183,7 @@ impl Store {
                 id as _,
                 dispatcher as _,
                 now,
-                reason,
+                reason as _,
             )
             .fetch_optional(&mut *tx)
             .await?;
@@ -193,7 +195,7 @@ impl Store {
                 .data("recovery", id.to_string())
                 .data("recovered", ended.recovered)
                 .data("skipped", ended.skipped);
-            told.outcome = Some(reason.unwrap_or("done"));
+            told.outcome = Some(reason.map_or(RecoveryState::Done.as_str(), RecoveryFailure::as_str));
             audit::write(&mut tx, &[told]).await?;
             tx.commit().await?;
             Ok(true)
@@ -216,7 +218,8 @@ impl Store {
         let rows = sqlx::query_as!(
             Recovery,
             r#"select recovery_id as "recovery_id: RecoveryId", webhook_id as "webhook_id: WebhookId", since, until,
-                      only_failed, agents, recovered, skipped, requested_at, ended_at, reason
+                      only_failed, agents, recovered, skipped, requested_at, ended_at,
+                      reason as "reason: RecoveryFailure"
                from recovery
                where ($1::uuid is null or recovery_id = $1)
                  and ($2::uuid is null or webhook_id = $2)
@@ -228,7 +231,7 @@ impl Store {
                limit $5"#,
             filter.recovery as _,
             filter.webhook as _,
-            filter.state.as_deref(),
+            filter.state.map(RecoveryState::as_str),
             before as _,
             limit,
         )

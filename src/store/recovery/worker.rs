@@ -10,7 +10,11 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
+use crate::domain::delivery::outcome::EndState;
+use crate::domain::delivery::recovery::RecoveryFailure;
 use crate::domain::ids::{DeliveryId, DispatcherId, RecoveryId, TenantId, WebhookId};
+use crate::domain::presence::EventKind;
+use crate::domain::webhook::state::WebhookState;
 use crate::store::delivery::reopen::{Lane, open_delivery};
 use crate::store::recovery::missed_events::{Job, Missed};
 use crate::store::webhooks::lock;
@@ -22,7 +26,7 @@ const PIECE: usize = 50;
 const TRIES: u32 = 40;
 const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 /// Ends that can be made good.
-const FAILED: [&str; 3] = ["dead", "expired", "webhook_disabled"];
+const FAILED: [EndState; 3] = [EndState::Dead, EndState::Expired, EndState::WebhookDisabled];
 
 /// The missed events of each lane, in order.
 type Lanes = BTreeMap<i64, Vec<Missed>>;
@@ -40,17 +44,17 @@ impl Store {
         let webhook = match with_timeout(theirs.webhook(job.webhook_id)).await {
             Ok(webhook) => webhook,
             Err(StoreError::NotFound(_)) => {
-                self.end_recovery(dispatcher, id, Some("webhook_gone")).await?;
+                self.end_recovery(dispatcher, id, Some(RecoveryFailure::WebhookGone)).await?;
                 return Ok(false);
             }
             Err(error) => return Err(error),
         };
-        let hindrance = match webhook.state.as_str() {
-            "disabled" => Some("webhook_disabled"),
-            "unverified" => Some("webhook_unverified"),
-            _ => None,
+        let hindrance = match webhook.state {
+            WebhookState::Disabled => Some(RecoveryFailure::WebhookDisabled),
+            WebhookState::Unverified => Some(RecoveryFailure::WebhookUnverified),
+            WebhookState::Active | WebhookState::Paused => None,
         };
-        let wanted = webhook.settings.events.iter().any(|kind| kind == "presence.updated");
+        let wanted = webhook.settings.events.iter().any(|kind| kind == EventKind::PresenceUpdated.as_str());
         let through = if hindrance.is_none() && wanted { self.look_ahead(&job).await? } else { None };
         let Some(through) = through else {
             self.end_recovery(dispatcher, id, hindrance).await?;
@@ -182,7 +186,7 @@ impl Store {
             let mut told = Vec::new();
             for ((missed, id), known) in missed.iter().zip(&ids).zip(known) {
                 let end = known.end_state.as_deref();
-                let failed = end.is_some_and(|end| FAILED.contains(&end));
+                let failed = FAILED.iter().any(|failed| Some(failed.as_str()) == end);
                 // It was open when it was asked for, or we have opened it before.
                 let since = known.ended_at.is_some_and(|at| at >= job.requested_at);
                 if known.open || since || (job.only_failed && !failed) {

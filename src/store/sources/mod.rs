@@ -8,7 +8,7 @@ use super::{Result, Store, StoreError, audit};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::ids::SourceId;
-use crate::domain::presence::source::SourceSettings;
+use crate::domain::presence::source::{SourceOrigin, SourceSettings};
 use crate::domain::presence::topics::TopicMatrix;
 use crate::domain::secret::{MasterKey, OpenError, Secret};
 use health::Health;
@@ -65,8 +65,8 @@ pub struct Source {
     pub roster_interval_seconds: i32,
     /// How it stands.
     pub health: Json<Health>,
-    /// `environment` or `api`.
-    pub origin: String,
+    /// Where it is changed.
+    pub origin: SourceOrigin,
     /// Counts changes.
     pub version: i64,
     /// When it was added.
@@ -111,7 +111,7 @@ impl Source {
     /// Whether it is set by variables of the process, and only there.
     #[must_use]
     pub fn is_from_environment(&self) -> bool {
-        self.origin == ENVIRONMENT
+        self.origin == SourceOrigin::Environment
     }
 
     /// Names of the fields in which `wanted` differs. A secret that no longer opens counts as different.
@@ -156,8 +156,8 @@ impl Store {
             r#"select source_id as "source_id: SourceId", name, protocol, region, api_url, login_url, client_id,
                       client_secret_sealed, agents, topic_matrix as "topic_matrix: Json<TopicMatrix>",
                       heartbeat_interval_ms, all_users, queues, groups,
-                      language, stale_after_seconds, roster_interval_seconds, origin, version, created_at,
-                      updated_at, source_health_of(source_id) as "health!: Json<Health>"
+                      language, stale_after_seconds, roster_interval_seconds, origin as "origin: SourceOrigin",
+                      version, created_at, updated_at, source_health_of(source_id) as "health!: Json<Health>"
                from source
                where deleted_at is null
                  and coalesce(tenant_id = tenant_asking(), true)
@@ -211,7 +211,7 @@ impl Store {
         principal: &str,
     ) -> Result<Source> {
         let mut tx = self.begin().await?;
-        let id = insert(&mut tx, settings, "api", master_key, principal).await?;
+        let id = insert(&mut tx, settings, SourceOrigin::Api, master_key, principal).await?;
         let source = read(&mut tx, id).await?;
         tx.commit().await?;
         self.wake.connections_changed();
@@ -299,7 +299,7 @@ impl Store {
                 write_changes(&mut tx, &present, settings, master_key, ENVIRONMENT).await?;
                 id
             }
-            None => insert(&mut tx, settings, ENVIRONMENT, master_key, ENVIRONMENT).await?,
+            None => insert(&mut tx, settings, SourceOrigin::Environment, master_key, ENVIRONMENT).await?,
         };
         tx.commit().await?;
         Ok(id)
@@ -363,7 +363,8 @@ async fn read(conn: &mut PgConnection, id: SourceId) -> Result<Source> {
         r#"select source_id as "source_id: SourceId", name, protocol, region, api_url, login_url, client_id,
                   client_secret_sealed, agents, topic_matrix as "topic_matrix: Json<TopicMatrix>", heartbeat_interval_ms,
                   all_users, queues, groups, language,
-                  stale_after_seconds, roster_interval_seconds, origin, version, created_at, updated_at,
+                  stale_after_seconds, roster_interval_seconds, origin as "origin: SourceOrigin", version,
+                  created_at, updated_at,
                   source_health_of(source_id) as "health!: Json<Health>"
            from source
            where source_id = $1

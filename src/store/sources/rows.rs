@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use crate::clock;
 use crate::domain::audit::Kind;
 use crate::domain::ids::SourceId;
-use crate::domain::presence::source::SourceSettings;
+use crate::domain::presence::source::{SourceOrigin, SourceSettings};
 use crate::domain::secret::{MasterKey, Secret};
 use crate::random;
 use crate::store::sources::{Source, entry};
@@ -15,7 +15,7 @@ use crate::store::{Result, audit};
 pub(in crate::store) async fn insert(
     conn: &mut PgConnection,
     settings: &SourceSettings,
-    origin: &str,
+    origin: SourceOrigin,
     master_key: &MasterKey,
     principal: &str,
 ) -> Result<SourceId> {
@@ -37,7 +37,7 @@ pub(in crate::store) async fn insert(
         &settings.agents,
         settings.topic_matrix.to_string(),
         settings.heartbeat_interval_ms,
-        origin,
+        origin as _,
         now,
         settings.all_users,
         &settings.queues,

@@ -3,6 +3,7 @@
 use crate::domain::audit::explain::{EntryFacts, EventFacts, Facts, OpenFacts, WebhookFacts};
 use crate::domain::ids::{AgentId, DeliveryId, EventId, SourceId, WebhookId};
 use crate::domain::presence::EventKind;
+use crate::domain::webhook::state::WebhookState;
 use crate::store::{Result, Store, StoreError};
 
 /// Most entries that are read of a delivery, and of a webhook; the newest count.
@@ -27,7 +28,7 @@ impl Store {
         .await?
         .ok_or(StoreError::NotFound("event"))?;
         let webhook = sqlx::query!(
-            r#"select created_at, deleted_at, state, events, agents, topics, presences,
+            r#"select created_at, deleted_at, state as "state: WebhookState", events, agents, topics, presences,
                       sources as "sources: Vec<SourceId>", h.hold_until as "hold_until?",
                       (rate_limit_requests is not null or batch_max_items is not null) as "limits!"
                from webhook w

@@ -6,10 +6,11 @@ use time::OffsetDateTime;
 use crate::clock;
 use crate::domain::audit::Kind;
 use crate::domain::ids::WebhookId;
+use crate::domain::webhook::state::{StateReason, WebhookState};
 use crate::store::webhooks::rows::{Webhook, must_take_part, read};
 use crate::store::webhooks::work;
 use crate::store::webhooks::work::Work;
-use crate::store::webhooks::{NOT_ASKED_YET, entry, lock, set_probe};
+use crate::store::webhooks::{entry, lock, set_probe};
 use crate::store::{Result, Store, StoreError, audit};
 
 impl Store {
@@ -22,7 +23,7 @@ impl Store {
         let mut tx = self.begin().await?;
         lock(&mut tx, id).await?;
         must_take_part(&read(&mut tx, id).await?)?;
-        if set_state(&mut tx, id, "paused", now).await? {
+        if set_state(&mut tx, id, WebhookState::Paused, now).await? {
             audit::write(&mut tx, &[entry(now, Kind::WebhookPaused, id, principal)]).await?;
         }
         let webhook = read(&mut tx, id).await?;
@@ -39,7 +40,7 @@ impl Store {
         let mut tx = self.begin().await?;
         lock(&mut tx, id).await?;
         must_take_part(&read(&mut tx, id).await?)?;
-        let changed = set_state(&mut tx, id, "active", now).await?;
+        let changed = set_state(&mut tx, id, WebhookState::Active, now).await?;
         work::ask(&mut tx, id, Work::Resume, now).await?;
         work::ask(&mut tx, id, Work::Wake, now).await?;
         if changed {
@@ -61,10 +62,10 @@ impl Store {
         let mut tx = self.begin().await?;
         lock(&mut tx, id).await?;
         let before = read(&mut tx, id).await?;
-        match before.state.as_str() {
-            "active" => return Ok(before),
-            "paused" => return Err(StoreError::Conflict("it is paused; resume it".to_owned())),
-            "unverified" => {
+        match before.state {
+            WebhookState::Active => return Ok(before),
+            WebhookState::Paused => return Err(StoreError::Conflict("it is paused; resume it".to_owned())),
+            WebhookState::Unverified => {
                 set_probe(&mut tx, id, Some(now)).await?;
                 sqlx::query!(
                     "update webhook
@@ -72,14 +73,14 @@ impl Store {
                          updated_at = $3
                      where webhook_id = $1",
                     id as _,
-                    NOT_ASKED_YET,
+                    StateReason::VerificationPending as _,
                     now,
                 )
                 .execute(&mut *tx)
                 .await?;
             }
-            _ => {
-                set_state(&mut tx, id, "active", now).await?;
+            WebhookState::Disabled => {
+                set_state(&mut tx, id, WebhookState::Active, now).await?;
                 // That it was told to be failing stays noted: with its next success it is told to have recovered.
                 sqlx::query!(
                     "insert into webhook_health (webhook_id)
@@ -98,7 +99,7 @@ impl Store {
                 work::ask(&mut tx, id, Work::Wake, now).await?;
             }
         }
-        let told = entry(now, Kind::WebhookEnabled, id, principal).data("from", before.state);
+        let told = entry(now, Kind::WebhookEnabled, id, principal).data("from", before.state.as_str());
         audit::write(&mut tx, &[told]).await?;
         let webhook = read(&mut tx, id).await?;
         tx.commit().await?;
@@ -125,7 +126,12 @@ impl Store {
 }
 
 /// Whether the state became another one.
-async fn set_state(conn: &mut PgConnection, id: WebhookId, state: &str, now: OffsetDateTime) -> Result<bool> {
+async fn set_state(
+    conn: &mut PgConnection,
+    id: WebhookId,
+    state: WebhookState,
+    now: OffsetDateTime,
+) -> Result<bool> {
     let changed = sqlx::query!(
         "update webhook
          set state = $2,
@@ -135,7 +141,7 @@ async fn set_state(conn: &mut PgConnection, id: WebhookId, state: &str, now: Off
          where webhook_id = $1
            and state <> $2",
         id as _,
-        state,
+        state as _,
         now,
     )
     .execute(conn)

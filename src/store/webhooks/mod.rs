@@ -11,9 +11,10 @@ use crate::domain::audit::{Entry, Kind};
 use crate::domain::delivery::access::Access;
 use crate::domain::delivery::outcome::EndState;
 use crate::domain::delivery::settings::Verification;
-use crate::domain::delivery::signature::SigningKey;
+use crate::domain::delivery::signature::{SecretKind, SigningKey};
 use crate::domain::ids::WebhookId;
 use crate::domain::secret::MasterKey;
+use crate::domain::webhook::state::{StateReason, WebhookState};
 use crate::domain::webhook::{WebhookChanges, WebhookSettings, access_fields_changed};
 pub use rows::{Webhook, WebhookHealth};
 use rows::{Written, page, read, write};
@@ -30,8 +31,11 @@ pub(super) mod work;
 /// Settings by which a receiver that failed may be mended: it is tried anew, without a wait.
 const MAY_MEND: [&str; 4] = ["url", "headers", "auth", "client_certificate"];
 
-/// Reason of a webhook whose receiver has not been asked yet.
-pub(super) const NOT_ASKED_YET: &str = "verification_pending";
+/// State and reason of a webhook whose receiver has not been asked yet.
+const UNVERIFIED: (WebhookState, Option<StateReason>) =
+    (WebhookState::Unverified, Some(StateReason::VerificationPending));
+/// State and reason of a webhook that gets deliveries.
+const ACTIVE: (WebhookState, Option<StateReason>) = (WebhookState::Active, None);
 
 /// What a registration is made of.
 #[derive(Debug)]
@@ -78,7 +82,7 @@ impl Store {
         settings.check().map_err(|violation| StoreError::Conflict(violation.to_string()))?;
         let access = new.changes.access.over(&Access::default());
         let asks = settings.verification != Verification::None;
-        let (state, state_reason) = if asks { ("unverified", Some(NOT_ASKED_YET)) } else { ("active", None) };
+        let (state, state_reason) = if asks { UNVERIFIED } else { ACTIVE };
         let mut tx = self.begin().await?;
         // The number of its first version is 1: what is written below raises it.
         sqlx::query!(
@@ -86,7 +90,7 @@ impl Store {
              values ($1, $2, $3, 0, $4, $4, $5)",
             id as _,
             settings.url,
-            state,
+            state as _,
             now,
             new.snapshot.then_some(0_i64),
         )
@@ -95,7 +99,7 @@ impl Store {
         let written = Written { settings: &settings, access: &access, state, state_reason, now };
         write(&mut tx, id, master_key, &written).await?;
         set_probe(&mut tx, id, asks.then_some(now)).await?;
-        insert_secret(&mut tx, id, "hmac", new.secret.bytes(), master_key, now).await?;
+        insert_secret(&mut tx, id, SecretKind::Hmac, new.secret.bytes(), master_key, now).await?;
         if settings.signatures.v1a {
             make_seed(&mut tx, id, master_key, now).await?;
         }
@@ -136,13 +140,13 @@ impl Store {
         }
         let asks = settings.verification != Verification::None
             && (changed.contains(&"url") || changed.contains(&"verification"));
-        let lets = settings.verification == Verification::None && before.state == "unverified";
+        let lets = settings.verification == Verification::None && before.state == WebhookState::Unverified;
         let (state, state_reason) = if asks {
-            ("unverified", Some(NOT_ASKED_YET))
+            UNVERIFIED
         } else if lets {
-            ("active", None)
+            ACTIVE
         } else {
-            (before.state.as_str(), before.state_reason.as_deref())
+            (before.state, before.state_reason)
         };
         let written = Written { settings: &settings, access: &access, state, state_reason, now };
         write(&mut tx, id, master_key, &written).await?;

@@ -14,6 +14,7 @@ use crate::domain::ids::{SourceId, TenantId, WebhookId, WebhookSecretId};
 use crate::domain::secret::MasterKey;
 use crate::domain::webhook::WebhookSettings;
 use crate::domain::webhook::delivery_settings_input::Signatures;
+use crate::domain::webhook::state::{StateReason, WebhookState};
 use crate::random;
 use crate::store::{Result, StoreError};
 
@@ -24,10 +25,10 @@ pub struct Webhook {
     pub webhook_id: WebhookId,
     /// What its owner set.
     pub settings: WebhookSettings,
-    /// `active`, `paused`, `disabled` or `unverified`.
-    pub state: String,
+    /// Whether it gets deliveries.
+    pub state: WebhookState,
     /// Why it is disabled or unverified.
-    pub state_reason: Option<String>,
+    pub state_reason: Option<StateReason>,
     /// Counts changes.
     pub version: i64,
     /// Kind of the credentials.
@@ -146,8 +147,8 @@ struct Row {
     auth_kind: String,
     access_sealed: Option<Vec<u8>>,
     header_names: Vec<String>,
-    state: String,
-    state_reason: Option<String>,
+    state: WebhookState,
+    state_reason: Option<StateReason>,
     version: i64,
     failures: i32,
     failing_since: Option<OffsetDateTime>,
@@ -247,7 +248,8 @@ macro_rules! whole {
                       sources as "sources: Vec<SourceId>", events, mode, max_age_seconds, min_dwell_ms,
                       batch_max_items, batch_max_wait_ms, retry_schedule_seconds, timeout_ms, max_concurrency,
                       rate_limit_requests, rate_limit_per_seconds, disable_after_seconds, format, signatures,
-                      verification, auth_kind, access_sealed, header_names, state, state_reason, version,
+                      verification, auth_kind, access_sealed, header_names, state as "state: WebhookState",
+                      state_reason as "state_reason: StateReason", version,
                       coalesce(h.failures, 0) as "failures!", h.failing_since as "failing_since?",
                       h.hold_until as "hold_until?", h.last_outcome as "last_outcome?",
                       coalesce(h.noticed, false) as "noticed!", h.succeeded_at is not null as "is_proven!",
@@ -297,8 +299,8 @@ pub(in crate::store) async fn page(
 pub(in crate::store) struct Written<'a> {
     pub settings: &'a WebhookSettings,
     pub access: &'a Access,
-    pub state: &'a str,
-    pub state_reason: Option<&'a str>,
+    pub state: WebhookState,
+    pub state_reason: Option<StateReason>,
     pub now: OffsetDateTime,
 }
 
@@ -349,8 +351,8 @@ pub(in crate::store) async fn write(
         access.auth.kind(),
         sealed,
         &header_names as _,
-        written.state,
-        written.state_reason,
+        written.state as _,
+        written.state_reason as _,
         written.now,
     )
     .execute(conn)
@@ -374,11 +376,11 @@ fn seal(access: &Access, id: WebhookId, master_key: &MasterKey) -> Result<Option
 
 /// A webhook that is disabled or unverified takes no part.
 pub(in crate::store) fn must_take_part(webhook: &Webhook) -> Result<()> {
-    match webhook.state.as_str() {
-        "disabled" => Err(StoreError::Conflict("it is disabled; enable it".to_owned())),
-        "unverified" => {
+    match webhook.state {
+        WebhookState::Disabled => Err(StoreError::Conflict("it is disabled; enable it".to_owned())),
+        WebhookState::Unverified => {
             Err(StoreError::Conflict("its receiver has not shown yet that it wants the POSTs".to_owned()))
         }
-        _ => Ok(()),
+        WebhookState::Active | WebhookState::Paused => Ok(()),
     }
 }

@@ -6,7 +6,7 @@ use time::{Duration, OffsetDateTime};
 
 use crate::clock;
 use crate::domain::audit::Kind;
-use crate::domain::delivery::signature::SigningKey;
+use crate::domain::delivery::signature::{SecretKind, SigningKey};
 use crate::domain::ids::{WebhookId, WebhookSecretId};
 use crate::domain::secret::MasterKey;
 use crate::domain::webhook::SIGNING_SECRETS_MAX;
@@ -65,7 +65,7 @@ impl Store {
                 "{SIGNING_SECRETS_MAX} secrets of this webhook sign already; wait until a former one has expired"
             )));
         }
-        insert_secret(&mut tx, id, "hmac", secret.bytes(), master_key, now).await?;
+        insert_secret(&mut tx, id, SecretKind::Hmac, secret.bytes(), master_key, now).await?;
         if has_seed {
             make_seed(&mut tx, id, master_key, now).await?;
         }
@@ -97,13 +97,13 @@ pub(in crate::store) async fn make_seed(
     master_key: &MasterKey,
     now: OffsetDateTime,
 ) -> Result<()> {
-    insert_secret(conn, webhook, "ed25519", &random::bytes::<32>(), master_key, now).await
+    insert_secret(conn, webhook, SecretKind::Ed25519, &random::bytes::<32>(), master_key, now).await
 }
 
 pub(in crate::store) async fn insert_secret(
     conn: &mut PgConnection,
     webhook: WebhookId,
-    kind: &str,
+    kind: SecretKind,
     secret: &[u8],
     master_key: &MasterKey,
     now: OffsetDateTime,
@@ -115,7 +115,7 @@ pub(in crate::store) async fn insert_secret(
          values ($1, $2, $3, $4, $5)",
         id as _,
         webhook as _,
-        kind,
+        kind as _,
         sealed,
         now,
     )

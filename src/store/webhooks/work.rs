@@ -31,6 +31,28 @@ pub(in crate::store) enum Work<'a> {
     Wake,
 }
 
+/// Column `webhook_work.kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum WorkKind {
+    End,
+    Resume,
+    Wake,
+}
+
+impl WorkKind {
+    pub(in crate::store) const fn as_str(self) -> &'static str {
+        match self {
+            Self::End => "end",
+            Self::Resume => "resume",
+            Self::Wake => "wake",
+        }
+    }
+
+    pub(in crate::store) fn from_name(word: &str) -> Option<Self> {
+        [Self::End, Self::Resume, Self::Wake].into_iter().find(|kind| kind.as_str() == word)
+    }
+}
+
 /// What a call did.
 #[derive(Debug, Default)]
 pub struct Worked {
@@ -52,9 +74,9 @@ pub(in crate::store) async fn ask(
     now: OffsetDateTime,
 ) -> Result<()> {
     let (kind, end, principal) = match work {
-        Work::End(end, principal) => ("end", Some(end.as_str()), principal),
-        Work::Resume => ("resume", None, None),
-        Work::Wake => ("wake", None, None),
+        Work::End(end, principal) => (WorkKind::End, Some(end.as_str()), principal),
+        Work::Resume => (WorkKind::Resume, None, None),
+        Work::Wake => (WorkKind::Wake, None, None),
     };
     sqlx::query!(
         "insert into webhook_work (webhook_id, kind, end_state, principal, asked_at)
@@ -68,7 +90,7 @@ pub(in crate::store) async fn ask(
              ended = default,
              asked_at = excluded.asked_at",
         webhook as _,
-        kind,
+        kind as _,
         end,
         principal,
         now,
@@ -166,7 +188,7 @@ impl Store {
         with_timeout(async {
             let mut tx = self.pipeline_pool.begin().await?;
             let Some(work) = sqlx::query!(
-                r#"select k.webhook_id as "webhook: WebhookId", k.kind, k.end_state, k.asked_at,
+                r#"select k.webhook_id as "webhook: WebhookId", k.kind as "kind: WorkKind", k.end_state, k.asked_at,
                           coalesce(w.state = 'active' and w.deleted_at is null, false) as "active!"
                    from webhook_work k
                    left join webhook w on w.webhook_id = k.webhook_id
@@ -185,8 +207,8 @@ impl Store {
             else {
                 return Ok(false);
             };
-            let left = match work.kind.as_str() {
-                "end" => {
+            let left = match work.kind {
+                WorkKind::End => {
                     let known = |end: &EndState| work.end_state.as_deref() == Some(end.as_str());
                     let end = EndState::ALL.into_iter().find(known).unwrap_or(EndState::WebhookGone);
                     let (ended, left) = end_piece(&mut tx, work.webhook, end).await?;
@@ -197,12 +219,12 @@ impl Store {
                 }
                 // Paused or disabled again: what is due is put off when it is claimed.
                 _ if !work.active => false,
-                "resume" => {
+                WorkKind::Resume => {
                     let due = resume_piece(&mut tx, work.webhook, work.asked_at).await?;
                     worked.due += due;
                     due >= PIECE.into()
                 }
-                _ => {
+                WorkKind::Wake => {
                     let due = wake_piece(&mut tx, work.webhook).await?;
                     worked.due += due;
                     due >= WOKEN.into()
@@ -212,7 +234,7 @@ impl Store {
                 sqlx::query!(
                     "update webhook_work set worked_at = clock_timestamp() where webhook_id = $1 and kind = $2",
                     work.webhook as _,
-                    work.kind,
+                    work.kind as _,
                 )
                 .execute(&mut *tx)
                 .await?;
@@ -220,7 +242,7 @@ impl Store {
                 sqlx::query!(
                     "delete from webhook_work where webhook_id = $1 and kind = $2",
                     work.webhook as _,
-                    work.kind,
+                    work.kind as _,
                 )
                 .execute(&mut *tx)
                 .await?;

@@ -12,6 +12,7 @@ use crate::api::http::scoped::Scoped;
 use crate::domain::delivery::signature::SigningKey;
 use crate::domain::ids::WebhookId;
 use crate::domain::violation::Violation;
+use crate::domain::webhook::state::StateReason;
 use crate::domain::webhook::{FORMER_SECRET_SIGNS_ON, OVERLAP_SECONDS_MAX, WebhookSettings};
 use crate::store::webhooks::{NewWebhook, Webhook};
 use body::{secret_or_new, take_changes, take_secret};
@@ -53,8 +54,8 @@ fn view(state: &Scoped, webhook: &Webhook) -> Result<Value, ApiError> {
         "auth": {"kind": webhook.auth_kind},
         "client_certificate": webhook.access(&state.master_key)?.client_certificate.is_some(),
         "verification": settings.verification.as_str(),
-        "state": webhook.state,
-        "state_reason": webhook.state_reason,
+        "state": webhook.state.as_str(),
+        "state_reason": webhook.state_reason.map(StateReason::as_str),
         "health": {
             "failures": health.failures,
             "failing_since": maybe_at(health.failing_since),

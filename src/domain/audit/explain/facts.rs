@@ -5,6 +5,7 @@ use time::OffsetDateTime;
 
 use crate::domain::ids::{AgentId, DeliveryId, SourceId};
 use crate::domain::presence::EventKind;
+use crate::domain::webhook::state::WebhookState;
 
 /// What is known of the event.
 #[derive(Clone, Debug)]
@@ -34,8 +35,8 @@ pub struct WebhookFacts {
     pub created_at: OffsetDateTime,
     /// When it was removed.
     pub deleted_at: Option<OffsetDateTime>,
-    /// `active`, `paused`, `disabled` or `unverified`.
-    pub state: String,
+    /// Present one, not that of the event's time.
+    pub state: WebhookState,
     /// Kinds of event it asks for.
     pub events: Vec<String>,
     /// Only these agents.

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use crate::domain::presence::EventKind;
+use crate::domain::webhook::state::WebhookState;
 
 mod facts;
 
@@ -104,7 +105,7 @@ fn of_open(
             (Verdict::Blocked, format!("An older delivery of the same agent{ahead} leaves first."))
         }
         "paused" => (Verdict::Paused, "Its webhook is paused; it leaves after resume.".to_owned()),
-        _ if webhook.state == "paused" => {
+        _ if webhook.state == WebhookState::Paused => {
             (Verdict::Paused, "Its webhook is paused; it leaves after resume.".to_owned())
         }
         _ => match (webhook.hold_until.filter(|until| *until > now), open.not_before, &open.last_outcome) {
@@ -245,7 +246,7 @@ fn took_no_part(facts: &Facts, at: OffsetDateTime) -> bool {
         // Nothing turned before. If the first turn afterwards brought it in, it was out until then.
         None => match facts.of_webhook.iter().filter(|entry| entry.at > at).find_map(turn) {
             Some(out) => !out,
-            None => ["disabled", "unverified"].contains(&facts.webhook.state.as_str()),
+            None => !facts.webhook.state.takes_part(),
         },
     }
 }

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::domain::audit::explain::*;
 use crate::domain::ids::{AgentId, DeliveryId, SourceId};
+use crate::domain::webhook::state::WebhookState;
 
 const T: OffsetDateTime = datetime!(2026-11-23 09:30:00 UTC);
 
@@ -33,7 +34,7 @@ fn facts() -> Facts {
         webhook: WebhookFacts {
             created_at: at(-60),
             deleted_at: None,
-            state: "active".to_owned(),
+            state: WebhookState::Active,
             events: vec!["presence.updated".to_owned()],
             agents: Vec::new(),
             topics: Vec::new(),
@@ -167,12 +168,12 @@ fn what_was_never_owed_tells_why() {
     assert_eq!(changed.0, Verdict::NotMatched);
     assert!(changed.1.contains("changed at +5"), "{}", changed.1);
     assert_eq!(of(|_| {}).0, Verdict::Unknown);
-    assert_eq!(of(|facts| facts.webhook.state = "disabled".to_owned()).0, Verdict::WebhookDisabled);
+    assert_eq!(of(|facts| facts.webhook.state = WebhookState::Disabled).0, Verdict::WebhookDisabled);
     let was_out = of(|facts| facts.of_webhook.push(entry(5, "WEBHOOK_ENABLED")));
     assert_eq!(was_out.0, Verdict::WebhookDisabled);
     let out_since = of(|facts| {
         facts.of_webhook.push(entry(5, "WEBHOOK_DISABLED"));
-        facts.webhook.state = "disabled".to_owned();
+        facts.webhook.state = WebhookState::Disabled;
     });
     assert_eq!(out_since.0, Verdict::Unknown);
 }
