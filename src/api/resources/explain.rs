@@ -7,7 +7,7 @@ use crate::api::http::page::{Query, at};
 use crate::api::http::problem::ApiError;
 use crate::api::http::scoped::Scoped;
 use crate::clock;
-use crate::domain::audit::explain::{Step, explain};
+use crate::domain::explain::{Step, explain};
 use crate::domain::ids::{DeliveryId, EventId, WebhookId};
 
 fn step_view(step: &Step) -> Value {

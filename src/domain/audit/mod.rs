@@ -6,7 +6,6 @@ use time::OffsetDateTime;
 use super::ids::{AgentId, ConnectionId, DeliveryId, EventId, SourceId, WebhookId};
 use quarantine::Kept;
 
-pub mod explain;
 pub mod quarantine;
 pub mod seal;
 pub mod syslog;

@@ -3,7 +3,6 @@
 pub mod access;
 pub mod capacity;
 pub mod circuit;
-pub mod fan_out;
 pub mod outcome;
 pub mod rate_limit;
 pub mod recovery;

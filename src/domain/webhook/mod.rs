@@ -12,6 +12,7 @@ use target::TargetPolicy;
 pub mod access_input;
 pub mod delivery_settings_input;
 pub mod dial_budget;
+pub mod fan_out;
 pub mod filter_index;
 pub mod filter_key;
 pub mod filters;

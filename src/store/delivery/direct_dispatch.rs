@@ -11,9 +11,9 @@ use time::OffsetDateTime;
 use tokio::sync::Notify;
 
 use crate::domain::delivery::capacity::DispatchCapacity;
-use crate::domain::delivery::fan_out::{NewEvent, Plan};
 use crate::domain::ids::{DeliveryId, EventId, WebhookId};
 use crate::domain::presence::Event;
+use crate::domain::webhook::fan_out::{NewEvent, Plan};
 use crate::store::delivery::types::Claimed;
 
 /// What a writer has to say to the dispatcher.

@@ -11,4 +11,5 @@ pub(super) mod reopen;
 pub(super) mod settle;
 pub(super) mod suspended;
 pub mod targets;
+mod test_ping;
 pub mod types;

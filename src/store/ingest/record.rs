@@ -12,11 +12,11 @@ use sqlx::{Postgres, Transaction};
 use time::OffsetDateTime;
 
 use crate::clock;
-use crate::domain::delivery::fan_out::NewEvent;
 use crate::domain::ids::{AgentId, EventId, SourceId, TenantId};
 use crate::domain::presence::agent_state::AgentState;
 use crate::domain::presence::numbering::{Agent, Agents, Dropped, Numbered, number};
 use crate::domain::presence::{Detail, Event, EventKind, PresenceChange};
+use crate::domain::webhook::fan_out::NewEvent;
 use crate::domain::webhook::filter_index::Filters;
 use crate::domain::webhook::filter_key::Key;
 use crate::domain::webhook::matching::{Facts, Subscription};

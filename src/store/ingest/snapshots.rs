@@ -9,10 +9,10 @@ use sqlx::types::Json;
 
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
-use crate::domain::delivery::fan_out::NewEvent;
 use crate::domain::ids::{AgentId, EventId, SourceId, TenantId, WebhookId};
 use crate::domain::presence::agent_state::{AgentState, EventState};
 use crate::domain::presence::{Detail, Event, EventKind, Origin};
+use crate::domain::webhook::fan_out::NewEvent;
 use crate::domain::webhook::filter_index::Filters;
 use crate::store::ingest::filters::shared_generation;
 use crate::store::ingest::write::Written;

@@ -1,4 +1,4 @@
-//! Writes events and what is owed for them: the plan of `domain/delivery/fan_out.rs`, in the transaction of whoever made it, which
+//! Writes events and what is owed for them: the plan of `domain/webhook/fan_out.rs`, in the transaction of whoever made it, which
 //! holds the writers' lock.
 
 use std::collections::HashMap;
@@ -10,9 +10,9 @@ use sqlx::types::Json;
 use time::OffsetDateTime;
 
 use crate::domain::delivery::capacity::DispatchCapacity;
-use crate::domain::delivery::fan_out::{NewEvent, Plan, Wants, plan};
 use crate::domain::ids::{DeliveryId, WebhookId};
 use crate::domain::presence::{Detail, Event};
+use crate::domain::webhook::fan_out::{NewEvent, Plan, Wants, plan};
 use crate::domain::webhook::filter_index::Filters;
 use crate::store::delivery::direct_dispatch::{DirectDispatch, Handoff, Uncertain, direct_dispatches};
 use crate::store::{Result, Store, audit};

@@ -36,7 +36,7 @@ pub(in crate::store) struct Missed {
     pub(in crate::store) agent_id: Option<AgentId>,
 }
 
-/// Events that the webhook asks for, between two ends of a statement. The rule is that of `domain/audit/explain/`.
+/// Events that the webhook asks for, between two ends of a statement. The rule is that of `domain/explain/`.
 macro_rules! missed {
     ($conn:expr, $job:expr, $webhook:expr, $through:expr, $select:literal, $end:literal) => {
         sqlx::query_as!(

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use crate::domain::delivery::fan_out::NewEvent;
 use crate::domain::ids::{AgentId, ConnectionId, EventId, SourceId, TenantId};
 use crate::domain::presence::gap_notice::GapNotice;
 use crate::domain::presence::{Detail, Event, EventKind, Origin};
+use crate::domain::webhook::fan_out::NewEvent;
 use crate::domain::webhook::matching::Subscription;
 use crate::store::ingest::filters::shared_generation;
 use crate::store::ingest::write::Written;

@@ -1,6 +1,6 @@
-//! What is kept of one event and one webhook, gathered for `domain/audit/explain/`. Called by `api/resources/explain.rs`.
+//! What is kept of one event and one webhook, gathered for `domain/explain/`. Called by `api/resources/explain.rs`.
 
-use crate::domain::audit::explain::{EntryFacts, EventFacts, Facts, OpenFacts, WebhookFacts};
+use crate::domain::explain::{EntryFacts, EventFacts, Facts, OpenFacts, WebhookFacts};
 use crate::domain::ids::{AgentId, DeliveryId, EventId, SourceId, WebhookId};
 use crate::domain::presence::EventKind;
 use crate::domain::webhook::state::WebhookState;

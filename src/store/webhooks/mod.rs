@@ -25,7 +25,6 @@ pub(super) mod lifecycle;
 pub(super) mod quotas;
 pub(super) mod rows;
 pub(super) mod secrets;
-mod test_ping;
 pub(super) mod work;
 
 /// Settings by which a receiver that failed may be mended: it is tried anew, without a wait.

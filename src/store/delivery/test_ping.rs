@@ -1,11 +1,11 @@
 //! Test pings: an event that is nobody's presence, for one webhook.
 
-use super::rows::{must_take_part, read};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::ids::{DeliveryId, EventId, WebhookId};
 use crate::domain::presence::EventKind;
 use crate::store::delivery::reopen::{Lane, open_delivery};
+use crate::store::webhooks::rows::{must_take_part, read};
 use crate::store::{Result, Store, audit, webhooks};
 
 impl Store {

@@ -8,9 +8,9 @@ use proptest::prelude::*;
 use time::macros::datetime;
 use uuid::Uuid;
 
-use crate::domain::delivery::fan_out::*;
 use crate::domain::ids::{AgentId, DispatcherId, SourceId};
 use crate::domain::presence::Origin;
+use crate::domain::webhook::fan_out::*;
 use crate::domain::webhook::filter_key::Keys;
 
 const NOW: OffsetDateTime = datetime!(2026-11-25 06:00 UTC);

@@ -5,7 +5,7 @@ use serde_json::json;
 use time::macros::datetime;
 use uuid::Uuid;
 
-use crate::domain::audit::explain::*;
+use crate::domain::explain::*;
 use crate::domain::ids::{AgentId, DeliveryId, SourceId};
 use crate::domain::webhook::state::WebhookState;
 
