@@ -260,7 +260,7 @@ async fn look_at_filters(store: &Store) {
 }
 
 fn quarantine(change: &PresenceChange) -> Entry {
-    let mut entry = Entry::odd(clock::now(), "not_storable", &change.raw).level(Level::Error);
+    let mut entry = Entry::malformed(clock::now(), "not_storable", &change.raw).level(Level::Error);
     entry.source_id = Some(change.source_id);
     entry.connection_id = Some(change.connection_id);
     entry.agent_id = Some(change.agent_id.clone());

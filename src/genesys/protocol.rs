@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 
 use super::socket::Socket;
 use crate::domain::presence::agent_state::AgentState;
+use crate::domain::presence::connection::{GapCause, MalformedReason};
 use crate::domain::secret::Secret;
 
 /// A token and how long it is good for.
@@ -211,15 +212,15 @@ pub enum Frame {
     Closing,
     /// Upstream has ended the connection behind this socket.
     Dead {
-        /// Why, as a gap names it.
-        cause: &'static str,
+        /// Cause of the gap that begins.
+        cause: GapCause,
     },
     /// A presence update.
     Update(Box<Update>),
     /// Nothing that the protocol knows; its bytes are kept.
     Malformed {
-        /// What is odd, from a closed set of words.
-        reason: &'static str,
+        /// What is wrong with it.
+        reason: MalformedReason,
     },
 }
 

@@ -13,6 +13,7 @@ use crate::domain::ids::{
     AgentId, ApiKeyId, BatchId, ConnectionId, DeliveryId, DispatcherId, EventId, GapId, ProcessId,
     ProvisioningId, QuarantineId, RecoveryId, SourceId, TenantId, WebhookId, WebhookSecretId,
 };
+use crate::domain::presence::connection::{ConnectionState, DesiredState};
 use crate::domain::presence::source::SourceOrigin;
 use crate::domain::presence::{Detail, EventKind};
 use crate::domain::webhook::state::{StateReason, WebhookState};
@@ -74,7 +75,16 @@ macro_rules! word_type {
     )+};
 }
 
-word_type!(WebhookState, StateReason, RecoveryFailure, SecretKind, SourceOrigin, WorkKind);
+word_type!(
+    ConnectionState,
+    DesiredState,
+    RecoveryFailure,
+    SecretKind,
+    SourceOrigin,
+    StateReason,
+    WebhookState,
+    WorkKind,
+);
 
 /// What an event of this kind tells besides its columns; `None` if it does not read, which our own writing rules out.
 pub(super) fn detail(kind: EventKind, state: Value) -> Option<Detail> {

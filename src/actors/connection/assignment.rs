@@ -7,10 +7,10 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use crate::domain::ids::{AgentId, ConnectionId, EventId, SourceId};
+use crate::domain::presence::connection::CloseCause;
 use crate::domain::presence::{Origin, PresenceChange};
 use crate::genesys::definitions::Definitions;
 use crate::genesys::protocol::{Update, Wanted};
-use crate::genesys::session::Ending;
 use crate::store::sources::gap_tracking::Watcher;
 
 /// Which connection, and whom it watches.
@@ -33,7 +33,7 @@ pub struct Assignment {
     /// Last moment of proof by a former process or actor.
     pub proven_at: Option<OffsetDateTime>,
     /// It is to end at once, for this reason: there is nothing to do but to delete leftovers.
-    pub ends_at_once: Option<Ending>,
+    pub ends_at_once: Option<CloseCause>,
 }
 
 /// Whom a connection watches: in order, and to be asked.

@@ -21,8 +21,9 @@ use crate::actors::connection::{ConnectionActor, Place};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::presence::PresenceChange;
+use crate::domain::presence::connection::{CloseCause, GapCause, RotateCause};
 use crate::genesys::protocol::{ErrorKind, Standing};
-use crate::genesys::session::{Ending, Input, Phase};
+use crate::genesys::session::{Input, Phase};
 use crate::metrics::ReasonLabels;
 use crate::store::sources::gap_tracking::GapStep;
 
@@ -32,14 +33,12 @@ const OVERLAP: Duration = Duration::from_secs(2);
 /// How often, and how far apart, a primary is looked at for the sign of life that it was asked for.
 const SIGNS_AWAITED: u32 = 50;
 const SIGN_APART: Duration = Duration::from_millis(100);
-/// Why a connection is replaced whose end upstream has announced.
-const ANNOUNCED: &str = "maintenance";
 /// Wait before a change that found no room in the queue is handed in again.
 const ROOM_AGAIN: Duration = Duration::from_millis(200);
 
 impl ConnectionActor {
     /// Starts a successor of the primary when there is room for another channel, unless one is on its way.
-    pub(super) fn begin_handover(&mut self, id: LinkId, cause: &'static str, ctx: &mut Context<Self>) {
+    pub(super) fn begin_handover(&mut self, id: LinkId, cause: RotateCause, ctx: &mut Context<Self>) {
         if let Some(successor) = self.link(id).filter(|link| link.role == Role::Successor) {
             successor.wants_successor = Some(cause);
             return;
@@ -47,7 +46,7 @@ impl ConnectionActor {
         if self.in_role(Role::Successor).is_some() || self.waits_for_room {
             return;
         }
-        tracing::info!(cause, "a connection is to be replaced while it lives");
+        tracing::info!(cause = cause.as_str(), "a connection is to be replaced while it lives");
         self.waits_for_room = true;
         let room = self.spare.clone().acquire_owned();
         ctx.spawn(room.into_actor(self).map(move |room, actor, ctx| {
@@ -60,14 +59,14 @@ impl ConnectionActor {
             actor.strands_made += 1;
             let mut link = Link::new(successor, Role::Successor, session);
             link.room = room.ok();
-            link.in_a_hurry = cause == ANNOUNCED;
+            link.in_a_hurry = cause == RotateCause::Maintenance;
             actor.links.push(link);
             actor.feed(Place { link: successor, epoch: 0 }, Input::Start, ctx);
         }));
     }
 
     /// Coverage was lost on a strand: a gap begins if no other strand sees, and is over already if one has seen since.
-    pub(super) fn coverage_lost(&mut self, role: Role, from: OffsetDateTime, cause: &'static str) {
+    pub(super) fn coverage_lost(&mut self, role: Role, from: OffsetDateTime, cause: GapCause) {
         if role != Role::Primary {
             return;
         }
@@ -228,7 +227,7 @@ impl ConnectionActor {
         }
         self.journal.tell(Entry::new(clock::now(), Kind::ChannelRotated));
         if let Some(retired) = retired {
-            self.feed(retired, Input::Terminate(Ending::Rotated), ctx);
+            self.feed(retired, Input::Terminate(CloseCause::Rotated), ctx);
         }
         // The former primary died before it could prove that it told everything.
         self.read_after_all(ctx);

@@ -9,7 +9,7 @@ use crate::actors::recorder::Recorder;
 use crate::domain::audit::quarantine::Room;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::{AgentId, ProvisioningId};
-use crate::store::sources::desired_connections::ConnectionState;
+use crate::store::sources::desired_connections::ConnectionRecord;
 use crate::store::sources::gap_tracking::{GapStep, Watcher};
 use crate::store::{Store, StoreError};
 
@@ -90,7 +90,7 @@ impl Journal {
         &mut self,
         store: Store,
         recorder: Recorder,
-        state: ConnectionState,
+        state: ConnectionRecord,
     ) -> Option<impl Future<Output = Written> + use<>> {
         if self.writing || !self.unsaved {
             return None;

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::actors::connection::assignment::Agents;
 use crate::actors::connection::handover_buffer::HandoverBuffer;
 use crate::actors::token::Held;
+use crate::domain::presence::connection::RotateCause;
 use crate::genesys::session::{Phase, Session};
 use crate::genesys::socket::Sender;
 
@@ -63,7 +64,7 @@ pub struct Link {
     /// Its place among the channels that a client may have besides those in use.
     pub room: Option<OwnedSemaphorePermit>,
     /// Upstream wants it replaced; asked for again once it is the primary.
-    pub wants_successor: Option<&'static str>,
+    pub wants_successor: Option<RotateCause>,
     /// The one that it is to replace ends soon.
     pub in_a_hurry: bool,
     /// Nobody has read the present states since its socket opened: the primary told everything, and is to prove it.

@@ -15,15 +15,16 @@ use super::token::Tokens;
 use crate::actors::recorder::Recorder;
 use crate::clock;
 use crate::domain::presence::Origin;
+use crate::domain::presence::connection::{CloseCause, GapCause, MalformedReason};
 use crate::genesys::definitions::Definitions;
 use crate::genesys::protocol::{Frame, Update, Upstream};
-use crate::genesys::session::{Effect, Ending, Input, Now, Phase, Session};
+use crate::genesys::session::{Effect, Input, Now, Phase, Session};
 use crate::genesys::socket::Incoming;
 use crate::metrics::{Metrics, ReasonLabels};
 use crate::random;
 use crate::status::{ConnectionMetrics, Status};
 use crate::store::Store;
-use crate::store::sources::desired_connections::ConnectionState;
+use crate::store::sources::desired_connections::ConnectionRecord;
 use crate::store::sources::gap_tracking::GapStep;
 use assignment::{Agents, Assignment};
 use deletions::delete;
@@ -60,7 +61,7 @@ pub struct Deps {
 /// Asks the connection to end; it does so by itself then, within some seconds.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Terminate(pub Ending);
+pub struct Terminate(pub CloseCause);
 
 /// Gives the connection other agents.
 #[derive(Message)]
@@ -204,10 +205,12 @@ impl ConnectionActor {
             }
             Effect::GapClosed => {}
             Effect::Save => self.journal.save(),
-            Effect::CountReconnect(reason) => {
+            Effect::CountReconnect(cause) => {
+                let reason = cause.as_str();
                 self.deps.metrics.upstream_reconnects.get_or_create(&ReasonLabels { reason }).inc();
             }
             Effect::CountMalformed(reason) => {
+                let reason = reason.as_str();
                 self.deps.metrics.frames_rejected.get_or_create(&ReasonLabels { reason }).inc();
             }
             Effect::CountRoundTrip(round_trip) => {
@@ -260,7 +263,8 @@ impl ConnectionActor {
     /// Writes down what is not written yet, one write at a time; the next takes all that has come since.
     pub(super) fn write(&mut self, ctx: &mut Context<Self>) {
         let (store, recorder) = (self.deps.store.clone(), self.deps.recorder.clone());
-        let Some(write) = self.state().and_then(|state| self.journal.next_write(store, recorder, state))
+        let Some(write) =
+            self.connection_record().and_then(|state| self.journal.next_write(store, recorder, state))
         else {
             if self.journal.is_settled() && self.links.iter().all(Link::has_ended) {
                 ctx.stop();
@@ -276,16 +280,16 @@ impl ConnectionActor {
         }));
     }
 
-    fn state(&self) -> Option<ConnectionState> {
+    fn connection_record(&self) -> Option<ConnectionRecord> {
         let session = &self.in_role(Role::Primary)?.session;
         // What the others have upstream is to be found there by the next process.
         let others = self.links.iter().filter(|link| link.role != Role::Primary);
         let theirs = others.flat_map(|s| {
             s.session.stale().iter().cloned().chain(s.session.upstream_id().map(str::to_owned))
         });
-        Some(ConnectionState {
+        Some(ConnectionRecord {
             connection_id: self.assignment.connection_id,
-            state: session.phase().as_str(),
+            state: session.phase().state(),
             reason: session.reason().map(str::to_owned),
             attempts: session.attempts(),
             upstream_id: session.upstream_id().map(str::to_owned),
@@ -309,7 +313,7 @@ impl Actor for ConnectionActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         if let Some(from) = self.assignment.proven_at {
             // Until now nobody looked: a former process ended, however it did.
-            self.journal.gap(GapStep::Opened { from, cause: "bridge_down" });
+            self.journal.gap(GapStep::Opened { from, cause: GapCause::BridgeDown });
         }
         let first = self.assignment.ends_at_once.map_or(Input::Start, Input::Terminate);
         self.feed(Place { link: 0, epoch: 0 }, first, ctx);
@@ -339,7 +343,7 @@ impl StreamHandler<Arrival> for ConnectionActor {
         let input = match incoming {
             Incoming::Text(text) => match self.upstream.read(&text) {
                 Frame::Update(update) if !self.assignment.watches(&update) => {
-                    Input::Text(text, Frame::Malformed { reason: "unwatched_agent" })
+                    Input::Text(text, Frame::Malformed { reason: MalformedReason::UnwatchedAgent })
                 }
                 frame => Input::Text(text, frame),
             },
@@ -366,16 +370,16 @@ impl Handler<Terminate> for ConnectionActor {
     type Result = ();
 
     fn handle(&mut self, Terminate(ending): Terminate, ctx: &mut Self::Context) {
-        let mut places: Vec<(Place, Ending)> = self
+        let mut places: Vec<(Place, CloseCause)> = self
             .links
             .iter()
             .map(|link| {
-                let ending = if link.role == Role::Primary { ending } else { Ending::Rotated };
+                let ending = if link.role == Role::Primary { ending } else { CloseCause::Rotated };
                 (Place { link: link.id, epoch: link.session.epoch() }, ending)
             })
             .collect();
         // The primary last: while another strand sees, its end would be no loss of sight.
-        places.sort_by_key(|(_, ending)| *ending != Ending::Rotated);
+        places.sort_by_key(|(_, ending)| *ending != CloseCause::Rotated);
         for (place, ending) in places {
             self.feed(place, Input::Terminate(ending), ctx);
         }

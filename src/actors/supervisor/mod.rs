@@ -16,12 +16,12 @@ use crate::actors::recorder::Recorder;
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::{ConnectionId, SourceId};
+use crate::domain::presence::connection::{CloseCause, DesiredState};
 use crate::domain::presence::source::PROTOCOL_NOTIFICATIONS;
 use crate::domain::presence::topics;
 use crate::domain::secret::MasterKey;
 use crate::domain::webhook::target::TargetPolicy;
 use crate::genesys::plan::{Plan, REALTIME_CONNECTIONS_MAX};
-use crate::genesys::session::Ending;
 use crate::metrics::{Metrics, ReasonLabels};
 use crate::status::{Part, Status};
 use crate::store::Store;
@@ -80,7 +80,7 @@ struct Held {
     generation: i64,
     started: Instant,
     /// Asked to end, and why.
-    ending: Option<Ending>,
+    ending: Option<CloseCause>,
 }
 
 /// The actor that keeps all others of the left half.
@@ -161,7 +161,7 @@ impl Supervisor {
             for connection in &source.connections {
                 let agent = connection.agent_id.as_ref();
                 let unwanted = source.deleted
-                    || connection.removed
+                    || connection.desired == DesiredState::Removed
                     // A row of the protocol that the source spoke before.
                     || connection.agent_id.is_some() == source.is_planned()
                     || agent.is_some_and(|agent| plan.remove.contains(&agent.0));
@@ -180,7 +180,7 @@ impl Supervisor {
         let known: Vec<_> = wanted.iter().flat_map(|one| &one.source.connections).collect();
         for (id, held) in &mut self.held {
             if held.ending.is_none() && !known.iter().any(|connection| connection.connection_id == *id) {
-                held.end(Ending::Replaced);
+                held.end(CloseCause::Replaced);
             }
         }
         // What ended is let go of only here, so the next comparison reads what it wrote last before deciding.
@@ -202,7 +202,7 @@ impl Supervisor {
         ctx: &mut Context<Self>,
     ) {
         let id = connection.connection_id;
-        let open = connection.open && !unwanted;
+        let open = connection.desired == DesiredState::Open && !unwanted;
         let Some(held) = self.held.get_mut(&id) else {
             if open {
                 // Those of a row that came into being since are read at the next comparison.
@@ -213,7 +213,7 @@ impl Supervisor {
                 // Nobody holds it, but something of it may still exist upstream: an actor that only cleans up. The
                 // row stays until that is done, since nothing else knows of what was left.
                 if self.cleanups.due(id, Instant::now()) {
-                    let ending = if unwanted { Ending::Replaced } else { Ending::Operator };
+                    let ending = if unwanted { CloseCause::Replaced } else { CloseCause::Terminated };
                     self.start(source, connection, agents.unwrap_or(&Agents::default()), Some(ending));
                 }
             } else if unwanted {
@@ -233,11 +233,11 @@ impl Supervisor {
             return;
         }
         if unwanted {
-            held.end(Ending::Replaced);
-        } else if !connection.open {
-            held.end(Ending::Operator);
+            held.end(CloseCause::Replaced);
+        } else if connection.desired != DesiredState::Open {
+            held.end(CloseCause::Terminated);
         } else if held.generation != connection.generation || held.source_version != source.version {
-            held.end(Ending::Replaced);
+            held.end(CloseCause::Replaced);
         } else if let Some(agents) = agents.filter(|agents| agents.version != held.assignment) {
             // A full mailbox is tried again at the next comparison.
             if held.addr.try_send(Reassign(agents.clone())).is_ok() {
@@ -251,7 +251,7 @@ impl Supervisor {
         source: &WantedSource,
         connection: &WantedConnection,
         agents: &Agents,
-        ends_at_once: Option<Ending>,
+        ends_at_once: Option<CloseCause>,
     ) {
         let topics = if source.protocol == PROTOCOL_NOTIFICATIONS {
             topics::notification_parts(&source.topic_matrix)
@@ -364,7 +364,7 @@ impl Supervisor {
 }
 
 impl Held {
-    fn end(&mut self, ending: Ending) {
+    fn end(&mut self, ending: CloseCause) {
         // A full mailbox is tried again at the next comparison.
         if self.addr.try_send(Terminate(ending)).is_ok() {
             self.ending = Some(ending);
@@ -390,7 +390,7 @@ impl Handler<Stop> for Supervisor {
         self.stopping = true;
         self.rosters.end_all_but(|_| false);
         for held in self.held.values_mut().filter(|held| held.ending.is_none()) {
-            held.end(Ending::BridgeStops);
+            held.end(CloseCause::BridgeStopped);
         }
         let actors: Vec<_> = self.held.values().map(|held| held.addr.clone()).collect();
         Box::pin(async move {

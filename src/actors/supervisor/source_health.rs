@@ -9,6 +9,7 @@ use time::{Duration, OffsetDateTime};
 use crate::actors::supervisor::{Deps, Supervisor};
 use crate::clock;
 use crate::domain::ids::SourceId;
+use crate::domain::presence::connection::DesiredState;
 use crate::store::sources::desired_connections::WantedSource;
 
 /// What is known of the sources besides their rows.
@@ -25,8 +26,8 @@ impl SourcesHealth {
     pub fn look(&mut self, source: &WantedSource, deps: &Deps, ctx: &mut Context<Supervisor>) {
         let id = source.source_id;
         // Whoever ended all of them by hand knows.
-        let ended =
-            !source.connections.is_empty() && source.connections.iter().all(|connection| !connection.open);
+        let ended = !source.connections.is_empty()
+            && source.connections.iter().all(|connection| connection.desired != DesiredState::Open);
         if source.deleted || ended && source.stale_since.is_none() || self.telling.contains(&id) {
             return;
         }

@@ -8,11 +8,10 @@ use crate::api::http::page::{List, Place, Query, at, maybe_at, path_id};
 use crate::api::http::problem::ApiError;
 use crate::api::http::scoped::Scoped;
 use crate::domain::ids::{ConnectionId, SourceId};
+use crate::domain::presence::connection::ConnectionState;
 use crate::store::sources::connections::{ConnectionFilter, ConnectionRow};
 
 type Reply = Result<HttpResponse, ApiError>;
-
-const STATES: [&str; 6] = ["idle", "connecting", "open", "backing_off", "refused", "terminated"];
 
 /// Four names are those of the seed document's metrics; the rest is ours.
 fn view(state: &Scoped, row: &ConnectionRow) -> Value {
@@ -23,8 +22,8 @@ fn view(state: &Scoped, row: &ConnectionRow) -> Value {
         "agent_id": row.agent_id,
         "agents": row.agents,
         "rejected_topics": row.rejected_topics,
-        "desired": row.desired,
-        "state": row.state,
+        "desired": row.desired.as_str(),
+        "state": row.state.as_str(),
         "state_reason": row.state_reason,
         "connectionId": row.upstream_connection_id,
         "attemptCount": row.attempt_count,
@@ -44,7 +43,7 @@ pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     let filter = ConnectionFilter {
         source: query.id("source")?.map(SourceId),
         agent: query.text("agent")?,
-        state: query.word("state", &STATES)?,
+        state: query.word("state", ConnectionState::WORDS)?.as_deref().and_then(ConnectionState::from_name),
     };
     let paging = query.paging(List::Connections)?;
     let after = paging.after_id().map(ConnectionId);

@@ -278,9 +278,9 @@ impl Entry {
         }
     }
 
-    /// That something odd came, with its bytes beside it.
+    /// An entry about content that cannot be used, with its bytes for the quarantine.
     #[must_use]
-    pub fn odd(at: OffsetDateTime, reason: &'static str, bytes: &[u8]) -> Self {
+    pub fn malformed(at: OffsetDateTime, reason: &'static str, bytes: &[u8]) -> Self {
         let kept = Kept::new(reason, bytes);
         let entry = Self::new(at, Kind::FrameRejected)
             .level(Level::Warn)

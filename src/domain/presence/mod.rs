@@ -10,6 +10,7 @@ use source_notice::SourceNotice;
 use webhook_notice::WebhookNotice;
 
 pub mod agent_state;
+pub mod connection;
 pub mod event_data;
 pub mod gap_notice;
 pub mod numbering;

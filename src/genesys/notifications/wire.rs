@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::domain::presence::agent_state::{AgentState, PresencePart, Timed};
 use crate::domain::presence::canonical_presence;
+use crate::domain::presence::connection::{GapCause, MalformedReason};
 use crate::domain::presence::topics::agent_of_topic;
 use crate::genesys::protocol::{Frame, Update};
 use crate::genesys::values::{clean, read_json, read_time};
@@ -25,15 +26,15 @@ const QUEUES_MAX: usize = 500;
 pub fn read(text: &str) -> Frame {
     let frame = match read_json(text) {
         Ok(Value::Object(frame)) => frame,
-        Ok(_) => return Frame::Malformed { reason: "not_an_object" },
-        Err(_) => return Frame::Malformed { reason: "not_json" },
+        Ok(_) => return Frame::Malformed { reason: MalformedReason::NotAnObject },
+        Err(_) => return Frame::Malformed { reason: MalformedReason::NotJson },
     };
     let Some(topic) = frame.get("topicName").and_then(Value::as_str) else {
         // An answer to a message of ours; the only one that matters says that there is no such channel any more.
         return match frame.get("result").and_then(Value::as_str) {
-            Some("404") => Frame::Dead { cause: "channel_gone" },
-            Some(_) => Frame::Malformed { reason: "unexpected_answer" },
-            None => Frame::Malformed { reason: "no_topic" },
+            Some("404") => Frame::Dead { cause: GapCause::ChannelGone },
+            Some(_) => Frame::Malformed { reason: MalformedReason::UnexpectedAnswer },
+            None => Frame::Malformed { reason: MalformedReason::NoTopic },
         };
     };
     if let Some(system) = topic.strip_prefix("v2.system.") {
@@ -44,8 +45,8 @@ pub fn read(text: &str) -> Frame {
         return if message == Some("pong") { Frame::Pong } else { Frame::Heartbeat };
     }
     match (agent_of_topic(topic), frame.get("eventBody").and_then(Value::as_object)) {
-        (None, _) => Frame::Malformed { reason: "unknown_topic" },
-        (_, None) => Frame::Malformed { reason: "no_event_body" },
+        (None, _) => Frame::Malformed { reason: MalformedReason::UnknownTopic },
+        (_, None) => Frame::Malformed { reason: MalformedReason::NoEventBody },
         (Some(agent), Some(body)) => agent_frame(topic, agent, body),
     }
 }
@@ -55,14 +56,14 @@ fn system_frame(name: &str) -> Frame {
     if name.starts_with("socket_closing") {
         Frame::Closing
     } else if name.starts_with("no_longer_subscribed") {
-        Frame::Dead { cause: "displaced" }
+        Frame::Dead { cause: GapCause::Displaced }
     } else if name.starts_with("token_revoked") {
-        Frame::Dead { cause: "token_revoked" }
+        Frame::Dead { cause: GapCause::TokenRevoked }
     } else if name.starts_with("subscription_changed") {
         // The echo of our own change.
         Frame::Heartbeat
     } else {
-        Frame::Malformed { reason: "unknown_system_topic" }
+        Frame::Malformed { reason: MalformedReason::UnknownSystemTopic }
     }
 }
 
@@ -73,13 +74,13 @@ fn agent_frame(topic: &str, agent: &str, body: &Map<String, Value>) -> Frame {
         "presence" => AgentState { presence: presence(body), ..AgentState::default() },
         "routingStatus" => AgentState { routing: routing_of(body), ..AgentState::default() },
         "outofoffice" => AgentState { out_of_office: out_of_office(body), ..AgentState::default() },
-        _ => return Frame::Malformed { reason: "unknown_topic" },
+        _ => return Frame::Malformed { reason: MalformedReason::UnknownTopic },
     };
     if state == AgentState::default() {
-        return Frame::Malformed { reason: "nothing_told" };
+        return Frame::Malformed { reason: MalformedReason::NothingTold };
     }
     let Some(agent_id) = clean(agent, ID_CHARS_MAX) else {
-        return Frame::Malformed { reason: "unknown_topic" };
+        return Frame::Malformed { reason: MalformedReason::UnknownTopic };
     };
     let part = state.presence.as_ref();
     Frame::Update(Box::new(Update {
@@ -201,10 +202,10 @@ mod tests {
         assert_eq!(metadata("pong"), Frame::Pong);
         let system = |name: &str| read(&format!(r#"{{"topicName":"v2.system.{name}","eventBody":{{}}}}"#));
         assert_eq!(system("socket_closing"), Frame::Closing);
-        assert_eq!(system("no_longer_subscribed.c-1"), Frame::Dead { cause: "displaced" });
-        assert_eq!(system("token_revoked.c-1"), Frame::Dead { cause: "token_revoked" });
-        assert_eq!(system("news"), Frame::Malformed { reason: "unknown_system_topic" });
-        assert_eq!(read(r#"{"result":"404","message":"x"}"#), Frame::Dead { cause: "channel_gone" });
+        assert_eq!(system("no_longer_subscribed.c-1"), Frame::Dead { cause: GapCause::Displaced });
+        assert_eq!(system("token_revoked.c-1"), Frame::Dead { cause: GapCause::TokenRevoked });
+        assert_eq!(system("news"), Frame::Malformed { reason: MalformedReason::UnknownSystemTopic });
+        assert_eq!(read(r#"{"result":"404","message":"x"}"#), Frame::Dead { cause: GapCause::ChannelGone });
     }
 
     #[test]
@@ -233,7 +234,11 @@ mod tests {
             (r#"{"topicName":"v2.users.u.station","eventBody":{}}"#, "unknown_topic"),
             (r#"{"topicName":"v2.routing.queues.q.users","eventBody":{}}"#, "unknown_topic"),
         ] {
-            assert_eq!(read(text), Frame::Malformed { reason }, "{text}");
+            assert_eq!(
+                read(text),
+                Frame::Malformed { reason: MalformedReason::from_name(reason).unwrap() },
+                "{text}"
+            );
         }
     }
 

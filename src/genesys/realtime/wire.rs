@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use crate::domain::presence::canonical_presence;
+use crate::domain::presence::connection::MalformedReason;
 use crate::genesys::protocol::{Frame, Update};
 use crate::genesys::values::{clean, read_json, read_time};
 
@@ -42,10 +43,10 @@ pub fn read(text: &str) -> Frame {
             Some("pong") => Frame::Pong,
             _ => Frame::Update(Box::new(update(&frame))),
         },
-        Ok(_) => Frame::Malformed { reason: "not_an_object" },
+        Ok(_) => Frame::Malformed { reason: MalformedReason::NotAnObject },
         // Valid JSON that our reader refuses, such as deep nesting, is an update whose particulars stay in its bytes.
         Err(error) if error.is_data() || is_json(text) => Frame::Update(Box::default()),
-        Err(_) => Frame::Malformed { reason: "not_json" },
+        Err(_) => Frame::Malformed { reason: MalformedReason::NotJson },
     }
 }
 
@@ -150,9 +151,9 @@ mod tests {
 
     #[test]
     fn what_is_no_object_is_odd() {
-        assert_eq!(read("[]"), Frame::Malformed { reason: "not_an_object" });
-        assert_eq!(read("hello"), Frame::Malformed { reason: "not_json" });
-        assert_eq!(read(r#"{"state":"#), Frame::Malformed { reason: "not_json" });
+        assert_eq!(read("[]"), Frame::Malformed { reason: MalformedReason::NotAnObject });
+        assert_eq!(read("hello"), Frame::Malformed { reason: MalformedReason::NotJson });
+        assert_eq!(read(r#"{"state":"#), Frame::Malformed { reason: MalformedReason::NotJson });
     }
 
     proptest! {

@@ -4,6 +4,7 @@ use time::Duration as Span;
 use time::macros::datetime;
 
 use super::*;
+use crate::domain::presence::connection::CloseCause;
 use crate::domain::secret::Secret;
 use crate::genesys::protocol::{Frame, Provisioned, Standing};
 
@@ -59,14 +60,14 @@ fn error(kind: ErrorKind) -> UpstreamError {
 
 fn gap(effects: &[Effect]) -> Option<(Span, &'static str)> {
     effects.iter().find_map(|effect| match effect {
-        Effect::GapOpened { from, cause } => Some((*from - START, *cause)),
+        Effect::GapOpened { from, cause } => Some((*from - START, cause.as_str())),
         _ => None,
     })
 }
 
 fn rotates(effects: &[Effect]) -> Option<&'static str> {
     effects.iter().find_map(|effect| match effect {
-        Effect::Rotate { cause } => Some(*cause),
+        Effect::Rotate { cause } => Some(cause.as_str()),
         _ => None,
     })
 }
@@ -115,7 +116,7 @@ fn a_successor_asks_for_another_token_and_the_one_replaced_leaves_without_a_gap(
         Story { session: story.session.successor(), start: story.start, passed: story.passed };
     let first = successor.on(Input::Start);
     assert!(first.iter().any(|effect| matches!(effect, Effect::GetToken { instead_of: Some(1) })));
-    let ended = story.on(Input::Terminate(Ending::Rotated));
+    let ended = story.on(Input::Terminate(CloseCause::Rotated));
     assert_eq!(gap(&ended), None);
     assert!(ended.iter().any(|effect| matches!(effect, Effect::Close(1000, _))));
     assert!(ended.iter().any(|effect| matches!(effect, Effect::ShutDown(ids) if ids == &["channel"])));
@@ -161,7 +162,7 @@ fn an_update_proves_a_channel_and_a_heartbeat_does_not() {
     let (mut story, _) = Story::open(None);
     story.after(10.0, Input::Text(String::new(), Frame::Update(Box::default())));
     story.after(10.0, heartbeat());
-    let effects = story.on(Input::Text(String::new(), Frame::Dead { cause: "displaced" }));
+    let effects = story.on(Input::Text(String::new(), Frame::Dead { cause: GapCause::Displaced }));
     assert_eq!(gap(&effects), Some((Span::seconds(9), "displaced")));
 }
 
@@ -170,17 +171,17 @@ fn what_came_last_may_have_been_sent_before_the_channel_was_gone() {
     // It was displaced while the update was under way to us: blind since before it came, but not since before it opened.
     let (mut story, _) = Story::open(None);
     story.after(10.0, Input::Text("{}".to_owned(), Frame::Update(Box::default())));
-    let effects = story.after(0.2, Input::Text(String::new(), Frame::Dead { cause: "displaced" }));
+    let effects = story.after(0.2, Input::Text(String::new(), Frame::Dead { cause: GapCause::Displaced }));
     assert_eq!(gap(&effects), Some((Span::seconds(9), "displaced")));
     let (mut story, _) = Story::open(None);
-    let effects = story.after(0.2, Input::Text(String::new(), Frame::Dead { cause: "displaced" }));
+    let effects = story.after(0.2, Input::Text(String::new(), Frame::Dead { cause: GapCause::Displaced }));
     assert_eq!(gap(&effects), Some((Span::ZERO, "displaced")));
 }
 
 #[test]
 fn a_revoked_token_is_not_used_for_the_next_try() {
     let (mut story, _) = Story::open(None);
-    story.on(Input::Text(String::new(), Frame::Dead { cause: "token_revoked" }));
+    story.on(Input::Text(String::new(), Frame::Dead { cause: GapCause::TokenRevoked }));
     let next = story.after(2.0, Input::Timer(Timer::Retry));
     assert!(next.iter().any(|effect| matches!(effect, Effect::GetToken { instead_of: Some(1) })));
     let (mut story, _) = Story::open(None);
@@ -245,7 +246,7 @@ fn thirty_five_seconds_of_silence_are_death() {
 #[test]
 fn a_refused_upgrade_makes_a_new_channel_on_a_new_token() {
     let (mut story, _) = Story::open(None);
-    story.on(Input::Text(String::new(), Frame::Dead { cause: "channel_gone" }));
+    story.on(Input::Text(String::new(), Frame::Dead { cause: GapCause::ChannelGone }));
     story.after(2.0, Input::Timer(Timer::Retry));
     story.on(Input::Token(Ok(1)));
     story.on(Input::Deleted(Vec::new()));

@@ -1,18 +1,19 @@
 //! The end of a connection, and what is left upstream of it.
 
-use super::{Effect, Ending, Now, Phase, SHUTDOWN_REASON, Session, audit};
+use super::{Effect, Now, Phase, SHUTDOWN_REASON, Session, audit};
 use crate::domain::audit::{Entry, Kind, Level};
+use crate::domain::presence::connection::CloseCause;
 use crate::genesys::protocol::{Provisioned, UpstreamError};
 
 impl Session {
-    pub(super) fn terminate(&mut self, ending: Ending, now: Now, out: &mut Vec<Effect>) {
+    pub(super) fn terminate(&mut self, ending: CloseCause, now: Now, out: &mut Vec<Effect>) {
         if matches!(self.phase, Phase::Closing(_) | Phase::Ended(_)) {
             return;
         }
         if self.phase == Phase::Open {
-            if ending != Ending::Rotated {
+            if let Some(cause) = ending.gap() {
                 let from = self.heard.map_or(now.at, |heard| heard.at);
-                out.push(Effect::GapOpened { from, cause: ending.cause() });
+                out.push(Effect::GapOpened { from, cause });
             }
             out.push(Effect::Close(1000, SHUTDOWN_REASON));
         }

@@ -23,12 +23,13 @@ use super::latency::LatencyTracker;
 use super::protocol::{ErrorKind, KeepaliveConfig, UpstreamError};
 use super::reconnect::ReconnectBackoff;
 use crate::domain::audit::{Entry, Kind, Level};
+use crate::domain::presence::connection::GapCause;
 
 mod end;
 mod open;
 mod words;
 
-pub use words::{Effect, Ending, Input, Listing, Now, Phase, Timer, TokenSerial};
+pub use words::{Effect, Input, Listing, Now, Phase, Timer, TokenSerial};
 
 /// A refused connection asks again this rarely, should somebody have granted the permission.
 const REFUSED_RETRY: Duration = Duration::from_secs(15 * 60);
@@ -289,7 +290,7 @@ impl Session {
             (Phase::Closing(ending), Input::ShutDown) => {
                 self.phase = Phase::Ended(ending);
                 self.upstream_id = None;
-                let entry = Entry::new(now.at, Kind::ConnectionTerminated).data("cause", ending.cause());
+                let entry = Entry::new(now.at, Kind::ConnectionTerminated).data("cause", ending.as_str());
                 out.extend([audit(entry), Effect::Finished]);
             }
             // Everything else came too late to matter.
@@ -321,7 +322,7 @@ impl Session {
     }
 
     /// The open socket is gone, against our wish.
-    fn lost(&mut self, cause: &'static str, now: Now, jitter: f64, out: &mut Vec<Effect>) {
+    fn lost(&mut self, cause: GapCause, now: Now, jitter: f64, out: &mut Vec<Effect>) {
         let from = self.heard.map_or(now.at, |heard| heard.at);
         self.lost_since(from, cause, now, jitter, out);
     }
@@ -330,7 +331,7 @@ impl Session {
     fn lost_since(
         &mut self,
         from: OffsetDateTime,
-        cause: &'static str,
+        cause: GapCause,
         now: Now,
         jitter: f64,
         out: &mut Vec<Effect>,
@@ -339,7 +340,7 @@ impl Session {
         out.push(Effect::GapOpened { from, cause });
         out.push(Effect::CountReconnect(cause));
         self.leave_upstream();
-        self.schedule(cause.replace('_', " "), None, now, jitter, out);
+        self.schedule(cause.as_str().replace('_', " "), None, now, jitter, out);
     }
 
     /// The present connection exists upstream and is of no more use.

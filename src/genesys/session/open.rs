@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{Effect, Input, Now, Phase, Session, Timer, audit};
 use crate::domain::audit::{Entry, Kind, Level};
+use crate::domain::presence::connection::{GapCause, MalformedReason, RotateCause};
 use crate::genesys::protocol::{ErrorKind, Frame, Standing};
 
 /// A socket must be open this long before the count of attempts starts anew.
@@ -51,7 +52,7 @@ impl Session {
         let silent_ms = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
         let entry = Entry::new(now.at, Kind::HeartbeatMissed).level(Level::Warn).data("silent_ms", silent_ms);
         out.extend([audit(entry), Effect::Drop]);
-        self.lost("silence", now, jitter, out);
+        self.lost(GapCause::Silence, now, jitter, out);
     }
 
     /// What another program did to the connection.
@@ -65,18 +66,18 @@ impl Session {
     fn taken(&mut self, agents: usize, now: Now, jitter: f64, out: &mut Vec<Effect>) {
         let entry = self.displaced(now).level(Level::Error).data("subscriptions_taken", agents);
         out.extend([audit(entry), Effect::Close(1000, "its subscriptions were taken away")]);
-        self.lost_since(self.whole_at.unwrap_or(now.at), "subscriptions_taken", now, jitter, out);
+        self.lost_since(self.whole_at.unwrap_or(now.at), GapCause::SubscriptionsTaken, now, jitter, out);
     }
 
     /// Upstream has ended the connection, whatever becomes of the socket.
-    fn dead(&mut self, cause: &'static str, now: Now, jitter: f64, out: &mut Vec<Effect>) {
-        let entry = if cause == "displaced" {
+    fn dead(&mut self, cause: GapCause, now: Now, jitter: f64, out: &mut Vec<Effect>) {
+        let entry = if cause == GapCause::Displaced {
             self.displaced(now)
         } else {
-            Entry::new(now.at, Kind::WsClose).data("reason", cause)
+            Entry::new(now.at, Kind::WsClose).data("reason", cause.as_str())
         };
         out.extend([audit(entry.level(Level::Error)), Effect::Close(1000, "the channel is gone")]);
-        if cause == "token_revoked" {
+        if cause == GapCause::TokenRevoked {
             self.avoid = self.token;
         }
         // The socket may have said that it lives long after the channel was gone.
@@ -125,7 +126,7 @@ impl Session {
             Input::Probed(answer) => {
                 match answer {
                     Ok(Standing::Gone) => {
-                        self.dead("displaced", now, jitter, out);
+                        self.dead(GapCause::Displaced, now, jitter, out);
                         return;
                     }
                     Ok(Standing::Taken { agents }) => {
@@ -140,7 +141,7 @@ impl Session {
                     Ok(Standing::Changing) => self.certain_at = self.certain_at.max(self.probed_at),
                     // A channel dies with the token that made it.
                     Err(error) if error.kind == ErrorKind::Unauthorized => {
-                        self.dead("token_revoked", now, jitter, out);
+                        self.dead(GapCause::TokenRevoked, now, jitter, out);
                         return;
                     }
                     Err(_) => {}
@@ -151,7 +152,7 @@ impl Session {
                 let silent = self.heard.map(|heard| now.tick.saturating_duration_since(heard.tick));
                 self.silent(silent.unwrap_or_default(), now, jitter, out);
             }
-            Input::Timer(Timer::Rotate) => out.push(Effect::Rotate { cause: "expiry" }),
+            Input::Timer(Timer::Rotate) => out.push(Effect::Rotate { cause: RotateCause::Expiry }),
             Input::Timer(Timer::Healthy) => {
                 self.backoff.reset();
                 out.push(Effect::Save);
@@ -159,7 +160,7 @@ impl Session {
             Input::QueueFull => {
                 out.push(audit(Entry::new(now.at, Kind::Backpressure).level(Level::Error)));
                 out.push(Effect::Close(1000, "no room for more updates"));
-                self.lost("backpressure", now, jitter, out);
+                self.lost(GapCause::Backpressure, now, jitter, out);
             }
             Input::Closed(closed) => {
                 let (kind, level) = if closed.violation {
@@ -170,7 +171,8 @@ impl Session {
                 let mut entry = Entry::new(now.at, kind).level(level).data("reason", closed.reason.clone());
                 entry.status = Some(i32::from(closed.code));
                 out.push(audit(entry));
-                let cause = if closed.violation { "protocol_violation" } else { "socket_closed" };
+                let cause =
+                    if closed.violation { GapCause::ProtocolViolation } else { GapCause::SocketClosed };
                 self.lost(cause, now, jitter, out);
                 self.reason =
                     Some(format!("closed with {} {}", closed.code, closed.reason).trim_end().to_owned());
@@ -185,19 +187,19 @@ impl Session {
                         if !std::mem::replace(&mut self.end_announced, true) {
                             out.push(audit(Entry::new(now.at, Kind::MaintenanceAnnounced)));
                         }
-                        out.push(Effect::Rotate { cause: "maintenance" });
+                        out.push(Effect::Rotate { cause: RotateCause::Maintenance });
                     }
                     Frame::Dead { cause } => self.dead(cause, now, jitter, out),
                     Frame::Update(update) => {
                         self.certain_at = Some(now.at);
                         out.push(Effect::Record(update, text));
                     }
-                    Frame::Malformed { reason } => odd(reason, text.as_bytes(), now, out),
+                    Frame::Malformed { reason } => malformed(reason, text.as_bytes(), now, out),
                 }
             }
             Input::Binary(bytes) => {
                 self.heard = Some(now);
-                odd("binary", &bytes, now, out);
+                malformed(MalformedReason::Binary, &bytes, now, out);
             }
             Input::Pinged => self.heard = Some(now),
             Input::Ponged(payload) => {
@@ -222,6 +224,6 @@ impl Session {
 }
 
 /// Keeps the bytes of a frame that is nothing we know.
-fn odd(reason: &'static str, bytes: &[u8], now: Now, out: &mut Vec<Effect>) {
-    out.extend([Effect::CountMalformed(reason), audit(Entry::odd(now.at, reason, bytes))]);
+fn malformed(reason: MalformedReason, bytes: &[u8], now: Now, out: &mut Vec<Effect>) {
+    out.extend([Effect::CountMalformed(reason), audit(Entry::malformed(now.at, reason.as_str(), bytes))]);
 }

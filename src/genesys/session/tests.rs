@@ -4,6 +4,7 @@ use bytes::Bytes;
 use time::macros::datetime;
 
 use super::*;
+use crate::domain::presence::connection::{CloseCause, MalformedReason};
 use crate::genesys::protocol::{Frame, KeepaliveConfig, Provisioned, Standing};
 use crate::genesys::socket::Closed;
 
@@ -139,7 +140,7 @@ fn every_close_that_we_did_not_ask_for_is_followed_by_another_try() {
         let effects = story.open("a").on(closed(code));
         assert_eq!(kinds(&effects), [Kind::WsClose, Kind::ReconnectScheduled], "{code}");
         assert_eq!(retry_in(&effects), Some(Duration::from_secs(1)), "{code}");
-        assert_some_effect!(effects, Effect::GapOpened { cause: "socket_closed", .. });
+        assert_some_effect!(effects, Effect::GapOpened { cause: GapCause::SocketClosed, .. });
     }
 }
 
@@ -235,7 +236,7 @@ fn a_403_is_final_but_for_a_slow_timer() {
     let refused = story.on(Input::Verified(Err(error(ErrorKind::Forbidden))));
     assert_eq!(kinds(&refused), [Kind::ConnectionRefused]);
     assert_eq!(retry_in(&refused), Some(REFUSED_RETRY));
-    assert_eq!(story.session.phase().as_str(), "refused");
+    assert_eq!(story.session.phase().state().as_str(), "refused");
     assert!(story.session.reason().is_some());
 }
 
@@ -303,20 +304,20 @@ fn silence_is_death_after_two_heartbeats_and_five_seconds() {
     assert_eq!(kinds(&dead), [Kind::HeartbeatMissed, Kind::ReconnectScheduled]);
     assert_some_effect!(dead, Effect::Drop);
     let from = datetime!(2026-11-23 15:00:19 UTC);
-    assert_some_effect!(dead, Effect::GapOpened { from: at, cause: "silence" } if *at == from);
+    assert_some_effect!(dead, Effect::GapOpened { from: at, cause: GapCause::Silence } if *at == from);
 }
 
 #[test]
 fn terminating_closes_deletes_and_tells() {
     let mut story = Story::new();
-    let effects = story.open("a").on(Input::Terminate(Ending::Operator));
+    let effects = story.open("a").on(Input::Terminate(CloseCause::Terminated));
     assert_some_effect!(effects, Effect::Close(1000, "Client initiated shutdown"));
     assert_some_effect!(effects, Effect::ShutDown(ids) if ids == &["a"]);
     story.on(Input::Deleted(vec![("a".to_owned(), Ok(()))]));
     let over = story.on(Input::ShutDown);
     assert_eq!(kinds(&over), [Kind::ConnectionTerminated]);
     assert_some_effect!(over, Effect::Finished);
-    assert_eq!(story.session.phase().as_str(), "terminated");
+    assert_eq!(story.session.phase().state().as_str(), "terminated");
 }
 
 #[test]
@@ -324,12 +325,12 @@ fn no_timer_resurrects_a_terminated_connection() {
     let mut story = Story::new();
     story.open("a").on(closed(1006));
     let backing_off = story.session.epoch();
-    story.on(Input::Terminate(Ending::Operator));
+    story.on(Input::Terminate(CloseCause::Terminated));
     assert!(story.on_old(backing_off, Input::Timer(Timer::Retry)).is_empty());
     assert!(story.on(Input::Timer(Timer::Retry)).is_empty());
     story.on(Input::ShutDown);
     assert!(story.on(Input::Timer(Timer::Retry)).is_empty());
-    assert!(story.on(Input::Terminate(Ending::Operator)).is_empty());
+    assert!(story.on(Input::Terminate(CloseCause::Terminated)).is_empty());
 }
 
 #[test]
@@ -339,7 +340,7 @@ fn a_connection_that_was_made_too_late_is_deleted_again() {
     story.on(Input::Token(Ok(1)));
     story.on(Input::Verified(Ok("user".to_owned())));
     let asked_in = story.session.epoch();
-    let ending = story.on(Input::Terminate(Ending::Operator));
+    let ending = story.on(Input::Terminate(CloseCause::Terminated));
     assert!(
         !ending.iter().any(|effect| matches!(effect, Effect::ShutDown(_))),
         "the end waits for the answer: {ending:?}"
@@ -356,7 +357,7 @@ fn a_provisioning_that_fails_late_lets_the_end_go_on() {
     story.on(Input::Token(Ok(1)));
     story.on(Input::Verified(Ok("user".to_owned())));
     let asked_in = story.session.epoch();
-    story.on(Input::Terminate(Ending::Replaced));
+    story.on(Input::Terminate(CloseCause::Replaced));
     let late = story.on_old(asked_in, Input::Provisioned(Err(error(ErrorKind::TimedOut))));
     assert_some_effect!(late, Effect::ShutDown(ids) if ids.is_empty());
     assert_some_effect!(story.on(Input::ShutDown), Effect::Finished);
@@ -366,7 +367,7 @@ fn a_provisioning_that_fails_late_lets_the_end_go_on() {
 fn what_never_started_can_be_cleaned_up_after() {
     let mut story = Story::with_leftovers(&["old"]);
     assert_some_effect!(
-        story.on(Input::Terminate(Ending::Operator)),
+        story.on(Input::Terminate(CloseCause::Terminated)),
         Effect::ShutDown(ids) if ids == &["old"]
     );
 }
@@ -401,7 +402,7 @@ fn no_room_for_updates_costs_the_socket_and_is_told() {
     let mut story = Story::new();
     let effects = story.open("a").on(Input::QueueFull);
     assert_eq!(kinds(&effects), [Kind::Backpressure, Kind::ReconnectScheduled]);
-    assert_some_effect!(effects, Effect::GapOpened { cause: "backpressure", .. });
+    assert_some_effect!(effects, Effect::GapOpened { cause: GapCause::Backpressure, .. });
 }
 
 #[test]
@@ -415,12 +416,13 @@ fn a_gap_for_want_of_room_begins_before_the_update_that_was_lost() {
 }
 
 #[test]
-fn odd_frames_are_kept_with_their_bytes() {
+fn malformed_frames_are_kept_with_their_bytes() {
     let mut story = Story::new();
     story.open("a");
-    let odd = story.on(Input::Text("hello".to_owned(), Frame::Malformed { reason: "not_json" }));
-    assert_eq!(kinds(&odd), [Kind::FrameRejected]);
-    assert!(format!("{odd:?}").contains("hello"));
+    let kept =
+        story.on(Input::Text("hello".to_owned(), Frame::Malformed { reason: MalformedReason::NotJson }));
+    assert_eq!(kinds(&kept), [Kind::FrameRejected]);
+    assert!(format!("{kept:?}").contains("hello"));
     let binary = story.on(Input::Binary(Bytes::from_static(&[0, 159, 146, 150])));
     assert_some_effect!(binary, Effect::Audit(entry) if *entry.kept.as_ref().unwrap().bytes == [0, 159, 146, 150]);
 }
@@ -504,7 +506,7 @@ proptest::proptest! {
                 10 => Input::Dialled(Ok(())),
                 11 => Input::Dialled(Err(error(kind))),
                 12 => Input::Text("{}".to_owned(), Frame::Closing),
-                13 => Input::Text("{}".to_owned(), Frame::Dead { cause: "displaced" }),
+                13 => Input::Text("{}".to_owned(), Frame::Dead { cause: GapCause::Displaced }),
                 14 => Input::Text("{}".to_owned(), Frame::Pong),
                 15 => Input::Ponged(Bytes::copy_from_slice(&seconds.to_be_bytes())),
                 16 => closed(u16::try_from(seconds).unwrap()),

@@ -6,6 +6,9 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 
 use crate::domain::audit::Entry;
+use crate::domain::presence::connection::{
+    CloseCause, ConnectionState, GapCause, MalformedReason, RotateCause,
+};
 use crate::genesys::protocol::{Frame, Provisioned, Standing, Update, UpstreamError};
 use crate::genesys::socket::Closed;
 
@@ -20,32 +23,6 @@ pub struct Now {
 
 /// Names a token without holding it.
 pub type TokenSerial = u64;
-
-/// Why a connection is ended on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// An operator wants it down.
-    Operator,
-    /// Its agent or source is no longer wanted, or it is built anew.
-    Replaced,
-    /// Another connection has taken its place and sees the same agents.
-    Rotated,
-    /// The bridge stops.
-    BridgeStops,
-}
-
-impl Ending {
-    /// As a gap and an audit entry name it.
-    #[must_use]
-    pub fn cause(self) -> &'static str {
-        match self {
-            Self::Operator => "terminated",
-            Self::Replaced => "replaced",
-            Self::Rotated => "rotated",
-            Self::BridgeStops => "bridge_stopped",
-        }
-    }
-}
 
 /// Which timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +86,7 @@ pub enum Input {
     /// An update could not be handed on.
     QueueFull,
     /// Somebody wants it to end.
-    Terminate(Ending),
+    Terminate(CloseCause),
     /// The socket is gone and deletions were tried.
     ShutDown,
 }
@@ -151,16 +128,16 @@ pub enum Effect {
         /// Last moment of proof.
         from: OffsetDateTime,
         /// Why.
-        cause: &'static str,
+        cause: GapCause,
     },
     /// Agents are in sight again.
     GapClosed,
     /// Write the state down.
     Save,
     /// Count a reconnect.
-    CountReconnect(&'static str),
+    CountReconnect(GapCause),
     /// Count an odd frame.
-    CountMalformed(&'static str),
+    CountMalformed(MalformedReason),
     /// Count a round trip.
     CountRoundTrip(Duration),
     /// Ask how the connection stands upstream.
@@ -170,7 +147,7 @@ pub enum Effect {
     /// Have another connection made that takes the place of this one, which stays open until then.
     Rotate {
         /// Why.
-        cause: &'static str,
+        cause: RotateCause,
     },
     /// Wait for the socket to end, delete these upstream, then report [`Input::ShutDown`].
     ShutDown(Vec<String>),
@@ -202,24 +179,24 @@ pub enum Phase {
     /// Waiting for a permission.
     Refused,
     /// Being ended.
-    Closing(Ending),
+    Closing(CloseCause),
     /// Ended.
-    Ended(Ending),
+    Ended(CloseCause),
 }
 
 impl Phase {
-    /// As it is stored and shown.
+    /// State that is stored and shown.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub fn state(self) -> ConnectionState {
         match self {
-            Self::Idle | Self::Ended(Ending::BridgeStops | Ending::Replaced | Ending::Rotated) => "idle",
+            Self::Closing(_) | Self::Ended(CloseCause::Terminated) => ConnectionState::Terminated,
+            Self::Idle | Self::Ended(_) => ConnectionState::Idle,
             Self::Token | Self::Verify | Self::Clean | Self::Provision | Self::AtLimit | Self::Dial => {
-                "connecting"
+                ConnectionState::Connecting
             }
-            Self::Open => "open",
-            Self::BackingOff => "backing_off",
-            Self::Refused => "refused",
-            Self::Closing(_) | Self::Ended(Ending::Operator) => "terminated",
+            Self::Open => ConnectionState::Open,
+            Self::BackingOff => ConnectionState::BackingOff,
+            Self::Refused => ConnectionState::Refused,
         }
     }
 }

@@ -6,6 +6,7 @@ use time::OffsetDateTime;
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::ids::{AgentId, ConnectionId, SourceId};
+use crate::domain::presence::connection::{ConnectionState, DesiredState};
 use crate::store::{Result, Store, StoreError, audit};
 
 /// One upstream socket that we want to hold, as it was written down last.
@@ -23,10 +24,10 @@ pub struct ConnectionRow {
     pub rejected_topics: i64,
     /// When upstream ends the present connection.
     pub expires_at: Option<OffsetDateTime>,
-    /// `open`, `terminated` or `removed`: what is wanted.
-    pub desired: String,
-    /// What it is.
-    pub state: String,
+    /// What is wanted of it.
+    pub desired: DesiredState,
+    /// How it stands.
+    pub state: ConnectionState,
     /// Why it is what it is.
     pub state_reason: Option<String>,
     /// Reconnect attempts since the last healthy minute.
@@ -51,7 +52,7 @@ pub struct ConnectionFilter {
     /// Only those that watch this agent.
     pub agent: Option<String>,
     /// Only those in this state.
-    pub state: Option<String>,
+    pub state: Option<ConnectionState>,
 }
 
 /// Whether the bridge can see anything at all.
@@ -77,7 +78,8 @@ impl Store {
         let rows = sqlx::query_as!(
             ConnectionRow,
             r#"select connection_id as "connection_id: ConnectionId", c.source_id as "source_id: SourceId",
-                      agent_id as "agent_id: AgentId", desired, state, state_reason, attempt_count,
+                      agent_id as "agent_id: AgentId", desired as "desired: DesiredState",
+                      state as "state: ConnectionState", state_reason, attempt_count,
                       upstream_connection_id, opened_at, proven_at, expires_at, c.created_at, c.updated_at,
                       (select count(*) from connection_agent w
                        where w.connection_id = c.connection_id) as "agents!",
@@ -97,7 +99,7 @@ impl Store {
             after as _,
             filter.source as _,
             filter.agent.as_deref(),
-            filter.state.as_deref(),
+            filter.state as _,
             limit,
         )
         .fetch_all(&mut *self.begin().await?)
@@ -189,7 +191,8 @@ async fn read(conn: &mut PgConnection, id: ConnectionId) -> Result<ConnectionRow
     sqlx::query_as!(
         ConnectionRow,
         r#"select connection_id as "connection_id: ConnectionId", c.source_id as "source_id: SourceId",
-                  agent_id as "agent_id: AgentId", desired, state, state_reason, attempt_count,
+                  agent_id as "agent_id: AgentId", desired as "desired: DesiredState",
+                      state as "state: ConnectionState", state_reason, attempt_count,
                   upstream_connection_id, opened_at, proven_at, expires_at, c.created_at, c.updated_at,
                   (select count(*) from connection_agent w
                    where w.connection_id = c.connection_id) as "agents!",

@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 
 use crate::domain::audit::Entry;
 use crate::domain::ids::{AgentId, ConnectionId, ProvisioningId, SourceId};
+use crate::domain::presence::connection::{ConnectionState, DesiredState};
 use crate::domain::presence::source::PROTOCOL_NOTIFICATIONS;
 use crate::domain::presence::topics::TopicMatrix;
 use crate::domain::secret::{MasterKey, Secret};
@@ -82,10 +83,8 @@ pub struct WantedConnection {
     pub connection_id: ConnectionId,
     /// Whom it watches, if it can watch one agent only.
     pub agent_id: Option<AgentId>,
-    /// Whether it is to be open.
-    pub open: bool,
-    /// It is to end for good.
-    pub removed: bool,
+    /// What is wanted of it.
+    pub desired: DesiredState,
     /// Raised when other agents are assigned.
     pub assignment: i64,
     /// Whether it was open when it was written down last.
@@ -98,13 +97,13 @@ pub struct WantedConnection {
     pub proven_at: Option<OffsetDateTime>,
 }
 
-/// How a connection stands.
+/// How a connection stands, as it is written.
 #[derive(Clone, Debug)]
-pub struct ConnectionState {
+pub struct ConnectionRecord {
     /// Which.
     pub connection_id: ConnectionId,
-    /// One of the states of the column.
-    pub state: &'static str,
+    /// Its state.
+    pub state: ConnectionState,
     /// Why, in words.
     pub reason: Option<String>,
     /// Reconnect attempts since the last healthy minute.
@@ -184,8 +183,8 @@ impl Store {
         }
         let connections = sqlx::query!(
             r#"select connection_id as "connection_id: ConnectionId", source_id as "source_id: SourceId",
-                      agent_id as "agent_id: AgentId", desired, generation, upstream_connection_id,
-                      stale_upstream_ids, proven_at, assignment, state,
+                      agent_id as "agent_id: AgentId", desired as "desired: DesiredState", generation, upstream_connection_id,
+                      stale_upstream_ids, proven_at, assignment, state as "state: ConnectionState",
                       case
                           when upstream_connection_id is null and stale_upstream_ids = '{}' then true
                           when recorded_by is null or recorded_by = $1 then true
@@ -207,10 +206,9 @@ impl Store {
             source.connections.push(WantedConnection {
                 connection_id: row.connection_id,
                 agent_id: row.agent_id,
-                open: row.desired == "open",
-                removed: row.desired == "removed",
+                desired: row.desired,
                 assignment: row.assignment,
-                was_open: row.state == "open",
+                was_open: row.state == ConnectionState::Open,
                 generation: row.generation,
                 leftovers: row
                     .stale_upstream_ids
@@ -309,7 +307,7 @@ impl Store {
     pub async fn write_connection(
         &self,
         watcher: &Watcher,
-        state: &ConnectionState,
+        state: &ConnectionRecord,
         gaps: &[GapStep],
         answered_requests: &[ProvisioningId],
         entries: &[Entry],
@@ -326,7 +324,7 @@ impl Store {
     async fn try_to_write_connection(
         &self,
         watcher: &Watcher,
-        state: &ConnectionState,
+        state: &ConnectionRecord,
         gaps: &[GapStep],
         answered_requests: &[ProvisioningId],
         entries: &[Entry],
@@ -347,7 +345,7 @@ impl Store {
                  recorded_by = $10
              where connection_id = $1",
             state.connection_id as _,
-            state.state,
+            state.state as _,
             state.reason.as_deref(),
             i32::try_from(state.attempts).unwrap_or(i32::MAX),
             state.upstream_id.as_deref(),
@@ -371,7 +369,7 @@ impl Store {
         for gap in gaps {
             match gap {
                 GapStep::Opened { from, cause } => {
-                    told.extend(open_gap(&mut tx, watcher, *from, cause).await?);
+                    told.extend(open_gap(&mut tx, watcher, *from, *cause).await?);
                 }
                 GapStep::Closed { to } => {
                     let Some((gap, entry)) = close_gap(&mut tx, watcher, *to).await? else { continue };

@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::{AgentId, ConnectionId, GapId, SourceId};
+use crate::domain::presence::connection::GapCause;
 use crate::store::Result;
 
 /// A step of sight lost or found.
@@ -17,7 +18,7 @@ pub enum GapStep {
         /// Last moment of proof.
         from: OffsetDateTime,
         /// Why.
-        cause: &'static str,
+        cause: GapCause,
     },
     /// In sight again.
     Closed {
@@ -53,7 +54,7 @@ pub(in crate::store) async fn open_gap(
     conn: &mut PgConnection,
     watcher: &Watcher,
     from: OffsetDateTime,
-    cause: &str,
+    cause: GapCause,
 ) -> Result<Option<Entry>> {
     let opened = sqlx::query!(
         "insert into gap (gap_id, source_id, connection_id, agents, cause, from_at)
@@ -63,13 +64,14 @@ pub(in crate::store) async fn open_gap(
         watcher.source_id as _,
         watcher.connection_id as _,
         watcher.agents.as_slice() as _,
-        cause,
+        cause.as_str(),
         from,
     )
     .execute(conn)
     .await?;
-    Ok((opened.rows_affected() > 0)
-        .then(|| gap_entry(watcher, from, Kind::GapDetected).level(Level::Warn).data("cause", cause)))
+    Ok((opened.rows_affected() > 0).then(|| {
+        gap_entry(watcher, from, Kind::GapDetected).level(Level::Warn).data("cause", cause.as_str())
+    }))
 }
 
 /// A gap that has just ended.
