@@ -90,7 +90,7 @@ impl ConnectionActor {
                 lost.into_iter().partition(|lost| agents.contains(&lost.agent_id));
             let lost = if own.is_empty() { others } else { own };
             Input::Listed(Ok(Listing {
-                held: listed.into_iter().map(|one| one.upstream_id).collect(),
+                existing: listed.into_iter().map(|one| one.upstream_id).collect(),
                 lost: lost.into_iter().map(|lost| lost.upstream_id).collect(),
             }))
         });

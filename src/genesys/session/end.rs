@@ -6,21 +6,21 @@ use crate::domain::presence::connection::CloseCause;
 use crate::genesys::protocol::{Provisioned, UpstreamError};
 
 impl Session {
-    pub(super) fn terminate(&mut self, ending: CloseCause, now: Now, out: &mut Vec<Effect>) {
+    pub(super) fn terminate(&mut self, cause: CloseCause, now: Now, out: &mut Vec<Effect>) {
         if matches!(self.phase, Phase::Closing(_) | Phase::Ended(_)) {
             return;
         }
         if self.phase == Phase::Open {
-            if let Some(cause) = ending.gap() {
-                let from = self.heard.map_or(now.at, |heard| heard.at);
-                out.push(Effect::GapOpened { from, cause });
+            if let Some(gap) = cause.gap() {
+                let from = self.last_frame.map_or(now.at, |frame| frame.at);
+                out.push(Effect::GapOpened { from, cause: gap });
             }
             out.push(Effect::Close(1000, SHUTDOWN_REASON));
         }
         // Upstream may be making a connection this moment: to leave without its answer would be to leave it there.
         self.awaited = (self.phase == Phase::Provision).then_some(self.epoch);
         self.epoch += 1;
-        self.phase = Phase::Closing(ending);
+        self.phase = Phase::Closing(cause);
         self.reason = None;
         self.leave_upstream();
         if self.awaited.is_none() {

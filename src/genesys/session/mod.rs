@@ -20,16 +20,17 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
 use super::latency::LatencyTracker;
-use super::protocol::{ErrorKind, KeepaliveConfig, UpstreamError};
+use super::protocol::{ErrorKind, KeepaliveConfig, Provisioned, UpstreamError};
 use super::reconnect::ReconnectBackoff;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::presence::connection::GapCause;
 
 mod end;
+mod events;
+mod frames;
 mod open;
-mod words;
 
-pub use words::{Effect, Input, Listing, Now, Phase, Timer, TokenSerial};
+pub use events::{Effect, Input, Listing, Now, Phase, Timer, TokenSerial};
 
 /// A refused connection asks again this rarely, should somebody have granted the permission.
 const REFUSED_RETRY: Duration = Duration::from_secs(15 * 60);
@@ -68,7 +69,7 @@ pub struct Session {
     expires_at: Option<OffsetDateTime>,
     opened_at: Option<OffsetDateTime>,
     /// Last frame on an open socket.
-    heard: Option<Now>,
+    last_frame: Option<Now>,
     /// Last moment that the connection surely existed upstream. A socket may live on without it.
     certain_at: Option<OffsetDateTime>,
     /// Last moment that it surely listened to all its agents: an update proves that of one agent alone.
@@ -102,7 +103,7 @@ impl Session {
             lifetime: None,
             expires_at: None,
             opened_at: None,
-            heard: None,
+            last_frame: None,
             certain_at: None,
             whole_at: None,
             probed_at: None,
@@ -183,7 +184,7 @@ impl Session {
     /// Last moment that a frame proved a socket of this session live.
     #[must_use]
     pub fn proven_at(&self) -> Option<OffsetDateTime> {
-        self.heard.map(|now| now.at)
+        self.last_frame.map(|now| now.at)
     }
 
     /// Round trips.
@@ -225,42 +226,16 @@ impl Session {
                 self.begin(out);
             }
             (Phase::BackingOff | Phase::Refused, Input::Timer(Timer::Retry)) => self.begin(out),
-            (Phase::Token, Input::Token(Ok(serial))) => {
-                self.token = Some(serial);
-                if self.verified == Some(serial) {
-                    self.clean(out);
-                } else {
-                    self.phase = Phase::Verify;
-                    out.push(Effect::Verify);
-                }
-            }
+            (Phase::Token, Input::Token(Ok(serial))) => self.got_token(serial, out),
             (Phase::Verify, Input::Verified(Ok(user))) => {
                 self.verified = self.token;
                 out.push(audit(Entry::new(now.at, Kind::AuthSuccess).data("userId", user)));
                 self.clean(out);
             }
             (Phase::Clean, Input::Deleted(_)) => self.provision(out),
-            (Phase::Provision, Input::Provisioned(Ok(made))) => {
-                self.phase = Phase::Dial;
-                self.upstream_id = Some(made.upstream_id.clone());
-                self.lifetime = made.lifetime;
-                self.expires_at = made.lifetime.map(|lifetime| now.at + lifetime);
-                let entry = Entry::new(now.at, Kind::ConnectionProvisioned)
-                    .data("connectionId", made.upstream_id.clone());
-                out.extend([audit(entry), Effect::Dial(made)]);
-            }
+            (Phase::Provision, Input::Provisioned(Ok(made))) => self.provisioned(made, now, out),
             (Phase::Dial, Input::Dialled(Ok(()))) => self.opened(now, jitter, out),
-            (Phase::Dial, Input::Dialled(Err(error))) => {
-                let entry = Entry::new(now.at, Kind::WsInitError)
-                    .level(Level::Error)
-                    .data("error", error.to_string());
-                out.push(audit(entry));
-                if error.kind == ErrorKind::Unauthorized {
-                    self.avoid = self.token;
-                }
-                self.leave_upstream();
-                self.back_off(&error, now, jitter, out);
-            }
+            (Phase::Dial, Input::Dialled(Err(error))) => self.dial_failed(&error, now, jitter, out),
             (
                 Phase::Token | Phase::Verify | Phase::Provision | Phase::AtLimit,
                 Input::Token(Err(error))
@@ -268,29 +243,13 @@ impl Session {
                 | Input::Provisioned(Err(error))
                 | Input::Listed(Err(error)),
             ) => self.refused_or_failed(error, now, jitter, out),
-            (Phase::AtLimit, Input::Listed(Ok(Listing { held, mut lost }))) => {
-                // What is ours and not in the list any more needs no deleting.
-                self.stale.retain(|id| held.contains(id));
-                lost.retain(|id| !self.stale.contains(id));
-                self.adopt(&lost);
-                let ours = self.stale.clone();
-                let entry = Entry::new(now.at, Kind::LimitMet)
-                    .level(Level::Warn)
-                    .data("held", held.len())
-                    .data("our_leftovers", ours.clone());
-                out.push(audit(entry));
-                if ours.is_empty() {
-                    self.limit_met(now, jitter, out)
-                } else {
-                    out.push(Effect::Delete(ours))
-                }
-            }
+            (Phase::AtLimit, Input::Listed(Ok(listing))) => self.listed(listing, now, jitter, out),
             (Phase::AtLimit, Input::Deleted(_)) => self.limit_met(now, jitter, out),
-            (Phase::Open, input) => self.heard(input, now, jitter, out),
-            (Phase::Closing(ending), Input::ShutDown) => {
-                self.phase = Phase::Ended(ending);
+            (Phase::Open, input) => self.while_open(input, now, jitter, out),
+            (Phase::Closing(cause), Input::ShutDown) => {
+                self.phase = Phase::Ended(cause);
                 self.upstream_id = None;
-                let entry = Entry::new(now.at, Kind::ConnectionTerminated).data("cause", ending.as_str());
+                let entry = Entry::new(now.at, Kind::ConnectionTerminated).data("cause", cause.as_str());
                 out.extend([audit(entry), Effect::Finished]);
             }
             // Everything else came too late to matter.
@@ -304,6 +263,17 @@ impl Session {
         self.phase = Phase::Token;
         self.refreshed = false;
         out.extend([Effect::Save, Effect::GetToken { instead_of: self.avoid.take() }]);
+    }
+
+    /// A token that the platform accepted before needs no second look.
+    fn got_token(&mut self, serial: TokenSerial, out: &mut Vec<Effect>) {
+        self.token = Some(serial);
+        if self.verified == Some(serial) {
+            self.clean(out);
+        } else {
+            self.phase = Phase::Verify;
+            out.push(Effect::Verify);
+        }
     }
 
     /// Deletes what we left upstream before asking for more: close, then open.
@@ -321,9 +291,30 @@ impl Session {
         out.push(Effect::Provision);
     }
 
+    fn provisioned(&mut self, made: Provisioned, now: Now, out: &mut Vec<Effect>) {
+        self.phase = Phase::Dial;
+        self.upstream_id = Some(made.upstream_id.clone());
+        self.lifetime = made.lifetime;
+        self.expires_at = made.lifetime.map(|lifetime| now.at + lifetime);
+        let entry =
+            Entry::new(now.at, Kind::ConnectionProvisioned).data("connectionId", made.upstream_id.clone());
+        out.extend([audit(entry), Effect::Dial(made)]);
+    }
+
+    fn dial_failed(&mut self, error: &UpstreamError, now: Now, jitter: f64, out: &mut Vec<Effect>) {
+        let entry =
+            Entry::new(now.at, Kind::WsInitError).level(Level::Error).data("error", error.to_string());
+        out.push(audit(entry));
+        if error.kind == ErrorKind::Unauthorized {
+            self.avoid = self.token;
+        }
+        self.leave_upstream();
+        self.back_off(error, now, jitter, out);
+    }
+
     /// The open socket is gone, against our wish.
     fn lost(&mut self, cause: GapCause, now: Now, jitter: f64, out: &mut Vec<Effect>) {
-        let from = self.heard.map_or(now.at, |heard| heard.at);
+        let from = self.last_frame.map_or(now.at, |frame| frame.at);
         self.lost_since(from, cause, now, jitter, out);
     }
 
@@ -376,6 +367,26 @@ impl Session {
                 out.push(Effect::List);
             }
             _ => self.back_off(&error, now, jitter, out),
+        }
+    }
+
+    /// The client is at its limit: what we left there makes room, and nothing of others does.
+    fn listed(&mut self, listing: Listing, now: Now, jitter: f64, out: &mut Vec<Effect>) {
+        let Listing { existing, mut lost } = listing;
+        // A leftover that is not in the list any more needs no deleting.
+        self.stale.retain(|id| existing.contains(id));
+        lost.retain(|id| !self.stale.contains(id));
+        self.adopt(&lost);
+        let leftovers = self.stale.clone();
+        let entry = Entry::new(now.at, Kind::LimitMet)
+            .level(Level::Warn)
+            .data("held", existing.len())
+            .data("our_leftovers", leftovers.clone());
+        out.push(audit(entry));
+        if leftovers.is_empty() {
+            self.limit_met(now, jitter, out);
+        } else {
+            out.push(Effect::Delete(leftovers));
         }
     }
 

@@ -250,7 +250,7 @@ fn at_the_limit_only_our_own_leftovers_are_deleted() {
     story.on(Input::Deleted(vec![failed("ours"), failed("gone")]));
     assert_some_effect!(story.on(Input::Provisioned(Err(error(ErrorKind::Limit)))), Effect::List);
     let listing = Listing {
-        held: ["ours", "a stranger's", "lost"].map(str::to_owned).to_vec(),
+        existing: ["ours", "a stranger's", "lost"].map(str::to_owned).to_vec(),
         lost: vec!["lost".to_owned()],
     };
     let listed = story.on(Input::Listed(Ok(listing)));
@@ -497,7 +497,7 @@ proptest::proptest! {
                 4 => Input::Verified(Ok("user".to_owned())),
                 5 => Input::Verified(Err(error(kind))),
                 6 => Input::Listed(Ok(Listing {
-                    held: vec!["left".to_owned(), "other".to_owned()],
+                    existing: vec!["left".to_owned(), "other".to_owned()],
                     lost: vec![format!("lost-{seconds}")],
                 })),
                 7 => Input::Deleted(vec![("left".to_owned(), Ok(())), ("other".to_owned(), Err(error(kind)))]),

@@ -41,11 +41,11 @@ pub enum Timer {
     Rotate,
 }
 
-/// What the platform holds for our client.
+/// The connections that the platform lists for our client.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// Upstream ids of all of it.
-    pub held: Vec<String>,
+    /// Upstream ids of all of them.
+    pub existing: Vec<String>,
     /// Those that were made for a former process of ours which never learnt of it.
     pub lost: Vec<String>,
 }
