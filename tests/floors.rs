@@ -87,7 +87,7 @@ const SECOND: &[(&str, &str)] = &[
     ("domain/explain",        "ids presence"),
     ("domain/webhook",        "audit closed_set delivery ids presence secret violation"),
     ("domain/delivery",       "closed_set ids secret sliding_window"),
-    ("domain/presence",       "audit ids secret violation"),
+    ("domain/presence",       "audit closed_set ids secret violation"),
     ("domain/audit",          "ids"),
     ("domain/access",         "ids violation"),
     ("domain/mod",            ""),
