@@ -118,7 +118,7 @@ impl Store {
     /// them.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn webhooks_changed(&self, since: i64) -> Result<(i64, Option<Vec<WebhookId>>)> {
         with_timeout(async {
             let mut conn = self.pool.acquire().await?;
@@ -141,7 +141,7 @@ impl Store {
     /// Reads what webhooks ask for, as far as it has changed.
     ///
     /// # Errors
-    /// If the database is away; what was read counts.
+    /// If the database is unavailable; what was read counts.
     pub async fn read_filters(&self) -> Result<()> {
         let piece = async || self.subscriptions.read_piece(&mut *self.pool.acquire().await?).await;
         while !with_timeout(piece()).await? {}

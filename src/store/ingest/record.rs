@@ -47,7 +47,7 @@ impl Store {
     /// new is dropped and, if it was pushed, written down as such.
     ///
     /// # Errors
-    /// If the database is away or refuses. After an error the commit may still have happened: ask
+    /// If the database is unavailable or refuses. After an error the commit may still have happened: ask
     /// [`stored_events`](Self::stored_events) before trying again.
     pub async fn record(&self, changes: &[PresenceChange]) -> Result<Recorded> {
         if changes.is_empty() {
@@ -101,7 +101,7 @@ impl Store {
     /// the commit may still be under way, and what it writes is seen by nobody before it has ended.
     ///
     /// # Errors
-    /// If the database is away, or that commit does not end in time: ask again.
+    /// If the database is unavailable, or that commit does not end in time: ask again.
     pub async fn stored_events(&self, changes: &[PresenceChange]) -> Result<Vec<EventId>> {
         with_timeout(async {
             let mut tx = self.pipeline_pool.begin_with(BEGIN_WRITING).await?;

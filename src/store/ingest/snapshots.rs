@@ -26,7 +26,7 @@ impl Store {
     /// Writes snapshots that are asked for, for so long. True if some are still to be written.
     ///
     /// # Errors
-    /// If the database is away; what is written stays, and the next call goes on from there.
+    /// If the database is unavailable; what is written stays, and the next call goes on from there.
     pub async fn write_snapshots(&self, within: Duration) -> Result<bool> {
         let by = Instant::now() + within;
         loop {

@@ -151,7 +151,7 @@ impl Store {
     /// Ends a request that is in this dispatcher's hands.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn end_recovery(
         &self,
         dispatcher: DispatcherId,
@@ -256,7 +256,7 @@ impl Store {
     /// given to it in an answer that was lost.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn take_recoveries(
         &self,
         dispatcher: DispatcherId,

@@ -36,7 +36,7 @@ impl Store {
     /// request has ended, or is in other hands.
     ///
     /// # Errors
-    /// If the database is away or refuses; what was opened until then stays, and the next call goes on from there.
+    /// If the database is unavailable or refuses; what was opened until then stays, and the next call goes on from there.
     pub async fn recover_some(&self, dispatcher: DispatcherId, id: RecoveryId) -> Result<bool> {
         let Some(job) = self.job(dispatcher, id).await? else { return Ok(false) };
         // Nothing of another tenant may be owed to its webhook.

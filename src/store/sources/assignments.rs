@@ -65,7 +65,7 @@ impl Store {
     /// Connections of a source that are not to end, with their agents.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn assignments(&self, source: SourceId) -> Result<Vec<Assigned>> {
         with_timeout(async {
             let rows = sqlx::query!(
@@ -93,7 +93,7 @@ impl Store {
     /// Writes a plan down, and that the rosters were read. Ring the bell for connections afterwards.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn assign(
         &self,
         source: SourceId,
@@ -178,7 +178,7 @@ impl Store {
     /// Notes that a roster could not be read; who is watched stays.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn roster_failed(&self, source: SourceId, why: &str, entry: &Entry) -> Result<()> {
         with_timeout(async {
             let mut tx = self.begin().await?;
@@ -202,7 +202,7 @@ impl Store {
     /// Notes whom upstream does not let a connection watch, in the place of what was noted before.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn write_rejected(
         &self,
         connection: ConnectionId,
@@ -239,7 +239,7 @@ impl Store {
     /// What is known of these agents.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn known_agents(
         &self,
         source: SourceId,
@@ -273,7 +273,7 @@ impl Store {
     /// Notes names and e-mail addresses, making agents that we have not heard of.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn write_profiles(
         &self,
         source: SourceId,

@@ -124,7 +124,7 @@ impl Store {
     /// Sources that are wanted, or that still have connections, with their connections.
     ///
     /// # Errors
-    /// If the database is away, or a client secret does not open.
+    /// If the database is unavailable, or a client secret does not open.
     pub async fn wanted_sources(&self, master_key: &MasterKey) -> Result<Vec<WantedSource>> {
         with_timeout(async {
         let rows = sqlx::query!(
@@ -227,7 +227,7 @@ impl Store {
     /// Makes rows for agents that have none.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn add_connections(&self, source_id: SourceId, agents: &[String]) -> Result<()> {
         with_timeout(async {
             let ids: Vec<_> = agents.iter().map(|_| ConnectionId::generate()).collect();
@@ -257,7 +257,7 @@ impl Store {
     /// The agents that a connection is to watch, in the order of their ids.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn agents_of_connection(&self, connection: ConnectionId) -> Result<Vec<AgentId>> {
         with_timeout(async {
             Ok(sqlx::query_scalar!(
@@ -276,7 +276,7 @@ impl Store {
     /// Removes the row of a connection that is no longer wanted and has ended; its gap ends with it.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn remove_connection(&self, connection_id: ConnectionId, now: OffsetDateTime) -> Result<()> {
         with_timeout(async {
             let mut tx = self.begin().await?;
@@ -303,7 +303,7 @@ impl Store {
     /// it that were answered are no longer open: what came of them is in the state.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn write_connection(
         &self,
         watcher: &Watcher,
@@ -391,7 +391,7 @@ impl Store {
     /// Notes until when connections were proven live, so that a killed process leaves a true beginning of its gap.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn write_proofs(&self, proofs: &[(ConnectionId, OffsetDateTime)]) -> Result<()> {
         with_timeout(async {
             sqlx::query!(

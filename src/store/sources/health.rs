@@ -41,7 +41,7 @@ impl Store {
     /// [`deliveries_due`](crate::store::wake::Wake::deliveries_due) afterwards.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn source_became_stale(
         &self,
         source: SourceId,
@@ -77,7 +77,7 @@ impl Store {
     /// Says that a stale source has a live connection again. Ring the bell afterwards.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn source_recovered(&self, source: SourceId, now: OffsetDateTime) -> Result<()> {
         with_timeout(async {
             let mut tx = self.begin().await?;

@@ -37,7 +37,7 @@ impl Store {
     /// rows name belongs to the original, whose bridge may be at work. Gives how many connections it was made to forget.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn recognise_database(&self) -> Result<Option<u64>> {
         let system_identifier = with_timeout(self.system_identifier()).await?;
         with_timeout(async {
@@ -102,7 +102,7 @@ impl Store {
     /// Writes down that a connection is about to be asked for upstream, where one connection watches one agent.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn begin_provisioning(&self, id: ProvisioningId, connection: ConnectionId) -> Result<()> {
         with_timeout(async {
             let mut tx = self.pool.begin().await?;
@@ -142,7 +142,7 @@ impl Store {
     /// same agent, at the time when it asked, before this process began, and in no row.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn lost_upstream(
         &self,
         source: SourceId,

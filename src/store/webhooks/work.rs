@@ -104,7 +104,7 @@ impl Store {
     /// Does pieces of what is to be done to webhooks' deliveries, the one that waited longest first, for so long.
     ///
     /// # Errors
-    /// If the database is away; what is done stays done.
+    /// If the database is unavailable; what is done stays done.
     pub async fn work_on_webhooks(&self, within: Duration) -> Result<Worked> {
         let by = Instant::now() + within;
         let mut worked = Worked::default();
@@ -121,7 +121,7 @@ impl Store {
     /// Resumes what is suspended although its webhook is active, as a crash may leave it.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn resume_forgotten(&self, now: OffsetDateTime) -> Result<()> {
         with_timeout(async {
             sqlx::query!(
