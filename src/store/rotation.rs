@@ -98,8 +98,8 @@ impl Store {
         }
         let count: u64 = done.iter().map(|(_, count)| count).sum();
         if count > 0 {
-            let told = Entry::new(now, Kind::MasterKeyRotated).data("values", count);
-            audit::write(&mut tx, &[told]).await?;
+            let entry = Entry::new(now, Kind::MasterKeyRotated).data("values", count);
+            audit::write(&mut tx, &[entry]).await?;
         }
         tx.commit().await?;
         Ok(done)

@@ -69,7 +69,7 @@ pub(super) async fn write(conn: &mut PgConnection, entries: &[Entry]) -> Result<
         &column!(e => e.outcome) as _,
         &column!(e => e.end_state) as _,
         &column!(e => e.principal.as_deref()) as _,
-        &column!(e => Value::Object(request_origin::told(e))),
+        &column!(e => Value::Object(request_origin::data_with_origin(e))),
     )
     .execute(&mut *conn)
     .await?;

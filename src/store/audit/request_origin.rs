@@ -17,7 +17,7 @@ pub async fn calling_from<F: Future>(address: IpAddr, call: F) -> F::Output {
 }
 
 /// The particulars of an entry, with the address in them if somebody asked for it.
-pub(in crate::store) fn told(entry: &Entry) -> Map<String, Value> {
+pub(in crate::store) fn data_with_origin(entry: &Entry) -> Map<String, Value> {
     let mut data = entry.data.clone();
     if entry.principal.is_some() {
         let _ = FROM.try_with(|address| data.insert("from".to_owned(), Value::String(address.to_string())));

@@ -303,11 +303,11 @@ impl Store {
             )
             .execute(&mut *tx)
             .await?;
-            let told = Entry::new(now, Kind::AuditDayDropped)
+            let entry = Entry::new(now, Kind::AuditDayDropped)
                 .data("day", day.to_string())
                 .data("rows", dropped.rows)
                 .data("seal", dropped.seal_id);
-            audit::write(&mut tx, &[told]).await?;
+            audit::write(&mut tx, &[entry]).await?;
             tx.commit().await?;
             Ok(true)
         })

@@ -135,9 +135,9 @@ impl Store {
         let written = self.write_events(&mut tx, &shown, intent).await?;
         set_next(&mut tx, webhook, next).await?;
         if next.is_none() {
-            let mut told = Entry::new(now, Kind::SnapshotWritten);
-            told.webhook_id = Some(webhook);
-            audit::write(&mut tx, &[told]).await?;
+            let mut entry = Entry::new(now, Kind::SnapshotWritten);
+            entry.webhook_id = Some(webhook);
+            audit::write(&mut tx, &[entry]).await?;
         }
         tx.commit().await?;
         Ok(Some(Some(written)))

@@ -124,13 +124,13 @@ impl Store {
         .fetch_one(&mut *tx)
         .await?;
         work::ask(&mut tx, wanted.webhook, Work::Wake, now).await?;
-        let told = entry(now, Kind::RecoveryRequested, wanted.webhook, principal)
+        let entry = entry(now, Kind::RecoveryRequested, wanted.webhook, principal)
             .data("recovery", id.to_string())
             .data("since", wanted.since.to_string())
             .data("until", wanted.until.to_string())
             .data("only_failed", wanted.only_failed)
             .data("agents", wanted.agents.len());
-        audit::write(&mut tx, &[told]).await?;
+        audit::write(&mut tx, &[entry]).await?;
         tx.commit().await?;
         self.wake.deliveries_due();
         Ok(recovery)
@@ -190,13 +190,13 @@ impl Store {
             let Some(ended) = ended else { return Ok(false) };
             let level = if reason.is_none() { Level::Info } else { Level::Warn };
             let principal = principal.unwrap_or(&ended.principal);
-            let mut told = entry(now, Kind::RecoveryEnded, ended.webhook_id, principal)
+            let mut entry = entry(now, Kind::RecoveryEnded, ended.webhook_id, principal)
                 .level(level)
                 .data("recovery", id.to_string())
                 .data("recovered", ended.recovered)
                 .data("skipped", ended.skipped);
-            told.outcome = Some(reason.map_or(RecoveryState::Done.as_str(), RecoveryFailure::as_str));
-            audit::write(&mut tx, &[told]).await?;
+            entry.outcome = Some(reason.map_or(RecoveryState::Done.as_str(), RecoveryFailure::as_str));
+            audit::write(&mut tx, &[entry]).await?;
             tx.commit().await?;
             Ok(true)
         })

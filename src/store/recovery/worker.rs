@@ -183,7 +183,7 @@ impl Store {
             )
             .fetch_all(&mut *tx)
             .await?;
-            let mut told = Vec::new();
+            let mut entries = Vec::new();
             for ((missed, id), known) in missed.iter().zip(&ids).zip(known) {
                 let end = known.end_state.as_deref();
                 let failed = FAILED.iter().any(|failed| Some(failed.as_str()) == end);
@@ -192,7 +192,7 @@ impl Store {
                 if known.open || since || (job.only_failed && !failed) {
                     continue;
                 }
-                if job.newest_only && is_overtaken(&mut tx, job.webhook_id, missed).await? {
+                if job.newest_only && has_newer_event(&mut tx, job.webhook_id, missed).await? {
                     continue;
                 }
                 let at = Lane { webhook: job.webhook_id, lane };
@@ -203,17 +203,17 @@ impl Store {
                     .data("recovery", true);
                 retried.agent_id.clone_from(&missed.agent_id);
                 retried.principal = Some(job.principal.clone());
-                told.push(retried);
+                entries.push(retried);
             }
-            audit::write(&mut tx, &told).await?;
-            if !told.is_empty() {
+            audit::write(&mut tx, &entries).await?;
+            if !entries.is_empty() {
                 let counted = sqlx::query!(
                     "update recovery
                      set recovered = recovered + $2
                      where recovery_id = $1
                        and ended_at is null",
                     job.recovery_id as _,
-                    i64::try_from(told.len()).unwrap_or(i64::MAX),
+                    i64::try_from(entries.len()).unwrap_or(i64::MAX),
                 )
                 .execute(&mut *tx)
                 .await?;
@@ -236,8 +236,8 @@ fn comes_right(error: &StoreError) -> bool {
 }
 
 /// Whether the lane has delivered, or still owes, something newer.
-async fn is_overtaken(conn: &mut sqlx::PgConnection, webhook: WebhookId, missed: &Missed) -> Result<bool> {
-    let overtaken = sqlx::query_scalar!(
+async fn has_newer_event(conn: &mut sqlx::PgConnection, webhook: WebhookId, missed: &Missed) -> Result<bool> {
+    let newer = sqlx::query_scalar!(
         r#"select exists (
                       select from delivery d
                       where d.webhook_id = $1
@@ -251,7 +251,7 @@ async fn is_overtaken(conn: &mut sqlx::PgConnection, webhook: WebhookId, missed:
                         and l.at >= $5
                         and l.end_state = 'delivered'
                         and e.agent_key = $2
-                        and e.position > $3) as "overtaken!""#,
+                        and e.position > $3) as "newer!""#,
         webhook as _,
         missed.agent_key,
         missed.position,
@@ -260,5 +260,5 @@ async fn is_overtaken(conn: &mut sqlx::PgConnection, webhook: WebhookId, missed:
     )
     .fetch_one(conn)
     .await?;
-    Ok(overtaken)
+    Ok(newer)
 }

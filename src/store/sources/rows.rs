@@ -107,8 +107,8 @@ pub(in crate::store) async fn write_changes(
     )
     .execute(&mut *conn)
     .await?;
-    let told = entry(now, Kind::SourceUpdated, id, principal).data("fields", changed);
-    audit::write(conn, &[told]).await
+    let entry = entry(now, Kind::SourceUpdated, id, principal).data("fields", changed);
+    audit::write(conn, &[entry]).await
 }
 
 fn seal(secret: &Secret, id: SourceId, master_key: &MasterKey) -> Vec<u8> {

@@ -274,13 +274,13 @@ async fn write_down(
     if counts.added + counts.changed + counts.removed == 0 {
         return Ok(());
     }
-    let mut told = Entry::new(now, Kind::AgentsMapped)
+    let mut entry = Entry::new(now, Kind::AgentsMapped)
         .data("added", counts.added)
         .data("changed", counts.changed)
         .data("removed", counts.removed)
         .data("unchanged", counts.unchanged);
-    told.source_id = Some(source);
-    told.agent_id = agent.cloned();
-    told.principal = Some(principal.to_owned());
-    audit::write(conn, &[told]).await
+    entry.source_id = Some(source);
+    entry.agent_id = agent.cloned();
+    entry.principal = Some(principal.to_owned());
+    audit::write(conn, &[entry]).await
 }

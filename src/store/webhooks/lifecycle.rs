@@ -81,7 +81,7 @@ impl Store {
             }
             WebhookState::Disabled => {
                 set_state(&mut tx, id, WebhookState::Active, now).await?;
-                // That it was told to be failing stays noted: with its next success it is told to have recovered.
+                // `noticed` stays: who was told that it fails is told with its next success that it has recovered.
                 sqlx::query!(
                     "insert into webhook_health (webhook_id)
                      values ($1)
@@ -99,8 +99,8 @@ impl Store {
                 work::ask(&mut tx, id, Work::Wake, now).await?;
             }
         }
-        let told = entry(now, Kind::WebhookEnabled, id, principal).data("from", before.state.as_str());
-        audit::write(&mut tx, &[told]).await?;
+        let entry = entry(now, Kind::WebhookEnabled, id, principal).data("from", before.state.as_str());
+        audit::write(&mut tx, &[entry]).await?;
         let webhook = read(&mut tx, id).await?;
         tx.commit().await?;
         self.wake.deliveries_due();

@@ -174,8 +174,8 @@ impl Store {
         if settings.signatures.v1a && !before.has_seed() {
             make_seed(&mut tx, id, master_key, now).await?;
         }
-        let told = entry(now, Kind::WebhookUpdated, id, principal).data("fields", changed);
-        audit::write(&mut tx, &[told]).await?;
+        let entry = entry(now, Kind::WebhookUpdated, id, principal).data("fields", changed);
+        audit::write(&mut tx, &[entry]).await?;
         let webhook = read(&mut tx, id).await?;
         if settings.filter_items() > before.settings.filter_items() {
             quotas::check(&mut tx, id, allowance).await?;

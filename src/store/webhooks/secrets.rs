@@ -79,9 +79,9 @@ impl Store {
         )
         .execute(&mut *tx)
         .await?;
-        let told = entry(now, Kind::WebhookSecretRotated, id, principal)
+        let entry = entry(now, Kind::WebhookSecretRotated, id, principal)
             .data("overlap_seconds", overlap.whole_seconds());
-        audit::write(&mut tx, &[told]).await?;
+        audit::write(&mut tx, &[entry]).await?;
         let webhook = read(&mut tx, id).await?;
         tx.commit().await?;
         // The former secret may have to stop signing at once.
