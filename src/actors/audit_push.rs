@@ -11,7 +11,7 @@ use crate::metrics::Metrics;
 use crate::outbound::syslog::Sink;
 use crate::random;
 use crate::store::Store;
-use crate::store::audit::export::{Exported, Wanted};
+use crate::store::audit::export::{ExportFilter, Exported};
 
 /// How long a connection must stay whole for what was written into it to count; also how often there is a look for more.
 const COUNTS_AFTER: Duration = Duration::from_secs(1);
@@ -61,17 +61,17 @@ async fn push(
     told: &mut Option<String>,
 ) -> Result<std::convert::Infallible, Ended> {
     let name = receiver.to_string();
-    let mut turn = store.line_up_to_push(&name).await?;
-    while !turn.has_come().await? {
+    let mut lock = store.push_lock(&name).await?;
+    while !lock.try_acquire().await? {
         sleep(COUNTS_AFTER).await;
     }
     let mut after = store.pushed_through(&name).await?;
     let mut sink = Sink::open(receiver).await?;
     loop {
-        turn.has_come().await?;
+        lock.try_acquire().await?;
         let through = store.sealed_through().await?;
         let rows = match after < through {
-            true => store.export_audit(after, through, Wanted::default()).await?,
+            true => store.export_audit(after, through, ExportFilter::default()).await?,
             false => Vec::new(),
         };
         let messages =

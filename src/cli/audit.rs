@@ -17,8 +17,8 @@ use crate::config::{Config, ConfigError};
 use crate::domain::audit::seal::{Head, RowFault};
 use crate::domain::secret::MasterKey;
 use crate::store::Store;
-use crate::store::audit::export::{PAGE_ROWS, Wanted};
-use crate::store::audit::verify::{Fault, Verdict, What};
+use crate::store::audit::export::{ExportFilter, PAGE_ROWS};
+use crate::store::audit::verify::{ChainVerdict, Fault, FaultKind};
 
 /// How often `--follow` looks for more.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
@@ -74,7 +74,7 @@ pub async fn run(command: Command, config: &Config) -> anyhow::Result<bool> {
         Command::Verify { json, .. } => verify(&store, &master_key, expected, json).await,
         Command::Head => head(&store).await,
         Command::Export { since, until, follow, tenant } => {
-            export(&store, since, Wanted { tenant, until }, follow).await
+            export(&store, since, ExportFilter { tenant, until }, follow).await
         }
     };
     store.close().await;
@@ -116,7 +116,7 @@ async fn verify(
     Ok(verdict.fault.is_none())
 }
 
-fn as_json_of(verdict: &Verdict) -> serde_json::Value {
+fn as_json_of(verdict: &ChainVerdict) -> serde_json::Value {
     json!({
         "ok": verdict.fault.is_none(),
         "seals": verdict.seals,
@@ -133,8 +133,8 @@ fn as_json_of(verdict: &Verdict) -> serde_json::Value {
     })
 }
 
-fn in_words(verdict: &Verdict) -> String {
-    let Verdict { seals, rows, rows_dropped, unsealed, .. } = verdict;
+fn in_words(verdict: &ChainVerdict) -> String {
+    let ChainVerdict { seals, rows, rows_dropped, unsealed, .. } = verdict;
     let head = verdict.head.map_or("none".to_owned(), |head| head.to_string());
     match &verdict.fault {
         None => format!(
@@ -154,18 +154,24 @@ fn blamed(fault: &Fault) -> String {
     let row = fault.audit_id.map_or("a row".to_owned(), |id| format!("row {id}"));
     let day = fault.day.map_or(String::new(), |day| format!(", day {day}"));
     match fault.what {
-        What::Row(RowFault::Edited) => format!("{row} was edited (seal {seal}{day})"),
-        What::Row(RowFault::Deleted) => format!("{row} was deleted (seal {seal}{day})"),
-        What::Row(RowFault::Inserted) => format!("{row} was inserted after it was sealed (seal {seal}{day})"),
-        What::Rows => {
+        FaultKind::Row(RowFault::Edited) => format!("{row} was edited (seal {seal}{day})"),
+        FaultKind::Row(RowFault::Deleted) => format!("{row} was deleted (seal {seal}{day})"),
+        FaultKind::Row(RowFault::Inserted) => {
+            format!("{row} was inserted after it was sealed (seal {seal}{day})")
+        }
+        FaultKind::Rows => {
             format!("the rows of seal {seal}{day} were altered, and so was what would tell which of them")
         }
-        What::SealEdited => format!("seal {seal} was edited, or does not follow on the one before it"),
-        What::SealMissing => format!("seal {seal} was deleted"),
-        What::SealForged => format!("seal {seal} was not signed by this bridge"),
-        What::DropForged => format!("it was not this bridge that dropped a day{day} (up to seal {seal})"),
-        What::Truncated => format!("the log ends before seal {seal} of the given head: its end was cut off"),
-        What::Rewritten => format!("seal {seal} is not that of the given head: the chain was made anew"),
+        FaultKind::SealEdited => format!("seal {seal} was edited, or does not follow on the one before it"),
+        FaultKind::SealMissing => format!("seal {seal} was deleted"),
+        FaultKind::SealForged => format!("seal {seal} was not signed by this bridge"),
+        FaultKind::DropForged => {
+            format!("it was not this bridge that dropped a day{day} (up to seal {seal})")
+        }
+        FaultKind::Truncated => {
+            format!("the log ends before seal {seal} of the given head: its end was cut off")
+        }
+        FaultKind::Rewritten => format!("seal {seal} is not that of the given head: the chain was made anew"),
     }
 }
 
@@ -178,7 +184,7 @@ async fn head(store: &Store) -> anyhow::Result<bool> {
 }
 
 /// A reader that has seen enough (`| head`) ends it quietly.
-async fn export(store: &Store, since: i64, wanted: Wanted, follow: bool) -> anyhow::Result<bool> {
+async fn export(store: &Store, since: i64, wanted: ExportFilter, follow: bool) -> anyhow::Result<bool> {
     match export_all(store, since, wanted, follow).await {
         Err(error) if is_broken_pipe(&error) => Ok(true),
         other => other,
@@ -193,7 +199,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
-async fn export_all(store: &Store, since: i64, wanted: Wanted, follow: bool) -> anyhow::Result<bool> {
+async fn export_all(store: &Store, since: i64, wanted: ExportFilter, follow: bool) -> anyhow::Result<bool> {
     let mut out = BufWriter::new(io::stdout());
     let mut after = since;
     loop {

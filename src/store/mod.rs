@@ -69,7 +69,7 @@ pub struct Store {
     /// How much odd content was kept of late.
     quarantined: audit::quarantine::Budgets,
     /// The webhooks' filters.
-    subscriptions: ingest::filters::Known,
+    filters: ingest::filters::FilterCache,
 }
 
 impl Store {
@@ -110,7 +110,7 @@ impl Store {
             wake: wake::Wake::default(),
             handoff: delivery::direct_dispatch::Handoff::default(),
             quarantined: audit::quarantine::Budgets::default(),
-            subscriptions: ingest::filters::Known::default(),
+            filters: ingest::filters::FilterCache::default(),
         };
         store.sync_clock().await?;
         store.began_at = clock::now();

@@ -14,7 +14,7 @@ use crate::domain::ids::TenantId;
 
 type Act = Box<dyn FnOnce() + Send>;
 /// What a call has written so far, and whose rows it sees.
-type Written = (Option<TenantId>, Transaction<'static, Postgres>);
+type CallTransaction = (Option<TenantId>, Transaction<'static, Postgres>);
 
 tokio::task_local! {
     /// The call that this task carries out in one transaction, if it does.
@@ -23,16 +23,16 @@ tokio::task_local! {
 
 #[derive(Default)]
 struct Call {
-    written: Arc<AsyncMutex<Option<Written>>>,
+    written: Arc<AsyncMutex<Option<CallTransaction>>>,
     /// The last step stands behind a savepoint and has not said that it stays.
     step_is_open: AtomicBool,
     once_committed: Mutex<Vec<Act>>,
 }
 
 /// The transaction of a step. Dropped without [`commit`](Self::commit), it leaves nothing.
-pub(super) struct Tx(Inner);
+pub(super) struct Tx(TxScope);
 
-enum Inner {
+enum TxScope {
     Own {
         tx: Transaction<'static, Postgres>,
         tenant: Option<TenantId>,
@@ -40,7 +40,7 @@ enum Inner {
     /// A step behind a savepoint of the call's transaction.
     OfCall {
         call: Arc<Call>,
-        tx: OwnedMappedMutexGuard<Option<Written>, Transaction<'static, Postgres>>,
+        tx: OwnedMappedMutexGuard<Option<CallTransaction>, Transaction<'static, Postgres>>,
     },
 }
 
@@ -53,7 +53,7 @@ impl Store {
             let gone = call.step_is_open.swap(true, Ordering::Relaxed);
             let statement = if gone { "rollback to savepoint step" } else { "savepoint step" };
             sqlx::raw_sql(statement).execute(&mut **tx).await?;
-            return Ok(Tx(Inner::OfCall { call, tx }));
+            return Ok(Tx(TxScope::OfCall { call, tx }));
         }
         let mut tx = self.pool.begin().await?;
         if let Some(tenant) = self.tenant {
@@ -63,7 +63,7 @@ impl Store {
                 format!("set local role presence_bridge_tenant; set local bridge.tenant = '{tenant}'");
             sqlx::raw_sql(AssertSqlSafe(become_tenant)).execute(&mut *tx).await?;
         }
-        Ok(Tx(Inner::Own { tx, tenant: self.tenant }))
+        Ok(Tx(TxScope::Own { tx, tenant: self.tenant }))
     }
 }
 
@@ -72,7 +72,7 @@ impl Call {
     fn written_as(
         &self,
         tenant: Option<TenantId>,
-    ) -> Option<OwnedMappedMutexGuard<Option<Written>, Transaction<'static, Postgres>>> {
+    ) -> Option<OwnedMappedMutexGuard<Option<CallTransaction>, Transaction<'static, Postgres>>> {
         let written = self.written.clone().try_lock_owned().ok()?;
         OwnedMutexGuard::try_map(written, |written| {
             written.as_mut().filter(|(of, _)| *of == tenant).map(|(_, tx)| tx)
@@ -92,7 +92,7 @@ impl Tx {
     /// If the database does not say that it is done.
     pub(super) async fn commit(self) -> Result<(), sqlx::Error> {
         match self.0 {
-            Inner::Own { tx, tenant } => {
+            TxScope::Own { tx, tenant } => {
                 if let Ok(call) = CALL.try_with(Arc::clone)
                     && let Ok(mut written) = call.written.try_lock()
                     && written.is_none()
@@ -102,7 +102,7 @@ impl Tx {
                 }
                 tx.commit().await
             }
-            Inner::OfCall { call, mut tx } => {
+            TxScope::OfCall { call, mut tx } => {
                 sqlx::raw_sql("release savepoint step").execute(&mut **tx).await?;
                 call.step_is_open.store(false, Ordering::Relaxed);
                 Ok(())
@@ -116,8 +116,8 @@ impl Deref for Tx {
 
     fn deref(&self) -> &PgConnection {
         match &self.0 {
-            Inner::Own { tx, .. } => tx,
-            Inner::OfCall { tx, .. } => tx,
+            TxScope::Own { tx, .. } => tx,
+            TxScope::OfCall { tx, .. } => tx,
         }
     }
 }
@@ -125,8 +125,8 @@ impl Deref for Tx {
 impl DerefMut for Tx {
     fn deref_mut(&mut self) -> &mut PgConnection {
         match &mut self.0 {
-            Inner::Own { tx, .. } => tx,
-            Inner::OfCall { tx, .. } => tx,
+            TxScope::Own { tx, .. } => tx,
+            TxScope::OfCall { tx, .. } => tx,
         }
     }
 }

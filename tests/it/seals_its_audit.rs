@@ -9,7 +9,7 @@ use presence_bridge::domain::secret::MasterKey;
 use presence_bridge::metrics::Metrics;
 use presence_bridge::store::Store;
 use presence_bridge::store::audit::seals::AuditKeys;
-use presence_bridge::store::audit::verify::{Fault, What};
+use presence_bridge::store::audit::verify::{Fault, FaultKind};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 use time::macros::date;
@@ -139,7 +139,7 @@ async fn whoever_edits_deletes_or_empties_it_is_refused_also_its_owner() {
 }
 
 /// A way to tamper, and what must be said of it. Everything stays within three numbers of `id`, which is there, and its seal.
-async fn tamper_with(log: &Log, deed: u32, id: i64, seal: i64) -> (What, Option<i64>) {
+async fn tamper_with(log: &Log, deed: u32, id: i64, seal: i64) -> (FaultKind, Option<i64>) {
     let columns = [
         "kind = kind || ' '",
         "level = case level when 'INFO' then 'WARN' else 'INFO' end",
@@ -162,7 +162,7 @@ async fn tamper_with(log: &Log, deed: u32, id: i64, seal: i64) -> (What, Option<
         "data = data || '{\"more\": null}'",
     ];
     let edits = columns.len() as u32;
-    let row = |fault: RowFault, id: i64| (What::Row(fault), Some(id));
+    let row = |fault: RowFault, id: i64| (FaultKind::Row(fault), Some(id));
     match deed {
         n if n < edits => {
             log.tamper(&format!("update audit_log set {} where audit_id = {id}", columns[n as usize])).await;
@@ -198,7 +198,7 @@ async fn tamper_with(log: &Log, deed: u32, id: i64, seal: i64) -> (What, Option<
                  update audit_seal_listing set listing = '' where seal_id = {seal}"
             ))
             .await;
-            (What::Rows, None)
+            (FaultKind::Rows, None)
         }
         n if n < edits + 10 => {
             let change = [
@@ -210,24 +210,24 @@ async fn tamper_with(log: &Log, deed: u32, id: i64, seal: i64) -> (What, Option<
                 "digest = sha256(digest)",
             ][(n - edits - 4) as usize];
             log.tamper(&format!("update audit_seal set {change} where seal_id = {seal}")).await;
-            (What::SealEdited, None)
+            (FaultKind::SealEdited, None)
         }
         n if n == edits + 10 => {
             log.tamper(&format!("update audit_seal set mac = sha256(mac) where seal_id = {seal}")).await;
-            (What::SealForged, None)
+            (FaultKind::SealForged, None)
         }
         n if n == edits + 11 => {
             log.tamper(&format!("update audit_seal_day set digest = sha256(digest) where seal_id = {seal}"))
                 .await;
-            (What::SealEdited, None)
+            (FaultKind::SealEdited, None)
         }
         n if n == edits + 12 => {
             log.tamper(&format!("delete from audit_seal_day where seal_id = {seal}")).await;
-            (What::SealEdited, None)
+            (FaultKind::SealEdited, None)
         }
         _ => {
             log.tamper(&format!("delete from audit_seal where seal_id = {seal}")).await;
-            (What::SealMissing, None)
+            (FaultKind::SealMissing, None)
         }
     }
 }
@@ -387,9 +387,9 @@ async fn what_retention_takes_is_missed_by_nobody_and_the_rest_still_verifies() 
 
     log.tamper("delete from audit_log where at >= '2026-01-05Z' and at < '2026-01-06Z'").await;
     let fault = log.fault().await.unwrap();
-    assert_eq!(fault.what, What::Row(RowFault::Deleted), "a day that somebody else dropped is missed");
+    assert_eq!(fault.what, FaultKind::Row(RowFault::Deleted), "a day that somebody else dropped is missed");
     log.tamper("insert into audit_dropped_day values ('2026-01-05', 9, 100, now(), sha256(''), 1)").await;
-    assert_eq!(log.fault().await.unwrap().what, What::DropForged);
+    assert_eq!(log.fault().await.unwrap().what, FaultKind::DropForged);
     log.tamper("delete from audit_dropped_day where day = '2026-01-05'").await;
     assert_eq!(drops(date!(2026 - 01 - 06), 0).await, 0, "what was tampered with is evidence and stays");
     assert_eq!(log.number("select count(*) from pg_tables where tablename = 'audit_log_20260105'").await, 1);

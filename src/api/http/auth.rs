@@ -21,7 +21,7 @@ use crate::domain::access::caller::throttled_as;
 use crate::domain::access::scope::Scope;
 use crate::domain::access::tenant::TenantId;
 use crate::domain::ids::ApiKeyId;
-use crate::store::access::authenticate::Key;
+use crate::store::access::authenticate::ActiveKey;
 use crate::store::audit::request_origin::calling_from;
 
 /// Wrong keys that one address may try within a minute before it is told to wait.
@@ -34,13 +34,13 @@ const KEY_BYTES_MAX: usize = 512;
 /// Who called: the key, its tenant, what it lets its caller do, and from where it was used.
 #[derive(Clone, Debug)]
 pub struct Principal {
-    key: Key,
+    key: ActiveKey,
     audited: String,
     address: IpAddr,
 }
 
 impl Principal {
-    fn of(key: Key, address: IpAddr) -> Self {
+    fn of(key: ActiveKey, address: IpAddr) -> Self {
         Self { audited: format!("api-key:{}", key.name), key, address }
     }
 
@@ -243,7 +243,7 @@ fn charge(request: &ServiceRequest, counted: Counted) -> Result<(), ApiError> {
     Err(ApiError::new(Code::RateLimited, allows).with_header(header::RETRY_AFTER, &more_in.to_string()))
 }
 
-async fn look_up(state: &ApiState, key: Option<&[u8]>) -> Result<Option<Key>, ApiError> {
+async fn look_up(state: &ApiState, key: Option<&[u8]>) -> Result<Option<ActiveKey>, ApiError> {
     let Some(key) = key else {
         return Ok(None);
     };

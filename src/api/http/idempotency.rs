@@ -19,7 +19,7 @@ use crate::api::http::body_reader;
 use crate::api::http::problem::{ApiError, Code};
 use crate::api::{ApiState, ROUTES, RequestId};
 use crate::store::StoreError;
-use crate::store::access::idempotency::{Answer, Call, Reserved};
+use crate::store::access::idempotency::{IdempotentCall, Reserved, StoredAnswer};
 use crate::store::transaction::{self, Uncommitted};
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -49,7 +49,7 @@ pub async fn once<B: MessageBody + 'static>(
         Err(error) => return Ok(request.error_response(error)),
     };
     match state.whole_store.reserve_call(&call, &state.master_key).await {
-        Ok(Reserved::Ours(reserved_at)) => carry_out(state, call, reserved_at, request, next).await,
+        Ok(Reserved::New(reserved_at)) => carry_out(state, call, reserved_at, request, next).await,
         Ok(Reserved::Answered(status, answer)) => {
             let told = replay(status, &answer);
             Ok(request.into_response(told.unwrap_or_else(HttpResponse::from_error)))
@@ -79,7 +79,7 @@ fn is_write(request: &ServiceRequest) -> bool {
 }
 
 /// Reads the key and the body, and gives the body back to whoever reads it next.
-async fn prepare(request: &mut ServiceRequest) -> Result<(web::Data<ApiState>, Call), ApiError> {
+async fn prepare(request: &mut ServiceRequest) -> Result<(web::Data<ApiState>, IdempotentCall), ApiError> {
     let state = request
         .app_data::<web::Data<ApiState>>()
         .cloned()
@@ -101,7 +101,7 @@ async fn prepare(request: &mut ServiceRequest) -> Result<(web::Data<ApiState>, C
         hash.update(part);
     }
     request.set_payload(payload_of(body));
-    Ok((state, Call { tenant, principal, key, request: hash.finalize().into() }))
+    Ok((state, IdempotentCall { tenant, principal, key, request: hash.finalize().into() }))
 }
 
 fn key_of(request: &ServiceRequest) -> Result<Vec<u8>, ApiError> {
@@ -125,7 +125,7 @@ fn payload_of(body: Bytes) -> Payload {
 /// Carries a call out and commits what it writes together with its answer, if that is one that stays true.
 async fn carry_out<B: MessageBody + 'static>(
     state: web::Data<ApiState>,
-    call: Call,
+    call: IdempotentCall,
     reserved_at: OffsetDateTime,
     request: ServiceRequest,
     next: Next<B>,
@@ -162,7 +162,7 @@ async fn carry_out<B: MessageBody + 'static>(
         body: String::from_utf8_lossy(&body).into_owned(),
     };
     let kept = serde_json::to_vec(&kept).map_err(ApiError::internal)?;
-    let answer = Answer { status: status.as_u16(), kept: &kept };
+    let answer = StoredAnswer { status: status.as_u16(), kept: &kept };
     if let Err(error) = keep(&state, &call, reserved_at, answer, written).await {
         free(&state, &call, reserved_at).await;
         return Ok(ServiceResponse::from_err(ApiError::from(error), request).map_into_boxed_body());
@@ -173,9 +173,9 @@ async fn carry_out<B: MessageBody + 'static>(
 /// Commits what the call has written, and its answer with it. That of a call that wrote nothing may be lost.
 async fn keep(
     state: &ApiState,
-    call: &Call,
+    call: &IdempotentCall,
     reserved_at: OffsetDateTime,
-    answer: Answer<'_>,
+    answer: StoredAnswer<'_>,
     written: Result<Option<Uncommitted>, StoreError>,
 ) -> Result<(), StoreError> {
     let written = written?;
@@ -191,7 +191,7 @@ async fn keep(
 }
 
 /// Frees the key of a call that left nothing. One whose commit went unanswered and is done after all has its answer: it stays.
-async fn free(state: &ApiState, call: &Call, reserved_at: OffsetDateTime) {
+async fn free(state: &ApiState, call: &IdempotentCall, reserved_at: OffsetDateTime) {
     if let Err(error) = state.whole_store.free_call(call, reserved_at).await {
         tracing::warn!(%error, "an Idempotency-Key could not be freed; it is free in a minute");
     }

@@ -7,9 +7,9 @@ use crate::api::http::page::{List, Place, Query, at, maybe_at};
 use crate::api::http::problem::ApiError;
 use crate::api::http::scoped::Scoped;
 use crate::domain::ids::{ConnectionId, GapId, SourceId};
-use crate::store::sources::gaps::{Gap, GapFilter};
+use crate::store::sources::gaps::{GapFilter, GapRow};
 
-fn view(gap: &Gap) -> Value {
+fn view(gap: &GapRow) -> Value {
     json!({
         "id": gap.gap_id,
         "source_id": gap.source_id,

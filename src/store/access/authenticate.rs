@@ -11,7 +11,7 @@ use crate::store::{Result, Store, audit};
 
 /// A key in use.
 #[derive(Clone, Debug)]
-pub struct Key {
+pub struct ActiveKey {
     /// Its id.
     pub api_key_id: ApiKeyId,
     /// Whose it is.
@@ -41,7 +41,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database does not answer.
-    pub async fn key(&self, hash: &[u8; 32]) -> Result<Option<Key>> {
+    pub async fn key(&self, hash: &[u8; 32]) -> Result<Option<ActiveKey>> {
         let row = sqlx::query!(
             r#"select api_key_id as "api_key_id: ApiKeyId", tenant_id as "tenant_id: TenantId", name, scopes,
                       expires_at
@@ -53,7 +53,7 @@ impl Store {
         )
         .fetch_optional(&self.pool)
         .await?;
-        Ok(row.map(|row| Key {
+        Ok(row.map(|row| ActiveKey {
             api_key_id: row.api_key_id,
             tenant_id: row.tenant_id,
             name: row.name,

@@ -18,7 +18,7 @@ const CUT_OFF_AFTER: Duration = Duration::seconds(60);
 
 /// One call by its key.
 #[derive(Clone, Debug)]
-pub struct Call {
+pub struct IdempotentCall {
     /// Whose key it is.
     pub tenant: TenantId,
     /// Who calls.
@@ -33,7 +33,7 @@ pub struct Call {
 #[derive(Clone, Debug)]
 pub enum Reserved {
     /// It is new, and ours to carry out; the time names this reservation.
-    Ours(OffsetDateTime),
+    New(OffsetDateTime),
     /// It was carried out: status and opened answer.
     Answered(u16, Vec<u8>),
     /// It is being carried out.
@@ -44,14 +44,14 @@ pub enum Reserved {
 
 /// What a call was answered.
 #[derive(Clone, Copy, Debug)]
-pub struct Answer<'a> {
+pub struct StoredAnswer<'a> {
     /// HTTP status.
     pub status: u16,
     /// The rest, as it is sealed.
     pub kept: &'a [u8],
 }
 
-impl Call {
+impl IdempotentCall {
     /// What the sealed answer is bound to.
     fn bound_to(&self) -> Vec<u8> {
         [&self.key[..], self.principal.as_bytes()].concat()
@@ -63,10 +63,10 @@ impl Store {
     ///
     /// # Errors
     /// If the database does not answer.
-    pub async fn reserve_call(&self, call: &Call, master_key: &MasterKey) -> Result<Reserved> {
+    pub async fn reserve_call(&self, call: &IdempotentCall, master_key: &MasterKey) -> Result<Reserved> {
         let now = clock::now();
         // Several at once: the row's lock lets one through, and the others find what it left.
-        let ours = sqlx::query_scalar!(
+        let reserved = sqlx::query_scalar!(
             "insert into idempotency as known (tenant_id, principal, key_hash, request_hash, created_at)
              values ($7, $1, $2, $3, $4)
              on conflict (tenant_id, principal, key_hash) do update
@@ -87,8 +87,8 @@ impl Store {
         )
         .fetch_optional(&self.pool)
         .await?;
-        if let Some(at) = ours {
-            return Ok(Reserved::Ours(at));
+        if let Some(at) = reserved {
+            return Ok(Reserved::New(at));
         }
         let known = sqlx::query!(
             "select request_hash, status, answer_sealed
@@ -128,9 +128,9 @@ impl Store {
     /// be committed then or not, but never without the answer.
     pub async fn keep_answer(
         &self,
-        call: &Call,
+        call: &IdempotentCall,
         reserved_at: OffsetDateTime,
-        answer: Answer<'_>,
+        answer: StoredAnswer<'_>,
         master_key: &MasterKey,
         written: Option<Uncommitted>,
     ) -> Result<()> {
@@ -150,7 +150,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database does not answer.
-    pub async fn free_call(&self, call: &Call, reserved_at: OffsetDateTime) -> Result<()> {
+    pub async fn free_call(&self, call: &IdempotentCall, reserved_at: OffsetDateTime) -> Result<()> {
         sqlx::query!(
             "delete from idempotency
              where principal = $1
@@ -182,7 +182,7 @@ impl Store {
 /// Notes the answer; false if the key is no longer this call's.
 async fn keep(
     conn: &mut PgConnection,
-    call: &Call,
+    call: &IdempotentCall,
     reserved_at: OffsetDateTime,
     status: i32,
     sealed: &[u8],

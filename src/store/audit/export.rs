@@ -60,9 +60,9 @@ fn rfc3339<S: Serializer>(at: &OffsetDateTime, serializer: S) -> std::result::Re
     serializer.serialize_str(&text)
 }
 
-/// Which rows are wanted.
+/// Restricts an export; `None` lets every row pass.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Wanted {
+pub struct ExportFilter {
     /// Only of this tenant.
     pub tenant: Option<Uuid>,
     /// Only before this time.
@@ -74,7 +74,12 @@ impl Store {
     ///
     /// # Errors
     /// If the database does not answer.
-    pub async fn export_audit(&self, after: i64, through: i64, wanted: Wanted) -> Result<Vec<Exported>> {
+    pub async fn export_audit(
+        &self,
+        after: i64,
+        through: i64,
+        filter: ExportFilter,
+    ) -> Result<Vec<Exported>> {
         with_timeout(async {
             Ok(sqlx::query_as!(
                 Exported,
@@ -97,8 +102,8 @@ impl Store {
                    limit $5"#,
                 after,
                 through,
-                wanted.tenant,
-                wanted.until,
+                filter.tenant,
+                filter.until,
                 PAGE_ROWS,
             )
             .fetch_all(&self.pool)

@@ -13,10 +13,10 @@ use crate::store::{Result, Store, with_timeout};
 const SILENT_MAX: &str = "60s";
 
 /// A place in the line of those who would push to one receiver.
-pub struct PushTurn {
+pub struct PushLock {
     connection: PgConnection,
     receiver: String,
-    has_come: bool,
+    acquired: bool,
 }
 
 impl Store {
@@ -24,7 +24,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database does not answer.
-    pub async fn line_up_to_push(&self, receiver: &str) -> Result<PushTurn> {
+    pub async fn push_lock(&self, receiver: &str) -> Result<PushLock> {
         with_timeout(async {
             // Out of the pool at once: there, a lock would outlive a step that was given up.
             let mut connection = self.pool.acquire().await?.detach();
@@ -35,30 +35,30 @@ impl Store {
             .bind(SILENT_MAX)
             .execute(&mut connection)
             .await?;
-            Ok(PushTurn { connection, receiver: receiver.to_owned(), has_come: false })
+            Ok(PushLock { connection, receiver: receiver.to_owned(), acquired: false })
         })
         .await
     }
 }
 
-impl PushTurn {
+impl PushLock {
     /// Whether the turn has come. To be asked again before each batch: an error means that it is over.
     ///
     /// # Errors
     /// If the database does not answer.
-    pub async fn has_come(&mut self) -> Result<bool> {
+    pub async fn try_acquire(&mut self) -> Result<bool> {
         with_timeout(async {
-            if self.has_come {
+            if self.acquired {
                 alive(&mut self.connection).await?;
             } else {
-                self.has_come = sqlx::query_scalar(
+                self.acquired = sqlx::query_scalar(
                     "select pg_try_advisory_lock(hashtextextended('audit_push ' || $1, 0))",
                 )
                 .bind(&self.receiver)
                 .fetch_one(&mut self.connection)
                 .await?;
             }
-            Ok(self.has_come)
+            Ok(self.acquired)
         })
         .await
     }

@@ -26,7 +26,7 @@ const SPARE_ROWS: usize = 100;
 
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum FaultKind {
     /// With a row.
     Row(RowFault),
     /// With the rows of a seal; which one cannot be said, because its listing was altered or is gone too.
@@ -45,7 +45,7 @@ pub enum What {
     Rewritten,
 }
 
-impl What {
+impl FaultKind {
     /// A stable word for it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -68,7 +68,7 @@ impl What {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// What it is.
-    pub what: What,
+    pub what: FaultKind,
     /// In which seal.
     pub seal_id: i64,
     /// Which row, if it is one.
@@ -79,7 +79,7 @@ pub struct Fault {
 
 /// What was found.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Verdict {
+pub struct ChainVerdict {
     /// Seals that are well.
     pub seals: i64,
     /// Rows in them that are there and well.
@@ -99,15 +99,15 @@ impl Store {
     ///
     /// # Errors
     /// If the database does not answer.
-    pub async fn verify_audit(&self, keys: &AuditKeys, expected: Option<Head>) -> Result<Verdict> {
-        let mut walk = Walk::begin(self, keys, 0).await?;
+    pub async fn verify_audit(&self, keys: &AuditKeys, expected: Option<Head>) -> Result<ChainVerdict> {
+        let mut walk = ChainWalk::begin(self, keys, 0).await?;
         if walk.verdict.fault.is_none() {
             walk.through(i64::MAX, expected).await?;
         }
         if walk.verdict.fault.is_none() {
             walk.verdict.unsealed = unsealed(&mut walk.conn, walk.sealed).await?;
             if let Some(head) = expected.filter(|head| head.seal_id > walk.seal_id) {
-                walk.verdict.fault = Some(fault(What::Truncated, head.seal_id));
+                walk.verdict.fault = Some(fault(FaultKind::Truncated, head.seal_id));
             }
         }
         Ok(walk.verdict)
@@ -117,8 +117,8 @@ impl Store {
     ///
     /// # Errors
     /// If the database does not answer.
-    pub async fn verify_seals(&self, keys: &AuditKeys, first: i64, last: i64) -> Result<Verdict> {
-        let mut walk = Walk::begin(self, keys, first.saturating_sub(1)).await?;
+    pub async fn verify_seals(&self, keys: &AuditKeys, first: i64, last: i64) -> Result<ChainVerdict> {
+        let mut walk = ChainWalk::begin(self, keys, first.saturating_sub(1)).await?;
         if walk.verdict.fault.is_none() {
             walk.through(last, None).await?;
         }
@@ -126,12 +126,12 @@ impl Store {
     }
 }
 
-fn fault(what: What, seal_id: i64) -> Fault {
+fn fault(what: FaultKind, seal_id: i64) -> Fault {
     Fault { what, seal_id, audit_id: None, day: None }
 }
 
 /// A seal as it is stored.
-struct Stored {
+struct StoredSeal {
     seal: Seal,
     digest: Hash,
     mac: Vec<u8>,
@@ -139,7 +139,7 @@ struct Stored {
 }
 
 /// How far we are.
-struct Walk<'a> {
+struct ChainWalk<'a> {
     conn: PoolConnection<Postgres>,
     keys: &'a AuditKeys,
     dropped: BTreeMap<i32, DroppedDay>,
@@ -150,10 +150,10 @@ struct Walk<'a> {
     /// Rows that were read and not yet looked at.
     rows: VecDeque<SealedRow>,
     behind: Behind,
-    verdict: Verdict,
+    verdict: ChainVerdict,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> ChainWalk<'a> {
     async fn begin(store: &Store, keys: &'a AuditKeys, after: i64) -> Result<Self> {
         let mut conn = store.pool.acquire().await?;
         let mut walk = Self {
@@ -163,7 +163,7 @@ impl<'a> Walk<'a> {
             digest: NOTHING_BEFORE,
             rows: VecDeque::new(),
             behind: BEFORE_ALL,
-            verdict: Verdict::default(),
+            verdict: ChainVerdict::default(),
             keys,
             conn: {
                 // What these plans cost depends on no parameter, and the newest day's figures are old.
@@ -202,7 +202,7 @@ impl<'a> Walk<'a> {
                 dropped_at: microseconds(row.dropped_at),
             };
             if !self.keys.get(&row.key_id).is_some_and(|key| key.signed_drop(&dropped, &row.mac)) {
-                return Ok(Some(Fault { day: Some(row.day), ..fault(What::DropForged, row.seal_id) }));
+                return Ok(Some(Fault { day: Some(row.day), ..fault(FaultKind::DropForged, row.seal_id) }));
             }
             self.dropped.insert(dropped.day, dropped);
         }
@@ -216,7 +216,7 @@ impl<'a> Walk<'a> {
             let batch = seals(&mut self.conn, self.seal_id, wanted).await?;
             let Some(end) = batch.last().map(|stored| stored.seal.last) else {
                 if last != i64::MAX && self.seal_id < last {
-                    self.verdict.fault = Some(fault(What::SealMissing, self.seal_id + 1));
+                    self.verdict.fault = Some(fault(FaultKind::SealMissing, self.seal_id + 1));
                 }
                 return Ok(());
             };
@@ -234,25 +234,30 @@ impl<'a> Walk<'a> {
         }
     }
 
-    async fn check(&mut self, stored: &Stored, end: i64, expected: Option<Head>) -> Result<Option<Fault>> {
+    async fn check(
+        &mut self,
+        stored: &StoredSeal,
+        end: i64,
+        expected: Option<Head>,
+    ) -> Result<Option<Fault>> {
         let seal = &stored.seal;
         if let Some(what) = self.seal_fault(stored, expected) {
-            let at = if what == What::SealMissing { self.seal_id + 1 } else { seal.seal_id };
+            let at = if what == FaultKind::SealMissing { self.seal_id + 1 } else { seal.seal_id };
             return Ok(Some(fault(what, at)));
         }
         let there = self.rows_of(seal, end).await?;
         let mut found: Vec<SealedDay> = days_of(&there).into_iter().map(|(day, _)| day).collect();
-        if found != self.kept(seal) {
+        if found != self.remaining_days(seal) {
             // Retention may have taken a day while we were looking: of what was read of it, nothing is asked.
-            let before = self.kept(seal);
+            let before = self.remaining_days(seal);
             if let Some(fault) = self.read_dropped().await? {
                 return Ok(Some(fault));
             }
             found.retain(|found| {
-                !(before.iter().any(|day| day.day == found.day) && self.went(seal, found.day))
+                !(before.iter().any(|day| day.day == found.day) && self.was_dropped(seal, found.day))
             });
-            if found != self.kept(seal) {
-                return Ok(Some(self.name(seal, &there).await?));
+            if found != self.remaining_days(seal) {
+                return Ok(Some(self.locate_fault(seal, &there).await?));
             }
         }
         self.verdict.rows += i64::try_from(there.len()).unwrap_or(i64::MAX);
@@ -260,10 +265,10 @@ impl<'a> Walk<'a> {
         Ok(None)
     }
 
-    fn seal_fault(&self, stored: &Stored, expected: Option<Head>) -> Option<What> {
+    fn seal_fault(&self, stored: &StoredSeal, expected: Option<Head>) -> Option<FaultKind> {
         let seal = &stored.seal;
         if seal.seal_id != self.seal_id + 1 {
-            return Some(What::SealMissing);
+            return Some(FaultKind::SealMissing);
         }
         let rows: i64 = seal.days.iter().map(|day| day.rows).sum();
         if seal.digest() != stored.digest
@@ -272,23 +277,23 @@ impl<'a> Walk<'a> {
             || seal.rows != rows
             || seal.format != FORMAT
         {
-            return Some(What::SealEdited);
+            return Some(FaultKind::SealEdited);
         }
         if !self.keys.get(&stored.key_id).is_some_and(|key| key.signed(&stored.digest, &stored.mac)) {
-            return Some(What::SealForged);
+            return Some(FaultKind::SealForged);
         }
         expected
             .is_some_and(|head| head.seal_id == seal.seal_id && head.digest != stored.digest)
-            .then_some(What::Rewritten)
+            .then_some(FaultKind::Rewritten)
     }
 
-    fn went(&self, seal: &Seal, day: i32) -> bool {
+    fn was_dropped(&self, seal: &Seal, day: i32) -> bool {
         self.dropped.get(&day).is_some_and(|dropped| seal.seal_id <= dropped.seal_id)
     }
 
     /// The days of a seal that must be there.
-    fn kept(&self, seal: &Seal) -> Vec<SealedDay> {
-        seal.days.iter().filter(|day| !self.went(seal, day.day)).cloned().collect()
+    fn remaining_days(&self, seal: &Seal) -> Vec<SealedDay> {
+        seal.days.iter().filter(|day| !self.was_dropped(seal, day.day)).cloned().collect()
     }
 
     /// The rows that a seal covers, and what stands before it that no seal covers.
@@ -317,10 +322,10 @@ impl<'a> Walk<'a> {
     }
 
     /// Names the first row that is not as it was.
-    async fn name(&mut self, seal: &Seal, there: &[SealedRow]) -> Result<Fault> {
-        let kept = self.kept(seal);
+    async fn locate_fault(&mut self, seal: &Seal, there: &[SealedRow]) -> Result<Fault> {
+        let remaining = self.remaining_days(seal);
         let mut listings = Vec::new();
-        for day in &kept {
+        for day in &remaining {
             let listing = sqlx::query_scalar!(
                 "select listing from audit_seal_listing where seal_id = $1 and day = $2",
                 seal.seal_id,
@@ -330,16 +335,21 @@ impl<'a> Walk<'a> {
             .await?;
             match listing {
                 Some(listing) if listing_digest(&listing) == day.listing => listings.push(listing),
-                _ => return Ok(Fault { day: Some(date_of(day.day)?), ..fault(What::Rows, seal.seal_id) }),
+                _ => {
+                    return Ok(Fault {
+                        day: Some(date_of(day.day)?),
+                        ..fault(FaultKind::Rows, seal.seal_id)
+                    });
+                }
             }
         }
         let listings: Vec<&[u8]> = listings.iter().map(Vec::as_slice).collect();
         Ok(match first_difference(&listings, there) {
-            None => fault(What::Rows, seal.seal_id),
+            None => fault(FaultKind::Rows, seal.seal_id),
             Some((audit_id, what)) => {
                 let row = there.iter().find(|row| row.audit_id == audit_id);
                 Fault {
-                    what: What::Row(what),
+                    what: FaultKind::Row(what),
                     seal_id: seal.seal_id,
                     audit_id: Some(audit_id),
                     day: row.map(|row| date_of(row.day)).transpose()?,
@@ -356,7 +366,7 @@ async fn unsealed(conn: &mut PgConnection, sealed: i64) -> Result<i64> {
 }
 
 /// The next seals with their days.
-async fn seals(conn: &mut PgConnection, after: i64, limit: i64) -> Result<Vec<Stored>> {
+async fn seals(conn: &mut PgConnection, after: i64, limit: i64) -> Result<Vec<StoredSeal>> {
     let rows = sqlx::query!(
         r#"select s.seal_id, s.format, s.first_audit_id, s.last_audit_id, s.rows, s.sealed_at, s.previous, s.digest,
                   s.mac, s.key_id, d.days as "days!", d.counts as "counts!", d.digests as "digests!",
@@ -383,7 +393,7 @@ async fn seals(conn: &mut PgConnection, after: i64, limit: i64) -> Result<Vec<St
         .into_iter()
         .map(|row| {
             let days = row.days.iter().zip(&row.counts).zip(row.digests.iter().zip(&row.listings));
-            Stored {
+            StoredSeal {
                 digest: hash(&row.digest, row.seal_id),
                 mac: row.mac,
                 key_id: row.key_id,

@@ -13,7 +13,7 @@ use crate::domain::presence::EventKind;
 use crate::store::delivery::receiver_notices;
 use crate::store::delivery::types::HealthChange;
 use crate::store::webhooks::work;
-use crate::store::webhooks::work::Work;
+use crate::store::webhooks::work::WebhookWork;
 use crate::store::{Result, Store, audit, with_timeout};
 
 /// How long a disabled webhook is left alone before it is asked whether it is well; an unverified one is asked sooner.
@@ -207,7 +207,7 @@ impl Store {
             )
             .execute(&mut *tx)
             .await?;
-            work::ask(&mut tx, id, Work::End(EndState::WebhookDisabled, None), now).await?;
+            work::request(&mut tx, id, WebhookWork::End(EndState::WebhookDisabled, None), now).await?;
             let entry = Entry::new(now, Kind::WebhookDisabled).level(Level::Error).data("reason", reason);
             audit::write(&mut tx, &[about(entry, id)]).await?;
             receiver_notices::tell(&mut tx, EventKind::WebhookDisabled, id, Some(reason), now, &told).await?;
@@ -310,8 +310,8 @@ async fn enable(conn: &mut PgConnection, id: WebhookId, now: OffsetDateTime) -> 
     }
     recovered(conn, id, now, &told).await?;
     // What it was owed before its receiver had to be asked anew.
-    work::ask(conn, id, Work::Resume, now).await?;
-    work::ask(conn, id, Work::Wake, now).await?;
+    work::request(conn, id, WebhookWork::Resume, now).await?;
+    work::request(conn, id, WebhookWork::Wake, now).await?;
     sqlx::query!(
         "update webhook_health
          set failures = 0,

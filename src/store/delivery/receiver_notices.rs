@@ -79,11 +79,11 @@ pub(in crate::store) async fn tell(
     )
     .fetch_one(&mut *conn)
     .await?;
-    owe_in_lane_0(conn, event, told, position, now).await
+    insert_unordered(conn, event, told, position, now).await
 }
 
 /// Owes an event without an agent to some webhooks.
-pub(in crate::store) async fn owe_in_lane_0(
+pub(in crate::store) async fn insert_unordered(
     conn: &mut PgConnection,
     event: EventId,
     asks: &[WebhookId],

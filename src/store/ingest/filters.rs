@@ -19,10 +19,10 @@ use crate::store::{Result, Store, with_timeout};
 const WEBHOOKS_AT_ONCE: i64 = 200;
 const ITEMS_AT_ONCE: i64 = 20_000;
 /// How often a step finds filters changed, and gives way, before it reads them itself: then no webhook changes until it has ended.
-const GIVES_WAY: u32 = 3;
+const TRIES_WITHOUT_LOCK: u32 = 3;
 
 #[derive(Debug, Default)]
-struct Held {
+struct CachedFilters {
     /// All changes up to this are in the filters; 0: nothing was read yet.
     generation: i64,
     /// What was removed up to this has never been in them.
@@ -32,9 +32,9 @@ struct Held {
 
 /// What was read so far. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Known(Arc<Mutex<Held>>);
+pub struct FilterCache(Arc<Mutex<CachedFilters>>);
 
-impl Known {
+impl FilterCache {
     /// Asks something of the filters. Whoever needs those that count has found them [current](Self::are_current).
     pub(in crate::store) fn ask<T>(&self, question: impl FnOnce(&Filters) -> T) -> T {
         question(&self.lock().filters)
@@ -59,46 +59,46 @@ impl Known {
         let from = self.lock().generation;
         let there = generation(conn).await?;
         let begun_at = {
-            let mut held = self.lock();
-            if held.generation != from {
+            let mut cached = self.lock();
+            if cached.generation != from {
                 return Ok(false); // somebody else was faster
             }
             // The database has gone back: a server that was behind has taken over, or a copy was restored.
             if there < from {
-                *held = Held::default();
+                *cached = CachedFilters::default();
                 return Ok(false);
             }
             if from == 0 {
-                held.begun_at = there;
+                cached.begun_at = there;
             }
-            held.begun_at
+            cached.begun_at
         };
         if from == there {
             return Ok(true);
         }
         let changed = changed(conn, from, begun_at).await?;
-        let mut held = self.lock();
-        if held.generation != from {
+        let mut cached = self.lock();
+        if cached.generation != from {
             return Ok(false);
         }
-        held.generation = changed.last().map_or(there, |last| last.generation);
+        cached.generation = changed.last().map_or(there, |last| last.generation);
         for webhook in changed {
             match webhook.asks {
-                Some(subscription) => held.filters.put(Arc::new(subscription)),
-                None => held.filters.remove(webhook.webhook_id),
+                Some(filter) => cached.filters.put(Arc::new(filter)),
+                None => cached.filters.remove(webhook.webhook_id),
             }
         }
-        Ok(held.generation >= there)
+        Ok(cached.generation >= there)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Held> {
+    fn lock(&self) -> MutexGuard<'_, CachedFilters> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Store {
     /// Does a step that goes by the filters, in a transaction that has [shared](shared_generation) their generation. Finds it that
-    /// those in memory are [not current](Known::are_current), it gives `None` and is done again once they are read. With
+    /// those in memory are [not current](FilterCache::are_current), it gives `None` and is done again once they are read. With
     /// `true` it must insist.
     pub(in crate::store) async fn by_filters<T, F>(&self, step: impl Fn(bool) -> F) -> Result<T>
     where
@@ -106,7 +106,7 @@ impl Store {
     {
         let mut tries = 0;
         loop {
-            if let Some(done) = with_timeout(step(tries >= GIVES_WAY)).await? {
+            if let Some(done) = with_timeout(step(tries >= TRIES_WITHOUT_LOCK)).await? {
                 return Ok(done);
             }
             self.read_filters().await?;
@@ -143,7 +143,7 @@ impl Store {
     /// # Errors
     /// If the database is unavailable; what was read counts.
     pub async fn read_filters(&self) -> Result<()> {
-        let piece = async || self.subscriptions.read_piece(&mut *self.pool.acquire().await?).await;
+        let piece = async || self.filters.read_piece(&mut *self.pool.acquire().await?).await;
         while !with_timeout(piece()).await? {}
         Ok(())
     }

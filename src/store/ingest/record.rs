@@ -67,13 +67,13 @@ impl Store {
         let mut tx = self.pipeline_pool.begin_with(BEGIN_RECORDING).await?;
         let read = agents_of(&mut tx, changes).await?;
         if let Some(generation) = read.generation
-            && !self.subscriptions.are_current(&mut tx, generation, insist).await?
+            && !self.filters.are_current(&mut tx, generation, insist).await?
         {
             tx.rollback().await?;
             return Ok(None);
         }
         let mut agents = read.agents;
-        let changes = self.subscriptions.ask(|filters| not_too_much(changes, &agents, filters));
+        let changes = self.filters.ask(|filters| not_too_much(changes, &agents, filters));
         let (numbered, dropped) = number(changes, &mut agents);
         update_agents(&mut tx, changes, &agents).await?;
         let now = clock::now();
@@ -81,8 +81,7 @@ impl Store {
             .zip(&numbered)
             .map(|(position, numbered)| new_event(numbered, position, now))
             .collect();
-        let intent =
-            self.subscriptions.ask(|filters| self.intend(&events, filters, Subscription::wants, now));
+        let intent = self.filters.ask(|filters| self.intend(&events, filters, Subscription::wants, now));
         let written = self.write_events(&mut tx, &events, intent).await?;
         audit::write(&mut tx, &dropped.iter().map(Dropped::entry).collect::<Vec<_>>()).await?;
         tx.commit().await?;

@@ -71,7 +71,7 @@ impl Store {
         .await?;
         let Some(asked) = asked else { return Ok(Some(None)) };
         let generation = shared_generation(&mut tx).await?;
-        if !self.subscriptions.are_current(&mut tx, generation, insist).await? {
+        if !self.filters.are_current(&mut tx, generation, insist).await? {
             tx.rollback().await?;
             return Ok(None);
         }
@@ -127,7 +127,7 @@ impl Store {
                 connection_id: None,
             })
             .collect();
-        let only = self.subscriptions.ask(|filters| filters.get(webhook));
+        let only = self.filters.ask(|filters| filters.get(webhook));
         let shows = |new: &NewEvent| Some(only.as_ref()?.shows(&new.facts()?));
         let shown: Vec<NewEvent> = events.into_iter().filter(|new| shows(new).unwrap_or_default()).collect();
         let filters: Filters = only.into_iter().collect();

@@ -28,7 +28,7 @@ pub(in crate::store) struct Job {
 
 /// One event that may be owed again.
 #[derive(Clone, Debug)]
-pub(in crate::store) struct Missed {
+pub(in crate::store) struct MissedEvent {
     pub(in crate::store) event_id: EventId,
     pub(in crate::store) received_at: OffsetDateTime,
     pub(in crate::store) position: i64,
@@ -37,10 +37,10 @@ pub(in crate::store) struct Missed {
 }
 
 /// Events that the webhook asks for, between two ends of a statement. The rule is that of `domain/explain/`.
-macro_rules! missed {
+macro_rules! select_missed {
     ($conn:expr, $job:expr, $webhook:expr, $through:expr, $select:literal, $end:literal) => {
         sqlx::query_as!(
-            Missed,
+            MissedEvent,
             $select
                 + r#"    kind = 'presence.updated'
                      and received_at >= $1
@@ -108,17 +108,17 @@ impl Store {
     }
 
     /// The events of a chunk that the webhook asks for; of each agent the newest alone if the others have given way to it.
-    pub(in crate::store) async fn missed(
+    pub(in crate::store) async fn missed_events(
         &self,
         job: &Job,
         webhook: &Webhook,
         through: i64,
-    ) -> Result<Vec<Missed>> {
+    ) -> Result<Vec<MissedEvent>> {
         with_timeout(async {
             let mut tx = self.begin().await?;
             choose_plan_by_values(&mut tx).await?;
             let missed = if job.newest_only {
-                missed!(
+                select_missed!(
                     &mut *tx,
                     job,
                     webhook,
@@ -136,7 +136,7 @@ impl Store {
                        order by a.agent_key"
                 )
             } else {
-                missed!(
+                select_missed!(
                     &mut *tx,
                     job,
                     webhook,

@@ -12,8 +12,8 @@ use crate::store::session::choose_plan_by_values;
 use crate::store::webhooks::rows::must_take_part;
 use crate::store::webhooks::rows::read;
 use crate::store::webhooks::work;
-use crate::store::webhooks::work::Work;
-use crate::store::webhooks::{entry, lock};
+use crate::store::webhooks::work::WebhookWork;
+use crate::store::webhooks::{lock, webhook_entry};
 use crate::store::{Result, Store, StoreError, audit, with_timeout};
 
 /// What shall be owed again.
@@ -86,15 +86,15 @@ impl Store {
     ///
     /// # Errors
     /// If there is no such webhook, if it is disabled or unverified, if another request for it runs, or the database refuses.
-    pub async fn request_recovery(&self, wanted: &RecoveryRequest, principal: &str) -> Result<Recovery> {
+    pub async fn request_recovery(&self, request: &RecoveryRequest, principal: &str) -> Result<Recovery> {
         let (now, id) = (clock::now(), RecoveryId::generate());
         let mut tx = self.begin().await?;
-        lock(&mut tx, wanted.webhook).await?;
-        let webhook = read(&mut tx, wanted.webhook).await?;
+        lock(&mut tx, request.webhook).await?;
+        let webhook = read(&mut tx, request.webhook).await?;
         must_take_part(&webhook)?;
         let running = sqlx::query_scalar!(
             r#"select recovery_id as "id: RecoveryId" from recovery where webhook_id = $1 and ended_at is null"#,
-            wanted.webhook as _,
+            request.webhook as _,
         )
         .fetch_optional(&mut *tx)
         .await?;
@@ -112,24 +112,24 @@ impl Store {
                          only_failed, agents, recovered, skipped, requested_at, ended_at,
                          reason as "reason: RecoveryFailure""#,
             id as _,
-            wanted.webhook as _,
-            wanted.since,
-            wanted.until,
-            wanted.only_failed,
-            &wanted.agents,
+            request.webhook as _,
+            request.since,
+            request.until,
+            request.only_failed,
+            &request.agents,
             webhook.settings.delivery.mode == Mode::Latest,
             principal,
             now,
         )
         .fetch_one(&mut *tx)
         .await?;
-        work::ask(&mut tx, wanted.webhook, Work::Wake, now).await?;
-        let entry = entry(now, Kind::RecoveryRequested, wanted.webhook, principal)
+        work::request(&mut tx, request.webhook, WebhookWork::Wake, now).await?;
+        let entry = webhook_entry(now, Kind::RecoveryRequested, request.webhook, principal)
             .data("recovery", id.to_string())
-            .data("since", wanted.since.to_string())
-            .data("until", wanted.until.to_string())
-            .data("only_failed", wanted.only_failed)
-            .data("agents", wanted.agents.len());
+            .data("since", request.since.to_string())
+            .data("until", request.until.to_string())
+            .data("only_failed", request.only_failed)
+            .data("agents", request.agents.len());
         audit::write(&mut tx, &[entry]).await?;
         tx.commit().await?;
         self.wake.deliveries_due();
@@ -190,7 +190,7 @@ impl Store {
             let Some(ended) = ended else { return Ok(false) };
             let level = if reason.is_none() { Level::Info } else { Level::Warn };
             let principal = principal.unwrap_or(&ended.principal);
-            let mut entry = entry(now, Kind::RecoveryEnded, ended.webhook_id, principal)
+            let mut entry = webhook_entry(now, Kind::RecoveryEnded, ended.webhook_id, principal)
                 .level(level)
                 .data("recovery", id.to_string())
                 .data("recovered", ended.recovered)

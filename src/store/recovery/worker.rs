@@ -16,7 +16,7 @@ use crate::domain::ids::{DeliveryId, DispatcherId, RecoveryId, TenantId, Webhook
 use crate::domain::presence::EventKind;
 use crate::domain::webhook::state::WebhookState;
 use crate::store::delivery::reopen::{Lane, open_delivery};
-use crate::store::recovery::missed_events::{Job, Missed};
+use crate::store::recovery::missed_events::{Job, MissedEvent};
 use crate::store::webhooks::lock;
 use crate::store::{Result, Store, StoreError, audit, with_timeout};
 
@@ -29,7 +29,7 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 const FAILED: [EndState; 3] = [EndState::Dead, EndState::Expired, EndState::WebhookDisabled];
 
 /// The missed events of each lane, in order.
-type Lanes = BTreeMap<i64, Vec<Missed>>;
+type Lanes = BTreeMap<i64, Vec<MissedEvent>>;
 
 impl Store {
     /// Owes a webhook again the next chunk of what it missed. False if there is no more to do for this dispatcher: the
@@ -61,7 +61,7 @@ impl Store {
             return Ok(false);
         };
         let mut lanes = Lanes::new();
-        for missed in theirs.missed(&job, &webhook, through).await? {
+        for missed in theirs.missed_events(&job, &webhook, through).await? {
             lanes.entry(missed.agent_key).or_default().push(missed);
         }
         match theirs.open_lanes(&job, lanes).await {
@@ -156,7 +156,7 @@ impl Store {
     }
 
     /// Opens missed deliveries of one lane, all or none, and counts them.
-    async fn open_piece(&self, job: &Job, lane: i64, missed: &[Missed]) -> Result<()> {
+    async fn open_piece(&self, job: &Job, lane: i64, missed: &[MissedEvent]) -> Result<()> {
         let now = clock::now();
         with_timeout(async {
             let mut tx = self.begin().await?;
@@ -236,7 +236,11 @@ fn comes_right(error: &StoreError) -> bool {
 }
 
 /// Whether the lane has delivered, or still owes, something newer.
-async fn has_newer_event(conn: &mut sqlx::PgConnection, webhook: WebhookId, missed: &Missed) -> Result<bool> {
+async fn has_newer_event(
+    conn: &mut sqlx::PgConnection,
+    webhook: WebhookId,
+    missed: &MissedEvent,
+) -> Result<bool> {
     let newer = sqlx::query_scalar!(
         r#"select exists (
                       select from delivery d

@@ -376,7 +376,8 @@ impl Store {
                     told.push(entry);
                     let (source, connection) = (watcher.source_id, watcher.connection_id);
                     let now = crate::clock::now();
-                    let notice = self.tell_of_gap(&mut tx, source, connection, &gap, insist, now).await?;
+                    let notice =
+                        self.write_gap_notices(&mut tx, source, connection, &gap, insist, now).await?;
                     let Some(notice) = notice else { return Ok(None) };
                     notices.push(notice);
                 }

@@ -21,7 +21,7 @@ use crate::store::{Result, Store};
 impl Store {
     /// Writes the notices of a gap that has ended. The caller commits, and announces what comes back; `None` if the filters in
     /// memory are not those that count.
-    pub(in crate::store) async fn tell_of_gap(
+    pub(in crate::store) async fn write_gap_notices(
         &self,
         conn: &mut PgConnection,
         source: SourceId,
@@ -32,7 +32,7 @@ impl Store {
     ) -> Result<Option<Written>> {
         let asked = || {
             let asks = |asks: &Subscription| asks.events.contains(&EventKind::PresenceGap);
-            self.subscriptions.ask(|filters| filters.all().any(asks))
+            self.filters.ask(|filters| filters.all().any(asks))
         };
         // If nobody asks for it, writers are not waited for. Who does must have their lock before the generation is shared.
         let locks = insist || asked();
@@ -40,7 +40,7 @@ impl Store {
             lock_writers(conn).await?;
         }
         let generation = shared_generation(conn).await?;
-        if !self.subscriptions.are_current(conn, generation, insist).await? || (asked() && !locks) {
+        if !self.filters.are_current(conn, generation, insist).await? || (asked() && !locks) {
             return Ok(None);
         }
         if !asked() {
@@ -95,8 +95,7 @@ impl Store {
                 connection_id: Some(connection),
             })
             .collect();
-        let intent =
-            self.subscriptions.ask(|filters| self.intend(&events, filters, Subscription::wants, now));
+        let intent = self.filters.ask(|filters| self.intend(&events, filters, Subscription::wants, now));
         self.write_events(conn, &events, intent).await.map(Some)
     }
 }

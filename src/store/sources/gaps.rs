@@ -8,7 +8,7 @@ use crate::store::{Result, Store};
 
 /// A time in which agents could not be seen.
 #[derive(Clone, Debug)]
-pub struct Gap {
+pub struct GapRow {
     /// Its id.
     pub gap_id: GapId,
     /// Whose agents were unseen.
@@ -43,11 +43,11 @@ impl Store {
     ///
     /// # Errors
     /// If the database does not answer.
-    pub async fn gaps(&self, filter: &GapFilter, before: Option<GapId>, limit: i64) -> Result<Vec<Gap>> {
+    pub async fn gaps(&self, filter: &GapFilter, before: Option<GapId>, limit: i64) -> Result<Vec<GapRow>> {
         let mut tx = self.begin().await?;
         choose_plan_by_values(&mut tx).await?;
         let gaps = sqlx::query_as!(
-            Gap,
+            GapRow,
             r#"select gap_id as "gap_id: GapId", source_id as "source_id: SourceId",
                       connection_id as "connection_id: ConnectionId", agents, cause, from_at, to_at
                from gap

@@ -64,9 +64,9 @@ impl Store {
             if changed.rows_affected() > 0 {
                 let mut notice = SourceNotice { since, until: None, gaps: Vec::new(), gap_count: 0 };
                 add_gaps(&mut tx, source, &mut notice).await?;
-                tell(&mut tx, EventKind::SourceStale, source, &notice, now).await?;
+                write_notice(&mut tx, EventKind::SourceStale, source, &notice, now).await?;
                 let entry = Entry::new(now, Kind::SourceStale).level(Level::Error);
-                audit::write(&mut tx, &[about(entry, source, &notice)]).await?;
+                audit::write(&mut tx, &[concerning(entry, source, &notice)]).await?;
             }
             tx.commit().await?;
             Ok(())
@@ -96,9 +96,9 @@ impl Store {
             if let Some(since) = since {
                 let mut notice = SourceNotice { since, until: Some(now), gaps: Vec::new(), gap_count: 0 };
                 add_gaps(&mut tx, source, &mut notice).await?;
-                tell(&mut tx, EventKind::SourceRecovered, source, &notice, now).await?;
+                write_notice(&mut tx, EventKind::SourceRecovered, source, &notice, now).await?;
                 let entry = Entry::new(now, Kind::SourceRecovered);
-                audit::write(&mut tx, &[about(entry, source, &notice)]).await?;
+                audit::write(&mut tx, &[concerning(entry, source, &notice)]).await?;
             }
             tx.commit().await?;
             Ok(())
@@ -139,7 +139,7 @@ async fn add_gaps(conn: &mut PgConnection, source: SourceId, notice: &mut Source
 }
 
 /// Makes the event and owes it to every webhook that asks for its kind, in the lane of events without an agent.
-async fn tell(
+async fn write_notice(
     conn: &mut PgConnection,
     kind: EventKind,
     source: SourceId,
@@ -163,7 +163,7 @@ async fn tell(
     )
     .fetch_one(&mut *conn)
     .await?;
-    let owed = sqlx::query_scalar!(
+    let webhooks = sqlx::query_scalar!(
         r#"select webhook_id as "webhook_id: WebhookId"
            from webhook
            where deleted_at is null
@@ -177,10 +177,10 @@ async fn tell(
     )
     .fetch_all(&mut *conn)
     .await?;
-    receiver_notices::owe_in_lane_0(conn, event, &owed, position, now).await
+    receiver_notices::insert_unordered(conn, event, &webhooks, position, now).await
 }
 
-fn about(entry: Entry, source: SourceId, notice: &SourceNotice) -> Entry {
+fn concerning(entry: Entry, source: SourceId, notice: &SourceNotice) -> Entry {
     let mut entry = entry.data("since", crate::clock::rfc3339(notice.since)).data("gaps", notice.gap_count);
     entry.source_id = Some(source);
     entry

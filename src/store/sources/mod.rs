@@ -262,7 +262,7 @@ impl Store {
         )
         .execute(&mut *tx)
         .await?;
-        audit::write(&mut tx, &[entry(clock::now(), Kind::RefreshRequested, id, principal)]).await?;
+        audit::write(&mut tx, &[source_entry(clock::now(), Kind::RefreshRequested, id, principal)]).await?;
         let source = read(&mut tx, id).await?;
         tx.commit().await?;
         self.wake.connections_changed();
@@ -390,10 +390,10 @@ async fn remove(conn: &mut PgConnection, id: SourceId, principal: &str) -> Resul
     )
     .execute(&mut *conn)
     .await?;
-    audit::write(conn, &[entry(now, Kind::SourceDeleted, id, principal)]).await
+    audit::write(conn, &[source_entry(now, Kind::SourceDeleted, id, principal)]).await
 }
 
-pub(super) fn entry(now: OffsetDateTime, kind: Kind, id: SourceId, principal: &str) -> Entry {
+pub(super) fn source_entry(now: OffsetDateTime, kind: Kind, id: SourceId, principal: &str) -> Entry {
     let mut entry = Entry::new(now, kind);
     entry.source_id = Some(id);
     entry.principal = Some(principal.to_owned());

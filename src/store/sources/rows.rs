@@ -8,7 +8,7 @@ use crate::domain::ids::SourceId;
 use crate::domain::presence::source::{SourceOrigin, SourceSettings};
 use crate::domain::secret::{MasterKey, Secret};
 use crate::random;
-use crate::store::sources::{Source, entry};
+use crate::store::sources::{Source, source_entry};
 use crate::store::{Result, audit};
 
 /// Adds a source.
@@ -48,7 +48,7 @@ pub(in crate::store) async fn insert(
     )
     .execute(&mut *conn)
     .await?;
-    audit::write(conn, &[entry(now, Kind::SourceCreated, id, principal)]).await?;
+    audit::write(conn, &[source_entry(now, Kind::SourceCreated, id, principal)]).await?;
     Ok(id)
 }
 
@@ -107,7 +107,7 @@ pub(in crate::store) async fn write_changes(
     )
     .execute(&mut *conn)
     .await?;
-    let entry = entry(now, Kind::SourceUpdated, id, principal).data("fields", changed);
+    let entry = source_entry(now, Kind::SourceUpdated, id, principal).data("fields", changed);
     audit::write(conn, &[entry]).await
 }
 

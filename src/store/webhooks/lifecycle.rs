@@ -9,8 +9,8 @@ use crate::domain::ids::WebhookId;
 use crate::domain::webhook::state::{StateReason, WebhookState};
 use crate::store::webhooks::rows::{Webhook, must_take_part, read};
 use crate::store::webhooks::work;
-use crate::store::webhooks::work::Work;
-use crate::store::webhooks::{entry, lock, set_probe};
+use crate::store::webhooks::work::WebhookWork;
+use crate::store::webhooks::{lock, set_probe, webhook_entry};
 use crate::store::{Result, Store, StoreError, audit};
 
 impl Store {
@@ -24,7 +24,7 @@ impl Store {
         lock(&mut tx, id).await?;
         must_take_part(&read(&mut tx, id).await?)?;
         if set_state(&mut tx, id, WebhookState::Paused, now).await? {
-            audit::write(&mut tx, &[entry(now, Kind::WebhookPaused, id, principal)]).await?;
+            audit::write(&mut tx, &[webhook_entry(now, Kind::WebhookPaused, id, principal)]).await?;
         }
         let webhook = read(&mut tx, id).await?;
         tx.commit().await?;
@@ -41,10 +41,10 @@ impl Store {
         lock(&mut tx, id).await?;
         must_take_part(&read(&mut tx, id).await?)?;
         let changed = set_state(&mut tx, id, WebhookState::Active, now).await?;
-        work::ask(&mut tx, id, Work::Resume, now).await?;
-        work::ask(&mut tx, id, Work::Wake, now).await?;
+        work::request(&mut tx, id, WebhookWork::Resume, now).await?;
+        work::request(&mut tx, id, WebhookWork::Wake, now).await?;
         if changed {
-            audit::write(&mut tx, &[entry(now, Kind::WebhookResumed, id, principal)]).await?;
+            audit::write(&mut tx, &[webhook_entry(now, Kind::WebhookResumed, id, principal)]).await?;
         }
         let webhook = read(&mut tx, id).await?;
         tx.commit().await?;
@@ -96,10 +96,11 @@ impl Store {
                 .execute(&mut *tx)
                 .await?;
                 ask_snapshot(&mut tx, id).await?;
-                work::ask(&mut tx, id, Work::Wake, now).await?;
+                work::request(&mut tx, id, WebhookWork::Wake, now).await?;
             }
         }
-        let entry = entry(now, Kind::WebhookEnabled, id, principal).data("from", before.state.as_str());
+        let entry =
+            webhook_entry(now, Kind::WebhookEnabled, id, principal).data("from", before.state.as_str());
         audit::write(&mut tx, &[entry]).await?;
         let webhook = read(&mut tx, id).await?;
         tx.commit().await?;
@@ -117,7 +118,7 @@ impl Store {
         lock(&mut tx, id).await?;
         must_take_part(&read(&mut tx, id).await?)?;
         ask_snapshot(&mut tx, id).await?;
-        audit::write(&mut tx, &[entry(now, Kind::SnapshotRequested, id, principal)]).await?;
+        audit::write(&mut tx, &[webhook_entry(now, Kind::SnapshotRequested, id, principal)]).await?;
         let webhook = read(&mut tx, id).await?;
         tx.commit().await?;
         self.wake.deliveries_due();

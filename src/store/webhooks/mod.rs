@@ -16,10 +16,10 @@ use crate::domain::ids::WebhookId;
 use crate::domain::secret::MasterKey;
 use crate::domain::webhook::state::{StateReason, WebhookState};
 use crate::domain::webhook::{WebhookChanges, WebhookSettings, access_fields_changed};
+use rows::{RowUpdate, page, read, write};
 pub use rows::{Webhook, WebhookHealth};
-use rows::{Written, page, read, write};
 use secrets::{insert_secret, make_seed};
-use work::Work;
+use work::WebhookWork;
 
 pub(super) mod lifecycle;
 pub(super) mod quotas;
@@ -95,14 +95,14 @@ impl Store {
         )
         .execute(&mut *tx)
         .await?;
-        let written = Written { settings: &settings, access: &access, state, state_reason, now };
-        write(&mut tx, id, master_key, &written).await?;
+        let update = RowUpdate { settings: &settings, access: &access, state, state_reason, now };
+        write(&mut tx, id, master_key, &update).await?;
         set_probe(&mut tx, id, asks.then_some(now)).await?;
         insert_secret(&mut tx, id, SecretKind::Hmac, new.secret.bytes(), master_key, now).await?;
         if settings.signatures.v1a {
             make_seed(&mut tx, id, master_key, now).await?;
         }
-        audit::write(&mut tx, &[entry(now, Kind::WebhookCreated, id, principal)]).await?;
+        audit::write(&mut tx, &[webhook_entry(now, Kind::WebhookCreated, id, principal)]).await?;
         let webhook = read(&mut tx, id).await?;
         quotas::check(&mut tx, id, new.allowance).await?;
         tx.commit().await?;
@@ -147,13 +147,13 @@ impl Store {
         } else {
             (before.state, before.state_reason)
         };
-        let written = Written { settings: &settings, access: &access, state, state_reason, now };
-        write(&mut tx, id, master_key, &written).await?;
+        let update = RowUpdate { settings: &settings, access: &access, state, state_reason, now };
+        write(&mut tx, id, master_key, &update).await?;
         if asks || lets {
             set_probe(&mut tx, id, asks.then_some(now)).await?;
         }
         if lets {
-            work::ask(&mut tx, id, Work::Resume, now).await?;
+            work::request(&mut tx, id, WebhookWork::Resume, now).await?;
         }
         if changed.iter().any(|field| MAY_MEND.contains(field)) {
             sqlx::query!(
@@ -169,12 +169,12 @@ impl Store {
             )
             .execute(&mut *tx)
             .await?;
-            work::ask(&mut tx, id, Work::Wake, now).await?;
+            work::request(&mut tx, id, WebhookWork::Wake, now).await?;
         }
         if settings.signatures.v1a && !before.has_seed() {
             make_seed(&mut tx, id, master_key, now).await?;
         }
-        let entry = entry(now, Kind::WebhookUpdated, id, principal).data("fields", changed);
+        let entry = webhook_entry(now, Kind::WebhookUpdated, id, principal).data("fields", changed);
         audit::write(&mut tx, &[entry]).await?;
         let webhook = read(&mut tx, id).await?;
         if settings.filter_items() > before.settings.filter_items() {
@@ -209,8 +209,8 @@ impl Store {
         .await?;
         sqlx::query!("delete from webhook_secret where webhook_id = $1", id as _).execute(&mut *tx).await?;
         sqlx::query!("delete from webhook_health where webhook_id = $1", id as _).execute(&mut *tx).await?;
-        work::ask(&mut tx, id, Work::End(EndState::WebhookGone, Some(principal)), now).await?;
-        audit::write(&mut tx, &[entry(now, Kind::WebhookDeleted, id, principal)]).await?;
+        work::request(&mut tx, id, WebhookWork::End(EndState::WebhookGone, Some(principal)), now).await?;
+        audit::write(&mut tx, &[webhook_entry(now, Kind::WebhookDeleted, id, principal)]).await?;
         tx.commit().await?;
         self.wake.deliveries_due();
         let handoff = self.handoff.clone();
@@ -255,7 +255,7 @@ pub(super) async fn set_probe(
     Ok(())
 }
 
-pub(super) fn entry(now: OffsetDateTime, kind: Kind, id: WebhookId, principal: &str) -> Entry {
+pub(super) fn webhook_entry(now: OffsetDateTime, kind: Kind, id: WebhookId, principal: &str) -> Entry {
     let mut entry = Entry::new(now, kind);
     entry.webhook_id = Some(id);
     entry.principal = Some(principal.to_owned());

@@ -295,8 +295,8 @@ pub(in crate::store) async fn page(
     whole!(conn, "w.webhook_id > $1 order by w.webhook_id limit $2", after as _, limit).collect()
 }
 
-/// What of a webhook is not in its settings, as it is written.
-pub(in crate::store) struct Written<'a> {
+/// Everything that a change of a webhook writes.
+pub(in crate::store) struct RowUpdate<'a> {
     pub settings: &'a WebhookSettings,
     pub access: &'a Access,
     pub state: WebhookState,
@@ -309,9 +309,9 @@ pub(in crate::store) async fn write(
     conn: &mut PgConnection,
     id: WebhookId,
     master_key: &MasterKey,
-    written: &Written<'_>,
+    update: &RowUpdate<'_>,
 ) -> Result<()> {
-    let (settings, access) = (written.settings, written.access);
+    let (settings, access) = (update.settings, update.access);
     let delivery = &settings.delivery;
     let header_names: Vec<&str> = access.headers.iter().map(|(name, _)| name.as_str()).collect();
     let sealed = seal(access, id, master_key)?;
@@ -351,9 +351,9 @@ pub(in crate::store) async fn write(
         access.auth.kind(),
         sealed,
         &header_names as _,
-        written.state as _,
-        written.state_reason as _,
-        written.now,
+        update.state as _,
+        update.state_reason as _,
+        update.now,
     )
     .execute(conn)
     .await?;

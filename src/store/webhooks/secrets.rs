@@ -12,7 +12,7 @@ use crate::domain::secret::MasterKey;
 use crate::domain::webhook::SIGNING_SECRETS_MAX;
 use crate::random;
 use crate::store::webhooks::rows::{Webhook, read};
-use crate::store::webhooks::{entry, lock};
+use crate::store::webhooks::{lock, webhook_entry};
 use crate::store::{Result, Store, StoreError, audit};
 
 impl Store {
@@ -79,7 +79,7 @@ impl Store {
         )
         .execute(&mut *tx)
         .await?;
-        let entry = entry(now, Kind::WebhookSecretRotated, id, principal)
+        let entry = webhook_entry(now, Kind::WebhookSecretRotated, id, principal)
             .data("overlap_seconds", overlap.whole_seconds());
         audit::write(&mut tx, &[entry]).await?;
         let webhook = read(&mut tx, id).await?;

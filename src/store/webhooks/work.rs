@@ -22,7 +22,7 @@ const WOKEN: u32 = 500;
 
 /// What is to be done to a webhook's open deliveries.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::store) enum Work<'a> {
+pub(in crate::store) enum WebhookWork<'a> {
     /// They end, for the principal or the bridge itself. Those that a dispatcher holds end there.
     End(EndState, Option<&'a str>),
     /// Those that were suspended while it took none become due.
@@ -55,7 +55,7 @@ impl WorkKind {
 
 /// What a call did.
 #[derive(Debug, Default)]
-pub struct Worked {
+pub struct WorkDone {
     /// Something is left to do.
     pub more: bool,
     /// Deliveries that ended, by end state.
@@ -67,16 +67,16 @@ pub struct Worked {
 }
 
 /// Notes what is to be done, in the transaction of the change of state.
-pub(in crate::store) async fn ask(
+pub(in crate::store) async fn request(
     conn: &mut PgConnection,
     webhook: WebhookId,
-    work: Work<'_>,
+    work: WebhookWork<'_>,
     now: OffsetDateTime,
 ) -> Result<()> {
     let (kind, end, principal) = match work {
-        Work::End(end, principal) => (WorkKind::End, Some(end.as_str()), principal),
-        Work::Resume => (WorkKind::Resume, None, None),
-        Work::Wake => (WorkKind::Wake, None, None),
+        WebhookWork::End(end, principal) => (WorkKind::End, Some(end.as_str()), principal),
+        WebhookWork::Resume => (WorkKind::Resume, None, None),
+        WebhookWork::Wake => (WorkKind::Wake, None, None),
     };
     sqlx::query!(
         "insert into webhook_work (webhook_id, kind, end_state, principal, asked_at)
@@ -105,11 +105,11 @@ impl Store {
     ///
     /// # Errors
     /// If the database is unavailable; what is done stays done.
-    pub async fn work_on_webhooks(&self, within: Duration) -> Result<Worked> {
+    pub async fn work_on_webhooks(&self, within: Duration) -> Result<WorkDone> {
         let by = Instant::now() + within;
-        let mut worked = Worked::default();
+        let mut worked = WorkDone::default();
         self.wait_for_writers().await?;
-        while self.do_piece(&mut worked).await? {
+        while self.run_piece(&mut worked).await? {
             if Instant::now() >= by {
                 worked.more = true;
                 break;
@@ -184,7 +184,7 @@ impl Store {
     }
 
     /// Does one piece; false if there is none to do.
-    async fn do_piece(&self, worked: &mut Worked) -> Result<bool> {
+    async fn run_piece(&self, worked: &mut WorkDone) -> Result<bool> {
         with_timeout(async {
             let mut tx = self.pipeline_pool.begin().await?;
             let Some(work) = sqlx::query!(
