@@ -35,6 +35,7 @@ use crate::metrics::{Metrics, ReasonLabels};
 use crate::outbound::post::Poster;
 use crate::outbound::transport::own_addresses::OwnAddressWatcher;
 use crate::random;
+use crate::services::caller::Services;
 use crate::status::Status;
 use crate::store::Store;
 use crate::store::access::authenticate::KeyOrigin;
@@ -212,13 +213,12 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
     spawn_supervised("sweep", &metrics, move || {
         maintenance::run(swept.clone(), figures.clone(), kept_for, key.clone())
     });
-    let strangers = ClientLimits {
-        proxies: TrustedProxies::new(config.trusted_proxies.clone()),
-        quota: config.api_rate,
-        allowance: config.allowance,
-    };
+    let limits =
+        ClientLimits { proxies: TrustedProxies::new(config.trusted_proxies.clone()), quota: config.api_rate };
+    let tenant_quota = config.tenant_quota;
+    let services = Services { whole_store: store.clone(), status, master_key, targets, tenant_quota };
     let figures = metrics.clone();
-    let state = ApiState::new(store.clone(), status, metrics, master_key, targets, strangers);
+    let state = ApiState::new(Arc::new(services), metrics, limits);
     let (server, address) = serve(&config, listener, state)?;
     tokio::spawn(own_address_watcher.listening(vec![address]).keep_looking());
     store

@@ -6,7 +6,7 @@
 //! - 1 [`clock`], [`config`], [`embedded_postgres`], [`keyfile`], [`metrics`], [`random`], [`status`], [`telemetry`],
 //!   [`tls`]: the ground
 //! - 2 [`genesys`] (sockets in), [`store`] (SQL), [`outbound`] (POSTs out): three edges that never meet
-//! - 3 [`actors`] (long-lived loops), [`api`] (REST)
+//! - 3 [`actors`] (long-lived loops), [`services`] (what callers may ask for) and above it [`api`] (REST)
 //! - 4 [`app`] (builds everything once), [`lifecycle`] (stops it), [`cli`] (subcommands), `main`, and with the feature of
 //!   that name `fuzzing` (entry points for `fuzz/`)
 
@@ -26,6 +26,7 @@ pub mod lifecycle;
 pub mod metrics;
 pub mod outbound;
 pub mod random;
+pub mod services;
 pub mod status;
 pub mod store;
 pub mod telemetry;

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -13,11 +12,10 @@ use utoipa_swagger_ui::Config;
 use super::ApiState;
 use crate::api::http::page::path_text;
 use crate::api::http::problem::ApiError;
+use crate::services::readiness;
 
 /// The contract, as this binary was built with it.
 const OPENAPI: &str = include_str!("../../openapi.yaml");
-/// How long readiness waits for the database; whoever probes us does not wait much longer.
-const DATABASE_WITHIN: Duration = Duration::from_secs(2);
 /// The page's files are our own; its styles are partly inline, and it draws small pictures from data URLs.
 const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
                            img-src 'self' data:; font-src 'self' data:; connect-src 'self'; \
@@ -31,26 +29,8 @@ pub(super) async fn health() -> HttpResponse {
     HttpResponse::Ok().json(json!({"status": "ok"}))
 }
 
-pub(super) async fn readiness(state: web::Data<ApiState>) -> HttpResponse {
-    let mut reasons = Vec::new();
-    match tokio::time::timeout(DATABASE_WITHIN, state.whole_store.coverage()).await {
-        Ok(Ok(coverage)) => {
-            if coverage.any_source && !coverage.any_open {
-                reasons.push("upstream: no connection is open".to_owned());
-            }
-        }
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "not ready: the database cannot be asked");
-            reasons.push("database: cannot be asked".to_owned());
-        }
-        Err(_) => reasons.push("database: does not answer".to_owned()),
-    }
-    if let Some(why) = state.status.not_storing() {
-        reasons.push(format!("database: {why}"));
-    }
-    for part in state.status.dead_parts() {
-        reasons.push(format!("{}: gives no sign of life", part.as_str()));
-    }
+pub(super) async fn ready(state: web::Data<ApiState>) -> HttpResponse {
+    let reasons = readiness::obstacles(&state.services).await;
     let mut response =
         if reasons.is_empty() { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     response.json(json!({"ready": reasons.is_empty(), "reasons": reasons}))

@@ -18,13 +18,9 @@ use uuid::Uuid;
 
 use crate::domain::access::caller::TrustedProxies;
 use crate::domain::access::scope::Scope;
-use crate::domain::access::tenant_quota::Allowance;
 use crate::domain::access::token_bucket::Quota;
-use crate::domain::secret::MasterKey;
-use crate::domain::webhook::target::TargetPolicy;
 use crate::metrics::Metrics;
-use crate::status::Status;
-use crate::store::Store;
+use crate::services::caller::Services;
 use http::problem::{ApiError, Code};
 use resources::{
     agents, api_keys, audit, connections, deliveries, events, explain, external_ids, gaps, quarantine,
@@ -38,51 +34,30 @@ mod resources;
 /// How callers are met.
 #[derive(Clone, Debug, Default)]
 pub struct ClientLimits {
-    /// Whose word counts on where a call comes from.
+    /// Proxies whose word counts on where a call comes from.
     pub proxies: TrustedProxies,
     /// How many calls a key may make; `None`: any number.
     pub quota: Option<Quota>,
-    /// How much a tenant may have.
-    pub allowance: Allowance,
 }
 
-/// What handlers work with; give it to the `App` as `web::Data<ApiState>`.
+/// What handlers and middleware work with; give it to the `App` as `web::Data<ApiState>`.
 #[derive(Debug)]
 pub struct ApiState {
-    /// The database with the rows of every tenant; handlers take `Scoped`, which shows those of the caller's.
-    whole_store: Store,
-    /// What is true right now.
-    pub status: Arc<Status>,
-    /// Counters and gauges.
-    pub metrics: Metrics,
-    /// Seals secrets.
-    pub master_key: MasterKey,
-    /// Which addresses webhooks may have.
-    pub targets: TargetPolicy,
-    /// How much a tenant may have.
-    pub allowance: Allowance,
-    /// Whose word counts on where a call comes from.
+    services: Arc<Services>,
+    metrics: Metrics,
     proxies: TrustedProxies,
-    /// Wrong keys of late.
+    /// Recent calls with wrong keys, by address.
     failures: http::limits::Failures,
-    /// Right keys of late.
+    /// Recent calls with right keys, by key.
     uses: http::limits::Uses,
 }
 
 impl ApiState {
     /// Puts the parts together.
     #[must_use]
-    pub fn new(
-        store: Store,
-        status: Arc<Status>,
-        metrics: Metrics,
-        master_key: MasterKey,
-        targets: TargetPolicy,
-        strangers: ClientLimits,
-    ) -> Self {
-        let ClientLimits { proxies, quota, allowance } = strangers;
-        let (failures, uses) = (http::limits::Failures::default(), http::limits::Uses::new(quota));
-        Self { whole_store: store, status, metrics, master_key, targets, allowance, proxies, failures, uses }
+    pub fn new(services: Arc<Services>, metrics: Metrics, limits: ClientLimits) -> Self {
+        let (failures, uses) = (http::limits::Failures::default(), http::limits::Uses::new(limits.quota));
+        Self { services, metrics, proxies: limits.proxies, failures, uses }
     }
 }
 
@@ -166,7 +141,7 @@ pub const ROUTES: &[Endpoint] = &[
     Endpoint::new(Scope::Admin, "GET", "/v1/tenants", |r| r.to(tenants::list)),
     Endpoint::new(Scope::Admin, "POST", "/v1/tenants", |r| r.to(tenants::create)),
     Endpoint::open("GET", "/healthz", |r| r.to(health::health)),
-    Endpoint::open("GET", "/readyz", |r| r.to(health::readiness)),
+    Endpoint::open("GET", "/readyz", |r| r.to(health::ready)),
     Endpoint::open("GET", "/metrics", |r| r.to(health::metrics)),
     Endpoint::open("GET", "/version", |r| r.to(health::version)),
     Endpoint::open("GET", "/openapi.yaml", |r| r.to(health::openapi)),
@@ -188,8 +163,9 @@ pub fn configure(config: &mut ServiceConfig) {
             // Of each two, the last one wrapped is met first.
             Some(rest) => {
                 let scoped = from_fn(move |request, next| http::auth::require_scope(path, request, next));
-                guarded =
-                    guarded.service(resource(path, rest).wrap(from_fn(http::idempotency::once)).wrap(scoped));
+                guarded = guarded.service(
+                    resource(path, rest).wrap(from_fn(http::idempotency::replay_or_run)).wrap(scoped),
+                );
             }
             None => {
                 config.service(resource(path, path));

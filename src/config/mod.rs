@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use crate::domain::access::tenant_quota::Allowance;
+use crate::domain::access::tenant_quota::TenantQuota;
 use crate::domain::access::token_bucket::Quota;
 use crate::domain::audit::syslog::Receiver;
 use crate::domain::presence::source::{
@@ -74,7 +74,7 @@ pub struct Config {
     /// Calls that one API key may make; `None`: any number.
     pub api_rate: Option<Quota>,
     /// How much a tenant may have.
-    pub allowance: Allowance,
+    pub tenant_quota: TenantQuota,
     /// Log filter.
     pub log: String,
     /// Days that events and audit entries are kept.
@@ -122,7 +122,7 @@ impl Config {
             allow_targets: parse(variables, &mut errors, "BRIDGE_ALLOW_TARGETS", Vec::new(), cidrs),
             trusted_proxies: parse(variables, &mut errors, "BRIDGE_TRUSTED_PROXIES", Vec::new(), cidrs),
             api_rate: parse(variables, &mut errors, "BRIDGE_API_RATE", Some(Quota::DEFAULT), Quota::read),
-            allowance: allowance(variables, &mut errors),
+            tenant_quota: tenant_quota(variables, &mut errors),
             log: parse(variables, &mut errors, "BRIDGE_LOG", "info".to_owned(), |text| {
                 telemetry::parse_filter(text).map(|_| text.to_owned())
             }),
@@ -211,14 +211,14 @@ fn days(text: &str) -> Result<u32, String> {
     within(text, 1..=3650)
 }
 
-fn allowance(variables: &Variables, errors: &mut Vec<ConfigError>) -> Allowance {
-    let default = Allowance::default();
-    Allowance {
+fn tenant_quota(variables: &Variables, errors: &mut Vec<ConfigError>) -> TenantQuota {
+    let default = TenantQuota::default();
+    TenantQuota {
         webhooks: parse(variables, errors, "BRIDGE_WEBHOOKS_MAX", default.webhooks, |text| {
-            within(text, Allowance::WEBHOOKS)
+            within(text, TenantQuota::WEBHOOKS)
         }),
         filter_items: parse(variables, errors, "BRIDGE_FILTER_ITEMS_MAX", default.filter_items, |text| {
-            within(text, Allowance::FILTER_ITEMS)
+            within(text, TenantQuota::FILTER_ITEMS)
         }),
     }
 }

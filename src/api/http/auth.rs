@@ -2,15 +2,13 @@
 
 use std::future::{Ready, ready};
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
-use sha2::{Digest, Sha256};
-use time::OffsetDateTime;
 
 use crate::api::http::deadline;
 use crate::api::http::limits::Counted;
@@ -18,101 +16,19 @@ use crate::api::http::problem::{ApiError, Code};
 use crate::api::{ApiState, ROUTES};
 use crate::clock;
 use crate::domain::access::caller::throttled_as;
-use crate::domain::access::scope::Scope;
-use crate::domain::access::tenant::TenantId;
 use crate::domain::ids::ApiKeyId;
+use crate::services::api_keys;
+use crate::services::caller::Caller;
+use crate::services::principal::Principal;
 use crate::store::access::authenticate::ActiveKey;
 use crate::store::audit::request_origin::calling_from;
 
 /// Wrong keys that one address may try within a minute before it is told to wait.
 const FAILURES_MAX: u32 = 10;
-/// How long the database may take to look a key up; a little more than it waits for a free connection.
-const LOOK_UP_WITHIN: Duration = Duration::from_secs(6);
 /// Longest key that is looked at.
 const KEY_BYTES_MAX: usize = 512;
 
-/// Who called: the key, its tenant, what it lets its caller do, and from where it was used.
-#[derive(Clone, Debug)]
-pub struct Principal {
-    key: ActiveKey,
-    audited: String,
-    address: IpAddr,
-}
-
-impl Principal {
-    fn of(key: ActiveKey, address: IpAddr) -> Self {
-        Self { audited: format!("api-key:{}", key.name), key, address }
-    }
-
-    /// As audit entries name it: `api-key:` and the key's name.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.audited
-    }
-
-    /// The key itself. Names repeat, over tenants and over time; ids do not.
-    #[must_use]
-    pub fn key_id(&self) -> ApiKeyId {
-        self.key.api_key_id
-    }
-
-    /// Whose key it was.
-    #[must_use]
-    pub fn tenant(&self) -> TenantId {
-        self.key.tenant_id
-    }
-
-    /// When the key ends.
-    #[must_use]
-    pub fn expires_at(&self) -> Option<OffsetDateTime> {
-        self.key.expires_at
-    }
-
-    /// Where the call comes from.
-    #[must_use]
-    pub fn address(&self) -> IpAddr {
-        self.address
-    }
-
-    /// Whether it is the operator's: an administrator of the tenant that a bridge begins with.
-    #[must_use]
-    pub fn is_operator(&self) -> bool {
-        self.tenant() == TenantId::DEFAULT && self.key.scopes.contains(&Scope::Admin)
-    }
-
-    /// The tenant whose things this caller may administer; `None`: everybody's.
-    #[must_use]
-    pub fn tenant_unless_operator(&self) -> Option<TenantId> {
-        (!self.is_operator()).then(|| self.tenant())
-    }
-
-    /// Refuses everybody but the operator.
-    ///
-    /// # Errors
-    /// 403 for others.
-    pub fn must_be_operator(&self) -> Result<(), ApiError> {
-        if self.is_operator() {
-            return Ok(());
-        }
-        Err(ApiError::new(
-            Code::OperatorOnly,
-            "This takes a key of the first tenant, the operator's, with the scope admin.",
-        ))
-    }
-
-    /// Refuses a key without this right.
-    ///
-    /// # Errors
-    /// 403 that names it.
-    pub fn must_have(&self, scope: Scope) -> Result<(), ApiError> {
-        if self.key.scopes.contains(&scope) {
-            return Ok(());
-        }
-        Err(ApiError::new(Code::MissingScope, format!("This takes a key with the scope {scope}.")))
-    }
-}
-
-impl FromRequest for Principal {
+impl FromRequest for Caller {
     type Error = ApiError;
     type Future = Ready<Result<Self, ApiError>>;
 
@@ -121,10 +37,9 @@ impl FromRequest for Principal {
     }
 }
 
-/// Middleware: lets a request with a key in use pass and notes its [`Principal`].
+/// Middleware: lets a request with a key in use pass and notes its [`Caller`].
 ///
-/// Keys are looked up by hash, so that the time taken says nothing about how near a guess was. A right key passes
-/// even from an address with many failures: behind a proxy all callers have one address, and one caller with an
+/// A right key passes even from an address with many failures: behind a proxy all callers have one address, and one caller with an
 /// old key must not lock out the others. Guessing is hopeless by the size of a key; the 429 is there to be seen.
 ///
 /// # Errors
@@ -148,7 +63,7 @@ pub async fn check<B: MessageBody + 'static>(
             if let Some(error) = refused {
                 return Ok(request.error_response(error));
             }
-            request.extensions_mut().insert(Principal::of(key, address));
+            request.extensions_mut().insert(Caller::new(Principal::of(key, address), state.services.clone()));
             let reads = request.method().is_safe();
             let answer = async move { Ok(next.call(request).await?.map_into_boxed_body()) };
             let answer = calling_from(address, answer);
@@ -186,8 +101,10 @@ pub async fn require_scope<B: MessageBody + 'static>(
     let endpoint = ROUTES.iter().find(|endpoint| endpoint.path == path && endpoint.method == method);
     // A method that the path does not know gets its 405 inside.
     if let Some(scope) = endpoint.and_then(|endpoint| endpoint.scope) {
-        let principal = request.extensions().get::<Principal>().cloned();
-        let allowed = principal.ok_or_else(unauthorized).and_then(|principal| principal.must_have(scope));
+        let allowed = match request.extensions().get::<Caller>() {
+            Some(caller) => caller.principal.must_have(scope).map_err(ApiError::from),
+            None => Err(unauthorized()),
+        };
         if let Err(error) = allowed {
             return Ok(request.error_response(error));
         }
@@ -206,7 +123,7 @@ fn address_of(state: &ApiState, request: &ServiceRequest) -> IpAddr {
 fn note_use(state: &web::Data<ApiState>, key: ApiKeyId) {
     let state = state.clone();
     actix_web::rt::spawn(async move {
-        if let Err(error) = state.whole_store.note_key_used(key, clock::now()).await {
+        if let Err(error) = state.services.whole_store.note_key_used(key, clock::now()).await {
             tracing::debug!(%error, "it could not be noted that a key was used");
         }
     });
@@ -244,14 +161,9 @@ fn charge(request: &ServiceRequest, counted: Counted) -> Result<(), ApiError> {
 }
 
 async fn look_up(state: &ApiState, key: Option<&[u8]>) -> Result<Option<ActiveKey>, ApiError> {
-    let Some(key) = key else {
-        return Ok(None);
-    };
-    let hash = Sha256::digest(key).into();
-    // A connection to the database that died in silence would hold the caller for minutes.
-    match tokio::time::timeout(LOOK_UP_WITHIN, state.whole_store.key(&hash)).await {
-        Ok(key) => Ok(key?),
-        Err(_) => Err(ApiError::unavailable("the key could not be looked up in time")),
+    match key {
+        Some(key) => Ok(api_keys::look_up(&state.services, key).await?),
+        None => Ok(None),
     }
 }
 

@@ -310,6 +310,20 @@ impl JsonBody {
         }
         Err(ApiError::fields(&self.violations))
     }
+
+    /// The same with the fields as rules have found them: what is wrong with the body and what with its fields is told at once.
+    ///
+    /// # Errors
+    /// If anything is wrong.
+    pub fn finish_with<T>(self, checked: Result<T, Vec<Violation>>) -> Result<T, ApiError> {
+        match checked {
+            Ok(checked) => self.finish(Vec::new()).map(|()| checked),
+            Err(violations) => {
+                self.finish(violations.clone())?;
+                Err(ApiError::fields(&violations))
+            }
+        }
+    }
 }
 
 /// Postgres keeps no NUL in a text, and no text of ours needs one.

@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-use crate::api::http::auth::Principal;
 use crate::api::http::body_reader;
 use crate::api::http::problem::{ApiError, Code};
 use crate::api::{ApiState, ROUTES, RequestId};
+use crate::services::caller::Caller;
 use crate::store::StoreError;
 use crate::store::access::idempotency::{IdempotentCall, Reserved, StoredAnswer};
 use crate::store::transaction::{self, Uncommitted};
@@ -37,7 +37,7 @@ struct Kept {
 ///
 /// # Errors
 /// Only what the inner service fails with.
-pub async fn once<B: MessageBody + 'static>(
+pub async fn replay_or_run<B: MessageBody + 'static>(
     mut request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
@@ -48,7 +48,7 @@ pub async fn once<B: MessageBody + 'static>(
         Ok(prepared) => prepared,
         Err(error) => return Ok(request.error_response(error)),
     };
-    match state.whole_store.reserve_call(&call, &state.master_key).await {
+    match state.services.whole_store.reserve_call(&call, &state.services.master_key).await {
         Ok(Reserved::New(reserved_at)) => carry_out(state, call, reserved_at, request, next).await,
         Ok(Reserved::Answered(status, answer)) => {
             let told = replay(status, &answer);
@@ -86,9 +86,9 @@ async fn prepare(request: &mut ServiceRequest) -> Result<(web::Data<ApiState>, I
         .ok_or_else(|| ApiError::internal("the API was built without its state"))?;
     let (tenant, principal) = request
         .extensions()
-        .get::<Principal>()
+        .get::<Caller>()
         // By id: a new key may have the name of a former one.
-        .map(|principal| (principal.tenant(), principal.key_id().to_string()))
+        .map(|caller| (caller.principal.tenant(), caller.principal.key_id().to_string()))
         .ok_or_else(|| ApiError::internal("the caller is not known"))?;
     let key = Sha256::digest(key_of(request)?).into();
     let payload = request.take_payload();
@@ -180,7 +180,11 @@ async fn keep(
 ) -> Result<(), StoreError> {
     let written = written?;
     let wrote = written.is_some();
-    let kept = state.whole_store.keep_answer(call, reserved_at, answer, &state.master_key, written).await;
+    let kept = state
+        .services
+        .whole_store
+        .keep_answer(call, reserved_at, answer, &state.services.master_key, written)
+        .await;
     kept.or_else(|error| {
         if wrote {
             return Err(error);
@@ -192,7 +196,7 @@ async fn keep(
 
 /// Frees the key of a call that left nothing. One whose commit went unanswered and is done after all has its answer: it stays.
 async fn free(state: &ApiState, call: &IdempotentCall, reserved_at: OffsetDateTime) {
-    if let Err(error) = state.whole_store.free_call(call, reserved_at).await {
+    if let Err(error) = state.services.whole_store.free_call(call, reserved_at).await {
         tracing::warn!(%error, "an Idempotency-Key could not be freed; it is free in a minute");
     }
 }

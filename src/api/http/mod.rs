@@ -10,6 +10,5 @@ pub(super) mod idempotency;
 pub(super) mod limits;
 pub(crate) mod page;
 pub mod problem;
-pub(super) mod scoped;
 pub mod server;
 pub(crate) mod strict_json;

@@ -11,6 +11,7 @@ use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 
 use crate::domain::violation::Violation;
+use crate::services::ServiceError;
 use crate::store::StoreError;
 
 /// When a caller may ask again after the database was away, in seconds.
@@ -191,6 +192,24 @@ impl ResponseError for ApiError {
     /// `api::outermost` writes the response anew, with the request's id in it.
     fn error_response(&self) -> HttpResponse {
         self.respond("")
+    }
+}
+
+impl From<ServiceError> for ApiError {
+    fn from(error: ServiceError) -> Self {
+        match error {
+            ServiceError::Invalid(violations) => Self::fields(&violations),
+            ServiceError::OperatorOnly(why) => Self::new(Code::OperatorOnly, why),
+            ServiceError::MissingScope(scope) => {
+                Self::new(Code::MissingScope, format!("This takes a key with the scope {scope}."))
+            }
+            ServiceError::AmbiguousAgent => {
+                Self::new(Code::AmbiguousAgent, "Say which source is meant: add ?source=<id of the source>.")
+            }
+            ServiceError::NoSource => Self::new(Code::NotFound, "There is no source."),
+            ServiceError::TooSlow(what) => Self::unavailable(what),
+            ServiceError::Store(error) => error.into(),
+        }
     }
 }
 

@@ -5,11 +5,12 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::api::http::page::{List, Place, Query, at, maybe_at, path_text};
-use crate::api::http::problem::{ApiError, Code};
-use crate::api::http::scoped::Scoped;
+use crate::api::http::problem::ApiError;
 use crate::domain::ids::{AgentId, EventId, SourceId};
 use crate::domain::presence::canonical_presence;
 use crate::domain::presence::event_data::{Presence, SourceName, StateData};
+use crate::services;
+use crate::services::caller::Caller;
 use crate::store::views::agents::AgentRow;
 
 type Reply = Result<HttpResponse, ApiError>;
@@ -55,7 +56,7 @@ fn view(row: &AgentRow) -> Value {
     json!(view)
 }
 
-pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn list(caller: Caller, request: HttpRequest) -> Reply {
     let mut query = Query::read(&request)?;
     let source = query.id("source")?.map(SourceId);
     let presence = query
@@ -64,33 +65,26 @@ pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Reply {
         .transpose()?;
     let external_id = query.text("external_id")?;
     let paging = query.paging(List::Agents)?;
-    let rows = state
+    let rows = caller
         .store
         .agents(source, presence.as_deref(), external_id.as_deref(), paging.after_number(), paging.rows())
         .await?;
     Ok(paging.respond(rows, |row| Place::Number(row.agent_key), view))
 }
 
-pub(in crate::api) async fn get(state: Scoped, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn get(caller: Caller, request: HttpRequest) -> Reply {
     let id = path_text(&request)?;
     let mut query = Query::read(&request)?;
     let source = query.id("source")?.map(SourceId);
     query.finish()?;
-    let mut rows = state.store.agents_by_id(&id, source).await?;
-    if rows.len() > 1 {
-        return Err(ApiError::new(
-            Code::AmbiguousAgent,
-            "Say which source is meant: add ?source=<id of the source>.",
-        ));
-    }
-    let row = rows.pop().ok_or_else(|| ApiError::new(Code::NotFound, "There is no such agent."))?;
+    let row = services::agents::get(&caller, &id, source).await?;
     Ok(HttpResponse::Ok().json(view(&row)))
 }
 
 /// Takes `agent`, a Genesys user id or an id of the CRM: all Genesys ids that it may stand for.
-pub(super) async fn take_agents(state: &Scoped, query: &mut Query) -> Result<Option<Vec<String>>, ApiError> {
+pub(super) async fn take_agents(caller: &Caller, query: &mut Query) -> Result<Option<Vec<String>>, ApiError> {
     match query.text("agent")? {
-        Some(text) => Ok(Some(state.store.agent_ids_of(&text).await?)),
+        Some(text) => Ok(Some(caller.store.agent_ids_of(&text).await?)),
         None => Ok(None),
     }
 }

@@ -3,13 +3,13 @@
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use crate::api::http::auth::Principal;
 use crate::api::http::page::{List, Place, Query, at, maybe_at};
-use crate::api::http::problem::{ApiError, Code};
-use crate::api::http::scoped::Scoped;
+use crate::api::http::problem::ApiError;
 use crate::api::resources::agents::take_agents;
 use crate::domain::audit::{Kind, Level};
-use crate::domain::ids::{ConnectionId, DeliveryId, EventId, TenantId, WebhookId};
+use crate::domain::ids::{ConnectionId, DeliveryId, EventId, WebhookId};
+use crate::services;
+use crate::services::caller::Caller;
 use crate::store::audit::{AuditFilter, AuditRow};
 
 fn view(row: &AuditRow) -> Value {
@@ -34,12 +34,12 @@ fn view(row: &AuditRow) -> Value {
     })
 }
 
-pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(in crate::api) async fn list(caller: Caller, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
     let levels = [Level::Info, Level::Warn, Level::Error].map(Level::as_str);
     let mut query = Query::read(&request)?;
     let filter = AuditFilter {
-        agents: take_agents(&state, &mut query).await?,
+        agents: take_agents(&caller, &mut query).await?,
         webhook: query.id("webhook")?.map(WebhookId),
         event: query.id("event")?.map(EventId),
         delivery: query.id("delivery")?.map(DeliveryId),
@@ -50,25 +50,14 @@ pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Result<
         until: query.time("until")?,
     };
     let paging = query.paging(List::Audit)?;
-    let rows = state.store.audit_entries(&filter, paging.after_number(), paging.rows()).await?;
+    let rows = caller.store.audit_entries(&filter, paging.after_number(), paging.rows()).await?;
     Ok(paging.respond(rows, |row| Place::Number(row.audit_id), view))
 }
 
-/// The end of the chain of seals, to be kept elsewhere.
-pub(in crate::api) async fn head(
-    state: Scoped,
-    principal: Principal,
-    request: HttpRequest,
-) -> Result<HttpResponse, ApiError> {
-    // It covers the entries of every tenant, and so tells how many there are.
-    if principal.tenant() != TenantId::DEFAULT {
-        return Err(ApiError::new(
-            Code::OperatorOnly,
-            "The log is one for all tenants; its head is the operator's.",
-        ));
-    }
+/// Newest seal, to be kept elsewhere.
+pub(in crate::api) async fn head(caller: Caller, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     Query::read(&request)?.finish()?;
-    let last = state.store.last_seal().await?;
+    let last = services::audit::head(&caller).await?;
     Ok(HttpResponse::Ok().json(json!({
         "head": last.map(|last| last.head.to_string()),
         "seal": last.map(|last| last.head.seal_id),

@@ -3,19 +3,18 @@
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use crate::api::http::auth::Principal;
 use crate::api::http::page::{List, Place, Query, at, maybe_at, path_id};
 use crate::api::http::problem::ApiError;
-use crate::api::http::scoped::Scoped;
 use crate::domain::ids::{ConnectionId, SourceId};
 use crate::domain::presence::connection::ConnectionState;
+use crate::services::caller::Caller;
 use crate::store::sources::connections::{ConnectionFilter, ConnectionRow};
 
 type Reply = Result<HttpResponse, ApiError>;
 
 /// Four names are those of the seed document's metrics; the rest is ours.
-fn view(state: &Scoped, row: &ConnectionRow) -> Value {
-    let live = state.status.connection(row.connection_id);
+fn view(caller: &Caller, row: &ConnectionRow) -> Value {
+    let live = caller.status().connection(row.connection_id);
     json!({
         "id": row.connection_id,
         "source_id": row.source_id,
@@ -38,7 +37,7 @@ fn view(state: &Scoped, row: &ConnectionRow) -> Value {
     })
 }
 
-pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn list(caller: Caller, request: HttpRequest) -> Reply {
     let mut query = Query::read(&request)?;
     let filter = ConnectionFilter {
         source: query.id("source")?.map(SourceId),
@@ -47,23 +46,23 @@ pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     };
     let paging = query.paging(List::Connections)?;
     let after = paging.after_id().map(ConnectionId);
-    let rows = state.store.connections(&filter, after, paging.rows()).await?;
-    Ok(paging.respond(rows, |row| Place::Id(row.connection_id.0), |row| view(&state, row)))
+    let rows = caller.store.connections(&filter, after, paging.rows()).await?;
+    Ok(paging.respond(rows, |row| Place::Id(row.connection_id.0), |row| view(&caller, row)))
 }
 
-pub(in crate::api) async fn get(state: Scoped, request: HttpRequest) -> Reply {
-    let row = state.store.connection(ConnectionId(path_id(&request)?)).await?;
-    Ok(HttpResponse::Ok().json(view(&state, &row)))
+pub(in crate::api) async fn get(caller: Caller, request: HttpRequest) -> Reply {
+    let row = caller.store.connection(ConnectionId(path_id(&request)?)).await?;
+    Ok(HttpResponse::Ok().json(view(&caller, &row)))
 }
 
-pub(in crate::api) async fn terminate(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn terminate(caller: Caller, request: HttpRequest) -> Reply {
     let id = ConnectionId(path_id(&request)?);
-    let row = state.store.terminate_connection(id, principal.as_str()).await?;
-    Ok(HttpResponse::Accepted().json(view(&state, &row)))
+    let row = caller.store.terminate_connection(id, caller.principal.as_str()).await?;
+    Ok(HttpResponse::Accepted().json(view(&caller, &row)))
 }
 
-pub(in crate::api) async fn restart(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn restart(caller: Caller, request: HttpRequest) -> Reply {
     let id = ConnectionId(path_id(&request)?);
-    let row = state.store.restart_connection(id, principal.as_str()).await?;
-    Ok(HttpResponse::Accepted().json(view(&state, &row)))
+    let row = caller.store.restart_connection(id, caller.principal.as_str()).await?;
+    Ok(HttpResponse::Accepted().json(view(&caller, &row)))
 }

@@ -3,12 +3,12 @@
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use crate::api::http::auth::Principal;
 use crate::api::http::page::{List, Place, Query, at, maybe_at, path_id};
 use crate::api::http::problem::ApiError;
-use crate::api::http::scoped::Scoped;
 use crate::api::resources::agents::take_agents;
 use crate::domain::ids::{DeliveryId, EventId, WebhookId};
+use crate::services;
+use crate::services::caller::Caller;
 use crate::store::views::deliveries::{AttemptRow, DeliveryFilter, DeliveryRow};
 
 type Reply = Result<HttpResponse, ApiError>;
@@ -55,35 +55,33 @@ fn attempt_view(row: &AttemptRow) -> Value {
     })
 }
 
-pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn list(caller: Caller, request: HttpRequest) -> Reply {
     let mut query = Query::read(&request)?;
     let filter = DeliveryFilter {
         delivery: None,
         webhook: query.id("webhook")?.map(WebhookId),
-        agents: take_agents(&state, &mut query).await?,
+        agents: take_agents(&caller, &mut query).await?,
         event: query.id("event")?.map(EventId),
         state: query.word("state", &STATES)?,
     };
     let paging = query.paging(List::Deliveries)?;
     let before = paging.after_id().map(DeliveryId);
-    let page = state.store.delivery_history(&filter, before, paging.rows()).await?;
+    let page = caller.store.delivery_history(&filter, before, paging.rows()).await?;
     let place = |id: DeliveryId| Place::Id(id.0);
     Ok(paging.respond_so_far(page.rows, page.stopped_at.map(place), |row| place(row.delivery_id), view))
 }
 
-pub(in crate::api) async fn get(state: Scoped, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn get(caller: Caller, request: HttpRequest) -> Reply {
     let id = DeliveryId(path_id(&request)?);
-    let mut shown = view(&state.store.delivery(id).await?);
-    let attempts = state.store.attempts(id).await?;
+    let mut shown = view(&caller.store.delivery(id).await?);
+    let attempts = caller.store.attempts(id).await?;
     if let Some(fields) = shown.as_object_mut() {
         fields.insert("attempts".to_owned(), attempts.iter().map(attempt_view).collect());
     }
     Ok(HttpResponse::Ok().json(shown))
 }
 
-pub(in crate::api) async fn retry(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
-    let id = DeliveryId(path_id(&request)?);
-    state.store.retry_delivery(id, principal.as_str()).await?;
-    let row = state.store.delivery(id).await?;
+pub(in crate::api) async fn retry(caller: Caller, request: HttpRequest) -> Reply {
+    let row = services::deliveries::retry(&caller, DeliveryId(path_id(&request)?)).await?;
     Ok(HttpResponse::Accepted().json(view(&row)))
 }

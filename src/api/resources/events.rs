@@ -6,11 +6,11 @@ use serde_json::value::RawValue;
 
 use crate::api::http::page::{List, Place, Query, at, path_id};
 use crate::api::http::problem::ApiError;
-use crate::api::http::scoped::Scoped;
 use crate::api::resources::agents::take_agents;
 use crate::domain::ids::{EventId, SourceId};
 use crate::domain::presence::Event;
 use crate::domain::presence::event_data::EventData;
+use crate::services::caller::Caller;
 use crate::store::views::events::FeedFilter;
 
 type Reply = Result<HttpResponse, ApiError>;
@@ -36,16 +36,16 @@ struct FeedPage<'a> {
     next_cursor: String,
 }
 
-pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn list(caller: Caller, request: HttpRequest) -> Reply {
     let mut query = Query::read(&request)?;
     let filter = FeedFilter {
-        agents: take_agents(&state, &mut query).await?,
+        agents: take_agents(&caller, &mut query).await?,
         source: query.id("source")?.map(SourceId),
     };
     query.rename("after", "cursor")?;
     let paging = query.paging(List::Events)?;
     let after = paging.after_number().unwrap_or(0);
-    let events = state.store.feed(&filter, after, paging.limit()).await?;
+    let events = caller.store.feed(&filter, after, paging.limit()).await?;
     let reached = events.last().map_or(after, |event| event.position);
     Ok(HttpResponse::Ok().json(FeedPage {
         items: events.iter().map(view).collect(),
@@ -53,7 +53,7 @@ pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Reply {
     }))
 }
 
-pub(in crate::api) async fn get(state: Scoped, request: HttpRequest) -> Reply {
-    let event = state.store.event(EventId(path_id(&request)?)).await?;
+pub(in crate::api) async fn get(caller: Caller, request: HttpRequest) -> Reply {
+    let event = caller.store.event(EventId(path_id(&request)?)).await?;
     Ok(HttpResponse::Ok().json(view(&event)))
 }

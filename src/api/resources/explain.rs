@@ -5,10 +5,10 @@ use serde_json::{Map, Value, json};
 
 use crate::api::http::page::{Query, at};
 use crate::api::http::problem::ApiError;
-use crate::api::http::scoped::Scoped;
 use crate::clock;
 use crate::domain::explain::{Step, explain};
 use crate::domain::ids::{DeliveryId, EventId, WebhookId};
+use crate::services::caller::Caller;
 
 fn step_view(step: &Step) -> Value {
     let mut shown = step.particulars();
@@ -18,14 +18,14 @@ fn step_view(step: &Step) -> Value {
     Value::Object(shown)
 }
 
-pub(in crate::api) async fn get(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(in crate::api) async fn get(caller: Caller, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let mut query = Query::read(&request)?;
     let event = query.id("event")?.map(EventId);
     let webhook = query.id("webhook")?.map(WebhookId);
     query.finish()?;
     let event = event.ok_or_else(|| ApiError::parameter("event", "is missing"))?;
     let webhook = webhook.ok_or_else(|| ApiError::parameter("webhook", "is missing"))?;
-    let told = explain(&state.store.explain(event, webhook).await?, clock::now(), at);
+    let told = explain(&caller.store.explain(event, webhook).await?, clock::now(), at);
     let matched: Map<String, Value> = told
         .matched
         .iter()

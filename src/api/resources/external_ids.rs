@@ -3,15 +3,15 @@
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use crate::api::http::auth::Principal;
 use crate::api::http::body::{JsonBody, JsonOrCsv};
 use crate::api::http::page::{List, Place, Query, maybe_at, path_text};
 use crate::api::http::problem::{ApiError, Code};
-use crate::api::http::scoped::Scoped;
 use crate::domain::external_ids::{self, PAIRS_MAX, check_id, check_pairs, read_csv};
 use crate::domain::ids::{AgentId, SourceId};
 use crate::domain::violation::Violation;
-use crate::store::views::external_ids::{ExternalIdRow, Meant};
+use crate::services;
+use crate::services::caller::Caller;
+use crate::store::views::external_ids::ExternalIdRow;
 
 type Reply = Result<HttpResponse, ApiError>;
 
@@ -24,23 +24,18 @@ fn view(row: &ExternalIdRow) -> Value {
     })
 }
 
-pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn list(caller: Caller, request: HttpRequest) -> Reply {
     let mut query = Query::read(&request)?;
     let source = query.id("source")?.map(SourceId);
     let external_id = query.text("external_id")?;
     let paging = query.paging(List::ExternalIds)?;
     let after = paging.after_pair().map(|(source, agent)| (SourceId(source), agent));
-    let rows = state.store.external_ids(source, external_id.as_deref(), after, paging.rows()).await?;
+    let rows = caller.store.external_ids(source, external_id.as_deref(), after, paging.rows()).await?;
     Ok(paging.respond(rows, |row| Place::Pair(row.source_id.0, row.agent_id.0.clone()), view))
 }
 
 /// Of one agent.
-pub(in crate::api) async fn update(
-    state: Scoped,
-    principal: Principal,
-    request: HttpRequest,
-    mut body: JsonBody,
-) -> Reply {
+pub(in crate::api) async fn update(caller: Caller, request: HttpRequest, mut body: JsonBody) -> Reply {
     let agent = path_text(&request)?;
     // Nothing can be there.
     check_id("id", &agent).map_err(|_| ApiError::not_found())?;
@@ -51,19 +46,13 @@ pub(in crate::api) async fn update(
     let external_id = body.text_or_null("external_id").flatten();
     let wrong = external_id.as_deref().and_then(|text| check_id("external_id", text).err());
     body.finish(wrong.into_iter().collect())?;
-    let source = which_source(&state, source, Some(&agent)).await?;
-    let agent = AgentId(agent);
-    let row = state.store.set_external_id(source, &agent, external_id.as_deref(), principal.as_str()).await?;
+    let row =
+        services::agents::set_external_id(&caller, source, &AgentId(agent), external_id.as_deref()).await?;
     Ok(HttpResponse::Ok().json(view(&row)))
 }
 
 /// Of many agents.
-pub(in crate::api) async fn put(
-    state: Scoped,
-    principal: Principal,
-    request: HttpRequest,
-    body: JsonOrCsv,
-) -> Reply {
+pub(in crate::api) async fn put(caller: Caller, request: HttpRequest, body: JsonOrCsv) -> Reply {
     let mut query = Query::read(&request)?;
     let source = query.id("source")?.map(SourceId);
     let (given, replace) = match body {
@@ -77,8 +66,7 @@ pub(in crate::api) async fn put(
     };
     query.finish()?;
     let pairs = check_pairs(given).map_err(|wrong| ApiError::pairs(&wrong))?;
-    let source = which_source(&state, source, None).await?;
-    let counts = state.store.put_external_ids(source, &pairs, replace, principal.as_str()).await?;
+    let counts = services::agents::put_external_ids(&caller, source, &pairs, replace).await?;
     Ok(HttpResponse::Ok().json(json!({
         "added": counts.added,
         "changed": counts.changed,
@@ -127,25 +115,6 @@ fn take_pair(item: Value) -> Result<(String, String), (&'static str, &'static st
     };
     let pair = (text("agent_id", "/agent_id")?, text("external_id", "/external_id")?);
     if fields.is_empty() { Ok(pair) } else { Err(("", "has other fields than agent_id and external_id")) }
-}
-
-/// The source that is named, or else the one that must be meant.
-async fn which_source(
-    state: &Scoped,
-    named: Option<SourceId>,
-    agent: Option<&str>,
-) -> Result<SourceId, ApiError> {
-    if let Some(source) = named {
-        return Ok(source);
-    }
-    match state.store.source_meant(agent).await? {
-        Meant::One(source) => Ok(source),
-        Meant::None => Err(ApiError::new(Code::NotFound, "There is no source.")),
-        Meant::Several => Err(ApiError::new(
-            Code::AmbiguousAgent,
-            "Say which source is meant: add ?source=<id of the source>.",
-        )),
-    }
 }
 
 impl ApiError {

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use crate::api::http::page::{List, Place, Query, at, maybe_at};
 use crate::api::http::problem::ApiError;
-use crate::api::http::scoped::Scoped;
 use crate::domain::ids::{ConnectionId, GapId, SourceId};
+use crate::services::caller::Caller;
 use crate::store::sources::gaps::{GapFilter, GapRow};
 
 fn view(gap: &GapRow) -> Value {
@@ -21,7 +21,7 @@ fn view(gap: &GapRow) -> Value {
     })
 }
 
-pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(in crate::api) async fn list(caller: Caller, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let mut query = Query::read(&request)?;
     let filter = GapFilter {
         source: query.id("source")?.map(SourceId),
@@ -30,6 +30,6 @@ pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Result<
         open: query.boolean("open")?,
     };
     let paging = query.paging(List::Gaps)?;
-    let rows = state.store.gaps(&filter, paging.after_id().map(GapId), paging.rows()).await?;
+    let rows = caller.store.gaps(&filter, paging.after_id().map(GapId), paging.rows()).await?;
     Ok(paging.respond(rows, |row| Place::Id(row.gap_id.0), view))
 }

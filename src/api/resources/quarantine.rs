@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::api::http::page::{List, Place, Query, at, path_id};
 use crate::api::http::problem::ApiError;
-use crate::api::http::scoped::Scoped;
 use crate::domain::ids::{QuarantineId, SourceId};
+use crate::services::caller::Caller;
 use crate::store::audit::quarantine::Quarantined;
 
 fn view(piece: &Quarantined) -> Value {
@@ -23,17 +23,17 @@ fn view(piece: &Quarantined) -> Value {
     })
 }
 
-pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(in crate::api) async fn list(caller: Caller, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let mut query = Query::read(&request)?;
     let source = query.id("source")?.map(SourceId);
     let paging = query.paging(List::Quarantine)?;
-    let rows = state.store.quarantine(source, paging.after_id().map(QuarantineId), paging.rows()).await?;
+    let rows = caller.store.quarantine(source, paging.after_id().map(QuarantineId), paging.rows()).await?;
     Ok(paging.respond(rows, |row| Place::Id(row.quarantine_id.0), view))
 }
 
-pub(in crate::api) async fn get(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(in crate::api) async fn get(caller: Caller, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     Query::read(&request)?.finish()?;
-    let piece = state.store.quarantined(QuarantineId(path_id(&request)?)).await?;
+    let piece = caller.store.quarantined(QuarantineId(path_id(&request)?)).await?;
     let mut shown = view(&piece);
     if let (Value::Object(fields), Some(bytes)) = (&mut shown, &piece.bytes) {
         fields.insert("bytes".to_owned(), BASE64.encode(bytes).into());

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use crate::api::http::page::{List, Place, Query, maybe_at};
 use crate::api::http::problem::ApiError;
-use crate::api::http::scoped::Scoped;
 use crate::domain::ids::{ConnectionId, SourceId};
+use crate::services::caller::Caller;
 use crate::store::views::agents::RejectedTopic;
 
 fn view(rejected: &RejectedTopic) -> Value {
@@ -21,11 +21,11 @@ fn view(rejected: &RejectedTopic) -> Value {
     })
 }
 
-pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(in crate::api) async fn list(caller: Caller, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let mut query = Query::read(&request)?;
     let source = query.id("source")?.map(SourceId);
     let connection = query.id("connection")?.map(ConnectionId);
     let paging = query.paging(List::RejectedTopics)?;
-    let rows = state.store.rejected_topics(source, connection, paging.after_number(), paging.rows()).await?;
+    let rows = caller.store.rejected_topics(source, connection, paging.after_number(), paging.rows()).await?;
     Ok(paging.respond(rows, |row| Place::Number(row.place), view))
 }

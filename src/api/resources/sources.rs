@@ -4,15 +4,14 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use crate::api::http::auth::Principal;
 use crate::api::http::body::JsonBody;
 use crate::api::http::page::{List, Place, Query, at, maybe_at, path_id};
-use crate::api::http::problem::{ApiError, Code};
-use crate::api::http::scoped::Scoped;
+use crate::api::http::problem::ApiError;
 use crate::domain::ids::SourceId;
-use crate::domain::presence::source::{ENVIRONMENT_SOURCE_NAME, SourceSettings};
+use crate::domain::presence::source::SourceSettings;
 use crate::domain::secret::Secret;
-use crate::domain::violation::Violation;
+use crate::services;
+use crate::services::caller::Caller;
 use crate::store::sources::Source;
 use crate::store::sources::health::Health;
 
@@ -58,77 +57,54 @@ fn health(health: &Health) -> Value {
     })
 }
 
-pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn list(caller: Caller, request: HttpRequest) -> Reply {
     let paging = Query::read(&request)?.paging(List::Sources)?;
-    let rows = state.store.sources(paging.after_id().map(SourceId), paging.rows()).await?;
+    let rows = caller.store.sources(paging.after_id().map(SourceId), paging.rows()).await?;
     Ok(paging.respond(rows, |row| Place::Id(row.source_id.0), view))
 }
 
-pub(in crate::api) async fn get(state: Scoped, request: HttpRequest) -> Reply {
-    let source = state.store.source(SourceId(path_id(&request)?)).await?;
+pub(in crate::api) async fn get(caller: Caller, request: HttpRequest) -> Reply {
+    let source = caller.store.source(SourceId(path_id(&request)?)).await?;
     Ok(HttpResponse::Ok().json(view(&source)))
 }
 
-pub(in crate::api) async fn create(state: Scoped, principal: Principal, mut body: JsonBody) -> Reply {
+pub(in crate::api) async fn create(caller: Caller, mut body: JsonBody) -> Reply {
     body.must_be_given(&["name", "client_id", "client_secret"]);
-    let settings = take_settings(&state, body, SourceSettings::default())?;
-    let source = state.store.create_source(&settings, &state.master_key, principal.as_str()).await?;
+    let settings = take_settings(&caller, body, SourceSettings::default())?;
+    let source = services::sources::create(&caller, &settings).await?;
     Ok(HttpResponse::Created()
         .insert_header((header::LOCATION, format!("/v1/sources/{}", source.source_id)))
         .json(view(&source)))
 }
 
-pub(in crate::api) async fn update(
-    state: Scoped,
-    principal: Principal,
-    request: HttpRequest,
-    mut body: JsonBody,
-) -> Reply {
-    let before = state.store.source(SourceId(path_id(&request)?)).await?;
-    if before.is_from_environment() {
-        return Err(ApiError::new(
-            Code::Conflict,
-            "The source is set by the environment of the process and can only be changed there.",
-        ));
-    }
-    // A new secret is taken first: with it, a kept one that no longer opens does not matter.
-    let client_secret = match body.text("client_secret") {
-        Some(text) => Secret::new(text),
-        None => before.client_secret(&state.master_key).map_err(|error| {
-            ApiError::new(
-                Code::Conflict,
-                format!("The kept client_secret does not open ({error}); give it anew."),
-            )
-        })?,
-    };
-    let settings = take_settings(&state, body, before.settings(client_secret))?;
-    let source = state.store.update_source(&before, &settings, &state.master_key, principal.as_str()).await?;
+pub(in crate::api) async fn update(caller: Caller, request: HttpRequest, mut body: JsonBody) -> Reply {
+    let id = SourceId(path_id(&request)?);
+    let client_secret = body.text("client_secret").map(Secret::new);
+    let (before, present) = services::sources::begin_update(&caller, id, client_secret).await?;
+    let settings = take_settings(&caller, body, present)?;
+    let source = services::sources::update(&caller, &before, &settings).await?;
     Ok(HttpResponse::Ok().json(view(&source)))
 }
 
-pub(in crate::api) async fn delete(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn delete(caller: Caller, request: HttpRequest) -> Reply {
     let id = SourceId(path_id(&request)?);
-    state.store.delete_source(id, principal.as_str()).await?;
+    caller.store.delete_source(id, caller.principal.as_str()).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
-pub(in crate::api) async fn refresh(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
-    let source = state.store.refresh_source(SourceId(path_id(&request)?), principal.as_str()).await?;
+pub(in crate::api) async fn refresh(caller: Caller, request: HttpRequest) -> Reply {
+    let source = caller.store.refresh_source(SourceId(path_id(&request)?), caller.principal.as_str()).await?;
     Ok(HttpResponse::Accepted().json(view(&source)))
 }
 
 /// Reads the given fields over the present settings and checks the whole.
 fn take_settings(
-    state: &Scoped,
+    caller: &Caller,
     mut body: JsonBody,
     present: SourceSettings,
 ) -> Result<SourceSettings, ApiError> {
-    let name = body.text("name");
-    if name.as_deref().is_some_and(|name| name.trim() == ENVIRONMENT_SOURCE_NAME) {
-        body.wrong::<()>("name", "is kept for the source from the environment");
-    }
     let settings = SourceSettings {
-        name: name.unwrap_or(present.name),
+        name: body.text("name").unwrap_or(present.name),
         protocol: body.text("protocol").unwrap_or(present.protocol),
         region: body.text_or_null("region").unwrap_or(present.region),
         api_url: body.text_or_null("api_url").unwrap_or(present.api_url),
@@ -149,23 +125,5 @@ fn take_settings(
             .integer("roster_interval_seconds")
             .unwrap_or(present.roster_interval_seconds),
     };
-    match settings.check() {
-        Ok(settings) => body.finish(misled(state, &settings)).map(|()| settings),
-        Err(violations) => {
-            body.finish(violations.clone())?;
-            Err(ApiError::fields(&violations))
-        }
-    }
-}
-
-/// Addresses that whoever adds a source may not lead us to.
-fn misled(state: &Scoped, settings: &SourceSettings) -> Vec<Violation> {
-    let judge = |(field, url): (&'static str, &Option<String>)| {
-        let error = state.targets.check_url(url.as_deref()?).err()?;
-        Some(Violation::new(field, error.to_string()))
-    };
-    [("api_url", &settings.api_url), ("login_url", &settings.login_url)]
-        .into_iter()
-        .filter_map(judge)
-        .collect()
+    body.finish_with(services::sources::check(caller, settings))
 }

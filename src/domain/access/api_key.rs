@@ -3,6 +3,7 @@
 use time::OffsetDateTime;
 
 use crate::domain::access::scope::Scope;
+use crate::domain::closed_set::closed_set;
 use crate::domain::violation::Violation;
 
 /// Longest name of a key or a tenant.
@@ -11,6 +12,37 @@ pub const NAME_CHARS_MAX: usize = 100;
 pub const BOOTSTRAP: &str = "bootstrap";
 /// What keys begin with that the API makes: a scanner for leaked secrets finds them by it.
 pub const PREFIX: &str = "pb_live_";
+
+/// Whether a key may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApiKeyState {
+    /// It may.
+    Active,
+    /// It has ended by itself.
+    Expired,
+    /// Somebody ended it.
+    Revoked,
+}
+
+closed_set!(ApiKeyState { Active = "active", Expired = "expired", Revoked = "revoked" });
+
+impl ApiKeyState {
+    /// State at this time, by the times that the key has.
+    #[must_use]
+    pub fn of(
+        revoked_at: Option<OffsetDateTime>,
+        expires_at: Option<OffsetDateTime>,
+        now: OffsetDateTime,
+    ) -> Self {
+        if revoked_at.is_some() {
+            Self::Revoked
+        } else if expires_at.is_some_and(|at| at <= now) {
+            Self::Expired
+        } else {
+            Self::Active
+        }
+    }
+}
 
 /// Checks the name of a key.
 ///

@@ -4,20 +4,20 @@ use std::ops::RangeInclusive;
 
 /// So many webhooks, and so many items in all their filters together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Allowance {
+pub struct TenantQuota {
     /// Webhooks that are not removed.
     pub webhooks: u32,
     /// Items of their `agents`, `topics`, `presences` and `sources`.
     pub filter_items: u32,
 }
 
-impl Default for Allowance {
+impl Default for TenantQuota {
     fn default() -> Self {
         Self { webhooks: 20_000, filter_items: 2_000_000 }
     }
 }
 
-impl Allowance {
+impl TenantQuota {
     /// What the operator may set for `webhooks`.
     pub const WEBHOOKS: RangeInclusive<u32> = 1..=1_000_000;
     /// What the operator may set for `filter_items`.
@@ -47,9 +47,9 @@ mod tests {
 
     #[test]
     fn what_is_allowed_may_be_had_and_one_more_may_not() {
-        let allowance = Allowance { webhooks: 2, filter_items: 5 };
-        assert_eq!(allowance.check(2, 5), Ok(()));
-        assert!(allowance.check(3, 0).unwrap_err().contains("2 webhooks"));
-        assert!(allowance.check(2, 6).unwrap_err().contains("5 filter items, and would have 6"));
+        let quota = TenantQuota { webhooks: 2, filter_items: 5 };
+        assert_eq!(quota.check(2, 5), Ok(()));
+        assert!(quota.check(3, 0).unwrap_err().contains("2 webhooks"));
+        assert!(quota.check(2, 6).unwrap_err().contains("5 filter items, and would have 6"));
     }
 }

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use super::transaction::once_committed;
 use super::{Result, Store, StoreError, audit};
 use crate::clock;
-use crate::domain::access::tenant_quota::Allowance;
+use crate::domain::access::tenant_quota::TenantQuota;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::delivery::access::Access;
 use crate::domain::delivery::outcome::EndState;
@@ -46,7 +46,7 @@ pub struct NewWebhook<'a> {
     /// Whether it is sent the present state of every agent that matches.
     pub snapshot: bool,
     /// How much its tenant may have.
-    pub allowance: Allowance,
+    pub quota: TenantQuota,
 }
 
 impl Store {
@@ -104,7 +104,7 @@ impl Store {
         }
         audit::write(&mut tx, &[webhook_entry(now, Kind::WebhookCreated, id, principal)]).await?;
         let webhook = read(&mut tx, id).await?;
-        quotas::check(&mut tx, id, new.allowance).await?;
+        quotas::check(&mut tx, id, new.quota).await?;
         tx.commit().await?;
         self.wake.deliveries_due();
         Ok(webhook)
@@ -120,7 +120,7 @@ impl Store {
         &self,
         id: WebhookId,
         changes: &WebhookChanges,
-        allowance: Allowance,
+        quota: TenantQuota,
         master_key: &MasterKey,
         principal: &str,
     ) -> Result<Webhook> {
@@ -178,7 +178,7 @@ impl Store {
         audit::write(&mut tx, &[entry]).await?;
         let webhook = read(&mut tx, id).await?;
         if settings.filter_items() > before.settings.filter_items() {
-            quotas::check(&mut tx, id, allowance).await?;
+            quotas::check(&mut tx, id, quota).await?;
         }
         tx.commit().await?;
         self.wake.deliveries_due();

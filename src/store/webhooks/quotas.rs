@@ -2,7 +2,7 @@
 
 use sqlx::PgConnection;
 
-use crate::domain::access::tenant_quota::Allowance;
+use crate::domain::access::tenant_quota::TenantQuota;
 use crate::domain::ids::WebhookId;
 use crate::store::locks::TENANT_QUOTA;
 use crate::store::{Result, StoreError};
@@ -12,7 +12,7 @@ use crate::store::{Result, StoreError};
 pub(in crate::store) async fn check(
     conn: &mut PgConnection,
     webhook: WebhookId,
-    allowance: Allowance,
+    quota: TenantQuota,
 ) -> Result<()> {
     sqlx::query!(
         "select pg_advisory_xact_lock($2, hashtext(tenant_id::text)) from webhook where webhook_id = $1",
@@ -30,5 +30,5 @@ pub(in crate::store) async fn check(
     )
     .fetch_one(conn)
     .await?;
-    allowance.check(has.webhooks, has.filter_items).map_err(StoreError::QuotaExceeded)
+    quota.check(has.webhooks, has.filter_items).map_err(StoreError::QuotaExceeded)
 }

@@ -4,22 +4,18 @@ use uuid::Uuid;
 
 use crate::api::http::body::JsonBody;
 use crate::api::http::problem::ApiError;
-use crate::api::http::scoped::Scoped;
 use crate::domain::delivery::signature::SigningKey;
 use crate::domain::ids::SourceId;
 use crate::domain::secret::Secret;
-use crate::domain::violation::Violation;
 use crate::domain::webhook::access_input::{AccessInput, AuthInput};
 use crate::domain::webhook::delivery_settings_input::DeliveryInput;
 use crate::domain::webhook::{WebhookChanges, WebhookInput, WebhookSettings};
-use crate::random;
-
-/// Bytes of a secret that we make.
-const SECRET_BYTES: usize = 32;
+use crate::services;
+use crate::services::caller::Caller;
 
 /// Reads and checks the fields that a registration and a change have in common; `present` is what they change.
 pub(super) async fn take_changes(
-    state: &Scoped,
+    caller: &Caller,
     mut body: JsonBody,
     present: &WebhookSettings,
 ) -> Result<WebhookChanges, ApiError> {
@@ -29,21 +25,12 @@ pub(super) async fn take_changes(
         agents: body.texts("agents"),
         topics: body.texts("topics"),
         presences: body.texts("presences"),
-        sources: take_sources(state, &mut body).await?,
+        sources: take_sources(caller, &mut body).await?,
         events: body.texts("events"),
         delivery: take_delivery(&mut body),
         access: take_access(&mut body),
     };
-    match input.check(&state.targets) {
-        Ok(changes) => {
-            body.finish(changes.over(present).check().err().into_iter().collect())?;
-            Ok(changes)
-        }
-        Err(violations) => {
-            body.finish(violations.clone())?;
-            Err(ApiError::fields(&violations))
-        }
-    }
+    body.finish_with(services::webhooks::check(caller, input, present))
 }
 
 fn take_delivery(body: &mut JsonBody) -> DeliveryInput {
@@ -113,7 +100,7 @@ fn take_auth(auth: &mut JsonBody) -> Option<AuthInput> {
     Some(input)
 }
 
-async fn take_sources(state: &Scoped, body: &mut JsonBody) -> Result<Option<Vec<SourceId>>, ApiError> {
+async fn take_sources(caller: &Caller, body: &mut JsonBody) -> Result<Option<Vec<SourceId>>, ApiError> {
     let Some(texts) = body.texts("sources") else {
         return Ok(None);
     };
@@ -124,7 +111,7 @@ async fn take_sources(state: &Scoped, body: &mut JsonBody) -> Result<Option<Vec<
             Err(_) => body.wrong::<()>(&format!("sources/{i}"), "is no uuid").unwrap_or_default(),
         }
     }
-    for unknown in state.store.unknown_sources(&ids).await? {
+    for unknown in caller.store.unknown_sources(&ids).await? {
         if let Some(i) = texts.iter().position(|text| Uuid::try_parse(text) == Ok(unknown.0)) {
             body.wrong::<()>(&format!("sources/{i}"), "is no source that we know");
         }
@@ -138,15 +125,5 @@ pub(super) fn take_secret(body: &mut JsonBody) -> Option<SigningKey> {
     match SigningKey::parse(&text) {
         Ok(key) => Some(key),
         Err(_) => body.wrong("secret", "is not whsec_ and the base64 of 24 to 64 bytes"),
-    }
-}
-
-/// The secret that was given, or a new one.
-pub(super) fn secret_or_new(given: Option<SigningKey>) -> Result<SigningKey, ApiError> {
-    match given {
-        Some(key) => Ok(key),
-        // 32 bytes are within the limits; if the rule ever says otherwise, the caller hears of it.
-        None => SigningKey::from_bytes(&random::bytes::<SECRET_BYTES>())
-            .map_err(|_| ApiError::fields(&[Violation::new("secret", "must be given: none could be made")])),
     }
 }

@@ -4,25 +4,25 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
-use crate::api::http::auth::Principal;
 use crate::api::http::body::{JsonBody, OptionalJsonBody};
 use crate::api::http::page::{List, Place, Query, at, maybe_at, path_id};
 use crate::api::http::problem::ApiError;
-use crate::api::http::scoped::Scoped;
 use crate::domain::delivery::signature::SigningKey;
 use crate::domain::ids::WebhookId;
-use crate::domain::violation::Violation;
+use crate::domain::webhook::WebhookSettings;
 use crate::domain::webhook::state::StateReason;
-use crate::domain::webhook::{FORMER_SECRET_SIGNS_ON, OVERLAP_SECONDS_MAX, WebhookSettings};
-use crate::store::webhooks::{NewWebhook, Webhook};
-use body::{secret_or_new, take_changes, take_secret};
+use crate::services;
+use crate::services::caller::Caller;
+use crate::store::webhooks::Webhook;
+use body::{take_changes, take_secret};
 
 pub(super) mod body;
 
 type Reply = Result<HttpResponse, ApiError>;
 
 /// Everything but what is secret: of that, only which kinds there are.
-fn view(state: &Scoped, webhook: &Webhook) -> Result<Value, ApiError> {
+fn view(caller: &Caller, webhook: &Webhook) -> Result<Value, ApiError> {
+    let unsealed = services::webhooks::unsealed(caller, webhook)?;
     let (settings, delivery, health) = (&webhook.settings, &webhook.settings.delivery, &webhook.health);
     let mut shown = json!({
         "id": webhook.webhook_id,
@@ -52,7 +52,7 @@ fn view(state: &Scoped, webhook: &Webhook) -> Result<Value, ApiError> {
         "signatures": settings.signatures.words(),
         "header_names": webhook.header_names,
         "auth": {"kind": webhook.auth_kind},
-        "client_certificate": webhook.access(&state.master_key)?.client_certificate.is_some(),
+        "client_certificate": unsealed.has_client_certificate,
         "verification": settings.verification.as_str(),
         "state": webhook.state.as_str(),
         "state_reason": webhook.state_reason.map(StateReason::as_str),
@@ -67,7 +67,7 @@ fn view(state: &Scoped, webhook: &Webhook) -> Result<Value, ApiError> {
         "created_at": at(webhook.created_at),
         "updated_at": at(webhook.updated_at),
     });
-    if let (Some(key), Some(fields)) = (webhook.public_key(&state.master_key)?, shown.as_object_mut()) {
+    if let (Some(key), Some(fields)) = (unsealed.public_key, shown.as_object_mut()) {
         fields.insert("public_key".to_owned(), Value::String(key));
     }
     Ok(shown)
@@ -79,112 +79,95 @@ fn millis(duration: std::time::Duration) -> u64 {
 }
 
 /// The only two answers that show a secret: the one to its making, and the one to its replacement.
-fn view_with_secret(state: &Scoped, webhook: &Webhook, secret: &SigningKey) -> Result<Value, ApiError> {
-    let mut shown = view(state, webhook)?;
+fn view_with_secret(caller: &Caller, webhook: &Webhook, secret: &SigningKey) -> Result<Value, ApiError> {
+    let mut shown = view(caller, webhook)?;
     if let Some(fields) = shown.as_object_mut() {
         fields.insert("secret".to_owned(), Value::String(secret.to_text()));
     }
     Ok(shown)
 }
 
-pub(in crate::api) async fn list(state: Scoped, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn list(caller: Caller, request: HttpRequest) -> Reply {
     let paging = Query::read(&request)?.paging(List::Webhooks)?;
-    let rows = state.store.webhooks(paging.after_id().map(WebhookId), paging.rows()).await?;
+    let rows = caller.store.webhooks(paging.after_id().map(WebhookId), paging.rows()).await?;
     let rows: Vec<(WebhookId, Value)> = rows
         .iter()
-        .map(|row| view(&state, row).map(|shown| (row.webhook_id, shown)))
+        .map(|row| view(&caller, row).map(|shown| (row.webhook_id, shown)))
         .collect::<Result<_, _>>()?;
     Ok(paging.respond(rows, |(id, _)| Place::Id(id.0), |(_, shown)| shown.clone()))
 }
 
-pub(in crate::api) async fn create(state: Scoped, principal: Principal, mut body: JsonBody) -> Reply {
+pub(in crate::api) async fn create(caller: Caller, mut body: JsonBody) -> Reply {
     body.must_be_given(&["url"]);
     let secret = take_secret(&mut body);
     let snapshot = body.boolean("snapshot").unwrap_or(false);
-    let changes = take_changes(&state, body, &WebhookSettings::default()).await?;
-    let secret = secret_or_new(secret)?;
-    let new = NewWebhook { changes: &changes, secret: &secret, snapshot, allowance: state.allowance };
-    let webhook = state.store.create_webhook(&new, &state.master_key, principal.as_str()).await?;
+    let changes = take_changes(&caller, body, &WebhookSettings::default()).await?;
+    let (webhook, secret) = services::webhooks::create(&caller, &changes, secret, snapshot).await?;
     Ok(HttpResponse::Created()
         .insert_header((header::LOCATION, format!("/v1/webhooks/{}", webhook.webhook_id)))
-        .json(view_with_secret(&state, &webhook, &secret)?))
+        .json(view_with_secret(&caller, &webhook, &secret)?))
 }
 
-pub(in crate::api) async fn get(state: Scoped, request: HttpRequest) -> Reply {
-    let webhook = state.store.webhook(WebhookId(path_id(&request)?)).await?;
-    Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
+pub(in crate::api) async fn get(caller: Caller, request: HttpRequest) -> Reply {
+    let webhook = caller.store.webhook(WebhookId(path_id(&request)?)).await?;
+    Ok(HttpResponse::Ok().json(view(&caller, &webhook)?))
 }
 
-pub(in crate::api) async fn update(
-    state: Scoped,
-    principal: Principal,
-    request: HttpRequest,
-    body: JsonBody,
-) -> Reply {
+pub(in crate::api) async fn update(caller: Caller, request: HttpRequest, body: JsonBody) -> Reply {
     let id = WebhookId(path_id(&request)?);
-    let present = state.store.webhook(id).await?;
-    let changes = take_changes(&state, body, &present.settings).await?;
-    let (allowance, key) = (state.allowance, &state.master_key);
-    let webhook = state.store.update_webhook(id, &changes, allowance, key, principal.as_str()).await?;
-    Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
+    let present = caller.store.webhook(id).await?;
+    let changes = take_changes(&caller, body, &present.settings).await?;
+    let webhook = services::webhooks::update(&caller, id, &changes).await?;
+    Ok(HttpResponse::Ok().json(view(&caller, &webhook)?))
 }
 
-pub(in crate::api) async fn delete(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn delete(caller: Caller, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
-    state.store.delete_webhook(id, principal.as_str()).await?;
+    caller.store.delete_webhook(id, caller.principal.as_str()).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
 pub(in crate::api) async fn rotate_secret(
-    state: Scoped,
-    principal: Principal,
+    caller: Caller,
     request: HttpRequest,
     OptionalJsonBody(mut body): OptionalJsonBody,
 ) -> Reply {
     let id = WebhookId(path_id(&request)?);
     let secret = take_secret(&mut body);
-    let overlap = body.integer("overlap_seconds");
-    let out_of_range = overlap
-        .filter(|overlap| !(0..=OVERLAP_SECONDS_MAX).contains(overlap))
-        .map(|_| Violation::new("overlap_seconds", format!("is not between 0 and {OVERLAP_SECONDS_MAX}")));
-    body.finish(out_of_range.into_iter().collect())?;
-    let overlap = overlap.map_or(FORMER_SECRET_SIGNS_ON, |seconds| time::Duration::seconds(seconds.into()));
-    let secret = secret_or_new(secret)?;
-    let webhook = state
-        .store
-        .rotate_webhook_secret(id, &secret, overlap, &state.master_key, principal.as_str())
-        .await?;
-    Ok(HttpResponse::Ok().json(view_with_secret(&state, &webhook, &secret)?))
+    let overlap = services::webhooks::check_overlap(body.integer("overlap_seconds"));
+    let overlap = body.finish_with(overlap)?;
+    let (webhook, secret) = services::webhooks::rotate_secret(&caller, id, secret, overlap).await?;
+    Ok(HttpResponse::Ok().json(view_with_secret(&caller, &webhook, &secret)?))
 }
 
-pub(in crate::api) async fn test(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn test(caller: Caller, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
-    let (event, delivery) = state.store.create_test_ping(id, principal.as_str()).await?;
+    let (event, delivery) = caller.store.create_test_ping(id, caller.principal.as_str()).await?;
     Ok(HttpResponse::Accepted()
         .insert_header((header::LOCATION, format!("/v1/deliveries/{delivery}")))
         .json(json!({"event_id": event, "delivery_id": delivery})))
 }
 
-pub(in crate::api) async fn pause(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn pause(caller: Caller, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
-    let webhook = state.store.pause_webhook(id, principal.as_str()).await?;
-    Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
+    let webhook = caller.store.pause_webhook(id, caller.principal.as_str()).await?;
+    Ok(HttpResponse::Ok().json(view(&caller, &webhook)?))
 }
 
-pub(in crate::api) async fn resume(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn resume(caller: Caller, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
-    let webhook = state.store.resume_webhook(id, principal.as_str()).await?;
-    Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
+    let webhook = caller.store.resume_webhook(id, caller.principal.as_str()).await?;
+    Ok(HttpResponse::Ok().json(view(&caller, &webhook)?))
 }
 
-pub(in crate::api) async fn enable(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn enable(caller: Caller, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
-    let webhook = state.store.enable_webhook(id, principal.as_str()).await?;
-    Ok(HttpResponse::Ok().json(view(&state, &webhook)?))
+    let webhook = caller.store.enable_webhook(id, caller.principal.as_str()).await?;
+    Ok(HttpResponse::Ok().json(view(&caller, &webhook)?))
 }
 
-pub(in crate::api) async fn snapshot(state: Scoped, principal: Principal, request: HttpRequest) -> Reply {
+pub(in crate::api) async fn snapshot(caller: Caller, request: HttpRequest) -> Reply {
     let id = WebhookId(path_id(&request)?);
-    let webhook = state.store.request_snapshot(id, principal.as_str()).await?;
-    Ok(HttpResponse::Accepted().json(view(&state, &webhook)?))
+    let webhook = caller.store.request_snapshot(id, caller.principal.as_str()).await?;
+    Ok(HttpResponse::Accepted().json(view(&caller, &webhook)?))
 }

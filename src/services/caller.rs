@@ -1,0 +1,49 @@
+//! What services work with: the parts that every caller shares, and one caller's view of the database.
+
+use std::sync::Arc;
+
+use super::principal::Principal;
+use crate::domain::access::tenant_quota::TenantQuota;
+use crate::domain::secret::MasterKey;
+use crate::domain::webhook::target::TargetPolicy;
+use crate::status::Status;
+use crate::store::Store;
+
+/// Parts that every caller shares.
+#[derive(Debug)]
+pub struct Services {
+    /// The database with the rows of every tenant; what is done for a caller goes by [`Caller::store`].
+    pub whole_store: Store,
+    /// What is true of this process right now.
+    pub status: Arc<Status>,
+    /// Seals secrets.
+    pub master_key: MasterKey,
+    /// Which addresses webhooks and sources may have.
+    pub targets: TargetPolicy,
+    /// How much one tenant may have.
+    pub tenant_quota: TenantQuota,
+}
+
+/// One caller: who it is, and the database as its tenant sees it.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Who calls.
+    pub principal: Principal,
+    /// Holds no row of another tenant.
+    pub store: Store,
+    pub(super) services: Arc<Services>,
+}
+
+impl Caller {
+    /// The view of this principal.
+    #[must_use]
+    pub fn new(principal: Principal, services: Arc<Services>) -> Self {
+        Self { store: services.whole_store.for_tenant(principal.tenant()), principal, services }
+    }
+
+    /// What is true of this process right now.
+    #[must_use]
+    pub fn status(&self) -> &Status {
+        &self.services.status
+    }
+}

@@ -1,0 +1,89 @@
+//! Sources: the Genesys organisations that are watched.
+
+use super::Result;
+use super::caller::Caller;
+use crate::domain::ids::SourceId;
+use crate::domain::presence::source::{ENVIRONMENT_SOURCE_NAME, SourceSettings};
+use crate::domain::secret::Secret;
+use crate::domain::violation::Violation;
+use crate::store::StoreError;
+use crate::store::sources::Source;
+
+/// A source to be changed and its settings, for a front end to lay the given fields over them. A `client_secret` that is
+/// given takes the place of the stored one, which then need not open.
+///
+/// # Errors
+/// If there is no such source, it comes from the environment, its stored secret does not open, or the database does not
+/// answer.
+pub async fn begin_update(
+    caller: &Caller,
+    id: SourceId,
+    client_secret: Option<Secret>,
+) -> Result<(Source, SourceSettings)> {
+    let source = caller.store.source(id).await?;
+    if source.is_from_environment() {
+        return Err(StoreError::Conflict(
+            "the source is set by the environment of the process and can only be changed there".to_owned(),
+        )
+        .into());
+    }
+    let client_secret = match client_secret {
+        Some(given) => given,
+        None => source.client_secret(&caller.services.master_key).map_err(|error| {
+            StoreError::Conflict(format!("the kept client_secret does not open ({error}); give it again"))
+        })?,
+    };
+    let settings = source.settings(client_secret);
+    Ok((source, settings))
+}
+
+/// Holds the settings that a source shall have against the rules.
+///
+/// # Errors
+/// Everything that is wrong.
+pub fn check(caller: &Caller, settings: SourceSettings) -> Result<SourceSettings, Vec<Violation>> {
+    let mut wrong = Vec::new();
+    if settings.name.trim() == ENVIRONMENT_SOURCE_NAME {
+        wrong.push(Violation::new("name", "is kept for the source from the environment"));
+    }
+    match settings.check() {
+        Ok(settings) => {
+            wrong.extend(refused_addresses(caller, &settings));
+            if wrong.is_empty() { Ok(settings) } else { Err(wrong) }
+        }
+        Err(violations) => {
+            wrong.extend(violations);
+            Err(wrong)
+        }
+    }
+}
+
+/// Addresses that whoever adds a source may not lead us to.
+fn refused_addresses(caller: &Caller, settings: &SourceSettings) -> Vec<Violation> {
+    let check = |(field, url): (&'static str, &Option<String>)| {
+        let error = caller.services.targets.check_url(url.as_deref()?).err()?;
+        Some(Violation::new(field, error.to_string()))
+    };
+    [("api_url", &settings.api_url), ("login_url", &settings.login_url)]
+        .into_iter()
+        .filter_map(check)
+        .collect()
+}
+
+/// Adds a source; [`check`] has seen its settings.
+///
+/// # Errors
+/// If the name is taken, or the database refuses.
+pub async fn create(caller: &Caller, settings: &SourceSettings) -> Result<Source> {
+    let master_key = &caller.services.master_key;
+    Ok(caller.store.create_source(settings, master_key, caller.principal.as_str()).await?)
+}
+
+/// Gives a source new settings, if it still is as `before` shows it; [`check`] has seen them.
+///
+/// # Errors
+/// If it is gone or was changed meanwhile, its new name is taken, or the database refuses.
+pub async fn update(caller: &Caller, before: &Source, settings: &SourceSettings) -> Result<Source> {
+    let master_key = &caller.services.master_key;
+    Ok(caller.store.update_source(before, settings, master_key, caller.principal.as_str()).await?)
+}
