@@ -1,4 +1,5 @@
-//! What a webhook may have missed: the events of a time that it asks for, chunk by chunk. Called by `store/recovery/worker.rs`.
+//! Events of a past time that match a webhook's filters, chunk by chunk. Called by
+//! `store/recovery/worker.rs`.
 
 use time::OffsetDateTime;
 
@@ -10,7 +11,7 @@ use crate::store::{Result, Store, session, with_long_timeout, with_timeout};
 /// Events looked at in one go, wanted or not; if only the newest of each agent counts, agents.
 const CHUNK: i64 = 2000;
 
-/// A request that is worked on.
+/// A claimed request.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct Job {
     pub(in crate::store) recovery_id: RecoveryId,
@@ -26,7 +27,7 @@ pub(in crate::store) struct Job {
     pub(in crate::store) read_through: i64,
 }
 
-/// One event that may be owed again.
+/// One event that may get a delivery again.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct MissedEvent {
     pub(in crate::store) event_id: EventId,
@@ -68,7 +69,8 @@ macro_rules! select_missed {
 }
 
 impl Store {
-    /// How far the next chunk goes; `None` if there is no more. Reads as the bridge: whose they are is looked at later.
+    /// Last position, or agent key, of the next chunk; `None` if there is no more. Reads events of every
+    /// tenant: [`missed_events`](Self::missed_events) leaves out those of others.
     pub(in crate::store) async fn look_ahead(&self, job: &Job) -> Result<Option<i64>> {
         with_long_timeout(async {
             let mut tx = self.pool.begin().await?;
@@ -107,7 +109,7 @@ impl Store {
         .await
     }
 
-    /// The events of a chunk that the webhook asks for; of each agent the newest alone if the others have given way to it.
+    /// Events of a chunk that the webhook asks for; with `newest_only` the newest of each agent alone.
     pub(in crate::store) async fn missed_events(
         &self,
         job: &Job,

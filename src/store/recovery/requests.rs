@@ -1,5 +1,7 @@
-//! `recovery`: requests to owe a webhook again what it missed, and how far each is. Asked for and shown by
-//! `api/resources/recoveries.rs`, taken in hand by `actors/dispatch/recovery.rs`; the work itself is `store/recovery/worker.rs`.
+//! `recovery`: requests to deliver again what a webhook missed, and how far each one is.
+//!
+//! `api/resources/recoveries.rs` makes and shows them, `actors/dispatch/recovery.rs` claims them, and
+//! `store/recovery/worker.rs` does the work.
 
 use time::OffsetDateTime;
 
@@ -16,10 +18,10 @@ use crate::store::webhooks::work::WebhookWork;
 use crate::store::webhooks::{lock, webhook_entry};
 use crate::store::{Result, Store, StoreError, audit, with_timeout};
 
-/// What shall be owed again.
+/// Events that shall be delivered again.
 #[derive(Clone, Debug)]
 pub struct RecoveryRequest {
-    /// To whom.
+    /// Receiver of the deliveries.
     pub webhook: WebhookId,
     /// Events that arrived at or after this time…
     pub since: OffsetDateTime,
@@ -36,7 +38,7 @@ pub struct RecoveryRequest {
 pub struct Recovery {
     /// Its id.
     pub recovery_id: RecoveryId,
-    /// To whom.
+    /// Receiver of the deliveries.
     pub webhook_id: WebhookId,
     /// Events that arrived at or after this time…
     pub since: OffsetDateTime,
@@ -46,7 +48,7 @@ pub struct Recovery {
     pub only_failed: bool,
     /// Only these agents; empty: all.
     pub agents: Vec<String>,
-    /// Deliveries that are owed again.
+    /// Deliveries that were opened.
     pub recovered: i64,
     /// Deliveries that could not be opened, because a later one of their lane was being sent all the time.
     pub skipped: i64,
@@ -70,7 +72,7 @@ pub struct RecoveryFilter {
 }
 
 impl Recovery {
-    /// How it stands.
+    /// Derived from its end and its reason.
     #[must_use]
     pub fn state(&self) -> RecoveryState {
         match (&self.ended_at, &self.reason) {
@@ -82,10 +84,11 @@ impl Recovery {
 }
 
 impl Store {
-    /// Notes that a webhook is to be owed again what it missed.
+    /// Writes a request down and wakes the dispatcher, which runs it.
     ///
     /// # Errors
-    /// If there is no such webhook, if it is disabled or unverified, if another request for it runs, or the database refuses.
+    /// If there is no such webhook, if it is disabled or unverified, if another request for it runs, or the
+    /// database refuses.
     pub async fn request_recovery(&self, request: &RecoveryRequest, principal: &str) -> Result<Recovery> {
         let (now, id) = (clock::now(), RecoveryId::generate());
         let mut tx = self.begin().await?;
@@ -136,7 +139,7 @@ impl Store {
         Ok(recovery)
     }
 
-    /// Ends a request that runs because somebody asks for it; what is owed again by then stays so.
+    /// Ends a running request for its owner; deliveries that it has opened by then stay open.
     ///
     /// # Errors
     /// If there is none, if it has ended, or the database refuses.
@@ -148,7 +151,7 @@ impl Store {
         Err(StoreError::Conflict("it has ended".to_owned()))
     }
 
-    /// Ends a request that is in this dispatcher's hands.
+    /// Ends a request that this dispatcher has claimed.
     ///
     /// # Errors
     /// If the database is unavailable.
@@ -161,7 +164,7 @@ impl Store {
         self.end(id, Some(dispatcher), reason, None).await.map(|_| ())
     }
 
-    /// False if it did not run, or not in these hands.
+    /// False if it did not run, or another dispatcher has claimed it.
     async fn end(
         &self,
         id: RecoveryId,
@@ -251,9 +254,9 @@ impl Store {
         rows.into_iter().next().ok_or(StoreError::NotFound("recovery"))
     }
 
-    /// Puts running requests that nobody works on into a dispatcher's hands: first those of tenants of whose requests the
-    /// fewest are worked on. `known` are in its hands already; what is not among them, and still stands as in its hands, was
-    /// given to it in an answer that was lost.
+    /// Claims running requests that no live dispatcher works on: first those of the tenants with the fewest
+    /// claimed requests. The dispatcher already works on `known`; a row that names it but is not among them
+    /// was claimed in an answer that was lost, and is claimed again.
     ///
     /// # Errors
     /// If the database is unavailable.

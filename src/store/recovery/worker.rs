@@ -1,12 +1,17 @@
-//! What a webhook missed, owed to it again: events of a time that was asked for, however many. Called by
-//! `actors/dispatch/recovery.rs` for requests in its hands (`store/recovery/requests.rs`).
+//! Runs recoveries: opens deliveries of the events that a webhook missed, however many there are.
+//! `actors/dispatch/recovery.rs` calls it for the requests that it has claimed
+//! (`store/recovery/requests.rs`).
 //!
-//! Read in chunks (`store/recovery/missed_events.rs`), opened lane by lane in small pieces: each in a transaction of its own, which holds one
-//! agent's row and so neither keeps the recorder waiting nor meets it crosswise. Doing a chunk again is harmless: what is
-//! open stays as it is, and what has ended since the request is left out.
+//! The worker reads events in chunks (`store/recovery/missed_events.rs`) and opens them lane by lane in small
+//! pieces. Each piece is a transaction of its own that holds one agent's row, so it neither keeps the
+//! recorder waiting nor meets it crosswise. Doing a chunk again is harmless: open deliveries stay as they
+//! are, and those that have ended since the request are left out.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
 
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
@@ -25,21 +30,22 @@ const PIECE: usize = 50;
 /// How often a lane is tried in which a later delivery is being sent, and how long in between.
 const TRIES: u32 = 40;
 const BETWEEN_TRIES: Duration = Duration::from_millis(500);
-/// Ends that can be made good.
+/// Ends without success.
 const FAILED: [EndState; 3] = [EndState::Dead, EndState::Expired, EndState::WebhookDisabled];
 
 /// The missed events of each lane, in order.
 type Lanes = BTreeMap<i64, Vec<MissedEvent>>;
 
 impl Store {
-    /// Owes a webhook again the next chunk of what it missed. False if there is no more to do for this dispatcher: the
-    /// request has ended, or is in other hands.
+    /// Opens the deliveries of the next chunk. False if there is no more to do for this dispatcher: the
+    /// request has ended, or another dispatcher has claimed it.
     ///
     /// # Errors
-    /// If the database is unavailable or refuses; what was opened until then stays, and the next call goes on from there.
+    /// If the database is unavailable or refuses; what was opened until then stays, and the next call goes on
+    /// from there.
     pub async fn recover_some(&self, dispatcher: DispatcherId, id: RecoveryId) -> Result<bool> {
         let Some(job) = self.job(dispatcher, id).await? else { return Ok(false) };
-        // Nothing of another tenant may be owed to its webhook.
+        // Reads as the webhook's tenant, which sees no event of another one.
         let theirs = self.for_tenant(job.tenant);
         let webhook = match with_timeout(theirs.webhook(job.webhook_id)).await {
             Ok(webhook) => webhook,
@@ -66,14 +72,14 @@ impl Store {
         }
         match theirs.open_lanes(&job, lanes).await {
             Ok(skipped) => self.note_progress(dispatcher, id, through, skipped).await?,
-            // The webhook was removed just now, or the request cancelled; the next look sees it.
+            // Just now the webhook was removed or the request cancelled; the next call sees it.
             Err(StoreError::NotFound(_)) => {}
             Err(error) => return Err(error),
         }
         Ok(true)
     }
 
-    /// The request, if it runs and is in this dispatcher's hands.
+    /// `None` if the request has ended or another dispatcher has claimed it.
     async fn job(&self, dispatcher: DispatcherId, id: RecoveryId) -> Result<Option<Job>> {
         with_timeout(async {
             Ok(sqlx::query_as!(
@@ -122,8 +128,8 @@ impl Store {
         .await
     }
 
-    /// Opens what can be opened, of each lane the oldest first; a lane in which something later is being sent is tried again
-    /// for a while. Says how many could not be opened.
+    /// Opens what can be opened, of each lane the oldest first; a lane in which something later is being sent
+    /// is tried again for a while. Says how many could not be opened.
     async fn open_lanes(&self, job: &Job, mut lanes: Lanes) -> Result<u64> {
         let mut skipped = 0;
         for tries in 1..=TRIES {
@@ -167,32 +173,11 @@ impl Store {
             lock(&mut tx, job.webhook_id).await?;
             let ids: Vec<DeliveryId> =
                 missed.iter().map(|missed| DeliveryId::of(missed.event_id, job.webhook_id)).collect();
-            let known = sqlx::query!(
-                r#"select exists (select from delivery d where d.delivery_id = wanted.id) as "open!",
-                          last.end_state as "end_state?", last.at as "ended_at?"
-                   from unnest($1::uuid[]) with ordinality as wanted (id, place)
-                   left join lateral (
-                       select l.end_state, l.at
-                       from audit_log l
-                       where l.delivery_id = wanted.id
-                         and l.end_state is not null
-                       order by l.audit_id desc
-                       limit 1) last on true
-                   order by wanted.place"#,
-                &ids as _,
-            )
-            .fetch_all(&mut *tx)
-            .await?;
             let mut entries = Vec::new();
-            for ((missed, id), known) in missed.iter().zip(&ids).zip(known) {
-                let end = known.end_state.as_deref();
-                let failed = FAILED.iter().any(|failed| Some(failed.as_str()) == end);
-                // It was open when it was asked for, or we have opened it before.
-                let since = known.ended_at.is_some_and(|at| at >= job.requested_at);
-                if known.open || since || (job.only_failed && !failed) {
-                    continue;
-                }
-                if job.newest_only && has_newer_event(&mut tx, job.webhook_id, missed).await? {
+            for ((missed, id), last) in missed.iter().zip(&ids).zip(last_ends(&mut tx, &ids).await?) {
+                if !last.may_be_opened(job)
+                    || (job.newest_only && has_newer_event(&mut tx, job.webhook_id, missed).await?)
+                {
                     continue;
                 }
                 let at = Lane { webhook: job.webhook_id, lane };
@@ -207,19 +192,7 @@ impl Store {
             }
             audit::write(&mut tx, &entries).await?;
             if !entries.is_empty() {
-                let counted = sqlx::query!(
-                    "update recovery
-                     set recovered = recovered + $2
-                     where recovery_id = $1
-                       and ended_at is null",
-                    job.recovery_id as _,
-                    i64::try_from(entries.len()).unwrap_or(i64::MAX),
-                )
-                .execute(&mut *tx)
-                .await?;
-                if counted.rows_affected() == 0 {
-                    return Err(StoreError::NotFound("recovery that runs"));
-                }
+                count_recovered(&mut tx, job.recovery_id, entries.len()).await?;
             }
             tx.commit().await?;
             Ok(())
@@ -228,19 +201,70 @@ impl Store {
     }
 }
 
-/// Whether it may go well the next time: something later of the lane is being sent, or somebody else was in the way.
+/// How a delivery stands, or how it ended last.
+struct LastEnd {
+    open: bool,
+    end_state: Option<String>,
+    ended_at: Option<OffsetDateTime>,
+}
+
+impl LastEnd {
+    fn may_be_opened(&self, job: &Job) -> bool {
+        let failed = FAILED.iter().any(|failed| Some(failed.as_str()) == self.end_state.as_deref());
+        // It was open when the recovery was asked for, or the recovery has opened it before.
+        let since = self.ended_at.is_some_and(|at| at >= job.requested_at);
+        !self.open && !since && (failed || !job.only_failed)
+    }
+}
+
+/// One for each id, in their order.
+async fn last_ends(conn: &mut PgConnection, ids: &[DeliveryId]) -> Result<Vec<LastEnd>> {
+    Ok(sqlx::query_as!(
+        LastEnd,
+        r#"select exists (select from delivery d where d.delivery_id = wanted.id) as "open!",
+                  last.end_state as "end_state?", last.at as "ended_at?"
+           from unnest($1::uuid[]) with ordinality as wanted (id, place)
+           left join lateral (
+               select l.end_state, l.at
+               from audit_log l
+               where l.delivery_id = wanted.id
+                 and l.end_state is not null
+               order by l.audit_id desc
+               limit 1) last on true
+           order by wanted.place"#,
+        ids as _,
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+async fn count_recovered(conn: &mut PgConnection, recovery: RecoveryId, count: usize) -> Result<()> {
+    let counted = sqlx::query!(
+        "update recovery
+         set recovered = recovered + $2
+         where recovery_id = $1
+           and ended_at is null",
+        recovery as _,
+        i64::try_from(count).unwrap_or(i64::MAX),
+    )
+    .execute(conn)
+    .await?;
+    if counted.rows_affected() == 0 {
+        return Err(StoreError::NotFound("recovery that runs"));
+    }
+    Ok(())
+}
+
+/// Whether it may go well the next time: something later of the lane is being sent, or somebody else was in
+/// the way.
 fn comes_right(error: &StoreError) -> bool {
     matches!(error, StoreError::Conflict(_))
         || matches!(error.constraint(), Some("delivery_pkey" | "delivery_lane_idx"))
         || error.is_transient()
 }
 
-/// Whether the lane has delivered, or still owes, something newer.
-async fn has_newer_event(
-    conn: &mut sqlx::PgConnection,
-    webhook: WebhookId,
-    missed: &MissedEvent,
-) -> Result<bool> {
+/// Whether the lane has delivered something newer, or has it pending.
+async fn has_newer_event(conn: &mut PgConnection, webhook: WebhookId, missed: &MissedEvent) -> Result<bool> {
     let newer = sqlx::query_scalar!(
         r#"select exists (
                       select from delivery d

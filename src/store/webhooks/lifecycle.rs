@@ -1,4 +1,4 @@
-//! What an owner asks of a registered webhook: pause, resume, enable, snapshot. Called by `api/resources/webhooks/mod.rs`.
+//! Commands of a webhook's owner: pause, resume, enable, snapshot. Called by `api/resources/webhooks/mod.rs`.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -14,7 +14,7 @@ use crate::store::webhooks::{lock, set_probe, webhook_entry};
 use crate::store::{Result, Store, StoreError, audit};
 
 impl Store {
-    /// Pauses a webhook: the dispatcher parks its deliveries when it meets them.
+    /// Pauses a webhook: the dispatcher suspends its deliveries as it claims them.
     ///
     /// # Errors
     /// If there is none, if it is disabled or unverified, or the database refuses.
@@ -31,7 +31,7 @@ impl Store {
         Ok(webhook)
     }
 
-    /// Resumes a webhook: what was parked, or waits for its next attempt, becomes due soon.
+    /// Resumes a webhook: deliveries that were suspended or wait for their next attempt become due soon.
     ///
     /// # Errors
     /// If there is none, if it is disabled or unverified, or the database refuses.
@@ -52,8 +52,8 @@ impl Store {
         Ok(webhook)
     }
 
-    /// Lets a disabled webhook take part again, as if its receiver had never failed, and owes it the present states.
-    /// Of an unverified one the receiver is asked anew. An active one stays as it is.
+    /// Lets a disabled webhook take part again, as if its receiver had never failed, and sends it a snapshot.
+    /// Of an unverified one the receiver is asked again. An active one stays as it is.
     ///
     /// # Errors
     /// If there is none, if it is paused, or the database refuses.
@@ -81,7 +81,8 @@ impl Store {
             }
             WebhookState::Disabled => {
                 set_state(&mut tx, id, WebhookState::Active, now).await?;
-                // `noticed` stays: who was told that it fails is told with its next success that it has recovered.
+                // `noticed` stays: who was told that it fails is told with its next success that it has
+                // recovered.
                 sqlx::query!(
                     "insert into webhook_health (webhook_id)
                      values ($1)
@@ -108,7 +109,7 @@ impl Store {
         Ok(webhook)
     }
 
-    /// Owes a webhook the present state of every agent that matches.
+    /// Asks for a snapshot: the present state of every agent that matches.
     ///
     /// # Errors
     /// If there is none, if it is disabled or unverified, or the database refuses.

@@ -1,4 +1,8 @@
-//! `webhook`: registered, changed, removed. Called by `api/resources/webhooks/mod.rs`.
+//! Webhooks: registered, changed and removed here, called by `api/resources/webhooks/mod.rs`.
+//!
+//! Read `rows` (columns to settings and back), `lifecycle` (pause, resume, enable, snapshot), `work` (effects
+//! of a change of state on open deliveries, in pieces), `secrets` (signing secrets and their rotation), then
+//! `quotas` (limits of a tenant).
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -27,7 +31,7 @@ pub(super) mod rows;
 pub(super) mod secrets;
 pub(super) mod work;
 
-/// Settings by which a receiver that failed may be mended: it is tried anew, without a wait.
+/// Settings whose change may mend a receiver that failed: it is tried again at once.
 const MAY_MEND: [&str; 4] = ["url", "headers", "auth", "client_certificate"];
 
 /// State and reason of a webhook whose receiver has not been asked yet.
@@ -36,16 +40,16 @@ const UNVERIFIED: (WebhookState, Option<StateReason>) =
 /// State and reason of a webhook that gets deliveries.
 const ACTIVE: (WebhookState, Option<StateReason>) = (WebhookState::Active, None);
 
-/// What a registration is made of.
+/// A webhook to be registered.
 #[derive(Debug)]
 pub struct NewWebhook<'a> {
     /// Its settings; `url` must be set.
     pub changes: &'a WebhookChanges,
-    /// What signs its POSTs.
+    /// Secret that signs its POSTs.
     pub secret: &'a SigningKey,
     /// Whether it is sent the present state of every agent that matches.
     pub snapshot: bool,
-    /// How much its tenant may have.
+    /// Limits of its tenant.
     pub quota: TenantQuota,
 }
 
@@ -69,7 +73,8 @@ impl Store {
     /// Registers a webhook.
     ///
     /// # Errors
-    /// If the settings contradict each other, if it is more than the tenant may have, or the database refuses.
+    /// If the settings contradict each other, if it is more than the tenant may have, or the database
+    /// refuses.
     pub async fn create_webhook(
         &self,
         new: &NewWebhook<'_>,
@@ -83,7 +88,7 @@ impl Store {
         let asks = settings.verification != Verification::None;
         let (state, state_reason) = if asks { UNVERIFIED } else { ACTIVE };
         let mut tx = self.begin().await?;
-        // The number of its first version is 1: what is written below raises it.
+        // `write` below raises the version to 1.
         sqlx::query!(
             "insert into webhook (webhook_id, url, state, version, created_at, updated_at, snapshot_next)
              values ($1, $2, $3, 0, $4, $4, $5)",
@@ -110,12 +115,12 @@ impl Store {
         Ok(webhook)
     }
 
-    /// Changes a webhook. A change that changes nothing is neither counted nor written down. Another address, or
-    /// another way to ask, must be verified anew.
+    /// Changes a webhook. A change that changes nothing is neither counted nor written down. Another address,
+    /// or another kind of verification, must be verified again.
     ///
     /// # Errors
-    /// If there is none, if the settings would contradict each other, if filters grow to more than the tenant may have, or the
-    /// database refuses.
+    /// If there is none, if the settings would contradict each other, if filters grow to more than the tenant
+    /// may have, or the database refuses.
     pub async fn update_webhook(
         &self,
         id: WebhookId,
@@ -156,19 +161,7 @@ impl Store {
             work::request(&mut tx, id, WebhookWork::Resume, now).await?;
         }
         if changed.iter().any(|field| MAY_MEND.contains(field)) {
-            sqlx::query!(
-                "update webhook_health
-                 set failures = 0,
-                     failing_since = null,
-                     hold_until = null,
-                     -- Another receiver has yet to show that it accepts anything.
-                     succeeded_at = case when $2 then null else succeeded_at end
-                 where webhook_id = $1",
-                id as _,
-                changed.contains(&"url"),
-            )
-            .execute(&mut *tx)
-            .await?;
+            forget_failures(&mut tx, id, changed.contains(&"url")).await?;
             work::request(&mut tx, id, WebhookWork::Wake, now).await?;
         }
         if settings.signatures.v1a && !before.has_seed() {
@@ -185,8 +178,8 @@ impl Store {
         Ok(webhook)
     }
 
-    /// Removes a webhook: its secrets are destroyed, no POST to it begins any more, and what it is still owed ends soon, each
-    /// with its audit entry. A POST under way ends as it is answered.
+    /// Removes a webhook: its secrets are destroyed, no POST to it begins any more, and its pending
+    /// deliveries end soon, each with its audit entry. A POST under way ends as it is answered.
     ///
     /// # Errors
     /// If there is none, or the database refuses.
@@ -217,6 +210,24 @@ impl Store {
         once_committed(move || handoff.remove(id));
         Ok(())
     }
+}
+
+/// Forgets the failures of a receiver that may be mended; another receiver has yet to show that it accepts
+/// anything.
+async fn forget_failures(conn: &mut PgConnection, id: WebhookId, another_receiver: bool) -> Result<()> {
+    sqlx::query!(
+        "update webhook_health
+         set failures = 0,
+             failing_since = null,
+             hold_until = null,
+             succeeded_at = case when $2 then null else succeeded_at end
+         where webhook_id = $1",
+        id as _,
+        another_receiver,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Waits for other changes of the webhook and keeps them out until the transaction ends.

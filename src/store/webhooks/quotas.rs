@@ -1,4 +1,5 @@
-//! Whether a tenant has more webhooks or filter items than it may. Asked in the transaction that adds some, after they are written.
+//! Limits of a tenant's webhooks and filter items, checked in the transaction that adds some, after it has
+//! written them.
 
 use sqlx::PgConnection;
 
@@ -7,8 +8,8 @@ use crate::domain::ids::WebhookId;
 use crate::store::locks::TENANT_QUOTA;
 use crate::store::{Result, StoreError};
 
-/// Refuses what was written if the webhook's tenant has too much now. Whoever else adds something to it waits from here until the
-/// transaction ends.
+/// Fails if the webhook's tenant has more now than it may. Other transactions that add something to the
+/// tenant wait from here until this one ends.
 pub(in crate::store) async fn check(
     conn: &mut PgConnection,
     webhook: WebhookId,

@@ -1,5 +1,5 @@
-//! `webhook` read whole and written whole: columns to settings and back. Called by `store/webhooks/mod.rs` and
-//! `store/delivery/targets.rs`.
+//! `webhook`, read and written as a whole: columns to settings and back. Called by `store/webhooks/mod.rs`
+//! and `store/delivery/targets.rs`.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ use crate::domain::webhook::state::{StateReason, WebhookState};
 use crate::random;
 use crate::store::{Result, StoreError};
 
-/// A registered webhook. What is secret in it is sealed.
+/// A registered webhook; its secrets are sealed.
 #[derive(Clone, Debug)]
 pub struct Webhook {
     /// Its id.
     pub webhook_id: WebhookId,
-    /// What its owner set.
+    /// Settings of its owner.
     pub settings: WebhookSettings,
     /// Whether it gets deliveries.
     pub state: WebhookState,
@@ -35,11 +35,11 @@ pub struct Webhook {
     pub auth_kind: String,
     /// Names of its own headers.
     pub header_names: Vec<String>,
-    /// How its receiver has been of late.
+    /// Health of its receiver.
     pub health: WebhookHealth,
-    /// Whose it is.
+    /// Its tenant.
     pub tenant_id: TenantId,
-    /// Until when a former secret signs too; `None` if none does.
+    /// Until then a former secret signs too; `None` if none does.
     pub former_secrets_expire_at: Option<OffsetDateTime>,
     /// When it was registered.
     pub created_at: OffsetDateTime,
@@ -49,7 +49,7 @@ pub struct Webhook {
     seed: Option<(WebhookSecretId, Vec<u8>)>,
 }
 
-/// How a webhook's receiver has been of late.
+/// Health of a webhook's receiver since the last success.
 #[derive(Clone, Debug, Default)]
 pub struct WebhookHealth {
     /// Failed attempts since the last success.
@@ -60,7 +60,7 @@ pub struct WebhookHealth {
     pub hold_until: Option<OffsetDateTime>,
     /// Outcome class of the last failed attempt.
     pub last_outcome: Option<String>,
-    /// Those who ask for it were told that it fails.
+    /// `webhook.failing` was written, and no `webhook.recovered` since.
     pub noticed: bool,
     /// Its present address has accepted a POST.
     pub is_proven: bool,
@@ -239,7 +239,8 @@ impl TryFrom<Row> for Webhook {
     }
 }
 
-/// Whole webhooks, for a condition that ends the statement. Two plans, because one for both looks at all of them.
+/// Whole webhooks, for a condition that ends the statement. Two plans, because one for both looks at all of
+/// them.
 macro_rules! whole {
     ($conn:expr, $condition:literal, $($value:expr),+) => {
         sqlx::query_as!(
@@ -360,7 +361,8 @@ pub(in crate::store) async fn write(
     Ok(())
 }
 
-/// A number as its column holds it; the rules keep it in range, and the column's check would tell if they did not.
+/// A number as its column holds it; the rules keep it in range, and the column's check would tell if they did
+/// not.
 fn column<T: TryInto<i32>>(number: T) -> i32 {
     number.try_into().unwrap_or(i32::MAX)
 }

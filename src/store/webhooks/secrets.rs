@@ -1,5 +1,5 @@
-//! `webhook_secret`: what signs a webhook's POSTs, made and replaced. Called by `store/webhooks/mod.rs` and
-//! `api/resources/webhooks/mod.rs`.
+//! `webhook_secret`: secrets that sign a webhook's POSTs, made and replaced. Called by
+//! `store/webhooks/mod.rs` and `api/resources/webhooks/mod.rs`.
 
 use sqlx::PgConnection;
 use time::{Duration, OffsetDateTime};
@@ -16,7 +16,8 @@ use crate::store::webhooks::{lock, webhook_entry};
 use crate::store::{Result, Store, StoreError, audit};
 
 impl Store {
-    /// Replaces the signing secret, and the `v1a` pair if there is one; the former ones sign on for `overlap`.
+    /// Replaces the signing secret, and the `v1a` pair if there is one; the former ones sign on for
+    /// `overlap`.
     ///
     /// # Errors
     /// If there is no such webhook, if too many former secrets still sign, or the database refuses.
@@ -32,25 +33,7 @@ impl Store {
         let mut tx = self.begin().await?;
         lock(&mut tx, id).await?;
         let has_seed = read(&mut tx, id).await?.has_seed();
-        sqlx::query!(
-            "update webhook_secret
-             set expires_at = $2
-             where webhook_id = $1
-               and expires_at is null",
-            id as _,
-            now + overlap,
-        )
-        .execute(&mut *tx)
-        .await?;
-        sqlx::query!(
-            "delete from webhook_secret
-             where webhook_id = $1
-               and expires_at <= $2",
-            id as _,
-            now,
-        )
-        .execute(&mut *tx)
-        .await?;
+        expire_secrets(&mut tx, id, now, now + overlap).await?;
         let signing = sqlx::query_scalar!(
             r#"select count(*) as "count!"
                from webhook_secret
@@ -88,6 +71,35 @@ impl Store {
         self.wake.deliveries_due();
         Ok(webhook)
     }
+}
+
+/// Lets the present secrets sign until a time, and removes those that have expired.
+async fn expire_secrets(
+    conn: &mut PgConnection,
+    webhook: WebhookId,
+    now: OffsetDateTime,
+    until: OffsetDateTime,
+) -> Result<()> {
+    sqlx::query!(
+        "update webhook_secret
+         set expires_at = $2
+         where webhook_id = $1
+           and expires_at is null",
+        webhook as _,
+        until,
+    )
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query!(
+        "delete from webhook_secret
+         where webhook_id = $1
+           and expires_at <= $2",
+        webhook as _,
+        now,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Makes a pair for `v1a` signatures: 32 random bytes are its seed.

@@ -1,6 +1,6 @@
-//! What a change of a webhook's state leaves to be done to its open deliveries. There may be millions of them, so it is done
-//! in pieces, each a short transaction, by the dispatchers' maintenance; the row in `webhook_work` outlives a crash
-//! (docs/adr/0027).
+//! Effects of a change of a webhook's state on its open deliveries. There may be millions of them, so the
+//! dispatchers' maintenance works in pieces, each a short transaction; the row in `webhook_work` outlives a
+//! crash (docs/adr/0027).
 
 use std::time::{Duration, Instant};
 
@@ -14,16 +14,16 @@ use crate::store::locks::BEGIN_CYCLE;
 use crate::store::locks::BEGIN_WRITING;
 use crate::store::{Result, Store, with_timeout};
 
-/// Deliveries of one piece: a cycle that meets it waits some ten milliseconds.
+/// Deliveries of one piece: a claim that meets it waits some ten milliseconds.
 const PIECE: u32 = 1000;
-/// Deliveries that are woken in a piece, each ten milliseconds after the one before, and the next piece five seconds later: a
-/// receiver that is back gets a hundred a second besides what is new.
+/// Deliveries that a piece wakes, each ten milliseconds after the one before; the next piece comes five
+/// seconds later, so a receiver that is back gets a hundred a second besides new ones.
 const WOKEN: u32 = 500;
 
-/// What is to be done to a webhook's open deliveries.
+/// One change of a webhook's open deliveries.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::store) enum WebhookWork<'a> {
-    /// They end, for the principal or the bridge itself. Those that a dispatcher holds end there.
+    /// They end, for the principal or the bridge itself. The dispatcher ends those that it has leased.
     End(EndState, Option<&'a str>),
     /// Those that were suspended while it took none become due.
     Resume,
@@ -53,7 +53,7 @@ impl WorkKind {
     }
 }
 
-/// What a call did.
+/// Result of a call.
 #[derive(Debug, Default)]
 pub struct WorkDone {
     /// Something is left to do.
@@ -62,11 +62,11 @@ pub struct WorkDone {
     pub ended: Vec<(EndState, u64)>,
     /// Deliveries that became due.
     pub due: u64,
-    /// Lanes may have a first delivery now that nothing wakes.
+    /// Lanes may have a first delivery now that nobody has woken.
     pub lanes: bool,
 }
 
-/// Notes what is to be done, in the transaction of the change of state.
+/// Writes work down in the transaction of the change of state.
 pub(in crate::store) async fn request(
     conn: &mut PgConnection,
     webhook: WebhookId,
@@ -101,24 +101,24 @@ pub(in crate::store) async fn request(
 }
 
 impl Store {
-    /// Does pieces of what is to be done to webhooks' deliveries, the one that waited longest first, for so long.
+    /// Does pieces of work for the time `within`, the one that waited longest first.
     ///
     /// # Errors
-    /// If the database is unavailable; what is done stays done.
+    /// If the database is unavailable; finished pieces stay.
     pub async fn work_on_webhooks(&self, within: Duration) -> Result<WorkDone> {
         let by = Instant::now() + within;
-        let mut worked = WorkDone::default();
+        let mut done = WorkDone::default();
         self.wait_for_writers().await?;
-        while self.run_piece(&mut worked).await? {
+        while self.run_piece(&mut done).await? {
             if Instant::now() >= by {
-                worked.more = true;
+                done.more = true;
                 break;
             }
         }
-        Ok(worked)
+        Ok(done)
     }
 
-    /// Resumes what is suspended although its webhook is active, as a crash may leave it.
+    /// Resumes deliveries that are suspended although their webhook is active, as a crash may leave them.
     ///
     /// # Errors
     /// If the database is unavailable.
@@ -145,9 +145,11 @@ impl Store {
         .await
     }
 
-    /// Waits for writers and cycles that began before a change of state was committed: they may still go by the old one.
+    /// Waits for writers and cycles that began before a change of state was committed: they may still go by
+    /// the old one.
     async fn wait_for_writers(&self) -> Result<()> {
-        // One that was asked for earlier may be committed later: only those that are seen here were committed before the wait.
+        // Work that was asked for earlier may be committed later: only rows seen here were committed before
+        // the wait.
         let asked = with_timeout(async {
             Ok(sqlx::query!(
                 r#"select webhook_id as "webhook: WebhookId", kind, asked_at
@@ -184,7 +186,7 @@ impl Store {
     }
 
     /// Does one piece; false if there is none to do.
-    async fn run_piece(&self, worked: &mut WorkDone) -> Result<bool> {
+    async fn run_piece(&self, done: &mut WorkDone) -> Result<bool> {
         with_timeout(async {
             let mut tx = self.pipeline_pool.begin().await?;
             let Some(work) = sqlx::query!(
@@ -212,41 +214,26 @@ impl Store {
                     let known = |end: &EndState| work.end_state.as_deref() == Some(end.as_str());
                     let end = EndState::ALL.into_iter().find(known).unwrap_or(EndState::WebhookGone);
                     let (ended, left) = end_piece(&mut tx, work.webhook, end).await?;
-                    worked.ended.push((end, ended));
-                    // What came after the request stood behind what has ended: nobody else knows that it is first now.
-                    worked.lanes |= !left;
+                    done.ended.push((end, ended));
+                    // Later deliveries stood behind those that have ended: nobody else knows that they are
+                    // first now.
+                    done.lanes |= !left;
                     left
                 }
-                // Paused or disabled again: what is due is put off when it is claimed.
+                // Paused or disabled again: the claim suspends what is due.
                 _ if !work.active => false,
                 WorkKind::Resume => {
                     let due = resume_piece(&mut tx, work.webhook, work.asked_at).await?;
-                    worked.due += due;
+                    done.due += due;
                     due >= PIECE.into()
                 }
                 WorkKind::Wake => {
                     let due = wake_piece(&mut tx, work.webhook).await?;
-                    worked.due += due;
+                    done.due += due;
                     due >= WOKEN.into()
                 }
             };
-            if left {
-                sqlx::query!(
-                    "update webhook_work set worked_at = clock_timestamp() where webhook_id = $1 and kind = $2",
-                    work.webhook as _,
-                    work.kind as _,
-                )
-                .execute(&mut *tx)
-                .await?;
-            } else {
-                sqlx::query!(
-                    "delete from webhook_work where webhook_id = $1 and kind = $2",
-                    work.webhook as _,
-                    work.kind as _,
-                )
-                .execute(&mut *tx)
-                .await?;
-            }
+            close_piece(&mut tx, work.webhook, work.kind, left).await?;
             tx.commit().await?;
             Ok(true)
         })
@@ -254,8 +241,31 @@ impl Store {
     }
 }
 
-/// Ends the next deliveries that nobody holds, each with its audit entry. Says how many, and whether there may be more: what
-/// somebody held or had locked just then is met when all lanes are looked through again, if it has not ended by then.
+/// Keeps the work for another piece if some is left, and removes it otherwise.
+async fn close_piece(conn: &mut PgConnection, webhook: WebhookId, kind: WorkKind, left: bool) -> Result<()> {
+    if left {
+        sqlx::query!(
+            "update webhook_work set worked_at = clock_timestamp() where webhook_id = $1 and kind = $2",
+            webhook as _,
+            kind as _,
+        )
+        .execute(conn)
+        .await?;
+    } else {
+        sqlx::query!(
+            "delete from webhook_work where webhook_id = $1 and kind = $2",
+            webhook as _,
+            kind as _,
+        )
+        .execute(conn)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Ends the next deliveries that nobody has leased, each with its audit entry. Gives their number, and
+/// whether there may be more: those that were leased or locked just then are met in another round through all
+/// lanes, unless they have ended.
 async fn end_piece(conn: &mut PgConnection, webhook: WebhookId, end: EndState) -> Result<(u64, bool)> {
     let piece = sqlx::query!(
         r#"with picked as (
@@ -333,7 +343,8 @@ async fn resume_piece(conn: &mut PgConnection, webhook: WebhookId, asked_at: Off
     Ok(due.rows_affected())
 }
 
-/// Makes due what waits for its next attempt, earlier than its schedule says and never later. A batch stays together.
+/// Makes deliveries due that wait for their next attempt, earlier than their schedule says and never later. A
+/// batch stays together.
 async fn wake_piece(conn: &mut PgConnection, webhook: WebhookId) -> Result<u64> {
     let due = sqlx::query!(
         "update delivery d
