@@ -1,6 +1,6 @@
 //! Holds the import rules of docs/ARCHITECTURE.md: who may import whom, which crate belongs where, how long a
-//! file may be, and that no files import each other in a circle. It reads the sources as text, so it looks at code
-//! under any `cfg` too. scripts/structure compiles it by itself: it needs nothing but std.
+//! file may be, and that no files import each other in a circle. It reads the sources as text, so it looks at
+//! code under any `cfg` too. scripts/structure compiles it by itself: it needs nothing but std.
 #![allow(clippy::unwrap_used, clippy::string_slice, clippy::indexing_slicing)]
 
 use std::path::Path;
@@ -39,9 +39,9 @@ const ARROWS: &[(&str, &str)] = &[
     ("lib",       ""),
 ];
 
-/// The second segment of a path, and the other second segments of the same folder that it may import. A folder's own
-/// mod.rs is `mod`. A folder that is in no entry is free; simulator/src and bench/src count as the folders `simulator`
-/// and `bench`.
+/// The second segment of a path, and the other second segments of the same folder that it may import. A
+/// folder's own mod.rs is `mod`. A folder that is in no entry is free; simulator/src and bench/src count as
+/// the folders `simulator` and `bench`.
 #[rustfmt::skip]
 const SECOND: &[(&str, &str)] = &[
     ("store/sources",         "audit delivery ingest locks mod session"),
@@ -207,7 +207,8 @@ fn words(code: &str) -> impl Iterator<Item = (&str, &str, &str)> {
     })
 }
 
-/// First segments of the paths that follow, `after` being what stands behind `root`: one, or those of a group.
+/// First segments of the paths that follow, `after` being what stands behind `root`: one, or those of a
+/// group.
 fn segments(after: &str) -> Vec<&str> {
     let Some(path) = after.strip_prefix("::") else {
         return Vec::new();

@@ -1,28 +1,34 @@
-//! A model of the lane protocol, explored exhaustively: each order in which the steps of a writer of events, of two dispatchers
-//! and of the database can happen, with a few faults at any place. `store/` and `actors/dispatch/` are the protocol; here
-//! is what of them decides who may send what, step by step under the names of the code.
+//! A model of the lane protocol, explored exhaustively: each order in which the steps of a writer of events,
+//! of two dispatchers and of the database can happen, with a few faults at any place. `store/` and
+//! `actors/dispatch/` are the protocol; here is what of them decides who may send what, step by step under
+//! the names of the code.
 //!
-//! A step is what happens without anybody seeing something in between: a transaction has one when it runs and one when it
-//! ends, and a fault between them is a step of its own. Faults: a commit that is refused, one whose answer is lost, one that
-//! comes after its caller's time is over; a kill; a wished stop; a dispatcher that stalls and is given up for dead.
-//! What is left out: batches, mode `latest`, dwell, rates and circuits. Time is left out too: what is due in the code when
-//! its time has come is due here at any time, and what waits for longer than a step may take (`reconcile`) waits until
-//! nobody is left who could say something about it.
+//! A step is what happens without anybody seeing something in between: a transaction has one when it runs and
+//! one when it ends, and a fault between them is a step of its own. Faults: a commit that is refused, one
+//! whose answer is lost, one that comes after its caller's time is over; a kill; a graceful stop; a
+//! dispatcher that stalls and is given up for dead. What is left out: batches, mode `latest`, debounce, rates
+//! and circuits. Time is left out too: what is due in the code when its time has come is due here at any
+//! time, and what waits for longer than a step may take (`reconcile`) waits until nobody is left who could
+//! say something about it.
 //!
 //! Promised, in each state that can be reached:
 //! - **Order.** No POST of a delivery begins while an older one of its lane is open.
-//! - **One at a time.** No two POSTs of a lane are under way. After a kill, or after a dispatcher was given up for dead,
-//!   what was in its hands may be sent again (the same id, at least once), even beside its own first POST.
-//! - **Once.** But for these, a POST that was answered with 2xx is not begun again: not by a stop, not by a lost commit.
+//! - **One at a time.** No two POSTs of a lane are under way. After a kill, or after a dispatcher was given
+//!   up for dead, what was leased to it may be sent again (the same id, at least once), even next to its own
+//!   first POST.
+//! - **Once.** But for these, a POST that was answered with 2xx is not begun again: not by a stop, not by a
+//!   lost commit.
 //! - **Stored once.** No change that is stored is recorded again.
-//! - **Every delivery ends.** From each state a fair run without further faults ends everything that is stored, and nobody
-//!   has to be started for it as long as a process lives. Stated so and not as `eventually`, which in stateright
-//!   does not see runs that go in circles, and which a run of nothing but faults would break: [`Model::ends`] takes from each
-//!   state the run in which everybody who can do something does it, in turn.
+//! - **Every delivery ends.** From each state a fair run without further faults ends everything that is
+//!   stored, and nobody has to be started for it as long as a process lives. Stated so and not as
+//!   `eventually`, which in stateright does not see runs that go in circles, and which a run of nothing but
+//!   faults would break: [`Model::ends`] takes from each state the run in which everybody who can do
+//!   something does it, in turn.
 //!
-//! A new rule: if it is about a moment, a flag of [`state::Broken`], set where the moment is; if it is about a state, a line in
-//! `properties`. A new step: a variant of [`Act`], its guard and effect in `writer.rs` or `dispatcher.rs`. A fault that was
-//! found in the code: a field of [`Faults`] that puts it back in, and a test that sees it found.
+//! A new rule: if it is about a moment, a flag of [`state::Broken`], set where the moment is; if it is about
+//! a state, a line in `properties`. A new step: a variant of [`Act`], its guard and effect in `writer.rs` or
+//! `dispatcher.rs`. A fault that was found in the code: a field of [`Faults`] that puts it back in, and a
+//! test that sees it found.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::as_conversions, clippy::panic)]
 
 use stateright::{Checker, HasDiscoveries, Model as _, Property};
@@ -50,10 +56,11 @@ struct Faults {
     walks_once: bool,
     /// What was committed as leased to a dispatcher that had no row any more was looked for by nobody.
     needs_a_row: bool,
-    /// `free_untold` freed what it found leased, even if it had come into a dispatcher's hands by a claim since.
+    /// `release_unannounced` freed what it found leased, even if it had come into a dispatcher's hands by a
+    /// claim since.
     frees_whoever_holds: bool,
-    /// Still so: if the recorder comes to ask what became of its transaction only after `UNKNOWN_FOR`, the delivery may have
-    /// been given back and claimed, which looks as at its birth.
+    /// Still so: if the recorder comes to ask what became of its transaction only after `UNKNOWN_FOR`, the
+    /// delivery may have been given back and claimed, which looks like a direct dispatch.
     asks_late: bool,
 }
 
@@ -88,12 +95,12 @@ enum Act {
     Announce,
     ReturnUnannounced,
     Ask,
-    FreeUntold,
+    ReleaseUnannounced,
     TakeWords(usize),
     Post(usize, usize),
     Answer(usize, usize, bool),
     StartCycle(usize),
-    ResolveDoubt(usize),
+    ReconcileAfterUnknownCommit(usize),
     RunCycle(usize),
     EndCycle {
         committed: bool,
@@ -103,7 +110,7 @@ enum Act {
     Reconcile(usize),
     LookInto(usize),
     Walk(usize),
-    FreeDead(usize),
+    ReleaseExpired(usize),
     /// The second one is given up for dead by the first, though it lives.
     GiveUp(usize, usize),
     FindLost(usize),
@@ -128,20 +135,20 @@ impl Model {
             Act::Announce => self.announce(s),
             Act::ReturnUnannounced => self.return_unannounced(s),
             Act::Ask => self.ask(s),
-            Act::FreeUntold => self.free_untold(s),
+            Act::ReleaseUnannounced => self.release_unannounced(s),
             Act::TakeWords(p) => self.take_words(s, p),
             Act::Post(p, event) => self.post(s, p, event),
             Act::Answer(p, event, success) => self.answer(s, p, event, success),
             Act::StartCycle(p) => self.start_cycle(s, p),
-            Act::ResolveDoubt(p) => self.resolve_doubt(s, p),
+            Act::ReconcileAfterUnknownCommit(p) => self.reconcile_after_unknown_commit(s, p),
             Act::RunCycle(p) => self.run_cycle(s, p),
             Act::EndCycle { committed, told } => self.end_cycle(s, committed, told),
             Act::GiveUpCycle => self.give_up_cycle(s),
             Act::Reconcile(p) => self.reconcile(s, p),
             Act::LookInto(p) => self.look_into(s, p),
             Act::Walk(p) => self.walk(s, p),
-            Act::FreeDead(p) => self.free_dead(s, p, None),
-            Act::GiveUp(p, q) => self.free_dead(s, p, Some(q)),
+            Act::ReleaseExpired(p) => self.release_expired(s, p, None),
+            Act::GiveUp(p, q) => self.release_expired(s, p, Some(q)),
             Act::FindLost(p) => self.find_lost(s, p),
             Act::Stop(p) => self.stop(s, p),
             Act::GiveBack(p) => s.processes[p].life == Life::Drains && self.give_back(s, p),
@@ -159,19 +166,19 @@ impl Model {
             Act::Announce,
             Act::ReturnUnannounced,
             Act::Ask,
-            Act::FreeUntold,
+            Act::ReleaseUnannounced,
             Act::EndCycle { committed: true, told: true },
         ]);
         for p in ALL {
             acts.extend([
                 Act::TakeWords(p),
                 Act::StartCycle(p),
-                Act::ResolveDoubt(p),
+                Act::ReconcileAfterUnknownCommit(p),
                 Act::RunCycle(p),
                 Act::Reconcile(p),
                 Act::LookInto(p),
                 Act::Walk(p),
-                Act::FreeDead(p),
+                Act::ReleaseExpired(p),
                 Act::FindLost(p),
                 Act::GiveBack(p),
                 Act::EndDrain(p),
@@ -192,7 +199,7 @@ impl Model {
                 .all(|(event, row)| *row == Row::Ended || (*row == Row::Absent && has(s.lost, event)))
     }
 
-    /// Whether everything that is owed ends from here, if nothing goes wrong any more.
+    /// Whether everything that is pending ends from here, if nothing goes wrong any more.
     fn ends(&self, from: &State) -> bool {
         let (mut s, mut acts) = (from.clone(), Vec::new());
         Self::progress(&mut acts);
@@ -321,7 +328,8 @@ fn two_processes() -> Model {
     Model { events: 2, snapshot: None, two_processes: true, faults_left: 1, ..one_process() }
 }
 
-/// The promises that do not hold, in order of their names; all of them, or the first that is seen. Prints how each is broken.
+/// The promises that do not hold, in order of their names; all of them, or the first that is seen. Prints how
+/// each is broken.
 fn broken_of(model: Model, wanted: HasDiscoveries) -> Vec<&'static str> {
     let checker = model.checker().finish_when(wanted).spawn_bfs().join();
     println!("{} states, {} of them distinct", checker.state_count(), checker.unique_state_count());

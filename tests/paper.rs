@@ -1,5 +1,5 @@
-//! Holds the documents to the code and to each other: the page of settings repeats the list of variables, decisions
-//! have one form and stand in their index, and links and cited files exist. It only reads files.
+//! Holds the documents to the code and to each other: the page of settings repeats the list of variables,
+//! decisions have one form and stand in their index, and links and cited files exist. It only reads files.
 #![allow(clippy::unwrap_used, clippy::string_slice)]
 
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! Which file of a crate imports which, read from `use` trees and from paths inside the code, and the circles in that.
-//! A name that a parent re-exports counts as an import of the parent.
+//! Which file of a crate imports which, read from `use` trees and from paths inside the code, and the circles
+//! in that. A name that a parent re-exports counts as an import of the parent.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -251,7 +251,8 @@ pub fn circles(of: &Crate, imports: &Imports) -> Vec<String> {
         .collect()
 }
 
-/// A folder and the second segment of a path: `store/delivery` of store/delivery/claim.rs, `store/mod` of store/mod.rs.
+/// A folder and the second segment of a path: `store/delivery` of store/delivery/claim.rs, `store/mod` of
+/// store/mod.rs.
 fn second_segment(path: &str) -> Option<(&str, &str)> {
     let (folder, rest) = path.split_once('/')?;
     Some((folder, rest.split(['/', '.']).next()?))

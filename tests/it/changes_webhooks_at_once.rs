@@ -1,5 +1,5 @@
-//! A change of a webhook is answered at once, however much it is owed, and holds up nobody else; what follows from it for its
-//! open deliveries is done soon after, whatever dies meanwhile.
+//! A change of a webhook is answered at once, however many deliveries it has, and holds up nobody else; what
+//! follows from it for its open deliveries is done soon after, whatever dies meanwhile.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use sqlx::PgPool;
 use crate::support::look::waiting_for_locks;
 use crate::support::{SOON, World, database, eventually};
 
-/// Owes a webhook so many deliveries, ten to a lane, whose events are long gone.
-async fn owe(pool: &PgPool, hook: &str, count: i64, due_at: &str) {
+/// Inserts `count` pending deliveries for a webhook, ten to a lane, whose events are long gone.
+async fn insert_pending(pool: &PgPool, hook: &str, count: i64, due_at: &str) {
     sqlx::query(
         "insert into delivery (
              delivery_id, webhook_id, lane, position, event_id, event_received_at, due_at, attempt, created_at)
@@ -43,20 +43,20 @@ async fn received(world: &World, path: &str, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removal_of_a_webhook_that_is_owed_very_much_survives_a_kill_in_the_middle() {
-    const OWED: i64 = 150_000;
+async fn a_removal_of_a_webhook_with_very_many_deliveries_survives_a_kill_in_the_middle() {
+    const PENDING: i64 = 150_000;
     let mut world = World::watching(&["ann"]).await;
     let pool = database::pool(&world.bridge.database_url).await;
     let hook = world.register("/hooks/a").await;
     world.register("/hooks/b").await;
-    owe(&pool, &hook, OWED, "infinity").await;
+    insert_pending(&pool, &hook, PENDING, "infinity").await;
     assert_eq!(world.bridge.delete(&format!("/v1/webhooks/{hook}")).await.status, 204);
     // Others go on meanwhile.
     world.register("/hooks/c").await;
     world.genesys.set_presence("ann", "BUSY").await;
     received(&world, "/hooks/b", 1).await;
     received(&world, "/hooks/c", 1).await;
-    eventually("some have ended", || async { (open(&pool, &hook).await < OWED).then_some(()) }).await;
+    eventually("some have ended", || async { (open(&pool, &hook).await < PENDING).then_some(()) }).await;
     world.bridge.kill().await;
     assert!(open(&pool, &hook).await > 0, "it was killed in the middle");
     world.bridge.restart().await;
@@ -69,7 +69,7 @@ async fn a_removal_of_a_webhook_that_is_owed_very_much_survives_a_kill_in_the_mi
     .fetch_one(&pool)
     .await
     .unwrap();
-    assert_eq!(told, (OWED, OWED), "each end is written down once");
+    assert_eq!(told, (PENDING, PENDING), "each end is written down once");
     eventually("no work is left", || async {
         let left: i64 =
             sqlx::query_scalar("select count(*) from webhook_work").fetch_one(&pool).await.unwrap();
@@ -85,9 +85,9 @@ async fn a_pause_of_a_webhook_with_batches_ends_however_much_was_suspended() {
     let fields = json!({"batch": {"max_items": 1000, "max_wait_ms": 1}});
     let hook = world.register_with("/hooks/a", fields).await["id"].as_str().unwrap().to_owned();
     assert_eq!(world.bridge.post(&format!("/v1/webhooks/{hook}/pause"), &json!({})).await.status, 200);
-    owe(&pool, &hook, 30_000, "infinity").await;
+    insert_pending(&pool, &hook, 30_000, "infinity").await;
     world.genesys.set_presence("ann", "BUSY").await;
-    eventually("it is owed too", || async { (open(&pool, &hook).await == 30_001).then_some(()) }).await;
+    eventually("it is pending too", || async { (open(&pool, &hook).await == 30_001).then_some(()) }).await;
     let resumed = world.bridge.post(&format!("/v1/webhooks/{hook}/resume"), &json!({})).await;
     assert_eq!(resumed.json()["state"], "active");
     received(&world, "/hooks/a", 1).await;
@@ -182,11 +182,12 @@ async fn a_receiver_that_is_back_gets_what_waits_for_its_next_attempt() {
         received(&world, path, count).await;
     }
     let pool = database::pool(&world.bridge.database_url).await;
-    eventually("nothing is owed", || async { (world.open_deliveries(&pool).await == 0).then_some(()) }).await;
+    eventually("nothing is pending", || async { (world.open_deliveries(&pool).await == 0).then_some(()) })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_post_that_fails_after_the_removal_is_not_owed_until_its_next_attempt() {
+async fn a_post_that_fails_after_the_removal_is_not_tried_again() {
     let world = World::watching(&["ann"]).await;
     let pool = database::pool(&world.bridge.database_url).await;
     let hook = world.register_with("/hooks/a", json!({"retry_schedule_seconds": [3600]})).await;
@@ -253,7 +254,7 @@ async fn what_comes_after_an_enable_leaves_once_what_it_stood_behind_has_ended()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_that_is_back_is_not_flooded_with_what_waited() {
-    const OWED: i64 = 3000;
+    const PENDING: i64 = 3000;
     let world = World::watching(&["ann"]).await;
     let pool = database::pool(&world.bridge.database_url).await;
     let hook = world.register("/hooks/a").await;
@@ -265,7 +266,7 @@ async fn a_receiver_that_is_back_is_not_flooded_with_what_waited() {
          from generate_series(1, $2) n",
     )
     .bind(&hook)
-    .bind(OWED)
+    .bind(PENDING)
     .execute(&pool)
     .await
     .unwrap();
@@ -277,7 +278,7 @@ async fn a_receiver_that_is_back_is_not_flooded_with_what_waited() {
         .fetch_one(&pool)
         .await
         .unwrap();
-        OWED - far
+        PENDING - far
     };
     assert_eq!(world.bridge.post(&format!("/v1/webhooks/{hook}/test"), &json!({})).await.status, 202);
     eventually("some have become due", || async { (woken().await > 0).then_some(()) }).await;

@@ -1,4 +1,5 @@
-//! A webhook with `batch`: several deliveries in one POST, in order, and the same POST again if it was not taken.
+//! A webhook with `batch`: several deliveries in one POST, in order, and the same POST again if it was not
+//! taken.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -117,7 +118,8 @@ async fn a_batch_that_a_kill_cut_off_comes_again_as_it_was() {
     }
     assert_eq!(sequences(&posts[2..], "ann"), [1, 2, 3, 4]);
     assert_eq!(sequences(&posts[2..], "bob"), [1, 2, 3]);
-    eventually("nothing is owed", || async { (world.open_deliveries(&pool).await == 0).then_some(()) }).await;
+    eventually("nothing is pending", || async { (world.open_deliveries(&pool).await == 0).then_some(()) })
+        .await;
     assert_eq!(ended_twice(&pool).await, []);
 }
 
@@ -138,7 +140,8 @@ async fn of_the_latest_states_a_batch_holds_one_of_each_agent() {
     }
     world.audit_of("EVENT_RECEIVED", 36).await;
     world.bridge.post(&format!("{path}/resume"), &json!({})).await;
-    eventually("nothing is owed", || async { (world.open_deliveries(&pool).await == 0).then_some(()) }).await;
+    eventually("nothing is pending", || async { (world.open_deliveries(&pool).await == 0).then_some(()) })
+        .await;
     let posts = world.crm.received("/hooks/a");
     let told: BTreeMap<_, _> = items(&posts)
         .into_iter()

@@ -57,7 +57,8 @@ async fn stopped_again_and_again_in_a_stream_it_repeats_nothing_that_was_answere
     let agents = ["ann", "bob", "cid", "dee", "eve", "fay", "gus", "hal"];
     let mut world = World::watching(&agents).await;
     world.register("/hooks/a").await;
-    // Answers take their time, and so do commits: at each stop POSTs are under way while others are about to be handed over.
+    // Answers take their time, and so do commits: at each stop POSTs are under way while others are about to
+    // be handed over.
     world.crm.always("/hooks/a", Behaviour::status(204).after(Duration::from_millis(300)));
     let pool = database::pool(&world.bridge.database_url).await;
     let slow = "create function slow() returns trigger language plpgsql as

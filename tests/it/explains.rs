@@ -22,7 +22,7 @@ async fn verdict(world: &World, event: &str, webhook: &str, wanted: &str) -> Val
     .await
 }
 
-/// Ids of the events so far, oldest first, once there are so many.
+/// Ids of the events so far, oldest first, once there are that many.
 async fn events(world: &World, count: usize) -> Vec<String> {
     world.audit_of("EVENT_RECEIVED", count).await;
     feed(&world.bridge).await.iter().map(|event| event["event_id"].as_str().unwrap().to_owned()).collect()
@@ -65,7 +65,7 @@ async fn each_way_of_a_delivery_has_its_verdict_and_its_steps() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_never_owed_is_explained_by_filter_and_time() {
+async fn an_event_without_a_delivery_is_explained_by_filter_and_time() {
     let world = World::watching(&["ann"]).await;
     let other = json!({"agents": ["bob"], "presences": ["AVAILABLE"]});
     let other = world.register_with("/hooks/other", other).await["id"].as_str().unwrap().to_owned();
@@ -91,7 +91,7 @@ async fn what_was_never_owed_is_explained_by_filter_and_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_missed_is_owed_again_in_order_and_what_was_delivered_is_not() {
+async fn missed_events_are_delivered_again_in_order_and_delivered_ones_are_not() {
     let world = World::watching(&["ann", "bob"]).await;
     let pool = database::pool(&world.bridge.database_url).await;
     let hook = world.register("/hooks/a").await;
@@ -126,7 +126,8 @@ async fn what_was_missed_is_owed_again_in_order_and_what_was_delivered_is_not() 
         assert_eq!(states, ["BUSY", "AWAY", "MEAL"], "{agent}");
     }
     verdict(&world, &ids[6], &hook, "delivered").await;
-    eventually("nothing is owed", || async { (world.open_deliveries(&pool).await == 0).then_some(()) }).await;
+    eventually("nothing is pending", || async { (world.open_deliveries(&pool).await == 0).then_some(()) })
+        .await;
     let everything = json!({"since": "2020-01-01T00:00:00Z", "only_failed": false});
     assert_eq!(world.recover(&hook, &everything).await["recovered"], 7);
     let before =
@@ -144,7 +145,7 @@ async fn what_was_missed_is_owed_again_in_order_and_what_was_delivered_is_not() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_the_latest_states_only_the_newest_is_owed_again() {
+async fn of_the_latest_states_only_the_newest_is_delivered_again() {
     let world = World::watching(&["ann", "bob"]).await;
     let pool = database::pool(&world.bridge.database_url).await;
     let hook = world.register("/hooks/a").await;
@@ -174,7 +175,7 @@ async fn of_the_latest_states_only_the_newest_is_owed_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_gave_way_expired_or_is_held_is_told_as_that() {
+async fn a_delivery_that_was_superseded_expired_or_is_held_is_explained_as_that() {
     let world = World::watching(&["ann", "bob"]).await;
     let pool = database::pool(&world.bridge.database_url).await;
     let latest = world.register_with("/hooks/latest", json!({"mode": "latest"})).await;
@@ -189,9 +190,12 @@ async fn what_gave_way_expired_or_is_held_is_told_as_that() {
     world.audit_of("DELIVERY_ATTEMPT", 3).await;
     world.genesys.set_presence("ann", "AWAY").await;
     let ids = events(&world, 2).await;
-    let gave_way = verdict(&world, &ids[0], &latest, "superseded").await;
+    let superseded = verdict(&world, &ids[0], &latest, "superseded").await;
     let newer = all(&world.bridge, &format!("/v1/deliveries?webhook={latest}&event={}", ids[1])).await;
-    assert!(gave_way["reason"].as_str().unwrap().contains(newer[0]["id"].as_str().unwrap()), "{gave_way}");
+    assert!(
+        superseded["reason"].as_str().unwrap().contains(newer[0]["id"].as_str().unwrap()),
+        "{superseded}"
+    );
     verdict(&world, &ids[1], &latest, "delivered").await;
     let expired = verdict(&world, &ids[0], &fresh, "expired").await;
     assert!(expired["steps"].as_array().unwrap().iter().any(|step| step["what"] == "attempt"), "{expired}");
@@ -204,7 +208,7 @@ async fn what_gave_way_expired_or_is_held_is_told_as_that() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn however_many_were_missed_all_of_the_time_asked_for_are_owed_again() {
+async fn however_many_were_missed_all_of_the_time_asked_for_are_delivered_again() {
     let agents = ["ann", "bob", "cid", "dan", "eve", "fay", "gus", "hal", "ida", "jim"];
     let world = World::watching(&agents).await;
     let pool = database::pool(&world.bridge.database_url).await;
@@ -213,7 +217,8 @@ async fn however_many_were_missed_all_of_the_time_asked_for_are_owed_again() {
         world.genesys.set_presence(agent, "AVAILABLE").await;
     }
     world.crm.wait_for(10, SOON).await.unwrap();
-    eventually("nothing is owed", || async { (world.open_deliveries(&pool).await == 0).then_some(()) }).await;
+    eventually("nothing is pending", || async { (world.open_deliveries(&pool).await == 0).then_some(()) })
+        .await;
     world.bridge.post(&format!("/v1/webhooks/{hook}/pause"), &json!({})).await;
     let first = time::OffsetDateTime::now_utc();
     let rounds = 250;

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, UnixStream};
 
 use crate::support::bridge::MASTER_KEY;
-use crate::support::shown::{ELSEWHERE, KNOWN, STRANGER, Shown, authorities};
+use crate::support::shown::{ELSEWHERE, KNOWN, OUTSIDER, Shown, authorities};
 use crate::support::{Bridge, database};
 
 /// A cluster that has never seen a bridge: roles are a whole cluster's, and the other tests' one has ours.
@@ -57,8 +57,8 @@ impl Cluster {
         if output.status.success() { Ok(()) } else { Err(ended.unwrap_or(said)) }
     }
 
-    /// The API, as this user, shows an empty list again and again: none of the pool's connections is in a state that
-    /// another call left it in.
+    /// The API, as this user, shows an empty list again and again: none of the pool's connections is in a
+    /// state that another call left it in.
     async fn serves(&self, user: &str) {
         let bridge = Bridge::start_on(&self.url_of(user), &[]).await;
         for _ in 0..30 {
@@ -118,7 +118,8 @@ async fn a_call_that_the_database_refuses_leaves_its_connection_as_it_was() {
 /// What a client of Postgres says first if it wants TLS: its length, and a number that no protocol has.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
-/// A database behind a wire that speaks TLS as this, or not at all; what is said on it before, or without, is kept.
+/// A database behind a wire that speaks TLS as this, or not at all; what is said on it before, or without, is
+/// kept.
 struct Guarded {
     url: String,
     plain: Arc<Mutex<Vec<u8>>>,
@@ -179,9 +180,9 @@ async fn a_database_whose_certificate_is_vouched_for_is_spoken_to_in_secret() {
 async fn a_database_that_cannot_prove_who_it_is_is_told_nothing() {
     let file = authorities();
     for (mode, shown, why) in [
-        ("verify-full", Some(STRANGER), "certificate"),
+        ("verify-full", Some(OUTSIDER), "certificate"),
         ("verify-full", Some(ELSEWHERE), "certificate"),
-        ("verify-ca", Some(STRANGER), "certificate"),
+        ("verify-ca", Some(OUTSIDER), "certificate"),
         ("require", None, "TLS"),
     ] {
         let guarded = Guarded::by(shown).await;

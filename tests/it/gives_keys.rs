@@ -293,8 +293,8 @@ async fn a_key_makes_so_many_calls_and_is_told_how_many_are_left() {
     assert_eq!(over.headers["ratelimit"], format!("\"key\";r=0;t={wait}"));
     // Others are not concerned, and who has no key learns nothing.
     assert_eq!(bridge.get("/v1/webhooks").await.status, 200);
-    let stranger = bridge.send_raw("GET", "/v1/webhooks", &[], None).await;
-    assert_eq!((stranger.status, stranger.headers.get("ratelimit")), (401, None));
+    let outsider = bridge.send_raw("GET", "/v1/webhooks", &[], None).await;
+    assert_eq!((outsider.status, outsider.headers.get("ratelimit")), (401, None));
     assert_eq!(bridge.send_raw("GET", "/healthz", &[], None).await.status, 200);
 }
 

@@ -1,4 +1,5 @@
-//! The audit log goes to a syslog receiver, every entry at least once, whatever becomes of receiver and bridge.
+//! The audit log goes to a syslog receiver, every entry at least once, whatever becomes of receiver and
+//! bridge.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -28,23 +29,24 @@ async fn over_tcp_nothing_is_missed_though_receiver_and_bridge_are_cut_off() {
         timeout(SOON, message(&mut stream)).await.unwrap().unwrap();
     }
     drop(stream);
-    // The second one takes all that does not count as sent. (On a busy machine the first may have stood a second in between.)
+    // The second one takes all that does not count as sent. (On a busy machine the first may have stood a
+    // second in between.)
     let (stream, _) = timeout(SOON, listener.accept()).await.unwrap().unwrap();
     let pushed = "select coalesce(max(audit_id), 0) from audit_push";
     let counted: i64 = sqlx::query_scalar(pushed).fetch_one(&pool).await.unwrap();
-    let owed: Vec<i64> =
+    let pending: Vec<i64> =
         sqlx::query_scalar("select audit_id from audit_log where kind = 'MANY' and audit_id > $1")
             .bind(counted)
             .fetch_all(&pool)
             .await
             .unwrap();
-    assert!(owed.len() > 1000, "{} of 2500", owed.len());
-    let mut owed: BTreeSet<i64> = owed.into_iter().collect();
-    let last = *owed.last().unwrap();
+    assert!(pending.len() > 1000, "{} of 2500", pending.len());
+    let mut pending: BTreeSet<i64> = pending.into_iter().collect();
+    let last = *pending.last().unwrap();
     let mut stream = BufReader::new(stream);
-    while !owed.is_empty() {
+    while !pending.is_empty() {
         let entry = entry(&timeout(SOON, message(&mut stream)).await.unwrap().unwrap());
-        owed.remove(&entry["id"].as_i64().unwrap());
+        pending.remove(&entry["id"].as_i64().unwrap());
     }
     // Killed and started again it goes on where it was, and not from the beginning.
     eventually("it knows how far it is", || async {
@@ -74,7 +76,7 @@ async fn over_udp_each_entry_is_a_datagram() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receiver_that_is_away_or_reads_nothing_holds_nobody_up() {
+async fn a_receiver_that_is_unreachable_or_reads_nothing_holds_nobody_up() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let away = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     for receiver in [format!("tcp://{}", silent.local_addr().unwrap()), format!("tcp://{away}")] {

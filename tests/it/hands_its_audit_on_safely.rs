@@ -14,19 +14,19 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::support::bridge::{API_KEY, MASTER_KEY};
-use crate::support::shown::{ELSEWHERE, KNOWN, STRANGER, authorities};
+use crate::support::shown::{ELSEWHERE, KNOWN, OUTSIDER, authorities};
 use crate::support::siem::{entry, message};
 use crate::support::{Bridge, SOON, database, eventually};
 
 /// Text that is longer in octets than in letters, and that would end a line, a text or structured data.
-const ODD: &str = "Zoë\n€ ]\" \\ 12 <110>1 \u{1f600}";
+const TRICKY: &str = "Zoë\n€ ]\" \\ 12 <110>1 \u{1f600}";
 
-/// Writes so many entries, some long and all odd.
+/// Writes `count` entries, some long and all tricky.
 async fn write(pool: &PgPool, kind: &str, count: i32) {
     let many = "insert into audit_log (at, kind, data)
                 select now(), $1, jsonb_build_object('odd', $2, 'long', repeat('€', case when n % 100 = 7 then 20000 else n % 50 end))
                 from generate_series(1, $3) n";
-    sqlx::query(many).bind(kind).bind(ODD).bind(count).execute(pool).await.unwrap();
+    sqlx::query(many).bind(kind).bind(TRICKY).bind(count).execute(pool).await.unwrap();
 }
 
 /// Ids and contents of the log, in its order.
@@ -107,7 +107,7 @@ async fn over_tls_every_entry_arrives_whole_and_in_order_though_the_receiver_was
     }
     got.order.truncate(expected.len());
     assert_eq!(got.order, expected);
-    assert!(expected.iter().filter(|(_, data)| data["odd"] == json!(ODD)).count() == 1700);
+    assert!(expected.iter().filter(|(_, data)| data["odd"] == json!(TRICKY)).count() == 1700);
     eventually("it counts", || async { (counted(&pool).await >= last).then_some(()) }).await;
 }
 
@@ -155,7 +155,7 @@ async fn over_tls_nothing_of_the_log_leaves_for_one_who_is_not_the_receiver() {
         Bridge::start_on(&url, &[("BRIDGE_SYSLOG_URL", &receiver), ("SSL_CERT_FILE", trusted)]).await;
     write(&pool, "KEPT", 1500).await;
     sealed(&pool, 1500).await; // so that it has what it could send
-    for (number, shown, told) in [(1, STRANGER, "UnknownIssuer"), (2, ELSEWHERE, "not valid for name")] {
+    for (number, shown, told) in [(1, OUTSIDER, "UnknownIssuer"), (2, ELSEWHERE, "not valid for name")] {
         // As often as it likes, and however often: it is told once, with the reason.
         loop {
             let (tcp, _) = timeout(SOON, listener.accept()).await.unwrap().unwrap();
@@ -222,7 +222,7 @@ fn receive(listener: TcpListener) -> Came {
     all
 }
 
-/// Writes so many entries and waits until they have come, each at least once; gives how often one came again.
+/// Writes `count` entries and waits until they have come, each at least once; gives how often one came again.
 async fn comes(pool: &PgPool, came: &Came, count: i32) -> usize {
     write(pool, "MANY", count).await;
     all_came(pool, came).await
@@ -261,7 +261,8 @@ async fn of_two_bridges_one_pushes_and_the_other_goes_on_when_it_is_killed() {
     if shares[0] == 0.0 {
         bridges.reverse();
     }
-    // The one that pushes is killed in the middle of it. What it had not counted yet comes again, a page at most.
+    // The one that pushes is killed in the middle of it. What it had not counted yet comes again, a page at
+    // most.
     let before = came.lock().unwrap().len();
     write(&pool, "MANY", 3000).await;
     eventually("it is in the middle", || async {

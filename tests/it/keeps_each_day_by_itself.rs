@@ -1,5 +1,5 @@
-//! Each day of events and audit entries is made, moved and dropped by itself: one that is odd, needed or in use keeps no other,
-//! and neither a start nor a writer waits for one.
+//! Each day of events and audit entries is made, moved and dropped by itself: one that is malformed, needed
+//! or in use keeps no other, and neither a start nor a writer waits for one.
 
 use std::time::Duration;
 
@@ -96,7 +96,7 @@ async fn a_dump_that_begins_before_the_days_are_made_stops_neither_the_start_nor
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_parked_delivery_keeps_its_own_day_only() {
+async fn an_old_suspended_delivery_keeps_its_own_day_only() {
     let pool = database::pool(&database::create().await).await;
     sqlx::raw_sql(
         "select make_day_partitions('2020-01-01', 67);
@@ -113,11 +113,11 @@ async fn an_old_parked_delivery_keeps_its_own_day_only() {
     sqlx::query("select drop_day_partitions('2021-01-01')").execute(&pool).await.unwrap();
     let kept = "select count(*) from pg_class where relname ~ '^event_2020[0-9]{4}$' and relkind = 'r'";
     assert_eq!(count(&pool, kept).await, 1);
-    assert_eq!(count(&pool, "select count(*) from event").await, 1, "what is owed can still be told");
+    assert_eq!(count(&pool, "select count(*) from event").await, 1, "what is pending can still be told");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_parked_for_too_long_expires_and_the_rest_leaves_when_the_webhook_is_resumed() {
+async fn what_is_suspended_for_too_long_expires_and_the_rest_leaves_when_the_webhook_is_resumed() {
     let mut world = World::watching(&["ann", "bob"]).await;
     let hook = world.register("/hooks/a").await;
     let pool = database::pool(&world.bridge.database_url).await;
@@ -129,9 +129,9 @@ async fn what_is_parked_for_too_long_expires_and_the_rest_leaves_when_the_webhoo
         }
     }
     let open = "select count(*) from delivery";
-    eventually("all is owed", || async { (count(&pool, open).await == 8).then_some(()) }).await;
+    eventually("all is pending", || async { (count(&pool, open).await == 8).then_some(()) }).await;
     world.bridge.kill().await;
-    // The two oldest of each lane have been owed for two days.
+    // The two oldest of each lane have been pending for two days.
     let age = "update delivery d set created_at = created_at - interval '2 days'
                where (select count(*) from delivery o where o.lane = d.lane and o.position < d.position) < 2";
     assert_eq!(sqlx::query(age).execute(&pool).await.unwrap().rows_affected(), 4);

@@ -1,4 +1,5 @@
-//! What one webhook is told of one agent arrives in order, whatever fails; and nothing waits for what it need not.
+//! What one webhook is told of one agent arrives in order, whatever fails; and nothing waits for what it need
+//! not.
 
 use std::time::Duration;
 

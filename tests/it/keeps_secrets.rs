@@ -1,4 +1,5 @@
-//! Secrets, tokens and socket addresses appear in no log, answer, metric, audit entry or dump, however encoded.
+//! Secrets, tokens and socket addresses appear in no log, answer, metric, audit entry or dump, however
+//! encoded.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -107,9 +108,9 @@ async fn no_secret_appears_anywhere_even_when_things_fail() {
         seen.get(&world, &format!("/v1/webhooks/{}", made["id"].as_str().unwrap())).await;
     }
     // What is refused is not repeated either.
-    let odd = json!({"x-canary": format!("{REFUSED_HEADER}\r\nx: y")});
+    let malformed = json!({"x-canary": format!("{REFUSED_HEADER}\r\nx: y")});
     let at = world.crm.url("/hooks/x");
-    seen.send(&world, "POST", "/v1/webhooks", json!({"url": at, "headers": odd}), 422).await;
+    seen.send(&world, "POST", "/v1/webhooks", json!({"url": at, "headers": malformed}), 422).await;
     let auth = json!({"kind": "bearer", "token": format!("{BEARER}\n"), "password": PASSWORD});
     seen.send(&world, "PATCH", &path, json!({"auth": auth}), 422).await;
     let halves = json!({"chain": CERTIFICATE, "key": KEY.replace("MIGH", "AAAA")});
@@ -158,8 +159,8 @@ async fn no_secret_appears_anywhere_even_when_things_fail() {
     world.genesys.fault(Route::UsersMe, Fault::status(403).times(1));
     world.genesys.drop_sockets(Target::All);
     world.audit_of("WS_INIT_ERROR", 1).await;
-    let stranger = format!("Bearer {WRONG_KEY}");
-    let refused = world.bridge.send_raw("GET", "/v1/webhooks", &[("authorization", &stranger)], None).await;
+    let outsider = format!("Bearer {WRONG_KEY}");
+    let refused = world.bridge.send_raw("GET", "/v1/webhooks", &[("authorization", &outsider)], None).await;
     seen.0.push(("a wrong key".to_owned(), refused.text()));
     chaos.set(Mode::Refuse);
     world.genesys.push_presence("bob", "BUSY");

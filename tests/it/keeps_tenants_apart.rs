@@ -111,7 +111,7 @@ impl Two {
         }
     }
 
-    /// Has a tenant's one webhook be owed again what it missed; says how many deliveries that were.
+    /// Has a tenant's one webhook get again what it missed; says how many deliveries that were.
     async fn recover(&self, key: &str, only_failed: bool) -> u64 {
         let hook = self.items(key, "/v1/webhooks").await[0]["id"].as_str().unwrap().to_owned();
         let body = json!({"since": "2026-01-01T00:00:00Z", "only_failed": only_failed});
@@ -177,8 +177,9 @@ async fn each_is_sent_and_shown_its_own_and_nothing_else() {
     assert_eq!(told("/first").len(), 2, "{:?}", told("/first"));
     assert_eq!(told("/other").len(), 3, "{:?}", told("/other"));
     assert!(told("/first").iter().all(|post| !post.contains("eve") && !post.contains("other")));
-    // The other one's whole life is in its own log: what is told of its source and its webhook is nowhere else.
-    let strangers: i64 = sqlx::query_scalar(
+    // The other one's whole life is in its own log: what is told of its source and its webhook is nowhere
+    // else.
+    let outsiders: i64 = sqlx::query_scalar(
         "select count(*)
          from audit_log l
          left join source s on s.source_id = l.source_id
@@ -188,7 +189,7 @@ async fn each_is_sent_and_shown_its_own_and_nothing_else() {
     .fetch_one(&two.pool)
     .await
     .unwrap();
-    assert_eq!(strangers, 0);
+    assert_eq!(outsiders, 0);
     // The bridge does the work, which sees all tenants' events.
     assert_eq!([two.recover(API_KEY, false).await, two.recover(OTHER_KEY, false).await], [1, 2]);
 }
@@ -198,7 +199,8 @@ fn steps() -> usize {
     std::env::var("PRESENCE_BRIDGE_WALK").ok().and_then(|text| text.parse().ok()).unwrap_or(600)
 }
 
-/// An answer as far as it could tell something: status, headers and body without what differs in every answer.
+/// An answer as far as it could tell something: status, headers and body without what differs in every
+/// answer.
 fn shape(answer: &Answer, id: &str) -> (u16, Vec<String>, String) {
     let changing = ["date", "x-request-id", "ratelimit", "ratelimit-policy", "content-length"];
     let mut headers: Vec<String> = answer

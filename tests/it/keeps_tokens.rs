@@ -1,5 +1,5 @@
-//! The keeper of a source's token, by itself: it is asked by many, asks for them once, and is neither lost when it dies
-//! nor left behind when nobody needs it.
+//! The token actor of a source's token, by itself: it is asked by many, asks for them once, and is neither
+//! lost when it dies nor left behind when nobody needs it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -156,7 +156,7 @@ async fn a_refresh_that_fails_keeps_the_token_that_there_is() {
 }
 
 #[actix_web::test]
-async fn a_keeper_that_died_is_replaced_when_it_is_asked_next() {
+async fn a_token_actor_that_died_is_replaced_when_it_is_asked_next() {
     let platform = Platform::answering(&[Answer::Panic, HOUR]);
     let tokens = tokens_of(&platform).await;
     assert!(tokens.get(None).await.is_err());
@@ -164,12 +164,12 @@ async fn a_keeper_that_died_is_replaced_when_it_is_asked_next() {
 }
 
 #[actix_web::test]
-async fn a_keeper_that_nobody_can_ask_ends_though_its_token_wants_renewal() {
+async fn a_token_actor_that_nobody_can_ask_ends_though_its_token_wants_renewal() {
     let platform = Platform::answering(&[Answer::Good(Duration::from_secs(1))]);
     let tokens = tokens_of(&platform).await;
     tokens.get(None).await.unwrap();
     drop(tokens);
-    eventually("the keeper lets go of the platform", || async {
+    eventually("the token actor releases the platform", || async {
         (Rc::strong_count(&platform) == 1).then_some(())
     })
     .await;

@@ -1,4 +1,5 @@
-//! What a first POST looked like, its repeats look like: same id, same bytes, whatever was changed of the webhook meanwhile.
+//! What a first POST looked like, its repeats look like: same id, same bytes, whatever was changed of the
+//! webhook meanwhile.
 
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use crate::support::crowd::items;
 use crate::support::look::{all, hurry};
 use crate::support::{SOON, World, database, eventually};
 
-/// A webhook whose receiver refuses its first POST and is not tried again for an hour, unless somebody hurries it.
+/// A webhook whose receiver refuses its first POST and is not tried again for an hour, unless somebody
+/// hurries it.
 async fn refusing_at_first(mut fields: Value) -> (World, PgPool, String) {
     let world = World::watching(&["ann", "bob"]).await;
     let pool = database::pool(&world.bridge.database_url).await;

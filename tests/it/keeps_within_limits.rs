@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::support::crowd::Crowd;
 use crate::support::{Bridge, SOON, World, database, eventually};
 
-/// Most POSTs that were surely under way at one moment, if each is answered so long after it arrived.
+/// Most POSTs that were surely under way at one moment, if each is answered this long after it arrived.
 fn at_once(posts: &[Arc<Post>], answered_after: Duration) -> usize {
     let under_way = |post: &Arc<Post>| {
         let is = |other: &&Arc<Post>| {
@@ -144,12 +144,13 @@ async fn a_dead_receiver_gets_few_posts_while_the_others_get_theirs() {
     let well = |posts: &[Arc<Post>]| posts.iter().filter(|post| post.path() == "/hooks/well").count();
     world.crm.wait_until(|posts| well(posts) == all, SOON).await.unwrap();
     let dead = world.crm.received("/hooks/dead").len();
-    // Each lane's first may be under way when the circuit opens; afterwards it is tried once in five seconds and more.
+    // Each lane's first may be under way when the circuit opens; afterwards it is tried once in five seconds
+    // and more.
     assert!(dead <= agents.len() + 3, "{dead} POSTs to a dead receiver");
-    let owed: i64 = sqlx::query_scalar("select count(*) from delivery where webhook_id = $1::uuid")
+    let pending: i64 = sqlx::query_scalar("select count(*) from delivery where webhook_id = $1::uuid")
         .bind(&hook)
         .fetch_one(&pool)
         .await
         .unwrap();
-    assert_eq!(owed, all as i64, "nothing is forgotten");
+    assert_eq!(pending, all as i64, "nothing is forgotten");
 }

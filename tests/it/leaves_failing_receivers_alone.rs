@@ -1,4 +1,5 @@
-//! A receiver that fails, asks for rest, or is gone: it is left alone, those who ask are told, and it is found again.
+//! A receiver that fails, asks for rest, or is gone: it is left alone, those who ask are told, and it is
+//! found again.
 
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ fn notices(world: &World) -> Vec<(String, Value)> {
     first_arrivals(&posts).into_iter().map(|post| (post.kind().unwrap(), data(post))).collect()
 }
 
-/// Waits for so many notices.
+/// Waits for `count` notices.
 async fn notices_are(world: &World, count: usize) -> Vec<(String, Value)> {
     eventually("notices", || async { Some(notices(world)).filter(|notices| notices.len() == count) }).await
 }
@@ -96,12 +97,12 @@ async fn a_receiver_that_asks_for_rest_gets_it_for_all_agents_until_the_time_it_
         let at = |text: &Value| genesys_simulator::clock::parse_rfc3339(text.as_str().unwrap()).unwrap();
         assert!(at(&held["health"]["hold_until"]) >= until - Duration::from_secs(1), "{held}");
         world.genesys.set_presence("bob", "AVAILABLE").await;
-        let owed = eventually("bob's change is owed", || async {
+        let pending = eventually("bob's change is pending", || async {
             let open = all(&world.bridge, "/v1/deliveries?state=open").await;
             (open.len() == 2 && open.iter().all(|delivery| delivery["state"] == "waiting")).then_some(open)
         })
         .await;
-        for delivery in owed {
+        for delivery in pending {
             let event = delivery["event_id"].as_str().unwrap();
             let told = world.bridge.get(&format!("/v1/explain?event={event}&webhook={hook}")).await.json();
             assert_eq!(told["verdict"], "held", "{told}");
@@ -141,9 +142,10 @@ async fn one_that_is_gone_is_disabled_at_once_and_those_who_ask_are_told() {
     assert_eq!(told[0].0, "webhook.disabled");
     assert_eq!(told[0].1["webhook"], json!({"id": hook, "description": "wallboard"}));
     assert_eq!(told[0].1["reason"], "gone");
-    eventually("nothing is owed", || async { (world.open_deliveries(&pool).await == 0).then_some(()) }).await;
+    eventually("nothing is pending", || async { (world.open_deliveries(&pool).await == 0).then_some(()) })
+        .await;
     let ended = all(&world.bridge, &format!("/v1/deliveries?webhook={hook}")).await;
-    assert_eq!(ended.len(), 3, "nothing is owed from then on");
+    assert_eq!(ended.len(), 3, "nothing is pending from then on");
     assert!(ended.iter().all(|delivery| delivery["state"] == "webhook_disabled"), "{ended:#?}");
     assert_eq!(world.crm.received("/hooks/a").len(), 1, "it was told that once");
     assert_eq!(ended_twice(&pool).await, []);
@@ -167,7 +169,8 @@ async fn two_that_tell_each_other_are_disabled_in_the_same_moment() {
             .register_with(path, json!({"events": ["presence.updated", "webhook.disabled"]}))
             .await));
     }
-    // Both are on the way to be disabled, and neither can go on. What writes down their failures waits for nobody.
+    // Both are on the way to be disabled, and neither can go on. What writes down their failures waits for
+    // nobody.
     let mut held = pool.begin().await.unwrap();
     sqlx::query("select from webhook_health for update").execute(&mut *held).await.unwrap();
     world.genesys.set_presence("ann", "AVAILABLE").await;
@@ -286,7 +289,7 @@ async fn nothing_is_sent_before_the_receiver_has_answered_well_and_everything_af
         world.genesys.set_presence("ann", "AVAILABLE").await;
         world.audit_of("EVENT_RECEIVED", 1).await;
         assert_eq!(webhook(&world, &hook).await["state"], "unverified");
-        assert!(all(&world.bridge, "/v1/deliveries").await.is_empty(), "nothing is owed yet");
+        assert!(all(&world.bridge, "/v1/deliveries").await.is_empty(), "nothing is pending yet");
         let before = world.crm.received("/hooks/a");
         assert!(before.iter().all(|post| post.verified() && data(post)["challenge"].is_string()));
 
@@ -308,7 +311,9 @@ async fn nothing_is_sent_before_the_receiver_has_answered_well_and_everything_af
             (last.kind().as_deref() == Some("presence.updated")).then_some(())
         })
         .await;
-        eventually("nothing is owed", || async { (world.open_deliveries(&pool).await == 0).then_some(()) })
-            .await;
+        eventually("nothing is pending", || async {
+            (world.open_deliveries(&pool).await == 0).then_some(())
+        })
+        .await;
     }
 }

@@ -1,5 +1,5 @@
-//! One test binary: each file is a promise to users, kept against real parts: the program itself as a process, a
-//! real Postgres, the simulated Genesys Cloud and a receiver that checks signatures on its own.
+//! One test binary: each file is a promise to users, kept against real parts: the program itself as a
+//! process, a real Postgres, the simulated Genesys Cloud and a receiver that checks signatures on its own.
 
 #![allow(
     clippy::unwrap_used,
@@ -34,8 +34,8 @@ mod leaves_nothing_upstream;
 mod maps_agents;
 mod matches_from_the_first;
 mod matches_openapi;
-mod owes_again;
 mod owns_what_it_made;
+mod recovers_missed_events;
 mod refuses_inner_targets;
 mod refuses_wrong_configuration;
 mod registers_webhooks;

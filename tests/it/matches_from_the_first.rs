@@ -1,5 +1,5 @@
-//! What a webhook asks for counts from the moment at which it is answered, and costs no more than itself, however many others there
-//! are.
+//! What a webhook asks for counts from the moment at which it is answered, and costs no more than itself,
+//! however many others there are.
 
 use presence_bridge::store::Store;
 use serde_json::{Value, json};
@@ -104,11 +104,11 @@ async fn a_change_of_one_webhook_among_thousands_counts_at_once_and_nobody_elses
     eventually("the server has counted", || async { (read().await >= others).then_some(()) }).await;
     let read = read().await;
     // A few for each that was inserted and first read.
-    assert!(read < ROUNDS * others / 2, "{read} rows were read for {ROUNDS} changes beside {OTHERS} others");
+    assert!(read < ROUNDS * others / 2, "{read} rows were read for {ROUNDS} changes next to {OTHERS} others");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removed_webhook_is_owed_nothing_that_is_stored_after_the_answer() {
+async fn a_removed_webhook_gets_nothing_that_is_stored_after_the_answer() {
     let world = World::watching(&["ann"]).await;
     let (gone, stays) = (world.register("/hooks/gone").await, world.register("/hooks/stays").await);
     world.genesys.set_presence("ann", "BUSY").await;
@@ -176,7 +176,7 @@ async fn filters_are_those_of_the_database_when_that_has_gone_back() {
     assert_eq!(world.crm.received("/hooks/a").len(), 1);
 }
 
-/// Dispatchers read anew what they know of a webhook that has changed; of ten thousand in use, that one.
+/// Dispatchers read again what they know of a webhook that has changed; of ten thousand in use, that one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dispatcher_is_told_which_webhooks_have_changed() {
     let bridge = Bridge::start(&[]).await;

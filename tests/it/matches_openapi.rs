@@ -61,8 +61,9 @@ async fn every_operation_succeeds_as_promised() {
         assert_eq!(b.get(&path).await.status, 200, "{path}");
     }
     world.genesys.send_junk(Target::All, Junk::NotJson);
-    let odd = world.audit_of("FRAME_REJECTED", 1).await[0]["data"]["quarantine"].as_str().unwrap().to_owned();
-    assert_eq!(b.get(&format!("/v1/quarantine/{odd}")).await.status, 200);
+    let malformed =
+        world.audit_of("FRAME_REJECTED", 1).await[0]["data"]["quarantine"].as_str().unwrap().to_owned();
+    assert_eq!(b.get(&format!("/v1/quarantine/{malformed}")).await.status, 200);
     eventually("the log is sealed", || async {
         b.get("/v1/audit/head").await.json()["head"].is_string().then_some(())
     })

@@ -1,4 +1,5 @@
-//! What is upstream, and which key lets its operator in, belongs to the process that made it, and to its database.
+//! What is upstream, and which key lets its operator in, belongs to the process that made it, and to its
+//! database.
 
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ async fn what_a_killed_process_left_is_deleted_at_the_next_start_at_once() {
 async fn leaves_the_originals(world: &World, copy: &Bridge) {
     let both =
         world.genesys.wait_until(|seen| seen.connected() == 1 && seen.connections.len() == 2, SOON).await;
-    both.unwrap_or_else(|seen| panic!("its own beside the original's: {seen:#?}\n{}", copy.log()));
+    both.unwrap_or_else(|seen| panic!("its own next to the original's: {seen:#?}\n{}", copy.log()));
     assert_eq!(world.genesys.snapshot().requests(Route::DeleteConnection), 0);
     assert!(copy.log().contains("is a copy of another one"));
 }

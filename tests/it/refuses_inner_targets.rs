@@ -1,5 +1,5 @@
-//! Whoever may add sources is a stranger too: none of them leads the bridge to an inner address. Webhooks are tried by
-//! scripts/syn-check, packet by packet.
+//! Whoever may add sources is an untrusted peer too: none of them leads the bridge to an inner address.
+//! Webhooks are tried by scripts/syn-check, packet by packet.
 
 use genesys_simulator::genesys::{Genesys, GenesysOptions};
 use serde_json::{Value, json};
@@ -38,7 +38,7 @@ async fn a_source_from_the_api_may_not_have_an_inner_address() {
 
 /// A name may lead elsewhere when it is dialled than when it was registered; so does a row that was changed.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_from_the_api_is_judged_again_whenever_it_is_dialled() {
+async fn a_source_from_the_api_is_checked_again_whenever_it_is_dialled() {
     let inner = Genesys::start(GenesysOptions::default()).await.unwrap();
     let mut bridge = Bridge::start(&[]).await;
     let added = bridge.post("/v1/sources", &source(&inner.api_url(), None)).await;

@@ -49,13 +49,14 @@ async fn what_is_being_stored_when_a_webhook_is_resumed_is_sent_too() {
     world.bridge.post(&format!("{webhook}/pause"), &json!({})).await;
     // Another agent's change, so that the pause is known; then one that is stopped before it is stored.
     world.genesys.set_presence("bob", "AVAILABLE").await;
-    eventually("one is owed", || async { (world.open_deliveries(&pool).await == 1).then_some(()) }).await;
+    eventually("one is pending", || async { (world.open_deliveries(&pool).await == 1).then_some(()) }).await;
     let mut held = pool.begin().await.unwrap();
     sqlx::query("select from agent for update").execute(&mut *held).await.unwrap();
     world.genesys.set_presence("ann", "BUSY").await;
     eventually("it waits", || async { (waiting_for_locks(&pool).await > 0).then_some(()) }).await;
     let path = format!("{webhook}/resume");
-    // The resume is committed after what the writer holds: it gets its number among the webhooks' changes behind it.
+    // The resume is committed after what the writer holds: it gets its number among the webhooks' changes
+    // behind it.
     let (resumed, ()) = tokio::join!(async { world.bridge.post(&path, &json!({})).await }, async {
         eventually("both wait", || async { (waiting_for_locks(&pool).await > 1).then_some(()) }).await;
         held.rollback().await.unwrap();
@@ -65,7 +66,7 @@ async fn what_is_being_stored_when_a_webhook_is_resumed_is_sent_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pause_holds_what_is_owed_and_resume_sends_it_in_order() {
+async fn a_pause_holds_what_is_pending_and_resume_sends_it_in_order() {
     let world = World::watching(&["ann"]).await;
     let id = world.register("/hooks/a").await;
     assert_eq!(
@@ -75,9 +76,9 @@ async fn a_pause_holds_what_is_owed_and_resume_sends_it_in_order() {
     for state in ["AVAILABLE", "BUSY", "AWAY"] {
         world.genesys.set_presence("ann", state).await;
     }
-    eventually("three are owed", || async {
-        let owed = all(&world.bridge, &format!("/v1/deliveries?webhook={id}")).await;
-        (owed.len() == 3).then_some(())
+    eventually("three are pending", || async {
+        let pending = all(&world.bridge, &format!("/v1/deliveries?webhook={id}")).await;
+        (pending.len() == 3).then_some(())
     })
     .await;
     // A test ping of another webhook is a fence: the dispatcher has looked at everything that is due.
@@ -100,7 +101,7 @@ async fn a_pause_holds_what_is_owed_and_resume_sends_it_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_removed_webhook_was_owed_ends_and_is_not_sent() {
+async fn the_pending_deliveries_of_a_removed_webhook_end_and_are_not_sent() {
     let world = World::watching(&["ann"]).await;
     let id = world.register("/hooks/a").await;
     world.crm.always("/hooks/a", Behaviour::status(500));
@@ -134,7 +135,7 @@ async fn a_test_ping_arrives_signed_and_says_what_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_of_address_counts_for_what_is_owed_already() {
+async fn a_change_of_address_counts_for_what_is_pending_already() {
     let world = World::watching(&["ann"]).await;
     let made = world.register_with("/hooks/old", json!({})).await;
     let id = made["id"].as_str().unwrap();
@@ -154,7 +155,7 @@ async fn a_change_of_address_counts_for_what_is_owed_already() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_webhook_is_owed_only_the_kinds_of_event_it_asks_for() {
+async fn a_webhook_gets_only_the_kinds_of_event_it_asks_for() {
     let world = World::watching(&["ann"]).await;
     let usual = world.register_with("/hooks/usual", json!({})).await;
     assert_eq!(usual["events"], json!(["presence.updated"]));
@@ -163,7 +164,7 @@ async fn a_webhook_is_owed_only_the_kinds_of_event_it_asks_for() {
     assert_eq!(alarm["events"], json!(["source.stale", "source.recovered"]));
     let alarm = alarm["id"].as_str().unwrap().to_owned();
     world.genesys.set_presence("ann", "AVAILABLE").await;
-    // What is owed is written with the event itself, so what is not there now never comes.
+    // Deliveries are written with the event itself, so one that is not there now never comes.
     world.audit_of("EVENT_RECEIVED", 1).await;
     assert!(all(&world.bridge, &format!("/v1/deliveries?webhook={alarm}")).await.is_empty());
 

@@ -103,8 +103,8 @@ async fn answers_are_sealed_and_forgotten_and_a_cut_off_call_leaves_its_key_free
     sqlx::query(cut_off).execute(&pool).await.unwrap();
     assert_eq!(write(&world, "POST", "/v1/webhooks", "key-1", &fields).await.status, 409);
     sqlx::query("update idempotency set created_at = now() - interval '61 s'").execute(&pool).await.unwrap();
-    let anew = write(&world, "POST", "/v1/webhooks", "key-1", &fields).await;
-    assert_eq!((anew.status, is_replay(&anew)), (201, false));
+    let fresh = write(&world, "POST", "/v1/webhooks", "key-1", &fields).await;
+    assert_eq!((fresh.status, is_replay(&fresh)), (201, false));
     sqlx::query("update idempotency set created_at = now() - interval '25 h'").execute(&pool).await.unwrap();
     let next_day = write(&world, "POST", "/v1/webhooks", "key-1", &fields).await;
     assert_eq!((next_day.status, is_replay(&next_day)), (201, false));
@@ -123,8 +123,8 @@ async fn a_key_is_1_to_255_visible_characters_and_counts_for_writes_alone() {
     let bearer = format!("Bearer {API_KEY}");
     let headers = [("authorization", bearer.as_str()), ("idempotency-key", "two words")];
     assert_eq!(world.bridge.send_raw("GET", "/v1/webhooks", &headers, None).await.status, 200);
-    let stranger = [("idempotency-key", "key-1"), ("content-type", "application/json")];
-    let refused = world.bridge.send_raw("POST", "/v1/webhooks", &stranger, Some(b"{}".to_vec())).await;
+    let outsider = [("idempotency-key", "key-1"), ("content-type", "application/json")];
+    let refused = world.bridge.send_raw("POST", "/v1/webhooks", &outsider, Some(b"{}".to_vec())).await;
     assert_eq!(refused.status, 401);
     // What is no write of ours is told so, whatever the key was used for.
     let used = "x".repeat(255);
@@ -164,8 +164,8 @@ async fn a_caller_that_gave_up_finds_what_became_of_its_call() {
     assert_eq!(all(&world.bridge, "/v1/webhooks").await.len(), 1);
 }
 
-/// Lets the call get as far as noting its answer, and no further: an advisory lock holds the write up until the test has
-/// locked the row of the key.
+/// Lets the call get as far as noting its answer, and no further: an advisory lock holds the write up until
+/// the test has locked the row of the key.
 async fn hold_the_answer_up(
     pool: &PgPool,
     key_is_reserved: impl Future<Output = ()>,
@@ -225,11 +225,11 @@ async fn killed_before_its_answer_is_kept_a_write_was_never_made() {
         "perhaps it is under way"
     );
     sqlx::query("update idempotency set created_at = now() - interval '61 s'").execute(&pool).await.unwrap();
-    let anew = write(&world, "POST", "/v1/webhooks", "key-1", &fields).await;
-    assert_eq!((anew.status, is_replay(&anew)), (201, false));
+    let fresh = write(&world, "POST", "/v1/webhooks", "key-1", &fields).await;
+    assert_eq!((fresh.status, is_replay(&fresh)), (201, false));
     let again = write(&world, "POST", "/v1/webhooks", "key-1", &fields).await;
     assert_eq!((again.status, is_replay(&again)), (201, true));
-    assert_eq!(again.body, anew.body);
+    assert_eq!(again.body, fresh.body);
     assert_eq!(all(&world.bridge, "/v1/webhooks").await.len(), 1);
 }
 

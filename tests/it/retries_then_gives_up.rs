@@ -1,4 +1,5 @@
-//! What a receiver does not take is offered again, later and later, as the same POST; then it is given up, in public.
+//! What a receiver does not take is offered again, later and later, as the same POST; then it is given up, in
+//! public.
 
 use bytes::Bytes;
 use genesys_simulator::clock::parse_rfc3339;
@@ -112,7 +113,7 @@ async fn an_operator_can_send_at_once_and_can_open_again_what_was_given_up() {
     world.delivery_in(&id, "dead").await;
     assert_eq!(world.bridge.post(&retry, &json!({})).await.status, 202);
     let delivered = world.delivery_in(&id, "delivered").await;
-    assert_eq!(delivered["attempts_begun"], 1, "attempts are counted anew");
+    assert_eq!(delivered["attempts_begun"], 1, "attempts are counted again");
     let posts = world.crm.posts();
     assert_eq!(posts.len(), 3);
     assert!(posts.iter().all(|post| post.webhook_id() == id));
@@ -194,6 +195,6 @@ async fn whatever_is_no_success_is_offered_again_as_the_same_post() {
     assert_eq!(posts.len(), 11);
     assert!(posts.iter().all(|post| post.webhook_id() == id));
     assert_eq!(altered_repeats(&posts), Vec::<String>::new());
-    assert_eq!(distrusted(&posts), Vec::<String>::new(), "each is signed anew");
+    assert_eq!(distrusted(&posts), Vec::<String>::new(), "each is signed again");
     assert!(world.crm.received(stolen).is_empty(), "no redirect is followed");
 }

@@ -1,5 +1,5 @@
-//! The bridge's own Postgres dies: it is started again, everything goes on, nothing is lost. And a start that cannot be says so in
-//! one line.
+//! The bridge's own Postgres dies: it is started again, everything goes on, nothing is lost. And a start that
+//! cannot be says so in one line.
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;

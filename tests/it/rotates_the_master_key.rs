@@ -1,4 +1,5 @@
-//! `rotate-master-key` seals everything anew, all or nothing; whenever it is cut off, running it again completes it.
+//! `rotate-master-key` seals everything again, all or nothing; whenever it is cut off, running it again
+//! completes it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

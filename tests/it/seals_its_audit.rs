@@ -1,4 +1,5 @@
-//! Nobody edits the audit log without being found out: not the bridge by accident, not a superuser on purpose.
+//! Nobody edits the audit log without being found out: not the bridge by accident, not a superuser on
+//! purpose.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Output, Stdio};
@@ -37,7 +38,8 @@ impl Log {
         Self { pool: database::pool(&url).await, url, store, keys: [key].into() }
     }
 
-    /// The same with rows in twelve days, every seventh number left out, and a seal for each so many numbers.
+    /// The same with rows in twelve days, every seventh number left out, and a seal for each that many
+    /// numbers.
     async fn of(rows: i64, a_seal: i64) -> Self {
         let log = Self::new().await;
         log.run("select make_day_partitions('2026-01-01', 12)").await;
@@ -138,7 +140,8 @@ async fn whoever_edits_deletes_or_empties_it_is_refused_also_its_owner() {
     }
 }
 
-/// A way to tamper, and what must be said of it. Everything stays within three numbers of `id`, which is there, and its seal.
+/// A way to tamper, and what must be said of it. Everything stays within three numbers of `id`, which is
+/// there, and its seal.
 async fn tamper_with(log: &Log, deed: u32, id: i64, seal: i64) -> (FaultKind, Option<i64>) {
     let columns = [
         "kind = kind || ' '",
@@ -234,7 +237,8 @@ async fn tamper_with(log: &Log, deed: u32, id: i64, seal: i64) -> (FaultKind, Op
 
 const DEEDS: u32 = 19 + 14;
 
-/// Tampers at random so many times; each time it must be found and named. Verifies everything, or the seals around.
+/// Tampers at random that many times; each time it must be found and named. Verifies everything, or the seals
+/// around.
 async fn tamper_at_random(log: &Log, rounds: u64, a_seal: i64, everything: bool) {
     let rows = log.number("select max(last_audit_id) from audit_seal").await;
     log.run(

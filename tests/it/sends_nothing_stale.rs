@@ -25,7 +25,7 @@ async fn all_older_than(pool: &PgPool, count: i64, age: &str) {
     .await;
 }
 
-/// Entries of the ends of deliveries without a POST, once there are so many.
+/// Entries of the ends of deliveries without a POST, once there are that many.
 async fn ended(world: &World, count: usize, end: &str) -> Vec<Value> {
     let mut entries = world.audit_of("DELIVERY_ENDED", count).await;
     assert!(entries.iter().all(|entry| entry["end_state"] == end), "{entries:#?}");
@@ -88,7 +88,8 @@ async fn an_item_that_is_too_old_is_left_out_of_its_batch() {
     assert_eq!(expired[0]["agent_id"], "ann");
 }
 
-/// A receiver that was away is tried with one POST at a time: what has become too old meanwhile must not take its turn.
+/// A receiver that was away is tried with one POST at a time: what has become too old meanwhile must not take
+/// its turn.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_expired_during_an_outage_does_not_hold_up_what_did_not() {
     let agents = ["ann", "bob", "cid", "dan", "eve", "fay", "gus", "hal", "ida"];
@@ -134,7 +135,8 @@ async fn a_state_that_does_not_last_is_not_sent_and_one_that_does_is_sent_then()
     world.genesys.set_presence("ann", "MEAL").await;
     let posts = world.crm.wait_for(2, SOON).await.unwrap();
     assert_eq!(data(&posts[1])["superseded"], 0, "the one before lasted");
-    eventually("nothing is owed", || async { (world.open_deliveries(&pool).await == 0).then_some(()) }).await;
+    eventually("nothing is pending", || async { (world.open_deliveries(&pool).await == 0).then_some(()) })
+        .await;
     assert_eq!(ended_twice(&pool).await, []);
 }
 

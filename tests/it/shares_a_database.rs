@@ -1,4 +1,4 @@
-//! Two bridges on one database: a lane is never in the hands of both, and what one leaves behind the other sends.
+//! Two bridges on one database: a lane is never leased to both, and what one leaves behind the other sends.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ async fn a_lane_is_in_one_hand_at_a_time_and_in_order() {
     }
     // One of them dies with POSTs under way; the other takes over what it held.
     crowd.bridge.kill().await;
-    eventually("nothing is owed", || async {
+    eventually("nothing is pending", || async {
         sqlx::query("update delivery set due_at = now() where leased_by is null and due_at > now()")
             .execute(&crowd.pool)
             .await

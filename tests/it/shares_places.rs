@@ -23,7 +23,7 @@ async fn register_hanging(crowd: &Crowd) -> Vec<String> {
     hooks
 }
 
-/// Everything that they are owed is due at once, and they hang: so many of them hold something at least.
+/// All of their deliveries are due at once, and they hang: that many of them hold something at least.
 async fn hang(crowd: &Crowd, hooks: &[String], at_least: usize) {
     for n in 0..HANGING {
         crowd.crm.always(&hanging(n), Behaviour::Hang);

@@ -1,4 +1,5 @@
-//! Snapshots: the present state of every agent that a webhook watches, when it is registered, asked for, or enabled again.
+//! Snapshots: the present state of every agent that a webhook watches, when it is registered, asked for, or
+//! enabled again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

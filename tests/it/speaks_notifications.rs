@@ -404,7 +404,7 @@ async fn changes_that_arrive_in_the_wrong_order_end_in_the_right_state() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_frames_are_kept_and_the_stream_goes_on() {
+async fn malformed_frames_are_kept_and_the_stream_goes_on() {
     let world = CloudWorld::watching(&["ann"]).await;
     let text = |text: &str| world.cloud.obey(Deed::Text { reach: Reach::All, text: text.to_owned() });
     text("this is not JSON");

@@ -1,4 +1,5 @@
-//! What a POST looks like and how it shows who sends it, when its webhook asks for something else than the usual.
+//! What a POST looks like and how it shows who sends it, when its webhook asks for something else than the
+//! usual.
 
 use std::sync::Arc;
 
@@ -126,7 +127,7 @@ async fn own_headers_and_credentials_come_with_every_post() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_access_token_is_fetched_used_for_many_and_fetched_anew_when_it_is_refused() {
+async fn an_access_token_is_fetched_used_for_many_and_fetched_again_when_it_is_refused() {
     let world = World::watching(&["ann"]).await;
     let token = |name: &str| {
         let answer = json!({"access_token": name, "token_type": "Bearer", "expires_in": 3600});

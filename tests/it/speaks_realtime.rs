@@ -1,6 +1,7 @@
-//! The seed document, claim by claim: what it says the client must do, and the defects of its code that ours must
-//! not have. Each test runs the program against the simulated platform. What needs no socket (the backoff formula,
-//! the latency tracker, the topic rules) is held by tests beside the rule.
+//! The original specification (docs/realtime.md), claim by claim: what it says the client must do, and the
+//! defects of its code that ours must not have. Each test runs the program against the simulated platform.
+//! What needs no socket (the backoff formula, the latency tracker, the topic rules) is held by tests next to
+//! the rule.
 
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use crate::support::bridge::API_KEY;
 use crate::support::look::all;
 use crate::support::{SOON, World, database, eventually};
 
-// Token, verification, provisioning -------------------------------------------------------------------------------
+// Token, verification, provisioning
+// -------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_logs_in_verifies_provisions_and_opens_in_that_order_and_writes_each_step_down() {
@@ -85,7 +87,7 @@ async fn the_groups_of_the_topic_matrix_keep_the_order_in_which_they_were_writte
     let other = r#"{"topic_matrix": {"a": ["routing:agent:state"], "z": ["routing:agent:state:queue"]}}"#;
     let changed = world.bridge.send_raw("PATCH", &source, &headers, Some(other.as_bytes().to_vec())).await;
     assert_eq!(changed.status, 200, "{}", changed.text());
-    eventually("bob's connection is made anew", || async {
+    eventually("bob's connection is made again", || async {
         let seen = world.genesys.snapshot();
         let topics = seen.connections_of("bob").first().map(|bob| bob.topics.clone())?;
         (topics == ["routing:agent:state", "routing:agent:state:queue"]).then_some(())
@@ -164,14 +166,14 @@ async fn at_the_limit_only_our_own_leftovers_are_deleted() {
     let world = World::starting(&["ann"], options, &[]).await;
     world.sockets_open(1).await;
     let ours = world.genesys.snapshot().connections[0].connection_id.clone();
-    let stranger = stranger_connection(&world).await;
+    let outsider = outsider_connection(&world).await;
     // Deleting fails once, so the next provisioning meets the limit with our own leftover in the list.
     world.genesys.fault(Route::DeleteConnection, Fault::status(500));
     world.genesys.drop_sockets(Target::Connection(ours.clone()));
     world.audit_of("LIMIT_MET", 1).await;
     world.sockets_open(1).await;
     let ids: Vec<_> = world.genesys.snapshot().connections.iter().map(|c| c.connection_id.clone()).collect();
-    assert!(ids.contains(&stranger), "another program's connection is not ours to delete");
+    assert!(ids.contains(&outsider), "another program's connection is not ours to delete");
     assert!(!ids.contains(&ours));
 }
 
@@ -180,8 +182,9 @@ async fn what_a_process_asked_for_when_it_was_killed_does_not_shut_the_next_one_
     let agents: Vec<String> = (0..8).map(|n| format!("agent-{n}")).collect();
     let names: Vec<&str> = agents.iter().map(String::as_str).collect();
     let mut world = World::watching(&names).await;
-    let stranger = stranger_connection(&world).await;
-    // All connect anew; the platform makes each connection, and its answer is still under way when the process dies.
+    let outsider = outsider_connection(&world).await;
+    // All connect again; the platform makes each connection, and its answer is still under way when the
+    // process dies.
     let asked = world.genesys.snapshot().requests(Route::CreateConnection);
     world.genesys.tamper(Tamper::Late(60_000), 8);
     world.genesys.drop_sockets(Target::All);
@@ -203,7 +206,7 @@ async fn what_a_process_asked_for_when_it_was_killed_does_not_shut_the_next_one_
     world.sockets_open(8).await;
     let ids: Vec<_> = world.genesys.snapshot().connections.iter().map(|c| c.connection_id.clone()).collect();
     assert!(
-        ids.contains(&stranger) && ids.contains(&others),
+        ids.contains(&outsider) && ids.contains(&others),
         "another program's connection is not ours to delete"
     );
     assert_eq!(ids.len(), 10);
@@ -216,7 +219,7 @@ async fn what_a_process_asked_for_when_it_was_killed_does_not_shut_the_next_one_
 }
 
 /// Another program provisions a connection with the same client.
-async fn stranger_connection(world: &World) -> String {
+async fn outsider_connection(world: &World) -> String {
     let client = crate::support::client::Client::new(world.genesys.api_url());
     let form = b"grant_type=client_credentials&client_id=sim-client&client_secret=sim-secret".to_vec();
     let headers = [("content-type", "application/x-www-form-urlencoded")];
@@ -271,7 +274,8 @@ async fn answers_that_lack_what_they_must_hold_are_tried_again() {
     }
 }
 
-// The socket ------------------------------------------------------------------------------------------------------
+// The socket
+// ------------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pings_of_both_kinds_are_answered() {
@@ -417,7 +421,7 @@ async fn terminating_during_a_backoff_does_not_let_the_timer_resurrect_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_frames_are_kept_counted_and_harm_nothing() {
+async fn malformed_frames_are_kept_counted_and_harm_nothing() {
     let world = World::watching(&["ann"]).await;
     world.register("/hooks/a").await;
     for junk in [Junk::NotJson, Junk::Binary, Junk::Array] {
@@ -443,7 +447,7 @@ async fn odd_frames_are_kept_counted_and_harm_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_flood_of_odd_frames_a_bounded_part_is_kept_and_the_rest_is_counted() {
+async fn of_a_flood_of_malformed_frames_a_bounded_part_is_kept_and_the_rest_is_counted() {
     let world = World::watching(&["ann"]).await;
     world.register("/hooks/a").await;
     for _ in 0..400 {
@@ -518,7 +522,7 @@ async fn a_storm_of_pings_is_answered_and_survived() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_time_without_sight_is_a_gap_on_record() {
+async fn a_time_without_coverage_is_a_gap_on_record() {
     let world = World::watching(&["ann"]).await;
     world.genesys.fault(Route::CreateConnection, Fault::status(503));
     world.genesys.drop_sockets(Target::All);

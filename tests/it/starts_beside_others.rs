@@ -1,5 +1,5 @@
-//! Bridges that start for the first time at the same moment all come up: on one empty database, and on several of one cluster,
-//! which share its roles.
+//! Bridges that start for the first time at the same moment all come up: on one empty database, and on
+//! several of one cluster, which share its roles.
 
 use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt as _;

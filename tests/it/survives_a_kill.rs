@@ -73,7 +73,8 @@ async fn killed_again_and_again_it_loses_nothing_and_keeps_order() {
     assert!(silent.is_empty(), "{silent:#?}");
 }
 
-/// A proof of sight must not overtake the changes before it, or a gap would begin after a change that is lost.
+/// A proof of life must not overtake the changes before it, or a gap would begin after a change that is
+/// lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_received_and_not_stored_lies_in_the_gap() {
     let mut world = World::watching(&["ann"]).await;

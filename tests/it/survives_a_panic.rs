@@ -1,7 +1,7 @@
 //! A part of the bridge panics: it is started again, and nothing is lost without a word.
 //!
-//! The program has no switch for that. So it runs within the test here, on one thread, whose log panics at a certain line:
-//! whoever writes that line dies of it.
+//! The program has no switch for that. So it runs within the test here, on one thread, whose log panics at a
+//! certain line: whoever writes that line dies of it.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -148,7 +148,7 @@ impl Within {
 async fn a_dispatch_loop_that_panics_is_started_again_and_everything_is_delivered_in_order() {
     let agents = ["ann", "bob", "cid"];
     let wire = Chaos::before(&database::create().await).await;
-    // What it says when the answer to a commit is lost, with deliveries in hand and answers to write down.
+    // What it says when the answer to a commit is lost, with deliveries leased and answers to write down.
     let (log, _guard) = Deadly::at("dispatch waits for the database");
     let within = Within::start(&wire.url(), &agents).await;
     log.kill(1);

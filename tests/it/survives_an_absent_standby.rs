@@ -1,5 +1,5 @@
-//! A synchronous standby is away for longer than the bridge waits for anything: every commit of that time is given up, and
-//! happens. Nothing is stranded, lost or told twice.
+//! A synchronous standby is away for longer than the bridge waits for anything: every commit of that time is
+//! given up, and happens. Nothing is stranded, lost or told twice.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
@@ -17,8 +17,8 @@ use crate::support::cloud::{self, CloudWorld};
 use crate::support::look::{assert_sequences_have_no_holes, feed};
 use crate::support::{SOON, World, database, eventually};
 
-/// A server of its own whose commits wait, when it is told so, for a standby that never comes: each is in the log already, and
-/// is seen by nobody.
+/// A server of its own whose commits wait, when it is told so, for a standby that never comes: each is in the
+/// log already, and is seen by nobody.
 struct Standby {
     pool: PgPool,
     url: String,
@@ -57,7 +57,7 @@ impl Standby {
     }
 
     /// Longer than any step of the bridge waits, and than a dispatcher may go without a sign of life.
-    async fn is_away_for_long(&self, meanwhile: impl AsyncFnOnce()) {
+    async fn is_unreachable_for_long(&self, meanwhile: impl AsyncFnOnce()) {
         self.wait_for("ghost").await;
         eventually("commits wait", || async {
             let waiting: i64 =
@@ -73,8 +73,8 @@ impl Standby {
         self.wait_for("").await;
     }
 
-    async fn nothing_is_owed(&self) {
-        eventually("nothing is owed any more", || async {
+    async fn nothing_is_pending(&self) {
+        eventually("nothing is pending any more", || async {
             let open: i64 =
                 sqlx::query_scalar("select count(*) from delivery").fetch_one(&self.pool).await.unwrap();
             (open == 0).then_some(())
@@ -91,7 +91,7 @@ impl Drop for Standby {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_a_standby_is_away_nothing_is_stranded_in_protocol_realtime() {
+async fn while_a_standby_is_unreachable_nothing_is_stranded_in_protocol_realtime() {
     let standby = Standby::prepare().await;
     let world =
         World::with_options(&["ann", "bob"], GenesysOptions::default(), &[("DATABASE_URL", &standby.url)])
@@ -100,11 +100,11 @@ async fn while_a_standby_is_away_nothing_is_stranded_in_protocol_realtime() {
     world.genesys.set_presence("ann", "BUSY").await;
     world.genesys.set_presence("bob", "BUSY").await;
     world.crm.wait_for(2, SOON).await.unwrap();
-    standby.nothing_is_owed().await;
+    standby.nothing_is_pending().await;
 
     // A gap opens before; its end, a change, and a snapshot are written in the stall.
     standby
-        .is_away_for_long(async || {
+        .is_unreachable_for_long(async || {
             world.genesys.push_presence("ann", "AWAY");
             world.genesys.drop_sockets(Target::Agent("bob".to_owned()));
             let mut asks = standby.pool.acquire().await.unwrap();
@@ -127,7 +127,7 @@ async fn while_a_standby_is_away_nothing_is_stranded_in_protocol_realtime() {
         posts.iter().filter(|post| post.kind().as_deref() == Some(kind)).count()
     };
     world.crm.wait_until(|posts| kinds(posts, "presence.updated") == 7, SOON).await.unwrap();
-    standby.nothing_is_owed().await;
+    standby.nothing_is_pending().await;
     let posts = world.crm.posts();
     assert_eq!((kinds(&posts, "presence.updated"), repeats(&posts)), (7, 0), "each once");
     assert!(kinds(&posts, "presence.gap") >= 1 && kinds(&posts, "presence.snapshot") >= 2, "{posts:#?}");
@@ -142,14 +142,14 @@ async fn while_a_standby_is_away_nothing_is_stranded_in_protocol_realtime() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_a_standby_is_away_nothing_is_stranded_in_protocol_notifications() {
+async fn while_a_standby_is_unreachable_nothing_is_stranded_in_protocol_notifications() {
     let standby = Standby::prepare().await;
     let variables = [("GENESYS_AGENTS", "ann,bob"), ("DATABASE_URL", standby.url.as_str())];
     let world = CloudWorld::starting(cloud::options(&["ann", "bob"]), &variables).await;
     world.sees(2).await;
     world.register("/hooks/a", json!({})).await;
     standby
-        .is_away_for_long(async || {
+        .is_unreachable_for_long(async || {
             world.cloud.push_presence("ann", "AWAY");
         })
         .await;
@@ -158,7 +158,7 @@ async fn while_a_standby_is_away_nothing_is_stranded_in_protocol_notifications()
         world.cloud.push_presence("bob", status);
     }
     world.crm.wait_for(5, SOON).await.unwrap();
-    standby.nothing_is_owed().await;
+    standby.nothing_is_pending().await;
     let posts = world.crm.posts();
     assert_eq!((posts.len(), repeats(&posts)), (5, 0));
     assert_eq!(world.audit("FRAME_REJECTED").await, Vec::<Value>::new(), "all of it is stored");

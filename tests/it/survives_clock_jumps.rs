@@ -1,7 +1,8 @@
-//! The clock of the bridge's machine jumps, in both directions: nothing comes early, late, twice or out of order.
+//! The clock of the bridge's machine jumps, in both directions: nothing comes early, late, twice or out of
+//! order.
 //!
-//! libfaketime stands between the bridge's process and its wall clock; the monotonic clock is left alone, as a jump leaves it.
-//! Postgres, the simulator and the receiver keep the true clock.
+//! libfaketime stands between the bridge's process and its wall clock; the monotonic clock is left alone, as
+//! a jump leaves it. Postgres, the simulator and the receiver keep the true clock.
 #![cfg(target_os = "linux")]
 
 use std::collections::BTreeMap;
@@ -27,7 +28,7 @@ const HOUR: i64 = 3600;
 const DAYS: i64 = 3 * 24 * HOUR;
 /// Wait after a first failure, and how long a state must last at the webhook that wants so.
 const WAIT: Duration = Duration::from_secs(4);
-const DWELL: Duration = Duration::from_secs(2);
+const DEBOUNCE: Duration = Duration::from_secs(2);
 /// How far an attempt may be from its planned time.
 const ERROR_MAX: Duration = Duration::from_secs(2);
 const STATES: [&str; 2] = ["BUSY", "AWAY"];
@@ -39,7 +40,7 @@ struct FakeClock {
 }
 
 impl FakeClock {
-    /// One that is so many seconds ahead of the true clock.
+    /// One that is that many seconds ahead of the true clock.
     fn ahead_by(seconds: i64) -> Self {
         let dir = tempfile::Builder::new().prefix("pb-clock-").tempdir().unwrap();
         let clock = Self { dir, library: library() };
@@ -88,7 +89,8 @@ fn borrowed(variables: &[(String, String)]) -> Vec<(&str, &str)> {
     variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
 }
 
-/// Waits until the process sees the clock that it was given, of which its HTTP answers tell: else all this proves nothing.
+/// Waits until the process sees the clock that it was given, of which its HTTP answers tell: else all this
+/// proves nothing.
 async fn lives_by(bridge: &Bridge, ahead: i64) {
     eventually("the process sees the clock that it was given", || async {
         let answer = bridge.send_raw("GET", "/healthz", &[], None).await;
@@ -111,8 +113,8 @@ fn apart(one: Duration, other: Duration) -> Duration {
     one.abs_diff(other)
 }
 
-/// Jumps from each of these (seconds ahead of the true clock) to the next, while a retry and a dwelling state are pending and
-/// changes flow, and proves that nobody notices.
+/// Jumps from each of these (seconds ahead of the true clock) to the next, while a retry and a debounced state
+/// are pending and changes flow, and proves that nobody notices.
 async fn nobody_notices(jumps: &[i64]) {
     let began = OffsetDateTime::now_utc();
     let clock = FakeClock::ahead_by(jumps[0]);
@@ -125,7 +127,7 @@ async fn nobody_notices(jumps: &[i64]) {
     let retries = json!({"retry_schedule_seconds": [WAIT.as_secs(), 60, 60], "max_age_seconds": 600});
     world.register("/hooks/fails", retries.clone()).await;
     world.register("/hooks/flows", retries).await;
-    let dwells = json!({"min_dwell_ms": DWELL.as_millis(), "agents": ["ann"], "max_age_seconds": 600});
+    let dwells = json!({"min_dwell_ms": DEBOUNCE.as_millis(), "agents": ["ann"], "max_age_seconds": 600});
     world.register("/hooks/dwells", dwells).await;
     let asked_before = asked(&world);
     let mut sent = Vec::new();
@@ -165,10 +167,10 @@ async fn nobody_notices(jumps: &[i64]) {
         let waited = retried.arrived - refused.arrived;
         assert!(apart(waited, WAIT) <= ERROR_MAX, "after a jump to {jump} s it was retried after {waited:?}");
         let dwelt = told(&posts, "/hooks/dwells").unwrap().arrived - change.sent;
-        assert!(apart(dwelt, DWELL) <= ERROR_MAX, "after a jump to {jump} s a state dwelt {dwelt:?}");
+        assert!(apart(dwelt, DEBOUNCE) <= ERROR_MAX, "after a jump to {jump} s a state dwelt {dwelt:?}");
     }
     let pool = database::pool(&world.bridge.database_url).await;
-    eventually("nothing is owed", || async {
+    eventually("nothing is pending", || async {
         let open: i64 = sqlx::query_scalar("select count(*) from delivery").fetch_one(&pool).await.unwrap();
         (open == 0).then_some(())
     })
@@ -256,7 +258,7 @@ async fn a_start_with_a_clock_three_days_ahead_drops_nothing_and_signs_with_the_
     assert_eq!(asked.status, 202, "{}", asked.text());
     let posts = crowd.crm.wait_for(1, SOON).await.unwrap();
     assert_eq!(*posts[0].verdict, Ok(()), "a receiver with the true clock trusts it");
-    eventually("the sweep has been", || async {
+    eventually("the retention job has been", || async {
         crowd.bridge.log().contains("day partitions").then_some(())
     })
     .await;

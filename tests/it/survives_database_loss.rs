@@ -1,5 +1,5 @@
-//! The database may go away, go silent, restart, or take a commit without saying so: nothing is lost, nothing is told
-//! twice, and the bridge says what is the matter.
+//! The database may go away, go silent, restart, or take a commit without saying so: nothing is lost, nothing
+//! is told twice, and the bridge says what is the matter.
 
 use std::time::{Duration, Instant};
 
@@ -66,7 +66,7 @@ async fn ready(world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_database_is_away_changes_wait_and_readiness_says_why() {
+async fn while_the_database_is_unavailable_changes_wait_and_readiness_says_why() {
     let (world, chaos) = wired().await;
     push(&world, 5);
     world.crm.wait_for(15, SOON).await.unwrap();

@@ -1,8 +1,10 @@
-//! Every request to the database late, lost or refused, one in each run of a whole life of the bridge: whatever it was,
-//! everything committed has an end, nothing is told twice under another id, and nothing is left over.
+//! Every request to the database late, lost or refused, one in each run of a whole life of the bridge:
+//! whatever it was, everything committed has an end, nothing is told twice under another id, and nothing is
+//! left over.
 //!
-//! `make faults` tries all of it, which takes hours; SECONDS=n tries a part of so many seconds. Which part follows from the
-//! commit, FAULTS_FROM=n says it instead. FAULTS_ONLY=id tries one again, FAULTS_AT_ONCE=n so many at a time.
+//! `make faults` tries all of it, which takes hours; SECONDS=n tries a part of that many seconds. Which part
+//! follows from the commit, FAULTS_FROM=n says it instead. FAULTS_ONLY=id tries one again, FAULTS_AT_ONCE=n
+//! that many at a time.
 
 use std::collections::BTreeSet;
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! A commit may answer long after everybody has given it up: a standby is away, a disk stalls. What it stored is stored, and
-//! leaves like everything else, once.
+//! A commit may answer long after everybody has given it up: a standby is away, a disk stalls. What it stored
+//! is stored, and leaves like everything else, once.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn a_change_whose_commit_answers_late_leaves_and_so_does_what_follows() {
     world.register("/hooks/a").await;
     world.genesys.set_presence("ann", "BUSY").await;
     world.crm.wait_for(1, SOON).await.unwrap();
-    late.nothing_is_owed(&world).await;
+    late.nothing_is_pending(&world).await;
 
     // One of bob's is under way meanwhile: what is stored in the stall stands behind it.
     world.crm.next("/hooks/a", [Behaviour::status(204).after(Duration::from_secs(2))]);
@@ -47,7 +47,7 @@ async fn a_change_whose_commit_answers_late_leaves_and_so_does_what_follows() {
     }
 
     world.crm.wait_for(8, SOON).await.unwrap();
-    late.nothing_is_owed(&world).await;
+    late.nothing_is_pending(&world).await;
     let posts = world.crm.posts();
     let findings = Findings::of(&posts, 1..=8);
     assert!(findings.is_clean(), "{findings:#?}");
@@ -66,7 +66,7 @@ async fn a_snapshot_whose_commit_answers_late_leaves() {
     world.genesys.set_presence("ann", "BUSY").await;
     world.genesys.set_presence("bob", "BUSY").await;
     world.crm.wait_for(2, SOON).await.unwrap();
-    late.nothing_is_owed(&world).await;
+    late.nothing_is_pending(&world).await;
 
     let stalled = late.stall().await;
     sqlx::query("update webhook set snapshot_next = 0 where webhook_id::text = $1")
@@ -76,12 +76,12 @@ async fn a_snapshot_whose_commit_answers_late_leaves() {
         .unwrap();
     late.a_commit_waits().await;
     eventually("the dispatcher has given it up", || async {
-        says(&world, "the dispatcher's upkeep waits for the database").then_some(())
+        says(&world, "the dispatcher's maintenance waits for the database").then_some(())
     })
     .await;
     stalled.rollback().await.unwrap();
 
-    late.nothing_is_owed(&world).await;
+    late.nothing_is_pending(&world).await;
     let posts = world.crm.posts();
     let is_snapshot = |post: &Post| String::from_utf8_lossy(&post.body).contains("\"presence.snapshot\"");
     let snapshots = posts.iter().filter(|post| is_snapshot(post)).count();
@@ -96,7 +96,7 @@ async fn a_change_whose_commit_answers_when_its_process_is_long_dead_leaves() {
     world.register("/hooks/a").await;
     world.genesys.set_presence("ann", "BUSY").await;
     world.crm.wait_for(1, SOON).await.unwrap();
-    late.nothing_is_owed(&world).await;
+    late.nothing_is_pending(&world).await;
     let dispatcher = "select array_agg(dispatcher_id::text) from dispatcher";
     let before: Vec<String> = sqlx::query_scalar(dispatcher).fetch_one(&late.pool).await.unwrap();
 
@@ -112,7 +112,7 @@ async fn a_change_whose_commit_answers_when_its_process_is_long_dead_leaves() {
     stalled.rollback().await.unwrap();
 
     world.crm.wait_for(2, SOON).await.unwrap();
-    late.nothing_is_owed(&world).await;
+    late.nothing_is_pending(&world).await;
     assert_eq!(repeats(&world.crm.posts()), 0, "no answered POST is repeated");
 }
 
@@ -123,10 +123,11 @@ async fn a_lane_that_nothing_wakes_is_found_while_the_bridge_runs() {
     let pool = database::pool(&world.bridge.database_url).await;
     world.crm.next("/hooks/a", [Behaviour::status(500)]);
     world.genesys.set_presence("ann", "BUSY").await;
-    // As a word leaves it that was lost with its process: first in its lane, neither due nor in anybody's hands.
-    let strand = "update delivery set due_at = null where leased_by is null and due_at is not null";
+    // As a word leaves it that was lost with its process: first in its lane, neither due nor in anybody's
+    // hands.
+    let orphan = "update delivery set due_at = null where leased_by is null and due_at is not null";
     eventually("the delivery waits for its retry", || async {
-        let stranded = sqlx::query(strand).execute(&pool).await.unwrap().rows_affected();
+        let stranded = sqlx::query(orphan).execute(&pool).await.unwrap().rows_affected();
         (stranded == 1).then_some(())
     })
     .await;
@@ -135,14 +136,15 @@ async fn a_lane_that_nothing_wakes_is_found_while_the_bridge_runs() {
     assert_eq!(posts[0].webhook_id(), posts[1].webhook_id());
 }
 
-/// What a dispatcher knows of it has in hand, and perhaps under way: only what it cannot know of is given back.
+/// What a dispatcher knows of it has leased, and perhaps under way: only what it cannot know of is given
+/// back.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_what_nobody_was_told_of_is_given_back() {
     let url = database::create().await;
     let pool = database::pool(&url).await;
     let store = Store::connect(url.parse().unwrap(), 2).await.unwrap();
     let (dispatcher, event) = (DispatcherId::generate(), EventId::generate());
-    for (lane, born, batch) in [(1, true, false), (2, false, false), (3, false, true)] {
+    for (lane, leased_at_insert, batch) in [(1, true, false), (2, false, false), (3, false, true)] {
         sqlx::query(
             "insert into delivery (delivery_id, webhook_id, lane, position, event_id, event_received_at, attempt,
                                    leased_by, created_at, sent_at, batch_id)
@@ -153,7 +155,7 @@ async fn only_what_nobody_was_told_of_is_given_back() {
         .bind(lane)
         .bind(event.0)
         .bind(dispatcher.0)
-        .bind(born)
+        .bind(leased_at_insert)
         .bind(batch)
         .execute(&pool)
         .await
@@ -165,11 +167,12 @@ async fn only_what_nobody_was_told_of_is_given_back() {
             .await
             .unwrap()
     };
-    let born: Vec<(Uuid, OffsetDateTime)> =
+    let leased_at_insert: Vec<(Uuid, OffsetDateTime)> =
         sqlx::query_as("select delivery_id, created_at from delivery").fetch_all(&pool).await.unwrap();
-    let born: Vec<_> = born.into_iter().map(|(id, at)| (DeliveryId(id), at)).collect();
-    store.release_unannounced(&born).await.unwrap();
-    assert_eq!(held().await, [2, 3], "the recorder: what was born in our hands");
+    let leased_at_insert: Vec<_> =
+        leased_at_insert.into_iter().map(|(id, at)| (DeliveryId(id), at)).collect();
+    store.release_unannounced(&leased_at_insert).await.unwrap();
+    assert_eq!(held().await, [2, 3], "the recorder: what was leased leased to this process");
     sqlx::query("update delivery set leased_by = $1, due_at = null, attempt = 1 where lane = 1")
         .bind(dispatcher.0)
         .execute(&pool)

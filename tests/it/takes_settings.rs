@@ -1,4 +1,5 @@
-//! What an owner can say of deliveries and of the receiver's entry: kept, shown without secrets, changed one by one.
+//! What an owner can say of deliveries and of the receiver's entry: kept, shown without secrets, changed one
+//! by one.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -210,7 +211,7 @@ async fn a_key_pair_is_made_when_it_is_first_wanted_and_rotates_with_the_secret(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_webhook_with_verification_waits_for_it_and_another_address_must_be_verified_anew() {
+async fn a_webhook_with_verification_waits_for_it_and_another_address_must_be_verified_again() {
     let world = World::watching(&["ann"]).await;
     let pool = database::pool(&world.bridge.database_url).await;
     let made = world.register_with("/hooks/a", json!({"verification": "echo", "snapshot": true})).await;
@@ -226,7 +227,7 @@ async fn a_webhook_with_verification_waits_for_it_and_another_address_must_be_ve
     let since = json!({"since": "2026-01-01T00:00:00Z"});
     assert_eq!(world.bridge.post(&format!("{path}/recover"), &since).await.status, 409);
     let enabled = world.bridge.post(&format!("{path}/enable"), &json!({})).await.json();
-    assert_eq!(enabled["state"], "unverified", "it is asked anew");
+    assert_eq!(enabled["state"], "unverified", "it is asked again");
     let off = world.bridge.patch(&path, &json!({"verification": "none"})).await.json();
     assert_eq!((&off["state"], &off["state_reason"]), (&json!("active"), &json!(null)));
 

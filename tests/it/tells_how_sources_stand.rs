@@ -1,5 +1,5 @@
-//! What an operator learns of a source over the API: how it stands, whom Genesys does not let the bridge watch, and
-//! that a request to read rosters was taken.
+//! What an operator learns of a source over the API: how it stands, whom Genesys does not let the bridge
+//! watch, and that a request to read rosters was taken.
 
 use std::collections::BTreeSet;
 
@@ -103,7 +103,7 @@ async fn a_source_and_its_parts_say_how_they_stand() {
     }
     let connection = world.bridge.get(&format!("/v1/connections/{ann}")).await.json();
     assert_eq!((&connection["agents"], &connection["rejected_topics"]), (&json!(1), &json!(1)));
-    // An open socket that may not tell of an agent is no sight of it.
+    // An open socket that may not tell of an agent is no coverage of it.
     let agent = world.bridge.get("/v1/agents/ann").await.json();
     assert_eq!((&agent["connected"], &agent["rejected"]), (&json!(false), &json!("not allowed")));
 }

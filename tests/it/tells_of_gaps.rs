@@ -21,7 +21,8 @@ async fn a_gap_is_told_in_the_lane_of_its_agent_before_what_came_after_it() {
     world.bridge.patch("/v1/agents/ann", &json!({"external_id": "crm-1"})).await;
     world.genesys.set_presence("ann", "AWAY").await;
     world.crm.wait_for(2, SOON).await.unwrap();
-    // The gap is refused at first: the change after it waits, and does not take its place though only the latest counts.
+    // The gap is refused at first: the change after it waits, and does not take its place though only the
+    // latest counts.
     world.crm.next("/hooks/a", [Behaviour::status(500)]);
     world.genesys.drop_sockets(Target::Agent("ann".to_owned()));
     world
@@ -53,14 +54,14 @@ async fn a_gap_is_told_in_the_lane_of_its_agent_before_what_came_after_it() {
     }
     assert_eq!(data(&posts[3])["presence"]["system"], "MEAL");
     assert!(posts.iter().all(|post| post.verified()));
-    assert!(world.crm.received("/hooks/bob").is_empty(), "bob was in sight");
+    assert!(world.crm.received("/hooks/bob").is_empty(), "bob was covered");
     assert!(
         world.crm.received("/hooks/usual").iter().all(|p| p.kind().as_deref() == Some("presence.updated"))
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_state_that_gives_way_is_counted_by_the_next_state_and_not_by_a_gap_between_them() {
+async fn a_state_that_is_superseded_is_counted_by_the_next_state_and_not_by_a_gap_between_them() {
     let world = World::watching(&["ann"]).await;
     let both = json!(["presence.updated", "presence.gap"]);
     world.register_with("/hooks/a", json!({"events": both, "mode": "latest", "timeout_ms": 6000})).await;

@@ -1,4 +1,5 @@
-//! Mode `latest`: after an outage a receiver is told how things stand, once for each agent, and how much that replaces.
+//! Mode `latest`: after an outage a receiver is told how things stand, once for each agent, and how much that
+//! replaces.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,7 +34,7 @@ async fn after_an_outage_each_agent_is_told_once_and_nothing_is_unaccounted_for(
             world.genesys.push_presence(agent, STATES[round % STATES.len()]);
         }
         if round == changes / 2 {
-            // Some are refused in between, so that what gives way has been tried.
+            // Some are refused in between, so that what is superseded has been tried.
             world.crm.wait_for(1, SOON).await.unwrap();
             hurry(&pool).await;
         }
@@ -71,12 +72,12 @@ async fn after_an_outage_each_agent_is_told_once_and_nothing_is_unaccounted_for(
     assert_eq!(inversions(&posts), Vec::<String>::new());
 
     let ended = all(&world.bridge, "/v1/audit?kind=DELIVERY_ENDED").await;
-    let gave_way: BTreeSet<_> = ended
+    let superseded: BTreeSet<_> = ended
         .iter()
         .filter(|entry| entry["end_state"] == "superseded")
         .map(|entry| entry["delivery_id"].as_str().unwrap())
         .collect();
-    assert_eq!((gave_way.len(), ended.len()), (total - agents.len(), total - agents.len()));
+    assert_eq!((superseded.len(), ended.len()), (total - agents.len(), total - agents.len()));
     assert_eq!(ended_twice(&pool).await, []);
     let metric = "presence_bridge_deliveries_total{outcome=\"superseded\"}";
     eventually("they are counted", || async {
@@ -86,7 +87,7 @@ async fn after_an_outage_each_agent_is_told_once_and_nothing_is_unaccounted_for(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_post_under_way_is_not_overtaken() {
+async fn a_post_under_way_is_not_superseded() {
     let world = World::watching(&["ann"]).await;
     world.register_with("/hooks/a", json!({"mode": LATEST})).await;
     let slow = Duration::from_millis(400);
@@ -100,7 +101,7 @@ async fn a_post_under_way_is_not_overtaken() {
     assert!(posts[1].arrived - posts[0].arrived >= slow, "the next waits for the answer to the first");
     assert_eq!(posts[1].event.as_ref().unwrap().state(), "MEAL");
     assert_eq!((&data(&posts[0])["superseded"], &data(&posts[1])["superseded"]), (&json!(0), &json!(2)));
-    // One that is refused while a newer one waits gives way to it instead of being tried again.
+    // One that is refused while a newer one waits is superseded to it instead of being tried again.
     world.crm.next("/hooks/a", [Behaviour::status(500).after(slow)]);
     world.genesys.set_presence("ann", "BUSY").await;
     world.crm.wait_for(3, SOON).await.unwrap();
@@ -138,7 +139,7 @@ async fn repeats_are_the_same_bytes_though_the_agents_id_has_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_piled_up_gives_way_when_the_mode_is_changed() {
+async fn what_has_piled_up_is_superseded_when_the_mode_is_changed() {
     let world = World::watching(&["ann"]).await;
     let pool = database::pool(&world.bridge.database_url).await;
     let hook = world.register("/hooks/a").await;
@@ -150,7 +151,8 @@ async fn what_has_piled_up_gives_way_when_the_mode_is_changed() {
     world.audit_of("EVENT_RECEIVED", 6).await;
     assert_eq!(world.bridge.patch(&path, &json!({"mode": LATEST})).await.status, 200);
     world.bridge.post(&format!("{path}/resume"), &json!({})).await;
-    eventually("nothing is owed", || async { (world.open_deliveries(&pool).await == 0).then_some(()) }).await;
+    eventually("nothing is pending", || async { (world.open_deliveries(&pool).await == 0).then_some(()) })
+        .await;
     let posts = world.crm.received("/hooks/a");
     assert_eq!(posts.len(), 1);
     assert_eq!((data(&posts[0])["sequence"].as_u64(), superseded(&[&posts[0]])), (Some(6), 5));

@@ -1,4 +1,5 @@
-//! What we sign verifies with the official Standard Webhooks libraries of other languages, and only unchanged.
+//! What we sign verifies with the official Standard Webhooks libraries of other languages, and only
+//! unchanged.
 
 use std::collections::BTreeMap;
 use std::path::Path;

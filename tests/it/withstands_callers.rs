@@ -1,5 +1,6 @@
-//! Callers are strangers: what they send may be wrong, ambiguous, endless or slow. It is refused with a clear answer,
-//! before it costs anything, and never read in a way in which a proxy in front might not read it.
+//! Callers are untrusted peers: what they send may be wrong, ambiguous, endless or slow. It is refused with a
+//! clear answer, before it costs anything, and never read in a way in which a proxy in front might not read
+//! it.
 
 use std::time::{Duration, Instant};
 
@@ -129,7 +130,7 @@ async fn what_could_be_read_in_two_ways_is_refused_and_ends_the_connection() {
         ("a method that is none", get("G(T /version HTTP/1.1", "")),
         ("a websocket", plain("connection: upgrade\r\nupgrade: websocket\r\n")),
         (
-            "a websocket beside a length",
+            "a websocket next to a length",
             post("connection: upgrade\r\nupgrade: WebSocket\r\ncontent-length: 2\r\n", "{}"),
         ),
         ("a chunk size of nothing", chunked("\r\n{}\r\n0\r\n\r\n")),
@@ -296,8 +297,8 @@ async fn what_is_asked_wrongly_is_told_so_by_the_right_status() {
     assert_eq!(page.headers["referrer-policy"], "no-referrer");
 }
 
-/// Sends a beginning, then a byte now and then until the bridge ends it; gives the answer, and when its last byte and the
-/// end came.
+/// Sends a beginning, then a byte now and then until the bridge ends it; gives the answer, and when its last
+/// byte and the end came.
 async fn dribble(bridge: &Bridge, beginning: String) -> (String, Duration, Duration) {
     let began = Instant::now();
     let mut stream = connect(bridge).await;
@@ -325,7 +326,7 @@ async fn who_is_slow_is_not_waited_for() {
     let bridge = Bridge::start(&[]).await;
     let auth = format!("host: x\r\nauthorization: Bearer {API_KEY}\r\ncontent-type: application/json\r\n");
     let post = format!("POST /v1/tenants HTTP/1.1\r\n{auth}");
-    let stranger = "POST /v1/tenants HTTP/1.1\r\nhost: x\r\n";
+    let outsider = "POST /v1/tenants HTTP/1.1\r\nhost: x\r\n";
     let seconds = |n| Duration::from_secs(n);
     // What is slow, its answer, when that comes, and when the connection ends at last.
     let cases = [
@@ -334,10 +335,10 @@ async fn who_is_slow_is_not_waited_for() {
         ("a body", format!("{post}content-length: 9000\r\n\r\n{{"), 408, 9..14, 14),
         // Chunks are read off for a while, so that the answer arrives, but not for ever.
         ("a chunk", format!("{post}transfer-encoding: chunked\r\n\r\n2000\r\n"), 408, 9..14, 25),
-        ("a body without a key", format!("{stranger}content-length: 9000\r\n\r\n{{"), 401, 0..3, 3),
+        ("a body without a key", format!("{outsider}content-length: 9000\r\n\r\n{{"), 401, 0..3, 3),
         (
             "chunks without a key",
-            format!("{stranger}transfer-encoding: chunked\r\n\r\n2000\r\n"),
+            format!("{outsider}transfer-encoding: chunked\r\n\r\n2000\r\n"),
             401,
             0..3,
             25,
@@ -430,7 +431,8 @@ async fn connect_from(from: &str, bridge: &Bridge) -> TcpStream {
     socket.connect(bridge.url.trim_start_matches("http://").parse().unwrap()).await.unwrap()
 }
 
-/// More connections than the API has places, none of which says anything; gives those that the bridge has not closed.
+/// More connections than the API has places, none of which says anything; gives those that the bridge has not
+/// closed.
 async fn half_open(from: &str, bridge: &Bridge) -> Vec<TcpStream> {
     let mut held = Vec::new();
     for _ in 0..1100 {
@@ -481,7 +483,8 @@ async fn slow_reads_do_not_make_it_look_unready() {
     let pool = database::pool(&bridge.database_url).await;
     let mut lock = pool.begin().await.unwrap();
     sqlx::query("lock table agent in access exclusive mode").execute(&mut *lock).await.unwrap();
-    // More than there are connections for calls, each of which waits until its statement has run for too long.
+    // More than there are connections for calls, each of which waits until its statement has run for too
+    // long.
     let reads = futures_util::future::join_all((0..16).map(|_| bridge.get("/v1/agents")));
     let probes = async {
         eventually("every connection is taken", || async {
@@ -506,8 +509,8 @@ async fn a_filter_that_hardly_anything_passes_is_answered_page_by_page() {
     const ROWS: i32 = 12_000;
     let url = database::create().await;
     let pool = database::pool(&url).await;
-    // Each entry costs half a millisecond to read, as on a slow disk; no test needs millions of them then. The comparison of
-    // texts would otherwise be made first, and pass by nearly all.
+    // Each entry costs half a millisecond to read, as on a slow disk; no test needs millions of them then.
+    // The comparison of texts would otherwise be made first, and pass by nearly all.
     for statement in [
         "alter function pg_catalog.texteq(text, text) not leakproof",
         "create function slowly() returns boolean language plpgsql cost 10000 as

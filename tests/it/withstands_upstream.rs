@@ -1,6 +1,7 @@
-//! The platform as a stranger: whatever answers at the upstream address, and however it floods, drips or lies, costs the
-//! bridge neither its memory nor its life, and as soon as the platform behaves the agents are seen again. What single
-//! frames and answers come to is told beside the code (`genesys/socket_tests.rs`, `genesys/realtime/rest_tests.rs`).
+//! The platform as an untrusted peer: whatever answers at the upstream address, and however it floods, drips
+//! or lies, costs the bridge neither its memory nor its life, and as soon as the platform behaves the agents
+//! are seen again. What single frames and answers come to is told next to the code
+//! (`genesys/socket_tests.rs`, `genesys/realtime/rest_tests.rs`).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -31,8 +32,8 @@ enum Talk {
     /// Nothing but what is sent by [`Hostile::ping`].
     Quiet,
     /// It closes.
-    Leave,
-    /// It sends these bytes so many times, as fast as it can, and then stays.
+    HangUp,
+    /// It sends these bytes that many times, as fast as it can, and then stays.
     Flood(Vec<u8>, usize),
 }
 
@@ -245,7 +246,7 @@ impl Hostile {
         });
         let writes = async {
             match self.set(|shared| shared.talk.clone()) {
-                Talk::Leave => return,
+                Talk::HangUp => return,
                 Talk::Quiet => {}
                 Talk::Flood(bytes, times) => {
                     for _ in 0..times {
@@ -328,7 +329,7 @@ async fn is_open(bridge: &Bridge) {
     .await;
 }
 
-/// Has the connection made anew now, whatever it waits for.
+/// Has the connection made again now, whatever it waits for.
 async fn restart(bridge: &Bridge) {
     let page = bridge.get("/v1/connections").await.json();
     let id = page["items"][0]["id"].as_str().unwrap().to_owned();
@@ -355,8 +356,8 @@ async fn no_flood_costs_more_memory_than_is_allowed_and_the_agents_are_seen_agai
         ("pieces without an end", pieces, 10),
         ("empty pieces without an end", [frame(0x01, b""), frame(0x00, b"").repeat(10_000)].concat(), 10),
         ("updates of 60 KiB, faster than they can be stored", big(60), 1200),
-        ("odd frames of 60 KiB", frame(0x81, &vec![b'x'; 60 * 1024]), 800),
-        ("small odd frames", frame(0x81, b"odd").repeat(1000), 100),
+        ("malformed frames of 60 KiB", frame(0x81, &vec![b'x'; 60 * 1024]), 800),
+        ("small malformed frames", frame(0x81, b"odd").repeat(1000), 100),
         ("binary frames", frame(0x82, &vec![0; 60 * 1024]), 800),
         ("pings", frame(0x89, &[b'p'; 125]).repeat(100), 200),
         ("pongs that nobody asked for", frame(0x8a, &[b'p'; 125]).repeat(100), 500),
@@ -530,7 +531,7 @@ async fn no_word_about_a_tokens_life_makes_it_ask_again_and_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_platform_that_closes_at_once_is_asked_ever_more_rarely() {
     let hostile = Hostile::start(Answer::Good).await;
-    hostile.set(|shared| shared.talk = Talk::Leave);
+    hostile.set(|shared| shared.talk = Talk::HangUp);
     let bridge = watching(&hostile).await;
     // 1, 2, 4 and 8 seconds lie between five tries.
     let began = Instant::now();
@@ -562,7 +563,7 @@ async fn frames_that_wait_for_the_database_are_weighed() {
     };
     // As many as are taken while nobody stores them, and their bytes.
     for (bytes, at_least, at_most) in [(353, 8192, 8192), (60 * 1024, 500, 540), (256 * 1024, 100, 128)] {
-        // The worker is kept and does nothing: the database is away.
+        // The worker is kept and does nothing: the database is unavailable.
         let (recorder, _worker) = Recorder::new(store.clone(), Arc::default(), Metrics::new());
         let taken = (0..10_000).take_while(|_| recorder.try_record(change(bytes)).is_ok()).count();
         assert!((at_least..=at_most).contains(&taken), "{taken} frames of {bytes} bytes");

@@ -78,7 +78,7 @@ async fn replayed_it_gives_what_receivers_saw_and_what_is_kept() {
     assert_eq!(ends, shown, "each delivery ended once, as the API says");
     assert_eq!(ends.len(), 16);
     let gone = ends.values().filter(|states| states[0] == "webhook_gone").count();
-    assert_eq!(gone, 8, "what was owed to the removed webhook ended too");
+    assert_eq!(gone, 8, "what was pending for the removed webhook ended too");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,7 +158,7 @@ async fn an_entry_shares_the_transaction_of_what_it_tells() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn old_days_are_dropped_whole_but_not_what_is_still_owed() {
+async fn old_days_are_dropped_whole_but_not_what_is_still_pending() {
     let pool = database::pool(&database::create().await).await;
     let partitions = || async {
         let names: Vec<String> = sqlx::query_scalar(
@@ -188,7 +188,7 @@ async fn old_days_are_dropped_whole_but_not_what_is_still_owed() {
     assert_eq!(partitions().await, kept.map(str::to_owned).into());
     let needed = "select count(*) from delivery d
                   join event e on e.event_id = d.event_id and e.received_at = d.event_received_at";
-    assert_eq!(count(&pool, needed).await, 1, "what is owed can still be told");
+    assert_eq!(count(&pool, needed).await, 1, "what is pending can still be told");
     assert_eq!(
         count(&pool, "select drop_day_partitions('2020-02-01')::bigint").await,
         2,

@@ -1,4 +1,5 @@
-//! The dispatch loop and its one transaction: `actors/dispatch/*.rs`, `store/{claim,settle,leases,deliveries}.rs`.
+//! The dispatch loop and its one transaction: `actors/dispatch/*.rs`,
+//! `store/{claim,settle,leases,deliveries}.rs`.
 
 use super::Model;
 use super::state::{
@@ -16,7 +17,7 @@ impl Model {
             match word {
                 Word::Delivery { event } => take(&mut s.processes[p], event, 1),
                 Word::Behind { lane } => {
-                    if !(0..EVENTS).any(|e| self.lanes[e] == lane && has(s.processes[p].in_hand(), e)) {
+                    if !(0..EVENTS).any(|e| self.lanes[e] == lane && has(s.processes[p].leased_set(), e)) {
                         s.processes[p].work.lanes |= only(lane);
                     }
                 }
@@ -58,7 +59,7 @@ impl Model {
         true
     }
 
-    /// `give_back`: what is in hand and not under way.
+    /// `give_back`: what is leased and not under way.
     pub fn give_back(&self, s: &mut State, p: usize) -> bool {
         let there = &mut s.processes[p];
         let mut any = false;
@@ -79,27 +80,28 @@ impl Model {
         let claims = there.life == Life::Runs && due;
         if !there.has_loop()
             || there.cycle != Cycle::None
-            || !(claims || there.in_doubt || !there.work.is_empty())
+            || !(claims || there.commit_unknown || !there.work.is_empty())
         {
             return false;
         }
         let work = std::mem::take(&mut there.work);
-        let known = there.in_hand() | work.settles();
-        there.cycle = if there.in_doubt { Cycle::Doubts { known, work } } else { Cycle::Starts(work) };
-        there.in_doubt = true;
+        let known = there.leased_set() | work.settles();
+        there.cycle =
+            if there.commit_unknown { Cycle::Reconciles { known, work } } else { Cycle::Starts(work) };
+        there.commit_unknown = true;
         true
     }
 
-    /// `resolve_doubt`.
-    pub fn resolve_doubt(&self, s: &mut State, p: usize) -> bool {
-        let Cycle::Doubts { known, work } = s.processes[p].cycle.clone() else { return false };
+    /// `reconcile_after_unknown_commit`.
+    pub fn reconcile_after_unknown_commit(&self, s: &mut State, p: usize) -> bool {
+        let Cycle::Reconciles { known, work } = s.processes[p].cycle.clone() else { return false };
         if s.cycling.is_some() || !s.processes[p].has_loop() {
             return false;
         }
         for event in 0..EVENTS {
             let row = s.rows[event];
-            let at_birth = matches!(row, Row::Open { attempt: 1, born: true, .. });
-            if row.holder() == Some(s.processes[p].id) && !has(known, event) && !at_birth {
+            let leased_at_insert = matches!(row, Row::Open { attempt: 1, leased_at_insert: true, .. });
+            if row.holder() == Some(s.processes[p].id) && !has(known, event) && !leased_at_insert {
                 s.rows[event] = row.freed(false);
             }
         }
@@ -153,8 +155,9 @@ impl Model {
                     continue;
                 }
                 if (0..event).any(|e| self.same_lane(e, event) && after[e].is_open()) {
-                    let (attempt, born) = (after[event].attempt(), self.was_born(after[event]));
-                    rows[event] = Row::Open { due: false, leased: None, attempt, born };
+                    let (attempt, leased_at_insert) =
+                        (after[event].attempt(), self.was_leased_at_insert(after[event]));
+                    rows[event] = Row::Open { due: false, leased: None, attempt, leased_at_insert };
                 } else {
                     claimed |= only(event);
                     rows[event] = after[event].leased_to(id);
@@ -166,8 +169,8 @@ impl Model {
         true
     }
 
-    fn was_born(&self, row: Row) -> bool {
-        matches!(row, Row::Open { born: true, .. })
+    fn was_leased_at_insert(&self, row: Row) -> bool {
+        matches!(row, Row::Open { leased_at_insert: true, .. })
     }
 
     /// The cycle's transaction ends: committed or not, and its loop told of it or not.
@@ -182,7 +185,7 @@ impl Model {
             let there = &mut s.processes[cycling.process];
             if told && committed {
                 there.cycle = Cycle::None;
-                there.in_doubt = false;
+                there.commit_unknown = false;
                 for event in (0..EVENTS).filter(|e| has(cycling.claimed, *e)) {
                     take(there, event, cycling.rows[event].attempt());
                 }
@@ -201,8 +204,8 @@ impl Model {
         true
     }
 
-    /// `reconcile`: what is leased to us and stays unknown for longer than a step may take, so that no word about it is
-    /// on its way.
+    /// `reconcile`: what is leased to us and stays unknown for longer than a step may take, so that no word
+    /// about it is on its way.
     pub fn reconcile(&self, s: &mut State, p: usize) -> bool {
         let there = &s.processes[p];
         let told_of = |event: usize| {
@@ -216,7 +219,7 @@ impl Model {
                 || (p == 0
                     && s.next == event
                     && !self.faults.asks_late
-                    && matches!(s.recorder, Recorder::Unsure | Recorder::Untold))
+                    && matches!(s.recorder, Recorder::Unsure | Recorder::Unannounced))
         };
         let settled = s.cycling.is_none() && matches!(there.cycle, Cycle::None);
         if self.faults.no_lease_compare || !there.has_loop() || !settled {
@@ -241,7 +244,8 @@ impl Model {
         true
     }
 
-    /// `wake_stranded`, through all lanes: the first of each becomes due if nobody holds it and nothing wakes it.
+    /// `wake_stranded`, through all lanes: the first of each becomes due if nobody holds it and nothing wakes
+    /// it.
     pub fn walk(&self, s: &mut State, p: usize) -> bool {
         if s.processes[p].life != Life::Runs || !s.processes[p].walks || s.cycling.is_some() {
             return false;
@@ -260,8 +264,9 @@ impl Model {
         any
     }
 
-    /// `free_of_the_dead`: what killed processes held. `stalled`: one that lives has given no sign of life in time.
-    pub fn free_dead(&self, s: &mut State, p: usize, stalled: Option<usize>) -> bool {
+    /// `free_of_the_dead`: what killed processes held. `stalled`: one that lives has given no sign of life in
+    /// time.
+    pub fn release_expired(&self, s: &mut State, p: usize, stalled: Option<usize>) -> bool {
         if s.processes[p].life != Life::Runs || s.cycling.is_some() || stalled == Some(p) {
             return false;
         }
@@ -271,8 +276,8 @@ impl Model {
                 .enumerate()
                 .any(|(q, process)| process.id == id && process.has_loop() && stalled != Some(q))
         };
-        // Has a row and gives no sign of life, or holds something and has no row. One that lives and has lost its row could be
-        // freed over and over until it finds out: that is one fault, and not without end.
+        // Has a row and gives no sign of life, or holds something and has no row. One that lives and has lost
+        // its row could be freed over and over until it finds out: that is one fault, and not without end.
         let listed = |id: Id| has(s.dispatchers, usize::from(id));
         let holds = |id: Id| s.rows.iter().any(|row| row.holder() == Some(id));
         let found = |id: Id| listed(id) || (holds(id) && !self.faults.needs_a_row);
@@ -298,7 +303,7 @@ impl Model {
         true
     }
 
-    /// Upkeep finds that we were given up for dead: begins anew under the same id.
+    /// maintenance finds that we were given up for dead: begins again under the same id.
     pub fn find_lost(&self, s: &mut State, p: usize) -> bool {
         let id = usize::from(s.processes[p].id);
         if !s.processes[p].has_loop() || has(s.dispatchers, id) {
@@ -323,10 +328,10 @@ impl Model {
         true
     }
 
-    /// Nothing is in hand any more: `end_dispatcher`.
+    /// Nothing is leased any more: `end_dispatcher`.
     pub fn end_drain(&self, s: &mut State, p: usize) -> bool {
         let there = &s.processes[p];
-        let idle = there.in_hand() == 0 && there.cycle == Cycle::None && there.work.is_empty();
+        let idle = there.leased_set() == 0 && there.cycle == Cycle::None && there.work.is_empty();
         if there.life != Life::Drains || !idle || s.cycling.is_some() {
             return false;
         }
@@ -377,7 +382,7 @@ impl Model {
     }
 }
 
-/// `take`: one that is in hand already goes on under the new attempt.
+/// `take`: one that is leased already goes on under the new attempt.
 fn take(there: &mut Process, event: usize, attempt: u8) {
     there.held[event] = match there.held[event] {
         Hand::Empty | Hand::Ready(_) => Hand::Ready(attempt),

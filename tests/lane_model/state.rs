@@ -1,4 +1,5 @@
-//! The words of the model: what stands in the database, what each process remembers, and what both have seen of receivers.
+//! The words of the model: what stands in the database, what each process remembers, and what both have seen
+//! of receivers.
 
 /// Events at most; an event's index is its `position`.
 pub const EVENTS: usize = 3;
@@ -22,19 +23,20 @@ pub const fn has(set: Set, member: usize) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Row {
     Absent,
-    /// Due, held (`leased`), or, if neither, blocked. `born`: `sent_at = created_at`, so it was handed over at its birth.
+    /// Due, held (`leased`), or, if neither, blocked. `leased_at_insert`: `sent_at = created_at`, so it was
+    /// handed over as it is inserted.
     Open {
         due: bool,
         leased: Option<Id>,
         attempt: u8,
-        born: bool,
+        leased_at_insert: bool,
     },
     Ended,
 }
 
 impl Row {
-    pub const BLOCKED: Self = Self::Open { due: false, leased: None, attempt: 0, born: false };
-    pub const DUE: Self = Self::Open { due: true, leased: None, attempt: 0, born: false };
+    pub const BLOCKED: Self = Self::Open { due: false, leased: None, attempt: 0, leased_at_insert: false };
+    pub const DUE: Self = Self::Open { due: true, leased: None, attempt: 0, leased_at_insert: false };
 
     pub fn is_open(self) -> bool {
         matches!(self, Self::Open { .. })
@@ -61,11 +63,11 @@ impl Row {
     /// Free and due; the attempt counts, or is as if it had never begun.
     pub fn freed(self, counts: bool) -> Self {
         match self {
-            Self::Open { attempt, born, .. } => Self::Open {
+            Self::Open { attempt, leased_at_insert, .. } => Self::Open {
                 due: true,
                 leased: None,
                 attempt: attempt.saturating_sub(u8::from(!counts)),
-                born,
+                leased_at_insert,
             },
             other => other,
         }
@@ -73,8 +75,8 @@ impl Row {
 
     pub fn leased_to(self, id: Id) -> Self {
         match self {
-            Self::Open { attempt, born, .. } => {
-                Self::Open { due: false, leased: Some(id), attempt: attempt + 1, born }
+            Self::Open { attempt, leased_at_insert, .. } => {
+                Self::Open { due: false, leased: Some(id), attempt: attempt + 1, leased_at_insert }
             }
             other => other,
         }
@@ -111,7 +113,7 @@ pub enum Life {
     Killed,
 }
 
-/// What a writer says to the dispatcher of its process (`Handed`).
+/// What a writer says to the dispatcher of its process (`DirectDispatch`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Word {
     Delivery { event: usize },
@@ -167,8 +169,8 @@ impl Work {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Cycle {
     None,
-    /// `resolve_doubt` is next; `known` was gathered when the cycle was started.
-    Doubts {
+    /// `reconcile` is next; `known` was gathered when the cycle was started.
+    Reconciles {
         known: Set,
         work: Work,
     },
@@ -188,7 +190,7 @@ pub struct Process {
     pub held: [Hand; EVENTS],
     pub work: Work,
     pub cycle: Cycle,
-    pub in_doubt: bool,
+    pub commit_unknown: bool,
     pub walks: bool,
 }
 
@@ -203,7 +205,7 @@ impl Process {
             held: [Hand::Empty; EVENTS],
             work: Work::default(),
             cycle: Cycle::None,
-            in_doubt: false,
+            commit_unknown: false,
             walks: true,
         }
     }
@@ -213,20 +215,20 @@ impl Process {
         matches!(self.life, Life::Runs | Life::Drains)
     }
 
-    pub fn in_hand(&self) -> Set {
+    pub fn leased_set(&self) -> Set {
         (0..EVENTS).filter(|e| self.held[*e] != Hand::Empty).fold(0, |set, event| set | only(event))
     }
 
     pub fn settling(&self) -> Set {
         match &self.cycle {
             Cycle::None => 0,
-            Cycle::Doubts { work, .. } | Cycle::Starts(work) | Cycle::Waits(work) => work.settles(),
+            Cycle::Reconciles { work, .. } | Cycle::Starts(work) | Cycle::Waits(work) => work.settles(),
         }
     }
 
-    /// In hand, to be settled, or being settled.
+    /// Leased, to be settled, or being settled.
     pub fn knows(&self) -> Set {
-        self.in_hand() | self.work.settles() | self.settling()
+        self.leased_set() | self.work.settles() | self.settling()
     }
 }
 
@@ -251,7 +253,7 @@ pub enum Recorder {
     /// The outcome of its transaction is unknown.
     Unsure,
     /// It is stored, and nobody was told.
-    Untold,
+    Unannounced,
 }
 
 /// What must never be.
@@ -284,7 +286,7 @@ pub struct State {
     pub lost: Set,
     /// Answered with 2xx.
     pub answered: Set,
-    /// May be sent again: a process was killed with it in hand, or its lease was lost.
+    /// May be sent again: a process was killed with it leased, or its lease was lost.
     pub loose: Set,
     pub faults_left: u8,
     pub failures_left: u8,

@@ -23,7 +23,7 @@ impl Model {
         let row = match handed {
             _ if !leads => Row::BLOCKED,
             None => Row::DUE,
-            Some(id) => Row::Open { due: false, leased: Some(id), attempt: 1, born: true },
+            Some(id) => Row::Open { due: false, leased: Some(id), attempt: 1, leased_at_insert: true },
         };
         s.writing = Some(Writing { event: s.next, row, awaited: true });
         s.recorder = Recorder::Writes { leave };
@@ -71,7 +71,7 @@ impl Model {
         let word = match row {
             Row::BLOCKED => Some(Word::Behind { lane: self.lanes[s.next] }),
             row if row.holder().is_some() => Some(Word::Delivery { event: s.next }),
-            _ => None, // due: a nudge
+            _ => None, // due: a wake-up
         };
         let gone = s.processes[0].leave != leave;
         match word {
@@ -118,19 +118,19 @@ impl Model {
                 s.next += 1;
                 Recorder::Idle
             }
-            _ => Recorder::Untold,
+            _ => Recorder::Unannounced,
         };
         true
     }
 
-    /// `free_untold`.
-    pub fn free_untold(&self, s: &mut State) -> bool {
-        if s.recorder != Recorder::Untold || s.cycling.is_some() {
+    /// `release_unannounced`.
+    pub fn release_unannounced(&self, s: &mut State) -> bool {
+        if s.recorder != Recorder::Unannounced || s.cycling.is_some() {
             return false;
         }
         let row = s.rows[s.next];
-        let at_birth = matches!(row, Row::Open { attempt: 1, born: true, .. });
-        if row.holder().is_some() && (at_birth || self.faults.frees_whoever_holds) {
+        let leased_at_insert = matches!(row, Row::Open { attempt: 1, leased_at_insert: true, .. });
+        if row.holder().is_some() && (leased_at_insert || self.faults.frees_whoever_holds) {
             s.rows[s.next] = row.freed(false);
         }
         s.recorder = Recorder::Idle;

@@ -5,8 +5,8 @@ use std::process::Command;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-/// Every form of a secret's bytes that is looked for: as it is, base64 and base64url at whatever place of a longer text,
-/// hex, percent-encoded, and as a list of numbers, as `Debug` writes bytes.
+/// Every form of a secret's bytes that is looked for: as it is, base64 and base64url at whatever place of a
+/// longer text, hex, percent-encoded, and as a list of numbers, as `Debug` writes bytes.
 pub fn forms(canary: &[u8]) -> Vec<String> {
     let mut forms: Vec<String> = std::str::from_utf8(canary).map(str::to_owned).into_iter().collect();
     for before in 0..3 {

@@ -29,8 +29,8 @@ pub fn options(agents: &[&str]) -> CloudOptions {
 }
 
 impl CloudWorld {
-    /// Starts everything with one source from the environment that watches these agents by name, and waits until it
-    /// sees them.
+    /// Starts everything with one source from the environment that watches these agents by name, and waits
+    /// until it sees them.
     pub async fn watching(agents: &[&str]) -> Self {
         let list = agents.join(",");
         let world = Self::starting(options(agents), &[("GENESYS_AGENTS", list.as_str())]).await;
@@ -54,7 +54,8 @@ impl CloudWorld {
         Self { cloud, crm, bridge }
     }
 
-    /// Waits until so many agents are listened to on open sockets, their states are read, and the bridge says so.
+    /// Waits until that many agents are listened to on open sockets, their states are read, and the bridge
+    /// says so.
     pub async fn sees(&self, agents: usize) {
         let seen = self.cloud.wait_until(|seen| seen.watched() == agents, SOON).await;
         seen.unwrap_or_else(|seen| {
@@ -86,7 +87,7 @@ impl CloudWorld {
         all(&self.bridge, &format!("/v1/audit?kind={kind}")).await
     }
 
-    /// Waits for at least so many audit entries of a kind; gives them newest first.
+    /// Waits for at least that many audit entries of a kind; gives them newest first.
     pub async fn audit_of(&self, kind: &str, at_least: usize) -> Vec<Value> {
         eventually(kind, || async {
             let entries = self.audit(kind).await;
@@ -116,7 +117,8 @@ impl CloudWorld {
         events
     }
 
-    /// Changes that no socket took since a moment and that lie in no gap that the bridge admits to for that agent.
+    /// Changes that no socket took since a moment and that lie in no gap that the bridge admits to for that
+    /// agent.
     pub async fn lost_without_a_word(&self, since: OffsetDateTime) -> Vec<Change> {
         let gaps = all(&self.bridge, "/v1/gaps").await;
         let time = |text: &Value| parse_rfc3339(text.as_str()?);

@@ -1,5 +1,5 @@
-//! Many agents that the bridge knows without any open socket: rows as an earlier life of it left them, for tests that need
-//! more lanes than a simulated client may watch. Snapshots make their deliveries.
+//! Many agents that the bridge knows without any open socket: rows as an earlier life of it left them, for
+//! tests that need more lanes than a simulated client may watch. Snapshots make their deliveries.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    /// Starts a bridge that knows so many agents, `agent-1` and so on, all on queue.
+    /// Starts a bridge that knows that many agents, `agent-1` and so on, all on queue.
     pub async fn of(count: i32) -> Self {
         Self::on(&database::create().await, count, &[]).await
     }
@@ -65,7 +65,8 @@ impl Crowd {
         self.snapshot_written(webhook).await;
     }
 
-    /// Has a snapshot written for each while it is paused, and then lets all of it go at once: it is due, and in nobody's hands.
+    /// Has a snapshot written for each while it is paused, and then lets all of it go at once: it is due, and
+    /// in nobody's hands.
     pub async fn pile_up(&self, webhooks: &[&str]) {
         for webhook in webhooks {
             self.bridge.post(&format!("/v1/webhooks/{webhook}/pause"), &json!({})).await;
@@ -91,9 +92,9 @@ impl Crowd {
         .await;
     }
 
-    /// Waits until nothing is owed any more.
+    /// Waits until nothing is pending any more.
     pub async fn drained(&self) {
-        eventually("nothing is owed", || async {
+        eventually("nothing is pending", || async {
             let open: i64 =
                 sqlx::query_scalar("select count(*) from delivery").fetch_one(&self.pool).await.unwrap();
             (open == 0).then_some(())
@@ -112,7 +113,8 @@ pub fn data(post: &Arc<Post>) -> Value {
     body(post)["data"].take()
 }
 
-/// Items of the POSTs in their order: of a batch each, of another POST its only one, as `{"id", "type", "data", …}`.
+/// Items of the POSTs in their order: of a batch each, of another POST its only one, as
+/// `{"id", "type", "data", …}`.
 pub fn items(posts: &[Arc<Post>]) -> Vec<Value> {
     let mut items = Vec::new();
     for post in posts {

@@ -19,8 +19,8 @@ struct Server {
     url_of: Box<dyn Fn(&str) -> String + Send + Sync>,
 }
 
-/// The server lives on a thread of its own: it stops when the thread that started it dies, and a test's thread dies
-/// with the test.
+/// The server lives on a thread of its own: it stops when the thread that started it dies, and a test's
+/// thread dies with the test.
 static SERVER: LazyLock<Server> = LazyLock::new(|| {
     let (started, wait) = mpsc::channel();
     thread::spawn(move || {
@@ -39,7 +39,8 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
     Server { options, url_of: Box::new(move |name| template.replace("{}", name)) }
 });
 
-/// Has a folder removed once this process has ended, however it does: nothing is dropped then, and a whole run leaves gigabytes.
+/// Has a folder removed once this process has ended, however it does: nothing is dropped then, and a whole
+/// run leaves gigabytes.
 fn remove_when_we_are_gone(dir: &Path) -> Child {
     // The server may still be writing its last.
     let wait_and_remove = r#"cat; for _ in 1 2 3 4 5 6 7 8 9; do rm -rf "$1" && exit; sleep 0.5; done"#;

@@ -6,8 +6,9 @@ use sqlx::{PgPool, Postgres, Transaction};
 use super::look::waiting_for_locks;
 use super::{World, database, eventually};
 
-/// A database in which the commit of whoever has stored an event can be made to wait, as it waits for a standby or a disk:
-/// nobody sees what it wrote, and it holds its locks. No time limit of a statement ends it.
+/// A database in which the commit of whoever has stored an event can be made to wait, as it waits for a
+/// standby or a disk: nobody sees what it wrote, and it holds its locks. No time limit of a statement ends
+/// it.
 pub struct Late {
     pub pool: PgPool,
     url: String,
@@ -43,8 +44,8 @@ impl Late {
             .await;
     }
 
-    pub async fn nothing_is_owed(&self, world: &World) {
-        eventually("nothing is owed any more", || async {
+    pub async fn nothing_is_pending(&self, world: &World) {
+        eventually("nothing is pending any more", || async {
             (world.open_deliveries(&self.pool).await == 0).then_some(())
         })
         .await;

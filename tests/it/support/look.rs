@@ -65,7 +65,8 @@ pub async fn hurry(pool: &PgPool) -> u64 {
     .rows_affected()
 }
 
-/// Gives up everything that is owed, as an outage leaves it: ended as dead, each with its entry. Says how many there were.
+/// Gives up everything that is pending, as an outage leaves it: ended as dead, each with its entry. Says how
+/// many there were.
 pub async fn give_up(pool: &PgPool) -> u64 {
     sqlx::query(
         "with gone as (delete from delivery returning *)
@@ -95,7 +96,7 @@ pub async fn waiting_for_locks(pool: &PgPool) -> i64 {
 }
 
 impl World {
-    /// Waits until nothing is owed any more, making retries due at once.
+    /// Waits until nothing is pending any more, making retries due at once.
     pub async fn drained(&self, pool: &PgPool) {
         // Each retry waits up to a second for the dispatcher's poll, so this is longer than any single wait.
         let by = Instant::now() + 3 * SOON;

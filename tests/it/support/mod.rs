@@ -35,7 +35,8 @@ pub struct World {
 }
 
 impl World {
-    /// Starts everything with one source from the environment that watches these agents, and waits for its sockets.
+    /// Starts everything with one source from the environment that watches these agents, and waits for its
+    /// sockets.
     pub async fn watching(agents: &[&str]) -> Self {
         Self::with_options(agents, GenesysOptions::default(), &[]).await
     }
@@ -65,7 +66,7 @@ impl World {
         Self { genesys, crm, bridge }
     }
 
-    /// Waits until so many sockets are open upstream and the bridge says so too.
+    /// Waits until that many sockets are open upstream and the bridge says so too.
     pub async fn sockets_open(&self, count: usize) {
         self.genesys.wait_until(|seen| seen.connected() == count, SOON).await.unwrap();
         eventually("connections are open", || async {
@@ -92,7 +93,7 @@ impl World {
         webhook
     }
 
-    /// Has a webhook be owed again what it missed, and waits for the end of that.
+    /// Has a webhook get again what it missed, and waits for the end of that.
     pub async fn recover(&self, hook: &str, wanted: &Value) -> Value {
         let asked = self.bridge.post(&format!("/v1/webhooks/{hook}/recover"), wanted).await;
         assert_eq!(asked.status, 202, "{}", asked.text());
@@ -114,7 +115,7 @@ impl World {
         page["items"].as_array().expect("a page of audit entries").clone()
     }
 
-    /// Waits for at least so many audit entries of a kind; gives them newest first.
+    /// Waits for at least that many audit entries of a kind; gives them newest first.
     pub async fn audit_of(&self, kind: &str, at_least: usize) -> Vec<Value> {
         eventually(kind, || async {
             let entries = self.audit(kind).await;

@@ -1,5 +1,6 @@
-//! A short life of a bridge in which everything happens once: register, changes, a failing receiver, retry, recovery, batch,
-//! snapshot, pause, resume, removal, stop. One request to its database may be hurt; whoever calls it asks again.
+//! A short life of a bridge in which everything happens once: register, changes, a failing receiver, retry,
+//! recovery, batch, snapshot, pause, resume, removal, stop. One request to its database may be hurt; whoever
+//! calls it asks again.
 
 use std::time::{Duration, Instant};
 
@@ -112,7 +113,7 @@ impl Script {
         hook["id"].as_str().unwrap().to_owned()
     }
 
-    /// Everybody changes; two POSTs fail and are repeated, and what one webhook is owed is given up.
+    /// Everybody changes; two POSTs fail and are repeated, and its pending deliveries are given up.
     async fn fail_and_retry(&self, hooks: &Hooks) {
         let World { crm, .. } = &self.world;
         crm.next(SINGLE, [Behaviour::status(500), Behaviour::CloseUnanswered]);
@@ -126,7 +127,7 @@ impl Script {
         let dead = self.read(&format!("/v1/deliveries?webhook={}&state=dead", hooks.failing)).await;
         let oldest = dead["items"].as_array().unwrap().last().unwrap()["id"].as_str().unwrap().to_owned();
         self.insist("POST", &format!("/v1/deliveries/{oldest}/retry"), &json!({}), &[202]).await;
-        self.nothing_is_owed().await;
+        self.nothing_is_pending().await;
         let since = json!({"since": "2020-01-01T00:00:00Z"});
         let asked =
             self.insist("POST", &format!("/v1/webhooks/{}/recover", hooks.failing), &since, &[202]).await;
@@ -136,7 +137,7 @@ impl Script {
             assert!(Instant::now() < by, "the recovery has no end");
             sleep(Duration::from_millis(50)).await;
         }
-        self.nothing_is_owed().await;
+        self.nothing_is_pending().await;
     }
 
     async fn pause_and_resume(&self, hooks: &Hooks) {
@@ -151,16 +152,16 @@ impl Script {
             self.insist("POST", &of(hook, "resume"), &json!({}), &[200]).await;
         }
         self.until("snapshot written", "select bool_and(snapshot_next is null) from webhook").await;
-        self.nothing_is_owed().await;
+        self.nothing_is_pending().await;
     }
 
-    /// A webhook is removed while it is owed something and a POST of it is under way.
+    /// A webhook is removed while it has a pending delivery and a POST of it is under way.
     async fn remove(&self, hooks: &Hooks) {
         self.world.crm.always(FAILING, Behaviour::Hang);
         self.change(&AGENTS, 4).await;
         self.insist("DELETE", &format!("/v1/webhooks/{}", hooks.failing), &Value::Null, &[204, 404]).await;
         self.change(&AGENTS[..2], 5).await;
-        self.nothing_is_owed().await;
+        self.nothing_is_pending().await;
     }
 
     async fn stop(mut self) -> Seen {
@@ -206,8 +207,8 @@ impl Script {
         self.insist("GET", path, &Value::Null, &[200]).await
     }
 
-    async fn nothing_is_owed(&self) {
-        self.until("nothing is owed", "select not exists (select from delivery)").await;
+    async fn nothing_is_pending(&self) {
+        self.until("nothing is pending", "select not exists (select from delivery)").await;
     }
 
     /// Waits until a question to the database is answered with yes.
@@ -220,7 +221,7 @@ impl Script {
                 return;
             }
             if Instant::now() > by {
-                panic!("not in time: {what}\n{}\n{}", verdict::owed(&self.pool).await, self.log_tail());
+                panic!("not in time: {what}\n{}\n{}", verdict::pending(&self.pool).await, self.log_tail());
             }
             sleep(Duration::from_millis(20)).await;
         }

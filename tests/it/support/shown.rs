@@ -34,7 +34,7 @@ pub const KNOWN: Shown = Shown {
 };
 
 /// Says the same of itself, but nobody vouches for it.
-pub const STRANGER: Shown = Shown {
+pub const OUTSIDER: Shown = Shown {
     certificate: concat!(
         "MIIBdTCCARugAwIBAgIUT0dvpifL93oDLxjRs5zkPQUhNyMwCgYIKoZIzj0EAwIwEzERMA8GA1UEAwwIc3RyYW5nZXIwIBcN",
         "MjAwMTAxMDAwMDAwWhgPMjEyMDAxMDEwMDAwMDBaMBMxETAPBgNVBAMMCHN0cmFuZ2VyMFkwEwYHKoZIzj0CAQYIKoZIzj0D",
@@ -90,7 +90,7 @@ impl Shown {
     }
 }
 
-/// A file of the authorities that are trusted: none of them vouches for the stranger.
+/// A file of the authorities that are trusted: none of them vouches for the outsider.
 pub fn authorities() -> NamedTempFile {
     let mut file = NamedTempFile::new().unwrap();
     file.write_all((KNOWN.pem() + &ELSEWHERE.pem()).as_bytes()).unwrap();

@@ -3,8 +3,8 @@
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
 
-/// Reads one message with its length before it (RFC 6587, octet counting): digits that begin with none of 0, a blank, and so many
-/// octets. `None` where the stream ends.
+/// Reads one message with its length before it (RFC 6587, octet counting): digits that begin with none of 0,
+/// a blank, and that many octets. `None` where the stream ends.
 pub async fn message(stream: &mut BufReader<impl AsyncRead + Unpin>) -> Option<String> {
     let mut length = 0_usize;
     loop {

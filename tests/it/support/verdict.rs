@@ -1,4 +1,5 @@
-//! What must be true when a script has been played: everything has its end, once, and audit and receiver agree.
+//! What must be true when a script has been played: everything has its end, once, and audit and receiver
+//! agree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -73,8 +74,8 @@ pub async fn after_its_end(script: &Script) {
     assert!(broken.is_empty(), "{}\n{}", broken.join("\n"), script.log_tail());
 }
 
-/// Each POST has one entry that says what came of it, and there are no other entries. Of the webhook that was removed and
-/// recovered nothing is asked: an operator has had the same attempts made again.
+/// Each POST has one entry that says the result, and there are no other entries. Of the webhook that was
+/// removed and recovered nothing is asked: an operator has had the same attempts made again.
 async fn agree(script: &Script) -> Vec<String> {
     let rows: Vec<(Uuid, i32, bool, i64)> = sqlx::query_as(
         "select delivery_id, attempt, coalesce(end_state = 'delivered', false), count(*)
@@ -109,7 +110,7 @@ async fn agree(script: &Script) -> Vec<String> {
 }
 
 /// What is open, row by row.
-pub async fn owed(pool: &PgPool) -> String {
+pub async fn pending(pool: &PgPool) -> String {
     let rows: Vec<String> = sqlx::query_scalar(
         "select concat_ws(' ', right(webhook.url, 8), 'lane', lane, 'position', position, 'attempt', attempt,
                           'due in', coalesce((due_at - now())::text, '-'), 'leased', coalesce(leased_by::text, '-'))

@@ -14,7 +14,7 @@ const AGENTS: [&str; 3] = ["ann", "bob", "cid"];
 /// Changes of each of them that were missed.
 const EACH: usize = 20;
 
-/// A world in which everything that one webhook was owed has ended in vain.
+/// A world in which all deliveries of one webhook have failed.
 struct Missed {
     world: World,
     pool: PgPool,
@@ -32,7 +32,7 @@ impl Missed {
                 world.genesys.push_presence(agent, ["BUSY", "AWAY"][n % 2]);
             }
         }
-        eventually("all are owed", || async {
+        eventually("all are pending", || async {
             (world.open_deliveries(&pool).await == (AGENTS.len() * EACH) as i64).then_some(())
         })
         .await;
@@ -59,8 +59,8 @@ impl Missed {
         answer.json()
     }
 
-    async fn nothing_is_owed(&self) {
-        eventually("nothing is owed", || async {
+    async fn nothing_is_pending(&self) {
+        eventually("nothing is pending", || async {
             (self.world.open_deliveries(&self.pool).await == 0).then_some(())
         })
         .await;
@@ -140,12 +140,12 @@ async fn what_a_cut_off_recovery_had_opened_and_has_ended_is_not_opened_twice() 
             (missed.look(&asked).await["recovered"] == 2 * EACH).then_some(())
         })
         .await;
-        missed.nothing_is_owed().await;
+        missed.nothing_is_pending().await;
         missed.world.bridge.kill().await;
         held.rollback().await.unwrap();
         missed.world.bridge.restart().await;
         assert_eq!(missed.ended(&asked).await["recovered"], 3 * EACH);
-        missed.nothing_is_owed().await;
+        missed.nothing_is_pending().await;
         assert_eq!(missed.world.crm.posts().len(), posts);
     }
 }
@@ -200,7 +200,7 @@ async fn a_recovery_that_was_taken_in_an_answer_that_was_lost_is_worked_on_all_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_lane_is_owed_again_in_order_and_in_mode_latest_the_newest_of_each_alone() {
+async fn a_long_lane_is_delivered_again_in_order_and_in_mode_latest_the_newest_of_each_alone() {
     let missed = Missed::start().await;
     let world = &missed.world;
     // Of one agent more than one transaction opens.
@@ -211,12 +211,12 @@ async fn a_long_lane_is_owed_again_in_order_and_in_mode_latest_the_newest_of_eac
     missed.resume().await;
     let posts = world.crm.wait_for(more as u64, SOON).await.unwrap();
     assert_eq!(inversions(&posts), Vec::<String>::new());
-    missed.nothing_is_owed().await;
+    missed.nothing_is_pending().await;
     let all = json!({"since": "2020-01-01T00:00:00Z", "only_failed": false});
     assert_eq!(world.recover(&missed.webhook, &all).await["recovered"], more + 3 * EACH);
     let posts = world.crm.wait_for((2 * more + 3 * EACH) as u64, SOON).await.unwrap();
     assert_eq!(inversions(&posts[more..]), Vec::<String>::new());
-    missed.nothing_is_owed().await;
+    missed.nothing_is_pending().await;
     let webhook = format!("/v1/webhooks/{}", missed.webhook);
     assert_eq!(world.bridge.patch(&webhook, &json!({"mode": "latest"})).await.status, 200);
     assert_eq!(world.recover(&missed.webhook, &all).await["recovered"], 3);
