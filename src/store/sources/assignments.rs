@@ -1,6 +1,8 @@
-//! Who is watched on which connection: written by the planner of a source, read by whoever starts a connection.
+//! Agents of each connection: the planner of a source writes them, the supervisor starts connections with
+//! them.
 //!
-//! Protocol `notifications` only: in protocol `realtime` a connection watches the one agent that its row names.
+//! Protocol `notifications` only: in protocol `realtime` a connection watches the one agent that its row
+//! names.
 
 use std::collections::HashMap;
 
@@ -16,29 +18,28 @@ use crate::store::{Result, Store, audit, with_timeout};
 /// A connection and its agents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assigned {
-    /// Which.
+    /// Its row.
     pub connection_id: ConnectionId,
-    /// Whom it watches.
+    /// Genesys ids of the agents that it watches.
     pub agents: Vec<String>,
 }
 
-/// What is to change, and what the source's health shall say of it.
+/// Changes that a plan makes, with its counts for the source's health.
 #[derive(Clone, Debug, Default)]
 pub struct Assignments {
-    /// Connections that get other agents, with all of them; those that are not there yet are made.
+    /// Connections that get other agents, with all of them; new ones are made.
     pub changed: Vec<Assigned>,
     /// Connections that are to end.
     pub removed: Vec<ConnectionId>,
     /// Agents that are wanted.
     pub wanted: usize,
-    /// Of those, how many stay unwatched.
+    /// Of those, how many stay unwatched because the channels are full.
     pub over_limit: usize,
 }
 
 /// An agent that upstream does not let us watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedAgent {
-    /// Who.
     pub agent_id: AgentId,
     /// The topic that was asked for.
     pub topic: String,
@@ -48,7 +49,7 @@ pub struct RejectedAgent {
     pub missing_permissions: Vec<String>,
 }
 
-/// What is known of an agent, for a comparison with what REST tells.
+/// State of an agent that a resync compares with the answer of REST.
 #[derive(Clone, Debug, Default)]
 pub struct KnownAgent {
     /// Its state.
@@ -90,7 +91,7 @@ impl Store {
         .await
     }
 
-    /// Writes a plan down, and that the rosters were read. Ring the bell for connections afterwards.
+    /// Writes a plan down, and that the rosters were read. Wake the supervisor afterwards.
     ///
     /// # Errors
     /// If the database is unavailable.
@@ -123,51 +124,8 @@ impl Store {
             )
             .execute(&mut *tx)
             .await?;
-            // First all that go, so that an agent may move from one to another.
-            sqlx::query!(
-                "delete from connection_agent
-                 where connection_id = any ($1)
-                   and (connection_id, agent_id) not in (
-                       select * from unnest($2::uuid[], $3::text[]))",
-                &changed.iter().chain(&plan.removed).copied().collect::<Vec<_>>() as _,
-                &pairs(plan, |assigned, _| assigned.connection_id) as _,
-                &pairs(plan, |_, agent| agent.clone()),
-            )
-            .execute(&mut *tx)
-            .await?;
-            sqlx::query!(
-                "insert into connection_agent (source_id, connection_id, agent_id)
-                 select $1, *
-                 from unnest($2::uuid[], $3::text[])
-                 on conflict (source_id, agent_id) do update
-                 set connection_id = excluded.connection_id,
-                     topic = null,
-                     rejected_reason = null,
-                     missing_permissions = '{}',
-                     rejected_at = null
-                 where connection_agent.connection_id <> excluded.connection_id",
-                source as _,
-                &pairs(plan, |assigned, _| assigned.connection_id) as _,
-                &pairs(plan, |_, agent| agent.clone()),
-            )
-            .execute(&mut *tx)
-            .await?;
-            let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
-            sqlx::query!(
-                "insert into source_health (source_id, roster_read_at, agents_wanted, agents_over_limit)
-                 values ($1, $2, $3, $4)
-                 on conflict (source_id) do update
-                 set roster_read_at = excluded.roster_read_at,
-                     roster_error = null,
-                     agents_wanted = excluded.agents_wanted,
-                     agents_over_limit = excluded.agents_over_limit",
-                source as _,
-                now,
-                count(plan.wanted),
-                count(plan.over_limit),
-            )
-            .execute(&mut *tx)
-            .await?;
+            move_agents(&mut tx, source, plan, &changed).await?;
+            note_roster_read(&mut tx, source, plan, now).await?;
             audit::write(&mut tx, entries).await?;
             tx.commit().await?;
             Ok(())
@@ -175,7 +133,7 @@ impl Store {
         .await
     }
 
-    /// Notes that a roster could not be read; who is watched stays.
+    /// Notes that a roster could not be read; the assignments stay.
     ///
     /// # Errors
     /// If the database is unavailable.
@@ -199,7 +157,7 @@ impl Store {
         .await
     }
 
-    /// Notes whom upstream does not let a connection watch, in the place of what was noted before.
+    /// Replaces the list of agents that upstream does not let a connection watch.
     ///
     /// # Errors
     /// If the database is unavailable.
@@ -236,7 +194,7 @@ impl Store {
         .await
     }
 
-    /// What is known of these agents.
+    /// State, name and e-mail address of each agent that has a row.
     ///
     /// # Errors
     /// If the database is unavailable.
@@ -270,7 +228,7 @@ impl Store {
         .await
     }
 
-    /// Notes names and e-mail addresses, making agents that we have not heard of.
+    /// Notes names and e-mail addresses, and makes rows for new agents.
     ///
     /// # Errors
     /// If the database is unavailable.
@@ -309,6 +267,69 @@ fn pairs<T>(plan: &Assignments, value: impl Fn(&Assigned, &String) -> T) -> Vec<
         .iter()
         .flat_map(|assigned| assigned.agents.iter().map(move |agent| value(assigned, agent)))
         .collect()
+}
+
+async fn move_agents(
+    conn: &mut PgConnection,
+    source: SourceId,
+    plan: &Assignments,
+    changed: &[ConnectionId],
+) -> Result<()> {
+    // Removals first, so that an agent may move from one connection to another.
+    sqlx::query!(
+        "delete from connection_agent
+         where connection_id = any ($1)
+           and (connection_id, agent_id) not in (
+               select * from unnest($2::uuid[], $3::text[]))",
+        &changed.iter().chain(&plan.removed).copied().collect::<Vec<_>>() as _,
+        &pairs(plan, |assigned, _| assigned.connection_id) as _,
+        &pairs(plan, |_, agent| agent.clone()),
+    )
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query!(
+        "insert into connection_agent (source_id, connection_id, agent_id)
+         select $1, *
+         from unnest($2::uuid[], $3::text[])
+         on conflict (source_id, agent_id) do update
+         set connection_id = excluded.connection_id,
+             topic = null,
+             rejected_reason = null,
+             missing_permissions = '{}',
+             rejected_at = null
+         where connection_agent.connection_id <> excluded.connection_id",
+        source as _,
+        &pairs(plan, |assigned, _| assigned.connection_id) as _,
+        &pairs(plan, |_, agent| agent.clone()),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn note_roster_read(
+    conn: &mut PgConnection,
+    source: SourceId,
+    plan: &Assignments,
+    now: OffsetDateTime,
+) -> Result<()> {
+    let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+    sqlx::query!(
+        "insert into source_health (source_id, roster_read_at, agents_wanted, agents_over_limit)
+         values ($1, $2, $3, $4)
+         on conflict (source_id) do update
+         set roster_read_at = excluded.roster_read_at,
+             roster_error = null,
+             agents_wanted = excluded.agents_wanted,
+             agents_over_limit = excluded.agents_over_limit",
+        source as _,
+        now,
+        count(plan.wanted),
+        count(plan.over_limit),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 async fn reject(

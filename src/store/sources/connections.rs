@@ -9,7 +9,7 @@ use crate::domain::ids::{AgentId, ConnectionId, SourceId};
 use crate::domain::presence::connection::{ConnectionState, DesiredState};
 use crate::store::{Result, Store, StoreError, audit};
 
-/// One upstream socket that we want to hold, as it was written down last.
+/// One upstream connection, as its row says.
 #[derive(Clone, Debug)]
 pub struct ConnectionRow {
     /// Its id; ours.
@@ -18,17 +18,17 @@ pub struct ConnectionRow {
     pub source_id: SourceId,
     /// The Genesys user it watches, in protocol `realtime`.
     pub agent_id: Option<AgentId>,
-    /// How many agents it watches.
+    /// Number of agents that it watches.
     pub agents: i64,
-    /// Of those, how many upstream does not let us watch.
+    /// Of those, how many upstream rejects.
     pub rejected_topics: i64,
     /// When upstream ends the present connection.
     pub expires_at: Option<OffsetDateTime>,
-    /// What is wanted of it.
+    /// State that it is to be brought to.
     pub desired: DesiredState,
-    /// How it stands.
+    /// State that it was in last.
     pub state: ConnectionState,
-    /// Why it is what it is.
+    /// Reason of the state, in words.
     pub state_reason: Option<String>,
     /// Reconnect attempts since the last healthy minute.
     pub attempt_count: i32,
@@ -140,7 +140,7 @@ impl Store {
         Ok(row)
     }
 
-    /// Wants a connection opened anew.
+    /// Wants a connection opened again.
     ///
     /// # Errors
     /// If there is none, or the database refuses.

@@ -1,10 +1,12 @@
-//! What the left half keeps: which connections are wanted, how each stands, and the gaps.
+//! State of the upstream half: which connections are wanted, how each one stands, and steps of its gap.
 //!
 //! Called by the supervisor and by connections. A change of state and its audit entries share a transaction.
 
+use sqlx::PgConnection;
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
+use crate::clock;
 use crate::domain::audit::Entry;
 use crate::domain::ids::{AgentId, ConnectionId, ProvisioningId, SourceId};
 use crate::domain::presence::connection::{ConnectionState, DesiredState};
@@ -22,11 +24,11 @@ pub struct WantedSource {
     pub source_id: SourceId,
     /// What people call it.
     pub name: String,
-    /// Counts changes; connections of another version are built anew.
+    /// Counts changes; connections of another version are built again.
     pub version: i64,
-    /// The operator has set it, by variables.
+    /// Whether variables of the process set it.
     pub from_environment: bool,
-    /// It was removed: its connections are to end, and their rows to go.
+    /// Removed: its connections are to end, and their rows to go.
     pub deleted: bool,
     /// Upstream protocol.
     pub protocol: String,
@@ -44,23 +46,23 @@ pub struct WantedSource {
     pub agents: Vec<String>,
     /// Topic lists.
     pub topic_matrix: TopicMatrix,
-    /// How often upstream shall ping, in milliseconds.
+    /// Interval of upstream's pings, in milliseconds.
     pub heartbeat_interval_ms: i32,
-    /// Every active user is to be watched.
+    /// Whether every active user is watched.
     pub all_users: bool,
-    /// Members of these queues are.
+    /// Queues whose members are watched.
     pub queues: Vec<String>,
-    /// Members of these groups are.
+    /// Groups whose members are watched.
     pub groups: Vec<String>,
     /// Language of presence labels.
     pub language: String,
-    /// Without a live connection for so long, it is stale.
+    /// Seconds without a live connection after which it is stale.
     pub stale_after_seconds: i32,
-    /// How often rosters are read again.
+    /// Seconds between two readings of the rosters.
     pub roster_interval_seconds: i32,
     /// Counts requests to read the rosters at once.
     pub refreshes_asked: i64,
-    /// Last proof of a live connection, while it is said to be stale.
+    /// Last proof of a live connection; `None` unless it is stale.
     pub stale_since: Option<OffsetDateTime>,
     /// When it was made.
     pub created_at: OffsetDateTime,
@@ -69,42 +71,42 @@ pub struct WantedSource {
 }
 
 impl WantedSource {
-    /// Whether a planner says whom each of its connections watches.
+    /// Whether a planner assigns agents to its connections.
     #[must_use]
     pub fn is_planned(&self) -> bool {
         self.protocol == PROTOCOL_NOTIFICATIONS && !self.deleted
     }
 }
 
-/// A connection as its row says it should be, and what a former process left.
+/// A connection as its row wants it, and leftovers of a former process.
 #[derive(Clone, Debug)]
 pub struct WantedConnection {
     /// Its id.
     pub connection_id: ConnectionId,
-    /// Whom it watches, if it can watch one agent only.
+    /// Agent that it watches; `None` if it can watch several.
     pub agent_id: Option<AgentId>,
-    /// What is wanted of it.
+    /// State that it is to be brought to.
     pub desired: DesiredState,
     /// Raised when other agents are assigned.
     pub assignment: i64,
-    /// Whether it was open when it was written down last.
+    /// Whether its row says that it was open.
     pub was_open: bool,
     /// Raised by a restart request.
     pub generation: i64,
-    /// Upstream ids of ours that may still exist; none if another process of this database lives with them.
+    /// Upstream ids of ours that may still exist; empty if another live process of this database uses them.
     pub leftovers: Vec<String>,
-    /// Last moment of proof that the agent was in sight.
+    /// Last moment that the connection was proven live.
     pub proven_at: Option<OffsetDateTime>,
 }
 
 /// How a connection stands, as it is written.
 #[derive(Clone, Debug)]
 pub struct ConnectionRecord {
-    /// Which.
+    /// Its row.
     pub connection_id: ConnectionId,
     /// Its state.
     pub state: ConnectionState,
-    /// Why, in words.
+    /// Reason of the state, in words.
     pub reason: Option<String>,
     /// Reconnect attempts since the last healthy minute.
     pub attempts: u32,
@@ -121,12 +123,25 @@ pub struct ConnectionRecord {
 }
 
 impl Store {
-    /// Sources that are wanted, or that still have connections, with their connections.
+    /// Sources that are in use, or that still have connections, with their connections.
     ///
     /// # Errors
     /// If the database is unavailable, or a client secret does not open.
     pub async fn wanted_sources(&self, master_key: &MasterKey) -> Result<Vec<WantedSource>> {
         with_timeout(async {
+            let mut sources = self.source_rows(master_key).await?;
+            for (source_id, connection) in self.connection_rows().await? {
+                // A source that came into being between the two statements has none.
+                if let Some(source) = sources.iter_mut().find(|source| source.source_id == source_id) {
+                    source.connections.push(connection);
+                }
+            }
+            Ok(sources)
+        })
+        .await
+    }
+
+    async fn source_rows(&self, master_key: &MasterKey) -> Result<Vec<WantedSource>> {
         let rows = sqlx::query!(
             r#"select s.source_id as "source_id: SourceId", s.name, s.version, s.deleted_at, s.protocol, s.region,
                       s.api_url, s.login_url, s.client_id, s.client_secret_sealed, s.agents,
@@ -142,46 +157,40 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await?;
-        let mut sources = Vec::with_capacity(rows.len());
-        for row in rows {
-            let corrupt = |what: &str| StoreError::Corrupt {
-                table: "source",
-                column: "client_secret_sealed",
-                row: row.source_id.to_string(),
-                what: what.to_owned(),
-            };
-            let opened = master_key
-                .open(&row.client_secret_sealed, row.source_id.0.as_bytes())
-                .map_err(|error| corrupt(&error.to_string()))?;
-            let secret = String::from_utf8(opened).map_err(|_| corrupt("not text"))?;
-            sources.push(WantedSource {
-                source_id: row.source_id,
-                name: row.name,
-                version: row.version,
-                from_environment: row.from_environment,
-                deleted: row.deleted_at.is_some(),
-                protocol: row.protocol,
-                region: row.region,
-                api_url: row.api_url,
-                login_url: row.login_url,
-                client_id: row.client_id,
-                client_secret: Secret::new(secret),
-                agents: row.agents,
-                topic_matrix: row.topic_matrix.0,
-                heartbeat_interval_ms: row.heartbeat_interval_ms,
-                all_users: row.all_users,
-                queues: row.queues,
-                groups: row.groups,
-                language: row.language,
-                stale_after_seconds: row.stale_after_seconds,
-                roster_interval_seconds: row.roster_interval_seconds,
-                refreshes_asked: row.refreshes_asked,
-                stale_since: row.stale_since,
-                created_at: row.created_at,
-                connections: Vec::new(),
-            });
-        }
-        let connections = sqlx::query!(
+        rows.into_iter()
+            .map(|row| {
+                Ok(WantedSource {
+                    source_id: row.source_id,
+                    name: row.name,
+                    version: row.version,
+                    from_environment: row.from_environment,
+                    deleted: row.deleted_at.is_some(),
+                    protocol: row.protocol,
+                    region: row.region,
+                    api_url: row.api_url,
+                    login_url: row.login_url,
+                    client_id: row.client_id,
+                    client_secret: open_client_secret(master_key, row.source_id, &row.client_secret_sealed)?,
+                    agents: row.agents,
+                    topic_matrix: row.topic_matrix.0,
+                    heartbeat_interval_ms: row.heartbeat_interval_ms,
+                    all_users: row.all_users,
+                    queues: row.queues,
+                    groups: row.groups,
+                    language: row.language,
+                    stale_after_seconds: row.stale_after_seconds,
+                    roster_interval_seconds: row.roster_interval_seconds,
+                    refreshes_asked: row.refreshes_asked,
+                    stale_since: row.stale_since,
+                    created_at: row.created_at,
+                    connections: Vec::new(),
+                })
+            })
+            .collect()
+    }
+
+    async fn connection_rows(&self) -> Result<Vec<(SourceId, WantedConnection)>> {
+        let rows = sqlx::query!(
             r#"select connection_id as "connection_id: ConnectionId", source_id as "source_id: SourceId",
                       agent_id as "agent_id: AgentId", desired as "desired: DesiredState", generation, upstream_connection_id,
                       stale_upstream_ids, proven_at, assignment, state as "state: ConnectionState",
@@ -196,32 +205,23 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await?;
-        for row in connections {
-            let Some(source) = sources
-                .iter_mut()
-                .find(|source| source.source_id == row.source_id)
-            else {
-                continue; // its source came into being between the two statements
-            };
-            source.connections.push(WantedConnection {
-                connection_id: row.connection_id,
-                agent_id: row.agent_id,
-                desired: row.desired,
-                assignment: row.assignment,
-                was_open: row.state == ConnectionState::Open,
-                generation: row.generation,
-                leftovers: row
-                    .stale_upstream_ids
-                    .into_iter()
-                    .chain(row.upstream_connection_id)
-                    .filter(|_| row.ours)
-                    .collect(),
-                proven_at: row.proven_at,
-            });
-        }
-        Ok(sources)
-        })
-        .await
+        Ok(rows
+            .into_iter()
+            .map(|row| {
+                let leftovers = row.stale_upstream_ids.into_iter().chain(row.upstream_connection_id);
+                let connection = WantedConnection {
+                    connection_id: row.connection_id,
+                    agent_id: row.agent_id,
+                    desired: row.desired,
+                    assignment: row.assignment,
+                    was_open: row.state == ConnectionState::Open,
+                    generation: row.generation,
+                    leftovers: leftovers.filter(|_| row.ours).collect(),
+                    proven_at: row.proven_at,
+                };
+                (row.source_id, connection)
+            })
+            .collect())
     }
 
     /// Makes rows for agents that have none.
@@ -254,7 +254,7 @@ impl Store {
         .await
     }
 
-    /// The agents that a connection is to watch, in the order of their ids.
+    /// Agents that a connection is to watch, in the order of their ids.
     ///
     /// # Errors
     /// If the database is unavailable.
@@ -273,7 +273,7 @@ impl Store {
         .await
     }
 
-    /// Removes the row of a connection that is no longer wanted and has ended; its gap ends with it.
+    /// Removes the row of a connection that is no longer wanted and has ended, and ends its gap.
     ///
     /// # Errors
     /// If the database is unavailable.
@@ -282,9 +282,9 @@ impl Store {
             let mut tx = self.begin().await?;
             sqlx::query!(
                 "update gap
-             set to_at = greatest(from_at, $2)
-             where connection_id = $1
-               and to_at is null",
+                 set to_at = greatest(from_at, $2)
+                 where connection_id = $1
+                   and to_at is null",
                 connection_id as _,
                 now,
             )
@@ -299,8 +299,8 @@ impl Store {
         .await
     }
 
-    /// Writes down how a connection stands, the steps of its gap, and what happened on the way, all or nothing. Requests for
-    /// it that were answered are no longer open: what came of them is in the state.
+    /// Writes the state of a connection, the steps of its gap and the audit entries of its way there, all or
+    /// nothing. Answered requests for it are forgotten: the state holds their results.
     ///
     /// # Errors
     /// If the database is unavailable.
@@ -320,7 +320,7 @@ impl Store {
         Ok(())
     }
 
-    /// `None` if there is a gap to tell of and the filters in memory are not those that count.
+    /// `None` if a gap has ended and the cached filters are out of date.
     async fn try_to_write_connection(
         &self,
         watcher: &Watcher,
@@ -331,6 +331,26 @@ impl Store {
         insist: bool,
     ) -> Result<Option<Vec<Written>>> {
         let mut tx = self.begin().await?;
+        self.update_connection(&mut tx, state).await?;
+        if !answered_requests.is_empty() {
+            sqlx::query!(
+                "delete from provisioning where provisioning_id = any ($1)",
+                answered_requests as _,
+            )
+            .execute(&mut *tx)
+            .await?;
+        }
+        let Some((mut gap_entries, notices)) = self.write_gap_steps(&mut tx, watcher, gaps, insist).await?
+        else {
+            return Ok(None);
+        };
+        gap_entries.extend_from_slice(entries);
+        audit::write(&mut tx, &gap_entries).await?;
+        tx.commit().await?;
+        Ok(Some(notices))
+    }
+
+    async fn update_connection(&self, conn: &mut PgConnection, state: &ConnectionRecord) -> Result<()> {
         sqlx::query!(
             "update connection
              set state = $2,
@@ -355,41 +375,38 @@ impl Store {
             state.expires_at,
             self.process as _,
         )
-        .execute(&mut *tx)
+        .execute(conn)
         .await?;
-        if !answered_requests.is_empty() {
-            sqlx::query!(
-                "delete from provisioning where provisioning_id = any ($1)",
-                answered_requests as _,
-            )
-            .execute(&mut *tx)
-            .await?;
-        }
-        let (mut told, mut notices) = (Vec::new(), Vec::new());
+        Ok(())
+    }
+
+    /// Audit entries and notices of the steps; `None` if a gap has ended and the cached filters are out of date.
+    async fn write_gap_steps(
+        &self,
+        conn: &mut PgConnection,
+        watcher: &Watcher,
+        gaps: &[GapStep],
+        insist: bool,
+    ) -> Result<Option<(Vec<Entry>, Vec<Written>)>> {
+        let (mut entries, mut notices) = (Vec::new(), Vec::new());
         for gap in gaps {
             match gap {
                 GapStep::Opened { from, cause } => {
-                    told.extend(open_gap(&mut tx, watcher, *from, *cause).await?);
+                    entries.extend(open_gap(conn, watcher, *from, *cause).await?);
                 }
                 GapStep::Closed { to } => {
-                    let Some((gap, entry)) = close_gap(&mut tx, watcher, *to).await? else { continue };
-                    told.push(entry);
-                    let (source, connection) = (watcher.source_id, watcher.connection_id);
-                    let now = crate::clock::now();
-                    let notice =
-                        self.write_gap_notices(&mut tx, source, connection, &gap, insist, now).await?;
+                    let Some((gap, entry)) = close_gap(conn, watcher, *to).await? else { continue };
+                    entries.push(entry);
+                    let notice = self.write_gap_notices(conn, watcher, &gap, insist, clock::now()).await?;
                     let Some(notice) = notice else { return Ok(None) };
                     notices.push(notice);
                 }
             }
         }
-        told.extend_from_slice(entries);
-        audit::write(&mut tx, &told).await?;
-        tx.commit().await?;
-        Ok(Some(notices))
+        Ok(Some((entries, notices)))
     }
 
-    /// Notes until when connections were proven live, so that a killed process leaves a true beginning of its gap.
+    /// Notes until when connections were proven live: the gap of a killed process begins there.
     ///
     /// # Errors
     /// If the database is unavailable.
@@ -397,9 +414,9 @@ impl Store {
         with_timeout(async {
             sqlx::query!(
                 "update connection c
-             set proven_at = n.proven_at
-             from unnest($1::uuid[], $2::timestamptz[]) as n (connection_id, proven_at)
-             where c.connection_id = n.connection_id",
+                 set proven_at = n.proven_at
+                 from unnest($1::uuid[], $2::timestamptz[]) as n (connection_id, proven_at)
+                 where c.connection_id = n.connection_id",
                 &proofs.iter().map(|(connection, _)| *connection).collect::<Vec<_>>() as _,
                 &proofs.iter().map(|(_, at)| *at).collect::<Vec<_>>(),
             )
@@ -409,4 +426,15 @@ impl Store {
         })
         .await
     }
+}
+
+fn open_client_secret(master_key: &MasterKey, id: SourceId, sealed: &[u8]) -> Result<Secret> {
+    let corrupt = |what: String| StoreError::Corrupt {
+        table: "source",
+        column: "client_secret_sealed",
+        row: id.to_string(),
+        what,
+    };
+    let plain = master_key.open(sealed, id.0.as_bytes()).map_err(|error| corrupt(error.to_string()))?;
+    String::from_utf8(plain).map(Secret::new).map_err(|_| corrupt("not text".to_owned()))
 }

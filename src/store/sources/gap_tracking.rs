@@ -1,4 +1,4 @@
-//! Coverage of agents lost and found: the rows of `gap`, written with the state of the connection they are about.
+//! Rows of `gap`: times without coverage, written with the state of their connection.
 
 use std::sync::Arc;
 
@@ -10,24 +10,23 @@ use crate::domain::ids::{AgentId, ConnectionId, GapId, SourceId};
 use crate::domain::presence::connection::GapCause;
 use crate::store::Result;
 
-/// A step of sight lost or found.
+/// Coverage lost or regained.
 #[derive(Clone, Debug)]
 pub enum GapStep {
-    /// Out of sight since then. If a gap of the connection is open already, it goes on.
+    /// Coverage is lost. A gap of the connection that is open already goes on.
     Opened {
-        /// Last moment of proof.
+        /// Last moment that the connection was proven live.
         from: OffsetDateTime,
-        /// Why.
         cause: GapCause,
     },
-    /// In sight again.
+    /// Coverage is back.
     Closed {
-        /// Since when.
+        /// First moment of the new coverage.
         to: OffsetDateTime,
     },
 }
 
-/// Whose sight it is.
+/// A connection and the agents that it covers.
 #[derive(Clone, Debug)]
 pub struct Watcher {
     /// The source.
@@ -39,7 +38,7 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// The agent, if there is only one that there could be.
+    /// Its agent, if it covers one alone.
     #[must_use]
     pub fn only_agent(&self) -> Option<&AgentId> {
         match self.agents.as_slice() {
@@ -49,7 +48,7 @@ impl Watcher {
     }
 }
 
-/// Begins a gap, unless one is open; gives the entry that tells of it.
+/// Begins a gap, unless one is open; gives its audit entry.
 pub(in crate::store) async fn open_gap(
     conn: &mut PgConnection,
     watcher: &Watcher,
@@ -83,7 +82,7 @@ pub(in crate::store) struct ClosedGap {
     pub(in crate::store) to: OffsetDateTime,
 }
 
-/// Ends the gap that is open, if there is one; gives it with the entry that tells of it.
+/// Ends the gap that is open, if there is one; gives it with its audit entry.
 pub(in crate::store) async fn close_gap(
     conn: &mut PgConnection,
     watcher: &Watcher,

@@ -6,18 +6,18 @@ use crate::domain::ids::{ConnectionId, GapId, SourceId};
 use crate::store::session::choose_plan_by_values;
 use crate::store::{Result, Store};
 
-/// A time in which agents could not be seen.
+/// A time in which agents were not covered.
 #[derive(Clone, Debug)]
 pub struct GapRow {
     /// Its id.
     pub gap_id: GapId,
-    /// Whose agents were unseen.
+    /// Source of the agents.
     pub source_id: SourceId,
     /// The connection that was down.
     pub connection_id: ConnectionId,
-    /// Genesys ids of the agents that were unseen.
+    /// Genesys ids of the agents.
     pub agents: Vec<String>,
-    /// Why.
+    /// Cause, one of the names of `GapCause`, or of an earlier version's.
     pub cause: String,
     /// Last moment that the connection was proven live.
     pub from_at: OffsetDateTime,
@@ -32,7 +32,7 @@ pub struct GapFilter {
     pub source: Option<SourceId>,
     /// Only of this connection.
     pub connection: Option<ConnectionId>,
-    /// Only those in which this agent was unseen.
+    /// Only those of this agent.
     pub agent: Option<String>,
     /// Only those that last, or that are over.
     pub open: Option<bool>,

@@ -1,5 +1,5 @@
-//! When a source is stale and when it has recovered: its row, the event, the deliveries and the audit entry share a
-//! transaction. Called by the supervisor.
+//! Stale and recovered sources: the row, the event, its deliveries and the audit entry share a transaction.
+//! Called by the supervisor.
 
 use serde::Deserialize;
 use sqlx::PgConnection;
@@ -13,22 +13,22 @@ use crate::domain::presence::source_notice::{GAPS_MAX, NoticedGap, SourceNotice}
 use crate::store::delivery::receiver_notices;
 use crate::store::{Result, Store, audit, with_timeout};
 
-/// How a source stands.
+/// Coverage of a source, and the last reading of its rosters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Health {
-    /// Last proof of a live connection, while the source is said to be stale.
+    /// Last proof of a live connection; `None` unless the source is stale.
     #[serde(with = "time::serde::rfc3339::option")]
     pub stale_since: Option<OffsetDateTime>,
-    /// When the agents to watch were worked out last.
+    /// Last time that the agents to watch were planned.
     #[serde(with = "time::serde::rfc3339::option")]
     pub roster_read_at: Option<OffsetDateTime>,
-    /// Why the last reading of a roster failed.
+    /// Error of the last reading of a roster; `None` if it succeeded.
     pub roster_error: Option<String>,
     /// Agents that are to be watched.
     pub agents_wanted: i64,
     /// Of those, how many stay unwatched because the client's channels are full.
     pub agents_over_limit: i64,
-    /// Of those, how many upstream does not let us watch.
+    /// Of those, how many upstream rejects.
     pub agents_rejected: i64,
     /// Connections that are to be open.
     pub connections: i64,
@@ -37,7 +37,7 @@ pub struct Health {
 }
 
 impl Store {
-    /// Says that a source has had no live connection since then. Ring
+    /// Notes that a source has had no live connection since then. Call
     /// [`deliveries_due`](crate::store::wake::Wake::deliveries_due) afterwards.
     ///
     /// # Errors
@@ -74,7 +74,8 @@ impl Store {
         .await
     }
 
-    /// Says that a stale source has a live connection again. Ring the bell afterwards.
+    /// Notes that a stale source has a live connection again. Call
+    /// [`deliveries_due`](crate::store::wake::Wake::deliveries_due) afterwards.
     ///
     /// # Errors
     /// If the database is unavailable.
@@ -138,7 +139,8 @@ async fn add_gaps(conn: &mut PgConnection, source: SourceId, notice: &mut Source
     Ok(())
 }
 
-/// Makes the event and owes it to every webhook that asks for its kind, in the lane of events without an agent.
+/// Writes the event and a delivery for every webhook that asks for its kind, in the lane of events without an
+/// agent.
 async fn write_notice(
     conn: &mut PgConnection,
     kind: EventKind,

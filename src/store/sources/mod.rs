@@ -1,4 +1,11 @@
-//! `source`: added, changed, removed. Called by `api/resources/sources.rs`, and by `app.rs` for the one from the environment.
+//! Sources, the Genesys organisations that are watched: added, changed and removed here, for the API and for
+//! `app.rs`, which sets the one from the environment.
+//!
+//! Read `rows` (settings to columns), `desired_connections` (what the supervisor starts, and how each
+//! connection stands), `assignments` (which connection watches which agents), `connections` (connections as
+//! the API shows them), `gap_tracking`, `gap_notices` and `gaps` (times without coverage: their rows, their
+//! events, their list), `health` (stale and recovered sources), then `ownership` (upstream connections that
+//! are ours).
 
 use sqlx::PgConnection;
 use sqlx::types::Json;
@@ -49,23 +56,23 @@ pub struct Source {
     pub agents: Vec<String>,
     /// Object of topic lists.
     pub topic_matrix: Json<TopicMatrix>,
-    /// How often upstream shall ping, in milliseconds.
+    /// Interval of upstream's pings, in milliseconds.
     pub heartbeat_interval_ms: i32,
-    /// Every active user is watched.
+    /// Whether every active user is watched.
     pub all_users: bool,
-    /// Members of these queues are.
+    /// Queues whose members are watched.
     pub queues: Vec<String>,
-    /// Members of these groups are.
+    /// Groups whose members are watched.
     pub groups: Vec<String>,
     /// Language of presence labels.
     pub language: String,
-    /// Without a live connection for so long, it is stale.
+    /// Seconds without a live connection after which it is stale.
     pub stale_after_seconds: i32,
-    /// How often rosters are read again.
+    /// Seconds between two readings of the rosters.
     pub roster_interval_seconds: i32,
-    /// How it stands.
+    /// Coverage and last reading of the rosters.
     pub health: Json<Health>,
-    /// Where it is changed.
+    /// Its settings are changed there alone.
     pub origin: SourceOrigin,
     /// Counts changes.
     pub version: i64,
@@ -218,8 +225,8 @@ impl Store {
         Ok(source)
     }
 
-    /// Gives a source new settings, if it still is as `before` shows it. A change that changes nothing is neither
-    /// counted nor written down.
+    /// Gives a source new settings, if it still is as `before` shows it. A change that changes nothing is
+    /// neither counted nor written down.
     ///
     /// # Errors
     /// If it is gone, was changed meanwhile, comes from the environment, its new name is taken (constraint

@@ -1,5 +1,5 @@
-//! What is whose upstream: which database this is, and which requests for a connection went unanswered
-//! (`docs/adr/0033`). Called by `app.rs` at the start, and by connections.
+//! Ownership of upstream connections: which database this is, and which requests for a connection went
+//! unanswered (`docs/adr/0033`). Called by `app.rs` at the start, and by connections.
 
 use time::{Duration, OffsetDateTime};
 
@@ -7,17 +7,19 @@ use crate::clock;
 use crate::domain::ids::{ConnectionId, ProvisioningId, SourceId};
 use crate::store::{Result, Store, StoreError, with_timeout};
 
-/// Requests without an answer that are remembered of one connection; the newest. No client may hold so many connections.
+/// Requests without an answer that are remembered of one connection, the newest first. No client may hold
+/// that many connections.
 const UNANSWERED_MAX: i64 = 20;
-/// How far apart the platform's clock and the database's may be, and how long a request may have been under way.
+/// Difference between the platform's clock and the database's, and time that a request may have been under
+/// way.
 const MADE_WITHIN: Duration = Duration::seconds(60);
 
-/// A connection that the platform lists, as far as it can be told whose it is.
+/// A connection that the platform lists.
 #[derive(Clone, Debug)]
 pub struct ListedConnection {
     /// Upstream's id.
     pub upstream_id: String,
-    /// Whom it watches.
+    /// Genesys id of the agent that it watches.
     pub agent_id: String,
     /// When the platform made it.
     pub made_at: OffsetDateTime,
@@ -28,13 +30,14 @@ pub struct ListedConnection {
 pub struct LostConnection {
     /// Upstream's id.
     pub upstream_id: String,
-    /// Whom it watches.
+    /// Genesys id of the agent that it watches.
     pub agent_id: String,
 }
 
 impl Store {
-    /// Looks whether this database is the one that its rows were written in. A restored copy has nothing upstream: what its
-    /// rows name belongs to the original, whose bridge may be at work. Gives how many connections it was made to forget.
+    /// Checks that this database is the one that its rows were written in. A restored copy owns nothing
+    /// upstream: connections that its rows name belong to the original, whose bridge may be at work. Gives
+    /// the number of connections that the copy was made to forget; `None` for an original.
     ///
     /// # Errors
     /// If the database is unavailable.
@@ -72,7 +75,7 @@ impl Store {
             sqlx::query!("delete from database_identity").execute(&mut *tx).await?;
             sqlx::query!(
                 "insert into database_identity (system_identifier, database_oid) values ($1, $2)",
-                // What was known once is not forgotten because the user may not ask any more.
+                // The identifier stays if the user may not ask for it any more.
                 system_identifier.or(known.filter(|_| !is_copy).and_then(|known| known.system_identifier)),
                 oid,
             )
@@ -84,7 +87,7 @@ impl Store {
         .await
     }
 
-    /// What the cluster calls itself; `None` if this user may not ask.
+    /// Identifier of the cluster; `None` if this user may not ask.
     async fn system_identifier(&self) -> Result<Option<String>> {
         let asked = sqlx::query_scalar!(
             r#"select system_identifier::text as "system_identifier!" from pg_control_system()"#
@@ -99,7 +102,7 @@ impl Store {
         }
     }
 
-    /// Writes down that a connection is about to be asked for upstream, where one connection watches one agent.
+    /// Writes down a request for a connection before it is sent, where one connection watches one agent.
     ///
     /// # Errors
     /// If the database is unavailable.
@@ -138,8 +141,8 @@ impl Store {
         .await
     }
 
-    /// Which of these connections were made for a process of this database that died before their ids came back: for the
-    /// same agent, at the time when it asked, before this process began, and in no row.
+    /// Listed connections that were made for a process of this database which died before their ids came
+    /// back: for the same agent, at the time of its request, before this process began, and in no row.
     ///
     /// # Errors
     /// If the database is unavailable.

@@ -1,4 +1,4 @@
-//! The row of a source, written and changed. Called by `store/sources/mod.rs`, within its transactions.
+//! Row of a source: settings to columns. Called by `store/sources/mod.rs`, within its transactions.
 
 use sqlx::PgConnection;
 
@@ -52,7 +52,7 @@ pub(in crate::store) async fn insert(
     Ok(id)
 }
 
-/// Gives a source new settings; what does not differ is neither counted nor written down.
+/// Gives a source new settings; a change that changes nothing is neither counted nor written down.
 pub(in crate::store) async fn write_changes(
     conn: &mut PgConnection,
     present: &Source,
