@@ -12,6 +12,7 @@ use crate::domain::delivery::outcome::EndState;
 use crate::domain::ids::WebhookId;
 use crate::store::locks::BEGIN_CYCLE;
 use crate::store::locks::BEGIN_WRITING;
+use crate::store::types::WorkKind;
 use crate::store::{Result, Store, with_timeout};
 
 /// Deliveries of one piece: a claim that meets it waits some ten milliseconds.
@@ -29,28 +30,6 @@ pub(in crate::store) enum WebhookWork<'a> {
     Resume,
     /// Those that wait for their next attempt become due, one after the other.
     Wake,
-}
-
-/// Column `webhook_work.kind`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) enum WorkKind {
-    End,
-    Resume,
-    Wake,
-}
-
-impl WorkKind {
-    pub(in crate::store) const fn as_str(self) -> &'static str {
-        match self {
-            Self::End => "end",
-            Self::Resume => "resume",
-            Self::Wake => "wake",
-        }
-    }
-
-    pub(in crate::store) fn from_name(word: &str) -> Option<Self> {
-        [Self::End, Self::Resume, Self::Wake].into_iter().find(|kind| kind.as_str() == word)
-    }
 }
 
 /// Result of a call.
