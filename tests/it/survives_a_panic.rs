@@ -149,7 +149,7 @@ async fn a_dispatch_loop_that_panics_is_started_again_and_everything_is_delivere
     let agents = ["ann", "bob", "cid"];
     let wire = Chaos::before(&database::create().await).await;
     // What it says when the answer to a commit is lost, with deliveries leased and answers to write down.
-    let (log, _guard) = Deadly::at("dispatch waits for the database");
+    let (log, _guard) = Deadly::at("failed to settle and claim deliveries; retrying after the delay");
     let within = Within::start(&wire.url(), &agents).await;
     log.kill(1);
     let mut sent = Vec::new();

@@ -76,7 +76,7 @@ async fn a_snapshot_whose_commit_answers_late_leaves() {
         .unwrap();
     late.a_commit_waits().await;
     eventually("the dispatcher has given it up", || async {
-        says(&world, "the dispatcher's maintenance waits for the database").then_some(())
+        says(&world, "dispatcher maintenance failed").then_some(())
     })
     .await;
     stalled.rollback().await.unwrap();

@@ -1,5 +1,5 @@
-//! Sends what is owed. The shell: it starts the loop (dispatch.rs) on the runtime's own threads, starts it again
-//! should it or one of its tasks panic, and passes the order to drain.
+//! Actor around the dispatch loop: it starts the loop on the runtime's own threads, starts it again should the loop or one
+//! of its tasks panic, and passes the order to drain.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,37 +17,37 @@ use crate::outbound::post::Poster;
 use crate::status::Status;
 use crate::store::Store;
 
-/// What the dispatcher needs.
+/// What the dispatcher works with.
 #[derive(Clone)]
 pub struct DispatcherDeps {
-    /// Where deliveries are.
+    /// Holds the deliveries.
     pub store: Store,
-    /// How they leave.
+    /// Sends them.
     pub poster: Poster,
     /// Opens signing secrets.
     pub master_key: MasterKey,
-    /// Where it says that it is alive.
+    /// Gets a sign of life with each turn of the loop.
     pub status: Arc<Status>,
-    /// Where it counts.
+    /// Counts attempts and ends.
     pub metrics: Metrics,
 }
 
-/// Asks the dispatcher to claim nothing more, to wait for what is under way at most this long, and to give the rest
-/// back. Answered when that is done.
+/// Order to claim nothing more, to wait at most this long for POSTs under way, and to return the rest. Answered when that
+/// is done.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Drain(pub Duration);
 
-/// What the loop is to do.
+/// Order to the loop.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::actors) enum Order {
     /// Claim and send.
     Run,
-    /// Claim nothing more; what is under way may finish until then.
+    /// Claim nothing more; POSTs under way may end until then.
     DrainUntil(Instant),
 }
 
-/// The shell around the loop.
+/// Actor around the dispatch loop.
 pub struct DispatcherActor {
     deps: DispatcherDeps,
     orders: watch::Sender<Order>,
@@ -73,7 +73,7 @@ impl DispatcherActor {
                 Ok(Err(error)) => error.to_string(),
                 Err(error) => error.to_string(),
             };
-            tracing::error!(%error, "the dispatch loop died; it is started again");
+            tracing::error!(%error, restart_in = ?RESTART_AFTER, "dispatch loop panicked; restarting it");
             actor.deps.metrics.actors_restarted.get_or_create(&ReasonLabels { reason: "dispatcher" }).inc();
             let entry = Entry::new(clock::now(), Kind::ActorRestarted)
                 .level(Level::Error)

@@ -1,14 +1,12 @@
-//! What a POST's answer means: verdict, circuit, and what is written down of it.
+//! Conclusion of a POST: what its answer means for each delivery, for the webhook's circuit, and for the audit log.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use super::Dispatch;
-use crate::actors::dispatch::queue::expires_at;
+use super::{Dispatch, Report, start};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
-use crate::domain::delivery::circuit::OPENS_AFTER;
 use crate::domain::delivery::outcome::{Attempt, Disposition, EndState, Outcome, judge};
 use crate::domain::delivery::settings::{DeliverySettings, Format, Mode};
 use crate::domain::ids::WebhookId;
@@ -21,185 +19,308 @@ use crate::store::delivery::types::{Claimed, HealthChange, Settlement};
 /// Part of an answer that goes into the audit entry of a failed attempt, in bytes.
 const EXCERPT_BYTES: usize = 4096;
 
+/// A POST that ended.
+pub(super) struct Posted {
+    pub(super) webhook: WebhookId,
+    /// Its number among the POSTs of its webhook.
+    pub(super) number: u64,
+    /// Deliveries that it carried: one, or those of a batch.
+    pub(super) items: Vec<Claimed>,
+    /// `None` if it was no batch.
+    pub(super) batch_id: Option<String>,
+    pub(super) answer: Answer,
+}
+
 impl Dispatch {
-    /// Judges what came back and keeps settlements and audit entries for the next cycle.
-    pub(super) fn conclude(
-        &mut self,
-        webhook: WebhookId,
-        post: u64,
-        items: Vec<Claimed>,
-        batch_id: Option<String>,
-        answer: &Answer,
-    ) {
-        self.deps.metrics.in_flight.dec();
+    /// Adds what a POST came to to the next cycle, and sends what may go now.
+    pub(super) fn conclude(&mut self, posted: &Posted) {
+        let Posted { webhook, number, answer, .. } = posted;
         let metrics = self.deps.metrics.clone();
+        metrics.in_flight.dec();
         metrics.attempts.get_or_create(&OutcomeLabels { outcome: answer.outcome.class() }).inc();
         metrics.attempt_seconds.observe(answer.duration.as_secs_f64());
         let now = clock::now();
-        if let Some(outlet) = self.outlets.get_mut(&webhook) {
-            outlet.posts.remove(&post);
+        let uptime = self.started.elapsed();
+        let mut settings = DeliverySettings::default();
+        if let Some(queue) = self.queues.get_mut(*webhook) {
+            queue.end_post(*number, Instant::now(), uptime);
+            settings = queue.settings();
         }
-        let is_test = |claimed: &Claimed| {
-            claimed.event.as_ref().is_some_and(|event| event.kind == EventKind::WebhookTest)
-        };
-        let settings = self.heed(webhook, &answer.outcome, items.iter().any(is_test), now);
-        let jitter = random::unit();
-        let goes_on = !self.draining
-            && self.outlets.get(&webhook).is_some_and(|outlet| {
-                outlet.ready.len() < settings.max_concurrency
-                    && outlet.room(&self.places) > 0
-                    && !outlet.circuit.holds(now)
-                    && outlet.circuit.failures < OPENS_AFTER
-            });
-        let alone = batch_id.is_none() && settings.batch.is_none();
-        for claimed in &items {
-            let attempt = self.let_go(claimed);
-            let received_at = claimed.event.as_ref().map_or(now, |event| event.received_at);
-            let judged = Attempt {
-                outcome: &answer.outcome,
-                number: u32::try_from(attempt).unwrap_or(1),
-                now,
-                expires_at: expires_at(&settings, received_at),
-            };
-            let disposition = judge(judged, &settings, jitter);
-            if let Disposition::Ended(end) = disposition {
+        self.apply_outcome(posted, settings.disable_after, now);
+        let promotes_next = !self.draining && self.queues.can_promote_next(*webhook, now);
+        let conclusion =
+            Conclusion { posted, settings: &settings, now, jitter: random::unit(), promotes_next };
+        for claimed in &posted.items {
+            let attempt = self.leases.remove(claimed);
+            let settlement = conclusion.settlement(claimed, attempt);
+            if let Disposition::Ended(end) = settlement.disposition {
                 metrics.deliveries_ended.get_or_create(&OutcomeLabels { outcome: end.as_str() }).inc();
                 if end == EndState::Delivered {
+                    let received_at = received_at(claimed, now);
                     metrics.event_to_delivery_seconds.observe((now - received_at).as_seconds_f64().max(0.0));
                 }
             }
-            let mut entry = entry(claimed, attempt, disposition, now, answer);
-            if let Some(batch) = &batch_id {
-                entry = entry.data("batch", batch.as_str());
-            }
-            self.work.entries.push(entry);
-            self.work.settlements.push(Settlement {
-                delivery_id: claimed.delivery_id,
-                attempt,
-                disposition,
-                status: answer.outcome.status().map(i32::from),
-                outcome: answer.outcome.class(),
-                goes_on: goes_on && alone,
-                latest: settings.mode == Mode::Latest && alone,
-            });
+            let entry = conclusion.entry(claimed, &settlement);
+            self.cycle.add(settlement, Some(entry));
         }
-        self.pump(webhook);
+        self.send_ready(*webhook);
     }
 
-    /// Notes in the webhook's circuit how its receiver is, and does what follows from it; gives the settings.
-    fn heed(
-        &mut self,
-        webhook: WebhookId,
-        outcome: &Outcome,
-        is_test: bool,
-        now: OffsetDateTime,
-    ) -> DeliverySettings {
-        let Some(outlet) = self.outlets.get_mut(&webhook) else { return DeliverySettings::default() };
-        let settings = outlet.prepared.as_ref().map(|p| p.settings.clone()).unwrap_or_default();
-        outlet.used_at = Instant::now();
-        if settings.rate_limit.is_some() {
-            outlet.rate.finish(self.started.elapsed());
-        }
-        let store = self.deps.store.clone();
-        if outcome.is_success() {
-            let was_failing = outlet.circuit.failures >= OPENS_AFTER;
-            // Who sends a test wants to know whether the receiver is back.
-            let is_first = outlet.accepts();
-            if outlet.circuit.succeed() || is_test || is_first {
-                let circuit = outlet.circuit.clone();
-                self.claim |= was_failing;
-                let is_back = was_failing || is_test;
-                self.work.note(HealthChange {
-                    webhook_id: webhook,
-                    circuit,
-                    last_outcome: None,
-                    is_back,
-                    succeeds: true,
-                });
-            }
-            let noticed = std::mem::take(&mut outlet.noticed);
-            self.prove(webhook, true);
-            if noticed {
-                self.aside(async move { store.webhook_succeeds(webhook, now).await });
-            }
-            return settings;
-        }
-        let held_until = outlet.circuit.hold_until;
-        outlet.refuses();
-        outlet.circuit.fail(now, rest(outcome), random::unit());
-        let circuit = outlet.circuit.clone();
-        let class = outcome.class();
-        let failing_for = circuit.failing_since.map_or(time::Duration::ZERO, |since| now - since);
-        // With each new hold, so that it is told at last even if the database was away.
-        if circuit.failures >= OPENS_AFTER && circuit.hold_until != held_until {
-            let (store, circuit) = (store.clone(), circuit.clone());
-            outlet.noticed = true;
-            self.aside(async move { store.webhook_fails(webhook, &circuit, class, now).await });
-        }
-        let change = HealthChange {
-            webhook_id: webhook,
-            circuit,
-            last_outcome: Some(class),
-            is_back: false,
-            succeeds: false,
-        };
-        self.work.note(change);
-        let reason = if outcome.status() == Some(410) {
-            Some("gone")
+    /// Applies what came back to the webhook's circuit, and does what follows from that.
+    fn apply_outcome(&mut self, posted: &Posted, disable_after: Duration, now: OffsetDateTime) {
+        if posted.answer.outcome.is_success() {
+            self.apply_success(posted, now);
         } else {
-            (failing_for >= settings.disable_after).then_some("failing")
-        };
-        if let Some(reason) = reason {
-            self.disable(webhook, reason, now);
+            self.apply_failure(posted, disable_after, now);
         }
-        settings
+    }
+
+    fn apply_success(&mut self, posted: &Posted, now: OffsetDateTime) {
+        let webhook_id = posted.webhook;
+        let Some(queue) = self.queues.get_mut(webhook_id) else { return };
+        let accepted = queue.receiver.accept();
+        // Who sends a test asks whether the receiver is back.
+        let is_test = posted.items.iter().any(is_test);
+        if accepted.changed || is_test {
+            let circuit = queue.receiver.circuit.clone();
+            let is_back = accepted.was_failing || is_test;
+            let change = HealthChange { webhook_id, circuit, last_outcome: None, is_back, succeeds: true };
+            self.cycle.add_health(change);
+        }
+        if accepted.was_failing {
+            self.cycle.claim_for_all();
+        }
+        self.queues.set_proven(webhook_id, true);
+        if accepted.was_noticed {
+            let store = self.deps.store.clone();
+            spawn_notice(webhook_id, async move { store.webhook_succeeds(webhook_id, now).await });
+        }
+    }
+
+    fn apply_failure(&mut self, posted: &Posted, disable_after: Duration, now: OffsetDateTime) {
+        let (webhook_id, outcome) = (posted.webhook, &posted.answer.outcome);
+        let Some(queue) = self.queues.get_mut(webhook_id) else { return };
+        let begins_hold = queue.receiver.fail(now, rest(outcome), random::unit());
+        let circuit = queue.receiver.circuit.clone();
+        let class = outcome.class();
+        if begins_hold {
+            let (store, circuit) = (self.deps.store.clone(), circuit.clone());
+            spawn_notice(
+                webhook_id,
+                async move { store.webhook_fails(webhook_id, &circuit, class, now).await },
+            );
+        }
+        let failing_for = circuit.failing_since.map_or(time::Duration::ZERO, |since| now - since);
+        let change =
+            HealthChange { webhook_id, circuit, last_outcome: Some(class), is_back: false, succeeds: false };
+        self.cycle.add_health(change);
+        if outcome.status() == Some(410) {
+            self.disable(webhook_id, "gone", now);
+        } else if failing_for >= disable_after {
+            self.disable(webhook_id, "failing", now);
+        }
     }
 }
 
+impl Dispatch {
+    /// Disables a webhook. Nothing is sent to it until that is done and its configuration is read again.
+    fn disable(&mut self, webhook: WebhookId, reason: &'static str, now: OffsetDateTime) {
+        let Some(queue) = self.queues.get_mut(webhook) else { return };
+        if !queue.begin_disabling() {
+            return;
+        }
+        let store = self.deps.store.clone();
+        start(&self.report, async move {
+            match store.disable_webhook(webhook, reason, now).await {
+                Ok(()) => store.wake.deliveries_due(),
+                Err(error) => tracing::warn!(
+                    %error, %webhook, reason,
+                    "failed to disable a webhook; its next failed delivery tries again"
+                ),
+            }
+            Report::Disabled { webhook }
+        });
+    }
+
+    /// A webhook was disabled, or could not be.
+    pub(super) fn on_disabled(&mut self, webhook: WebhookId) {
+        if self.queues.get_mut(webhook).is_some_and(|queue| queue.end_disabling()) {
+            self.read_config(webhook);
+        }
+    }
+}
+
+/// What the deliveries of one POST have in common when they are settled.
+struct Conclusion<'a> {
+    posted: &'a Posted,
+    settings: &'a DeliverySettings,
+    now: OffsetDateTime,
+    /// Random, at least 0 and below 1.
+    jitter: f64,
+    /// There is room for the next delivery of the same lane.
+    promotes_next: bool,
+}
+
+impl Conclusion<'_> {
+    /// What the attempt leaves of a delivery.
+    fn settlement(&self, claimed: &Claimed, attempt: i32) -> Settlement {
+        let outcome = &self.posted.answer.outcome;
+        let ended = Attempt {
+            outcome,
+            number: u32::try_from(attempt).unwrap_or(1),
+            now: self.now,
+            expires_at: self.settings.expires_at(received_at(claimed, self.now)),
+        };
+        let is_single = self.posted.batch_id.is_none() && self.settings.batch.is_none();
+        Settlement {
+            delivery_id: claimed.delivery_id,
+            attempt,
+            disposition: judge(ended, self.settings, self.jitter),
+            status: outcome.status().map(i32::from),
+            outcome: outcome.class(),
+            goes_on: self.promotes_next && is_single,
+            latest: self.settings.mode == Mode::Latest && is_single,
+        }
+    }
+
+    /// Audit entry of the attempt. Only a refusal is quoted: its text helps.
+    fn entry(&self, claimed: &Claimed, settlement: &Settlement) -> Entry {
+        let Answer { outcome, duration, excerpt } = &self.posted.answer;
+        let mut entry = claimed.entry(self.now, Kind::DeliveryAttempt);
+        let source = claimed.event.as_ref().and_then(|event| event.source.as_ref());
+        entry.source_id = source.map(|(source, _)| *source);
+        entry.attempt = Some(settlement.attempt);
+        entry.status = settlement.status;
+        entry.duration_ms = i32::try_from(duration.as_millis()).ok();
+        entry.outcome = Some(settlement.outcome);
+        // By these the body can be rendered once more (store/views/deliveries.rs).
+        entry = entry.data("sent_at", clock::rfc3339(claimed.sent_at));
+        if claimed.format != Format::default() {
+            entry = entry.data("format", claimed.format.as_str());
+        }
+        if claimed.superseded > 0 {
+            entry = entry.data("superseded", claimed.superseded);
+        }
+        match settlement.disposition {
+            Disposition::Ended(end) => {
+                entry.level = if end == EndState::Delivered { Level::Info } else { Level::Error };
+                entry.end_state = Some(end.as_str());
+            }
+            Disposition::RetryAt(at) | Disposition::Returned(at) => {
+                entry = entry.level(Level::Warn).data("retry_at", clock::rfc3339(at));
+            }
+        }
+        if !excerpt.is_empty() && !outcome.is_success() {
+            let quoted = String::from_utf8_lossy(excerpt.get(..EXCERPT_BYTES).unwrap_or(excerpt));
+            entry = entry.data("answer", quoted.into_owned());
+        }
+        match &self.posted.batch_id {
+            Some(batch) => entry.data("batch", batch.as_str()),
+            None => entry,
+        }
+    }
+}
+
+/// When the delivery's event arrived; `now` if it is gone.
+fn received_at(claimed: &Claimed, now: OffsetDateTime) -> OffsetDateTime {
+    claimed.event.as_ref().map_or(now, |event| event.received_at)
+}
+
+fn is_test(claimed: &Claimed) -> bool {
+    claimed.event.as_ref().is_some_and(|event| event.kind == EventKind::WebhookTest)
+}
+
 /// How long a receiver asks to be left alone as a whole: it says when it has room again.
-fn rest(outcome: &Outcome) -> Option<std::time::Duration> {
+fn rest(outcome: &Outcome) -> Option<Duration> {
     match outcome {
         Outcome::Answered { status: 429 | 503, retry_after } => *retry_after,
         _ => None,
     }
 }
 
-/// The audit entry of one attempt. An answer is quoted only when it is a refusal: then its text helps.
-fn entry(
-    claimed: &Claimed,
-    attempt: i32,
-    disposition: Disposition,
-    now: OffsetDateTime,
-    answer: &Answer,
-) -> Entry {
-    let Answer { outcome, duration, excerpt } = answer;
-    let mut entry = claimed.entry(now, Kind::DeliveryAttempt);
-    let source = claimed.event.as_ref().and_then(|event| event.source.as_ref());
-    entry.source_id = source.map(|(source, _)| *source);
-    entry.attempt = Some(attempt);
-    entry.status = outcome.status().map(i32::from);
-    entry.duration_ms = i32::try_from(duration.as_millis()).ok();
-    entry.outcome = Some(outcome.class());
-    // What the body said of this delivery, so that it can be said again (store/views/deliveries.rs).
-    entry = entry.data("sent_at", clock::rfc3339(claimed.sent_at));
-    if claimed.format != Format::default() {
-        entry = entry.data("format", claimed.format.as_str());
-    }
-    if claimed.superseded > 0 {
-        entry = entry.data("superseded", claimed.superseded);
-    }
-    match disposition {
-        Disposition::Ended(end) => {
-            entry.level = if end == EndState::Delivered { Level::Info } else { Level::Error };
-            entry.end_state = Some(end.as_str());
+/// Writes a notice about a webhook's health without the loop's waiting for it.
+fn spawn_notice(
+    webhook: WebhookId,
+    notice: impl Future<Output = Result<(), crate::store::StoreError>> + Send + 'static,
+) {
+    tokio::spawn(async move {
+        if let Err(error) = notice.await {
+            tracing::warn!(
+                %error, %webhook,
+                "failed to write a notice about a webhook's health; it is written with the next change"
+            );
         }
-        Disposition::RetryAt(at) | Disposition::Returned(at) => {
-            entry = entry.level(Level::Warn).data("retry_at", clock::rfc3339(at));
-        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::actors::dispatch::testing::claimed;
+
+    const NOW: OffsetDateTime = datetime!(2026-11-23 15:00:00 UTC);
+
+    fn posted(status: u16, excerpt: &str, batch_id: Option<&str>) -> Posted {
+        let webhook = WebhookId::generate();
+        let outcome = Outcome::Answered { status, retry_after: None };
+        let answer = Answer { outcome, duration: Duration::from_millis(12), excerpt: excerpt.into() };
+        let batch_id = batch_id.map(str::to_owned);
+        Posted { webhook, number: 1, items: vec![claimed(webhook)], batch_id, answer }
     }
-    if excerpt.is_empty() || outcome.is_success() {
-        return entry;
+
+    fn conclude(posted: &Posted, settings: &DeliverySettings) -> (Settlement, Entry) {
+        let conclusion = Conclusion { posted, settings, now: NOW, jitter: 0.0, promotes_next: true };
+        let claimed = claimed(posted.webhook);
+        let settlement = conclusion.settlement(&claimed, claimed.attempt);
+        let entry = conclusion.entry(&claimed, &settlement);
+        (settlement, entry)
     }
-    let quoted = String::from_utf8_lossy(excerpt.get(..EXCERPT_BYTES).unwrap_or(excerpt)).into_owned();
-    entry.data("answer", quoted)
+
+    #[test]
+    fn a_success_ends_its_delivery_and_is_not_quoted() {
+        let (settlement, entry) = conclude(&posted(200, "thanks", None), &DeliverySettings::default());
+        assert_eq!(settlement.disposition, Disposition::Ended(EndState::Delivered));
+        assert!(settlement.goes_on);
+        assert_eq!(
+            (entry.level, entry.end_state, entry.outcome),
+            (Level::Info, Some("delivered"), Some("ok"))
+        );
+        assert!(!entry.data.contains_key("answer"));
+    }
+
+    #[test]
+    fn a_refusal_is_quoted_and_tried_again() {
+        let (settlement, entry) = conclude(&posted(500, "out of order", None), &DeliverySettings::default());
+        assert_eq!(settlement.disposition, Disposition::RetryAt(NOW + Duration::from_secs(5)));
+        assert_eq!((entry.level, entry.end_state, entry.duration_ms), (Level::Warn, None, Some(12)));
+        assert_eq!(entry.data.get("answer").and_then(|text| text.as_str()), Some("out of order"));
+        assert!(entry.data.contains_key("retry_at"));
+    }
+
+    #[test]
+    fn an_end_without_success_is_an_error() {
+        let settings = DeliverySettings { retry_schedule: Some(vec![]), ..DeliverySettings::default() };
+        let (settlement, entry) = conclude(&posted(404, "", None), &settings);
+        assert_eq!(settlement.disposition, Disposition::Ended(EndState::Dead));
+        assert_eq!((entry.level, entry.end_state), (Level::Error, Some("dead")));
+        assert!(!entry.data.contains_key("answer"), "there is nothing to quote");
+    }
+
+    #[test]
+    fn the_deliveries_of_a_batch_promote_nothing_and_name_their_batch() {
+        let settings = DeliverySettings { mode: Mode::Latest, ..DeliverySettings::default() };
+        let (settlement, entry) = conclude(&posted(200, "", Some("batch-1")), &settings);
+        assert!(!settlement.goes_on && !settlement.latest);
+        assert_eq!(entry.data.get("batch").and_then(|text| text.as_str()), Some("batch-1"));
+        assert!(conclude(&posted(200, "", None), &settings).0.latest);
+    }
+
+    #[test]
+    fn only_a_receiver_without_room_asks_for_rest() {
+        let retry_after = Some(Duration::from_secs(7));
+        let asks = |status| rest(&Outcome::Answered { status, retry_after });
+        assert_eq!([429, 503, 500, 400].map(asks), [retry_after, retry_after, None, None]);
+    }
 }

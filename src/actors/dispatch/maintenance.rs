@@ -1,341 +1,248 @@
-//! What the loop looks after every few seconds: the clock, its own sign of life, dead dispatchers, probes, recoveries,
+//! Maintenance of the dispatcher, every few seconds: the clock, its own sign of life, dead dispatchers, probes, recoveries,
 //! snapshots.
 
 use std::collections::HashSet;
-use std::future::Future;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use crate::actors::dispatch::{Dispatch, MAINTENANCE_EVERY, Report, start};
+use super::actor::DispatcherDeps;
+use super::probe::probe;
+use super::reconcile::{LaneWalk, LeaseScan};
+use super::recovery::recover;
+use super::{Dispatch, Report, start};
 use crate::clock;
-use crate::domain::audit::{Entry, Kind, Level};
-use crate::domain::delivery::settings::Verification;
-use crate::domain::ids::{DeliveryId, EventId, RecoveryId, WebhookId};
-use crate::domain::presence::{Event, EventKind, Origin};
-use crate::domain::webhook::state::WebhookState;
+use crate::domain::ids::{DeliveryId, DispatcherId, RecoveryId, WebhookId};
 use crate::metrics::OutcomeLabels;
-use crate::outbound::body::envelope::{self, Item};
-use crate::outbound::post::Post;
-use crate::random;
 use crate::store::{Store, StoreError};
 
-use crate::actors::dispatch::actor::DispatcherDeps;
-use crate::actors::dispatch::queue::Prepared;
-use crate::actors::dispatch::reconcile::{Scan, Walk};
-use crate::actors::dispatch::recovery::recover;
-
-/// How long one round does each kind of long work piece by piece: our sign of life must not wait for all of it.
+/// How long one run does each kind of long work piece by piece: the next sign of life must not wait for all of it.
 const PIECES_WITHIN: Duration = Duration::from_millis(700);
-
 /// Recoveries that this process works on at a time: each uses a connection to the database most of the time.
-const RECOVERIES_AT_ONCE: i64 = 4;
+const RECOVERIES_AT_ONCE: usize = 4;
 
-/// What a round found.
-pub(super) struct Found {
-    /// We were given up for dead: what we held is free.
-    lost: bool,
-    /// Rows that dead dispatchers held.
-    freed: u64,
-    /// Recoveries that are in our hands now.
-    recoveries: Vec<RecoveryId>,
-    /// Snapshots are still to be written.
-    more: bool,
-    /// Number of the last change of a webhook.
+/// How far maintenance has come from run to run.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// Number of the last change of a webhook that was seen.
     generation: i64,
-    /// Webhooks that have changed since the round before; `None`: perhaps all.
-    changed: Option<Vec<WebhookId>>,
-    /// No dispatcher that lives is older.
+    walk: LaneWalk,
+    scan: LeaseScan,
+    /// Recoveries leased to this process.
+    recovering: HashSet<RecoveryId>,
+}
+
+/// Result of one run.
+pub(super) struct MaintenanceResult {
+    /// This dispatcher counted as dead: its leases were released.
+    lost: bool,
     leader: bool,
+    /// Leases of dead dispatchers that were released.
+    freed: u64,
     /// Deliveries became due.
     due: bool,
-    /// How far the lanes are looked through for those that nothing wakes.
-    walk: Walk,
-    /// How far the table is read for what is leased.
-    scan: Scan,
-    /// What we hold, as the database has it; `None`: it is not read to its end.
+    /// Recoveries leased to this process now.
+    recoveries: Vec<RecoveryId>,
+    /// Some of the long work is left.
+    more: bool,
+    generation: i64,
+    /// Webhooks that have changed since the run before; `None`: perhaps all.
+    changed: Option<Vec<WebhookId>>,
+    walk: LaneWalk,
+    scan: LeaseScan,
+    /// Deliveries leased to us in the database, each with its attempt; `None`: the scan has not come to the end.
     leased: Option<Vec<(DeliveryId, i32)>>,
-    /// Lanes that a writer put something into without learning whether it was committed. It has ended by now.
+    /// Lanes that a writer added to without learning whether that was committed. Its transaction has ended by now.
     lanes: HashSet<(WebhookId, i64)>,
 }
 
 impl Dispatch {
-    /// Starts a round.
-    pub(super) fn start_maintenance(&mut self) {
-        self.maintenance_runs = true;
-        // What is asked for meanwhile brings the next round forward again.
-        self.maintenance_at = Instant::now() + MAINTENANCE_EVERY;
-        let (deps, id, generation) = (self.deps.clone(), self.id, self.generation);
-        let recovering: Vec<_> = self.recovering.iter().copied().collect();
-        let (mut walk, mut scan) = (self.walk, std::mem::take(&mut self.scan));
-        // A nudge brings a round forward, not this.
-        let looks = Instant::now() >= self.look_at;
-        if looks {
-            self.look_at = Instant::now() + MAINTENANCE_EVERY;
-        }
-        start(&self.report, async move {
-            let round = async {
-                deps.store.sync_clock().await?;
-                let now = clock::now();
-                let lost = !deps.store.is_alive(id, now).await?;
-                if lost {
-                    deps.store.begin_dispatcher(id, now).await?;
-                }
-                let leader = deps.store.is_leader(id, now).await?;
-                if deps.store.end_the_dead(now).await? > 0 {
-                    scan = Scan::default();
-                }
-                let (mut freed, mut leased) = (0, None);
-                let by = Instant::now() + PIECES_WITHIN;
-                while scan.hurries || looks {
-                    let piece = deps.store.leases_in(id, scan.from, now).await?;
-                    freed += piece.freed;
-                    leased = scan.go_on(piece);
-                    if !scan.hurries || Instant::now() >= by {
-                        break;
-                    }
-                }
-                for webhook in deps.store.begin_probes(now).await? {
-                    tokio::spawn(probe(deps.clone(), webhook));
-                }
-                let room = RECOVERIES_AT_ONCE - i64::try_from(recovering.len()).unwrap_or(i64::MAX);
-                let recoveries = if room > 0 {
-                    deps.store.take_recoveries(id, &recovering, now, room).await?
-                } else {
-                    Vec::new()
-                };
-                let more = deps.store.write_snapshots(PIECES_WITHIN).await?;
-                let worked = deps.store.work_on_webhooks(PIECES_WITHIN).await?;
-                for (end, count) in &worked.ended {
-                    let outcome = end.as_str();
-                    deps.metrics.deliveries_ended.get_or_create(&OutcomeLabels { outcome }).inc_by(*count);
-                }
-                if worked.lanes {
-                    walk = Walk::default();
-                }
-                let by = Instant::now() + PIECES_WITHIN;
-                let mut woken = 0;
-                while walk.hurries || looks {
-                    let (to, lanes) = deps.store.wake_stranded(walk.from, now).await?;
-                    walk.go_on(to);
-                    woken += lanes;
-                    if !walk.hurries || Instant::now() >= by {
-                        break;
-                    }
-                }
-                let (generation, changed) = deps.store.webhooks_changed(generation).await?;
-                let (lanes, born) = settle_uncertain(&deps.store).await?;
-                let more = more || worked.more || walk.hurries || scan.hurries;
-                let due = worked.due + woken + born > 0;
-                Ok(Found {
-                    lost,
-                    freed,
-                    recoveries,
-                    more,
-                    generation,
-                    changed,
-                    leader,
-                    due,
-                    walk,
-                    scan,
-                    leased,
-                    lanes,
-                })
-            };
-            Report::Maintained(round.await)
-        });
+    /// Starts a run; `checks_leases`: it looks through leases and lanes too.
+    pub(super) fn start_maintenance(&mut self, checks_leases: bool) {
+        let run = Run {
+            deps: self.deps.clone(),
+            id: self.id,
+            generation: self.progress.generation,
+            recovering: self.progress.recovering.iter().copied().collect(),
+            walk: self.progress.walk,
+            scan: std::mem::take(&mut self.progress.scan),
+            checks_leases,
+        };
+        start(&self.report, async move { Report::Maintained(run.run().await) });
     }
 
-    /// Takes in what a round found.
-    pub(super) fn maintained(&mut self, result: Result<Found, StoreError>) {
-        self.maintenance_runs = false;
-        let found = match result {
-            Ok(found) => found,
+    /// Takes over the result of a run.
+    pub(super) fn on_maintained(&mut self, result: Result<MaintenanceResult, StoreError>) {
+        self.timers.end_maintenance();
+        let result = match result {
+            Ok(result) => result,
             Err(error) => {
-                tracing::warn!(%error, "the dispatcher's upkeep waits for the database");
+                tracing::warn!(%error, dispatcher = %self.id, "dispatcher maintenance failed; retrying in 2 s");
                 return;
             }
         };
-        for id in found.recoveries {
-            if self.recovering.insert(id) {
+        for id in result.recoveries {
+            if self.progress.recovering.insert(id) {
                 start(&self.report, recover(self.deps.store.clone(), self.id, id));
             }
         }
-        if found.more {
-            self.maintenance_at = Instant::now();
+        if result.more {
+            self.timers.bring_maintenance_forward(Instant::now());
         }
-        self.claim |= found.freed > 0 || found.lost || found.due || found.leader != self.leader;
-        // What a dead dispatcher had been told of is known to nobody.
-        let again = found.freed > 0 || found.lost;
-        self.walk = if again { Walk::default() } else { found.walk };
-        self.scan = found.scan;
-        self.leader = found.leader;
-        if found.lost {
-            // In other hands by now, or about to be. What is under way comes back and finds that its row has moved on.
-            let webhooks: Vec<_> = self.outlets.keys().copied().collect();
-            for webhook in webhooks {
-                self.give_back(webhook, clock::now());
+        // Only a dead dispatcher knew which lanes wait for it.
+        let walks_again = result.freed > 0 || result.lost;
+        if self.queues.set_leader(result.leader) || walks_again || result.due {
+            self.cycle.claim_for_all();
+        }
+        self.progress.walk = if walks_again { LaneWalk::default() } else { result.walk };
+        self.progress.scan = result.scan;
+        self.progress.generation = result.generation;
+        if result.lost {
+            // Leased to others by now, or soon. The answers to POSTs under way find that their rows have moved on.
+            for webhook in self.queues.ids() {
+                self.return_to_queue(webhook, clock::now());
             }
         }
-        self.generation = found.generation;
-        for webhook in found.changed.unwrap_or_else(|| self.outlets.keys().copied().collect()) {
-            if self.outlets.get(&webhook).is_some_and(|outlet| outlet.prepared.is_some()) {
-                self.read(webhook);
+        for webhook in result.changed.unwrap_or_else(|| self.queues.ids()) {
+            if self.queues.get(webhook).is_some_and(|queue| queue.config().is_some()) {
+                self.read_config(webhook);
             }
         }
-        self.outlets.retain(|_, outlet| !outlet.is_evictable());
+        self.queues.evict_unused(Instant::now());
         if !self.draining {
-            self.work.lanes.extend(found.lanes);
+            self.cycle.add_lanes(result.lanes);
         }
-        if let Some(leased) = found.leased {
-            self.reconcile(leased, Instant::now());
-        }
-    }
-
-    /// A recovery has ended, or is in other hands: there is room for another one.
-    pub(super) fn recovered(&mut self, id: RecoveryId) {
-        self.recovering.remove(&id);
-        self.maintenance_at = Instant::now();
-    }
-
-    /// Disables a webhook, aside of the loop. Nothing is sent to it until that is done and it is read anew.
-    pub(super) fn disable(&mut self, webhook: WebhookId, reason: &'static str, now: OffsetDateTime) {
-        let Some(outlet) = self.outlets.get_mut(&webhook) else { return };
-        if std::mem::replace(&mut outlet.closing, true) {
-            return;
-        }
-        let store = self.deps.store.clone();
-        start(&self.report, async move {
-            match store.disable_webhook(webhook, reason, now).await {
-                Ok(()) => store.wake.deliveries_due(),
-                // The next failure tries again.
-                Err(error) => tracing::warn!(%error, %webhook, "a webhook could not be disabled yet"),
-            }
-            Report::Disabled { webhook }
-        });
-    }
-
-    /// A webhook was disabled, or could not be: what was read of it before does not count.
-    pub(super) fn disabled(&mut self, webhook: WebhookId) {
-        let Some(outlet) = self.outlets.get_mut(&webhook) else { return };
-        outlet.closing = false;
-        if outlet.loading {
-            outlet.outdated = true;
-        } else {
-            self.read(webhook);
+        if let Some(leased) = result.leased {
+            self.return_unknown(leased, Instant::now());
         }
     }
 
-    /// Does a step that the loop does not wait for. If it fails it is done again on the next occasion.
-    pub(super) fn aside(&self, step: impl Future<Output = Result<(), StoreError>> + Send + 'static) {
-        tokio::spawn(async move {
-            if let Err(error) = step.await {
-                tracing::warn!(%error, "a step about a webhook's health waits for the database");
-            }
-        });
+    /// A recovery has ended, or is leased to another process: there is room for the next one.
+    pub(super) fn on_recovery_ended(&mut self, id: RecoveryId) {
+        self.progress.recovering.remove(&id);
+        self.timers.bring_maintenance_forward(Instant::now());
     }
 }
 
-/// Frees what a writer leased at birth without learning whether that was committed, once it is certain: nobody was told of it. Gives
-/// the lanes into which it put something, and how many were freed.
-async fn settle_uncertain(store: &Store) -> Result<(HashSet<(WebhookId, i64)>, u64), StoreError> {
+/// One run of maintenance.
+struct Run {
+    deps: DispatcherDeps,
+    id: DispatcherId,
+    generation: i64,
+    recovering: Vec<RecoveryId>,
+    walk: LaneWalk,
+    scan: LeaseScan,
+    checks_leases: bool,
+}
+
+impl Run {
+    async fn run(mut self) -> Result<MaintenanceResult, StoreError> {
+        let deps = self.deps.clone();
+        let store = &deps.store;
+        store.sync_clock().await?;
+        let now = clock::now();
+        let lost = !store.is_alive(self.id, now).await?;
+        if lost {
+            store.begin_dispatcher(self.id, now).await?;
+        }
+        let leader = store.is_leader(self.id, now).await?;
+        if store.end_the_dead(now).await? > 0 {
+            self.scan = LeaseScan::default();
+        }
+        let (freed, leased) = self.scan_leases(now).await?;
+        for webhook in store.begin_probes(now).await? {
+            tokio::spawn(probe(deps.clone(), webhook));
+        }
+        let recoveries = self.take_recoveries(now).await?;
+        let more_snapshots = store.write_snapshots(PIECES_WITHIN).await?;
+        let worked = store.work_on_webhooks(PIECES_WITHIN).await?;
+        for (end, count) in &worked.ended {
+            let outcome = end.as_str();
+            deps.metrics.deliveries_ended.get_or_create(&OutcomeLabels { outcome }).inc_by(*count);
+        }
+        if worked.lanes {
+            self.walk = LaneWalk::default();
+        }
+        let woken = self.walk_lanes(now).await?;
+        let (generation, changed) = store.webhooks_changed(self.generation).await?;
+        let (lanes, released) = release_uncertain(store).await?;
+        Ok(MaintenanceResult {
+            lost,
+            leader,
+            freed,
+            due: worked.due + woken + released > 0,
+            recoveries,
+            more: more_snapshots || worked.more || self.walk.hurries || self.scan.hurries,
+            generation,
+            changed,
+            walk: self.walk,
+            scan: self.scan,
+            leased,
+            lanes,
+        })
+    }
+
+    /// Scans the next pieces of the table for leases; gives how many of dead dispatchers were released, and at the end of
+    /// the table all that is leased to us.
+    async fn scan_leases(
+        &mut self,
+        now: OffsetDateTime,
+    ) -> Result<(u64, Option<Vec<(DeliveryId, i32)>>), StoreError> {
+        let (mut freed, mut leased) = (0, None);
+        let by = Instant::now() + PIECES_WITHIN;
+        while self.scan.hurries || self.checks_leases {
+            let piece = self.deps.store.leases_in(self.id, self.scan.from, now).await?;
+            freed += piece.freed;
+            leased = self.scan.advance(piece);
+            if !self.scan.hurries || Instant::now() >= by {
+                break;
+            }
+        }
+        Ok((freed, leased))
+    }
+
+    /// Leases as many recoveries to this process as there is room for.
+    async fn take_recoveries(&self, now: OffsetDateTime) -> Result<Vec<RecoveryId>, StoreError> {
+        let room = RECOVERIES_AT_ONCE.saturating_sub(self.recovering.len());
+        if room == 0 {
+            return Ok(Vec::new());
+        }
+        let room = i64::try_from(room).unwrap_or(i64::MAX);
+        self.deps.store.take_recoveries(self.id, &self.recovering, now, room).await
+    }
+
+    /// Walks through the next lanes; gives how many of them nothing would have woken.
+    async fn walk_lanes(&mut self, now: OffsetDateTime) -> Result<u64, StoreError> {
+        let by = Instant::now() + PIECES_WITHIN;
+        let mut woken = 0;
+        while self.walk.hurries || self.checks_leases {
+            let (to, lanes) = self.deps.store.wake_stranded(self.walk.from, now).await?;
+            self.walk.advance(to);
+            woken += lanes;
+            if !self.walk.hurries || Instant::now() >= by {
+                break;
+            }
+        }
+        Ok(woken)
+    }
+}
+
+/// Releases what a writer leased at insert without learning whether that was committed, once its transaction has ended:
+/// no dispatcher was told of it. Gives the lanes that it added to, and how many leases were released.
+async fn release_uncertain(store: &Store) -> Result<(HashSet<(WebhookId, i64)>, u64), StoreError> {
     let uncertain = store.handoff.take_uncertain();
     if uncertain.is_empty() {
         return Ok((uncertain.lanes, 0));
     }
-    let freed = async {
+    let released = async {
         store.writers_ended().await?;
         store.release_unannounced(&uncertain.born).await
     };
-    match freed.await {
-        Ok(freed) => Ok((uncertain.lanes, freed)),
+    match released.await {
+        Ok(released) => Ok((uncertain.lanes, released)),
         Err(error) => {
             store.handoff.look_into(uncertain);
             Err(error)
         }
     }
-}
-
-/// Asks the receiver of a disabled or unverified webhook whether it is well.
-async fn probe(deps: DispatcherDeps, webhook: WebhookId) {
-    let asked = async {
-        let read = deps.store.webhook_target(webhook, clock::now(), &deps.master_key).await?;
-        let target = deps.poster.target(&read.url, &read.access, read.settings.timeout);
-        let (verification, unverified) = (read.verification, read.state == WebhookState::Unverified);
-        let prepared = Prepared::new(read, target);
-        let found = if unverified && verification != Verification::None {
-            verify(&deps, &prepared, webhook, verification).await
-        } else {
-            ping(&deps, &prepared, webhook).await
-        };
-        let now = clock::now();
-        let level = if found.is_ok() { Level::Info } else { Level::Warn };
-        let mut entry = Entry::new(now, Kind::WebhookProbed).level(level);
-        entry.outcome = Some(found.err().unwrap_or("ok"));
-        // To be known, not obeyed: limits are for the owner to set.
-        if let Ok(Some(per_minute)) = found {
-            entry = entry.data("allowed_per_minute", per_minute);
-        }
-        deps.store.end_probe(webhook, entry, found.is_ok(), now).await
-    };
-    if let Err(error) = asked.await {
-        tracing::warn!(%error, %webhook, "a probe could not be written down; it is made again");
-    }
-}
-
-async fn verify(
-    deps: &DispatcherDeps,
-    prepared: &Prepared,
-    webhook: WebhookId,
-    verification: Verification,
-) -> Result<Option<u32>, &'static str> {
-    let now = clock::now();
-    let challenge: String = random::bytes::<24>().iter().map(|byte| format!("{byte:02x}")).collect();
-    let id = DeliveryId::of(EventId::generate(), webhook).to_string();
-    let keys = prepared.keys(now);
-    deps.poster
-        .verify(&prepared.target, verification, &id, &challenge, keys, now.unix_timestamp())
-        .await
-        .map(|allowed| allowed.per_minute)
-}
-
-/// A test ping that is kept nowhere.
-async fn ping(
-    deps: &DispatcherDeps,
-    prepared: &Prepared,
-    webhook: WebhookId,
-) -> Result<Option<u32>, &'static str> {
-    let now = clock::now();
-    let event = Arc::new(Event {
-        event_id: EventId::generate(),
-        kind: EventKind::WebhookTest,
-        position: 0,
-        source: None,
-        agent_id: None,
-        sequence: None,
-        topic: None,
-        external_id: None,
-        presence: None,
-        previous: None,
-        occurred_at: None,
-        received_at: now,
-        committed_at: None,
-        origin: Origin::Live,
-        detail: None,
-        raw: bytes::Bytes::new(),
-    });
-    let delivery_id = DeliveryId::of(event.event_id, webhook);
-    let event = envelope::Prepared::of(&event);
-    let item = Item { event: &event, delivery_id, superseded: 0, sent_at: now };
-    let post = Post {
-        target: prepared.target.clone(),
-        id: delivery_id.to_string(),
-        attempt: 1,
-        rendered: envelope::render(&item, prepared.settings.format),
-        keys: prepared.keys(now),
-        timestamp: now.unix_timestamp(),
-    };
-    let outcome = deps.poster.post(post).await.outcome;
-    if outcome.is_success() { Ok(None) } else { Err(outcome.class()) }
 }

@@ -1,30 +1,24 @@
-//! The loop that sends what is owed, over and over: into our hands → POST → written down.
+//! Dispatch loop: leases pending deliveries, POSTs them, and settles them.
 //!
 //! ```text
-//!  writers of events ──handed over──┐                        ┌──▶ POST (a task each) ──▶ concluded ─┐
-//!                                   ▼                        │                                      ▼
-//!  cycle: what is due ─claimed──▶ [outlets: ready] ──room, pace, circuit──┘                 [work: settlements]
-//!     ▲                                                                                             │
-//!     └──────────────────────────── one short transaction at a time ◀───────────────────────────────┘
+//!  writers of events ──direct dispatch──┐                        ┌──▶ POST (a task each) ──▶ conclude ──┐
+//!                                       ▼                        │                                      ▼
+//!  cycle: claims what is due ──▶ [queues: ready] ──room, rate, circuit──┘            [cycle state: settlements]
+//!     ▲                                                                                                 │
+//!     └───────────────────────────── one short transaction at a time ◀──────────────────────────────────┘
 //! ```
 //!
-//! Who is first in a lane is decided in the database (store/delivery/cycle.rs); what an answer means by
-//! `domain::delivery::judge`; when a receiver is left alone by `domain::circuit`. The loop never waits for the
-//! database: a cycle under way is a task, and meanwhile POSTs begin and end.
+//! The database decides who is first in a lane (store/delivery/cycle.rs), `domain::delivery::outcome` what an answer means,
+//! and `domain::delivery::circuit` when a receiver is left alone. The loop never waits for the database: a cycle is a task,
+//! and meanwhile POSTs begin and end.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use crate::clock;
-use crate::domain::delivery::capacity::DispatchCapacity;
-use crate::domain::delivery::slots::{Places, Risk, WINDOW_FIRST};
-use crate::domain::ids::{DeliveryId, DispatcherId, EventId, RecoveryId, WebhookId};
-use crate::domain::retry_backoff::RetryBackoff;
-use crate::outbound::post::Answer;
+use crate::domain::ids::{DispatcherId, RecoveryId, WebhookId};
 use crate::random;
 use crate::status::Part;
 use crate::store::StoreError;
@@ -32,60 +26,63 @@ use crate::store::delivery::direct_dispatch::DirectDispatch;
 use crate::store::delivery::targets::WebhookTarget;
 use crate::store::delivery::types::{Claimed, Cycle, Work};
 use actor::{DispatcherDeps, Order};
-use queue::WebhookQueue;
+use conclude::Posted;
+use cycle_state::CycleState;
+use leases::LeasedDeliveries;
+use maintenance::{MaintenanceResult, Progress};
+use queues::WebhookQueues;
+use send::RenderedEvents;
+use timers::Timers;
 
 pub mod actor;
-mod maintenance;
-mod queue;
-mod recovery;
 
 mod batches;
 mod conclude;
 mod cycle;
+mod cycle_state;
+mod leases;
+mod maintenance;
+mod probe;
+mod queue;
+mod queues;
 mod reconcile;
+mod recovery;
 mod send;
 mod stop;
-
-/// The poll that finds what no nudge told of: retries, other processes' events, lost nudges.
-const POLL: Duration = Duration::from_secs(1);
-/// How often we give a sign of life, look for dead dispatchers, for probes, recoveries and snapshots.
-const MAINTENANCE_EVERY: Duration = Duration::from_secs(2);
-/// Wait between tries while the database is away; grows to the longest.
-const RETRY_FIRST: Duration = Duration::from_millis(50);
-const RETRY_LONGEST: Duration = Duration::from_secs(1);
+mod timers;
 
 /// What tasks report to the loop.
 enum Report {
-    /// A POST came back; of a batch all its deliveries.
-    Posted { webhook: WebhookId, post: u64, items: Vec<Claimed>, batch_id: Option<String>, answer: Answer },
-    /// A cycle is over; its work comes back if it failed.
+    /// A POST ended.
+    Posted(Posted),
+    /// A cycle ended; its work comes back in case it failed.
     Cycle { work: Box<Work>, result: Result<Cycle, StoreError> },
-    /// A webhook was read.
-    Read { webhook: WebhookId, result: Box<Result<WebhookTarget, StoreError>> },
+    /// A webhook's settings, address and keys were read.
+    ConfigRead { webhook: WebhookId, result: Box<Result<WebhookTarget, StoreError>> },
     /// A batch was formed; empty if there was nothing to form.
-    Formed { webhook: WebhookId, result: Result<Vec<Claimed>, StoreError> },
+    BatchFormed { webhook: WebhookId, result: Result<Vec<Claimed>, StoreError> },
     /// A webhook was disabled, or could not be.
     Disabled { webhook: WebhookId },
-    /// A recovery is in our hands no more.
-    Recovered(RecoveryId),
-    /// A round of upkeep is over.
-    Maintained(Result<maintenance::Found, StoreError>),
-    /// A task panicked: what it was to report will never come.
-    Died,
+    /// A recovery ended, or is leased to another process.
+    RecoveryEnded(RecoveryId),
+    /// A run of maintenance ended.
+    Maintained(Result<MaintenanceResult, StoreError>),
+    /// A task panicked: its report will never come.
+    TaskPanicked,
 }
 
 /// The loop cannot go on: it would wait for ever for a task that panicked.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("a task of it panicked")]
-pub(super) struct Died;
+#[error("a task of the dispatch loop panicked")]
+pub(super) struct TaskPanicked;
 
-/// Held by a task. A panic drops it on its way out.
+/// Owned by a task. A panic drops it on its way out.
 struct Lifeline(mpsc::UnboundedSender<Report>);
 
 impl Drop for Lifeline {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let _ = self.0.send(Report::Died);
+            let _ = self.0.send(Report::TaskPanicked);
         }
     }
 }
@@ -99,110 +96,55 @@ fn start(report: &mpsc::UnboundedSender<Report>, task: impl Future<Output = Repo
     });
 }
 
-/// The loop and what it keeps between steps.
+/// Dispatch loop, and what it keeps between turns.
 pub(super) struct Dispatch {
     deps: DispatcherDeps,
-    /// Who we are in the database.
+    /// Id of this dispatcher in the database.
     id: DispatcherId,
-    /// The moment that paces count from.
+    /// Moment that rate limits count from.
     started: Instant,
-    outlets: HashMap<WebhookId, WebhookQueue>,
-    /// Those of them with anything in hand, to wait for, or wrong: a turn looks at these, and not at thousands that are kept
-    /// for their settings and connections alone.
-    busy: HashSet<WebhookId>,
-    /// Attempt of each delivery in hand.
-    held: HashMap<DeliveryId, i32>,
-    /// Lanes of which we have the first in hand.
-    lanes: HashSet<(WebhookId, i64)>,
-    /// Texts of the last events.
-    told: HashMap<EventId, send::Told>,
-    /// To be written down by the next cycle.
-    work: Work,
-    /// A cycle is under way, with these deliveries' settlements.
-    settling: Option<Vec<DeliveryId>>,
-    /// The last cycle failed, perhaps after its commit.
-    in_doubt: bool,
-    /// How far the lanes are looked through for those that nothing wakes.
-    walk: reconcile::Walk,
-    /// How far the table is read for what is leased.
-    scan: reconcile::Scan,
-    /// When that goes on, and what is leased to us is compared.
-    look_at: Instant,
-    /// Leased to us, and unknown to us.
-    unknown: reconcile::Unknown,
-    /// Claim with the next cycle.
-    claim: bool,
-    /// Not before this moment, because the database was away.
-    wait_until: Option<Instant>,
-    backoff: RetryBackoff,
-    maintenance_at: Instant,
-    maintenance_runs: bool,
-    /// Recoveries in our hands.
-    recovering: HashSet<RecoveryId>,
-    poll_at: Instant,
-    /// Changes of webhooks, counted, when their settings were read last.
-    generation: i64,
-    /// No dispatcher that lives is older: we serve the webhooks that are limited.
-    leader: bool,
+    queues: WebhookQueues,
+    leases: LeasedDeliveries,
+    cycle: CycleState,
+    timers: Timers,
+    progress: Progress,
+    rendered: RenderedEvents,
     draining: bool,
-    /// A task panicked.
-    died: bool,
-    /// How the places are taken.
-    places: Places,
-    /// Webhooks whose present address has accepted a POST.
-    proven: Arc<HashSet<WebhookId>>,
-    /// Number of the last POST.
-    last_post: u64,
+    task_panicked: bool,
     report: mpsc::UnboundedSender<Report>,
 }
 
 impl Dispatch {
-    /// A loop with nothing in hand, and what its tasks will report.
+    /// A loop without leases, and what its tasks will report.
     fn new(deps: DispatcherDeps) -> (Self, mpsc::UnboundedReceiver<Report>) {
-        // Unbounded is bounded here: each item is one of at most `places::ALL` POSTs or of a few other tasks.
+        // Unbounded is bounded here: each item is one of at most `slots::ALL` POSTs or of a few other tasks.
         let (report, reports) = mpsc::unbounded_channel();
         let now = Instant::now();
         let dispatch = Self {
             deps,
             id: DispatcherId::generate(),
             started: now,
-            outlets: HashMap::new(),
-            busy: HashSet::new(),
-            held: HashMap::new(),
-            lanes: HashSet::new(),
-            told: HashMap::new(),
-            work: Work::default(),
-            settling: None,
-            in_doubt: false,
-            walk: reconcile::Walk::default(),
-            scan: reconcile::Scan::default(),
-            look_at: now,
-            unknown: reconcile::Unknown::default(),
-            claim: true,
-            wait_until: None,
-            backoff: RetryBackoff::new(RETRY_FIRST, RETRY_LONGEST),
-            maintenance_at: now,
-            maintenance_runs: false,
-            recovering: HashSet::new(),
-            poll_at: now,
-            generation: 0,
-            leader: false,
+            queues: WebhookQueues::default(),
+            leases: LeasedDeliveries::default(),
+            cycle: CycleState::default(),
+            timers: Timers::new(now),
+            progress: Progress::default(),
+            rendered: RenderedEvents::default(),
             draining: false,
-            died: false,
-            places: Places::default(),
-            proven: Arc::default(),
-            last_post: 0,
+            task_panicked: false,
             report,
         };
         (dispatch, reports)
     }
 
-    /// Inputs of the loop: what tasks report, what is handed over, the nudge, the poll, and the order to drain.
-    /// Ends when it has drained.
+    /// Runs until it has drained. Each turn begins with a report, a direct dispatch, a wake-up, a timer or an order.
     ///
     /// # Errors
-    /// If a task panicked: another loop is to take this one's place, and what it held is free once its lease has ended.
-    pub(super) async fn run(deps: DispatcherDeps, mut orders: watch::Receiver<Order>) -> Result<(), Died> {
+    /// If a task panicked: another loop takes this one's place, and its leases are released when they have expired.
+    pub(super) async fn run(
+        deps: DispatcherDeps,
+        mut orders: watch::Receiver<Order>,
+    ) -> Result<(), TaskPanicked> {
         let (mut dispatch, mut reports) = Self::new(deps);
         dispatch.begin().await;
         let store = dispatch.deps.store.clone();
@@ -211,212 +153,191 @@ impl Dispatch {
             let order = *orders.borrow_and_update();
             if let Order::DrainUntil(by) = order {
                 dispatch.drain();
-                let idle =
-                    dispatch.held.is_empty() && dispatch.settling.is_none() && dispatch.work.is_empty();
-                if idle || Instant::now() >= by {
+                let is_drained = dispatch.leases.is_empty() && dispatch.cycle.is_idle();
+                if is_drained || Instant::now() >= by {
                     break;
                 }
             }
             dispatch.turn();
-            let wait = dispatch.next_moment(order).saturating_duration_since(Instant::now());
+            let wait = dispatch.next_turn_at(order).saturating_duration_since(Instant::now());
             tokio::select! {
                 Some(report) = reports.recv() => {
-                    dispatch.hear(report);
-                    // What came meanwhile goes into the same cycle.
+                    dispatch.handle_report(report);
+                    // Reports that came meanwhile go into the same cycle.
                     while let Ok(report) = reports.try_recv() {
-                        dispatch.hear(report);
+                        dispatch.handle_report(report);
                     }
                 }
                 () = store.handoff.notified() => {}
                 () = store.wake.wait_deliveries_due() => {
-                    dispatch.claim = true;
-                    dispatch.maintenance_at = Instant::now();
+                    dispatch.cycle.claim_for_all();
+                    dispatch.timers.bring_maintenance_forward(Instant::now());
                 }
                 Ok(()) = orders.changed() => {}
                 () = sleep(wait) => {}
             }
-            if dispatch.died {
-                return Err(Died);
+            if dispatch.task_panicked {
+                return Err(TaskPanicked);
             }
         }
         dispatch.end(reports).await;
         Ok(())
     }
 
-    /// Says in the database that we live. Nothing else is done before.
+    /// Registers this dispatcher in the database, before anything else.
     async fn begin(&mut self) {
-        // What was handed to a loop before us, which died, is free once its lease has ended.
+        // What was dispatched directly to a loop before this one, which panicked, is released when its lease has expired.
         self.deps.store.handoff.close();
-        loop {
-            let begun = self.deps.store.begin_dispatcher(self.id, clock::now()).await;
-            let error = match begun.map(|()| self.deps.store.proven_webhooks()) {
-                Err(error) => error,
-                Ok(proven) => match proven.await {
-                    Err(error) => error,
-                    Ok(proven) => {
-                        self.proven = Arc::new(proven);
-                        break;
-                    }
-                },
-            };
-            tracing::warn!(%error, "the dispatcher waits for the database");
+        while let Err(error) = self.register().await {
+            let delay = self.cycle.backoff.after_failure(random::unit());
+            tracing::warn!(
+                %error, dispatcher = %self.id, ?delay,
+                "failed to register the dispatcher; retrying after the delay"
+            );
             self.deps.status.alive(Part::Dispatcher);
-            sleep(self.backoff.after_failure(random::unit())).await;
+            sleep(delay).await;
         }
-        self.backoff.reset();
+        self.cycle.backoff.reset();
     }
 
-    /// One turn: takes what was handed over, sends what may go, and starts the tasks that are due.
+    async fn register(&mut self) -> Result<(), StoreError> {
+        self.deps.store.begin_dispatcher(self.id, clock::now()).await?;
+        self.queues.set_all_proven(self.deps.store.proven_webhooks().await?);
+        Ok(())
+    }
+
+    /// One turn: takes over direct dispatches, sends what may go, and starts the tasks that are due.
     fn turn(&mut self) {
         for handed in self.deps.store.handoff.take() {
             match handed {
-                DirectDispatch::Delivery(claimed) => self.take(*claimed),
+                DirectDispatch::Delivery(claimed) => self.accept(*claimed),
                 DirectDispatch::Behind { webhook, lane } => {
-                    if !self.lanes.contains(&(webhook, lane)) {
-                        self.work.lanes.push((webhook, lane));
+                    if !self.leases.has_lane(webhook, lane) {
+                        self.cycle.add_lanes([(webhook, lane)]);
                     }
                 }
-                DirectDispatch::Left { webhook } => self.left(webhook),
+                DirectDispatch::Left { webhook } => self.queues.mark_backlog(webhook),
                 DirectDispatch::Collecting { webhook, count } => self.collect(webhook, count),
             }
         }
         let now = Instant::now();
-        if now >= self.poll_at {
-            self.claim = true;
-            self.poll_at = now + POLL;
+        if self.timers.poll(now) {
+            self.cycle.claim_for_all();
         }
-        self.pump_paced(now);
+        self.send_paced(now);
         self.form_batches(now);
         self.start_cycle(now);
-        if now >= self.maintenance_at && !self.maintenance_runs {
-            self.start_maintenance();
+        if let Some(checks_leases) = self.timers.begin_maintenance(now) {
+            self.start_maintenance(checks_leases);
         }
-        self.publish_capacity();
-    }
-
-    /// Takes a delivery in hand.
-    fn take(&mut self, claimed: Claimed) {
-        let webhook = claimed.webhook_id;
-        if let Some(attempt) = self.held.get_mut(&claimed.delivery_id) {
-            // It was freed behind our back, while the database was away, and came to us again: what is under way goes on.
-            *attempt = claimed.attempt;
-            return;
-        }
-        self.held.insert(claimed.delivery_id, claimed.attempt);
-        self.lanes.insert((webhook, claimed.lane));
-        let outlet = self.outlet(webhook);
-        let known = outlet.prepared.as_ref().map_or(-1, |prepared| prepared.version);
-        outlet.used_at = Instant::now();
-        let version = claimed.webhook_version;
-        outlet.ready.push_back(claimed);
-        if known < version {
-            self.read(webhook);
-        }
-        self.pump(webhook);
-    }
-
-    /// Hears that something due of a webhook is left in the database. If we have nothing of it, the poll finds it.
-    fn left(&mut self, webhook: WebhookId) {
-        if let Some(outlet) = self.outlets.get_mut(&webhook) {
-            outlet.has_backlog = true;
-            self.busy.insert(webhook);
+        if !self.draining {
+            self.deps.store.handoff.publish_capacity(self.queues.capacity(self.id, clock::now()));
         }
     }
 
-    /// What we know of a webhook that is about to have something to do.
-    fn outlet(&mut self, webhook: WebhookId) -> &mut WebhookQueue {
-        self.busy.insert(webhook);
-        let is_proven = self.proven.contains(&webhook);
-        self.outlets.entry(webhook).or_insert_with(|| WebhookQueue::new(is_proven))
-    }
-
-    /// Webhooks that a turn has to look at.
-    fn busy(&self) -> impl Iterator<Item = (WebhookId, &WebhookQueue)> {
-        self.busy.iter().filter_map(|webhook| Some((*webhook, self.outlets.get(webhook)?)))
-    }
-
-    /// Reads a webhook's settings, address and keys.
-    fn read(&mut self, webhook: WebhookId) {
-        let outlet = self.outlet(webhook);
-        if std::mem::replace(&mut outlet.loading, true) {
-            return;
-        }
-        let (store, key) = (self.deps.store.clone(), self.deps.master_key.clone());
-        start(&self.report, async move {
-            let result = Box::new(store.webhook_target(webhook, clock::now(), &key).await);
-            Report::Read { webhook, result }
-        });
-    }
-
-    fn hear(&mut self, report: Report) {
+    fn handle_report(&mut self, report: Report) {
         match report {
-            Report::Posted { webhook, post, items, batch_id, answer } => {
-                self.conclude(webhook, post, items, batch_id, &answer);
-            }
-            Report::Cycle { work, result } => self.cycled(*work, result),
-            Report::Read { webhook, result } => self.know(webhook, *result),
-            Report::Formed { webhook, result } => self.formed(webhook, result),
-            Report::Disabled { webhook } => self.disabled(webhook),
-            Report::Recovered(id) => self.recovered(id),
-            Report::Maintained(result) => self.maintained(result),
-            Report::Died => self.died = true,
+            Report::Posted(posted) => self.conclude(&posted),
+            Report::Cycle { work, result } => self.on_cycle(*work, result),
+            Report::ConfigRead { webhook, result } => self.on_config_read(webhook, *result),
+            Report::BatchFormed { webhook, result } => self.on_batch_formed(webhook, result),
+            Report::Disabled { webhook } => self.on_disabled(webhook),
+            Report::RecoveryEnded(id) => self.on_recovery_ended(id),
+            Report::Maintained(result) => self.on_maintained(result),
+            Report::TaskPanicked => self.task_panicked = true,
         }
     }
 
-    /// Tells writers of events what they may put into our hands.
-    fn publish_capacity(&mut self) {
-        if self.draining {
-            return;
+    /// When the next turn begins even if nothing happens.
+    fn next_turn_at(&self, order: Order) -> Instant {
+        let drained_by = match order {
+            Order::DrainUntil(by) => Some(by),
+            Order::Run => None,
+        };
+        let others = [drained_by, self.cycle.next_at(), self.queues.next_at(clock::now(), !self.draining)];
+        others.into_iter().flatten().fold(self.timers.next_at(Instant::now()), Instant::min)
+    }
+}
+
+#[cfg(test)]
+mod testing {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use time::macros::datetime;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::actors::dispatch::queue::WebhookQueue;
+    use crate::domain::delivery::access::Access;
+    use crate::domain::delivery::circuit::Circuit;
+    use crate::domain::delivery::settings::{DeliverySettings, Format, Verification};
+    use crate::domain::ids::{DeliveryId, EventId, TenantId};
+    use crate::domain::presence::{Event, EventKind, Origin};
+    use crate::domain::webhook::state::WebhookState;
+    use crate::domain::webhook::target::TargetPolicy;
+    use crate::outbound::post::Poster;
+
+    /// A webhook that is active and whose receiver has accepted a POST, in its first version, as it is read.
+    pub fn webhook_target(settings: DeliverySettings) -> WebhookTarget {
+        WebhookTarget {
+            version: 1,
+            url: "https://crm.example/hook".to_owned(),
+            settings,
+            access: Access::default(),
+            state: WebhookState::Active,
+            circuit: Circuit::default(),
+            is_proven: true,
+            tenant_id: TenantId(Uuid::nil()),
+            noticed: false,
+            verification: Verification::None,
+            keys: Vec::new(),
+            ed25519: Vec::new(),
         }
-        let now = clock::now();
-        let outlets = &self.outlets;
-        self.busy.retain(|webhook| outlets.get(webhook).is_some_and(|outlet| !outlet.is_drained()));
-        self.count_places();
-        let room = |outlet: &WebhookQueue| if outlet.is_closed(now) { 0 } else { outlet.room(&self.places) };
-        let rooms = self.busy().map(|(webhook, outlet)| (webhook, room(outlet))).collect();
-        self.deps.store.handoff.publish_capacity(DispatchCapacity {
-            dispatcher: Some(self.id),
-            // Half of what is free, as several may take their leave before we look again.
-            room: self.places.free(Risk::Low).div_ceil(2),
-            rooms: Arc::new(rooms),
-            others: WINDOW_FIRST,
-            proven: self.proven.clone(),
-            unproven: self.places.free(Risk::Unproven).div_ceil(2),
-            limited: self.leader,
-        });
     }
 
-    /// Counts anew who has how many places.
-    fn count_places(&mut self) {
-        let mut places = Places::default();
-        for (_, outlet) in self.busy() {
-            let taken = outlet.places();
-            if taken > 0 {
-                places.take(outlet.owner(), outlet.risk(), taken);
-            }
-        }
-        self.places = places;
+    /// Configures a queue by what is read of its webhook.
+    pub fn configure(queue: &mut WebhookQueue, read: WebhookTarget) {
+        let poster = Poster::new(TargetPolicy::default(), None).unwrap();
+        let target = poster.target(&read.url, &read.access, read.settings.timeout);
+        queue.configure(read, target);
     }
 
-    /// When the loop has something to do even if nothing happens.
-    fn next_moment(&self, order: Order) -> Instant {
-        let mut moment = self.poll_at;
-        if !self.maintenance_runs {
-            moment = moment.min(self.maintenance_at.max(Instant::now() + Duration::from_millis(1)));
+    /// A first attempt to tell a webhook of a new event, at 15:00 on 2026-11-23.
+    pub fn claimed(webhook_id: WebhookId) -> Claimed {
+        let at = datetime!(2026-11-23 15:00:00 UTC);
+        let event_id = EventId::generate();
+        let event = Event {
+            event_id,
+            kind: EventKind::PresenceUpdated,
+            position: 1,
+            source: None,
+            agent_id: None,
+            sequence: Some(1),
+            topic: None,
+            external_id: None,
+            presence: None,
+            previous: None,
+            occurred_at: None,
+            received_at: at,
+            committed_at: None,
+            origin: Origin::Live,
+            detail: None,
+            raw: bytes::Bytes::new(),
+        };
+        Claimed {
+            delivery_id: DeliveryId::of(event_id, webhook_id),
+            webhook_id,
+            webhook_version: 1,
+            lane: 1,
+            attempt: 1,
+            superseded: 0,
+            sent_at: at,
+            format: Format::default(),
+            event_id,
+            event: Some(Arc::new(event)),
+            newer: false,
         }
-        if let Order::DrainUntil(by) = order {
-            moment = moment.min(by);
-        }
-        if let Some(until) = self.wait_until {
-            moment = moment.min(until);
-        }
-        for (_, outlet) in self.busy() {
-            moment = moment.min(outlet.paced_until.unwrap_or(moment));
-            if !self.draining && outlet.may_form(&self.places) {
-                moment = moment.min(outlet.batch_due_at().unwrap_or(moment));
-            }
-        }
-        moment
     }
 }
 
@@ -429,7 +350,7 @@ mod tests {
     async fn a_task_that_panics_is_reported_and_one_that_ends_reports() {
         let (report, mut reports) = mpsc::unbounded_channel();
         start(&report, async { panic!("on purpose") });
-        assert!(matches!(reports.recv().await, Some(Report::Died)));
+        assert!(matches!(reports.recv().await, Some(Report::TaskPanicked)));
         let webhook = WebhookId::generate();
         start(&report, async move { Report::Disabled { webhook } });
         assert!(matches!(reports.recv().await, Some(Report::Disabled { webhook: told }) if told == webhook));

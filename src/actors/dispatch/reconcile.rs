@@ -1,81 +1,58 @@
-//! What we hold according to the database, held against what we have in hand. A transaction may be committed without our
-//! being told: its answer was lost, or came too late. Whoever wrote it (a writer of events, a snapshot, a claim, a batch), the
-//! delivery would stay leased to us, and its lane blocked, for as long as we live.
+//! How the loop finds what no message tells of: leases and lanes in the database, compared with what it knows. The answer
+//! to a commit may be lost or come too late. Whoever committed (a writer of events, a snapshot, a claim, a batch), the
+//! delivery would stay leased to us, and its lane blocked, for as long as this process lives.
 
-use std::collections::{HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Dispatch;
 use crate::domain::ids::DeliveryId;
 use crate::store::delivery::leases::{LaneCursor, Leases};
 
-/// A delivery stays unknown for so long before it is given back: twice what any step may wait for the database, so that the
-/// word about it is not on its way any more.
-const UNKNOWN_FOR: Duration = Duration::from_secs(10);
-
-/// Attempts that are leased to us and that we do not know of, each since when.
-#[derive(Debug, Default)]
-pub(super) struct Unknown {
-    since: HashMap<(DeliveryId, i32), Instant>,
-}
-
-impl Unknown {
-    /// Takes in what was leased to us and unknown at `now`; gives what has been so for too long.
-    fn seen(&mut self, unknown: HashSet<(DeliveryId, i32)>, now: Instant) -> Vec<(DeliveryId, i32)> {
-        self.since.retain(|attempt, _| unknown.contains(attempt));
-        for attempt in unknown {
-            self.since.entry(attempt).or_insert(now);
-        }
-        let overdue = self.since.iter().filter(|(_, since)| now.duration_since(**since) >= UNKNOWN_FOR);
-        overdue.map(|(attempt, _)| *attempt).collect()
-    }
-}
-
-/// A walk through all lanes, over and over, for those whose first delivery nobody holds and nothing wakes: the word about it was
-/// lost, with a commit or with a process. One piece at a time, without a pause at first and after a dispatcher's death.
+/// A walk through all lanes, over and over, for those whose first delivery is neither leased nor due: the message about it
+/// was lost, with a commit or with a process. One piece at a time, without a pause at first and after a dispatcher's death.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Walk {
-    /// Behind this lane it goes on.
+pub(super) struct LaneWalk {
+    /// It goes on after this lane.
     pub(super) from: LaneCursor,
     /// It does not pause until it has come to the end.
     pub(super) hurries: bool,
 }
 
-impl Default for Walk {
+impl Default for LaneWalk {
     fn default() -> Self {
         Self { from: LaneCursor::default(), hurries: true }
     }
 }
 
-impl Walk {
-    /// Takes in how far a piece came; `None`: to the end.
-    pub(super) fn go_on(&mut self, to: Option<LaneCursor>) {
+impl LaneWalk {
+    /// Takes over how far a piece came; `None`: to the end.
+    pub(super) fn advance(&mut self, to: Option<LaneCursor>) {
         self.hurries &= to.is_some();
         self.from = to.unwrap_or_default();
     }
 }
 
-/// A reading of the whole table for what is leased, over and over, as the walk: an index over it would cost every delivery
-/// more than this costs all of them (docs/adr/0036).
+/// A scan of the whole table for leases, over and over, as the walk: an index over them would cost every delivery more
+/// than this costs all of them (docs/adr/0036).
 #[derive(Debug)]
-pub(super) struct Scan {
-    /// The page where the next piece begins.
+pub(super) struct LeaseScan {
+    /// Page where the next piece begins.
     pub(super) from: i64,
     /// It does not pause until it has come to the end.
     pub(super) hurries: bool,
-    /// What is leased to us, as far as this reading has come.
+    /// Deliveries leased to us, as far as this scan has come, each with its attempt.
     ours: Vec<(DeliveryId, i32)>,
 }
 
-impl Default for Scan {
+impl Default for LeaseScan {
     fn default() -> Self {
         Self { from: 0, hurries: true, ours: Vec::new() }
     }
 }
 
-impl Scan {
-    /// Takes in a piece; at the end of a reading gives all that is leased to us.
-    pub(super) fn go_on(&mut self, piece: Leases) -> Option<Vec<(DeliveryId, i32)>> {
+impl LeaseScan {
+    /// Takes over a piece; at the end of the table gives all that is leased to us.
+    pub(super) fn advance(&mut self, piece: Leases) -> Option<Vec<(DeliveryId, i32)>> {
         self.ours.extend(piece.ours);
         self.hurries &= piece.next.is_some();
         self.from = piece.next.unwrap_or_default();
@@ -84,15 +61,10 @@ impl Scan {
 }
 
 impl Dispatch {
-    /// Gives back what has been leased to us for long without our knowing of it. If that fails, the next round does it.
-    pub(super) fn reconcile(&mut self, leased: Vec<(DeliveryId, i32)>, now: Instant) {
-        let settled = self.work.settlements.iter().map(|settlement| settlement.delivery_id);
-        let settled: HashSet<_> = settled.chain(self.settling.iter().flatten().copied()).collect();
-        let unknown = leased
-            .into_iter()
-            .filter(|(delivery, _)| !self.held.contains_key(delivery) && !settled.contains(delivery))
-            .collect();
-        let overdue = self.unknown.seen(unknown, now);
+    /// Returns what has been leased to us for long without our knowing of it. If that fails, the next run does it.
+    pub(super) fn return_unknown(&mut self, leased: Vec<(DeliveryId, i32)>, now: Instant) {
+        let unsettled = self.cycle.unsettled().collect();
+        let overdue = self.leases.overdue(leased, &unsettled, now);
         if overdue.is_empty() {
             return;
         }
@@ -102,13 +74,16 @@ impl Dispatch {
                 Ok(0) => {}
                 Ok(returned) => {
                     metrics.leases_returned.inc_by(returned);
-                    tracing::warn!(
-                        returned,
-                        "deliveries were leased to us by commits that we were not told of"
-                    );
+                    tracing::warn!(returned, "returned leases whose commit this dispatcher was not told of");
                     store.wake.deliveries_due();
                 }
-                Err(error) => tracing::warn!(%error, "unknown leases wait for the database"),
+                Err(error) => {
+                    let leases = overdue.len();
+                    tracing::warn!(
+                        %error, leases,
+                        "failed to return leases whose commit this dispatcher was not told of; retrying in 2 s"
+                    );
+                }
             }
         });
     }
@@ -120,17 +95,24 @@ mod tests {
     use crate::domain::ids::{EventId, WebhookId};
 
     #[test]
-    fn an_attempt_is_overdue_only_if_it_was_unknown_all_the_time() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let id = DeliveryId::of(EventId::generate(), WebhookId::generate());
-        let mut unknown = Unknown::default();
-        assert_eq!(unknown.seen(HashSet::from([(id, 1)]), at(0)), []);
-        assert_eq!(unknown.seen(HashSet::new(), at(6)), [], "the word about it came");
-        assert_eq!(unknown.seen(HashSet::from([(id, 1)]), at(8)), []);
-        assert_eq!(unknown.seen(HashSet::from([(id, 2)]), at(16)), [], "another attempt is another one");
-        assert_eq!(unknown.seen(HashSet::from([(id, 2)]), at(25)), []);
-        assert_eq!(unknown.seen(HashSet::from([(id, 2)]), at(26)), [(id, 2)]);
-        assert_eq!(unknown.seen(HashSet::from([(id, 2)]), at(28)), [(id, 2)], "until it is given back");
+    fn a_scan_gives_what_is_leased_to_us_at_the_end_of_the_table() {
+        let mut scan = LeaseScan::default();
+        let lease = || (DeliveryId::of(EventId::generate(), WebhookId::generate()), 1);
+        let (first, last) = (lease(), lease());
+        let piece = |ours, next| Leases { ours: vec![ours], freed: 0, next };
+        assert_eq!(scan.advance(piece(first, Some(4096))), None);
+        assert!(scan.hurries && scan.from == 4096);
+        assert_eq!(scan.advance(piece(last, None)), Some(vec![first, last]));
+        assert!(!scan.hurries && scan.from == 0, "the next scan begins, and takes its time");
+    }
+
+    #[test]
+    fn a_walk_hurries_until_its_first_end() {
+        let mut walk = LaneWalk::default();
+        walk.advance(Some(LaneCursor::default()));
+        assert!(walk.hurries);
+        walk.advance(None);
+        walk.advance(Some(LaneCursor::default()));
+        assert!(!walk.hurries);
     }
 }

@@ -1,5 +1,5 @@
-//! Works on a recovery that is in our hands, until it has ended or is in others'. Started by `upkeep`; what is done is
-//! `store/recovery/worker.rs`.
+//! Work on a recovery that is leased to this process, until the recovery has ended or is leased to another one. Maintenance
+//! starts it; `store/recovery/worker.rs` does each step.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::domain::delivery::recovery::RecoveryFailure;
 use crate::domain::ids::{DispatcherId, RecoveryId};
 use crate::store::Store;
 
-/// Wait before it is looked at again after the database was away.
-const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Wait before the next try while the database is unavailable.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How often in a row a step may take too long for the database.
 const TOO_SLOW_AFTER: u32 = 5;
 
-/// Owes again chunk after chunk. If we die, another dispatcher goes on from the last one.
+/// Plans the deliveries again, chunk after chunk. If this process dies, another dispatcher goes on from the last one.
 pub(super) async fn recover(store: Store, dispatcher: DispatcherId, id: RecoveryId) -> Report {
     let mut slow = 0;
     loop {
@@ -25,12 +25,12 @@ pub(super) async fn recover(store: Store, dispatcher: DispatcherId, id: Recovery
                 if error.is_transient() && slow < TOO_SLOW_AFTER {
                     Err(error)
                 } else {
-                    tracing::error!(%error, recovery = %id, "a recovery ended early");
                     let reason = if error.is_transient() {
                         RecoveryFailure::TooSlow
                     } else {
                         RecoveryFailure::Refused
                     };
+                    tracing::error!(%error, recovery = %id, reason = reason.as_str(), "recovery failed; ending it early");
                     store.end_recovery(dispatcher, id, Some(reason)).await.map(|()| false)
                 }
             }
@@ -41,10 +41,13 @@ pub(super) async fn recover(store: Store, dispatcher: DispatcherId, id: Recovery
         };
         match done {
             Ok(true) => {}
-            Ok(false) => return Report::Recovered(id),
+            Ok(false) => return Report::RecoveryEnded(id),
             Err(error) => {
-                tracing::warn!(%error, recovery = %id, "a recovery waits for the database");
-                sleep(AGAIN_AFTER).await;
+                tracing::warn!(
+                    %error, recovery = %id, delay = ?RETRY_AFTER,
+                    "failed to run a step of a recovery; retrying after the delay"
+                );
+                sleep(RETRY_AFTER).await;
             }
         }
     }

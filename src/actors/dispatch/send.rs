@@ -1,17 +1,18 @@
-//! From a webhook's outlet to a POST under way.
+//! From a leased delivery to a POST under way, or to its end or return without one.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use time::OffsetDateTime;
 
+use super::conclude::Posted;
+use super::queue::{QueueDecision, Unsent, WebhookConfig};
 use super::{Dispatch, Report, start};
-use crate::actors::dispatch::queue::{Next, Prepared, Unsent, WebhookQueue};
 use crate::clock;
 use crate::domain::audit::{Kind, Level};
 use crate::domain::delivery::outcome::{Disposition, EndState};
 use crate::domain::delivery::slots;
-use crate::domain::delivery::slots::Places;
 use crate::domain::ids::{EventId, WebhookId};
 use crate::metrics::OutcomeLabels;
 use crate::outbound::body::envelope::{self, Item};
@@ -20,75 +21,97 @@ use crate::store::StoreError;
 use crate::store::delivery::targets::WebhookTarget;
 use crate::store::delivery::types::{Claimed, Settlement};
 
-/// The text of an event, written by the first POST that needs it.
-pub(super) type Told = Arc<OnceLock<envelope::Prepared>>;
+/// Wait before the next try if a webhook's address or keys cannot be read.
+const UNREADABLE_RETRY: time::Duration = time::Duration::seconds(5);
 
-/// Events whose text is kept at most: those of the last moments, for all their webhooks.
-const TOLD_MAX: usize = 1024;
+/// What all POSTs of an event have in common, rendered by the first of them.
+type SharedRendering = Arc<OnceLock<envelope::Prepared>>;
+
+/// Renderings of the last events: webhooks of one event share them.
+#[derive(Default)]
+pub(super) struct RenderedEvents {
+    events: HashMap<EventId, SharedRendering>,
+}
+
+impl RenderedEvents {
+    /// Events kept at most: those of the last moments, for all their webhooks.
+    const MAX: usize = 1024;
+
+    fn of(&mut self, event: EventId) -> SharedRendering {
+        if self.events.len() >= Self::MAX {
+            self.events.clear();
+        }
+        self.events.entry(event).or_default().clone()
+    }
+}
 
 impl Dispatch {
-    /// Takes in a webhook that was read.
-    pub(super) fn know(&mut self, webhook: WebhookId, result: Result<WebhookTarget, StoreError>) {
-        let Some(outlet) = self.outlets.get_mut(&webhook) else { return };
-        outlet.loading = false;
-        if std::mem::take(&mut outlet.outdated) {
-            return self.read(webhook);
+    /// Takes over a leased delivery, and sends what may go of its webhook.
+    pub(super) fn accept(&mut self, claimed: Claimed) {
+        if !self.leases.add(&claimed) {
+            return;
+        }
+        let webhook = claimed.webhook_id;
+        if self.queues.open(webhook).accept(claimed, Instant::now()) {
+            self.read_config(webhook);
+        }
+        self.send_ready(webhook);
+    }
+
+    /// Reads a webhook's settings, address and keys.
+    pub(super) fn read_config(&mut self, webhook: WebhookId) {
+        if !self.queues.open(webhook).begin_config_read() {
+            return;
+        }
+        let (store, key) = (self.deps.store.clone(), self.deps.master_key.clone());
+        start(&self.report, async move {
+            let result = Box::new(store.webhook_target(webhook, clock::now(), &key).await);
+            Report::ConfigRead { webhook, result }
+        });
+    }
+
+    /// Takes over what was read of a webhook.
+    pub(super) fn on_config_read(&mut self, webhook: WebhookId, result: Result<WebhookTarget, StoreError>) {
+        let Some(queue) = self.queues.get_mut(webhook) else { return };
+        if queue.end_config_read() {
+            return self.read_config(webhook);
         }
         match result {
             Ok(read) => {
-                // Our own figures are newer, except where an owner has just given the receiver a clean record.
-                let known = outlet.prepared.as_ref().map(|prepared| prepared.version);
-                if known.is_none_or(|version| version < read.version && read.circuit.failures == 0) {
-                    outlet.circuit = read.circuit.clone();
-                }
-                outlet.noticed |= read.noticed;
-                // That it has succeeded may not be written yet.
-                outlet.is_proven = read.is_proven
-                    || (outlet.is_proven
-                        && outlet.prepared.as_ref().is_some_and(|prepared| prepared.goes_to(&read.url)));
-                let is_proven = outlet.is_proven;
                 let target = self.deps.poster.target(&read.url, &read.access, read.settings.timeout);
-                outlet.prepared = Some(Arc::new(Prepared::new(read, target)));
-                self.prove(webhook, is_proven);
-                self.pump(webhook);
+                queue.configure(read, target);
+                let is_proven = queue.receiver.is_proven();
+                self.queues.set_proven(webhook, is_proven);
+                self.send_ready(webhook);
             }
             Err(StoreError::NotFound(_)) => {
-                for claimed in std::mem::take(&mut outlet.ready) {
+                for claimed in queue.take_ready() {
                     self.end_unsent(&claimed, EndState::WebhookGone, "webhook_gone", false);
                 }
             }
             Err(error) => {
-                tracing::error!(%error, %webhook, "a webhook's address or secret cannot be read");
-                let later = clock::now() + time::Duration::seconds(5);
-                self.give_back(webhook, later);
+                tracing::error!(
+                    %error, %webhook,
+                    "failed to read a webhook's address or keys; its deliveries are due again in 5 s"
+                );
+                self.return_to_queue(webhook, clock::now() + UNREADABLE_RETRY);
             }
         }
     }
 
-    /// Keeps whether a webhook's present address has accepted a POST.
-    pub(super) fn prove(&mut self, webhook: WebhookId, is_proven: bool) {
-        if self.proven.contains(&webhook) != is_proven {
-            let proven = Arc::make_mut(&mut self.proven);
-            if is_proven {
-                proven.insert(webhook);
-            } else {
-                proven.remove(&webhook);
-            }
-        }
-    }
-
-    /// Sends what may go of one webhook; in the drain nothing, and it goes back.
-    pub(super) fn pump(&mut self, webhook: WebhookId) {
+    /// Sends what may go of one webhook; nothing in the drain.
+    pub(super) fn send_ready(&mut self, webhook: WebhookId) {
         if self.draining {
             return;
         }
+        let leader = self.queues.is_leader();
         loop {
-            let Some(outlet) = self.outlets.get_mut(&webhook) else { return };
-            match outlet.next(clock::now(), self.started, self.leader) {
-                Next::Wait => return,
-                Next::HoldUntil(until) => return self.give_back(webhook, until),
-                Next::Send(claimed) => self.send(webhook, vec![claimed], None),
-                Next::End(claimed, unsent) => {
+            let Some(queue) = self.queues.get_mut(webhook) else { return };
+            match queue.decide(clock::now(), self.started.elapsed(), leader) {
+                QueueDecision::Wait => return,
+                QueueDecision::ReturnUntil(due_at) => return self.return_to_queue(webhook, due_at),
+                QueueDecision::Send(claimed) => self.send(webhook, vec![claimed], None),
+                QueueDecision::End(claimed, unsent) => {
                     let (end, outcome) = match unsent {
                         Unsent::Superseded => (EndState::Superseded, "superseded"),
                         Unsent::Expired => (EndState::Expired, "expired"),
@@ -101,40 +124,34 @@ impl Dispatch {
         }
     }
 
-    /// Sends what the rate limits let go by now.
-    pub(super) fn pump_paced(&mut self, now: Instant) {
-        let due: Vec<_> = self
-            .busy()
-            .filter(|(_, outlet)| outlet.paced_until.is_some_and(|until| until <= now))
-            .map(|(webhook, _)| webhook)
-            .collect();
-        for webhook in due {
-            if let Some(outlet) = self.outlets.get_mut(&webhook) {
-                outlet.paced_until = None;
+    /// Sends what rate limits allow by now.
+    pub(super) fn send_paced(&mut self, now: Instant) {
+        for webhook in self.queues.paced_by(now) {
+            if let Some(queue) = self.queues.get_mut(webhook) {
+                queue.end_pause();
             }
-            self.pump(webhook);
+            self.send_ready(webhook);
         }
     }
 
-    /// Gives back all that is in hand of a webhook and not under way, due at a time.
-    pub(super) fn give_back(&mut self, webhook: WebhookId, due_at: OffsetDateTime) {
-        let Some(outlet) = self.outlets.get_mut(&webhook) else { return };
-        outlet.paced_until = None;
-        for claimed in std::mem::take(&mut outlet.ready) {
-            let attempt = self.let_go(&claimed);
-            self.work.settlements.push(Settlement {
+    /// Returns all deliveries of a webhook that are leased and not under way to the database, due at a time.
+    pub(super) fn return_to_queue(&mut self, webhook: WebhookId, due_at: OffsetDateTime) {
+        let Some(queue) = self.queues.get_mut(webhook) else { return };
+        for claimed in queue.take_ready() {
+            let settlement = Settlement {
                 delivery_id: claimed.delivery_id,
-                attempt,
+                attempt: self.leases.remove(&claimed),
                 disposition: Disposition::Returned(due_at),
                 status: None,
                 outcome: "",
                 goes_on: false,
                 latest: false,
-            });
+            };
+            self.cycle.add(settlement, None);
         }
     }
 
-    /// Starts one POST; of a batch all of its deliveries go in it.
+    /// Starts one POST, of one delivery or of a batch.
     pub(super) fn send(&mut self, webhook: WebhookId, items: Vec<Claimed>, batch_id: Option<String>) {
         if self.deps.store.handoff.is_removed(webhook) {
             for claimed in &items {
@@ -142,29 +159,18 @@ impl Dispatch {
             }
             return;
         }
-        let Some(outlet) = self.outlets.get_mut(&webhook) else { return };
-        let Some(prepared) = outlet.prepared.clone() else { return };
-        self.last_post += 1;
-        let number = self.last_post;
+        let Some(queue) = self.queues.get_mut(webhook) else { return };
+        let Some(config) = queue.config().cloned() else { return };
         let places = if batch_id.is_some() { slots::of_batch(items.len()) } else { 1 };
-        outlet.posts.insert(number, (Instant::now(), places));
-        outlet.used_at = Instant::now();
+        let number = queue.begin_post(places, Instant::now());
         self.deps.metrics.in_flight.inc();
-        let told: Vec<_> = items.iter().map(|claimed| self.told(claimed.event_id)).collect();
+        let rendered: Vec<_> = items.iter().map(|claimed| self.rendered.of(claimed.event_id)).collect();
         let poster = self.deps.poster.clone();
         start(&self.report, async move {
-            let post = post(&prepared, &items, &told, batch_id.clone());
+            let post = post(&config, &items, &rendered, batch_id.clone());
             let answer = poster.post(post).await;
-            Report::Posted { webhook, post: number, items, batch_id, answer }
+            Report::Posted(Posted { webhook, number, items, batch_id, answer })
         });
-    }
-
-    /// Where the text of an event is, or will be: webhooks of one event share it.
-    fn told(&mut self, event: EventId) -> Told {
-        if self.told.len() >= TOLD_MAX {
-            self.told.clear();
-        }
-        self.told.entry(event).or_default().clone()
     }
 
     /// Ends a delivery without a POST.
@@ -173,60 +179,42 @@ impl Dispatch {
         claimed: &Claimed,
         end: EndState,
         outcome: &'static str,
-        goes_on: bool,
+        promotes_next: bool,
     ) {
-        let attempt = self.let_go(claimed);
         // It took the place of one that can be sent: a receiver that is tried with one POST would wait for the poll.
-        self.claim = true;
+        self.cycle.claim_for_all();
         let level = if end == EndState::Superseded { Level::Info } else { Level::Warn };
         let mut entry = claimed.entry(clock::now(), Kind::DeliveryEnded).level(level);
         entry.outcome = Some(outcome);
         entry.end_state = Some(end.as_str());
-        self.work.entries.push(entry);
-        self.work.settlements.push(Settlement {
+        let settlement = Settlement {
             delivery_id: claimed.delivery_id,
-            attempt,
+            attempt: self.leases.remove(claimed),
             disposition: Disposition::Ended(end),
             status: None,
             outcome,
-            goes_on: goes_on && !self.draining,
+            goes_on: promotes_next && !self.draining,
             latest: false,
-        });
+        };
+        self.cycle.add(settlement, Some(entry));
         self.deps.metrics.deliveries_ended.get_or_create(&OutcomeLabels { outcome: end.as_str() }).inc();
     }
-
-    /// Takes a delivery out of hand; says which attempt of it that was.
-    pub(super) fn let_go(&mut self, claimed: &Claimed) -> i32 {
-        self.lanes.remove(&(claimed.webhook_id, claimed.lane));
-        self.held.remove(&claimed.delivery_id).unwrap_or(claimed.attempt)
-    }
 }
 
-impl WebhookQueue {
-    /// Deliveries or batches in hand.
-    pub(super) fn in_hand(&self) -> usize {
-        self.ready.len() + self.posts.len()
-    }
-
-    /// Whether it could take more than it has in hand.
-    pub(super) fn can_claim_more(&self, now: OffsetDateTime, places: &Places) -> bool {
-        self.prepared.as_ref().is_some_and(|prepared| {
-            let most = self.circuit.room(now, prepared.settings.max_concurrency).min(self.window);
-            // Half empty, so that one claim brings many.
-            self.ready.is_empty() && self.posts.len() <= most / 2 && most > 0 && self.room(places) > 0
-        })
-    }
-}
-
-/// The POST of some deliveries of one webhook.
-fn post(prepared: &Prepared, items: &[Claimed], told: &[Told], batch_id: Option<String>) -> Post {
+/// POST of some deliveries of one webhook.
+fn post(
+    config: &WebhookConfig,
+    items: &[Claimed],
+    rendered: &[SharedRendering],
+    batch_id: Option<String>,
+) -> Post {
     let now = clock::now();
     let events: Vec<_> = items
         .iter()
-        .zip(told)
-        .filter_map(|(claimed, told)| {
+        .zip(rendered)
+        .filter_map(|(claimed, rendered)| {
             let event = claimed.event.as_ref()?;
-            Some((claimed, told.get_or_init(|| envelope::Prepared::of(event))))
+            Some((claimed, rendered.get_or_init(|| envelope::Prepared::of(event))))
         })
         .collect();
     let rendered: Vec<_> = events
@@ -239,18 +227,18 @@ fn post(prepared: &Prepared, items: &[Claimed], told: &[Told], batch_id: Option<
         })
         .collect();
     // All of a batch have the same.
-    let format = items.first().map_or(prepared.settings.format, |claimed| claimed.format);
+    let format = items.first().map_or(config.settings.format, |claimed| claimed.format);
     let (id, rendered) = match (batch_id, rendered.as_slice()) {
         (None, [only]) => (only.delivery_id.to_string(), envelope::render(only, format)),
         (batch_id, all) => (batch_id.unwrap_or_default(), envelope::render_batch(all, format)),
     };
     let attempt = items.first().map_or(1, |claimed| u32::try_from(claimed.attempt).unwrap_or(1));
     Post {
-        target: prepared.target.clone(),
+        target: config.target.clone(),
         id,
         attempt,
         rendered,
-        keys: prepared.keys(now),
+        keys: config.keys(now),
         timestamp: now.unix_timestamp(),
     }
 }

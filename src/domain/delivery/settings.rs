@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use time::OffsetDateTime;
+
 use crate::domain::closed_set::closed_set;
 
 /// POSTs under way at once at most, unless its owner says otherwise; with fewer a webhook is limited.
@@ -93,6 +95,12 @@ pub struct DeliverySettings {
 }
 
 impl DeliverySettings {
+    /// From when on a delivery of an event that arrived at `received_at` is too old to be sent; `None`: never.
+    #[must_use]
+    pub fn expires_at(&self, received_at: OffsetDateTime) -> Option<OffsetDateTime> {
+        self.max_age.map(|age| received_at + age)
+    }
+
     /// Whether its receiver is to bear less than usual. Only one process serves it then, so that several do not each use up
     /// what is allowed.
     #[must_use]
