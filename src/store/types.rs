@@ -123,3 +123,8 @@ pub(super) fn detail(kind: EventKind, state: Value) -> Option<Detail> {
         EventKind::WebhookTest => return None,
     })
 }
+
+/// Values of one column of rows that a statement gets as arrays.
+pub(super) fn column<'a, R, T>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> Vec<T> {
+    rows.iter().map(value).collect()
+}
