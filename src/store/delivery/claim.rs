@@ -16,7 +16,7 @@ use crate::store::types::column;
 /// What a row of `claim.sql` is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
-enum RowKind {
+enum ClaimRowKind {
     Leased,
     NotLeased,
     Batch,
@@ -52,7 +52,7 @@ pub(in crate::store) async fn claim(
     cycle.more |= i64::try_from(rows.len()).is_ok_and(|changed| changed >= room.total);
     let mut taken = HashMap::new();
     for row in rows {
-        if row.kind == RowKind::Batch {
+        if row.kind == ClaimRowKind::Batch {
             cycle.batches_due.push(row.webhook_id);
             continue;
         }
@@ -61,7 +61,7 @@ pub(in crate::store) async fn claim(
         if *taken == row.room {
             cycle.filled.push(row.webhook_id);
         }
-        match row.event_id.filter(|_| row.kind == RowKind::Leased) {
+        match row.event_id.filter(|_| row.kind == ClaimRowKind::Leased) {
             Some(event_id) => cycle.claimed.push(Claimed {
                 delivery_id: row.delivery_id,
                 webhook_id: row.webhook_id,

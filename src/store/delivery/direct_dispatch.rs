@@ -192,12 +192,22 @@ impl Handoff {
     }
 }
 
-/// What the dispatcher is told once the plan is committed. `written` says of each delivery whether it is in its hands,
-/// and whether it stands behind another.
+/// Where a delivery stands in its lane once it is inserted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Placement {
+    /// Leased to the dispatcher.
+    Leased,
+    /// Behind an older one that is open.
+    Blocked,
+    /// To be claimed: now, later, or when its webhook is resumed.
+    Due,
+}
+
+/// What the dispatcher is told once the plan is committed, and the events that it will need for blocked deliveries.
 pub(in crate::store) fn direct_dispatches(
     plan: &Plan,
     events: &[NewEvent],
-    written: &HashMap<DeliveryId, (bool, bool)>,
+    placements: &HashMap<DeliveryId, Placement>,
     now: OffsetDateTime,
 ) -> (Vec<DirectDispatch>, Vec<Arc<Event>>) {
     let (mut handed, mut kept, mut collecting) = (Vec::new(), Vec::new(), HashMap::new());
@@ -208,8 +218,8 @@ pub(in crate::store) fn direct_dispatches(
             *collecting.entry(planned.webhook_id).or_insert(0_usize) += 1;
             continue;
         }
-        match written.get(&planned.delivery_id) {
-            Some((true, _)) => handed.push(DirectDispatch::Delivery(Box::new(Claimed {
+        match placements.get(&planned.delivery_id) {
+            Some(Placement::Leased) => handed.push(DirectDispatch::Delivery(Box::new(Claimed {
                 delivery_id: planned.delivery_id,
                 webhook_id: planned.webhook_id,
                 webhook_version: planned.webhook_version,
@@ -222,13 +232,13 @@ pub(in crate::store) fn direct_dispatches(
                 event: Some(new.event.clone()),
                 newer: false,
             }))),
-            Some((false, true)) => {
+            Some(Placement::Blocked) => {
                 if planned.first {
                     handed.push(DirectDispatch::Behind { webhook: planned.webhook_id, lane: planned.lane });
                 }
                 kept.push(new.event.clone());
             }
-            _ => {
+            Some(Placement::Due) | None => {
                 if planned.left {
                     left.insert(planned.webhook_id);
                 }

@@ -1,6 +1,6 @@
 //! Dispatchers that live, and what becomes of what a dead one held.
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -104,41 +104,10 @@ impl Store {
         now: OffsetDateTime,
     ) -> Result<(Option<LaneCursor>, u64)> {
         with_timeout(async {
-            // One descent into the index for each lane, however much stands in it.
-            let lanes = sqlx::query!(
-                r#"with recursive walk (number, webhook_id, lane) as (
-                       select 0::bigint, $1::uuid, $2::bigint
-                       union all
-                       select w.number + 1, next.webhook_id, next.lane
-                       from walk w
-                       cross join lateral (
-                           select d.webhook_id, d.lane
-                           from delivery d
-                           where (d.webhook_id, d.lane) > (w.webhook_id, w.lane)
-                           order by d.webhook_id, d.lane
-                           limit 1) next
-                       where w.number < $3
-                   )
-                   select w.webhook_id as "webhook_id!: WebhookId", w.lane as "lane!", h.stranded as "stranded!"
-                   from walk w
-                   cross join lateral (
-                       select d.due_at is null and d.leased_by is null as stranded
-                       from delivery d
-                       where d.webhook_id = w.webhook_id
-                         and d.lane = w.lane
-                       order by d.position
-                       limit 1) h
-                   where w.number > 0
-                   order by w.number"#,
-                from.0,
-                from.1,
-                LANES,
-            )
-            .fetch_all(&self.pipeline_pool)
-            .await?;
+            let lanes = lane_heads(&self.pipeline_pool, from).await?;
             let last = lanes.last().map(|lane| LaneCursor(lane.webhook_id.0, lane.lane));
             let (webhooks, stranded): (Vec<_>, Vec<_>) =
-                lanes.iter().filter(|lane| lane.stranded).map(|lane| (lane.webhook_id, lane.lane)).unzip();
+                lanes.iter().filter(|lane| lane.is_stranded).map(|lane| (lane.webhook_id, lane.lane)).unzip();
             if stranded.is_empty() {
                 return Ok((last, 0));
             }
@@ -344,6 +313,50 @@ impl Store {
         })
         .await
     }
+}
+
+/// A lane with open deliveries.
+struct LaneHead {
+    webhook_id: WebhookId,
+    lane: i64,
+    /// Its first delivery is neither leased nor has a due time.
+    is_stranded: bool,
+}
+
+/// Reads the next lanes and the first delivery of each.
+async fn lane_heads(pool: &PgPool, from: LaneCursor) -> Result<Vec<LaneHead>> {
+    // One descent into the index for each lane, however much stands in it.
+    let lanes = sqlx::query_as!(
+        LaneHead,
+        r#"with recursive walk (number, webhook_id, lane) as (
+               select 0::bigint, $1::uuid, $2::bigint
+               union all
+               select w.number + 1, next.webhook_id, next.lane
+               from walk w
+               cross join lateral (
+                   select d.webhook_id, d.lane
+                   from delivery d
+                   where (d.webhook_id, d.lane) > (w.webhook_id, w.lane)
+                   order by d.webhook_id, d.lane
+                   limit 1) next
+               where w.number < $3
+           )
+           select w.webhook_id as "webhook_id!: WebhookId", w.lane as "lane!", h.is_stranded as "is_stranded!"
+           from walk w
+           cross join lateral (
+               select d.due_at is null and d.leased_by is null as is_stranded
+               from delivery d
+               where d.webhook_id = w.webhook_id
+                 and d.lane = w.lane
+               order by d.position
+               limit 1) h
+           where w.number > 0
+           order by w.number"#,
+        from.0,
+        from.1,
+        LANES,
+    );
+    Ok(lanes.fetch_all(pool).await?)
 }
 
 /// Frees those of these deliveries that are leased to a dispatcher that there is not, each with an audit entry: whether its POST

@@ -15,7 +15,7 @@ use crate::store::types::column;
 /// What a row of `settle.sql` is about.
 #[derive(Clone, Copy, Debug, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
-enum RowKind {
+enum SettleRowKind {
     Leased,
     Due,
     Superseded,
@@ -23,8 +23,8 @@ enum RowKind {
 }
 
 /// A row of `settle.sql`; which columns are null depends on its kind.
-struct Row {
-    kind: RowKind,
+struct SettleRow {
+    kind: SettleRowKind,
     delivery_id: DeliveryId,
     webhook_id: Option<WebhookId>,
     lane: Option<i64>,
@@ -39,7 +39,7 @@ struct Row {
     states: Option<i32>,
 }
 
-impl Row {
+impl SettleRow {
     /// A row of kind `leased`.
     fn leased(self) -> Option<Claimed> {
         Some(Claimed {
@@ -89,7 +89,7 @@ pub(in crate::store) async fn settle(
 ) -> Result<HashSet<DeliveryId>> {
     let settlements = &work.settlements;
     let rows = sqlx::query_file_as!(
-        Row,
+        SettleRow,
         "src/store/sql/settle.sql",
         &column(settlements, |s| s.delivery_id) as _,
         &column(settlements, |s| s.attempt),
@@ -110,13 +110,13 @@ pub(in crate::store) async fn settle(
     let (mut lost, mut superseded) = (HashSet::new(), Vec::new());
     for row in rows {
         match row.kind {
-            RowKind::Leased => cycle.claimed.extend(row.leased()),
-            RowKind::Due => cycle.more = true,
-            RowKind::Superseded => {
+            SettleRowKind::Leased => cycle.claimed.extend(row.leased()),
+            SettleRowKind::Due => cycle.more = true,
+            SettleRowKind::Superseded => {
                 cycle.superseded += u64::from(row.has_newer_state);
                 superseded.extend(row.superseded());
             }
-            RowKind::Lost => drop(lost.insert(row.delivery_id)),
+            SettleRowKind::Lost => drop(lost.insert(row.delivery_id)),
         }
     }
     count_superseded(conn, now, superseded, &mut cycle.claimed).await?;

@@ -63,51 +63,8 @@ impl Store {
             if parked.is_none_or(|state| state == "active") {
                 return Ok((0, None));
             }
-            let piece = sqlx::query!(
-                r#"with looked as (
-                       select d.ctid as place, d.delivery_id, d.lane, d.position, d.batch_id,
-                              d.created_at < $4 and d.leased_by is null as over
-                       from delivery d
-                       where d.webhook_id = $1
-                         and (d.lane, d.position) > ($2, $3)
-                       order by d.lane, d.position
-                       limit $6
-                   ),
-                   over as (
-                       select place from looked where over and batch_id is null
-                       union
-                       -- A batch that was sent ends whole, or a repeat of it would have other bytes.
-                       select m.ctid
-                       from delivery m
-                       where m.webhook_id = $1
-                         and m.batch_id in (select batch_id from looked where over)
-                         and not exists (
-                             select
-                             from delivery y
-                             where y.webhook_id = $1
-                               and y.batch_id = m.batch_id
-                               and (y.created_at >= $4 or y.leased_by is not null))
-                   ),
-                   gone as (
-                       delete from delivery d
-                       using over o
-                       where d.ctid = o.place
-                         and d.leased_by is null
-                       returning d.delivery_id, d.event_id, d.lane, d.attempt
-                   ),
-                   told as (
-                       insert into audit_log (
-                           at, kind, level, webhook_id, event_id, delivery_id, agent_id, attempt, end_state, data)
-                       select $5, $7, 'WARN', $1, event_id, delivery_id,
-                              (select agent_id from agent where agent_key = lane), nullif(attempt, 0), $8,
-                              '{"reason": "parked_too_long"}'
-                       from gone
-                   )
-                   select (select count(*) from gone) as "ended!",
-                          (select array_agg(distinct lane) from gone) as lanes,
-                          (select count(*) from looked) as "looked!",
-                          (select lane from looked order by lane desc limit 1) as lane,
-                          (select position from looked order by lane desc, position desc limit 1) as position"#,
+            let piece = sqlx::query_file!(
+                "src/store/sql/expire_suspended.sql",
                 webhook as _,
                 behind.0,
                 behind.1,
@@ -140,7 +97,7 @@ impl Store {
             .execute(&mut *tx)
             .await?;
             tx.commit().await?;
-            let more = piece.looked == PIECE;
+            let more = piece.size == PIECE;
             Ok((piece.ended.unsigned_abs(), piece.lane.zip(piece.position).filter(|_| more)))
         })
         .await

@@ -1,5 +1,5 @@
-//! Writes events and what is owed for them: the plan of `domain/webhook/fan_out.rs`, in the transaction of whoever made it, which
-//! holds the writers' lock.
+//! Writes events and the deliveries that `domain/webhook/fan_out.rs` planned for them, in the transaction of the
+//! caller, who holds the writers' lock.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,9 +12,12 @@ use time::OffsetDateTime;
 use crate::domain::delivery::capacity::DispatchCapacity;
 use crate::domain::ids::{DeliveryId, WebhookId};
 use crate::domain::presence::{Detail, Event};
-use crate::domain::webhook::fan_out::{NewEvent, Plan, Wants, plan};
+use crate::domain::webhook::fan_out::{NewEvent, Plan, Planned, Wants, plan};
 use crate::domain::webhook::filter_index::Filters;
-use crate::store::delivery::direct_dispatch::{DirectDispatch, Handoff, Uncertain, direct_dispatches};
+use crate::store::delivery::direct_dispatch::{
+    DirectDispatch, Handoff, Placement, Uncertain, direct_dispatches,
+};
+use crate::store::types::column;
 use crate::store::{Result, Store, audit};
 
 /// What was written, and what is to be said once it is committed.
@@ -84,15 +87,17 @@ impl Store {
         let Intent { mut plan, leave, now } = intent;
         let mut handed = Vec::new();
         let mut superseded = plan.entries.len();
-        for (webhook, lane, count, carried) in give_way(conn, &plan, now).await? {
-            superseded += count;
-            if !plan.add_superseded(webhook, lane, carried) {
-                handed.push(DirectDispatch::Behind { webhook, lane });
+        for SupersededInLane { webhook_id, lane, deliveries, states } in
+            supersede_waiting(conn, &plan, now).await?
+        {
+            superseded += deliveries;
+            if !plan.add_superseded(webhook_id, lane, states) {
+                handed.push(DirectDispatch::Behind { webhook: webhook_id, lane });
             }
         }
-        let written = insert(conn, events, &plan, &leave, now).await?;
+        let placements = insert(conn, events, &plan, &leave, now).await?;
         audit::write(conn, &plan.entries).await?;
-        let (more, events) = direct_dispatches(&plan, events, &written, now);
+        let (more, events) = direct_dispatches(&plan, events, &placements, now);
         handed.extend(more);
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         let deliveries = count(plan.deliveries.len());
@@ -138,176 +143,106 @@ impl Store {
     }
 }
 
-/// Ends the waiting deliveries that give way. Says for each lane how many ended, and how many states they stood for.
-async fn give_way(
+/// Waiting deliveries of one lane that a newer state superseded.
+struct SupersededInLane {
+    webhook_id: WebhookId,
+    lane: i64,
+    deliveries: usize,
+    /// How many states these deliveries stood for.
+    states: i32,
+}
+
+/// Ends the waiting deliveries that the plan supersedes.
+async fn supersede_waiting(
     conn: &mut PgConnection,
     plan: &Plan,
     now: OffsetDateTime,
-) -> Result<Vec<(WebhookId, i64, usize, i32)>> {
-    if plan.gives_way.is_empty() {
+) -> Result<Vec<SupersededInLane>> {
+    let lanes = &plan.gives_way;
+    if lanes.is_empty() {
         return Ok(Vec::new());
     }
-    let rows = sqlx::query!(
-        r#"with gone as (
-               delete from delivery d
-               using (
-                   select o.place, n.by_id
-                   from unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $4::uuid[])
-                        as n (webhook_id, lane, dwelling_at, by_id)
-                   cross join lateral (
-                       select o.ctid as place
-                       from delivery o
-                       where o.webhook_id = n.webhook_id
-                         and o.lane = n.lane
-                         and o.is_state
-                         and o.leased_by is null
-                         and o.batch_id is null
-                         and (n.dwelling_at is null or (o.attempt = 0 and o.not_before > n.dwelling_at))
-                       -- One that is being taken at this moment is as good as sent.
-                       for update skip locked) o
-               ) gives
-               where d.ctid = gives.place
-               returning d.delivery_id, d.webhook_id, d.lane, d.event_id, d.attempt, d.superseded, gives.by_id
-           ),
-           entries as (
-               insert into audit_log (
-                   at, kind, webhook_id, agent_id, event_id, delivery_id, attempt, outcome, end_state, data)
-               select $5, 'DELIVERY_ENDED', g.webhook_id, a.agent_id, g.event_id, g.delivery_id,
-                      nullif(g.attempt, 0), 'superseded', 'superseded',
-                      jsonb_strip_nulls(jsonb_build_object('superseded_by', g.by_id))
-               from gone g
-               left join agent a on a.agent_key = g.lane
-           )
-           select webhook_id as "webhook_id!: WebhookId", lane as "lane!", count(*) as "count!",
-                  sum(superseded + 1)::int as "carried!"
-           from gone
-           group by webhook_id, lane"#,
-        &plan.gives_way.iter().map(|g| g.webhook_id).collect::<Vec<_>>() as _,
-        &plan.gives_way.iter().map(|g| g.lane).collect::<Vec<_>>(),
-        &plan.gives_way.iter().map(|g| g.dwelling_at).collect::<Vec<_>>() as _,
-        &plan.gives_way.iter().map(|g| g.to).collect::<Vec<_>>() as _,
+    let rows = sqlx::query_file!(
+        "src/store/sql/supersede_waiting.sql",
+        &column(lanes, |lane| lane.webhook_id) as _,
+        &column(lanes, |lane| lane.lane),
+        &column(lanes, |lane| lane.dwelling_at) as _,
+        &column(lanes, |lane| lane.to) as _,
         now,
     )
     .fetch_all(conn)
     .await?;
     Ok(rows
         .into_iter()
-        .map(|row| (row.webhook_id, row.lane, usize::try_from(row.count).unwrap_or(0), row.carried))
+        .map(|row| SupersededInLane {
+            webhook_id: row.webhook_id,
+            lane: row.lane,
+            deliveries: usize::try_from(row.count).unwrap_or(0),
+            states: row.states,
+        })
         .collect())
 }
 
-/// Inserts events, deliveries and the audit entries of the events. Says of each delivery whether it is in the
-/// dispatcher's hands, and whether it stands behind another.
-///
-/// Of several deliveries of one plan for one lane only the first can be due; it is, unless an older one is open there.
+/// Inserts events, deliveries and the audit entries of the events. Returns the placement of each delivery.
 async fn insert(
     conn: &mut PgConnection,
     events: &[NewEvent],
     plan: &Plan,
-    leave: &DispatchCapacity,
+    capacity: &DispatchCapacity,
     now: OffsetDateTime,
-) -> Result<HashMap<DeliveryId, (bool, bool)>> {
-    macro_rules! event {
-        ($n:ident => $value:expr) => {
-            events.iter().map(|$n| $value).collect::<Vec<_>>()
-        };
-    }
-    macro_rules! delivery {
-        ($d:ident => $value:expr) => {
-            plan.deliveries.iter().map(|$d| $value).collect::<Vec<_>>()
-        };
-    }
-    let of = |index: usize| events.get(index).map(|new| &new.event);
-    let rows = sqlx::query!(
-        r#"with new_event as (
-               insert into event (
-                   event_id, received_at, position, kind, source_id, source_name, connection_id, agent_key, agent_id,
-                   external_id, sequence, topic, presence, previous, occurred_at, raw, origin, state, committed_at)
-               select n.*, $32
-               from unnest($1::uuid[], $2::timestamptz[], $3::bigint[], $4::text[], $5::uuid[], $6::text[],
-                           $7::uuid[], $8::bigint[], $9::text[], $10::text[], $11::bigint[], $12::text[],
-                           $13::text[], $14::text[], $15::timestamptz[], $16::bytea[], $17::text[], $18::jsonb[]) as n
-           ),
-           entries as (
-               insert into audit_log (at, kind, source_id, connection_id, agent_id, event_id, data)
-               select $32, 'EVENT_RECEIVED', n.source_id, n.connection_id, n.agent_id, n.event_id,
-                      jsonb_build_object('sequence', n.sequence, 'deliveries', n.owed)
-               from unnest($1::uuid[], $4::text[], $5::uuid[], $7::uuid[], $9::text[], $11::bigint[], $19::bigint[])
-                    as n (event_id, kind, source_id, connection_id, agent_id, sequence, owed)
-               where n.kind = 'presence.updated'
-           )
-           insert into delivery (
-               delivery_id, webhook_id, lane, position, event_id, event_received_at, due_at, leased_by, attempt,
-               sent_at, sent_format, not_before, superseded, is_state, created_at)
-           select d.delivery_id, d.webhook_id, d.lane, d.position, d.event_id, d.received_at,
-                  case when d.handed and h.leads then null
-                       when h.leads or d.batched then coalesce(d.due_at, 'infinity') end,
-                  case when d.handed and h.leads then $33::uuid end,
-                  case when d.handed and h.leads then 1 else 0 end,
-                  case when d.handed and h.leads then $32 end,
-                  case when d.handed and h.leads then d.format end,
-                  d.not_before, d.superseded, d.is_state, $32
-           from unnest($20::uuid[], $21::uuid[], $22::bigint[], $23::bigint[], $24::uuid[], $25::timestamptz[],
-                       $26::timestamptz[], $27::boolean[], $28::boolean[], $29::boolean[], $30::timestamptz[],
-                       $31::int[], $34::boolean[], $35::text[])
-                as d (delivery_id, webhook_id, lane, position, event_id, received_at, due_at, handed, is_first,
-                      batched, not_before, superseded, is_state, format)
-           cross join lateral (
-               -- `exists` would be answered for all rows at once, from a hash of the whole table, and once for each place
-               -- that names it; this looks into one lane, once.
-               select d.is_first and (
-                   select true
-                   from delivery o
-                   where o.webhook_id = d.webhook_id
-                     and o.lane = d.lane
-                   limit 1) is null as leads
-               offset 0
-           ) h
-           returning delivery_id as "delivery_id: DeliveryId", leased_by is not null as "handed!",
-                     due_at is null as "undated!""#,
-        &event!(n => n.event.event_id) as _,
-        &event!(n => n.event.received_at),
-        &event!(n => n.event.position),
-        &event!(n => n.event.kind.as_str()) as _,
-        &event!(n => n.event.source.as_ref().map(|(id, _)| *id)) as _,
-        &event!(n => n.event.source.as_ref().map(|(_, name)| name.as_str())) as _,
-        &event!(n => n.connection_id) as _,
-        &event!(n => n.agent_key),
-        &event!(n => n.event.agent_id.as_ref()) as _,
-        &event!(n => n.event.external_id.as_deref()) as _,
-        &event!(n => n.event.sequence) as _,
-        &event!(n => n.event.topic.as_deref()) as _,
-        &event!(n => n.event.presence.as_deref()) as _,
-        &event!(n => n.event.previous.as_deref()) as _,
-        &event!(n => n.event.occurred_at) as _,
-        &event!(n => n.event.raw.as_ref()) as _,
-        &event!(n => n.event.origin.as_str()) as _,
-        &event!(n => n.event.detail.as_ref().and_then(written)) as _,
+) -> Result<HashMap<DeliveryId, Placement>> {
+    let deliveries = &plan.deliveries;
+    let event_of = |planned: &Planned| events.get(planned.event).map(|new| &new.event);
+    let rows = sqlx::query_file!(
+        "src/store/sql/insert_events.sql",
+        &column(events, |new| new.event.event_id) as _,
+        &column(events, |new| new.event.received_at),
+        &column(events, |new| new.event.position),
+        &column(events, |new| new.event.kind.as_str()) as _,
+        &column(events, |new| new.event.source.as_ref().map(|(id, _)| *id)) as _,
+        &column(events, |new| new.event.source.as_ref().map(|(_, name)| name.as_str())) as _,
+        &column(events, |new| new.connection_id) as _,
+        &column(events, |new| new.agent_key),
+        &column(events, |new| new.event.agent_id.as_ref()) as _,
+        &column(events, |new| new.event.external_id.as_deref()) as _,
+        &column(events, |new| new.event.sequence) as _,
+        &column(events, |new| new.event.topic.as_deref()) as _,
+        &column(events, |new| new.event.presence.as_deref()) as _,
+        &column(events, |new| new.event.previous.as_deref()) as _,
+        &column(events, |new| new.event.occurred_at) as _,
+        &column(events, |new| new.event.raw.as_ref()) as _,
+        &column(events, |new| new.event.origin.as_str()) as _,
+        &column(events, |new| new.event.detail.as_ref().and_then(state_column)) as _,
         &plan.owed,
-        &delivery!(d => d.delivery_id) as _,
-        &delivery!(d => d.webhook_id) as _,
-        &delivery!(d => d.lane),
-        &delivery!(d => of(d.event).map_or(0, |event| event.position)),
-        &delivery!(d => d.event_id) as _,
-        &delivery!(d => of(d.event).map_or(now, |event| event.received_at)),
-        &delivery!(d => d.due_at) as _,
-        &delivery!(d => d.handed),
-        &delivery!(d => d.first),
-        &delivery!(d => d.batched),
-        &delivery!(d => d.not_before) as _,
-        &delivery!(d => d.superseded),
+        &column(deliveries, |planned| planned.delivery_id) as _,
+        &column(deliveries, |planned| planned.webhook_id) as _,
+        &column(deliveries, |planned| planned.lane),
+        &column(deliveries, |planned| event_of(planned).map_or(0, |event| event.position)),
+        &column(deliveries, |planned| planned.event_id) as _,
+        &column(deliveries, |planned| event_of(planned).map_or(now, |event| event.received_at)),
+        &column(deliveries, |planned| planned.due_at) as _,
+        &column(deliveries, |planned| planned.handed),
+        &column(deliveries, |planned| planned.first),
+        &column(deliveries, |planned| planned.batched),
+        &column(deliveries, |planned| planned.not_before) as _,
+        &column(deliveries, |planned| planned.superseded),
+        &column(deliveries, |planned| planned.is_state),
+        &column(deliveries, |planned| planned.format.as_str()) as _,
         now,
-        leave.dispatcher as _,
-        &delivery!(d => d.is_state),
-        &delivery!(d => d.format.as_str()) as _,
+        capacity.dispatcher as _,
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.delivery_id, (row.handed, row.undated && !row.handed))).collect())
+    let placement = |is_leased, has_no_due_time| match (is_leased, has_no_due_time) {
+        (true, _) => Placement::Leased,
+        (false, true) => Placement::Blocked,
+        (false, false) => Placement::Due,
+    };
+    Ok(rows.into_iter().map(|row| (row.delivery_id, placement(row.is_leased, row.has_no_due_time))).collect())
 }
 
-/// An event's particulars as column `state` has them.
-fn written(detail: &Detail) -> Option<Json<Box<RawValue>>> {
+/// An event's particulars as they stand in column `state`.
+fn state_column(detail: &Detail) -> Option<Json<Box<RawValue>>> {
     let text = match detail {
         Detail::Agent(state) => serde_json::value::to_raw_value(state),
         Detail::Source(notice) => serde_json::value::to_raw_value(notice),

@@ -189,7 +189,7 @@ changed as (
     returning d.delivery_id, d.webhook_id, d.lane, d.attempt, d.superseded, d.sent_at, d.sent_format, d.event_id,
               d.leased_by, d.position, c.version, c.room, c.has_newer_state
 )
-select case when leased_by is null then 'not_leased' else 'leased' end as "kind!: RowKind",
+select case when leased_by is null then 'not_leased' else 'leased' end as "kind!: ClaimRowKind",
        delivery_id as "delivery_id!: DeliveryId",
        webhook_id as "webhook_id!: WebhookId",
        lane as "lane!",

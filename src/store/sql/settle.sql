@@ -123,7 +123,7 @@ promoted as (
     returning d.delivery_id, d.webhook_id, d.lane, d.attempt, d.superseded, d.sent_at, d.sent_format, d.event_id,
               d.leased_by, d.position, d.is_state
 )
-select case when p.leased_by is null then 'due' else 'leased' end as "kind!: RowKind",
+select case when p.leased_by is null then 'due' else 'leased' end as "kind!: SettleRowKind",
        p.delivery_id as "delivery_id!: DeliveryId",
        p.webhook_id as "webhook_id?: WebhookId",
        p.lane as "lane?",
