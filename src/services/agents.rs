@@ -5,8 +5,8 @@ use super::{Result, ServiceError};
 use crate::domain::external_ids::Pair;
 use crate::domain::ids::{AgentId, SourceId};
 use crate::store::StoreError;
+use crate::store::sources::external_ids::{Counts, ExternalIdRow, Meant};
 use crate::store::views::agents::AgentRow;
-use crate::store::views::external_ids::{Counts, ExternalIdRow, Meant};
 
 /// The one agent of this id, in the named source or in the only one that knows it.
 ///

@@ -11,7 +11,7 @@ use crate::domain::ids::{AgentId, SourceId};
 use crate::domain::violation::Violation;
 use crate::services;
 use crate::services::caller::Caller;
-use crate::store::views::external_ids::ExternalIdRow;
+use crate::store::sources::external_ids::ExternalIdRow;
 
 type Reply = Result<HttpResponse, ApiError>;
 

@@ -1,6 +1,6 @@
-//! The webhooks' filters, kept in memory by the writers of events: with ten thousand of them a comparison in SQL would cost more
-//! than all the rest. What has changed since is read by its number, a piece at a time, aside of the writers' transactions
-//! (docs/adr/0031).
+//! The webhooks' filters in memory, for the writers of events: with ten thousand webhooks a comparison in SQL
+//! would cost more than all the rest. Each change of a webhook has a number; the cache reads newer ones, a
+//! piece at a time, outside of the writers' transactions (docs/adr/0031).
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,30 +18,31 @@ use crate::store::{Result, Store, with_timeout};
 /// Webhooks that one statement reads at most, and about how many items of their filters.
 const WEBHOOKS_AT_ONCE: i64 = 200;
 const ITEMS_AT_ONCE: i64 = 20_000;
-/// How often a step finds filters changed, and gives way, before it reads them itself: then no webhook changes until it has ended.
+/// Times that a step ends because filters have changed, before it reads them in its own transaction, which
+/// keeps changes of webhooks out until it ends.
 const TRIES_WITHOUT_LOCK: u32 = 3;
 
 #[derive(Debug, Default)]
 struct CachedFilters {
-    /// All changes up to this are in the filters; 0: nothing was read yet.
+    /// All changes up to this number are in the filters; 0: nothing was read yet.
     generation: i64,
-    /// What was removed up to this has never been in them.
+    /// Webhooks that were removed up to this number have never been in them.
     begun_at: i64,
     filters: Filters,
 }
 
-/// What was read so far. Clones share it.
+/// Filters read so far, and the number of the last change in them. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct FilterCache(Arc<Mutex<CachedFilters>>);
 
 impl FilterCache {
-    /// Asks something of the filters. Whoever needs those that count has found them [current](Self::are_current).
+    /// Asks something of the filters; first see that they are [current](Self::are_current) if that matters.
     pub(in crate::store) fn ask<T>(&self, question: impl FnOnce(&Filters) -> T) -> T {
         question(&self.lock().filters)
     }
 
-    /// Whether the filters are those that count for a transaction which has [shared](shared_generation) this generation. `insist`:
-    /// they are made so, in the transaction.
+    /// Whether the filters are up to date for a transaction that has [shared](shared_generation) this
+    /// generation. With `insist` they are brought up to date in the transaction.
     pub(in crate::store) async fn are_current(
         &self,
         conn: &mut PgConnection,
@@ -54,7 +55,7 @@ impl FilterCache {
         Ok(self.lock().generation == generation)
     }
 
-    /// Reads the next changes; true if there were none left when it was asked.
+    /// Reads the next changes; true if none are left.
     async fn read_piece(&self, conn: &mut PgConnection) -> Result<bool> {
         let from = self.lock().generation;
         let there = generation(conn).await?;
@@ -97,9 +98,9 @@ impl FilterCache {
 }
 
 impl Store {
-    /// Does a step that goes by the filters, in a transaction that has [shared](shared_generation) their generation. Finds it that
-    /// those in memory are [not current](FilterCache::are_current), it gives `None` and is done again once they are read. With
-    /// `true` it must insist.
+    /// Runs a step whose transaction [shares](shared_generation) the generation of the filters. A step that
+    /// finds the cache [out of date](FilterCache::are_current) gives `None`, and runs again once the changes
+    /// are read; called with `true`, it must insist.
     pub(in crate::store) async fn by_filters<T, F>(&self, step: impl Fn(bool) -> F) -> Result<T>
     where
         F: Future<Output = Result<Option<T>>>,
@@ -114,8 +115,8 @@ impl Store {
         }
     }
 
-    /// The number of the last change of a webhook, and the webhooks that have changed since another one; `None` if that may be any of
-    /// them.
+    /// Number of the last change of a webhook, and the webhooks that have changed since another number;
+    /// `None` if any may have.
     ///
     /// # Errors
     /// If the database is unavailable.
@@ -138,10 +139,10 @@ impl Store {
         .await
     }
 
-    /// Reads what webhooks ask for, as far as it has changed.
+    /// Reads the filters that have changed.
     ///
     /// # Errors
-    /// If the database is unavailable; what was read counts.
+    /// If the database is unavailable; filters read so far count.
     pub async fn read_filters(&self) -> Result<()> {
         let piece = async || self.filters.read_piece(&mut *self.pool.acquire().await?).await;
         while !with_timeout(piece()).await? {}
@@ -154,8 +155,8 @@ async fn generation(conn: &mut PgConnection) -> Result<i64> {
     Ok(sqlx::query_scalar!("select generation from webhook_generation").fetch_one(conn).await?)
 }
 
-/// The same for who writes events: no change of a webhook is committed from here until the transaction ends, so what is found by
-/// these filters is what was asked for at its commit. Have the writers' lock and all rows of `webhook` that you lock before.
+/// The same for writers of events: no change of a webhook commits from here until the transaction ends, so
+/// the filters hold at its commit too. Take the writers' lock and all row locks of `webhook` before.
 pub(in crate::store) async fn shared_generation(conn: &mut PgConnection) -> Result<i64> {
     Ok(sqlx::query_scalar!("select generation from webhook_generation for share").fetch_one(conn).await?)
 }
@@ -163,11 +164,11 @@ pub(in crate::store) async fn shared_generation(conn: &mut PgConnection) -> Resu
 struct Changed {
     webhook_id: WebhookId,
     generation: i64,
-    /// `None`: it takes no part.
+    /// `None`: it gets no deliveries.
     asks: Option<Subscription>,
 }
 
-/// The next webhooks that have changed, in the order of their last changes.
+/// Next webhooks that have changed, in the order of their last changes.
 async fn changed(conn: &mut PgConnection, from: i64, begun_at: i64) -> Result<Vec<Changed>> {
     let rows = sqlx::query!(
         r#"select w.webhook_id as "webhook_id: WebhookId", w.changed_generation as "generation!",

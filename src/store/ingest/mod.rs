@@ -1,4 +1,9 @@
-//! From presence changes to events and their pending deliveries, in the one transaction that both halves meet in.
+//! Presence changes become events and pending deliveries, in the one transaction where both halves of the
+//! bridge meet.
+//!
+//! Read `record` (a batch of changes, the hot path), `filters` (the webhooks' filters in memory), `write`
+//! (events and planned deliveries to rows; `domain/webhook/fan_out.rs` plans them), then `snapshots` (the
+//! present state of every agent for one webhook).
 
 pub mod filters;
 pub mod record;

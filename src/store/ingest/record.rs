@@ -1,9 +1,9 @@
-//! From presence changes to deliveries: the one transaction that both halves of the bridge meet in.
+//! Stores presence changes: numbers, events and pending deliveries, in one transaction.
 //!
-//! Called by the recorder with a batch of changes. Inside the transaction an advisory lock is held that every
-//! writer of events takes, in whatever process: so an agent's sequence has no holes and no twins, and `position`
-//! is commit order, which makes the feed by cursor complete. The sequence of positions counts in steps of 1024: a
-//! batch, which is smaller, takes one number and counts on from it.
+//! The recorder calls it with a batch of changes. The transaction holds an advisory lock that every writer of
+//! events takes, in whatever process: so an agent's sequence has no holes and no twins, and `position` is
+//! commit order, which makes the feed by cursor complete. The sequence of positions counts in steps of 1024:
+//! a batch, which is smaller, takes one number and counts on from it.
 
 use std::sync::Arc;
 
@@ -24,18 +24,18 @@ use crate::store::ingest::write::Written;
 use crate::store::locks::{BEGIN_RECORDING, BEGIN_WRITING};
 use crate::store::{Result, Store, audit, with_timeout};
 
-/// What a batch became.
+/// Result of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recorded {
-    /// Changes that were taken, from the first on; the others must be handed in again.
+    /// Changes that were taken, from the first on; the caller must hand in the others again.
     pub changes: usize,
     /// Events stored.
     pub events: u64,
     /// Deliveries made for them.
     pub deliveries: u64,
-    /// Deliveries that gave way to newer ones.
+    /// Deliveries that newer ones superseded.
     pub superseded: u64,
-    /// Pushed states that were dropped because they are older than what is known.
+    /// Pushed states that were dropped because a newer one is known.
     pub stale: u64,
     /// Pushed states that were dropped because they are known already.
     pub duplicates: u64,
@@ -43,8 +43,9 @@ pub struct Recorded {
 
 impl Store {
     /// Stores changes in the order given: agent state and sequence, event, a delivery for each webhook that
-    /// matches, audit entries. All of these that it takes, or nothing; then the dispatcher is nudged. A change in parts that tells nothing
-    /// new is dropped and, if it was pushed, written down as such.
+    /// matches, audit entries. It stores all of the changes that it takes, or none, and wakes the dispatcher
+    /// afterwards. A change in parts that tells nothing new is dropped and, if it was pushed, written down as
+    /// such.
     ///
     /// # Errors
     /// If the database is unavailable or refuses. After an error the commit may still have happened: ask
@@ -58,7 +59,7 @@ impl Store {
         Ok(recorded)
     }
 
-    /// `None` if the filters in memory are not those that count.
+    /// `None` if the cached filters are out of date.
     async fn try_to_record(
         &self,
         changes: &[PresenceChange],
@@ -96,8 +97,8 @@ impl Store {
         Ok(Some((recorded, written)))
     }
 
-    /// Which of these events are stored already; asked after a commit whose answer was lost. Waits for the writers' lock:
-    /// the commit may still be under way, and what it writes is seen by nobody before it has ended.
+    /// Ids of those events that are stored already, for a caller that lost the answer of a commit. Waits for
+    /// the writers' lock: the commit may still be under way, and nobody sees its rows before it has ended.
     ///
     /// # Errors
     /// If the database is unavailable, or that commit does not end in time: ask again.
@@ -125,7 +126,8 @@ impl Store {
 /// Deliveries of one transaction at most, unless one change makes more.
 const DELIVERIES_MAX: usize = 20_000;
 
-/// The agents of a batch, the position of its first event, and the generation of the webhooks that count for it.
+/// Agents of a batch, position of its first event, and generation of the filters that count for it; `None` if
+/// it has no agents.
 struct Read {
     agents: Agents,
     position: i64,
@@ -136,7 +138,8 @@ fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
 
-/// The changes that one transaction takes: as many as webhooks watch their agents.
+/// First changes that make at most [`DELIVERIES_MAX`] deliveries if each webhook that watches their agents
+/// gets all of them.
 fn not_too_much<'a>(
     changes: &'a [PresenceChange],
     agents: &Agents,
@@ -230,7 +233,7 @@ async fn read_agents(
     Ok(Read { agents, position, generation })
 }
 
-/// A numbered change as the event that is written and told.
+/// Event of a numbered change.
 fn new_event(numbered: &Numbered<'_>, position: i64, now: OffsetDateTime) -> NewEvent {
     let change = numbered.change;
     let event = Event {

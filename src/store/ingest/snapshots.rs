@@ -1,11 +1,14 @@
-//! Snapshots: the present state of every agent that a webhook watches, written into its lanes, so that it has a true
-//! picture before the first change. How far one has come is kept with the webhook: a crash in the middle costs nothing.
+//! Snapshots: the present state of every agent that a webhook watches, written into its lanes, so that it has
+//! a true picture before the first change. The webhook's row holds the progress: a crash in the middle costs
+//! nothing.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use sqlx::PgConnection;
 use sqlx::types::Json;
+use time::OffsetDateTime;
 
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
@@ -23,10 +26,10 @@ use crate::store::{Result, Store, audit, with_timeout};
 const CHUNK: i64 = 500;
 
 impl Store {
-    /// Writes snapshots that are asked for, for so long. True if some are still to be written.
+    /// Writes pending snapshots for the time `within`. True if some are left.
     ///
     /// # Errors
-    /// If the database is unavailable; what is written stays, and the next call goes on from there.
+    /// If the database is unavailable; written chunks stay, and the next call goes on from there.
     pub async fn write_snapshots(&self, within: Duration) -> Result<bool> {
         let by = Instant::now() + within;
         loop {
@@ -47,7 +50,7 @@ impl Store {
             if Instant::now() >= by {
                 return Ok(true);
             }
-            // So that it seldom begins in vain: it holds up writers.
+            // A chunk holds up writers, so it should seldom begin in vain.
             self.read_filters().await?;
             if let Some(written) = self.by_filters(|insist| self.write_chunk(webhook, insist)).await? {
                 self.announce(written).await;
@@ -55,16 +58,17 @@ impl Store {
         }
     }
 
-    /// Writes the next chunk. `None` if the filters in memory are not those that count; `Some(None)` if there is none to write.
+    /// Writes the next chunk. `None` if the cached filters are out of date; `Some(None)` if there is no chunk
+    /// to write.
     async fn write_chunk(&self, webhook: WebhookId, insist: bool) -> Result<Option<Option<Written>>> {
         let mut tx = self.pipeline_pool.begin_with(BEGIN_WRITING).await?;
-        // The webhook's row first locks out an owner who asks anew meanwhile.
+        // The webhook's row comes first: it keeps out an owner who asks again meanwhile.
         let asked = sqlx::query!(
             r#"select snapshot_next as "from!", tenant_id as "tenant_id: TenantId"
-                   from webhook
-                   where webhook_id = $1
-                     and snapshot_next is not null
-                   for update"#,
+               from webhook
+               where webhook_id = $1
+                 and snapshot_next is not null
+               for update"#,
             webhook as _,
         )
         .fetch_optional(&mut *tx)
@@ -75,61 +79,14 @@ impl Store {
             tx.rollback().await?;
             return Ok(None);
         }
-        let rows = sqlx::query!(
-            r#"select a.agent_key, a.source_id as "source_id: SourceId", s.name as source_name,
-                          a.agent_id as "agent_id: AgentId", a.sequence, a.presence, a.topic, a.occurred_at,
-                          a.received_at, a.name, a.email, a.state as "state: Json<AgentState>",
-                          x.external_id as "external_id?",
-                          (select nextval('event_position_seq')) as "position!"
-                   from agent a
-                   join source s on s.source_id = a.source_id and s.tenant_id = $3 and s.deleted_at is null
-                   left join agent_external_id x on x.source_id = a.source_id and x.agent_id = a.agent_id
-                   where a.agent_key >= $1
-                     and a.sequence > 0
-                   order by a.agent_key
-                   limit $2"#,
-            asked.from,
-            CHUNK,
-            asked.tenant_id as _,
-        )
-        .fetch_all(&mut *tx)
-        .await?;
+        let agents = next_agents(&mut tx, asked.tenant_id, asked.from).await?;
         let now = clock::now();
-        let next = rows.last().map(|row| row.agent_key + 1);
-        let events: Vec<NewEvent> = (0..)
-            .zip(rows)
-            .map(|(place, row)| NewEvent {
-                tenant: asked.tenant_id,
-                event: Arc::new(Event {
-                    event_id: EventId::generate(),
-                    kind: EventKind::PresenceSnapshot,
-                    position: row.position + place,
-                    source: Some((row.source_id, row.source_name)),
-                    agent_id: Some(row.agent_id),
-                    sequence: Some(row.sequence),
-                    topic: row.topic,
-                    external_id: row.external_id,
-                    presence: row.presence,
-                    previous: None,
-                    occurred_at: row.occurred_at,
-                    received_at: now,
-                    committed_at: Some(now),
-                    origin: Origin::Live,
-                    detail: Some(Detail::Agent(Box::new(EventState {
-                        state: row.state.0,
-                        changed: Vec::new(),
-                        name: row.name,
-                        email: row.email,
-                    }))),
-                    raw: Bytes::from_static(b"null"),
-                }),
-                agent_key: row.agent_key,
-                connection_id: None,
-            })
-            .collect();
+        let next = agents.last().map(|agent| agent.agent_key + 1);
+        let events =
+            (0..).zip(agents).map(|(place, agent)| snapshot_event(agent, asked.tenant_id, place, now));
         let only = self.filters.ask(|filters| filters.get(webhook));
         let shows = |new: &NewEvent| Some(only.as_ref()?.shows(&new.facts()?));
-        let shown: Vec<NewEvent> = events.into_iter().filter(|new| shows(new).unwrap_or_default()).collect();
+        let shown: Vec<NewEvent> = events.filter(|new| shows(new).unwrap_or_default()).collect();
         let filters: Filters = only.into_iter().collect();
         let intent = self.intend(&shown, &filters, |_, _, _| true, now);
         let written = self.write_events(&mut tx, &shown, intent).await?;
@@ -144,8 +101,79 @@ impl Store {
     }
 }
 
-/// Notes how far a snapshot has come. No change of the webhook itself: filters need not be read again.
-async fn set_next(conn: &mut sqlx::PgConnection, webhook: WebhookId, next: Option<i64>) -> Result<()> {
+struct SnapshotAgent {
+    agent_key: i64,
+    source_id: SourceId,
+    source_name: String,
+    agent_id: AgentId,
+    sequence: i64,
+    presence: Option<String>,
+    topic: Option<String>,
+    occurred_at: Option<OffsetDateTime>,
+    name: Option<String>,
+    email: Option<String>,
+    state: Json<AgentState>,
+    external_id: Option<String>,
+    position: i64,
+}
+
+/// Agents of a chunk, of which an event is known.
+async fn next_agents(conn: &mut PgConnection, tenant: TenantId, from: i64) -> Result<Vec<SnapshotAgent>> {
+    Ok(sqlx::query_as!(
+        SnapshotAgent,
+        r#"select a.agent_key, a.source_id as "source_id: SourceId", s.name as source_name,
+                  a.agent_id as "agent_id: AgentId", a.sequence, a.presence, a.topic, a.occurred_at, a.name,
+                  a.email, a.state as "state: Json<AgentState>", x.external_id as "external_id?",
+                  (select nextval('event_position_seq')) as "position!"
+           from agent a
+           join source s on s.source_id = a.source_id and s.tenant_id = $3 and s.deleted_at is null
+           left join agent_external_id x on x.source_id = a.source_id and x.agent_id = a.agent_id
+           where a.agent_key >= $1
+             and a.sequence > 0
+           order by a.agent_key
+           limit $2"#,
+        from,
+        CHUNK,
+        tenant as _,
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// The statement gives all agents one position, and `place` tells them apart.
+fn snapshot_event(agent: SnapshotAgent, tenant: TenantId, place: i64, now: OffsetDateTime) -> NewEvent {
+    NewEvent {
+        tenant,
+        event: Arc::new(Event {
+            event_id: EventId::generate(),
+            kind: EventKind::PresenceSnapshot,
+            position: agent.position + place,
+            source: Some((agent.source_id, agent.source_name)),
+            agent_id: Some(agent.agent_id),
+            sequence: Some(agent.sequence),
+            topic: agent.topic,
+            external_id: agent.external_id,
+            presence: agent.presence,
+            previous: None,
+            occurred_at: agent.occurred_at,
+            received_at: now,
+            committed_at: Some(now),
+            origin: Origin::Live,
+            detail: Some(Detail::Agent(Box::new(EventState {
+                state: agent.state.0,
+                changed: Vec::new(),
+                name: agent.name,
+                email: agent.email,
+            }))),
+            raw: Bytes::from_static(b"null"),
+        }),
+        agent_key: agent.agent_key,
+        connection_id: None,
+    }
+}
+
+/// Notes the progress of a snapshot. The webhook's filters stay as they are: nobody need read them again.
+async fn set_next(conn: &mut PgConnection, webhook: WebhookId, next: Option<i64>) -> Result<()> {
     sqlx::query!("update webhook set snapshot_next = $2 where webhook_id = $1", webhook as _, next)
         .execute(conn)
         .await?;

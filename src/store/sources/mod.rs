@@ -4,8 +4,8 @@
 //! Read `rows` (settings to columns), `desired_connections` (what the supervisor starts, and how each
 //! connection stands), `assignments` (which connection watches which agents), `connections` (connections as
 //! the API shows them), `gap_tracking`, `gap_notices` and `gaps` (times without coverage: their rows, their
-//! events, their list), `health` (stale and recovered sources), then `ownership` (upstream connections that
-//! are ours).
+//! events, their list), `health` (stale and recovered sources), `ownership` (upstream connections that are
+//! ours), then `external_ids` (ids of agents in the CRM).
 
 use sqlx::PgConnection;
 use sqlx::types::Json;
@@ -24,6 +24,7 @@ use rows::{insert, write_changes};
 pub mod assignments;
 pub mod connections;
 pub mod desired_connections;
+pub mod external_ids;
 pub(super) mod gap_notices;
 pub mod gap_tracking;
 pub mod gaps;

@@ -14,7 +14,7 @@ pub struct AgentRow {
     pub agent_key: i64,
     /// The organisation it belongs to.
     pub source_id: SourceId,
-    /// What people call that organisation.
+    /// Name of that organisation.
     pub source_name: String,
     /// Genesys user id.
     pub agent_id: AgentId,
@@ -26,7 +26,7 @@ pub struct AgentRow {
     pub presence: Option<String>,
     /// Topic of the last event.
     pub topic: Option<String>,
-    /// Since when the presence is what it is.
+    /// Begin of the present presence.
     pub since: Option<OffsetDateTime>,
     /// Upstream's time of the last event.
     pub occurred_at: Option<OffsetDateTime>,
@@ -38,11 +38,11 @@ pub struct AgentRow {
     pub name: Option<String>,
     /// E-mail address as the organisation keeps it.
     pub email: Option<String>,
-    /// Its state part by part.
+    /// State, part by part.
     pub state: Json<AgentState>,
     /// Whether a connection that watches it is open.
     pub connected: bool,
-    /// Why upstream does not let us watch it.
+    /// Reason why upstream does not let us watch it.
     pub rejected: Option<String>,
 }
 
@@ -55,7 +55,6 @@ pub struct RejectedTopic {
     pub source_id: SourceId,
     /// The connection that was to watch it.
     pub connection_id: ConnectionId,
-    /// Who.
     pub agent_id: AgentId,
     /// The topic that was asked for.
     pub topic: Option<String>,
@@ -117,8 +116,8 @@ impl Store {
         Ok(rows)
     }
 
-    /// The agents of this Genesys id: one for each source that knows it. At most two are read, which is enough to
-    /// see that the id alone does not say who is meant.
+    /// The agents of this Genesys id: one for each source that knows it. At most two are read, which is
+    /// enough to see that the id alone does not say who is meant.
     ///
     /// # Errors
     /// If the database does not answer.

@@ -6,7 +6,7 @@ use crate::store::event_rows::EventRow;
 use crate::store::session::choose_plan_by_values;
 use crate::store::{Result, Store, StoreError};
 
-/// Which changes are asked for.
+/// Restricts the feed; a field that is `None` lets every event pass.
 #[derive(Clone, Debug, Default)]
 pub struct FeedFilter {
     /// Only of these agents.
@@ -16,8 +16,8 @@ pub struct FeedFilter {
 }
 
 impl Store {
-    /// Presence updates behind a position, oldest first. Positions are given in commit order (`store/ingest/record.rs`),
-    /// so a reader that goes on from the last one it saw misses none.
+    /// Presence updates behind a position, oldest first. Positions are given in commit order
+    /// (`store/ingest/record.rs`), so a reader that goes on from the last one it saw misses none.
     ///
     /// # Errors
     /// If the database does not answer.

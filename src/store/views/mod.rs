@@ -1,7 +1,9 @@
-//! Read models of the API: events, deliveries and agents as callers see them.
+//! Read models of the API; nothing is written here.
+//!
+//! Read `agents` (last known states), `events` (the feed), `deliveries` (open and ended ones in one list),
+//! then `explain` (facts about one event and one webhook).
 
 pub mod agents;
 pub mod deliveries;
 pub mod events;
 pub mod explain;
-pub mod external_ids;

@@ -1,4 +1,5 @@
-//! `agent_external_id`: which users of the CRM agents are. Called by `api/resources/external_ids.rs`.
+//! `agent_external_id`: ids of agents in the CRM, mapped and listed. Called by `services/agents.rs` and the
+//! API.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -22,7 +23,7 @@ pub struct ExternalIdRow {
     pub updated_at: Option<OffsetDateTime>,
 }
 
-/// What became of pairs that were given.
+/// Effects of the given pairs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Agents that had none before.
@@ -35,7 +36,7 @@ pub struct Counts {
     pub unchanged: i64,
 }
 
-/// Which source is meant.
+/// Source that a caller means who names none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meant {
     /// This one.
@@ -47,7 +48,7 @@ pub enum Meant {
 }
 
 impl Store {
-    /// Which source is meant by one that knows this agent, or by the only one there is.
+    /// Source that a caller means who names none: the one that knows this agent, or the only one.
     ///
     /// # Errors
     /// If the database does not answer.
