@@ -99,7 +99,7 @@ impl Dispatch {
         let Some(queue) = self.queues.get_mut(webhook) else { return };
         let Some(config) = queue.config().cloned() else { return };
         queue.batch.clear();
-        if config.state != WebhookState::Active || !(leader || !config.settings.is_limited()) {
+        if config.state != WebhookState::Active || (config.settings.is_limited() && !leader) {
             return;
         }
         // A webhook that takes no batches any more may have one to be tried again.

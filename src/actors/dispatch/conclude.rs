@@ -178,7 +178,7 @@ impl Conclusion<'_> {
             disposition: judge(ended, self.settings, self.jitter),
             status: outcome.status().map(i32::from),
             outcome: outcome.class(),
-            goes_on: self.promotes_next && is_single,
+            promotes_next: self.promotes_next && is_single,
             latest: self.settings.mode == Mode::Latest && is_single,
         }
     }
@@ -282,7 +282,7 @@ mod tests {
     fn a_success_ends_its_delivery_and_is_not_quoted() {
         let (settlement, entry) = conclude(&posted(200, "thanks", None), &DeliverySettings::default());
         assert_eq!(settlement.disposition, Disposition::Ended(EndState::Delivered));
-        assert!(settlement.goes_on);
+        assert!(settlement.promotes_next);
         assert_eq!(
             (entry.level, entry.end_state, entry.outcome),
             (Level::Info, Some("delivered"), Some("ok"))
@@ -312,7 +312,7 @@ mod tests {
     fn the_deliveries_of_a_batch_promote_nothing_and_name_their_batch() {
         let settings = DeliverySettings { mode: Mode::Latest, ..DeliverySettings::default() };
         let (settlement, entry) = conclude(&posted(200, "", Some("batch-1")), &settings);
-        assert!(!settlement.goes_on && !settlement.latest);
+        assert!(!settlement.promotes_next && !settlement.latest);
         assert_eq!(entry.data.get("batch").and_then(|text| text.as_str()), Some("batch-1"));
         assert!(conclude(&posted(200, "", None), &settings).0.latest);
     }

@@ -142,7 +142,7 @@ impl CycleState {
     }
 
     /// Whether nothing is under way and nothing waits to be written.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(super) fn has_settled_all(&self) -> bool {
         self.under_way.is_none() && self.work.is_empty()
     }
 
@@ -172,7 +172,7 @@ mod tests {
             disposition: Disposition::Ended(EndState::Delivered),
             status: Some(204),
             outcome: "ok",
-            goes_on: false,
+            promotes_next: false,
             latest: false,
         }
     }
@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(state.unsettled().collect::<Vec<_>>(), [second.delivery_id, first.delivery_id]);
         state.succeed(cycle.work.health, &Cycle::default());
         assert_eq!(state.unsettled().collect::<Vec<_>>(), [second.delivery_id]);
-        assert!(state.may_begin(now) && !state.is_idle());
+        assert!(state.may_begin(now) && !state.has_settled_all());
     }
 
     #[test]

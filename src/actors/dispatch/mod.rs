@@ -153,7 +153,7 @@ impl Dispatch {
             let order = *orders.borrow_and_update();
             if let Order::DrainUntil(by) = order {
                 dispatch.drain();
-                let is_drained = dispatch.leases.is_empty() && dispatch.cycle.is_idle();
+                let is_drained = dispatch.leases.is_empty() && dispatch.cycle.has_settled_all();
                 if is_drained || Instant::now() >= by {
                     break;
                 }

@@ -124,7 +124,7 @@ impl WebhookQueues {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let known = self.busy().map(|(webhook, queue)| Known {
             webhook_id: webhook,
-            held: count(queue.leased_count()),
+            leased: count(queue.leased_count()),
             room: count(queue.room(&self.places)),
             risk: queue.risk(),
         });
@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(queues.claimable(false, NOW).total, 0, "nobody asks");
         let room = queues.claimable(true, NOW);
         assert!(room.total > 0 && room.only.is_none() && !room.limited);
-        let known: Vec<_> = room.known.iter().map(|known| (known.webhook_id, known.held)).collect();
+        let known: Vec<_> = room.known.iter().map(|known| (known.webhook_id, known.leased)).collect();
         assert_eq!(known, [(webhook, 1)]);
     }
 

@@ -144,7 +144,7 @@ impl Dispatch {
                 disposition: Disposition::Returned(due_at),
                 status: None,
                 outcome: "",
-                goes_on: false,
+                promotes_next: false,
                 latest: false,
             };
             self.cycle.add(settlement, None);
@@ -193,7 +193,7 @@ impl Dispatch {
             disposition: Disposition::Ended(end),
             status: None,
             outcome,
-            goes_on: promotes_next && !self.draining,
+            promotes_next: promotes_next && !self.draining,
             latest: false,
         };
         self.cycle.add(settlement, Some(entry));

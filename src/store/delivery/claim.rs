@@ -36,7 +36,7 @@ pub(in crate::store) async fn claim(
         room.total,
         dispatcher as _,
         &column(&room.known, |known| known.webhook_id) as _,
-        &column(&room.known, |known| known.held),
+        &column(&room.known, |known| known.leased),
         &column(&room.known, |known| known.room),
         &column(&room.known, |known| level(known.risk)),
         room.others,

@@ -97,7 +97,7 @@ pub(in crate::store) async fn settle(
         &column(settlements, |s| matches!(s.disposition, Disposition::Returned(_))),
         &column(settlements, |s| s.status) as _,
         &column(settlements, |s| s.outcome) as _,
-        &column(settlements, |s| s.goes_on),
+        &column(settlements, |s| s.promotes_next),
         &column(settlements, |s| s.latest),
         &column(settlements, |s| s.disposition == Disposition::Ended(EndState::Superseded)),
         dispatcher as _,

@@ -62,8 +62,8 @@ pub struct Settlement {
     pub status: Option<i32>,
     /// Outcome class.
     pub outcome: &'static str,
-    /// The next of its lane may come into our hands at once.
-    pub goes_on: bool,
+    /// The next delivery of its lane may be leased to the same dispatcher at once.
+    pub promotes_next: bool,
     /// Its webhook wants only the latest: instead of being tried again it gives way to a newer state.
     pub latest: bool,
 }
@@ -88,8 +88,8 @@ pub struct HealthChange {
 pub struct Known {
     /// Which.
     pub webhook_id: WebhookId,
-    /// How many of its deliveries the dispatcher holds.
-    pub held: i64,
+    /// Deliveries and batches of it that are leased to the dispatcher.
+    pub leased: i64,
     /// How many more it may take.
     pub room: i64,
     /// How likely it is that it keeps its places for long.
