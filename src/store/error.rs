@@ -1,10 +1,9 @@
-//! Why a step on the database failed, and what that means to whoever asked for it.
+//! Errors of steps on the database, and what they mean to the caller.
 
-/// What Postgres calls it.
+/// SQLSTATE of Postgres.
 const DISK_FULL: &str = "53100";
 const RAN_TOO_LONG: &str = "57014";
 
-/// Why a step failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// There is no such row.
@@ -13,19 +12,17 @@ pub enum StoreError {
     /// The present state does not allow it; the text may be shown to a caller.
     #[error("{0}")]
     Conflict(String),
-    /// A tenant may not have so much; the text may be shown to a caller.
+    /// It exceeds the tenant's quota; the text may be shown to a caller.
     #[error("{0}")]
     QuotaExceeded(String),
     /// A row breaks a rule of ours.
     #[error("table {table}, column {column}, row {row}: {what}")]
     Corrupt {
-        /// Where it was found.
         table: &'static str,
-        /// Which column.
         column: &'static str,
         /// Primary key of the row.
         row: String,
-        /// What is wrong; never the value of a secret.
+        /// Description of the fault; never the value of a secret.
         what: String,
     },
     /// The database could not be asked or refused.
@@ -48,8 +45,8 @@ impl StoreError {
 }
 
 impl StoreError {
-    /// Whether asking again may help: no connection, a connection that broke, a server that stops or starts, a
-    /// statement that ran out of time, or a lock that was not to be had.
+    /// Whether asking again may help: no connection, a connection that broke, a server that stops or starts,
+    /// a statement that ran out of time, or a lock that was not to be had.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         use sqlx::Error;
@@ -62,8 +59,8 @@ impl StoreError {
                 | Error::PoolClosed
                 | Error::WorkerCrashed,
             ) => true,
-            // 08: connection; 28, 3D: not let in; 53: resources; 57: operator intervention; then serialization,
-            // deadlock, lock.
+            // 08: connection; 28, 3D: not let in; 53: resources; 57: operator intervention; then
+            // serialization, deadlock, lock.
             Self::Database(Error::Database(refusal)) => refusal.code().is_some_and(|code| {
                 ["08", "28", "3D", "53", "57"].iter().any(|class| code.starts_with(class))
                     || ["40001", "40P01", "55P03"].contains(&code.as_ref())
@@ -80,7 +77,8 @@ impl StoreError {
         matches!(self, Self::Database(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some(RAN_TOO_LONG))
     }
 
-    /// Whether the server refused the values themselves (class 22 data, 23 constraint) rather than being unavailable.
+    /// Whether the server refused the values themselves (class 22 data, 23 constraint) rather than being
+    /// unavailable.
     #[must_use]
     pub fn is_about_content(&self) -> bool {
         match self {
@@ -102,5 +100,5 @@ impl StoreError {
     }
 }
 
-/// What every step of this module returns.
+/// Result of a step.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;

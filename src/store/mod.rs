@@ -1,7 +1,17 @@
-//! Floor 2, the middle: everything that speaks SQL, and nothing else does.
+//! Floor 2, the database: everything that speaks SQL, and nothing else does.
 //!
 //! Each function is one step with a name; a state change and its audit entry share its transaction. No
 //! transaction is held across a call to the outside.
+//!
+//! Folders, in the order of a presence change: `sources` (what is watched, and how each connection stands),
+//! `ingest` (changes become events and pending deliveries), `webhooks` (receivers and their settings),
+//! `delivery` (leases, claims, results), `recovery` (events of a past time once more), `views` (what the API
+//! lists), `audit` (the log, its seals and its export), `access` (keys, tenants, idempotent calls).
+//!
+//! Files: `transaction` (one for each step, or for a whole call), `pool` (connections and timeouts),
+//! `session` (settings of one transaction), `locks` (advisory locks), `wake` (wake-ups inside the process),
+//! `types` and `event_rows` (column values), `error`, `server` (address of the database), `rotation` (change
+//! of the master key).
 
 use std::time::{Duration, Instant};
 
@@ -37,8 +47,8 @@ pub use error::{Result, StoreError};
 pub(crate) use pool::LONG_STEP_WITHIN;
 use pool::{FRESH, PING_WITHIN, STATEMENT_TIMEOUT, pool_options, with_long_timeout, with_timeout};
 
-/// A difference between the database's clock and ours that an operator should know of.
-const TOLD_FROM: Duration = Duration::from_secs(1);
+/// Difference between the database's clock and this machine's that an operator should know of.
+const WARN_FROM: Duration = Duration::from_secs(1);
 
 /// Brings the schema to what this version needs.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
@@ -46,34 +56,35 @@ pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 /// Connections kept for the two hot paths, recording and dispatching, so that API calls cannot hold them up.
 const PIPELINE_CONNECTIONS: u32 = 3;
 
-/// The database and the nudges. Clones share both.
+/// The database and the wake-ups. Clones share both.
 #[derive(Clone, Debug)]
 pub struct Store {
     /// For API calls and actors' state.
     pool: PgPool,
-    /// Which process this is; its sessions say so too.
+    /// This process; its sessions have its id in their name.
     process: ProcessId,
-    /// When it began, by the clock of the database.
+    /// Start of the process, by the clock of the database.
     began_at: OffsetDateTime,
-    /// Whose rows there are; `None`: everybody's.
+    /// Tenant whose rows are seen; `None`: those of all.
     tenant: Option<TenantId>,
-    /// For recording and dispatching: few statements, prepared once. Their plans do not depend on parameters, and
-    /// planning over all day partitions each time would cost more than running.
+    /// For recording and dispatching: few statements, prepared once. Their plans do not depend on parameters,
+    /// and planning over all day partitions each time would cost more than running.
     pipeline_pool: PgPool,
-    /// For readiness alone: one connection, so that callers who read slowly cannot make it look as if the database were away.
+    /// For readiness alone: one connection, so that slow callers cannot make the database look unavailable.
     readiness: PgPool,
-    /// Nudges inside this process.
+    /// Wake-ups inside this process.
     pub wake: wake::Wake,
     /// Between the writers of events and the dispatcher of this process.
     pub handoff: delivery::direct_dispatch::Handoff,
-    /// How much odd content was kept of late.
+    /// Malformed content that was stored recently, by source.
     quarantined: audit::quarantine::Budgets,
     /// The webhooks' filters.
     filters: ingest::filters::FilterCache,
 }
 
 impl Store {
-    /// Opens the pools; at most `connections` connections besides the hot ones and that of readiness. Does not touch the schema.
+    /// Opens the pools: at most `connections` connections besides those of the pipeline and of readiness.
+    /// Does not touch the schema.
     ///
     /// # Errors
     /// If no connection can be made within 5 s.
@@ -90,8 +101,8 @@ impl Store {
         ]);
         let pool = pool_options(connections, Duration::ZERO).connect_with(options.clone()).await?;
         let readiness = pool_options(1, Duration::ZERO).connect_lazy_with(options.clone());
-        // What they look for they find by index. A plan is made once, perhaps while the tables are empty, and then a walk
-        // through all of `delivery` would seem cheap for ever.
+        // Every statement finds its rows by index. A plan is made once, perhaps while the tables are empty; a
+        // scan of all of `delivery` would seem cheap then, and be kept for ever.
         let options = options.options([
             ("plan_cache_mode", "force_generic_plan"),
             ("enable_seqscan", "off"),
@@ -117,7 +128,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Sets our clock by the database's, which counts for all that share it.
+    /// Sets our clock by the database's, which counts for all processes that share it.
     ///
     /// # Errors
     /// If it does not answer.
@@ -126,11 +137,11 @@ impl Store {
             let mut connection = self.pool.acquire().await?;
             let asked = Instant::now();
             let at = sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut *connection).await?;
-            if let Some(ahead) = clock::set_by(at, asked).filter(|ahead| ahead.unsigned_abs() >= TOLD_FROM) {
+            if let Some(ahead) = clock::set_by(at, asked).filter(|ahead| ahead.unsigned_abs() >= WARN_FROM) {
                 let seconds = ahead.as_seconds_f64();
                 tracing::warn!(
                     seconds,
-                    "the database's clock is ahead of ours (behind, if negative); it counts"
+                    "the database's clock is ahead of this machine's (negative: behind); using the database's"
                 );
             }
             Ok(())
@@ -152,7 +163,7 @@ impl Store {
         Ok(())
     }
 
-    /// Tries whether calls of the API can be carried out, each as its tenant.
+    /// Checks that calls of the API can run, each as its tenant.
     ///
     /// # Errors
     /// If the database's user may not become `presence_bridge_tenant`.
@@ -161,7 +172,7 @@ impl Store {
         Ok(())
     }
 
-    /// Ends every connection; later calls fail. A server that is silent is not waited for.
+    /// Ends every connection; later calls fail. Does not wait for a silent server.
     pub async fn close(&self) {
         let closed = async {
             self.pipeline_pool.close().await;
@@ -171,15 +182,15 @@ impl Store {
         let _ = timeout(PING_WITHIN, closed).await;
     }
 
-    /// The same database as one tenant sees it: no row of another one is there, whatever is asked for. All that the REST
-    /// API does goes this way.
+    /// The same database as one tenant sees it: without rows of another one, whatever is asked for. Every
+    /// call of the API goes this way.
     #[must_use]
     pub fn for_tenant(&self, tenant: TenantId) -> Self {
         Self { tenant: Some(tenant), ..self.clone() }
     }
 
-    /// Begins what a process writes at its start if it is not there yet: one process at a time, or two that start together
-    /// would both find it missing, and one of them would fail.
+    /// Begins a transaction that writes rows a process needs at its start. One process at a time: two that
+    /// start together would both find them missing, and one would fail.
     async fn begin_in_turn(&self) -> Result<Transaction<'static, Postgres>> {
         let mut tx = self.pool.begin().await?;
         locks::lock_start(&mut tx).await?;

@@ -1,4 +1,5 @@
-//! What is sealed under the master key, and its change to another one. Called by `app.rs` and `cli/rotate_master_key.rs`.
+//! Columns that are sealed under the master key, and the change to another key. Called by `app.rs` and
+//! `cli/rotate_master_key.rs`.
 
 use sqlx::{AssertSqlSafe, PgConnection};
 use time::OffsetDateTime;
@@ -12,7 +13,7 @@ use crate::random;
 struct Sealed {
     table: &'static str,
     column: &'static str,
-    /// What a value is bound to, as SQL over its row that gives `bytea`.
+    /// Associated data of a value, as SQL over its row that gives `bytea`.
     bound_to: &'static str,
 }
 
@@ -26,7 +27,7 @@ const SEALED: &[Sealed] = &[
     Sealed { table: "audit_key", column: "sealed", bound_to: "convert_to('audit_key ' || key_id, 'UTF8')" },
 ];
 
-/// Values that are sealed anew by one statement.
+/// Values that one statement seals again.
 const BATCH: i64 = 500;
 
 /// Why the master key was not changed. Nothing is changed then.
@@ -67,8 +68,8 @@ impl Store {
         Ok(true)
     }
 
-    /// Seals everything anew that was sealed under the old key, all or nothing; what is sealed under the new one already
-    /// is left as it is. Says how many values of which table it was.
+    /// Seals every value under the new key that was sealed under the old one, all or nothing; values under
+    /// the new key stay as they are. Gives the number of values by table.
     ///
     /// # Errors
     /// [`RotationError`].
@@ -80,7 +81,7 @@ impl Store {
     ) -> Result<Vec<(&'static str, u64)>, RotationError> {
         let mut tx = self.begin().await?;
         sqlx::query("select set_config('statement_timeout', '0', true)").execute(&mut *tx).await?;
-        // Nobody may seal anything under the old key while we look.
+        // Nobody may seal anything under the old key meanwhile.
         for Sealed { table, .. } in SEALED {
             let lock = format!("lock table {table} in share row exclusive mode");
             sqlx::query(AssertSqlSafe(lock)).execute(&mut *tx).await?;
@@ -122,9 +123,9 @@ impl Sealed {
         );
         let write = format!(
             "update {table} as t
-             set {column} = anew.value
-             from unnest($1::text[], $2::bytea[]) as anew (place, value)
-             where t.ctid = anew.place::tid"
+             set {column} = resealed.value
+             from unnest($1::text[], $2::bytea[]) as resealed (place, value)
+             where t.ctid = resealed.place::tid"
         );
         let mut count = 0;
         loop {

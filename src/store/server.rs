@@ -1,4 +1,4 @@
-//! How to reach the database. Called by `app.rs`.
+//! Address and credentials of the database. Called by `app.rs`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,8 @@ use sqlx::postgres::PgConnectOptions;
 
 use super::{Result, Store};
 
-/// How to reach the database. Its `Debug` shows nothing: that of sqlx's options prints the password.
+/// Address and credentials of the database. Its `Debug` shows nothing: that of sqlx's options prints the
+/// password.
 #[derive(Clone)]
 pub struct Server(PgConnectOptions);
 

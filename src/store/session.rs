@@ -4,8 +4,8 @@ use sqlx::PgConnection;
 
 use super::Result;
 
-/// Lets the server plan each statement of this transaction for its values. A statement with optional filters would
-/// otherwise get one plan for all of them, which reads everything.
+/// Lets the server plan each statement of this transaction for its values. A statement with optional filters
+/// would otherwise get one plan for all of them, which reads everything.
 pub(super) async fn choose_plan_by_values(conn: &mut PgConnection) -> Result<()> {
     sqlx::query_scalar!("select set_config('plan_cache_mode', 'force_custom_plan', true)")
         .fetch_one(conn)

@@ -1,5 +1,5 @@
-//! The transaction of a step, and the one that all steps of a call share if its answer is to be committed with what they
-//! write (`store/access/idempotency.rs`).
+//! The transaction of a step, and the one that all steps of a call share if its answer is to be committed
+//! with what they write (`store/access/idempotency.rs`).
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,18 +13,18 @@ use super::{Result, Store};
 use crate::domain::ids::TenantId;
 
 type Act = Box<dyn FnOnce() + Send>;
-/// What a call has written so far, and whose rows it sees.
+/// Writes of a call so far, and the tenant whose rows it sees.
 type CallTransaction = (Option<TenantId>, Transaction<'static, Postgres>);
 
 tokio::task_local! {
-    /// The call that this task carries out in one transaction, if it does.
+    /// Call that this task runs in one transaction.
     static CALL: Arc<Call>;
 }
 
 #[derive(Default)]
 struct Call {
     written: Arc<AsyncMutex<Option<CallTransaction>>>,
-    /// The last step stands behind a savepoint and has not said that it stays.
+    /// The last step has a savepoint and has not committed yet.
     step_is_open: AtomicBool,
     once_committed: Mutex<Vec<Act>>,
 }
@@ -45,7 +45,7 @@ enum TxScope {
 }
 
 impl Store {
-    /// Every step that a tenant may ask for begins with this; a statement by itself, too (`docs/adr/0019`).
+    /// Begins every step that a tenant may ask for, be it a single statement (`docs/adr/0019`).
     pub(super) async fn begin(&self) -> Result<Tx> {
         if let Ok(call) = CALL.try_with(Arc::clone)
             && let Some(mut tx) = call.written_as(self.tenant)
@@ -57,8 +57,9 @@ impl Store {
         }
         let mut tx = self.pool.begin().await?;
         if let Some(tenant) = self.tenant {
-            // Not in one text with `begin`: if the half of that fails, sqlx takes the transaction for none and the connection
-            // goes back to the pool with it. The id is a uuid: nothing in it needs to be quoted.
+            // Not in one text with `begin`: if the half of that fails, sqlx takes the transaction for none
+            // and the connection goes back to the pool with it. The id is a uuid: nothing in it needs to be
+            // quoted.
             let become_tenant =
                 format!("set local role presence_bridge_tenant; set local bridge.tenant = '{tenant}'");
             sqlx::raw_sql(AssertSqlSafe(become_tenant)).execute(&mut *tx).await?;
@@ -68,7 +69,7 @@ impl Store {
 }
 
 impl Call {
-    /// Its transaction, if it has written anything as this tenant and no other step is in it.
+    /// Its transaction, if it has written anything as this tenant and no other step runs in it.
     fn written_as(
         &self,
         tenant: Option<TenantId>,
@@ -86,7 +87,7 @@ impl Call {
 }
 
 impl Tx {
-    /// Commits the step; within [`in_one`] with all else that the call does.
+    /// Commits the step; within [`in_one`] together with the other steps of the call.
     ///
     /// # Errors
     /// If the database does not say that it is done.
@@ -131,14 +132,14 @@ impl DerefMut for Tx {
     }
 }
 
-/// What a call has written and not committed. Dropped, it is as if the call had never been.
+/// Writes of a call that are not committed. Dropped, they are undone.
 pub struct Uncommitted {
     tx: Transaction<'static, Postgres>,
     once_committed: Vec<Act>,
 }
 
 impl Uncommitted {
-    /// For what is to be committed with it, with the rights of the process.
+    /// Connection with the rights of the process, for statements that are to be committed with them.
     pub(super) async fn as_ourselves(&mut self) -> Result<&mut PgConnection> {
         sqlx::raw_sql("set local role none").execute(&mut *self.tx).await?;
         Ok(&mut self.tx)
@@ -153,11 +154,11 @@ impl Uncommitted {
     }
 }
 
-/// Carries a call out so that what its steps commit is one transaction, which is handed over with the outcome; `None` if they
-/// commit nothing. Steps of another tenant, and a step begun within another, stand alone.
+/// Runs a call whose steps share one transaction, and gives it uncommitted with the outcome; `None` if the
+/// steps commit nothing. Steps of another tenant, and a step begun within another, stand alone.
 ///
 /// # Errors
-/// If the half of a step could not be taken back.
+/// If an unfinished step could not be rolled back.
 pub async fn in_one<T>(call: impl Future<Output = T>) -> (T, Result<Option<Uncommitted>>) {
     let shared = Arc::new(Call::default());
     let outcome = CALL.scope(shared.clone(), call).await;
@@ -174,13 +175,13 @@ pub async fn in_one<T>(call: impl Future<Output = T>) -> (T, Result<Option<Uncom
     (outcome, Ok(Some(Uncommitted { tx, once_committed })))
 }
 
-/// Whether what is written here is committed later than its step says: nothing that follows from it can be awaited.
+/// Whether writes of this task commit later than their steps: do not wait for their effects.
 #[must_use]
 pub fn is_shared() -> bool {
     CALL.try_with(|_| ()).is_ok()
 }
 
-/// Does what may only be done once everything written here so far is committed: at once, or with the call's commit.
+/// Runs an act once all writes of this task so far are committed: at once, or after the call's commit.
 pub fn once_committed(act: impl FnOnce() + Send + 'static) {
     match CALL.try_with(Arc::clone) {
         Ok(call) => call.acts().push(Box::new(act)),

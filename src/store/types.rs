@@ -107,7 +107,7 @@ word_type!(
     WorkKind,
 );
 
-/// What an event of this kind tells besides its columns; `None` if it does not read, which our own writing rules out.
+/// Column `state` of an event of this kind; `None` if it cannot be read, which our own writing rules out.
 pub(super) fn detail(kind: EventKind, state: Value) -> Option<Detail> {
     Some(match kind {
         EventKind::PresenceUpdated | EventKind::PresenceSnapshot => {

@@ -1,4 +1,5 @@
-//! Nudges: they shorten a wait and carry no truth. Whoever waits also polls, so a lost nudge costs a second.
+//! Wake-ups inside the process: they shorten a wait and carry no data. Every waiter also polls, so a lost
+//! wake-up costs a second.
 
 use std::sync::Arc;
 
@@ -6,7 +7,7 @@ use tokio::sync::Notify;
 
 use super::transaction::once_committed;
 
-/// Two bells inside one process. Clones ring the same bells.
+/// Notifies the dispatcher and the supervisor. Clones notify the same ones.
 #[derive(Clone, Debug, Default)]
 pub struct Wake {
     deliveries: Arc<Notify>,
@@ -20,18 +21,18 @@ impl Wake {
         once_committed(move || notify.notify_one());
     }
 
-    /// Waits for [`deliveries_due`](Self::deliveries_due); one rung before counts.
+    /// Waits for [`deliveries_due`](Self::deliveries_due); one call before counts.
     pub async fn wait_deliveries_due(&self) {
         self.deliveries.notified().await;
     }
 
-    /// What we want to be connected to has changed.
+    /// Sources or wanted connections have changed.
     pub fn connections_changed(&self) {
         let notify = self.connections.clone();
         once_committed(move || notify.notify_one());
     }
 
-    /// Waits for [`connections_changed`](Self::connections_changed); one rung before counts.
+    /// Waits for [`connections_changed`](Self::connections_changed); one call before counts.
     pub async fn wait_connections_changed(&self) {
         self.connections.notified().await;
     }

@@ -1,4 +1,5 @@
-//! `api_key` as its administrators see it. Called by `api/resources/api_keys.rs`; `keys.rs` has what every call needs.
+//! `api_key` as its administrators see it. Called by `services/api_keys.rs`; the look-up of every request is
+//! in `store/access/authenticate.rs`.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -10,7 +11,7 @@ use crate::domain::audit::{Entry, Kind};
 use crate::domain::ids::{ApiKeyId, TenantId};
 use crate::store::{Result, Store, StoreError, audit};
 
-/// Keys in use that a tenant may have: what is kept of each in memory must stay small.
+/// Keys in use that a tenant may have: the memory for their limits must stay small.
 const IN_USE_MAX: i64 = 1000;
 
 /// One key; never the key itself, which is not kept.
@@ -18,19 +19,19 @@ const IN_USE_MAX: i64 = 1000;
 pub struct ApiKey {
     /// Its id.
     pub api_key_id: ApiKeyId,
-    /// Whose it is.
+    /// Its tenant.
     pub tenant_id: TenantId,
-    /// What people call it.
+    /// Name that people call it.
     pub name: String,
-    /// What it lets its caller do.
+    /// Names of scopes.
     pub scopes: Vec<String>,
     /// When it was made.
     pub created_at: OffsetDateTime,
-    /// When it ends.
+    /// End of its validity; `None`: never.
     pub expires_at: Option<OffsetDateTime>,
-    /// When it was revoked.
+    /// Time of its revocation; `None` while it is in use.
     pub revoked_at: Option<OffsetDateTime>,
-    /// When it was used last, to the minute.
+    /// Time of its last use, to the minute.
     pub last_used_at: Option<OffsetDateTime>,
 }
 
@@ -45,15 +46,15 @@ impl ApiKey {
 /// A key to be made.
 #[derive(Clone, Debug)]
 pub struct NewApiKey<'a> {
-    /// Whose it shall be.
+    /// Its tenant.
     pub tenant_id: TenantId,
-    /// What people call it.
+    /// Name that people call it.
     pub name: &'a str,
     /// SHA-256 of it.
     pub hash: &'a [u8; 32],
-    /// What it shall let its caller do.
+    /// Rights of its caller.
     pub scopes: &'a [Scope],
-    /// When it ends.
+    /// End of its validity; `None`: never.
     pub expires_at: Option<OffsetDateTime>,
 }
 
@@ -122,37 +123,9 @@ impl Store {
         if tenant.is_none() {
             return Ok(None);
         }
-        tell_tenant(&mut tx, new.tenant_id).await?;
-        // A key that has ended by itself does not keep its name.
-        sqlx::query!(
-            "update api_key
-             set revoked_at = expires_at
-             where tenant_id = $1
-               and name = $2
-               and revoked_at is null
-               and expires_at <= $3",
-            new.tenant_id as _,
-            new.name,
-            at,
-        )
-        .execute(&mut *tx)
-        .await?;
-        let in_use = sqlx::query_scalar!(
-            r#"select count(*) as "count!"
-               from api_key
-               where tenant_id = $1
-                 and revoked_at is null
-                 and (expires_at is null or expires_at > $2)"#,
-            new.tenant_id as _,
-            at,
-        )
-        .fetch_one(&mut *tx)
-        .await?;
-        if in_use >= IN_USE_MAX {
-            return Err(StoreError::Conflict(format!(
-                "there are {IN_USE_MAX} keys in use, which is the most"
-            )));
-        }
+        set_tenant_of_entries(&mut tx, new.tenant_id).await?;
+        free_expired_name(&mut tx, new, at).await?;
+        refuse_if_full(&mut tx, new.tenant_id, at).await?;
         let scopes: Vec<String> = new.scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
         let key = sqlx::query_as!(
             ApiKey,
@@ -200,14 +173,14 @@ impl Store {
         .fetch_optional(&mut *tx)
         .await?
         .ok_or(StoreError::NotFound("API key"))?;
-        tell_tenant(&mut tx, key.tenant_id).await?;
+        set_tenant_of_entries(&mut tx, key.tenant_id).await?;
         if key.revoked_at.is_some() {
             return Ok(key);
         }
         if key.is_bootstrap() {
             return Err(StoreError::Conflict(
                 "this key comes from the environment of the process: set another BRIDGE_API_KEY there, or remove \
-                 api.key from its data directory, and start it anew"
+                 api.key from its data directory, and restart it"
                     .to_owned(),
             ));
         }
@@ -235,8 +208,45 @@ fn entry(kind: Kind, key: &ApiKey, principal: &str) -> Entry {
     entry
 }
 
-/// Makes the entries of this transaction the tenant's: neither a source nor a webhook says whose they are.
-async fn tell_tenant(conn: &mut PgConnection, tenant: TenantId) -> Result<()> {
+/// Revokes a key of the same name that has expired: it does not keep its name.
+async fn free_expired_name(conn: &mut PgConnection, new: &NewApiKey<'_>, at: OffsetDateTime) -> Result<()> {
+    sqlx::query!(
+        "update api_key
+         set revoked_at = expires_at
+         where tenant_id = $1
+           and name = $2
+           and revoked_at is null
+           and expires_at <= $3",
+        new.tenant_id as _,
+        new.name,
+        at,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn refuse_if_full(conn: &mut PgConnection, tenant: TenantId, at: OffsetDateTime) -> Result<()> {
+    let in_use = sqlx::query_scalar!(
+        r#"select count(*) as "count!"
+           from api_key
+           where tenant_id = $1
+             and revoked_at is null
+             and (expires_at is null or expires_at > $2)"#,
+        tenant as _,
+        at,
+    )
+    .fetch_one(conn)
+    .await?;
+    if in_use >= IN_USE_MAX {
+        return Err(StoreError::Conflict(format!("there are {IN_USE_MAX} keys in use, which is the most")));
+    }
+    Ok(())
+}
+
+/// Assigns the audit entries of this transaction to the tenant: they name neither a source nor a webhook of
+/// it.
+async fn set_tenant_of_entries(conn: &mut PgConnection, tenant: TenantId) -> Result<()> {
     sqlx::query_scalar!("select set_config('bridge.tenant', $1, true)", tenant.to_string())
         .fetch_one(conn)
         .await?;

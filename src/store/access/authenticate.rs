@@ -1,4 +1,5 @@
-//! `api_key`: who may call. `api/http/auth.rs` asks on every request; `app.rs` sets the bootstrap key at start.
+//! `api_key`: look-up of a request's key, on every request, and the bootstrap key, which `app.rs` sets at the
+//! start.
 
 use time::OffsetDateTime;
 
@@ -14,17 +15,17 @@ use crate::store::{Result, Store, audit};
 pub struct ActiveKey {
     /// Its id.
     pub api_key_id: ApiKeyId,
-    /// Whose it is.
+    /// Its tenant.
     pub tenant_id: TenantId,
-    /// What people call it.
+    /// Name that people call it.
     pub name: String,
-    /// What it lets its caller do.
+    /// Rights of its caller.
     pub scopes: Vec<Scope>,
-    /// When it ends.
+    /// End of its validity; `None`: never.
     pub expires_at: Option<OffsetDateTime>,
 }
 
-/// Where a bootstrap key comes from.
+/// Origin of a bootstrap key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyOrigin {
     /// The operator has set it, for every process.
@@ -33,7 +34,7 @@ pub enum KeyOrigin {
     Generated,
 }
 
-/// How exactly it is kept when a key was used last: a row must not change with every call.
+/// Precision of a key's last use: its row must not change with every call.
 pub const USE_NOTED_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
 
 impl Store {
@@ -81,8 +82,8 @@ impl Store {
         Ok(())
     }
 
-    /// Lets the key with this SHA-256 in as the bootstrap key; a former bootstrap key is revoked. One that was generated
-    /// speaks for its process alone, and leaves alone those that other processes live with.
+    /// Makes the key with this SHA-256 the bootstrap key, and revokes a former one. A generated key counts
+    /// for its process alone, and leaves those of other live processes in use.
     ///
     /// # Errors
     /// If the database refuses.

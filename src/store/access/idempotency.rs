@@ -1,5 +1,5 @@
-//! `idempotency`: answers to writes that came with an `Idempotency-Key`. Called by `api/http/idempotency.rs`, and once in a
-//! while by `app.rs`.
+//! `idempotency`: answers to writes that came with an `Idempotency-Key`. Called by `api/http/idempotency.rs`;
+//! `actors/maintenance.rs` removes old ones.
 
 use sqlx::PgConnection;
 use time::{Duration, OffsetDateTime};
@@ -11,61 +11,61 @@ use crate::random;
 use crate::store::transaction::Uncommitted;
 use crate::store::{Result, Store, StoreError};
 
-/// How long an answer is kept.
+/// Lifetime of an answer.
 pub const KEPT_FOR: Duration = Duration::hours(24);
-/// After this a call that has no answer yet counts as cut off: the process that carried it out is gone.
+/// A call without an answer counts as cut off after this: the process that ran it is gone.
 const CUT_OFF_AFTER: Duration = Duration::seconds(60);
 
 /// One call by its key.
 #[derive(Clone, Debug)]
 pub struct IdempotentCall {
-    /// Whose key it is.
+    /// Tenant of the caller.
     pub tenant: TenantId,
-    /// Who calls.
+    /// Id of the caller's API key.
     pub principal: String,
     /// SHA-256 of the key.
     pub key: [u8; 32],
-    /// SHA-256 of what is asked for.
+    /// SHA-256 of method, path and body.
     pub request: [u8; 32],
 }
 
-/// What is known of a call.
+/// State of a key when a call comes with it.
 #[derive(Clone, Debug)]
 pub enum Reserved {
-    /// It is new, and ours to carry out; the time names this reservation.
+    /// New: the caller must run it. The time identifies this reservation.
     New(OffsetDateTime),
-    /// It was carried out: status and opened answer.
+    /// Answered before: status and opened answer.
     Answered(u16, Vec<u8>),
-    /// It is being carried out.
+    /// Another call with it is running.
     UnderWay,
-    /// The key was used for something else.
+    /// Used for another request.
     Reused,
 }
 
-/// What a call was answered.
+/// Answer of a call, to be stored.
 #[derive(Clone, Copy, Debug)]
 pub struct StoredAnswer<'a> {
     /// HTTP status.
     pub status: u16,
-    /// The rest, as it is sealed.
+    /// Headers and body, to be sealed.
     pub kept: &'a [u8],
 }
 
 impl IdempotentCall {
-    /// What the sealed answer is bound to.
+    /// Associated data of the sealed answer.
     fn bound_to(&self) -> Vec<u8> {
         [&self.key[..], self.principal.as_bytes()].concat()
     }
 }
 
 impl Store {
-    /// Reserves a key for a call, or tells what became of the call that has it.
+    /// Reserves a key for a call, or gives the state of the call that has it.
     ///
     /// # Errors
     /// If the database does not answer.
     pub async fn reserve_call(&self, call: &IdempotentCall, master_key: &MasterKey) -> Result<Reserved> {
         let now = clock::now();
-        // Several at once: the row's lock lets one through, and the others find what it left.
+        // Of several at once the row's lock lets one through; the others find its reservation.
         let reserved = sqlx::query_scalar!(
             "insert into idempotency as known (tenant_id, principal, key_hash, request_hash, created_at)
              values ($7, $1, $2, $3, $4)
@@ -121,11 +121,11 @@ impl Store {
         Ok(Reserved::Answered(u16::try_from(status).unwrap_or_default(), answer))
     }
 
-    /// Commits what a call of ours has written together with its answer, so that neither is there without the other.
+    /// Commits the writes of a call together with its answer, so that neither is there without the other.
     ///
     /// # Errors
-    /// If the key has been given to another call meanwhile, or the database does not say that it is done: what is written may
-    /// be committed then or not, but never without the answer.
+    /// If the key has been given to another call meanwhile, or the database does not confirm the commit: the
+    /// writes may be committed then or not, but never without the answer.
     pub async fn keep_answer(
         &self,
         call: &IdempotentCall,
@@ -146,7 +146,7 @@ impl Store {
         written.commit().await
     }
 
-    /// Frees the key of a call that was ours and failed.
+    /// Frees the key of a call that failed.
     ///
     /// # Errors
     /// If the database does not answer.

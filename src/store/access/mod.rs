@@ -1,4 +1,7 @@
-//! Who may call: keys, tenants, and answers kept for calls that are made twice.
+//! Callers: their keys, their tenants, and answers that are stored for calls that may be repeated.
+//!
+//! Read `authenticate` (the key of a request), `api_keys` (keys made, listed, revoked), `tenants`, then
+//! `idempotency` (answers by `Idempotency-Key`).
 
 pub mod api_keys;
 pub mod authenticate;

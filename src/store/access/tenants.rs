@@ -1,4 +1,4 @@
-//! `tenant`: whom things belong to. Called by `api/resources/tenants.rs`, for the operator alone.
+//! `tenant`: owners of sources, webhooks and keys. Called by `services/tenants.rs`, for the operator alone.
 
 use time::OffsetDateTime;
 
@@ -12,7 +12,7 @@ use crate::store::{Result, Store, audit};
 pub struct Tenant {
     /// Its id.
     pub tenant_id: TenantId,
-    /// What the operator calls it.
+    /// Name that the operator gave it.
     pub name: String,
     /// When it was made.
     pub created_at: OffsetDateTime,

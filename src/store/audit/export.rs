@@ -1,5 +1,5 @@
-//! The audit log on its way out: read by cursor, oldest first, up to where it is sealed, so that a row that commits late is never
-//! skipped. For `presence-bridge audit export` and the push to syslog.
+//! Export of the audit log: read by cursor, oldest first, up to the end of the last seal, so that a row that
+//! commits late is never skipped. For `presence-bridge audit export` and the push to syslog.
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -18,14 +18,13 @@ pub const PAGE_ROWS: i64 = 1000;
 pub struct Exported {
     /// Place in the log; the cursor.
     pub id: i64,
-    /// When it happened.
     #[serde(serialize_with = "rfc3339")]
     pub at: OffsetDateTime,
-    /// Whose it is.
+    /// Its tenant.
     pub tenant_id: Option<Uuid>,
-    /// What happened.
+    /// Name of its kind.
     pub kind: String,
-    /// How bad it is.
+    /// `info`, `warn` or `error`.
     pub level: String,
     /// The source concerned.
     pub source_id: Option<Uuid>,
@@ -43,15 +42,15 @@ pub struct Exported {
     pub attempt: Option<i32>,
     /// HTTP status or socket close code.
     pub status: Option<i32>,
-    /// How long the step took.
+    /// Duration of the step, in milliseconds.
     pub duration_ms: Option<i32>,
     /// Outcome class of an attempt.
     pub outcome: Option<String>,
-    /// How the delivery ended.
+    /// End of the delivery; `None` while it is open.
     pub end_state: Option<String>,
-    /// Who asked for it.
+    /// Principal that asked for it; `None`: the bridge itself.
     pub principal: Option<String>,
-    /// Particulars.
+    /// Fields of its kind.
     pub data: Value,
 }
 
@@ -112,7 +111,7 @@ impl Store {
         .await
     }
 
-    /// Up to where the log may be handed on: to the end of its last seal.
+    /// Last `audit_id` that a seal covers: the log may be exported up to it; 0 before the first seal.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -120,7 +119,7 @@ impl Store {
         Ok(self.last_seal().await?.map_or(0, |last| last.last_audit_id))
     }
 
-    /// How many rows wait for their seal.
+    /// Number of rows without a seal.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -136,7 +135,7 @@ impl Store {
         .await
     }
 
-    /// Up to where a receiver has been given the log.
+    /// Last `audit_id` that was pushed to a receiver; 0 before the first.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -150,7 +149,7 @@ impl Store {
         .await
     }
 
-    /// Notes up to where a receiver has been given the log.
+    /// Notes the last `audit_id` that was pushed to a receiver.
     ///
     /// # Errors
     /// If the database refuses.

@@ -1,4 +1,8 @@
-//! `audit_log`: written in the transaction of whatever it tells, read in pages.
+//! The audit log: entries are written in the transaction of the change that they record, and read in pages.
+//!
+//! Read `request_origin` (address of a caller in its entries) and `quarantine` (malformed content of an
+//! entry), then `seals`, `sealed_rows` and `verify` (the chain of seals, the bytes it covers, its check),
+//! `retention` (day partitions), `export` and `push_lock` (the way out, one pushing process at a time).
 
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -34,7 +38,7 @@ impl Store {
     }
 }
 
-/// Writes entries within the caller's transaction; one statement however many there are.
+/// Writes entries within the caller's transaction, with one statement.
 ///
 /// # Errors
 /// If the database refuses.
@@ -81,11 +85,10 @@ pub(super) async fn write(conn: &mut PgConnection, entries: &[Entry]) -> Result<
 pub struct AuditRow {
     /// Place in the log.
     pub audit_id: i64,
-    /// When it happened.
     pub at: OffsetDateTime,
-    /// What happened.
+    /// Name of its kind.
     pub kind: String,
-    /// How bad it is.
+    /// `info`, `warn` or `error`.
     pub level: String,
     /// The source concerned.
     pub source_id: Option<SourceId>,
@@ -103,15 +106,15 @@ pub struct AuditRow {
     pub attempt: Option<i32>,
     /// HTTP status or socket close code.
     pub status: Option<i32>,
-    /// How long the step took, in milliseconds.
+    /// Duration of the step, in milliseconds.
     pub duration_ms: Option<i32>,
     /// Outcome class of an attempt.
     pub outcome: Option<String>,
-    /// How the delivery ended.
+    /// End of the delivery; `None` while it is open.
     pub end_state: Option<String>,
-    /// Who asked for it.
+    /// Principal that asked for it; `None`: the bridge itself.
     pub principal: Option<String>,
-    /// Particulars.
+    /// Fields of its kind.
     pub data: Value,
 }
 

@@ -1,8 +1,8 @@
-//! Whose turn it is to push the audit log to a receiver: one process's at a time, or each would push all of it.
+//! Lock of the process that pushes the audit log to a receiver: one at a time, or each would push all of it.
 //!
-//! The turn is a lock of a session on a connection of its own: what it guards goes over the network, and no transaction may be
-//! open meanwhile. It ends with the session, at once when its process is killed. A process that hangs, or whose machine is gone,
-//! loses it when the server has heard nothing for `SILENT_MAX`.
+//! A session lock on a connection of its own: the push goes over the network, and no transaction may be open
+//! meanwhile. It ends with the session, at once when its process is killed. A process that hangs, or whose
+//! machine is gone, loses it when the server has heard nothing for `SILENT_MAX`.
 
 use sqlx::postgres::PgConnection;
 
@@ -12,7 +12,7 @@ use crate::store::{Result, Store, with_timeout};
 /// Longer than any batch takes: a connection to open, a batch to write, and a moment to wait.
 const SILENT_MAX: &str = "60s";
 
-/// A place in the line of those who would push to one receiver.
+/// Lock of one receiver, acquired or wanted. Dropping it gives the lock to another process.
 pub struct PushLock {
     connection: PgConnection,
     receiver: String,
@@ -20,7 +20,7 @@ pub struct PushLock {
 }
 
 impl Store {
-    /// Lines up. Dropping what comes back leaves the line, and gives the turn to another.
+    /// Opens the connection that the lock lives on; [`PushLock::try_acquire`] acquires it.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -42,7 +42,7 @@ impl Store {
 }
 
 impl PushLock {
-    /// Whether the turn has come. To be asked again before each batch: an error means that it is over.
+    /// Whether the lock is acquired. Call it again before each batch: an error means that the lock is lost.
     ///
     /// # Errors
     /// If the database does not answer.

@@ -1,4 +1,5 @@
-//! `quarantine`: odd content from upstream. Written with the audit entry that tells of it (`store/audit/mod.rs`), shown by the API.
+//! `quarantine`: malformed content from upstream, written with its audit entry (`store/audit/mod.rs`) and
+//! shown by the API.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,7 @@ use crate::domain::audit::quarantine::{Budget, Room};
 use crate::domain::ids::{AgentId, ConnectionId, QuarantineId, SourceId};
 use crate::store::{Result, Store, StoreError, with_timeout};
 
-/// What was kept of late, by source; for all connections of this process.
+/// Content that was stored recently, by source, over all connections of this process.
 #[derive(Clone, Debug, Default)]
 pub(in crate::store) struct Budgets(Arc<Mutex<HashMap<SourceId, Budget>>>);
 
@@ -20,31 +21,28 @@ pub(in crate::store) struct Budgets(Arc<Mutex<HashMap<SourceId, Budget>>>);
 pub struct Quarantined {
     /// Its id.
     pub quarantine_id: QuarantineId,
-    /// When it came.
     pub received_at: OffsetDateTime,
-    /// From which source.
     pub source_id: Option<SourceId>,
-    /// Over which connection.
     pub connection_id: Option<ConnectionId>,
-    /// About whom, if that could be read.
+    /// Agent, if that could be read.
     pub agent_id: Option<AgentId>,
-    /// What is odd about it.
+    /// Reason why it is malformed.
     pub reason: String,
-    /// How many bytes there were.
+    /// Length of the content, in bytes.
     pub size: i64,
-    /// The first of them; `None` in lists.
+    /// First bytes of the content; `None` in lists.
     pub bytes: Option<Vec<u8>>,
 }
 
 impl Store {
-    /// Whether one more odd piece of this source may be kept now.
+    /// Room for one more malformed piece of this source now.
     #[must_use]
     pub fn room_in_quarantine(&self, source: SourceId, now: OffsetDateTime) -> Room {
         let mut budgets = self.quarantined.0.lock().unwrap_or_else(PoisonError::into_inner);
         budgets.entry(source).or_default().take(now.unix_timestamp().div_euclid(60))
     }
 
-    /// A page of what was kept, newest first, without the bytes.
+    /// A page of pieces, newest first, without their bytes.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -91,7 +89,7 @@ impl Store {
         .ok_or(StoreError::NotFound("quarantined content"))
     }
 
-    /// Forgets what came before this time.
+    /// Removes pieces from before this time.
     ///
     /// # Errors
     /// If the database refuses.
@@ -106,7 +104,7 @@ impl Store {
     }
 }
 
-/// Keeps what entries tell of. Again is no harm: a write whose answer was lost is repeated.
+/// Stores the content of entries that have some. A write whose answer was lost may be repeated.
 pub(in crate::store) async fn write(conn: &mut PgConnection, entries: &[Entry]) -> Result<()> {
     for entry in entries {
         let Some(kept) = &entry.kept else { continue };

@@ -1,5 +1,5 @@
-//! Where the call comes from that is being carried out. `api/http/auth.rs` says it once; every audit entry that names a
-//! principal tells it, whichever step writes it.
+//! Address of the caller whose request is running. `api/http/auth.rs` sets it once; every audit entry that
+//! names a principal gets it, whichever step writes the entry.
 
 use std::net::IpAddr;
 
@@ -11,12 +11,12 @@ tokio::task_local! {
     static FROM: IpAddr;
 }
 
-/// Carries out a call that comes from this address.
+/// Runs a call that comes from this address.
 pub async fn calling_from<F: Future>(address: IpAddr, call: F) -> F::Output {
     FROM.scope(address, call).await
 }
 
-/// The particulars of an entry, with the address in them if somebody asked for it.
+/// Fields of an entry, with the caller's address if it names a principal.
 pub(in crate::store) fn data_with_origin(entry: &Entry) -> Map<String, Value> {
     let mut data = entry.data.clone();
     if entry.principal.is_some() {

@@ -1,6 +1,6 @@
-//! Day partitions of `event` and `audit_log`: made ahead, dropped when their time is over, a day of the audit log only once it
-//! is sealed and its seals hold. Each day is a step of its own that waits for locks only briefly: one that fails keeps neither
-//! the others nor readers and writers (docs/adr/0030).
+//! Day partitions of `event` and `audit_log`: made ahead, and dropped when their retention is over; a day of
+//! the audit log only if it is sealed and its seals hold. Each day is a step of its own that waits for locks
+//! only briefly: one that fails holds up neither the others nor readers and writers (docs/adr/0030).
 
 use std::time::Duration as Wait;
 
@@ -10,22 +10,23 @@ use tokio::time::sleep;
 use crate::domain::secret::MasterKey;
 use crate::store::{Result, Store, StoreError, Transaction, session, with_long_timeout, with_timeout};
 
-/// Days made ahead, so that a bridge without a sweep for a week still writes into proper partitions.
+/// Days made ahead: a bridge without a retention run for a week still writes into proper partitions.
 const DAYS_AHEAD: i32 = 8;
-/// Pause between two days, so that who waited behind one of them goes first.
+/// Pause between two days, so that sessions waiting behind one of them go first.
 const BETWEEN_DAYS: Wait = Wait::from_millis(20);
 
-/// What became of a round over some days.
+/// Result of a run over some days.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Days {
-    /// Days of a table that are done.
+    /// Days that were made or dropped.
     pub done: u32,
-    /// Days of a table that could not be done; ask again.
+    /// Days that failed; the next run tries again.
     pub left: u32,
 }
 
 impl Days {
-    /// Counts one day; says whether the round may go on. A lock that is not to be had will not be had for the next day either.
+    /// Counts one day; false if the run should end: a table that is in use for one day is in use for the next
+    /// one too.
     fn count(&mut self, table: &str, day: Date, step: Result<bool>) -> bool {
         match step {
             Ok(done) => {
@@ -36,9 +37,9 @@ impl Days {
                 self.left += 1;
                 let busy = error.is_lock_busy();
                 if busy {
-                    tracing::info!(table, %day, "its day partition must wait: somebody reads or writes there");
+                    tracing::info!(table, %day, "day partition is in use; retrying in the next retention run");
                 } else {
-                    tracing::error!(table, %day, %error, "its day partition could not be looked after");
+                    tracing::error!(table, %day, %error, "failed to make or drop a day partition; retrying in the next retention run");
                 }
                 !busy
             }
@@ -47,8 +48,9 @@ impl Days {
 }
 
 impl Store {
-    /// Makes the partitions of the coming days, from yesterday on (clocks differ), and of days that have rows in a default
-    /// partition, which are moved. What cannot be made now is written into the default partition meanwhile.
+    /// Makes the partitions of the coming days, from yesterday on (clocks differ), and of days that have rows
+    /// in a default partition, which are moved. Rows of a day whose partition fails go into the default
+    /// partition meanwhile.
     ///
     /// # Errors
     /// If the database does not say which days are missing.
@@ -95,7 +97,7 @@ impl Store {
             let dropped = with_long_timeout(async {
                 let mut tx = self.begin_briefly().await?;
                 let drop = sqlx::query_scalar!(r#"select drop_event_day($1) as "dropped!""#, day);
-                // False: somebody owes an event of that day again since we looked. It stays.
+                // False: a delivery of that day was opened since. The day stays.
                 if !drop.fetch_one(&mut *tx).await? {
                     return Ok(false);
                 }
@@ -111,8 +113,8 @@ impl Store {
         Ok(days)
     }
 
-    /// Drops the days of the audit log that are older than `retention_days`, that no open delivery needs, and that are sealed
-    /// and as they were when they were sealed, or empty. One that is not as it was is evidence: it stays.
+    /// Drops the days of the audit log that are older than `retention_days`, that no open delivery needs, and
+    /// that match their seals, or are empty. A day that does not match them is evidence: it stays.
     ///
     /// # Errors
     /// If the database does not say which days these are.
@@ -147,7 +149,7 @@ impl Store {
         let (key_id, key) = self.audit_key(master_key).await?;
         let keys = self.audit_keys(master_key).await?;
         if let Some(fault) = self.verify_seals(&keys, first, last).await?.fault {
-            tracing::error!(%day, ?fault, "a day of the audit log stays: it is not as it was sealed");
+            tracing::error!(%day, ?fault, "a day of the audit log does not match its seals; keeping it as evidence");
             return Ok(false);
         }
         self.drop_audit_day(day, (key_id, &key)).await
@@ -164,7 +166,7 @@ impl Store {
         .await
     }
 
-    /// Begins a step that takes a table away from its readers for a moment: while it waits for them nobody else gets in.
+    /// Begins a step that locks a table exclusively for a moment: while it waits, nobody else gets in.
     pub(in crate::store) async fn begin_briefly(&self) -> Result<Transaction<'static, sqlx::Postgres>> {
         let mut tx = self.pool.begin().await?;
         session::allow_a_minute(&mut tx).await?;
@@ -178,7 +180,7 @@ fn before(today: Date, retention_days: u32) -> Date {
 }
 
 impl StoreError {
-    /// Whether a lock was not to be had in time.
+    /// Whether a lock was not acquired in time.
     fn is_lock_busy(&self) -> bool {
         const BUSY: [&str; 2] = ["55P03", "40P01"];
         matches!(self, Self::Database(sqlx::Error::Database(refusal))

@@ -1,5 +1,5 @@
-//! Rows of `audit_log` as they are sealed: the bytes that the server sends, field by field. Read by `store/audit/seals.rs` when a seal
-//! is made and by `store/audit/verify.rs` when it is checked.
+//! Rows of `audit_log` as they are sealed: the bytes that the server sends, field by field.
+//! `store/audit/seals.rs` reads them to make a seal, `store/audit/verify.rs` to check one.
 
 use futures_util::TryStreamExt as _;
 use sqlx::postgres::{PgConnection, PgRow};
@@ -9,11 +9,12 @@ use time::{Date, OffsetDateTime};
 use crate::domain::audit::seal::{SealedRow, row_hash};
 use crate::store::{Result, StoreError};
 
-/// What the statement below reads, and how. A column that is new in `audit_log` gets a format of its own beside this one, so that
-/// what was sealed before stays as it is.
+/// Columns of the statement below, and their encoding. A new column of `audit_log` gets a format of its own
+/// next to this one, so that older seals still hold.
 pub(in crate::store) const FORMAT: i16 = 1;
 
-/// Binary, as Postgres sends it: integers big-endian, times as microseconds since 2000, `jsonb` as its text behind a version.
+/// Binary, as Postgres sends it: integers big-endian, times as microseconds since 2000, `jsonb` as its text
+/// behind a version.
 const READ: &str =
     "select audit_id, at, tenant_id, kind, level, source_id, connection_id, agent_id, webhook_id, event_id,
             delivery_id, attempt, status, duration_ms, outcome, end_state, principal, data
@@ -27,13 +28,13 @@ const MICROSECONDS_A_DAY: i64 = 86_400_000_000;
 /// The Julian day of 2000-01-01, from which Postgres counts.
 const YEAR_2000: i32 = 2_451_545;
 
-/// Where a reader stands: behind this row.
+/// Cursor of a reader: behind this row.
 pub(in crate::store) type Behind = (i64, OffsetDateTime);
 
 /// Before every row that there can be.
 pub(in crate::store) const BEFORE_ALL: Behind = (i64::MIN, OffsetDateTime::UNIX_EPOCH);
 
-/// The next rows, in order; says behind which one they end.
+/// The next rows, in order, and the cursor behind them.
 ///
 /// # Errors
 /// If the database does not answer.
@@ -98,8 +99,8 @@ pub(in crate::store) fn microseconds(at: OffsetDateTime) -> i64 {
     i64::try_from(at.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
 }
 
-/// Has statements of this transaction go by the primary keys of the day partitions: there are many, and what the planner knows
-/// of the newest one is old.
+/// Makes statements of this transaction use the primary keys of the day partitions: there are many, and the
+/// planner's statistics of the newest one are old.
 pub(in crate::store) async fn by_index(conn: &mut PgConnection) -> Result<()> {
     sqlx::query(
         "select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),

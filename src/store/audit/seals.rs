@@ -1,8 +1,10 @@
-//! `audit_seal`: makes seals over the audit log, and drops days that are sealed. Called by `actors/audit_sealer.rs` and the sweep.
+//! `audit_seal`: makes seals over the audit log, and drops days that are sealed. Called by
+//! `actors/audit_sealer.rs` and `store/audit/retention.rs`.
 //!
-//! What is sealed must be complete: a row with a smaller `audit_id` may still be in the hands of a transaction that has not
-//! ended. Whoever draws an `audit_id` holds a lock on the table from before until its end, so: read how far ids were drawn, then
-//! wait for all that hold such a lock at this moment (docs/adr/0021).
+//! A seal must cover every row of its range, but a row with a smaller `audit_id` may belong to a transaction
+//! that has not ended. A transaction that draws an `audit_id` locks the table before and until its end. So
+//! the sealer reads the last id that was drawn, then waits for all transactions that hold such a lock at this
+//! moment (docs/adr/0021).
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,35 +24,34 @@ use crate::store::{Result, Store, StoreError, audit, with_timeout};
 
 /// Most rows of one seal, so that the transaction stays short and `verify` needs little memory.
 pub const SEAL_ROWS_MAX: usize = 20_000;
-/// How long writers are waited for; most are gone within milliseconds, the rest is waited for in the next round.
+/// Time to wait for writers; most end within milliseconds, and the next round waits for the rest.
 const SETTLES_WITHIN: Duration = Duration::from_secs(4);
 const LOOK_FIRST: Duration = Duration::from_millis(5);
 const LOOK_LONGEST: Duration = Duration::from_millis(200);
-/// The number of the one key there is so far.
+/// Number of the only key so far.
 const KEY_ID: i16 = 1;
 
 /// The keys that signed seals, by number.
 pub type AuditKeys = HashMap<i16, AuditKey>;
 
-/// A seal that was made.
+/// A new seal.
 #[derive(Clone, Copy, Debug)]
-pub struct Made {
+pub struct NewSeal {
     /// The end of the chain now.
     pub head: Head,
-    /// How many rows it covers.
+    /// Rows that it covers.
     pub rows: usize,
-    /// There is more to seal.
+    /// Whether more rows are to be sealed.
     pub more: bool,
 }
 
-/// The end of the chain as it is shown.
+/// End of the chain, as it is shown.
 #[derive(Clone, Copy, Debug)]
 pub struct LastSeal {
     /// The seal and its digest.
     pub head: Head,
-    /// Up to where it goes.
+    /// Last `audit_id` that it covers.
     pub last_audit_id: i64,
-    /// When it was made.
     pub sealed_at: OffsetDateTime,
 }
 
@@ -68,7 +69,7 @@ pub(in crate::store) fn hash(bytes: &[u8], column: &'static str, row: i64) -> Re
 }
 
 impl Store {
-    /// The keys that there are. `None` for one that does not open, because it was altered.
+    /// Keys that open; one that was altered is left out.
     ///
     /// # Errors
     /// If one was sealed under another master key, or the database does not answer.
@@ -114,7 +115,7 @@ impl Store {
         newest.ok_or_else(|| damaged("sealed", KEY_ID, "the audit key does not open: it was altered"))
     }
 
-    /// The last `audit_id` that was drawn, whatever became of it.
+    /// The last `audit_id` that was drawn, committed or not.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -129,8 +130,8 @@ impl Store {
         .await
     }
 
-    /// Up to where every row of the audit log is committed, or never will be. `None` if somebody keeps a transaction open that
-    /// may hold one.
+    /// Last `audit_id` up to which every row is committed, or never will be. `None` if a transaction stays
+    /// open that may hold one.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -150,7 +151,7 @@ impl Store {
         Ok(Some(through))
     }
 
-    /// The transactions that may have written into the audit log and have not ended; of these only, if some are given.
+    /// Open transactions that may have written into the audit log; with `of` only those of them.
     async fn audit_writers(&self, of: Option<&[String]>) -> Result<Vec<String>> {
         with_timeout(async {
             Ok(sqlx::query_scalar!(
@@ -181,17 +182,19 @@ impl Store {
         with_timeout(async { last_seal(&mut *self.pool.acquire().await?).await }).await
     }
 
-    /// Makes the next seal over rows up to `through`, which must be settled. `None` if there is nothing to seal, or another
-    /// process is at it. `known` is the last seal that the caller knows of: it must still be there.
+    /// Makes the next seal over rows up to `through`, which must be settled. `None` if there is nothing to
+    /// seal, or another process is sealing. `known` is the last seal that the caller knows of: it must still
+    /// be there.
     ///
     /// # Errors
-    /// If `known` is gone or another one, which means that somebody rewrote the chain; or the database refuses.
+    /// If `known` is gone or another one, which means that somebody rewrote the chain; or the database
+    /// refuses.
     pub async fn make_seal(
         &self,
         (key_id, key): (i16, &AuditKey),
         through: i64,
         known: Option<Head>,
-    ) -> Result<Option<Made>> {
+    ) -> Result<Option<NewSeal>> {
         with_timeout(async {
             let mut tx = self.begin().await?;
             let alone =
@@ -241,12 +244,12 @@ impl Store {
             let digest = seal.digest();
             write(&mut tx, &seal, &digest, &listings, now, (key_id, key.sign(&digest))).await?;
             tx.commit().await?;
-            Ok(Some(Made { head: Head { seal_id: seal.seal_id, digest }, rows: count, more }))
+            Ok(Some(NewSeal { head: Head { seal_id: seal.seal_id, digest }, rows: count, more }))
         })
         .await
     }
 
-    /// The seals that speak of a day: the first, the last.
+    /// First and last seal that cover rows of a day; `None` if none does.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -263,7 +266,7 @@ impl Store {
         .await
     }
 
-    /// Drops a day of the audit log, and leaves a proof that it was us. False if some of it is not sealed yet.
+    /// Drops a day of the audit log, and leaves a signed proof. False if some of it is not sealed yet.
     ///
     /// # Errors
     /// If the database refuses, for example because the table is busy.

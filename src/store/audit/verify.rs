@@ -1,7 +1,8 @@
-//! Checks the audit log against its seals: `presence-bridge audit verify`, and each day before retention takes it.
+//! Checks the audit log against its seals, for `presence-bridge audit verify`, and for each day before
+//! retention drops it.
 //!
-//! Walks the chain and the rows side by side, in order, and stops at the first thing that is not as it was. Reads in batches, each
-//! a statement of its own: nothing is locked, and memory is that of one seal.
+//! Walks the chain and the rows side by side, in order, and stops at the first difference. It reads in
+//! batches, each a statement of its own: nothing is locked, and memory is that of one seal.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -21,23 +22,23 @@ use crate::store::{Result, Store};
 /// Seals and rows that are read at a time.
 const SEALS_AT_ONCE: i64 = 200;
 const ROWS_AT_ONCE: i64 = 10_000;
-/// Rows beyond those of a seal that are looked at, if somebody put some in.
+/// Inserted rows of a seal that are looked at, at most.
 const SPARE_ROWS: usize = 100;
 
-/// What is wrong.
+/// Kind of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
     /// With a row.
     Row(RowFault),
-    /// With the rows of a seal; which one cannot be said, because its listing was altered or is gone too.
+    /// With the rows of a seal; the row is unknown, because the listing was altered or is gone too.
     Rows,
-    /// The seal is not as it was.
+    /// The seal was altered.
     SealEdited,
     /// The seal is not there.
     SealMissing,
     /// The seal was not signed with the audit key, or the key was altered.
     SealForged,
-    /// Somebody without the audit key says that a day was dropped.
+    /// The proof that a day was dropped was not signed with the audit key.
     DropForged,
     /// The log ends before the given head.
     Truncated,
@@ -64,33 +65,31 @@ impl FaultKind {
     }
 }
 
-/// The first thing that is wrong.
+/// First difference between the log and its seals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// What it is.
     pub what: FaultKind,
-    /// In which seal.
     pub seal_id: i64,
-    /// Which row, if it is one.
+    /// Row, if it is about one.
     pub audit_id: Option<i64>,
-    /// Which day, if it is about one.
+    /// Day, if it is about one.
     pub day: Option<Date>,
 }
 
-/// What was found.
+/// Result of a check.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ChainVerdict {
-    /// Seals that are well.
+    /// Seals that hold.
     pub seals: i64,
-    /// Rows in them that are there and well.
+    /// Rows in them that match.
     pub rows: i64,
-    /// Rows in them that went with their day.
+    /// Rows in them that were dropped with their day.
     pub rows_dropped: i64,
     /// Rows that no seal covers yet.
     pub unsealed: i64,
-    /// The end of the chain, as far as it is well.
+    /// End of the chain, as far as it holds.
     pub head: Option<Head>,
-    /// The first thing that is wrong, if anything is.
+    /// First difference; `None` if there is none.
     pub fault: Option<Fault>,
 }
 
@@ -113,7 +112,7 @@ impl Store {
         Ok(walk.verdict)
     }
 
-    /// Checks some seals only, the first of which is taken to be linked to a good one.
+    /// Checks some seals only; trusts that the one before the first is good.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -138,16 +137,16 @@ struct StoredSeal {
     key_id: i16,
 }
 
-/// How far we are.
+/// Position of a check.
 struct ChainWalk<'a> {
     conn: PoolConnection<Postgres>,
     keys: &'a AuditKeys,
     dropped: BTreeMap<i32, DroppedDay>,
-    /// The last seal that is well, up to where it goes, its digest.
+    /// Last seal that holds, its last `audit_id`, its digest.
     seal_id: i64,
     sealed: i64,
     digest: Hash,
-    /// Rows that were read and not yet looked at.
+    /// Rows that were read and not checked yet.
     rows: VecDeque<SealedRow>,
     behind: Behind,
     verdict: ChainVerdict,
@@ -166,11 +165,12 @@ impl<'a> ChainWalk<'a> {
             verdict: ChainVerdict::default(),
             keys,
             conn: {
-                // What these plans cost depends on no parameter, and the newest day's figures are old.
+                // The cost of these plans depends on no parameter, and the statistics of the newest day are
+                // old.
                 sqlx::query("set enable_seqscan = off").execute(&mut *conn).await?;
                 sqlx::query("set enable_bitmapscan = off").execute(&mut *conn).await?;
                 sqlx::query("set enable_sort = off").execute(&mut *conn).await?;
-                // It goes back to no pool in this state.
+                // In this state it must not go back to the pool.
                 conn.close_on_drop();
                 conn
             },
@@ -189,7 +189,7 @@ impl<'a> ChainWalk<'a> {
         Ok(walk)
     }
 
-    /// Reads which days were dropped; a fault if that was not us.
+    /// Reads the days that were dropped; a fault if a proof is not ours.
     async fn read_dropped(&mut self) -> Result<Option<Fault>> {
         let rows = sqlx::query!("select day, seal_id, rows, dropped_at, mac, key_id from audit_dropped_day")
             .fetch_all(&mut *self.conn)
@@ -209,7 +209,7 @@ impl<'a> ChainWalk<'a> {
         Ok(None)
     }
 
-    /// Goes on up to a seal, which must be there, or to the end.
+    /// Checks on up to a seal, which must exist, or to the end.
     async fn through(&mut self, last: i64, expected: Option<Head>) -> Result<()> {
         loop {
             let wanted = last.saturating_sub(self.seal_id).clamp(0, SEALS_AT_ONCE);
@@ -248,7 +248,7 @@ impl<'a> ChainWalk<'a> {
         let there = self.rows_of(seal, end).await?;
         let mut found: Vec<SealedDay> = days_of(&there).into_iter().map(|(day, _)| day).collect();
         if found != self.remaining_days(seal) {
-            // Retention may have taken a day while we were looking: of what was read of it, nothing is asked.
+            // Retention may have dropped a day meanwhile: rows that were read of it do not count.
             let before = self.remaining_days(seal);
             if let Some(fault) = self.read_dropped().await? {
                 return Ok(Some(fault));
@@ -291,12 +291,12 @@ impl<'a> ChainWalk<'a> {
         self.dropped.get(&day).is_some_and(|dropped| seal.seal_id <= dropped.seal_id)
     }
 
-    /// The days of a seal that must be there.
+    /// Days of a seal that were not dropped.
     fn remaining_days(&self, seal: &Seal) -> Vec<SealedDay> {
         seal.days.iter().filter(|day| !self.was_dropped(seal, day.day)).cloned().collect()
     }
 
-    /// The rows that a seal covers, and what stands before it that no seal covers.
+    /// Rows that a seal covers, and rows before it that no seal covers.
     async fn rows_of(&mut self, seal: &Seal, end: i64) -> Result<Vec<SealedRow>> {
         let most = usize::try_from(seal.rows).unwrap_or(usize::MAX).saturating_add(SPARE_ROWS);
         let mut there = Vec::new();
@@ -321,7 +321,7 @@ impl<'a> ChainWalk<'a> {
         }
     }
 
-    /// Names the first row that is not as it was.
+    /// Finds the first row that differs.
     async fn locate_fault(&mut self, seal: &Seal, there: &[SealedRow]) -> Result<Fault> {
         let remaining = self.remaining_days(seal);
         let mut listings = Vec::new();
@@ -387,7 +387,7 @@ async fn seals(conn: &mut PgConnection, after: i64, limit: i64) -> Result<Vec<St
     )
     .fetch_all(conn)
     .await?;
-    // What is not as long as a hash was altered: it equals no hash.
+    // A value of another length was altered: it equals no hash.
     let hash = |bytes: &[u8], row: i64| hash(bytes, "digest", row).unwrap_or(NOTHING_BEFORE);
     Ok(rows
         .into_iter()

@@ -96,7 +96,10 @@ impl Store {
             Ok(identifier) => Ok(Some(identifier)),
             Err(error) if error.is_transient() => Err(error),
             Err(error) => {
-                tracing::info!(%error, "the cluster does not say which it is: a copy within another one may pass for the original");
+                tracing::info!(
+                    %error,
+                    "failed to read the cluster's identifier; a copy in another cluster may pass for the original"
+                );
                 Ok(None)
             }
         }
