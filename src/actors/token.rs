@@ -1,5 +1,5 @@
-//! Keeps the token of one source: one request at a time however many ask, renewed before it ends, and never again
-//! while the platform says no. Connections ask through [`Tokens`].
+//! Caches the token of one source. However many connections ask, there is one request at a time; the token is renewed
+//! before it ends, and after a refusal nothing is asked for a while. Connections ask through [`Tokens`].
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -23,52 +23,52 @@ use crate::store::Store;
 const MARGIN_MAX: Duration = Duration::from_secs(60);
 /// Shortest distance between two renewals.
 const RENEWALS_APART: Duration = Duration::from_secs(1);
-/// How often the keeper looks whether anybody could still ask it.
-const LOOK_FOR_ASKERS: Duration = Duration::from_secs(2);
+/// How often the actor checks whether anybody could still ask it.
+const CHECK_ASKERS_EVERY: Duration = Duration::from_secs(2);
 
 /// Asks for the token; answered when there is one, or with why there is none.
 #[derive(Message)]
-#[rtype(result = "Result<Held, UpstreamError>")]
+#[rtype(result = "Result<CachedToken, UpstreamError>")]
 struct GetToken {
     /// A token that the platform did not accept: give another one.
     instead_of: Option<TokenSerial>,
 }
 
-/// Reaches the keeper of a source's token. Clones reach the same one; it ends soon after the last of them.
+/// Asks the token actor of a source. Clones ask the same one; it ends soon after the last of them.
 #[derive(Clone)]
-pub struct Tokens(Rc<Reach>);
+pub struct Tokens(Rc<Handle>);
 
-struct Reach {
+struct Handle {
     source_id: SourceId,
     upstream: Rc<dyn Upstream>,
     store: Store,
     metrics: Metrics,
-    keeper: RefCell<Addr<TokenActor>>,
+    actor: RefCell<Addr<TokenActor>>,
 }
 
 impl Tokens {
-    /// Starts a keeper; it asks the platform when it is asked.
+    /// Starts the actor, which asks the platform when it is asked.
     #[must_use]
     pub fn new(source_id: SourceId, upstream: Rc<dyn Upstream>, store: Store, metrics: Metrics) -> Self {
-        let keeper = TokenActor::new(source_id, upstream.clone(), store.clone(), metrics.clone()).start();
-        Self(Rc::new(Reach { source_id, upstream, store, metrics, keeper: RefCell::new(keeper) }))
+        let actor = TokenActor::new(source_id, upstream.clone(), store.clone(), metrics.clone()).start();
+        Self(Rc::new(Handle { source_id, upstream, store, metrics, actor: RefCell::new(actor) }))
     }
 
-    /// A token, another one than `instead_of` if that is named.
+    /// A token other than `instead_of`.
     ///
     /// # Errors
     /// If the platform gives none.
-    pub async fn get(&self, instead_of: Option<TokenSerial>) -> Result<Held, UpstreamError> {
-        let asked = self.living_keeper().send(GetToken { instead_of });
+    pub async fn get(&self, instead_of: Option<TokenSerial>) -> Result<CachedToken, UpstreamError> {
+        let asked = self.living_actor().send(GetToken { instead_of });
         asked.await.unwrap_or_else(|_| Err(gone()))
     }
 
-    /// The keeper; one that died (actix ends an actor that panics) is replaced, or no connection of the source would
-    /// ever have a token again.
-    fn living_keeper(&self) -> Addr<TokenActor> {
-        let mut keeper = self.0.keeper.borrow_mut();
-        if !keeper.connected() {
-            tracing::error!(source = %self.0.source_id, "the keeper of a token died; another takes its place");
+    /// The actor; one that died (actix ends an actor that panics) is replaced, or no connection of the source would ever
+    /// have a token again.
+    fn living_actor(&self) -> Addr<TokenActor> {
+        let mut actor = self.0.actor.borrow_mut();
+        if !actor.connected() {
+            tracing::error!(source = %self.0.source_id, "token actor panicked; restarting it");
             let reason = "token";
             self.0.metrics.actors_restarted.get_or_create(&ReasonLabels { reason }).inc();
             let mut entry =
@@ -76,41 +76,37 @@ impl Tokens {
             entry.source_id = Some(self.0.source_id);
             let store = self.0.store.clone();
             actix::spawn(async move { drop(store.write_audit(&[entry]).await) });
-            let Reach { source_id, upstream, store, metrics, .. } = &*self.0;
-            *keeper = TokenActor::new(*source_id, upstream.clone(), store.clone(), metrics.clone()).start();
+            let Handle { source_id, upstream, store, metrics, .. } = &*self.0;
+            *actor = TokenActor::new(*source_id, upstream.clone(), store.clone(), metrics.clone()).start();
         }
-        keeper.clone()
+        actor.clone()
     }
 }
 
-/// A token and its name.
 #[derive(Clone, Debug)]
-pub struct Held {
-    /// Its name.
+pub struct CachedToken {
+    /// Names the token without showing it.
     pub serial: TokenSerial,
-    /// The token.
     pub secret: Secret,
-    /// When it ends.
+    /// End of its life.
     pub ends: Instant,
 }
 
-/// The actor of one source.
 struct TokenActor {
     source_id: SourceId,
     upstream: Rc<dyn Upstream>,
     store: Store,
     metrics: Metrics,
-    current: Option<Held>,
+    current: Option<CachedToken>,
     serials: TokenSerial,
-    /// Who waits for the request under way; `None` if none is.
-    waiting: Option<Vec<oneshot::Sender<Result<Held, UpstreamError>>>>,
+    /// Askers that wait for the request under way; `None` if none is.
+    waiting: Option<Vec<oneshot::Sender<Result<CachedToken, UpstreamError>>>>,
     backoff: ReconnectBackoff,
-    /// After a failure: what it was, and until when nothing is asked.
+    /// After a failure: the error, and until when nothing is asked.
     resting: Option<(UpstreamError, Instant)>,
 }
 
 impl TokenActor {
-    /// An actor that asks when it is asked.
     fn new(source_id: SourceId, upstream: Rc<dyn Upstream>, store: Store, metrics: Metrics) -> Self {
         Self {
             source_id,
@@ -125,13 +121,13 @@ impl TokenActor {
         }
     }
 
-    /// The token that may be used now.
-    fn usable(&self, instead_of: Option<TokenSerial>) -> Option<Held> {
+    /// The cached token, if it has not ended and is not the one that was refused.
+    fn usable(&self, instead_of: Option<TokenSerial>) -> Option<CachedToken> {
         let current = self.current.as_ref()?;
         (current.ends > Instant::now() && Some(current.serial) != instead_of).then(|| current.clone())
     }
 
-    /// Asks the platform, unless that is under way.
+    /// Asks the platform, unless a request is under way.
     fn request(&mut self, ctx: &mut Context<Self>) {
         if self.waiting.is_some() {
             return;
@@ -139,34 +135,34 @@ impl TokenActor {
         self.waiting = Some(Vec::new());
         let upstream = self.upstream.clone();
         let asked = async move { upstream.token().await };
-        ctx.spawn(asked.into_actor(self).map(|answer, actor, ctx| actor.answered(answer, ctx)));
+        ctx.spawn(asked.into_actor(self).map(|answer, actor, ctx| actor.on_answer(answer, ctx)));
     }
 
-    fn answered(&mut self, answer: Result<Token, UpstreamError>, ctx: &mut Context<Self>) {
+    fn on_answer(&mut self, answer: Result<Token, UpstreamError>, ctx: &mut Context<Self>) {
         let answer = match answer {
             Ok(token) => {
                 self.serials += 1;
                 let ends = Instant::now() + token.lifetime;
-                let held = Held { serial: self.serials, secret: token.secret, ends };
-                self.current = Some(held.clone());
+                let cached = CachedToken { serial: self.serials, secret: token.secret, ends };
+                self.current = Some(cached.clone());
                 self.resting = None;
                 self.backoff.reset();
                 let margin = MARGIN_MAX.min(token.lifetime / 10);
                 let renew_in = token.lifetime.saturating_sub(margin).max(RENEWALS_APART);
-                let serial = held.serial;
+                let serial = cached.serial;
                 ctx.run_later(renew_in, move |actor, ctx| actor.renew(serial, ctx));
                 self.count("ok");
                 let entry = Entry::new(clock::now(), Kind::TokenAcquired)
                     .data("expires_in", token.lifetime.as_secs());
-                self.tell(entry, ctx);
-                Ok(held)
+                self.audit(entry, ctx);
+                Ok(cached)
             }
             Err(error) => {
-                let wished = match error.kind {
+                let retry_after = match error.kind {
                     ErrorKind::RateLimited(wait) => wait.unwrap_or_default(),
                     _ => Duration::ZERO,
                 };
-                let rest = self.backoff.next(random::unit()).max(wished);
+                let rest = self.backoff.next(random::unit()).max(retry_after);
                 self.resting = Some((error.clone(), Instant::now() + rest));
                 if let Some(current) = &self.current {
                     // The present one stays in use until its end; a renewal is tried again.
@@ -177,7 +173,7 @@ impl TokenActor {
                 let entry = Entry::new(clock::now(), Kind::TokenFailed)
                     .level(Level::Error)
                     .data("error", error.to_string());
-                self.tell(entry, ctx);
+                self.audit(entry, ctx);
                 Err(error)
             }
         };
@@ -197,25 +193,26 @@ impl TokenActor {
         self.metrics.token_requests.get_or_create(&OutcomeLabels { outcome }).inc();
     }
 
-    fn tell(&self, mut entry: Entry, ctx: &mut Context<Self>) {
+    fn audit(&self, mut entry: Entry, ctx: &mut Context<Self>) {
         entry.source_id = Some(self.source_id);
         let store = self.store.clone();
-        let told = async move {
+        let source = self.source_id;
+        let write = async move {
             if let Err(error) = store.write_audit(&[entry]).await {
-                tracing::warn!(%error, "a token's step could not be written down");
+                tracing::warn!(%error, %source, "failed to write an audit entry about a token; the entry is lost");
             }
         };
-        ctx.spawn(told.into_actor(self));
+        ctx.spawn(write.into_actor(self));
     }
 }
 
 impl Actor for TokenActor {
     type Context = Context<Self>;
 
-    /// An actor lives for as long as a timer of it is set, and the renewal sets the next one: without this look the
-    /// keeper of a source that is gone or changed would ask for tokens for ever, with the secret it once had.
+    /// An actor lives for as long as a timer of it is set, and the renewal sets the next one: without this check the
+    /// actor of a source that is gone or changed would ask for tokens for ever, with the secret it once had.
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(LOOK_FOR_ASKERS, |_, ctx| {
+        ctx.run_interval(CHECK_ASKERS_EVERY, |_, ctx| {
             if !ctx.connected() {
                 ctx.stop();
             }
@@ -224,11 +221,11 @@ impl Actor for TokenActor {
 }
 
 impl Handler<GetToken> for TokenActor {
-    type Result = ResponseFuture<Result<Held, UpstreamError>>;
+    type Result = ResponseFuture<Result<CachedToken, UpstreamError>>;
 
     fn handle(&mut self, ask: GetToken, ctx: &mut Self::Context) -> Self::Result {
-        if let Some(held) = self.usable(ask.instead_of) {
-            return Box::pin(async move { Ok(held) });
+        if let Some(cached) = self.usable(ask.instead_of) {
+            return Box::pin(async move { Ok(cached) });
         }
         if self.waiting.is_none()
             && let Some((error, until)) = &self.resting
@@ -246,11 +243,11 @@ impl Handler<GetToken> for TokenActor {
     }
 }
 
-/// What a connection is told if the token's actor is not there to answer.
+/// Answer to a connection while the token actor is being replaced.
 fn gone() -> UpstreamError {
     UpstreamError {
         kind: ErrorKind::Transport,
         status: None,
-        what: "token: its keeper is being replaced".to_owned(),
+        what: "token: its actor is being restarted".to_owned(),
     }
 }

@@ -1,4 +1,4 @@
-//! Which connection an actor holds, and whom it watches.
+//! Settings of one connection and the agents that it watches.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,16 +13,12 @@ use crate::genesys::definitions::Definitions;
 use crate::genesys::protocol::{Update, Wanted};
 use crate::store::sources::gap_tracking::Watcher;
 
-/// Which connection, and whom it watches.
 #[derive(Clone)]
 pub struct Assignment {
-    /// Its id.
     pub connection_id: ConnectionId,
-    /// The source.
     pub source_id: SourceId,
-    /// The source's name, which events carry.
+    /// Events carry it.
     pub source_name: String,
-    /// The agents.
     pub agents: Arc<Agents>,
     /// Topics, flat; the first stands for updates that name none.
     pub topics: Vec<String>,
@@ -30,43 +26,40 @@ pub struct Assignment {
     pub heartbeat: Duration,
     /// Upstream ids of ours that may still exist.
     pub leftovers: Vec<String>,
-    /// Last moment of proof by a former process or actor.
+    /// Last moment of coverage that a former process or actor proved.
     pub proven_at: Option<OffsetDateTime>,
-    /// It is to end at once, for this reason: there is nothing to do but to delete leftovers.
+    /// Set if the connection ends at once, because all that is left to do is to delete leftovers.
     pub ends_at_once: Option<CloseCause>,
 }
 
-/// Whom a connection watches: in order, and to be asked.
+/// The agents of a connection.
 #[derive(Clone, Debug, Default)]
 pub struct Agents {
     /// Grows with each other assignment.
     pub version: i64,
-    /// In order.
+    /// In the order of the plan.
     pub list: Arc<Vec<AgentId>>,
     set: HashSet<String>,
 }
 
 impl Agents {
-    /// These agents.
     #[must_use]
     pub fn new(version: i64, list: Vec<AgentId>) -> Self {
         let set = list.iter().map(|agent| agent.0.clone()).collect();
         Self { version, list: Arc::new(list), set }
     }
 
-    /// Whether an agent is among them.
     #[must_use]
     pub fn contains(&self, agent: &str) -> bool {
         self.set.contains(agent)
     }
 
-    /// Their ids.
     #[must_use]
     pub fn ids(&self) -> Vec<String> {
         self.list.iter().map(|agent| agent.0.clone()).collect()
     }
 
-    /// Those who are not among others.
+    /// Those that are not among `others`.
     #[must_use]
     pub fn without(&self, others: &Self) -> Vec<String> {
         self.list.iter().map(|agent| &agent.0).filter(|agent| !others.contains(agent)).cloned().collect()
@@ -74,7 +67,7 @@ impl Agents {
 }
 
 impl Assignment {
-    /// Whose sight is gained and lost with this connection.
+    /// The agents whose coverage depends on this connection.
     #[must_use]
     pub fn watcher(&self) -> Watcher {
         Watcher {
@@ -84,19 +77,19 @@ impl Assignment {
         }
     }
 
-    /// What to ask upstream for.
+    /// Request for a connection upstream.
     #[must_use]
     pub fn wanted(&self) -> Wanted {
         Wanted { agents: self.agents.ids(), topics: self.topics.clone(), heartbeat_interval: self.heartbeat }
     }
 
-    /// Whether an update is about somebody that this connection watches.
+    /// Whether an update is about an agent of this connection.
     #[must_use]
     pub fn watches(&self, update: &Update) -> bool {
         update.agent_id.as_ref().is_none_or(|agent| self.agents.contains(agent))
     }
 
-    /// The presence change that an update of this connection tells; `None` if it watches nobody who could be meant.
+    /// The presence change that an update reports; `None` if it names no agent and the connection has none.
     #[must_use]
     pub fn change(
         &self,
@@ -107,11 +100,11 @@ impl Assignment {
         definitions: &Definitions,
     ) -> Option<PresenceChange> {
         let agent_id = update.agent_id.take().map(AgentId).or_else(|| self.agents.list.first().cloned())?;
-        if let Some(told) = update.state.as_mut().and_then(|state| state.presence.as_mut()) {
-            let definition = told.value.definition_id.as_deref().and_then(|id| definitions.get(id));
+        if let Some(presence) = update.state.as_mut().and_then(|state| state.presence.as_mut()) {
+            let definition = presence.value.definition_id.as_deref().and_then(|id| definitions.get(id));
             if let Some(definition) = definition {
-                told.value.label = definition.label;
-                told.value.system = told.value.system.take().or(definition.system);
+                presence.value.label = definition.label;
+                presence.value.system = presence.value.system.take().or(definition.system);
             }
         }
         Some(PresenceChange {

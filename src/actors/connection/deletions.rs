@@ -1,14 +1,14 @@
-//! Deleting upstream what a connection made there.
+//! Deletes connections upstream.
 
-use crate::actors::token::{Held, Tokens};
+use crate::actors::token::{CachedToken, Tokens};
 use crate::genesys::protocol::{ErrorKind, Upstream, UpstreamError};
 
-/// Ids, and what became of deleting each.
+/// Upstream ids, and the result of deleting each.
 pub type Deletions = Vec<(String, Result<(), UpstreamError>)>;
 
-/// Deletes connections upstream, one after the other, until one gets no answer at all: the others would get none
-/// either, and each would cost a connection that could see the whole time of a call. They are not among the results.
-pub async fn delete(upstream: &dyn Upstream, token: &Held, ids: Vec<String>) -> Deletions {
+/// Deletes connections one after the other, until one gets no answer at all: the others would get none either, and each
+/// would keep a working connection waiting for the whole time of a call. They are not among the results.
+pub async fn delete(upstream: &dyn Upstream, token: &CachedToken, ids: Vec<String>) -> Deletions {
     let mut results = Vec::with_capacity(ids.len());
     for id in ids {
         let result = upstream.delete(&token.secret, &id).await;
@@ -23,7 +23,7 @@ pub async fn delete(upstream: &dyn Upstream, token: &Held, ids: Vec<String>) -> 
     results
 }
 
-/// Deletes with a token of its own, and once more with another one what was answered with 401.
+/// Deletes with a token of its own, and tries again with another token what was answered with 401.
 pub async fn delete_at_the_end(upstream: &dyn Upstream, tokens: &Tokens, ids: Vec<String>) -> Deletions {
     let refused = |ids: Vec<String>, error: &UpstreamError| -> Deletions {
         ids.into_iter().map(|id| (id, Err(error.clone()))).collect()
@@ -89,7 +89,7 @@ mod tests {
     #[tokio::test]
     async fn deletions_end_at_the_first_that_gets_no_answer() {
         let ids = || ["a", "b", "c"].map(str::to_owned).to_vec();
-        let token = Held { serial: 1, secret: Secret::new("token"), ends: Instant::now() };
+        let token = CachedToken { serial: 1, secret: Secret::new("token"), ends: Instant::now() };
         for (answers, asked) in [
             (vec![Ok(()), Err(ErrorKind::Status), Ok(())], 3),
             (vec![Ok(()), Err(ErrorKind::TimedOut)], 2),

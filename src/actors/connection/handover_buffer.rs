@@ -148,7 +148,7 @@ mod tests {
         released
     }
 
-    fn told(pairs: &[(&str, i64)]) -> Vec<(String, i64)> {
+    fn pairs_of(pairs: &[(&str, i64)]) -> Vec<(String, i64)> {
         pairs.iter().map(|(agent, second)| ((*agent).to_owned(), *second)).collect()
     }
 
@@ -159,7 +159,7 @@ mod tests {
             buffer.push(change(agent, status, second, 10)).unwrap();
         }
         assert_eq!(buffer.oldest_at(), Some(START + Duration::seconds(1)));
-        assert_eq!(release_all(&mut buffer), told(&[("ann", 1), ("bob", 2), ("ann", 3)]));
+        assert_eq!(release_all(&mut buffer), pairs_of(&[("ann", 1), ("bob", 2), ("ann", 3)]));
         assert_eq!((buffer.oldest_at(), buffer.bytes), (None, 0));
     }
 
@@ -172,7 +172,7 @@ mod tests {
         buffer.saw(&change("ann", "INTERACTING", 2, 10));
         buffer.push(change("ann", "INTERACTING", 2, 10)).unwrap();
         buffer.push(change("ann", "IDLE", 3, 10)).unwrap();
-        assert_eq!(release_all(&mut buffer), told(&[("bob", 1), ("ann", 3)]));
+        assert_eq!(release_all(&mut buffer), pairs_of(&[("bob", 1), ("ann", 3)]));
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
         let stateless = PresenceChange { state: None, ..change("ann", "", 1, 10) };
         buffer.saw(&stateless);
         buffer.push(stateless).unwrap();
-        assert_eq!(release_all(&mut buffer), told(&[("ann", 1)]));
+        assert_eq!(release_all(&mut buffer), pairs_of(&[("ann", 1)]));
     }
 
     #[test]
@@ -193,7 +193,7 @@ mod tests {
         let Some(Released::New(first)) = buffer.release() else { panic!("nothing was released") };
         buffer.put_back(first);
         assert_eq!(buffer.bytes, 30);
-        assert_eq!(release_all(&mut buffer), told(&[("ann", 1), ("bob", 2)]));
+        assert_eq!(release_all(&mut buffer), pairs_of(&[("ann", 1), ("bob", 2)]));
     }
 
     #[test]

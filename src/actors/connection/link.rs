@@ -1,5 +1,5 @@
-//! One socket of a connection and the session that decides for it. A connection has one, and a second one while the
-//! first is being replaced.
+//! One socket of a connection and the session that decides for it. A connection has one link, and a second one while
+//! the first is being replaced.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,74 +9,77 @@ use actix::SpawnHandle;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::actors::connection::assignment::Agents;
+use crate::actors::connection::gauge_share::GaugeShare;
 use crate::actors::connection::handover_buffer::HandoverBuffer;
-use crate::actors::token::Held;
+use crate::actors::token::CachedToken;
 use crate::domain::presence::connection::RotateCause;
 use crate::genesys::session::{Phase, Session};
 use crate::genesys::socket::Sender;
 
-/// Names a strand within its connection; never used twice.
+/// Names a link within its connection; never used twice.
 pub type LinkId = u64;
 
-/// What a strand is for.
+/// One of the attempts of a link: answers to an older one are ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttemptRef {
+    pub link: LinkId,
+    pub epoch: u64,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// It stands for the connection.
-    Primary,
-    /// It is to take the primary's place once it sees.
-    Successor,
+    Active,
+    /// It takes the active link's place once it covers all agents.
+    Standby,
     /// Its place was taken; it ends.
-    Retiring,
+    Draining,
 }
 
-/// A socket that is open.
 pub struct OpenSocket {
-    /// Speaks on it.
     pub sender: Sender,
-    /// Reads it.
     pub reader: SpawnHandle,
-    /// Resolves when the reader has let go of the socket.
+    /// Resolves when the reader has dropped the socket.
     pub ended: oneshot::Receiver<()>,
 }
 
 /// One socket and the session that decides for it.
 pub struct Link {
-    /// Its name.
     pub id: LinkId,
-    /// What it is for.
     pub role: Role,
-    /// Decides.
     pub session: Session,
-    /// The token of the present try.
-    pub token: Option<Held>,
-    /// The socket, if it is open.
+    /// Token of the present attempt.
+    pub token: Option<CachedToken>,
+    /// `None` unless it is open.
     pub socket: Option<OpenSocket>,
-    /// Reads present states, while it does.
+    /// Counts the socket among those that are open.
+    pub open: Option<GaugeShare>,
+    /// The task that reads present states, while it runs.
     pub resync: Option<SpawnHandle>,
-    /// The agents that upstream was asked to tell of, on the present connection.
+    /// Agents that upstream was asked to report, on the present connection.
     pub subscribed: Arc<Agents>,
     /// Those of them that it rejected.
     pub rejected: HashSet<String>,
     /// A change of agents is under way.
     pub subscribing: bool,
-    /// The update just handled could not be handed on.
-    pub queue_full: bool,
-    /// Its place among the channels that a client may have besides those in use.
-    pub room: Option<OwnedSemaphorePermit>,
-    /// Upstream wants it replaced; asked for again once it is the primary.
-    pub wants_successor: Option<RotateCause>,
-    /// The one that it is to replace ends soon.
-    pub in_a_hurry: bool,
-    /// Nobody has read the present states since its socket opened: the primary told everything, and is to prove it.
-    pub unread: bool,
     /// A change of agents that failed is not tried again before.
     pub subscribe_not_before: Option<Instant>,
+    /// The queue or the buffer had no room for the update just handled.
+    pub queue_full: bool,
+    /// Slot for a channel besides those in use, while there are two.
+    pub slot: Option<OwnedSemaphorePermit>,
+    /// Upstream wants it replaced; asked for again once it is the active link.
+    pub rotate_again: Option<RotateCause>,
+    /// Upstream has announced the end of the link that it replaces.
+    pub urgent: bool,
+    /// The present states were not read since its socket opened: the active link reports everything and has to prove it.
+    pub states_unread: bool,
     /// Its changes while another link reports the same; `None` once they are recorded at once.
     pub handover_buffer: Option<HandoverBuffer>,
 }
 
 impl Link {
-    /// A strand that has not started.
+    /// A link that has not started.
     #[must_use]
     pub fn new(id: LinkId, role: Role, session: Session) -> Self {
         Self {
@@ -85,21 +88,27 @@ impl Link {
             session,
             token: None,
             socket: None,
+            open: None,
             resync: None,
             subscribed: Arc::default(),
             rejected: HashSet::new(),
             subscribing: false,
-            queue_full: false,
-            room: None,
-            wants_successor: None,
-            in_a_hurry: false,
-            unread: false,
             subscribe_not_before: None,
-            handover_buffer: (role == Role::Successor).then(HandoverBuffer::default),
+            queue_full: false,
+            slot: None,
+            rotate_again: None,
+            urgent: false,
+            states_unread: false,
+            handover_buffer: (role == Role::Standby).then(HandoverBuffer::default),
         }
     }
 
-    /// Whether its socket is open.
+    /// Its present attempt.
+    #[must_use]
+    pub fn attempt(&self) -> AttemptRef {
+        AttemptRef { link: self.id, epoch: self.session.epoch() }
+    }
+
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.session.phase() == Phase::Open

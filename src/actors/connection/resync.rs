@@ -1,8 +1,8 @@
-//! Reads the present states of a connection's agents once its socket is open: what changed while nobody looked comes
-//! out as ordinary events of origin `resync`.
+//! Reads the present states of a connection's agents once its socket is open: states that changed without coverage
+//! become ordinary events of origin `resync`.
 //!
-//! Subscribe first, ask second: an answer may then be older than what a socket told meanwhile, and loses against it by
-//! its time. The pace is the limiter's. A reading that fails goes on where it stood; it ends with its socket.
+//! Subscribe first, ask second: an answer may then be older than a report of the socket, and loses against it by its
+//! time. The limiter sets the pace. A reading that fails goes on where it stood; it ends with its socket.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -13,9 +13,9 @@ use time::OffsetDateTime;
 use tokio::time::sleep;
 
 use crate::actors::connection::assignment::Assignment;
-use crate::actors::connection::link::{LinkId, Role};
-use crate::actors::connection::{ConnectionActor, Deps, Place};
-use crate::actors::token::{Held, Tokens};
+use crate::actors::connection::link::{AttemptRef, LinkId, Role};
+use crate::actors::connection::{ConnectionActor, Deps};
+use crate::actors::token::{CachedToken, Tokens};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::presence::Origin;
@@ -28,22 +28,21 @@ use crate::random;
 use crate::store::StoreError;
 use crate::store::sources::assignments::KnownAgent;
 
-/// What stands for the topic of a state that no frame told.
+/// Topic of a state that no frame reported.
 const TOPIC: &str = "resync";
-/// An answer that is ahead of a socket is held back for so long: told first, it would make stale what is on its way.
+/// An answer that is ahead of the socket waits this long: recorded first, it would make the frame on its way stale.
 const CATCH_UP: Duration = Duration::from_millis(250);
-/// The same while the former socket still tells every change, so that there is no hurry.
+/// The same while the active link still reports every change, so that there is no hurry.
 const CATCH_UP_COVERED: Duration = Duration::from_secs(2);
 /// Wait before a state that found no room in the queue is handed in again.
 const ROOM_AGAIN: Duration = Duration::from_millis(200);
 
 impl ConnectionActor {
-    /// Starts to read these agents' states; a reading of the same strand that is under way is left.
-    pub(super) fn start_resync(&mut self, place: Place, agents: Vec<String>, ctx: &mut Context<Self>) {
-        self.stop_resync(place.link, ctx);
-        let covered =
-            self.in_role(Role::Primary).is_some_and(|primary| primary.id != place.link && primary.is_open());
-        let Some(token) = self.link(place.link).and_then(|link| link.token.clone()) else {
+    /// Starts to read these agents' states; a reading of the same link that is under way ends.
+    pub(super) fn start_resync(&mut self, attempt: AttemptRef, agents: Vec<String>, ctx: &mut Context<Self>) {
+        self.stop_resync(attempt.link, ctx);
+        let covered = self.links.open_active().is_some_and(|active| active.id != attempt.link);
+        let Some(token) = self.links.get(attempt.link).and_then(|link| link.token.clone()) else {
             return;
         };
         let reading = Reading {
@@ -58,28 +57,28 @@ impl ConnectionActor {
         };
         let read = async move { reading.run(&agents).await };
         let handle = ctx.spawn(read.into_actor(self).map(move |entry, actor, ctx| {
-            let Some(link) = actor.link(place.link) else { return };
+            let Some(link) = actor.links.get_mut(attempt.link) else { return };
             link.resync = None;
-            let sees = link.is_open() && link.role == Role::Successor;
-            actor.journal.tell(entry);
-            if sees {
+            let can_take_over = link.is_open() && link.role == Role::Standby;
+            actor.journal.audit(entry);
+            if can_take_over {
                 actor.prove_and_hand_over(ctx);
             }
             actor.write(ctx);
         }));
-        if let Some(link) = self.link(place.link) {
+        if let Some(link) = self.links.get_mut(attempt.link) {
             link.resync = Some(handle);
         }
     }
 
-    /// Whether a strand is reading states.
-    pub(super) fn resyncs(&mut self, id: LinkId) -> bool {
-        self.link(id).is_some_and(|link| link.resync.is_some())
+    /// Whether a link is reading states.
+    pub(super) fn reads_states(&self, id: LinkId) -> bool {
+        self.links.get(id).is_some_and(|link| link.resync.is_some())
     }
 
-    /// Leaves a reading: its socket is gone, and the next one begins anew.
+    /// Ends a reading: its socket is gone, and the next one starts from the beginning.
     pub(super) fn stop_resync(&mut self, id: LinkId, ctx: &mut Context<Self>) {
-        if let Some(handle) = self.link(id).and_then(|link| link.resync.take()) {
+        if let Some(handle) = self.links.get_mut(id).and_then(|link| link.resync.take()) {
             ctx.cancel_future(handle);
         }
     }
@@ -87,20 +86,20 @@ impl ConnectionActor {
 
 /// One reading of states.
 struct Reading {
-    /// Another socket sees the agents meanwhile.
+    /// Another socket covers the agents meanwhile.
     covered: bool,
-    /// States that were ahead of it, with the time of the question.
+    /// States that were ahead of it, with the time of the request.
     ahead: Vec<(OffsetDateTime, Snapshot)>,
     deps: Deps,
     assignment: Assignment,
     upstream: Rc<dyn Upstream>,
     tokens: Tokens,
     definitions: Definitions,
-    token: Held,
+    token: CachedToken,
 }
 
 impl Reading {
-    /// Reads all, however long it takes; gives the entry that tells of it.
+    /// Reads all, however long it takes; gives the audit entry about it.
     async fn run(mut self, agents: &[String]) -> Entry {
         let (began, mut differences, mut found) = (Instant::now(), 0_usize, 0_usize);
         for part in agents.chunks(SNAPSHOT_MAX) {
@@ -137,7 +136,7 @@ impl Reading {
         entry
     }
 
-    /// Reads some agents; gives how many states there were, and how many of them tell something new.
+    /// Reads some agents; gives how many states there were, and how many of them are new.
     async fn part(&mut self, agents: &[String]) -> Result<(usize, usize), Failed> {
         let asked_at = clock::now();
         let snapshots = match self.upstream.snapshot(&self.token.secret, agents).await {
@@ -153,7 +152,7 @@ impl Reading {
         for Snapshot { person, .. } in &snapshots {
             let known = known.get(&person.agent_id);
             let differs =
-                |told: &Option<String>, known: Option<&Option<String>>| told.is_some() && known != Some(told);
+                |read: &Option<String>, known: Option<&Option<String>>| read.is_some() && known != Some(read);
             if differs(&person.name, known.map(|known| &known.name))
                 || differs(&person.email, known.map(|known| &known.email))
             {
@@ -180,7 +179,7 @@ impl Reading {
         Ok((count, differences))
     }
 
-    /// Hands in what is still ahead of the former socket after a while; gives how much that is.
+    /// Records the states that are still ahead of the active link after a while; gives how many they are.
     async fn catch_up(&mut self) -> Result<usize, Failed> {
         if self.ahead.is_empty() {
             return Ok(0);
@@ -199,7 +198,7 @@ impl Reading {
         Ok(differences)
     }
 
-    /// Those of the states that still tell something new, once everything that arrived is stored.
+    /// Those of the states that are still new, once everything that arrived is stored.
     async fn still_ahead(
         &self,
         changes: Vec<Snapshot>,
@@ -232,7 +231,8 @@ impl Reading {
     async fn failed(&self, error: &Failed, backoff: &mut ReconnectBackoff) {
         self.deps.metrics.resyncs.get_or_create(&OutcomeLabels { outcome: "failed" }).inc();
         if backoff.attempts() == 0 {
-            tracing::warn!(%error, connection = %self.assignment.connection_id, "present states cannot be read yet");
+            let connection = self.assignment.connection_id;
+            tracing::warn!(%error, %connection, "failed to read present states; retrying");
             let mut entry = Entry::new(clock::now(), Kind::ResyncFailed)
                 .level(Level::Warn)
                 .data("error", error.to_string());
@@ -244,21 +244,21 @@ impl Reading {
     }
 }
 
-/// Those of the states that tell something new.
+/// Those of the states that are new.
 fn differing(
     snapshots: Vec<Snapshot>,
     known: &HashMap<String, KnownAgent>,
     asked_at: OffsetDateTime,
 ) -> Vec<Snapshot> {
-    let news = |snapshot: &Snapshot| {
+    let is_new = |snapshot: &Snapshot| {
         let known = known.get(&snapshot.person.agent_id).cloned().unwrap_or_default();
         let seen = Seen { origin: Origin::Resync, at: asked_at, known_at: known.received_at };
         matches!(known.state.clone().merge(&snapshot.state, seen), Merged::Changed(_))
     };
-    snapshots.into_iter().filter(news).collect()
+    snapshots.into_iter().filter(is_new).collect()
 }
 
-/// Why a part could not be read.
+/// Error while reading one part.
 #[derive(Debug, thiserror::Error)]
 enum Failed {
     #[error(transparent)]

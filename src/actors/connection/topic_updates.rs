@@ -1,4 +1,4 @@
-//! Whom upstream tells us of: a change of agents on a connection that is open, and those it rejects.
+//! Follows a change of agents on open connections, and records the agents that upstream rejects.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 
 use crate::actors::connection::assignment::Agents;
-use crate::actors::connection::{ConnectionActor, Place, Reassign};
+use crate::actors::connection::gauge_share::GaugeShare;
+use crate::actors::connection::link::{AttemptRef, Link};
+use crate::actors::connection::{ConnectionActor, Reassign};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::AgentId;
@@ -19,15 +21,14 @@ const AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Rejected agents that one audit entry names; the API lists all.
 const NAMED_MAX: usize = 100;
 
-/// What upstream said of a connection.
+/// Upstream's answer to which agents a connection listens to.
 pub(super) struct Listens {
-    /// The agents that it was to listen to when upstream was asked; `None` while that changed.
+    /// The agents that it should have listened to when upstream was asked; `None` while they changed.
     asked: Option<Arc<Agents>>,
-    /// Those that it does.
+    /// `None` if it does not exist any more.
     answer: Result<Option<HashSet<String>>, UpstreamError>,
 }
 
-/// Who they are.
 pub(super) fn agent_ids(rejected: &[Rejected]) -> HashSet<String> {
     rejected.iter().map(|rejected| rejected.agent_id.clone()).collect()
 }
@@ -44,18 +45,18 @@ impl Handler<Reassign> for ConnectionActor {
         self.assignment.agents = agents.into();
         self.journal.watch(self.assignment.agents.list.clone());
         let entry = Entry::new(clock::now(), Kind::AgentsAssigned).data("joined", joined).data("left", left);
-        self.journal.tell(entry);
+        self.journal.audit(entry);
         self.keep_subscribed(ctx);
         self.write(ctx);
     }
 }
 
 impl ConnectionActor {
-    /// Has upstream tell of the agents that are assigned now, on every open strand where it does not yet.
+    /// Subscribes every open link that does not listen to the agents assigned now.
     pub(super) fn keep_subscribed(&mut self, ctx: &mut Context<Self>) {
         let version = self.assignment.agents.version;
         let now = Instant::now();
-        let behind: Vec<Place> = self
+        let behind: Vec<AttemptRef> = self
             .links
             .iter()
             .filter(|link| {
@@ -64,17 +65,17 @@ impl ConnectionActor {
                     && link.subscribed.version != version
                     && link.subscribe_not_before.is_none_or(|at| at <= now)
             })
-            .map(|link| Place { link: link.id, epoch: link.session.epoch() })
+            .map(Link::attempt)
             .collect();
-        for place in behind {
-            self.subscribe(place, ctx);
+        for attempt in behind {
+            self.subscribe(attempt, ctx);
         }
     }
 
-    fn subscribe(&mut self, place: Place, ctx: &mut Context<Self>) {
+    fn subscribe(&mut self, attempt: AttemptRef, ctx: &mut Context<Self>) {
         let (upstream, wanted) = (self.upstream.clone(), self.assignment.wanted());
         let agents = self.assignment.agents.clone();
-        let Some(link) = self.link(place.link) else { return };
+        let Some(link) = self.links.get_mut(attempt.link) else { return };
         let (Some(token), Some(id)) = (link.token.clone(), link.session.upstream_id().map(str::to_owned))
         else {
             return;
@@ -82,9 +83,9 @@ impl ConnectionActor {
         link.subscribing = true;
         let asked = async move { upstream.subscribe(&token.secret, &id, &wanted).await };
         ctx.spawn(asked.into_actor(self).map(move |answer, actor, ctx| {
-            let Some(link) = actor.link(place.link) else { return };
+            let Some(link) = actor.links.get_mut(attempt.link) else { return };
             link.subscribing = false;
-            if link.session.epoch() != place.epoch {
+            if link.attempt() != attempt {
                 return; // another connection has been made since, with these agents or newer ones
             }
             match answer {
@@ -93,37 +94,45 @@ impl ConnectionActor {
                     let newcomers = agents.without(&link.subscribed);
                     link.subscribed = agents;
                     link.rejected = agent_ids(&rejected);
-                    actor.note_rejected(rejected, ctx);
+                    actor.record_rejected(rejected, ctx);
                     if !newcomers.is_empty() {
                         // A resync under way does not know them.
-                        let ids = if actor.resyncs(place.link) { actor.assignment.agents.ids() } else { newcomers };
-                        actor.start_resync(place, ids, ctx);
+                        let ids = if actor.reads_states(attempt.link) {
+                            actor.assignment.agents.ids()
+                        } else {
+                            newcomers
+                        };
+                        actor.start_resync(attempt, ids, ctx);
                     }
                     actor.keep_subscribed(ctx);
                 }
                 Err(error) => {
                     link.subscribe_not_before = Some(Instant::now() + AGAIN_AFTER);
-                    tracing::warn!(%error, connection = %actor.assignment.connection_id, "agents could not be subscribed to");
+                    tracing::warn!(
+                        %error,
+                        connection = %actor.assignment.connection_id,
+                        "failed to subscribe to agents; retrying in 5 s"
+                    );
                     ctx.run_later(AGAIN_AFTER, |actor, ctx| actor.keep_subscribed(ctx));
                 }
             }
         }));
     }
 
-    /// Asks upstream how the connection of a strand stands; feeds nothing by itself.
-    pub(super) fn ask_standing(&self, place: Place) -> Option<impl Future<Output = Listens> + use<>> {
-        let link = self.links.iter().find(|link| link.id == place.link)?;
+    /// Asks upstream how the connection of a link stands; feeds nothing by itself.
+    pub(super) fn ask_standing(&self, attempt: AttemptRef) -> Option<impl Future<Output = Listens> + use<>> {
+        let link = self.links.get(attempt.link)?;
         let (token, id) = (link.token.clone()?, link.session.upstream_id()?.to_owned());
         let upstream = self.upstream.clone();
-        // What a change that is under way has done by then, the answer does not say.
+        // The answer does not say how far a change that is under way has come.
         let asked = (!link.subscribing).then(|| link.subscribed.clone());
         Some(async move { Listens { asked, answer: upstream.listens_to(&token.secret, &id).await } })
     }
 
-    /// How the connection stands, by what upstream says it listens to.
-    pub(super) fn standing(&self, place: Place, listens: Listens) -> Result<Standing, UpstreamError> {
+    /// How the connection stands, by the agents that upstream says it listens to.
+    pub(super) fn standing(&self, attempt: AttemptRef, listens: Listens) -> Result<Standing, UpstreamError> {
         let Some(listening) = listens.answer? else { return Ok(Standing::Gone) };
-        let link = self.links.iter().find(|link| link.id == place.link && !link.subscribing);
+        let link = self.links.get(attempt.link).filter(|link| !link.subscribing);
         let Some((link, asked)) = link.zip(listens.asked) else { return Ok(Standing::Changing) };
         if link.subscribed.version != asked.version {
             return Ok(Standing::Changing);
@@ -135,18 +144,19 @@ impl ConnectionActor {
         }
     }
 
-    /// Writes down whom upstream rejects.
-    pub(super) fn note_rejected(&mut self, rejected: Vec<Rejected>, ctx: &mut Context<Self>) {
-        if rejected.is_empty() && self.rejected == Some(0) {
-            return;
+    /// Writes the agents that upstream rejects.
+    pub(super) fn record_rejected(&mut self, rejected: Vec<Rejected>, ctx: &mut Context<Self>) {
+        match &mut self.rejected {
+            Some(before) if before.get() == 0 && rejected.is_empty() => return,
+            Some(before) => before.set(rejected.len()),
+            None => {
+                self.rejected = Some(GaugeShare::new(&self.deps.metrics.topics_rejected, rejected.len()));
+            }
         }
-        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        self.deps.metrics.topics_rejected.inc_by(count(rejected.len()) - count(self.rejected.unwrap_or(0)));
-        self.rejected = Some(rejected.len());
         let connection = self.assignment.connection_id;
         let mut entries = Vec::new();
         if let Some(first) = rejected.first() {
-            tracing::warn!(%connection, agents = rejected.len(), reason = first.reason, "upstream rejects agents");
+            tracing::warn!(%connection, agents = rejected.len(), reason = first.reason, "upstream rejected agents; they stay unmonitored");
             let named: Vec<_> = rejected.iter().take(NAMED_MAX).map(|r| r.agent_id.clone()).collect();
             let mut entry = Entry::new(clock::now(), Kind::TopicRejected)
                 .level(Level::Error)
@@ -168,12 +178,12 @@ impl ConnectionActor {
             })
             .collect();
         let store = self.deps.store.clone();
-        let written = async move {
+        let write = async move {
             while let Err(error) = store.write_rejected(connection, &rejected, clock::now(), &entries).await {
-                tracing::warn!(%error, "rejected agents cannot be written down yet");
+                tracing::warn!(%error, %connection, "failed to write rejected agents; retrying in 5 s");
                 actix::clock::sleep(AGAIN_AFTER).await;
             }
         };
-        ctx.spawn(written.into_actor(self));
+        ctx.spawn(write.into_actor(self));
     }
 }
