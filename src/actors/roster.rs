@@ -1,6 +1,6 @@
-//! Works out whom a source of protocol `notifications` watches, and on which connection: reads rosters on a timer and on
-//! demand, plans (`genesys/plan.rs`), writes the plan down. The supervisor does the rest. Also keeps the presence
-//! definitions of the source up to date.
+//! Decides which agents a source of protocol `notifications` watches, and on which connection: reads rosters on a timer
+//! and on demand, plans (`genesys/plan.rs`) and writes the plan, which the supervisor carries to the connections. Also
+//! keeps the presence definitions of the source up to date.
 
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -12,8 +12,9 @@ use super::token::Tokens;
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::{ConnectionId, SourceId};
+use crate::domain::secret::Secret;
 use crate::genesys::definitions::Definitions;
-use crate::genesys::plan::{CHANNEL_AGENTS_MAX, CHANNELS_MAX, plan_channels};
+use crate::genesys::plan::{CHANNEL_AGENTS_MAX, CHANNELS_MAX, ChannelPlan, plan_channels};
 use crate::genesys::protocol::{ErrorKind, Person, Upstream, UpstreamError, Watch};
 use crate::genesys::reconnect::ReconnectBackoff;
 use crate::random;
@@ -22,29 +23,22 @@ use crate::store::{Store, StoreError};
 
 /// How often the definitions are read again even if nothing unknown came.
 const DEFINITIONS_EVERY: Duration = Duration::from_secs(3600);
-/// How often it is looked whether something unknown came, or the definitions' time is over.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How often the actor checks whether the definitions are too old, or an unknown one was met.
+const CHECK_DEFINITIONS_EVERY: Duration = Duration::from_secs(10);
 /// Agents that one entry names.
 const NAMED_MAX: usize = 100;
 
-/// What a planner works with.
+/// One source and what its planner works with.
 #[derive(Clone)]
 pub struct RosterDeps {
-    /// Where the plan goes.
     pub store: Store,
-    /// The source.
     pub source_id: SourceId,
-    /// Its name.
     pub source_name: String,
-    /// Whom it watches.
     pub watch: Watch,
-    /// How often rosters are read again.
+    /// Time between two readings of the rosters.
     pub interval: Duration,
-    /// Speaks with the platform.
     pub upstream: Rc<dyn Upstream>,
-    /// Gives tokens.
     pub tokens: Tokens,
-    /// Where definitions go.
     pub definitions: Definitions,
 }
 
@@ -58,7 +52,7 @@ pub struct Refresh;
 #[rtype(result = "()")]
 pub struct End;
 
-/// The actor of one source.
+/// The planner of one source.
 pub struct RosterActor {
     deps: RosterDeps,
     backoff: ReconnectBackoff,
@@ -69,6 +63,7 @@ pub struct RosterActor {
     next: Option<SpawnHandle>,
     definitions_read: Option<Instant>,
     reading_definitions: bool,
+    /// Agents without a place in the last plan.
     over_limit: usize,
 }
 
@@ -97,8 +92,8 @@ impl RosterActor {
         if let Some(next) = self.next.take() {
             ctx.cancel_future(next);
         }
-        let (deps, told_before) = (self.deps.clone(), self.over_limit);
-        let read = async move { deps.read_and_plan(told_before).await };
+        let (deps, over_limit_before) = (self.deps.clone(), self.over_limit);
+        let read = async move { deps.read_and_plan(over_limit_before).await };
         ctx.spawn(read.into_actor(self).map(|over_limit, actor, ctx| {
             actor.reading = false;
             let wait = match over_limit {
@@ -117,7 +112,7 @@ impl RosterActor {
         }));
     }
 
-    fn look_at_definitions(&mut self, ctx: &mut Context<Self>) {
+    fn refresh_definitions(&mut self, ctx: &mut Context<Self>) {
         let old = self.definitions_read.is_none_or(|at| at.elapsed() >= DEFINITIONS_EVERY);
         let unknown = self.deps.definitions.take_unknown_seen();
         if self.reading_definitions || !(old || unknown) {
@@ -131,9 +126,13 @@ impl RosterActor {
             match read {
                 Ok(()) => actor.definitions_read = Some(Instant::now()),
                 Err(error) => {
-                    tracing::warn!(%error, source = %actor.deps.source_name, "presence definitions cannot be read: labels are missing");
+                    tracing::warn!(
+                        %error,
+                        source = %actor.deps.source_name,
+                        "failed to read presence definitions; events carry no labels until it succeeds"
+                    );
                     if error.kind == ErrorKind::Forbidden {
-                        // A permission is missing: asking every half minute does not help.
+                        // A permission is missing: asking every few seconds does not help.
                         actor.definitions_read = Some(Instant::now());
                     }
                 }
@@ -146,7 +145,7 @@ impl RosterDeps {
     /// Makes a call with a token, once more with another one if that is refused.
     async fn with_token<T, F>(&self, call: F) -> Result<T, UpstreamError>
     where
-        F: AsyncFn(&crate::domain::secret::Secret) -> Result<T, UpstreamError>,
+        F: AsyncFn(&Secret) -> Result<T, UpstreamError>,
     {
         let token = self.tokens.get(None).await?;
         match call(&token.secret).await {
@@ -171,7 +170,7 @@ impl RosterDeps {
         }
         let people = self.with_token(async |token| self.upstream.roster(token, &self.watch).await).await?;
         if people.is_empty() && self.watch.all_users {
-            // An organisation has users; to take this for an answer would be to let go of everybody.
+            // An organisation has users; to believe this answer would be to stop watching all of them.
             return Err(UpstreamError {
                 kind: ErrorKind::BadAnswer,
                 status: None,
@@ -181,12 +180,16 @@ impl RosterDeps {
         Ok(people)
     }
 
-    /// Reads rosters and writes the plan; gives how many agents stay unwatched. An error has been told.
-    async fn read_and_plan(&self, told_before: usize) -> Result<usize, ()> {
+    /// Reads rosters and writes the plan; gives how many agents stay unwatched. Errors are logged here.
+    async fn read_and_plan(&self, over_limit_before: usize) -> Result<usize, ()> {
         let people = match self.people().await {
             Ok(people) => people,
             Err(error) => {
-                tracing::warn!(%error, source = %self.source_name, "a roster cannot be read; who is watched stays");
+                tracing::warn!(
+                    %error,
+                    source = %self.source_name,
+                    "failed to read rosters; keeping the agents that are watched now"
+                );
                 let mut entry = Entry::new(clock::now(), Kind::RosterFailed)
                     .level(Level::Error)
                     .data("error", error.to_string());
@@ -195,58 +198,29 @@ impl RosterDeps {
                 return Err(());
             }
         };
-        self.plan(people, told_before).await.map_err(|error| {
-            tracing::warn!(%error, source = %self.source_name, "the plan of a source waits for the database");
+        self.plan(people, over_limit_before).await.map_err(|error| {
+            tracing::warn!(%error, source = %self.source_name, "failed to write the plan of a source; retrying");
         })
     }
 
-    async fn plan(&self, people: Vec<Person>, told_before: usize) -> Result<usize, StoreError> {
-        let held = self.store.assignments(self.source_id).await?;
+    async fn plan(&self, people: Vec<Person>, over_limit_before: usize) -> Result<usize, StoreError> {
+        let connections = self.store.assignments(self.source_id).await?;
         let wanted: Vec<String> = people.iter().map(|person| person.agent_id.clone()).collect();
-        let agents: Vec<Vec<String>> = held.iter().map(|assigned| assigned.agents.clone()).collect();
-        let plan = plan_channels(&wanted, &agents, CHANNEL_AGENTS_MAX, CHANNELS_MAX);
-        let at = |place: &usize| held.get(*place).map(|assigned| assigned.connection_id);
-        let changed = plan
-            .changed
-            .into_iter()
-            .filter_map(|(place, agents)| Some(Assigned { connection_id: at(&place)?, agents }));
-        let added =
-            plan.added.into_iter().map(|agents| Assigned { connection_id: ConnectionId::generate(), agents });
-        let assignments = Assignments {
-            changed: changed.chain(added).collect(),
-            removed: plan.removed.iter().filter_map(at).collect(),
-            wanted: wanted.len(),
-            over_limit: plan.over_limit.len(),
-        };
-        let now = clock::now();
+        let watched: Vec<Vec<String>> = connections.iter().map(|assigned| assigned.agents.clone()).collect();
+        let plan = plan_channels(&wanted, &watched, CHANNEL_AGENTS_MAX, CHANNELS_MAX);
+        let over_limit = plan.over_limit.clone();
+        let assignments = assignments(plan, &connections, wanted.len());
         let mut entries = Vec::new();
-        let watched: HashSet<&str> = agents.iter().flatten().map(String::as_str).collect();
-        let wanted_set: HashSet<&str> = wanted.iter().map(String::as_str).collect();
-        let joined: Vec<&str> =
-            wanted.iter().map(String::as_str).filter(|agent| !watched.contains(agent)).collect();
-        let left: Vec<&str> = watched.iter().copied().filter(|agent| !wanted_set.contains(agent)).collect();
         if !assignments.changed.is_empty() || !assignments.removed.is_empty() {
-            let few = |agents: &[&str]| {
-                agents.iter().take(NAMED_MAX).copied().map(str::to_owned).collect::<Vec<_>>()
-            };
-            let entry = Entry::new(now, Kind::RosterChanged)
-                .data("agents", wanted.len())
-                .data("joined", joined.len())
-                .data("left", left.len())
-                .data("joined_agents", few(&joined))
-                .data("left_agents", few(&left));
-            entries.push(entry);
+            entries.push(roster_changed(&wanted, &watched));
         }
-        if !plan.over_limit.is_empty() && plan.over_limit.len() != told_before {
-            tracing::error!(source = %self.source_name, agents = plan.over_limit.len(), "a client's ceiling of channels is reached");
-            let named: Vec<_> = plan.over_limit.iter().take(NAMED_MAX).cloned().collect();
-            let entry = Entry::new(now, Kind::LimitMet)
-                .level(Level::Error)
-                .data("agents_without_connection", plan.over_limit.len())
-                .data("named", named)
-                .data("limit", CHANNEL_AGENTS_MAX * CHANNELS_MAX)
-                .data("remedy", "watch the rest through a second source with an OAuth client of its own");
-            entries.push(entry);
+        if !over_limit.is_empty() && over_limit.len() != over_limit_before {
+            tracing::error!(
+                source = %self.source_name,
+                agents = over_limit.len(),
+                "OAuth client has no more channels; the remaining agents stay unwatched"
+            );
+            entries.push(limit_met(&over_limit));
         }
         entries.iter_mut().for_each(|entry| entry.source_id = Some(self.source_id));
         let profiles: Vec<_> = people
@@ -257,19 +231,59 @@ impl RosterDeps {
         for part in profiles.chunks(CHANNEL_AGENTS_MAX) {
             self.store.write_profiles(self.source_id, part).await?;
         }
-        self.store.assign(self.source_id, &assignments, now, &entries).await?;
+        self.store.assign(self.source_id, &assignments, clock::now(), &entries).await?;
         self.store.wake.connections_changed();
-        Ok(plan.over_limit.len())
+        Ok(over_limit.len())
     }
+}
+
+/// The plan with ids of connections in the place of its indices, and new ids for channels to be made.
+fn assignments(plan: ChannelPlan, connections: &[Assigned], wanted: usize) -> Assignments {
+    let id = |index: usize| connections.get(index).map(|assigned| assigned.connection_id);
+    let changed =
+        plan.changed.into_iter().filter_map(|(i, agents)| Some(Assigned { connection_id: id(i)?, agents }));
+    let added =
+        plan.added.into_iter().map(|agents| Assigned { connection_id: ConnectionId::generate(), agents });
+    Assignments {
+        changed: changed.chain(added).collect(),
+        removed: plan.removed.into_iter().filter_map(id).collect(),
+        wanted,
+        over_limit: plan.over_limit.len(),
+    }
+}
+
+fn roster_changed(wanted: &[String], watched: &[Vec<String>]) -> Entry {
+    let before: HashSet<&str> = watched.iter().flatten().map(String::as_str).collect();
+    let after: HashSet<&str> = wanted.iter().map(String::as_str).collect();
+    let joined: Vec<&str> =
+        wanted.iter().map(String::as_str).filter(|agent| !before.contains(agent)).collect();
+    let left: Vec<&str> = before.iter().copied().filter(|agent| !after.contains(agent)).collect();
+    let named =
+        |agents: &[&str]| agents.iter().take(NAMED_MAX).map(|agent| (*agent).to_owned()).collect::<Vec<_>>();
+    Entry::new(clock::now(), Kind::RosterChanged)
+        .data("agents", wanted.len())
+        .data("joined", joined.len())
+        .data("left", left.len())
+        .data("joined_agents", named(&joined))
+        .data("left_agents", named(&left))
+}
+
+fn limit_met(over_limit: &[String]) -> Entry {
+    Entry::new(clock::now(), Kind::LimitMet)
+        .level(Level::Error)
+        .data("agents_without_connection", over_limit.len())
+        .data("named", over_limit.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>())
+        .data("limit", CHANNEL_AGENTS_MAX * CHANNELS_MAX)
+        .data("remedy", "watch the rest through a second source with an OAuth client of its own")
 }
 
 impl Actor for RosterActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.look_at_definitions(ctx);
+        self.refresh_definitions(ctx);
         self.read(ctx);
-        ctx.run_interval(LOOK_EVERY, |actor, ctx| actor.look_at_definitions(ctx));
+        ctx.run_interval(CHECK_DEFINITIONS_EVERY, |actor, ctx| actor.refresh_definitions(ctx));
     }
 }
 
