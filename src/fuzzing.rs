@@ -1,5 +1,5 @@
-//! Doors for `fuzz/`: each takes any bytes, goes the way that a stranger's bytes go, and fails if what comes of them breaks
-//! a promise. Only with feature `fuzzing` and in tests; nothing of it is in a program.
+//! Entry points for `fuzz/`: each takes any bytes, treats them as those of an untrusted peer, and fails if
+//! the result breaks a promise. Compiled with feature `fuzzing` and in tests only.
 #![allow(clippy::panic, clippy::unwrap_used, missing_docs)]
 
 use time::macros::datetime;
@@ -17,7 +17,8 @@ use crate::genesys::protocol::Frame;
 use crate::genesys::socket::{Incoming, MESSAGE_BYTES_MAX, Socket};
 use crate::genesys::{notifications, realtime};
 
-/// What a peer sends on a WebSocket: the same comes of it however it is cut, and no message is over the limit.
+/// Bytes of a peer on a WebSocket: the result is the same however they are cut, and no message is over the
+/// limit.
 pub fn frames(bytes: &[u8]) {
     thread_local! {
         static RUNTIME: Runtime = Builder::new_current_thread().enable_time().build().unwrap();
@@ -41,7 +42,7 @@ async fn outcome(bytes: &[u8], piece: usize) -> Vec<Incoming> {
     // Room for all answers, since nobody reads them.
     let (ours, mut theirs) = tokio::io::duplex(8 * bytes.len() + 1024);
     let mut socket = Socket::over(ours);
-    let speaking = async {
+    let sending = async {
         for part in bytes.chunks(piece) {
             if theirs.write_all(part).await.is_err() {
                 break; // it has left
@@ -51,14 +52,14 @@ async fn outcome(bytes: &[u8], piece: usize) -> Vec<Incoming> {
         let _ = theirs.shutdown().await;
         theirs
     };
-    let listening = async {
+    let receiving = async {
         let mut arrived = Vec::new();
         while let Some(incoming) = socket.next().await {
             arrived.push(incoming);
         }
         arrived
     };
-    tokio::join!(speaking, listening).1
+    tokio::join!(sending, receiving).1
 }
 
 /// A text message of protocol `realtime`.
@@ -78,7 +79,7 @@ pub fn notifications_event(bytes: &[u8]) {
     storable(notifications::wire::read(text));
 }
 
-/// What was read of a frame fits into a row.
+/// Checks that an update fits into a row.
 fn storable(frame: Frame) {
     let Frame::Update(update) = frame else { return };
     let fits = |text: &str, chars: usize| {
@@ -102,19 +103,19 @@ fn storable(frame: Frame) {
     }
 }
 
-/// The address of a webhook: what is accepted is accepted again as it is stored. Gives it, so that another parser can be
-/// asked what it means.
+/// The address of a webhook: what is accepted is accepted again as it is stored. Gives it, so that another
+/// parser can be asked what it means.
 pub fn target(bytes: &[u8]) -> Option<Url> {
     let text = std::str::from_utf8(bytes).ok()?;
     let open = TargetPolicy::new(vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
     if let Ok(url) = TargetPolicy::default().check_url(text) {
         assert!(
             url.scheme() == "https" && open.check_url(text).is_ok(),
-            "what is public needs nothing opened"
+            "a public address needs no exception"
         );
     }
     let url = open.check_url(text).ok()?;
-    assert_eq!(open.check_url(url.as_str()).as_ref(), Ok(&url), "judged again");
+    assert_eq!(open.check_url(url.as_str()).as_ref(), Ok(&url), "checked again");
     Some(url)
 }
 
@@ -137,8 +138,8 @@ pub fn retry_after(bytes: &[u8]) {
     }
 }
 
-/// Variables, one `NAME=value` a line; a name may be the number of one of ours. What is wrong is named, and never the
-/// value of a secret.
+/// Variables, one `NAME=value` a line; a name may be the number of one of ours. What is wrong is named, and
+/// never the value of a secret.
 pub fn config(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let pairs: Vec<(&str, &str)> = text
@@ -152,7 +153,7 @@ pub fn config(bytes: &[u8]) {
     let secret = |name: &str| VARIABLES.iter().any(|variable| variable.secret && variable.name == name);
     let without: Vec<(&str, &str)> =
         pairs.iter().map(|(name, value)| (*name, if secret(name) { "?" } else { value })).collect();
-    let (told, ours) = (told(&pairs), told(&without));
+    let (errors, without_secrets) = (errors_of(&pairs), errors_of(&without));
     for (name, value) in
         pairs.iter().map(|(name, value)| (*name, value.trim())).filter(|(name, _)| secret(name))
     {
@@ -161,13 +162,14 @@ pub fn config(bytes: &[u8]) {
             .iter()
             .filter(|(other, _)| *other != name)
             .any(|(n, v)| n.contains(value) || v.contains(value));
-        let shown = value.len() >= 12 && told.contains(value) && !ours.contains(value) && !elsewhere;
-        assert!(!shown, "{name}: {told}");
+        let shown =
+            value.len() >= 12 && errors.contains(value) && !without_secrets.contains(value) && !elsewhere;
+        assert!(!shown, "{name}: {errors}");
     }
 }
 
-/// All that is said to be wrong.
-fn told(pairs: &[(&str, &str)]) -> String {
+/// All errors of a configuration, one a line.
+fn errors_of(pairs: &[(&str, &str)]) -> String {
     match Config::from_variables(&Variables::from_pairs(pairs.iter().copied())) {
         Ok(_) => String::new(),
         Err(errors) => {
@@ -213,8 +215,8 @@ mod tests {
         ("body", body),
         ("signing_secret", signing_secret),
     ];
-    /// Inputs that are made for each target: a moment's worth, or FUZZ_INPUTS of them. `scripts/fuzz` makes millions, and
-    /// follows what they reach.
+    /// Inputs that are made for each target: a moment's worth, or FUZZ_INPUTS of them. `scripts/fuzz` makes
+    /// millions, and follows what they reach.
     const MADE: u32 = 2000;
 
     fn folder() -> PathBuf {
@@ -240,7 +242,8 @@ mod tests {
         }
     }
 
-    /// One seed with a few changes: a byte of another value, one taken out or put in, a piece of another seed.
+    /// One seed with a few changes: a byte of another value, one taken out or put in, a piece of another
+    /// seed.
     fn changed(seeds: &[Vec<u8>], numbers: &mut Numbers) -> Vec<u8> {
         let mut bytes = seeds[numbers.below(seeds.len())].clone();
         for _ in 0..=numbers.below(4) {
@@ -261,10 +264,10 @@ mod tests {
     }
 
     #[test]
-    fn seeds_and_what_is_made_of_them_break_no_promise() {
-        let wished: Option<u32> = std::env::var("FUZZ_INPUTS").ok().and_then(|text| text.parse().ok());
+    fn seeds_and_their_mutations_break_no_promise() {
+        let asked: Option<u32> = std::env::var("FUZZ_INPUTS").ok().and_then(|text| text.parse().ok());
         for (name, target) in TARGETS {
-            let made = wished.unwrap_or(MADE);
+            let made = asked.unwrap_or(MADE);
             let (seeds, mut numbers) = (seeds(name), Numbers(0x9e37_79b9_7f4a_7c15 ^ u64::from(made)));
             seeds.iter().for_each(|seed| target(seed));
             (0..made).for_each(|_| target(&changed(&seeds, &mut numbers)));

@@ -1,12 +1,13 @@
-//! Floor 3: what lives. Thin shells with a mailbox and timers around rules that are pure.
+//! Floor 3: actors and background tasks. Thin shells with a mailbox and timers around pure rules.
 //!
-//! - [`supervisor`] keeps one [`connection`] actor for each connection that is wanted, and one [`token`] actor for
-//!   each source; it builds a new one when one dies.
-//! - a [`connection`] holds its socket, replaces it, follows a change of agents, and reads present states.
-//! - [`roster`] says which agents a source of protocol `notifications` watches, and on which connection.
+//! - [`supervisor`] runs one [`connection`] actor for each desired connection and one [`token`] actor for
+//!   each source; it replaces those that die.
+//! - a [`connection`] owns its socket, replaces it, follows a change of agents, and reads present states.
+//! - [`roster`] decides which agents a source of protocol `notifications` watches, and on which connection.
+//! - [`recorder`] stores the presence changes of all connections.
 //! - [`dispatch`] sends pending deliveries.
 //!
-//! Mailboxes are bounded: whoever sends waits for the answer, or gives up; data never goes by `do_send`.
+//! Mailboxes are bounded: a sender waits for the answer, or gives up; data never goes by `do_send`.
 
 pub mod audit_push;
 pub mod audit_sealer;
@@ -18,5 +19,5 @@ pub mod roster;
 pub mod supervisor;
 pub mod token;
 
-/// How long something that panicked rests before it is started again.
+/// Wait before a task that panicked is started again.
 pub(crate) const RESTART_AFTER: std::time::Duration = std::time::Duration::from_secs(1);

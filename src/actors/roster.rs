@@ -1,6 +1,6 @@
-//! Decides which agents a source of protocol `notifications` watches, and on which connection: reads rosters on a timer
-//! and on demand, plans (`genesys/plan.rs`) and writes the plan, which the supervisor carries to the connections. Also
-//! keeps the presence definitions of the source up to date.
+//! Decides which agents a source of protocol `notifications` watches, and on which connection: reads rosters
+//! on a timer and on demand, plans (`genesys/plan.rs`) and writes the plan, which the supervisor carries to
+//! the connections. Also keeps the presence definitions of the source up to date.
 
 use std::collections::HashSet;
 use std::rc::Rc;

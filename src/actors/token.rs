@@ -1,5 +1,6 @@
-//! Caches the token of one source. However many connections ask, there is one request at a time; the token is renewed
-//! before it ends, and after a refusal nothing is asked for a while. Connections ask through [`Tokens`].
+//! Caches the token of one source. However many connections ask, there is one request at a time; the token is
+//! renewed before it ends, and after a refusal nothing is asked for a while. Connections ask through
+//! [`Tokens`].
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -63,8 +64,8 @@ impl Tokens {
         asked.await.unwrap_or_else(|_| Err(gone()))
     }
 
-    /// The actor; one that died (actix ends an actor that panics) is replaced, or no connection of the source would ever
-    /// have a token again.
+    /// The actor; one that died (actix ends an actor that panics) is replaced, or no connection of the source
+    /// would ever have a token again.
     fn living_actor(&self) -> Addr<TokenActor> {
         let mut actor = self.0.actor.borrow_mut();
         if !actor.connected() {
@@ -209,8 +210,9 @@ impl TokenActor {
 impl Actor for TokenActor {
     type Context = Context<Self>;
 
-    /// An actor lives for as long as a timer of it is set, and the renewal sets the next one: without this check the
-    /// actor of a source that is gone or changed would ask for tokens for ever, with the secret it once had.
+    /// An actor lives for as long as a timer of it is set, and the renewal sets the next one: without this
+    /// check the actor of a source that is gone or changed would ask for tokens for ever, with the secret it
+    /// once had.
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(CHECK_ASKERS_EVERY, |_, ctx| {
             if !ctx.connected() {

@@ -12,7 +12,8 @@ use crate::domain::presence::topics;
 use crate::genesys::client::ClientSettings;
 use crate::genesys::plan::{CHANNEL_AGENTS_MAX, CHANNELS_MAX, REALTIME_CONNECTIONS_MAX};
 use crate::genesys::protocol::{
-    ErrorKind, Frame, Listed, Person, Provisioned, Rejected, Token, Upstream, UpstreamError, Wanted, Watch,
+    ConnectionSpec, ErrorKind, Frame, Listed, Person, Provisioned, Rejected, Token, Upstream, UpstreamError,
+    Watch,
 };
 use crate::genesys::socket::Incoming;
 
@@ -200,14 +201,14 @@ impl<W: Write> Doctor<'_, W> {
         self.tell("channels", answer, good).map(drop)
     }
 
-    fn wanted(&self, people: &[String], planned: bool) -> Wanted {
+    fn wanted(&self, people: &[String], planned: bool) -> ConnectionSpec {
         let topics = if planned {
             topics::notification_parts(&self.settings.topic_matrix)
         } else {
             topics::flatten(&self.settings.topic_matrix)
         };
         let room = if planned { CHANNEL_AGENTS_MAX } else { 1 };
-        Wanted {
+        ConnectionSpec {
             agents: people.iter().take(room).cloned().collect(),
             // The configuration has been checked.
             topics: topics.unwrap_or_default(),
@@ -274,7 +275,7 @@ impl<W: Write> Doctor<'_, W> {
     }
 
     /// Reads the present state of one agent.
-    async fn states(&mut self, token: &Token, wanted: &Wanted) -> std::io::Result<()> {
+    async fn states(&mut self, token: &Token, wanted: &ConnectionSpec) -> std::io::Result<()> {
         let one: Vec<String> = wanted.agents.iter().take(1).cloned().collect();
         let answer = self.upstream.snapshot(&token.secret, &one).await;
         self.tell("state", answer, |states| {

@@ -1,4 +1,4 @@
-//! From the settings of a source to a client that speaks its protocol.
+//! Makes the client of a source's protocol from the source's settings.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -12,20 +12,16 @@ use crate::domain::presence::source::PROTOCOL_NOTIFICATIONS;
 use crate::domain::secret::Secret;
 use crate::domain::webhook::target::TargetPolicy;
 
-/// What a client must know of its source.
 #[derive(Clone, Debug)]
 pub struct ClientSettings {
-    /// Upstream protocol.
     pub protocol: String,
-    /// Genesys domain, if set.
+    /// Genesys domain; `None` if `api_url` stands for it.
     pub region: Option<String>,
-    /// REST address, if set.
+    /// REST address; `None` for the region's.
     pub api_url: Option<String>,
-    /// Token address, if set.
+    /// Token address; `None` for the protocol's own.
     pub login_url: Option<String>,
-    /// OAuth client id.
     pub client_id: String,
-    /// OAuth client secret.
     pub client_secret: Secret,
     /// Language of presence labels.
     pub language: String,
@@ -34,7 +30,7 @@ pub struct ClientSettings {
 }
 
 impl ClientSettings {
-    /// Where the REST API and the tokens are, without slashes at their ends.
+    /// Addresses of the REST API and of the tokens, without slashes at their ends.
     #[must_use]
     pub fn addresses(&self) -> (String, String) {
         let without_slash = |url: &str| url.trim_end_matches('/').to_owned();

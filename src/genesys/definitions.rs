@@ -1,4 +1,4 @@
-//! What presence definitions mean: shared by the connections of a source, so that an event can say the label.
+//! Presence definitions of a source, shared by its connections, so that events can carry the labels.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ struct Inner {
 }
 
 impl Definitions {
-    /// The definition of an id. One that is not known is noted, so that they are read again.
+    /// The definition of an id. An unknown id is remembered, so that the definitions are read again.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<Definition> {
         let found = self.0.by_id.borrow().get(id).cloned();
@@ -27,14 +27,14 @@ impl Definitions {
         found
     }
 
-    /// Puts what was read in the place of what was known.
+    /// Replaces all definitions.
     pub fn replace(&self, definitions: Vec<Definition>) {
         *self.0.by_id.borrow_mut() =
             definitions.into_iter().map(|definition| (definition.id.clone(), definition)).collect();
         self.0.unknown_seen.set(false);
     }
 
-    /// Whether an id was asked for that is not known; forgets it.
+    /// Whether an unknown id was asked for since the last call.
     #[must_use]
     pub fn take_unknown_seen(&self) -> bool {
         self.0.unknown_seen.take()

@@ -1,5 +1,6 @@
-//! Where a source may lead. Its addresses come from whoever may add sources, who need not be the operator: they are judged at
-//! every dial, like those of webhooks. Those of the environment's source are the operator's own and are not.
+//! Dials the addresses of a source. They come from whoever may add sources, who need not be the operator:
+//! every dial validates them, as for webhooks. The addresses of the environment's source are the operator's
+//! own and are exempt.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use tokio::time::timeout;
 use crate::domain::webhook::dial_budget::longest_wait;
 use crate::domain::webhook::target::TargetPolicy;
 
-/// Opens connections for awc, in the place of its own resolver, which does not see hosts that are addresses.
+/// Opens connections for awc instead of awc's own resolver, which does not see hosts that are addresses.
 #[derive(Clone)]
 pub struct Dialer {
     targets: Option<TargetPolicy>,
@@ -25,7 +26,8 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// Goes where the policy lets it; without one, everywhere. `within` bounds a dial from the look-up of the host on.
+    /// Dials only what the policy allows; without a policy, everything. `within` bounds a dial from the
+    /// look-up of the host on.
     pub fn new(targets: Option<TargetPolicy>, within: Duration) -> Self {
         Self { targets, within, inner: Connector::default().service() }
     }
@@ -56,13 +58,14 @@ impl Service<ConnectInfo<Uri>> for Dialer {
                     return Err(ConnectError::Io(ErrorKind::PermissionDenied.into()));
                 }
             }
-            // What was judged is dialled, and nothing is looked up again.
+            // The addresses just validated are dialled, and nothing is looked up again.
             first_of(&inner, asked.request(), &found, within.saturating_sub(began.elapsed())).await
         })
     }
 }
 
-/// Dials addresses one after another; the connector by itself would wait for the first one until the call's end.
+/// Dials addresses one after another; the connector by itself would wait for the first one until the call's
+/// end.
 async fn first_of(
     inner: &ConnectorService,
     uri: &Uri,

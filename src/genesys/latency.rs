@@ -1,13 +1,14 @@
-//! How long pings take: the seed document's tracker, fed by round trips of our own.
+//! Latency of pings: the tracker of the original specification (docs/realtime.md), fed by round trips of our
+//! own.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Round trips that are remembered.
+/// Round trips kept.
 const SAMPLES_MAX: usize = 100;
 /// A round trip of at most this many milliseconds counts as stable.
 const STABLE_MS: f64 = 200.0;
-/// Below so many samples a share says nothing, and is 0.
+/// With fewer samples the stable share says nothing, and is 0.
 const SAMPLES_FOR_RATE: usize = 10;
 /// Longer round trips are no measurement: the connection counts as dead long before.
 const ABSURD: Duration = Duration::from_secs(600);
@@ -19,7 +20,7 @@ pub struct LatencyTracker {
 }
 
 impl LatencyTracker {
-    /// Takes one round trip in; absurd ones are not.
+    /// Adds one round trip, unless it is absurd.
     pub fn record(&mut self, round_trip: Duration) {
         if round_trip > ABSURD {
             return;

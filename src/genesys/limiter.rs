@@ -1,7 +1,7 @@
-//! How often an OAuth client may call: the platform counts 300 requests a minute, and refuses the rest. Pure.
+//! Rate limit of an OAuth client: the platform counts 300 requests a minute, and refuses the rest. Pure.
 //!
-//! The window slides, so that no minute ever holds more, wherever the platform's own minutes begin. What keeps sockets
-//! alive goes first: rosters and resyncs may not use the last part of the window.
+//! The window slides, so that no minute ever holds more, wherever the platform's own minutes begin. Calls
+//! that keep sockets alive go first: rosters and resyncs may not use the last part of the window.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,8 @@ use crate::domain::sliding_window::SlidingWindow;
 
 /// Calls that one OAuth client may make in a minute.
 const CALLS_PER_MINUTE: usize = 300;
-/// What we use of them; the rest is left for other programs of the same client, and for what our window misses.
+/// Calls of ours among them; the rest is left for other programs of the same client, and for what our window
+/// misses.
 const OURS: usize = CALLS_PER_MINUTE - 20;
 /// Part of ours that is kept for urgent calls.
 const KEPT_FOR_URGENT: usize = 60;
@@ -94,7 +95,7 @@ mod tests {
             assert_eq!(limiter.take(Urgency::Urgent, start), Ok(()));
         }
         assert!(limiter.take(Urgency::Urgent, start).is_err());
-        // What is urgent pushes the patient back further, but not for ever.
+        // Urgent calls delay the patient ones further, but not for ever.
         assert!(limiter.take(Urgency::Patient, at(start, 59_999)).is_err());
         assert_eq!(limiter.take(Urgency::Patient, at(start, 60_000)), Ok(()));
     }

@@ -1,7 +1,7 @@
-//! Floor 2, the left edge: what Genesys Cloud says, and when to speak with it.
+//! Floor 2, the left edge: the protocols of Genesys Cloud, and the life of a connection to it.
 //!
-//! `protocol` is the trait that a protocol fulfils, `realtime` and `notifications` are the two there are; `session` decides
-//! (pure), `rest` and `socket` carry. Called by the actors.
+//! `protocol` is the trait that `realtime` and `notifications` implement; `session` decides (pure), `rest`
+//! and `socket` transport. Called by the actors.
 
 pub mod client;
 pub mod definitions;

@@ -1,11 +1,11 @@
-//! Which agents get a connection, and which channel watches whom. Pure.
+//! Plans which agents get a connection, and which channel watches which agents. Pure.
 
 use std::collections::HashSet;
 
 /// Connections that one OAuth client may hold in protocol `realtime`, one agent each.
 pub const REALTIME_CONNECTIONS_MAX: usize = 10;
 
-/// What to do so that the connections of a source match its agents.
+/// Changes that make the connections of a source match its agents.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Agents that need a connection and have none.
@@ -16,7 +16,8 @@ pub struct Plan {
     pub over_limit: Vec<String>,
 }
 
-/// Plans: who is connected and still wanted stays, even if the order of the wanted changed.
+/// Plans connections: an agent that is connected and still wanted stays, even if the order of the wanted
+/// changed.
 #[must_use]
 pub fn plan(wanted: &[String], connected: &[String], limit: usize) -> Plan {
     let keep: Vec<&String> = connected.iter().filter(|agent| wanted.contains(agent)).take(limit).collect();
@@ -38,39 +39,40 @@ pub fn plan(wanted: &[String], connected: &[String], limit: usize) -> Plan {
 
 /// Topics that one channel of protocol `notifications` takes; an agent is one topic.
 pub const CHANNEL_AGENTS_MAX: usize = 1_000;
-/// Channels of one OAuth client that we use. The platform keeps 20 and ends the least used without a word when another
-/// is made, so two stay free: a hand-over needs the new one before the old one ends.
+/// Channels of one OAuth client that we use. The platform keeps 20 and ends the least used without a word
+/// when another is made, so two stay free: a hand-over needs the new one before the old one ends.
 pub const CHANNELS_MAX: usize = 18;
-/// The two that stay free: so many hand-overs run at once.
+/// The two that stay free; as many hand-overs run at once.
 pub const CHANNELS_SPARE: usize = 2;
 
-/// What to do so that the channels of a source watch its agents.
+/// Changes that make the channels of a source watch its agents.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChannelPlan {
-    /// Channels whose agents change: place in the list of those held, and all agents from now on.
+    /// Channels whose agents change: index in the list of existing channels, and all agents from now on.
     pub changed: Vec<(usize, Vec<String>)>,
     /// Agents of channels to be made.
     pub added: Vec<Vec<String>>,
-    /// Channels that nobody needs any more: places in the list of those held.
+    /// Channels that are not needed any more: indices in the list of existing channels.
     pub removed: Vec<usize>,
     /// Agents that are wanted and stay unwatched, because the client's ceiling is reached.
     pub over_limit: Vec<String>,
 }
 
-/// Spreads agents over channels: nobody who is watched moves, free places are filled before a channel is made.
+/// Spreads agents over channels: an agent that is watched does not move, and free places are filled before a
+/// channel is made.
 ///
 /// `wanted` holds each agent once.
 #[must_use]
 pub fn plan_channels(
     wanted: &[String],
-    held: &[Vec<String>],
+    existing: &[Vec<String>],
     room: usize,
     channels_max: usize,
 ) -> ChannelPlan {
     let wanted_set: HashSet<&str> = wanted.iter().map(String::as_str).collect();
     let mut placed: HashSet<&str> = HashSet::with_capacity(wanted.len());
-    let mut kept: Vec<Vec<&str>> = Vec::with_capacity(held.len());
-    for (place, agents) in held.iter().enumerate() {
+    let mut kept: Vec<Vec<&str>> = Vec::with_capacity(existing.len());
+    for (place, agents) in existing.iter().enumerate() {
         let mut stay = Vec::new();
         for agent in agents.iter().map(String::as_str).filter(|agent| wanted_set.contains(agent)) {
             // A ceiling that was lowered, or an agent that stands twice: the first place counts.
@@ -95,7 +97,7 @@ pub fn plan_channels(
     }
     let mut plan = ChannelPlan::default();
     let mut used = 0;
-    for (place, (agents, before)) in kept.iter().zip(held).enumerate() {
+    for (place, (agents, before)) in kept.iter().zip(existing).enumerate() {
         if agents.is_empty() {
             plan.removed.push(place);
             continue;
@@ -146,8 +148,8 @@ mod tests {
     }
 
     /// The channels after a plan.
-    fn carried_out(held: &[Vec<String>], plan: &ChannelPlan) -> Vec<Vec<String>> {
-        let mut after: Vec<Option<Vec<String>>> = held.iter().cloned().map(Some).collect();
+    fn applied(existing: &[Vec<String>], plan: &ChannelPlan) -> Vec<Vec<String>> {
+        let mut after: Vec<Option<Vec<String>>> = existing.iter().cloned().map(Some).collect();
         plan.changed.iter().for_each(|(place, agents)| after[*place] = Some(agents.clone()));
         plan.removed.iter().for_each(|place| after[*place] = None);
         after.into_iter().flatten().chain(plan.added.iter().cloned()).collect()
@@ -163,20 +165,20 @@ mod tests {
 
     #[test]
     fn who_joins_takes_a_free_place_and_nobody_else_moves() {
-        let held = [agents(0..3), agents(3..5)];
-        let plan = plan_channels(&agents(0..6), &held, 3, 18);
+        let existing = [agents(0..3), agents(3..5)];
+        let plan = plan_channels(&agents(0..6), &existing, 3, 18);
         let expected = ChannelPlan { changed: vec![(1, agents(3..6))], ..ChannelPlan::default() };
         assert_eq!(plan, expected);
     }
 
     #[test]
     fn a_channel_that_nobody_needs_goes_and_an_unchanged_roster_changes_nothing() {
-        let held = [agents(0..3), agents(3..5)];
-        let plan = plan_channels(&agents(0..3), &held, 3, 18);
+        let existing = [agents(0..3), agents(3..5)];
+        let plan = plan_channels(&agents(0..3), &existing, 3, 18);
         assert_eq!(plan, ChannelPlan { removed: vec![1], ..ChannelPlan::default() });
         let mut shuffled = agents(0..5);
         shuffled.reverse();
-        assert_eq!(plan_channels(&shuffled, &held, 3, 18), ChannelPlan::default());
+        assert_eq!(plan_channels(&shuffled, &existing, 3, 18), ChannelPlan::default());
     }
 
     proptest! {
@@ -190,9 +192,9 @@ mod tests {
             let name = |n: &usize| format!("agent-{n}");
             let before: Vec<String> = before.iter().map(name).collect();
             let after: Vec<String> = after.iter().map(name).collect();
-            let held = carried_out(&[], &plan_channels(&before, &[], room, channels));
-            let plan = plan_channels(&after, &held, room, channels);
-            let now = carried_out(&held, &plan);
+            let existing = applied(&[], &plan_channels(&before, &[], room, channels));
+            let plan = plan_channels(&after, &existing, room, channels);
+            let now = applied(&existing, &plan);
             prop_assert!(now.len() <= channels);
             prop_assert!(now.iter().all(|agents| !agents.is_empty() && agents.len() <= room));
             let mut watched: Vec<&String> = now.iter().flatten().chain(&plan.over_limit).collect();
@@ -202,7 +204,7 @@ mod tests {
             prop_assert_eq!(watched, wanted);
             // Places are wasted only by those who stayed.
             prop_assert!(plan.over_limit.is_empty() || now.iter().all(|agents| agents.len() == room));
-            for (place, agents) in held.iter().enumerate() {
+            for (place, agents) in existing.iter().enumerate() {
                 for agent in agents.iter().filter(|agent| after.contains(agent)) {
                     let stays = match plan.changed.iter().find(|(changed, _)| *changed == place) {
                         Some((_, now)) => now.contains(agent),

@@ -1,4 +1,4 @@
-//! What a protocol must be able to do. The core knows nothing else of the platform.
+//! The interface of a protocol. The core knows nothing else of the platform.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -14,15 +14,14 @@ use crate::domain::secret::Secret;
 /// A token and how long it is good for.
 #[derive(Clone, Debug)]
 pub struct Token {
-    /// The token itself.
     pub secret: Secret,
-    /// From now on.
+    /// Counted from now.
     pub lifetime: Duration,
 }
 
-/// What to ask for when a connection is made upstream.
+/// What a connection is to watch.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct ConnectionSpec {
     /// The agents to watch; one in protocol `realtime`.
     pub agents: Vec<String>,
     /// Topics, flat and allowed; in protocol `notifications` the parts of an agent's state.
@@ -34,7 +33,6 @@ pub struct Wanted {
 /// An agent that the platform does not let us watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
-    /// Who.
     pub agent_id: String,
     /// The topic that was asked for.
     pub topic: String,
@@ -53,27 +51,27 @@ pub struct Provisioned {
     pub socket_url: Secret,
     /// How long it lives from now on; `None` if upstream does not end it.
     pub lifetime: Option<Duration>,
-    /// Agents that stay out of sight on it.
+    /// Agents that it does not cover.
     pub rejected: Vec<Rejected>,
 }
 
 /// A connection as the platform lists it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listed {
-    /// Upstream's id; empty if it is not told.
+    /// Upstream's id; empty if the listing hides it.
     pub upstream_id: String,
-    /// Whom it watches, if that is told.
+    /// The agent that it watches; `None` if the listing does not say.
     pub agent_id: Option<String>,
-    /// When it was made, if that is told.
+    /// `None` if the listing does not say.
     pub made_at: Option<OffsetDateTime>,
 }
 
 /// How a connection stands upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It listens to whom it is to listen to.
+    /// It listens to all its agents.
     Whole,
-    /// It exists; whom it is to listen to was changing when it was asked.
+    /// It exists; its agents were changing when upstream was asked.
     Changing,
     /// It exists, and another program has taken subscriptions from it.
     Taken {
@@ -84,7 +82,7 @@ pub enum Standing {
     Gone,
 }
 
-/// Whose rosters to read.
+/// Settings of a source that say which agents to watch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Watch {
     /// Agents named one by one.
@@ -98,7 +96,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Whether the platform must be asked to know who that is.
+    /// Whether only the platform knows which agents these are.
     #[must_use]
     pub fn needs_rosters(&self) -> bool {
         self.all_users || !self.queues.is_empty() || !self.groups.is_empty()
@@ -110,18 +108,17 @@ impl Watch {
 pub struct Person {
     /// Genesys user id.
     pub agent_id: String,
-    /// Name, if it was told.
+    /// `None` if the answer does not say.
     pub name: Option<String>,
-    /// E-mail address, if it was told.
+    /// `None` if the answer does not say.
     pub email: Option<String>,
 }
 
-/// A user's present state as REST tells it.
+/// A user's present state as REST answers it.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// Who.
     pub person: Person,
-    /// What; parts that were not told are `None`.
+    /// Parts that the answer does not hold are `None`.
     pub state: AgentState,
     /// The answer's own bytes about this user.
     pub raw: String,
@@ -130,7 +127,6 @@ pub struct Snapshot {
 /// A presence definition in the source's language.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Definition {
-    /// Its id.
     pub id: String,
     /// System presence in our spelling.
     pub system: Option<String>,
@@ -153,7 +149,7 @@ pub struct KeepaliveConfig {
     pub resync: bool,
 }
 
-/// What went wrong, as far as it changes what is done about it.
+/// Kinds of errors that are handled differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
     /// 401: the token is expired or revoked, or the client secret is wrong.
@@ -162,7 +158,7 @@ pub enum ErrorKind {
     Forbidden,
     /// 409 or 422: a limit is met.
     Limit,
-    /// 429: too many requests; wait at least so long if it says.
+    /// 429: too many requests; the wait that the platform asks for, if any.
     RateLimited(Option<Duration>),
     /// Any other status that is not success.
     Status,
@@ -180,30 +176,27 @@ pub enum ErrorKind {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
 pub struct UpstreamError {
-    /// What it means for us.
     pub kind: ErrorKind,
     /// HTTP status, if there was one.
     pub status: Option<u16>,
-    /// What was tried and how it failed, with the platform's own error code and correlation id if it gave them.
+    /// The operation and how it failed, with the platform's own error code and correlation id if it gave
+    /// them.
     pub what: String,
 }
 
 impl UpstreamError {
-    /// Whether the platform said that it does not do what it was asked: then it has not done it.
+    /// Whether the platform answered that it refuses: then it has done nothing.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         self.status.is_some_and(|status| (400..500).contains(&status))
     }
 }
 
-/// What one message of a socket is.
+/// One message of a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// The protocol's own ping; it is answered with this text.
-    Ping {
-        /// What to answer.
-        answer: String,
-    },
+    Ping { answer: String },
     /// The protocol's own pong.
     Pong,
     /// A sign of life that wants no answer.
@@ -224,10 +217,10 @@ pub enum Frame {
     },
 }
 
-/// What could be read of a presence update.
+/// A presence update, as far as it could be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Update {
-    /// Whose it is; `None` where a connection has one agent only.
+    /// `None` where a connection has one agent only.
     pub agent_id: Option<String>,
     /// Topic, if the frame names one.
     pub topic: Option<String>,
@@ -250,14 +243,14 @@ pub trait Upstream {
     /// Asks whether a token is accepted; gives the id that it stands for.
     fn verify<'a>(&'a self, token: &'a Secret) -> Step<'a, String>;
 
-    /// Has a connection made.
-    fn provision<'a>(&'a self, token: &'a Secret, wanted: &'a Wanted) -> Step<'a, Provisioned>;
+    /// Makes a connection.
+    fn provision<'a>(&'a self, token: &'a Secret, wanted: &'a ConnectionSpec) -> Step<'a, Provisioned>;
 
-    /// The connections that the client holds, ours and others'.
+    /// The connections of the OAuth client, ours and other programs'.
     fn list<'a>(&'a self, token: &'a Secret) -> Step<'a, Vec<Listed>>;
 
-    /// Deletes a connection, or what it listens to where connections cannot be deleted; one that is gone already is
-    /// success.
+    /// Deletes a connection, or its subscriptions where connections cannot be deleted; one that is gone
+    /// already is success.
     fn delete<'a>(&'a self, token: &'a Secret, upstream_id: &'a str) -> Step<'a, ()>;
 
     /// Opens the socket of a connection.
@@ -269,22 +262,23 @@ pub trait Upstream {
     /// How sockets are kept alive.
     fn keepalive(&self, heartbeat: Duration) -> KeepaliveConfig;
 
-    /// Has a connection that exists listen to these agents and no others; gives those that are rejected.
+    /// Makes an existing connection listen to these agents and no others; gives those that are rejected.
     fn subscribe<'a>(
         &'a self,
         token: &'a Secret,
         upstream_id: &'a str,
-        wanted: &'a Wanted,
+        wanted: &'a ConnectionSpec,
     ) -> Step<'a, Vec<Rejected>>;
 
     /// The agents that a connection listens to; `None` if it does not exist any more.
     fn listens_to<'a>(&'a self, token: &'a Secret, upstream_id: &'a str)
     -> Step<'a, Option<HashSet<String>>>;
 
-    /// Reads the present state of at most [`SNAPSHOT_MAX`] agents. Agents that the platform does not know are missing.
+    /// Reads the present state of at most [`SNAPSHOT_MAX`] agents. Agents that the platform does not know are
+    /// missing.
     fn snapshot<'a>(&'a self, token: &'a Secret, agents: &'a [String]) -> Step<'a, Vec<Snapshot>>;
 
-    /// Reads who is to be watched, each once.
+    /// Reads the agents to be watched, each once.
     fn roster<'a>(&'a self, token: &'a Secret, watch: &'a Watch) -> Step<'a, Vec<Person>>;
 
     /// Reads the presence definitions.
@@ -294,7 +288,7 @@ pub trait Upstream {
 /// Agents that one snapshot asks for at most.
 pub const SNAPSHOT_MAX: usize = 100;
 
-/// What a protocol answers to what it does not have.
+/// Answer of a protocol to a call that it does not offer.
 #[must_use]
 pub fn not_offered<'a, T: 'a>(what: &'static str) -> Step<'a, T> {
     let error = UpstreamError {

@@ -1,4 +1,5 @@
-//! How long to wait before connecting again: the seed document's formula, as a policy of the crate `backoff`.
+//! Wait before connecting again: the formula of the original specification (docs/realtime.md), as a policy of
+//! the crate `backoff`.
 //!
 //! The only file that knows that crate (docs/adr/0007).
 
@@ -12,13 +13,14 @@ const BASE_MS: f64 = 1000.0;
 const JITTER_MS: f64 = 0.3 * BASE_MS;
 /// Longest delay.
 const MAX_MS: f64 = 30_000.0;
-/// At the longest delay chance takes away instead, up to this much: the formula as written makes every client wait
-/// exactly 30,000 ms there, and so all come back at once.
+/// At the longest delay chance takes away instead, up to this much: the formula as written makes every client
+/// wait exactly 30,000 ms there, and so all come back at once.
 const SPREAD_AT_MAX_MS: f64 = 0.3 * MAX_MS;
 /// From this attempt on the delay is the longest anyhow; counting on would only overflow.
 const ATTEMPT_MAX: u32 = 16;
 
-/// round(min(1000 · 2ⁿ + rand · 300, 30000)) milliseconds for attempt n from 0, spread at the cap. Never gives up.
+/// round(min(1000 · 2ⁿ + rand · 300, 30000)) milliseconds for attempt n from 0, spread at the cap. Never
+/// gives up.
 #[derive(Clone, Debug, Default)]
 pub struct ReconnectBackoff {
     attempt: u32,
@@ -52,9 +54,9 @@ impl Backoff for ReconnectBackoff {
 
     fn next_backoff(&mut self) -> Option<Duration> {
         let exponent = i32::try_from(self.attempt.min(ATTEMPT_MAX)).unwrap_or(0);
-        let wished = BASE_MS * 2_f64.powi(exponent) + self.jitter * JITTER_MS;
+        let unlimited = BASE_MS * 2_f64.powi(exponent) + self.jitter * JITTER_MS;
         self.attempt = self.attempt.saturating_add(1);
-        let ms = if wished < MAX_MS { wished } else { MAX_MS - self.jitter * SPREAD_AT_MAX_MS };
+        let ms = if unlimited < MAX_MS { unlimited } else { MAX_MS - self.jitter * SPREAD_AT_MAX_MS };
         Some(Duration::from_secs_f64(ms.round() / 1000.0))
     }
 }

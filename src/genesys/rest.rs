@@ -1,7 +1,7 @@
-//! How REST calls are made upstream and sockets dialled, the same for both protocols.
+//! Makes REST calls upstream and dials sockets, for both protocols.
 //!
-//! awc with what it lacks put around it: one deadline over the whole call, no redirects, a limit on what is read of
-//! an answer. Sockets have a client of their own, since an open one holds a place in its client's pool.
+//! Adds what awc lacks: one deadline over the whole call, no redirects, a limit on the length of an answer.
+//! Sockets have a client of their own, since an open one takes a place in its client's pool.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,8 @@ use crate::domain::secret::Secret;
 use crate::domain::webhook::target::TargetPolicy;
 use crate::tls;
 
-/// The whole of one call, from the look-up of the host to the last byte of the answer. Shorter where tests wait for it.
+/// The whole of one call, from the look-up of the host to the last byte of the answer. Shorter where tests
+/// wait for it.
 pub(super) const CALL_WITHIN: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
 /// Longest answer that is read: a page of 100 users with all their parts stays far below.
 pub(super) const ANSWER_BYTES_MAX: usize = 1024 * 1024;
@@ -35,7 +36,8 @@ pub(super) const LIFETIME_DEFAULT: Duration = Duration::from_secs(300);
 pub(super) const LIFETIME_MAX: Duration = Duration::from_secs(48 * 3600);
 /// A wait that the platform asks for beyond this is cut: its own client refuses to wait longer.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(180);
-/// Longest token that is taken: it goes into the head of every request, and heads of 8 KiB are refused in most places.
+/// Longest token that is taken: it goes into the head of every request, and heads of 8 KiB are refused in
+/// most places.
 const TOKEN_CHARS_MAX: usize = 8192;
 /// Shortest lifetime that is believed: a shorter one is over before the token could be used.
 const LIFETIME_MIN_SECONDS: f64 = 1.0;
@@ -51,7 +53,7 @@ pub struct Rest {
     sockets: Client,
 }
 
-/// What the platform says beside an error status.
+/// Body of an answer with an error status.
 #[derive(Default, Deserialize)]
 struct ErrorAnswer {
     code: Option<String>,
@@ -65,7 +67,7 @@ struct TokenAnswer {
 }
 
 impl Rest {
-    /// Clients of their own that go where the policy lets them; without one, everywhere.
+    /// New clients that dial only what the policy allows; without a policy, everything.
     ///
     /// # Errors
     /// If TLS cannot be set up.
@@ -94,7 +96,7 @@ impl Rest {
         }
         let failed =
             |kind, status, what: &str| UpstreamError { kind, status, what: format!("socket: {what}") };
-        let url = judge_socket_url(provisioned.socket_url.expose(), api_url).ok_or_else(|| {
+        let url = check_socket_url(provisioned.socket_url.expose(), api_url).ok_or_else(|| {
             let what = "the socket address is not on the source's host, or not protected".to_owned();
             UpstreamError { kind: ErrorKind::ForeignHost, status: None, what }
         })?;
@@ -117,14 +119,14 @@ impl Rest {
     }
 }
 
-/// The address to dial, if it is on the source's own host (or a host beside it in its domain) and is not less
+/// The address to dial, if it is on the source's own host (or a sibling host in its domain) and is not less
 /// protected than the REST address.
-fn judge_socket_url(text: &str, api_url: &str) -> Option<Url> {
+fn check_socket_url(text: &str, api_url: &str) -> Option<Url> {
     let (url, api) = (Url::parse(text).ok()?, Url::parse(api_url).ok()?);
     let secure = url.scheme() == "wss" || (url.scheme() == "ws" && api.scheme() == "http");
     let (host, api_host) = (url.host_str()?, api.host_str()?);
     let domain = api_host.strip_prefix("api.").unwrap_or(api_host);
-    // Hosts beside `api.` share our trust in its domain, unless that is a top-level one.
+    // Sibling hosts of `api.` share our trust in its domain, unless that is a top-level one.
     let shared = api_host != domain && domain.contains('.');
     let own = host == api_host || (shared && host.ends_with(&format!(".{domain}")));
     let plain = url.username().is_empty() && url.password().is_none();
@@ -139,7 +141,7 @@ pub fn read_token(answer: &[u8]) -> Result<Token, UpstreamError> {
     let answer: TokenAnswer = read_json("token", answer)?;
     let token = answer.access_token.filter(|token| is_header_safe(token) && token.len() <= TOKEN_CHARS_MAX);
     let secret = Secret::new(token.ok_or_else(|| bad("token", "no usable access_token"))?);
-    // Missing, zero, negative, a blink: the answer does not say.
+    // Missing, zero, negative or tiny: the answer does not say.
     let said = answer.expires_in.filter(|seconds| *seconds >= LIFETIME_MIN_SECONDS);
     let lifetime = said.map_or(LIFETIME_DEFAULT, |seconds| {
         Duration::try_from_secs_f64(seconds).unwrap_or(LIFETIME_MAX).min(LIFETIME_MAX)
@@ -173,10 +175,10 @@ pub async fn call<T: DeserializeOwned>(
     read_json(name, &exchange(name, request, body).await?)
 }
 
-/// Reads JSON that must be of a shape.
+/// Reads JSON of a given shape.
 ///
 /// # Errors
-/// If it is not.
+/// If it has another shape.
 pub fn read_json<T: DeserializeOwned>(name: &'static str, answer: &[u8]) -> Result<T, UpstreamError> {
     serde_json::from_slice(answer).map_err(|_| bad(name, "not the JSON that it must be"))
 }
@@ -192,8 +194,8 @@ pub async fn exchange(
 ) -> Result<BytesMut, UpstreamError> {
     let failed = |kind, what: &str| UpstreamError { kind, status: None, what: format!("{name}: {what}") };
     let whole = async {
-        // Each call has a connection of its own: after a 100 or 103 awc puts one back whose real answer is still to
-        // come, and the next call would be given it, such as another agent's socket address.
+        // Each call has a connection of its own: after a 100 or 103 awc puts one back whose real answer is
+        // still to come, and the next call would be given it, such as another agent's socket address.
         let mut answer = request
             .force_close()
             .send_body(body)
@@ -210,7 +212,7 @@ pub async fn exchange(
             (Some(kind), read) => {
                 let said: ErrorAnswer = serde_json::from_slice(&read.unwrap_or_default()).unwrap_or_default();
                 let mut what = format!("{name}: status {}", status.as_u16());
-                // Its own words stay out: who knows what they repeat.
+                // The platform's own message stays out: it may repeat secrets.
                 for (label, text) in [("code", said.code.or(said.error)), ("correlation", correlation)] {
                     if let Some(text) = text {
                         what.push_str(&format!(", {label} {}", clean(&text)));
@@ -260,12 +262,12 @@ fn kind_of(status: StatusCode, wait: Option<&str>) -> Option<ErrorKind> {
     })
 }
 
-/// Words of a stranger, fit for a log line.
+/// Text of an untrusted peer, safe for a log line.
 fn clean(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect()
 }
 
-/// An answer that lacks what it must hold.
+/// Error about an answer that lacks something.
 pub fn bad(name: &'static str, what: &str) -> UpstreamError {
     UpstreamError { kind: ErrorKind::BadAnswer, status: None, what: format!("{name}: {what}") }
 }
@@ -278,7 +280,7 @@ mod tests {
     fn only_the_sources_own_hosts_are_dialled() {
         const PUBLIC: &str = "https://api.mypurecloud.de";
         for url in ["wss://api.mypurecloud.de/ws/1", "wss://streaming.mypurecloud.de:443/ws/1"] {
-            assert!(judge_socket_url(url, PUBLIC).is_some(), "{url}");
+            assert!(check_socket_url(url, PUBLIC).is_some(), "{url}");
         }
         for url in [
             "ws://api.mypurecloud.de/ws/1",
@@ -289,11 +291,11 @@ mod tests {
             "rubbish",
             "",
         ] {
-            assert!(judge_socket_url(url, PUBLIC).is_none(), "{url}");
+            assert!(check_socket_url(url, PUBLIC).is_none(), "{url}");
         }
-        assert!(judge_socket_url("ws://127.0.0.1:9090/ws/1", "http://127.0.0.1:9090").is_some());
-        assert!(judge_socket_url("ws://127.0.0.2:9090/ws/1", "http://127.0.0.1:9090").is_none());
-        let stranger = judge_socket_url("wss://stranger.com/ws", "https://api.com");
-        assert!(stranger.is_none(), "a top-level domain is nobody's own");
+        assert!(check_socket_url("ws://127.0.0.1:9090/ws/1", "http://127.0.0.1:9090").is_some());
+        assert!(check_socket_url("ws://127.0.0.2:9090/ws/1", "http://127.0.0.1:9090").is_none());
+        let foreign = check_socket_url("wss://foreign.com/ws", "https://api.com");
+        assert!(foreign.is_none(), "a top-level domain is nobody's own");
     }
 }

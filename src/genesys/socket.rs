@@ -1,8 +1,8 @@
-//! One WebSocket, safe to read from a stranger.
+//! One WebSocket, safe to read from an untrusted peer.
 //!
-//! awc opens it and its codec does framing; around that stand the rules it lacks: a frame's declared length is
-//! looked at before a byte of it is kept, fragments are put together under a total limit, text must be UTF-8, pings
-//! are answered. Whatever breaks a rule ends the socket with the code that RFC 6455 names for it.
+//! awc opens it and its codec does framing. This file adds the rules that awc lacks: a frame's declared
+//! length is checked before a byte of it is kept, fragments are put together under a total limit, text must
+//! be UTF-8, pings are answered. A broken rule ends the socket with the code that RFC 6455 names for it.
 
 use std::time::Duration;
 
@@ -19,14 +19,14 @@ pub const FRAME_BYTES_MAX: usize = 64 * 1024;
 pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// Pieces of one message at most: empty ones would add nothing to its length, and never end.
 const PIECES_MAX: usize = 4096;
-/// Frames that are taken in one go before others on the thread have their turn: a peer that sends as fast as it can
-/// would keep every other source waiting.
+/// Frames that are taken in one go before others on the thread have their turn: a peer that sends as fast as
+/// it can would keep every other source waiting.
 const FRAMES_IN_ONE_GO: u32 = 64;
 /// Bits of a frame's first byte that only extensions use, of which we have none.
 const RESERVED_BITS: u8 = 0b0111_0000;
 /// Bit of a frame's second byte that only a client sets.
 const MASKED: u8 = 0b1000_0000;
-/// What we want to say waits here; a peer that does not read makes it full, and is left.
+/// Outgoing messages that wait; a peer that does not read fills the queue, and its socket is dropped.
 const QUEUE_LENGTH: usize = 64;
 /// How long the other side may take to answer our close.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
@@ -55,7 +55,7 @@ pub enum Incoming {
 pub struct Closed {
     /// Close code: the peer's, ours if we ended it, 1006 if it broke without one.
     pub code: u16,
-    /// The peer's reason, or what rule it broke.
+    /// The peer's reason, or the rule that it broke.
     pub reason: String,
     /// A rule of the protocol was broken.
     pub violation: bool,
@@ -73,7 +73,6 @@ impl Closed {
     }
 }
 
-/// What can be said.
 #[derive(Clone, Debug)]
 enum Outgoing {
     Text(String),
@@ -81,7 +80,7 @@ enum Outgoing {
     Close(u16, String),
 }
 
-/// Says something on a socket. Clones speak on the same one; nothing waits.
+/// Sends on a socket without waiting. Clones send on the same one.
 #[derive(Clone, Debug)]
 pub struct Sender {
     queue: mpsc::Sender<Outgoing>,
@@ -141,16 +140,15 @@ impl Socket {
         Self::new(Framed::new(Box::new(stream), Codec::new().client_mode()))
     }
 
-    /// Who may speak on it.
     #[must_use]
     pub fn sender(&self) -> Sender {
         self.sender.clone()
     }
 
-    /// The next thing that arrives; meanwhile what we want to say is said. `None` after [`Incoming::Closed`].
+    /// The next thing that arrives; meanwhile queued messages are sent. `None` after [`Incoming::Closed`].
     ///
-    /// Inputs, in this order: what we want to say, the end of our patience after a close, what the peer sends. Reading
-    /// comes last, since a burst that wants answers would otherwise outrun them and fill their queue.
+    /// Order of inputs: queued messages, the deadline after a close, frames of the peer. Reading comes last,
+    /// since a burst that wants answers would otherwise outrun them and fill their queue.
     pub async fn next(&mut self) -> Option<Incoming> {
         while !self.ended {
             self.in_one_go += 1;
@@ -161,10 +159,10 @@ impl Socket {
             let patience = self.closing.map(|(_, until)| until);
             let step = tokio::select! {
                 biased;
-                Some(order) = self.orders.recv() => self.say(order).await,
+                Some(order) = self.orders.recv() => self.send_queued(order).await,
                 () = sleep_until(patience) => Some(Incoming::Closed(self.end_of_stream())),
                 frame = self.framed.next() => match frame {
-                    Some(Ok(frame)) => self.take(frame).await,
+                    Some(Ok(frame)) => self.receive(frame).await,
                     Some(Err(error)) => Some(Incoming::Closed(self.violated(&error).await)),
                     None => Some(Incoming::Closed(self.end_of_stream())),
                 },
@@ -179,7 +177,7 @@ impl Socket {
         None
     }
 
-    async fn take(&mut self, frame: Frame) -> Option<Incoming> {
+    async fn receive(&mut self, frame: Frame) -> Option<Incoming> {
         match frame {
             Frame::Text(bytes) => self.text(bytes).await,
             Frame::Binary(bytes) => Some(Incoming::Binary(bytes)),
@@ -218,7 +216,7 @@ impl Socket {
         }
     }
 
-    async fn say(&mut self, order: Outgoing) -> Option<Incoming> {
+    async fn send_queued(&mut self, order: Outgoing) -> Option<Incoming> {
         let message = match order {
             Outgoing::Text(text) => Message::Text(text.into()),
             Outgoing::Ping(payload) => Message::Ping(payload),
@@ -241,7 +239,7 @@ impl Socket {
         }
     }
 
-    /// Tells the peer which rule it broke; what follows is not read any more.
+    /// Tells the peer which rule it broke; later frames are not read.
     async fn refuse(&mut self, closed: Closed) -> Closed {
         let reason =
             CloseReason { code: CloseCode::from(closed.code), description: Some(closed.reason.clone()) };
@@ -315,7 +313,8 @@ impl Fragments {
     }
 }
 
-/// awc's codec, which looks at a frame's length only when it has the whole frame, behind a look at the header.
+/// awc's codec, which looks at a frame's length only when it has the whole frame, behind a look at the
+/// header.
 struct CappedCodec(Codec);
 
 impl Decoder for CappedCodec {
@@ -343,15 +342,17 @@ impl Encoder<Message> for CappedCodec {
     }
 }
 
-/// Whether a frame's first two bytes break a rule, whatever follows. awc's codec looks too, but calls a reserved bit a
-/// failed read, which would pass for a connection that broke, and looks before a long length is there and not after.
+/// Whether a frame's first two bytes break a rule, whatever follows. awc's codec looks too, but calls a
+/// reserved bit a failed read, which would pass for a connection that broke, and looks before a long length
+/// is there and not after.
 fn breaks_a_rule(src: &[u8]) -> bool {
     let Some([first, second]) = src.first_chunk() else { return false };
     let known = matches!(first & 0x0f, 0x0..=0x2 | 0x8..=0xa);
     first & RESERVED_BITS != 0 || second & MASKED != 0 || !known
 }
 
-/// Payload length that a frame's header declares (RFC 6455, section 5.2); `None` while the header is not complete.
+/// Payload length that a frame's header declares (RFC 6455, section 5.2); `None` while the header is not
+/// complete.
 fn declared_length(src: &[u8]) -> Option<u64> {
     match src.get(1)? & 0x7f {
         126 => Some(u64::from(u16::from_be_bytes(src.get(2..4)?.try_into().ok()?))),

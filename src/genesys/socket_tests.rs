@@ -253,8 +253,9 @@ fn close(code: u16, reason: &[u8]) -> Vec<u8> {
 /// Name, bytes, what arrives, and the code of the end if there is one.
 type Case = (String, Vec<u8>, Vec<Incoming>, Option<u16>);
 
-/// The families of the usual conformance suite for WebSockets, as far as they concern a client that speaks no extension:
-/// framing, pings, reserved bits, opcodes, fragmentation, UTF-8, closes. Each whole and byte by byte.
+/// The families of the usual conformance suite for WebSockets, as far as they concern a client that speaks no
+/// extension: framing, pings, reserved bits, opcodes, fragmentation, UTF-8, closes. Each whole and byte by
+/// byte.
 #[tokio::test]
 async fn every_family_of_frames_is_taken_or_refused_as_the_rfc_says() {
     let mut cases: Vec<Case> = Vec::new();
@@ -285,8 +286,13 @@ async fn every_family_of_frames_is_taken_or_refused_as_the_rfc_says() {
     // Reserved bits, on every kind of frame, and after a good one.
     for bits in 1..=7_u8 {
         for opcode in [TEXT, BINARY, PING, PONG, CLOSE, 0x01] {
-            let odd = frame(opcode | (bits << 4), b"x");
-            case(&format!("bits {bits} on {opcode:#x}"), &[frame(TEXT, b"a"), odd], &[text("a")], Some(1002));
+            let reserved = frame(opcode | (bits << 4), b"x");
+            case(
+                &format!("bits {bits} on {opcode:#x}"),
+                &[frame(TEXT, b"a"), reserved],
+                &[text("a")],
+                Some(1002),
+            );
         }
     }
     // Opcodes without a meaning.

@@ -1,12 +1,12 @@
-//! Reading what strangers write: times and texts, fit to be stored. Pure.
+//! Reads times and texts of an untrusted peer so that they can be stored. Pure.
 
 use serde_json::Value;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// A text without control characters (a NUL would be refused by the database), trimmed and cut; `None` if nothing is
-/// left.
+/// A text without control characters (a NUL would be refused by the database), trimmed and cut; `None` if
+/// nothing is left.
 #[must_use]
 pub fn clean(text: &str, chars_max: usize) -> Option<String> {
     let kept: String = text.chars().filter(|c| !c.is_control()).take(chars_max).collect();
@@ -14,8 +14,9 @@ pub fn clean(text: &str, chars_max: usize) -> Option<String> {
     (!kept.is_empty()).then(|| kept.to_owned())
 }
 
-/// Reads JSON that a stranger wrote. What the grammar allows and our reader refuses does not cost the rest of it: half of
-/// a surrogate pair (an emoji that was cut in two) is read as U+FFFD, a number that no double can hold as null.
+/// Reads JSON of an untrusted peer. A value that the grammar allows and serde_json refuses does not cost the
+/// rest of it: half of a surrogate pair (an emoji that was cut in two) is read as U+FFFD, a number that no
+/// double can hold as null.
 ///
 /// # Errors
 /// If it is no JSON, or nests deeper than 127 levels.
@@ -26,7 +27,7 @@ pub fn read_json(text: &str) -> Result<Value, serde_json::Error> {
     })
 }
 
-/// The same JSON without what our reader refuses; `None` if it is none by its grammar, or nothing of the kind is in it.
+/// The same JSON without the values that serde_json refuses; `None` if it is no JSON, or has no such value.
 fn mended(text: &str) -> Option<String> {
     serde_json::from_str::<&RawValue>(text).ok()?;
     let (mut mended, mut rest) = (String::with_capacity(text.len()), text);
@@ -49,7 +50,7 @@ fn mended(text: &str) -> Option<String> {
     changed.then_some(mended)
 }
 
-/// Length of the escape that a text begins with, and what is read instead of it.
+/// Length of the escape that a text begins with, and its replacement.
 fn escape(text: &str) -> (usize, Option<&'static str>) {
     match (utf16_unit(text), text.get(6..).and_then(utf16_unit)) {
         (None, _) => (2, None),
@@ -63,7 +64,7 @@ fn utf16_unit(text: &str) -> Option<u16> {
     u16::from_str_radix(text.strip_prefix("\\u")?.get(..4)?, 16).ok()
 }
 
-/// Length of the number that a text begins with, and what is read instead of it.
+/// Length of the number that a text begins with, and its replacement.
 fn number(text: &str) -> (usize, Option<&'static str>) {
     let ends = |c: char| !matches!(c, '0'..='9' | '+' | '-' | '.' | 'e' | 'E');
     let length = text.find(ends).unwrap_or(text.len());

@@ -11,8 +11,8 @@ use presence_bridge::actors::token::Tokens;
 use presence_bridge::domain::ids::SourceId;
 use presence_bridge::domain::secret::Secret;
 use presence_bridge::genesys::protocol::{
-    Definition, ErrorKind, Frame, KeepaliveConfig, Listed, Person, Provisioned, Rejected, Snapshot, Step,
-    Token, Upstream, UpstreamError, Wanted, Watch, not_offered,
+    ConnectionSpec, Definition, ErrorKind, Frame, KeepaliveConfig, Listed, Person, Provisioned, Rejected,
+    Snapshot, Step, Token, Upstream, UpstreamError, Watch, not_offered,
 };
 use presence_bridge::genesys::socket::Socket;
 use presence_bridge::metrics::Metrics;
@@ -66,7 +66,7 @@ impl Upstream for Platform {
         Box::pin(async { Err(no()) })
     }
 
-    fn provision<'a>(&'a self, _: &'a Secret, _: &'a Wanted) -> Step<'a, Provisioned> {
+    fn provision<'a>(&'a self, _: &'a Secret, _: &'a ConnectionSpec) -> Step<'a, Provisioned> {
         Box::pin(async { Err(no()) })
     }
 
@@ -96,7 +96,7 @@ impl Upstream for Platform {
         }
     }
 
-    fn subscribe<'a>(&'a self, _: &'a Secret, _: &'a str, _: &'a Wanted) -> Step<'a, Vec<Rejected>> {
+    fn subscribe<'a>(&'a self, _: &'a Secret, _: &'a str, _: &'a ConnectionSpec) -> Step<'a, Vec<Rejected>> {
         not_offered("subscribe")
     }
 

@@ -183,7 +183,7 @@ async fn a_dispatch_loop_that_panics_is_started_again_and_everything_is_delivere
 async fn a_connection_that_panics_is_started_again_and_what_it_missed_is_told_as_a_gap() {
     let agents = ["ann", "bob"];
     // What its actor says when the platform announces that it closes the socket.
-    let (log, _guard) = Deadly::at("a connection is to be replaced while it lives");
+    let (log, _guard) = Deadly::at("replacing a connection while it is open");
     let within = Within::start(&database::create().await, &agents).await;
     let before = within.cloud.set_presence("ann", "BUSY").await;
     // Whoever starts it again is not let in before something was missed.

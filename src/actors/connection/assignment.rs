@@ -10,7 +10,7 @@ use crate::domain::ids::{AgentId, ConnectionId, EventId, SourceId};
 use crate::domain::presence::connection::CloseCause;
 use crate::domain::presence::{Origin, PresenceChange};
 use crate::genesys::definitions::Definitions;
-use crate::genesys::protocol::{Update, Wanted};
+use crate::genesys::protocol::{ConnectionSpec, Update};
 use crate::store::sources::gap_tracking::Watcher;
 
 #[derive(Clone)]
@@ -79,8 +79,12 @@ impl Assignment {
 
     /// Request for a connection upstream.
     #[must_use]
-    pub fn wanted(&self) -> Wanted {
-        Wanted { agents: self.agents.ids(), topics: self.topics.clone(), heartbeat_interval: self.heartbeat }
+    pub fn wanted(&self) -> ConnectionSpec {
+        ConnectionSpec {
+            agents: self.agents.ids(),
+            topics: self.topics.clone(),
+            heartbeat_interval: self.heartbeat,
+        }
     }
 
     /// Whether an update is about an agent of this connection.

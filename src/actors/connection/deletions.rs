@@ -6,8 +6,9 @@ use crate::genesys::protocol::{ErrorKind, Upstream, UpstreamError};
 /// Upstream ids, and the result of deleting each.
 pub type Deletions = Vec<(String, Result<(), UpstreamError>)>;
 
-/// Deletes connections one after the other, until one gets no answer at all: the others would get none either, and each
-/// would keep a working connection waiting for the whole time of a call. They are not among the results.
+/// Deletes connections one after the other, until one gets no answer at all: the others would get none
+/// either, and each would keep a working connection waiting for the whole time of a call. They are not among
+/// the results.
 pub async fn delete(upstream: &dyn Upstream, token: &CachedToken, ids: Vec<String>) -> Deletions {
     let mut results = Vec::with_capacity(ids.len());
     for id in ids {
@@ -55,8 +56,8 @@ mod tests {
     use super::*;
     use crate::domain::secret::Secret;
     use crate::genesys::protocol::{
-        Definition, Frame, KeepaliveConfig, Listed, Person, Provisioned, Rejected, Snapshot, Step, Token,
-        Wanted, Watch, not_offered,
+        ConnectionSpec, Definition, Frame, KeepaliveConfig, Listed, Person, Provisioned, Rejected, Snapshot,
+        Step, Token, Watch, not_offered,
     };
     use crate::genesys::socket::Socket;
 
@@ -67,7 +68,7 @@ mod tests {
     impl Upstream for Platform {
         fn token(&self) -> Step<'_, Token> { not_offered("") }
         fn verify<'a>(&'a self, _: &'a Secret) -> Step<'a, String> { not_offered("") }
-        fn provision<'a>(&'a self, _: &'a Secret, _: &'a Wanted) -> Step<'a, Provisioned> { not_offered("") }
+        fn provision<'a>(&'a self, _: &'a Secret, _: &'a ConnectionSpec) -> Step<'a, Provisioned> { not_offered("") }
         fn list<'a>(&'a self, _: &'a Secret) -> Step<'a, Vec<Listed>> { not_offered("") }
         fn delete<'a>(&'a self, _: &'a Secret, id: &'a str) -> Step<'a, ()> {
             self.1.borrow_mut().push(id.to_owned());
@@ -79,7 +80,7 @@ mod tests {
         fn dial<'a>(&'a self, _: &'a Provisioned) -> Step<'a, Socket> { not_offered("") }
         fn read(&self, _: &str) -> Frame { Frame::Heartbeat }
         fn keepalive(&self, _: Duration) -> KeepaliveConfig { unreachable!("nothing is kept alive here") }
-        fn subscribe<'a>(&'a self, _: &'a Secret, _: &'a str, _: &'a Wanted) -> Step<'a, Vec<Rejected>> { not_offered("") }
+        fn subscribe<'a>(&'a self, _: &'a Secret, _: &'a str, _: &'a ConnectionSpec) -> Step<'a, Vec<Rejected>> { not_offered("") }
         fn listens_to<'a>(&'a self, _: &'a Secret, _: &'a str) -> Step<'a, Option<HashSet<String>>> { not_offered("") }
         fn snapshot<'a>(&'a self, _: &'a Secret, _: &'a [String]) -> Step<'a, Vec<Snapshot>> { not_offered("") }
         fn roster<'a>(&'a self, _: &'a Secret, _: &'a Watch) -> Step<'a, Vec<Person>> { not_offered("") }

@@ -1,4 +1,5 @@
-//! One owner's share of a gauge. It is taken off when the owner is dropped, so a panic leaves no false figure behind.
+//! One owner's share of a gauge. It is taken off when the owner is dropped, so a panic leaves no false figure
+//! behind.
 
 use std::sync::atomic::AtomicI64;
 

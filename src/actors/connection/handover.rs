@@ -1,14 +1,15 @@
-//! Make before break: a connection gets a second socket before the first one ends, and drops the first one only when
-//! the second one covers all agents.
+//! Make before break: a connection gets a second socket before the first one ends, and drops the first one
+//! only when the second one covers all agents.
 //!
-//! The standby link lives the whole life of a session: new token, new connection, topics, socket, resync. Then it takes
-//! the active link's place. Its changes are buffered until then: the active link reports the same, and may be behind, so
-//! that its report would come too late. The buffer is released when the active link's socket has ended, with all that was
-//! on its way. If the active link dies earlier, the standby takes over at once, as far as it has come; there is a gap
-//! then only if it is not open yet.
+//! The standby link lives the whole life of a session: new token, new connection, topics, socket, resync.
+//! Then it takes the active link's place. Its changes are buffered until then: the active link reports the
+//! same, and may be behind, so that its report would come too late. The buffer is released when the active
+//! link's socket has ended, with all that was on its way. If the active link dies earlier, the standby takes
+//! over at once, as far as it has come; there is a gap then only if it is not open yet.
 //!
-//! If upstream has announced the end of the active link, there is no time to read states: both links report everything
-//! for a while instead, and the active one proves that it did (docs/adr/0029). If it cannot, states are read after all.
+//! If upstream has announced the end of the active link, there is no time to read states: both links report
+//! everything for a while instead, and the active one proves that it did (docs/adr/0029). If it cannot,
+//! states are read after all.
 
 use std::time::Duration;
 
@@ -26,8 +27,8 @@ use crate::genesys::protocol::{ErrorKind, Standing};
 use crate::genesys::session::{Input, Phase};
 use crate::metrics::ReasonLabels;
 
-/// How long both sockets report everything when no states are read: what was on its way to the active one when the
-/// standby was subscribed must have arrived.
+/// How long both sockets report everything when no states are read: what was on its way to the active one
+/// when the standby was subscribed must have arrived.
 const OVERLAP: Duration = Duration::from_secs(2);
 /// How often, and how far apart, an active link is checked for the sign of life that it was asked for.
 const SIGNS_AWAITED: u32 = 50;
@@ -61,8 +62,8 @@ impl ConnectionActor {
         }));
     }
 
-    /// A socket has opened: the present states are read, unless the active link can prove soon that it reports
-    /// everything.
+    /// A socket has opened: the present states are read, unless the active link can prove soon that it
+    /// reports everything.
     pub(super) fn catch_up(&mut self, attempt: AttemptRef, ctx: &mut Context<Self>) {
         let covered = self.links.open_active().is_some();
         let Some(link) = self.links.get_mut(attempt.link) else { return };
@@ -113,9 +114,9 @@ impl ConnectionActor {
         self.start_resync(attempt, agents, ctx);
     }
 
-    /// Hands over when the active link has proven that it received everything until now. Without that proof it missed
-    /// updates for a while, and a gap says so: its channel may be gone, or its socket silent, without anybody having
-    /// noticed yet.
+    /// Hands over when the active link has proven that it received everything until now. Without that proof
+    /// it missed updates for a while, and a gap says so: its channel may be gone, or its socket silent,
+    /// without anybody having noticed yet.
     pub(super) fn prove_and_hand_over(&mut self, ctx: &mut Context<Self>) {
         let Some(attempt) = self.links.open_active().map(Link::attempt) else {
             return self.hand_over(ctx);

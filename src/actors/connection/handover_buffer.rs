@@ -1,7 +1,9 @@
-//! What a standby link reports before it takes over, in order, without what other links reported meanwhile. Pure.
+//! What a standby link reports before it takes over, in order, without what other links reported meanwhile.
+//! Pure.
 //!
-//! Two links report the same changes for a while, and the active one may be behind: its report would come too late if
-//! the standby's were recorded first. So the standby's changes wait here until the active link's socket has ended.
+//! Two links report the same changes for a while, and the active one may be behind: its report would come too
+//! late if the standby's were recorded first. So the standby's changes wait here until the active link's
+//! socket has ended.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -15,7 +17,8 @@ use crate::domain::presence::{Origin, PresenceChange};
 const CHANGES_MAX: usize = 16_384;
 /// Bytes of their frames at most.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Each time that another 4096 changes wait, those that were seen meanwhile are dropped: a hand-over may last long.
+/// Each time that another 4096 changes wait, those that were seen meanwhile are dropped: a hand-over may last
+/// long.
 const PRUNE_EVERY: usize = 4096;
 
 /// Changes that wait for a hand-over.

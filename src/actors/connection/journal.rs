@@ -1,7 +1,8 @@
-//! What a connection has to write to the database: its state, its gaps and its audit entries, in order, one write at a
-//! time.
+//! What a connection has to write to the database: its state, its gaps and its audit entries, in order, one
+//! write at a time.
 //!
-//! A write that fails is tried again with all that has come since, so nothing is lost while the database is unavailable.
+//! A write that fails is tried again with all that has come since, so nothing is lost while the database is
+//! unavailable.
 
 use std::sync::Arc;
 
@@ -71,8 +72,8 @@ impl Journal {
         self.unsaved = true;
     }
 
-    /// The active link lost its coverage. A gap begins unless a standby covers the agents; it is over already if the
-    /// standby was opened since.
+    /// The active link lost its coverage. A gap begins unless a standby covers the agents; it is over already
+    /// if the standby was opened since.
     pub fn coverage_lost(
         &mut self,
         from: OffsetDateTime,
@@ -119,7 +120,8 @@ impl Journal {
         let (entries, gaps) = (std::mem::take(&mut self.entries), std::mem::take(&mut self.gaps));
         let (watcher, answered) = (self.watcher.clone(), std::mem::take(&mut self.answered));
         Some(async move {
-            // Everything before a gap's begin must be stored first: else a crash now would lose a frame that no gap covers.
+            // Everything before a gap's begin must be stored first: else a crash now would lose a frame that
+            // no gap covers.
             let result = if recorder.flushed().await {
                 store.write_connection(&watcher, &state, &gaps, &answered, &entries).await
             } else {

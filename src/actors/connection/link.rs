@@ -1,5 +1,5 @@
-//! One socket of a connection and the session that decides for it. A connection has one link, and a second one while
-//! the first is being replaced.
+//! One socket of a connection and the session that decides for it. A connection has one link, and a second
+//! one while the first is being replaced.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -72,7 +72,8 @@ pub struct Link {
     pub rotate_again: Option<RotateCause>,
     /// Upstream has announced the end of the link that it replaces.
     pub urgent: bool,
-    /// The present states were not read since its socket opened: the active link reports everything and has to prove it.
+    /// The present states were not read since its socket opened: the active link reports everything and has
+    /// to prove it.
     pub states_unread: bool,
     /// Its changes while another link reports the same; `None` once they are recorded at once.
     pub handover_buffer: Option<HandoverBuffer>,

@@ -1,4 +1,5 @@
-//! The links of a connection and their roles: who stands for it, who takes over, what ended links leave behind.
+//! The links of a connection and their roles: who stands for it, who takes over, what ended links leave
+//! behind.
 
 use time::OffsetDateTime;
 use tokio::sync::OwnedSemaphorePermit;
@@ -150,8 +151,8 @@ impl Links {
         self.standby().filter(|link| link.is_open())?.session.opened_at()
     }
 
-    /// In which order to close all links, and why: the active one last, since another link that is open meanwhile covers
-    /// its agents.
+    /// In which order to close all links, and why: the active one last, since another link that is open
+    /// meanwhile covers its agents.
     #[must_use]
     pub fn close_order(&self, cause: CloseCause) -> Vec<(AttemptRef, CloseCause)> {
         let (active, others): (Vec<_>, Vec<_>) = self.all.iter().partition(|link| link.role == Role::Active);

@@ -1,8 +1,8 @@
 //! Runs one connection: executes what its sessions decide and feeds the results back to them.
 //!
 //! `genesys::session` decides (pure); here are the sockets, the timers, the calls and the order of writes.
-//! `upstream_calls` makes the calls, `handover` replaces one socket by another, `topic_updates` follows a change of
-//! agents, `resync` reads present states, `journal` collects what is written to the database.
+//! `upstream_calls` makes the calls, `handover` replaces one socket by another, `topic_updates` follows a
+//! change of agents, `resync` reads present states, `journal` collects what is written to the database.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -231,7 +231,8 @@ impl ConnectionActor {
         }
     }
 
-    /// Writes an audit entry; keeps the bytes of a malformed frame only while the quarantine has room for them.
+    /// Writes an audit entry; keeps the bytes of a malformed frame only while the quarantine has room for
+    /// them.
     fn audit(&mut self, entry: Entry) {
         let room = match entry.kept {
             Some(_) => self.deps.store.room_in_quarantine(self.assignment.source_id, entry.at),
@@ -265,8 +266,8 @@ impl ConnectionActor {
         );
     }
 
-    /// Writes what is not written yet, one write at a time; the next takes all that has come since. Stops the actor when
-    /// all links have ended and nothing is left to write.
+    /// Writes what is not written yet, one write at a time; the next takes all that has come since. Stops the
+    /// actor when all links have ended and nothing is left to write.
     pub(super) fn write(&mut self, ctx: &mut Context<Self>) {
         let (store, recorder) = (self.deps.store.clone(), self.deps.recorder.clone());
         let write = self.to_record().and_then(|record| self.journal.next_write(store, recorder, record));

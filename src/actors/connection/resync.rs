@@ -1,8 +1,9 @@
-//! Reads the present states of a connection's agents once its socket is open: states that changed without coverage
-//! become ordinary events of origin `resync`.
+//! Reads the present states of a connection's agents once its socket is open: states that changed without
+//! coverage become ordinary events of origin `resync`.
 //!
-//! Subscribe first, ask second: an answer may then be older than a report of the socket, and loses against it by its
-//! time. The limiter sets the pace. A reading that fails goes on where it stood; it ends with its socket.
+//! Subscribe first, ask second: an answer may then be older than a report of the socket, and loses against it
+//! by its time. The limiter sets the pace. A reading that fails goes on where it stood; it ends with its
+//! socket.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -30,7 +31,8 @@ use crate::store::sources::assignments::KnownAgent;
 
 /// Topic of a state that no frame reported.
 const TOPIC: &str = "resync";
-/// An answer that is ahead of the socket waits this long: recorded first, it would make the frame on its way stale.
+/// An answer that is ahead of the socket waits this long: recorded first, it would make the frame on its way
+/// stale.
 const CATCH_UP: Duration = Duration::from_millis(250);
 /// The same while the active link still reports every change, so that there is no hurry.
 const CATCH_UP_COVERED: Duration = Duration::from_secs(2);

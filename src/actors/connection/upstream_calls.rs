@@ -1,5 +1,5 @@
-//! Makes the calls that a session asks for, dials and ends its socket, and feeds each result to the session that asked,
-//! with the epoch it asked in.
+//! Makes the calls that a session asks for, dials and ends its socket, and feeds each result to the session
+//! that asked, with the epoch it asked in.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -71,7 +71,8 @@ impl ConnectionActor {
         ctx.spawn(step.into_actor(self).map(move |input, actor, ctx| actor.feed(attempt, input, ctx)));
     }
 
-    /// Lists the connections of our client, and those of them that a former process asked for and never learnt of.
+    /// Lists the connections of our client, and those of them that a former process asked for and never
+    /// learnt of.
     pub(super) fn list(&mut self, attempt: AttemptRef, ctx: &mut Context<Self>) {
         let (store, source) = (self.deps.store.clone(), self.assignment.source_id);
         let agents = self.assignment.agents.clone();
@@ -89,7 +90,8 @@ impl ConnectionActor {
                 );
                 Vec::new()
             });
-            // The list has all connections of the client: each of ours takes its own agent's, or else the others'.
+            // The list has all connections of the client: each of ours takes its own agent's, or else the
+            // others'.
             let (own, others): (Vec<_>, Vec<_>) =
                 lost.into_iter().partition(|lost| agents.contains(&lost.agent_id));
             let lost = if own.is_empty() { others } else { own };
@@ -110,7 +112,8 @@ impl ConnectionActor {
         let (id, connection) = (ProvisioningId::generate(), self.assignment.connection_id);
         let asked = async move {
             if let Err(error) = store.begin_provisioning(id, connection).await {
-                // No coverage for as long as the database is unavailable would be worse than what a kill may leave now.
+                // No coverage for as long as the database is unavailable would be worse than what a kill may
+                // leave now.
                 tracing::warn!(
                     %error,
                     %connection,

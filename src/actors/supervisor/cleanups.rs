@@ -1,25 +1,27 @@
-//! When to try again to delete what is left upstream of connections that nobody holds. Pure; called by the supervisor.
+//! Schedules attempts to delete what connections without an actor left upstream. Pure; called by the
+//! supervisor.
 //!
-//! The platform may be away, or the credentials revoked: each try leaves audit entries, so tries grow rare.
+//! The platform may be unavailable, or the credentials revoked: each attempt leaves audit entries, so
+//! attempts grow rare.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::domain::ids::ConnectionId;
 
-/// First distance between two tries; each next one is twice as long.
+/// First wait between two attempts; each next one is twice as long.
 const APART_FIRST: Duration = Duration::from_secs(5);
-/// Longest distance.
+/// Longest wait.
 const APART_LONGEST: Duration = Duration::from_secs(15 * 60);
 
-/// Tries so far, by connection.
+/// Next attempt and the wait before it, by connection.
 #[derive(Debug, Default)]
 pub struct CleanUps {
     next: HashMap<ConnectionId, (Instant, Duration)>,
 }
 
 impl CleanUps {
-    /// Whether a try is due; if so it counts as made.
+    /// Whether an attempt is due; if so it counts as made.
     pub fn due(&mut self, id: ConnectionId, now: Instant) -> bool {
         match self.next.get_mut(&id) {
             Some((at, _)) if now < *at => false,
@@ -46,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tries_grow_rare_but_never_end() {
+    fn attempts_grow_rare_but_never_end() {
         let (mut cleanups, id, start) = (CleanUps::default(), ConnectionId::generate(), Instant::now());
         let due: Vec<u64> =
             (0..3600).filter(|second| cleanups.due(id, start + Duration::from_secs(*second))).collect();
@@ -54,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_cleaned_starts_anew() {
+    fn a_connection_that_was_cleaned_starts_from_the_first_wait() {
         let (mut cleanups, id, start) = (CleanUps::default(), ConnectionId::generate(), Instant::now());
         assert!(cleanups.due(id, start));
         assert!(!cleanups.due(id, start));

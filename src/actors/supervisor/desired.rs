@@ -1,4 +1,4 @@
-//! Reads what is wanted: sources, their connections, and whom these watch. Called by the supervisor.
+//! Reads the sources, their desired connections and the agents of each. Called by the supervisor.
 
 use std::collections::HashMap;
 
@@ -10,49 +10,49 @@ use crate::genesys::plan::{Plan, REALTIME_CONNECTIONS_MAX, plan};
 use crate::store::sources::desired_connections::WantedSource;
 use crate::store::{Store, StoreError};
 
-/// A source, what its connections are to become, and the agents of those that we do not know yet.
-pub struct Wanted {
-    /// The source.
+/// A source and the changes that its connections need.
+pub struct DesiredSource {
     pub source: WantedSource,
-    /// What its connections are to become (protocol `realtime`).
+    /// Connections to add and to remove (protocol `realtime`).
     pub plan: Plan,
-    /// Agents of the connections whose agents we do not know yet.
+    /// Agents of the connections whose present assignment the supervisor does not know yet.
     pub agents: HashMap<ConnectionId, Agents>,
 }
 
-/// Reads the sources with their plans, after making the rows that the plans miss. `held` says which agents are known.
+/// Reads the sources with their plans, after making the rows that the plans miss. `known` has the version of
+/// the agents that the supervisor knows, by connection.
 ///
 /// # Errors
-/// If the database is away.
-pub async fn read_wanted(
+/// If the database is unavailable.
+pub async fn read_desired(
     store: &Store,
     master_key: &MasterKey,
-    held: &HashMap<ConnectionId, i64>,
-) -> Result<Vec<Wanted>, StoreError> {
+    known: &HashMap<ConnectionId, i64>,
+) -> Result<Vec<DesiredSource>, StoreError> {
     let planned = |source: WantedSource| {
         let connected: Vec<String> =
             source.connections.iter().filter_map(|c| Some(c.agent_id.as_ref()?.0.clone())).collect();
         let plan = if source.deleted || source.protocol == PROTOCOL_NOTIFICATIONS {
-            // Nobody is wanted, or a planner of its own says who (actors/roster.rs).
+            // No agent is wanted, or a planner assigns them (actors/roster.rs).
             Plan { remove: connected, ..Plan::default() }
         } else {
             plan(&source.agents, &connected, REALTIME_CONNECTIONS_MAX)
         };
-        Wanted { source, plan, agents: HashMap::new() }
+        DesiredSource { source, plan, agents: HashMap::new() }
     };
-    let mut wanted: Vec<_> = store.wanted_sources(master_key).await?.into_iter().map(planned).collect();
+    let mut desired: Vec<_> = store.wanted_sources(master_key).await?.into_iter().map(planned).collect();
     let mut added = false;
-    for Wanted { source, plan, .. } in wanted.iter().filter(|one| !one.plan.add.is_empty()) {
+    for DesiredSource { source, plan, .. } in desired.iter().filter(|one| !one.plan.add.is_empty()) {
         store.add_connections(source.source_id, &plan.add).await?;
         added = true;
     }
     if added {
-        wanted = store.wanted_sources(master_key).await?.into_iter().map(planned).collect();
+        desired = store.wanted_sources(master_key).await?.into_iter().map(planned).collect();
     }
-    for Wanted { source, agents, .. } in &mut wanted {
+    for DesiredSource { source, agents, .. } in &mut desired {
         for connection in &source.connections {
             let (id, version) = (connection.connection_id, connection.assignment);
-            if held.get(&id) == Some(&version) {
+            if known.get(&id) == Some(&version) {
                 continue;
             }
             let list = match &connection.agent_id {
@@ -62,5 +62,5 @@ pub async fn read_wanted(
             agents.insert(id, Agents::new(version, list));
         }
     }
-    Ok(wanted)
+    Ok(desired)
 }

@@ -1,4 +1,4 @@
-//! The planners of the sources that need one: started, told to read again, and ended with their source.
+//! Starts the planners of sources that need one, asks them to read again, and ends them with their source.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ struct Planner {
     addr: Addr<RosterActor>,
     /// Version of the source that it was started for.
     version: i64,
-    /// Requests to read again that it was told of.
+    /// Number of requests to read again that it has received.
     refreshes: i64,
 }
 
@@ -27,8 +27,9 @@ pub struct Rosters {
 }
 
 impl Rosters {
-    /// Sees that a source has its planner, and that it reads when somebody asked for it.
-    pub fn keep(&mut self, source: &WantedSource, shared: &mut SharedClients, store: &Store) {
+    /// Starts the planner of a source if it has none for its version, and passes on requests to read the
+    /// rosters.
+    pub fn ensure(&mut self, source: &WantedSource, shared: &mut SharedClients, store: &Store) {
         if let Some(planner) = self.by_source.get_mut(&source.source_id) {
             if planner.version == source.version && planner.addr.connected() {
                 if planner.refreshes != source.refreshes_asked && planner.addr.try_send(Refresh).is_ok() {

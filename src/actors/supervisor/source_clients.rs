@@ -1,5 +1,5 @@
-//! What the connections of one source share: the client that speaks with the platform, the keeper of its token, the
-//! presence definitions.
+//! Parts that the connections of one source share: the client of its protocol, its tokens, its presence
+//! definitions.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -20,39 +20,35 @@ use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::store::sources::desired_connections::WantedSource;
 
-/// What the connections of one source share.
 #[derive(Clone)]
 pub struct Shared {
-    /// Version of the source that these were made for.
+    /// Version of the source that they were made for.
     version: i64,
-    /// Speaks with the platform.
     pub upstream: Rc<dyn Upstream>,
-    /// Gives tokens.
     pub tokens: Tokens,
-    /// What presence definitions mean.
     pub definitions: Definitions,
-    /// Room for channels beside those in use: whoever replaces one takes a place for as long as there are two.
-    pub spare: Arc<Semaphore>,
+    /// Slots for channels besides those in use: a hand-over takes one for as long as there are two channels.
+    pub spare_slots: Arc<Semaphore>,
 }
 
-/// Names an OAuth client: where it is known, and its id there.
+/// An OAuth client: REST address, and client id.
 type Client = (String, String);
 
-/// Clients and token keepers by source.
+/// Shared parts by source, and limits by OAuth client.
 pub struct SharedClients {
     store: Store,
     metrics: Metrics,
-    /// Where sources may lead that are not the operator's own.
+    /// Policy for addresses of sources that are not the operator's own.
     targets: TargetPolicy,
     by_source: HashMap<SourceId, Shared>,
-    /// The platform counts calls by OAuth client, whichever source makes them; it goes on counting when a source changes.
+    /// The platform counts calls by OAuth client, whichever source makes them; it goes on counting when a
+    /// source changes.
     limiters: HashMap<Client, Rc<RefCell<Limiter>>>,
     /// It counts channels in the same way.
-    spares: HashMap<Client, Arc<Semaphore>>,
+    spare_slots: HashMap<Client, Arc<Semaphore>>,
 }
 
 impl SharedClients {
-    /// None yet.
     pub fn new(store: Store, metrics: Metrics, targets: TargetPolicy) -> Self {
         Self {
             store,
@@ -60,11 +56,11 @@ impl SharedClients {
             targets,
             by_source: HashMap::new(),
             limiters: HashMap::new(),
-            spares: HashMap::new(),
+            spare_slots: HashMap::new(),
         }
     }
 
-    /// Those of a source, made anew when the source has changed; `None` if they cannot be.
+    /// The shared parts of a source, made again when the source has changed; `None` if TLS cannot be set up.
     pub fn of(&mut self, source: &WantedSource) -> Option<Shared> {
         if let Some(shared) = self.by_source.get(&source.source_id)
             && shared.version == source.version
@@ -73,25 +69,25 @@ impl SharedClients {
         }
         let settings = settings(source, &self.targets);
         let client = (settings.addresses().0, settings.client_id.clone());
-        let spare = || Arc::new(Semaphore::new(CHANNELS_SPARE));
-        let spare = self.spares.entry(client.clone()).or_insert_with(spare).clone();
+        let slots = || Arc::new(Semaphore::new(CHANNELS_SPARE));
+        let spare_slots = self.spare_slots.entry(client.clone()).or_insert_with(slots).clone();
         let limiter = self.limiters.entry(client).or_default().clone();
         let upstream = match settings.upstream(limiter) {
             Ok(upstream) => upstream,
             Err(error) => {
-                tracing::error!(%error, "TLS cannot be set up");
+                tracing::error!(%error, source = %source.name, "failed to set up TLS; the source stays unconnected");
                 return None;
             }
         };
         let tokens =
             Tokens::new(source.source_id, upstream.clone(), self.store.clone(), self.metrics.clone());
         let definitions = Definitions::default();
-        let shared = Shared { version: source.version, upstream, tokens, definitions, spare };
+        let shared = Shared { version: source.version, upstream, tokens, definitions, spare_slots };
         self.by_source.insert(source.source_id, shared.clone());
         Some(shared)
     }
 
-    /// Lets go of those of sources that are no more.
+    /// Drops the parts of sources that are gone.
     pub fn forget_all_but(&mut self, wanted: impl Fn(SourceId) -> bool) {
         self.by_source.retain(|source, _| wanted(*source));
     }

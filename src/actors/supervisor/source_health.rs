@@ -1,5 +1,5 @@
-//! Notices when a source has had no live connection for too long, and when it has one again. Called by the supervisor
-//! each second.
+//! Detects when a source has had no live connection for too long, and when it has one again. Called by the
+//! supervisor each second.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,23 +12,22 @@ use crate::domain::ids::SourceId;
 use crate::domain::presence::connection::DesiredState;
 use crate::store::sources::desired_connections::WantedSource;
 
-/// What is known of the sources besides their rows.
 #[derive(Default)]
 pub struct SourcesHealth {
-    /// When each source was looked at first: without any proof, its time counts from then.
+    /// First check of each source: without any proof, its time without a connection counts from then.
     first_seen: HashMap<SourceId, OffsetDateTime>,
-    /// Sources whose change is being written down.
-    telling: HashSet<SourceId>,
+    /// Sources whose change is being written.
+    writing: HashSet<SourceId>,
 }
 
 impl SourcesHealth {
-    /// Compares a source's proofs of life with what is said of it.
-    pub fn look(&mut self, source: &WantedSource, deps: &Deps, ctx: &mut Context<Supervisor>) {
+    /// Compares a source's proofs of coverage with its health as it is written.
+    pub fn check(&mut self, source: &WantedSource, deps: &Deps, ctx: &mut Context<Supervisor>) {
         let id = source.source_id;
-        // Whoever ended all of them by hand knows.
+        // An operator who ended all of them by hand needs no notice.
         let ended = !source.connections.is_empty()
             && source.connections.iter().all(|connection| connection.desired != DesiredState::Open);
-        if source.deleted || ended && source.stale_since.is_none() || self.telling.contains(&id) {
+        if source.deleted || ended && source.stale_since.is_none() || self.writing.contains(&id) {
             return;
         }
         let now = clock::now();
@@ -39,7 +38,7 @@ impl SourcesHealth {
             live |= figures.open;
             proven = proven.max(figures.proven_at);
         }
-        // What a former process has proven counts as well: its end began the silence.
+        // Proofs of a former process count as well: the silence began with its end.
         let proven = proven.max(source.connections.iter().filter_map(|c| c.proven_at).max());
         let since = proven.unwrap_or(first_seen);
         let silent = now - since >= Duration::seconds(i64::from(source.stale_after_seconds));
@@ -48,35 +47,37 @@ impl SourcesHealth {
             (None, false) if silent => true,
             _ => return,
         };
-        self.telling.insert(id);
+        self.writing.insert(id);
         let (store, name) = (deps.store.clone(), source.name.clone());
-        let told = async move {
-            let told = if stale {
+        let write = async move {
+            let written = if stale {
                 store.source_became_stale(id, since, now).await
             } else {
                 store.source_recovered(id, now).await
             };
-            match told {
+            match written {
                 Ok(()) if stale => {
-                    tracing::error!(source = %name, "a source has had no live connection for too long");
+                    tracing::error!(source = %name, "source is stale: no live connection for too long");
                 }
-                Ok(()) => tracing::info!(source = %name, "a source has a live connection again"),
+                Ok(()) => {
+                    tracing::info!(source = %name, "source has recovered: it has a live connection again")
+                }
                 Err(error) => {
-                    tracing::warn!(%error, source = %name, "a source's health cannot be written yet")
+                    tracing::warn!(%error, source = %name, "failed to write a source's health; retrying")
                 }
             }
             store.wake.deliveries_due();
         };
-        let told = actix::fut::wrap_future::<_, Supervisor>(told);
-        ctx.spawn(told.map(move |(), actor, _| actor.health_told(id)));
+        let write = actix::fut::wrap_future::<_, Supervisor>(write);
+        ctx.spawn(write.map(move |(), actor, _| actor.on_health_written(id)));
     }
 
-    /// A change is written down, or is to be tried again.
-    pub fn told(&mut self, id: SourceId) {
-        self.telling.remove(&id);
+    /// A change was written, or failed to be and is tried again.
+    pub fn on_written(&mut self, id: SourceId) {
+        self.writing.remove(&id);
     }
 
-    /// Forgets sources that are no more.
+    /// Forgets sources that are gone.
     pub fn forget_all_but(&mut self, wanted: impl Fn(SourceId) -> bool) {
         self.first_seen.retain(|source, _| wanted(*source));
     }

@@ -1,23 +1,23 @@
-//! What is known of one agent besides the system presence, and the rule by which a new state meets the known one.
+//! State of one agent besides the system presence, and the rule that merges a new state into the known one.
 //!
-//! Upstream numbers nothing and promises no order. What it gives is a time for each part, so the newer time wins, part
-//! by part: an older one is stale, the same one a duplicate. Called by the ingest (`store/ingest/record.rs`) under the row lock
-//! of the agent, and by a resync to find out what differs.
+//! Upstream numbers nothing and promises no order, but gives a time for each part. So the newer time wins,
+//! part by part: an older one is stale, the same one a duplicate. Called by the ingest
+//! (`store/ingest/record.rs`) under the row lock of the agent, and by a resync to find out what differs.
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::domain::presence::Origin;
 
-/// What an agent can be told to be, each part with upstream's time of it. A part that is `None` is not known, or not
-/// told by this frame.
+/// Parts of an agent's state, each with upstream's time of it. A part that is `None` is not known, or not in
+/// this frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AgentState {
     /// System presence and custom presence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub presence: Option<Timed<PresencePart>>,
-    /// What the agent does with interactions.
+    /// Routing status: what the agent does with interactions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub routing: Option<Timed<String>>,
     /// Whether the agent is out of office.
@@ -31,15 +31,14 @@ pub struct AgentState {
 /// A value and upstream's time of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timed<T> {
-    /// The value.
     #[serde(rename = "is")]
     pub value: T,
-    /// Since when; `None` if upstream does not say.
+    /// Upstream's time; `None` if it does not say.
     #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub at: Option<OffsetDateTime>,
 }
 
-/// A presence as upstream tells it.
+/// A presence as upstream reports it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PresencePart {
@@ -51,7 +50,7 @@ pub struct PresencePart {
     /// The definition's name in the source's language.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// What the agent wrote beside it.
+    /// Message that the agent wrote with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
@@ -68,13 +67,9 @@ impl PresencePart {
 /// A part of the state, as the body of a webhook names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Presence.
     Presence,
-    /// Routing status.
     RoutingStatus,
-    /// Out of office.
     OutOfOffice,
-    /// Active queues.
     ActiveQueues,
 }
 
@@ -91,12 +86,11 @@ impl Part {
     }
 }
 
-/// What came of a merge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Merged {
     /// These parts are new.
     Changed(Vec<Part>),
-    /// Everything told was known already.
+    /// Every part was known already.
     Duplicate,
     /// Nothing is new, and something is older than what is known.
     Stale,
@@ -105,16 +99,15 @@ pub enum Merged {
 /// When and how a state was seen.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
-    /// Pushed, or asked for.
     pub origin: Origin,
-    /// Our time: when the frame arrived, or when the question was sent.
+    /// Our time: when the frame arrived, or when the request was sent.
     pub at: OffsetDateTime,
-    /// Our time of the last state that was taken in; `None` before the first.
+    /// Our time of the last state that was merged; `None` before the first.
     pub known_at: Option<OffsetDateTime>,
 }
 
 impl AgentState {
-    /// Takes in what is newer, part by part.
+    /// Takes over newer parts.
     pub fn merge(&mut self, told: &Self, seen: Seen) -> Merged {
         let verdicts = [
             (
@@ -150,8 +143,8 @@ impl AgentState {
         }
     }
 
-    /// Whether an interaction can be given to the agent now: on queue, idle and not out of office. `None` if that is
-    /// not known.
+    /// Whether an interaction can be given to the agent now: on queue, idle and not out of office. `None` if
+    /// that is not known.
     #[must_use]
     pub fn can_take_work(&self) -> Option<bool> {
         let system = self.presence.as_ref()?.value.system.as_deref()?;
@@ -187,13 +180,13 @@ fn meet<T: Clone>(
     match (kept.at, told.at) {
         (Some(kept_at), Some(told_at)) if told_at < kept_at => return Verdict::Older,
         (Some(kept_at), Some(told_at)) if told_at == kept_at => return Verdict::Same,
-        // An answer without a time may be older than what a socket has told since the question.
+        // An answer without a time may be older than a report of the socket since the request.
         (_, None) | (None, _)
             if !equal && seen.origin == Origin::Resync && seen.known_at.is_some_and(|at| at > seen.at) =>
         {
             return Verdict::Older;
         }
-        // Equal and without a time: nothing is learnt, and the time that is known stays.
+        // Equal and without a time: the known time stays.
         (_, None) if equal => return Verdict::Same,
         _ => {}
     }
@@ -209,7 +202,7 @@ fn same_set(a: &[String], b: &[String]) -> bool {
     a == b
 }
 
-/// What an event keeps besides its columns: the state after it, which parts are new, and who the agent is.
+/// Content of an event about an agent: the state after it, the parts that are new, and the agent's name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EventState {
@@ -326,7 +319,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the order of arrival, and however often each arrives, the newest state is what is left.
+        /// Whatever the order of arrival, and however often each arrives, the newest state remains.
         #[test]
         fn the_end_does_not_depend_on_the_order(
             mut order in Just((0..12_i64).chain(0..12).collect::<Vec<_>>()).prop_shuffle(),

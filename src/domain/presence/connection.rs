@@ -41,8 +41,8 @@ closed_set!(ConnectionState {
     Terminated = "terminated",
 });
 
-/// Cause of a monitoring gap: column `gap.cause`, field `cause` of the API and of `presence.gap`. Also the label
-/// `reason` of the count of reconnects.
+/// Cause of a monitoring gap: column `gap.cause`, field `cause` of the API and of `presence.gap`. Also the
+/// label `reason` of the count of reconnects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GapCause {
     /// The socket ended, with a close frame or without.
@@ -130,7 +130,8 @@ pub enum RotateCause {
 
 closed_set!(RotateCause { Expiry = "expiry", Maintenance = "maintenance" });
 
-/// Why a frame is kept in quarantine instead of being an update. Also the label `reason` of the count of such frames.
+/// Why a frame is kept in quarantine instead of being an update. Also the label `reason` of the count of such
+/// frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MalformedReason {
     /// A binary message.

@@ -1,4 +1,4 @@
-//! What is told of a presence change, in one shape for the POST to a webhook and for the feed.
+//! Fields of a presence change, in one shape for the POST to a webhook and for the feed.
 
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -36,7 +36,7 @@ pub struct SourceName<'a> {
     pub name: &'a str,
 }
 
-/// An agent by its ids, and who that is as far as it is known.
+/// An agent by its ids, with name and e-mail address as far as they are known.
 #[derive(Serialize)]
 pub struct Agent<'a> {
     id: &'a AgentId,
@@ -46,7 +46,7 @@ pub struct Agent<'a> {
 }
 
 impl<'a> Agent<'a> {
-    /// Whom an event is about.
+    /// The agent of an event.
     #[must_use]
     pub fn of(event: &'a Event) -> Option<Self> {
         let told = match &event.detail {
@@ -62,7 +62,7 @@ impl<'a> Agent<'a> {
     }
 }
 
-/// A presence: what kind it is, and which one.
+/// System presence and custom presence.
 #[derive(Serialize)]
 pub struct Presence<'a> {
     system: Option<&'a str>,
@@ -92,7 +92,7 @@ struct RoutingStatus<'a> {
 }
 
 impl<'a> Presence<'a> {
-    /// The presence of a state, or the one that a column holds where there is no more.
+    /// The presence of a state, or of the column where there is no state.
     #[must_use]
     pub fn of(state: Option<&'a AgentState>, system: Option<&'a str>) -> Option<Self> {
         match state.and_then(|state| state.presence.as_ref()) {
@@ -125,7 +125,7 @@ impl<'a> StateData<'a> {
 }
 
 impl<'a, R: Serialize> EventData<'a, R> {
-    /// What an event tells. `write` writes a time.
+    /// Fields of an event. `write` formats a time.
     #[must_use]
     pub fn new(event: &'a Event, raw: R, write: impl Fn(OffsetDateTime) -> String) -> Self {
         let told: Option<&EventState> = match &event.detail {

@@ -1,24 +1,20 @@
-//! What the core knows of a presence change, whatever protocol it came by.
+//! A presence change, whatever protocol reported it, and the events that are stored.
 
 use bytes::Bytes;
 use time::OffsetDateTime;
 
 use super::ids::{AgentId, ConnectionId, EventId, SourceId};
 use agent_state::{AgentState, EventState};
-use gap_notice::GapNotice;
-use source_notice::SourceNotice;
-use webhook_notice::WebhookNotice;
+use notices::{GapNotice, SourceNotice, WebhookNotice};
 
 pub mod agent_state;
 pub mod connection;
 pub mod event_data;
-pub mod gap_notice;
+pub mod notices;
 pub mod numbering;
 pub mod regions;
 pub mod source;
-pub mod source_notice;
 pub mod topics;
-pub mod webhook_notice;
 
 /// System presences of Genesys Cloud in the spelling we write.
 pub const SYSTEM_PRESENCES: [&str; 10] =
@@ -27,8 +23,8 @@ pub const SYSTEM_PRESENCES: [&str; 10] =
 /// Longest presence text we keep, in characters; a longer one is cut, the raw frame has it whole.
 const PRESENCE_CHARS_MAX: usize = 100;
 
-/// One spelling for each system presence: upstream writes `ON_QUEUE`, `OnQueue` and `On Queue` for one and the
-/// same. A text that names none of them (a custom presence) is kept as it is, trimmed, without control
+/// One spelling for each system presence: upstream writes `ON_QUEUE`, `OnQueue` and `On Queue` for one and
+/// the same. A text that names none of them (a custom presence) is kept as it is, trimmed, without control
 /// characters; `None` if nothing is left.
 #[must_use]
 pub fn canonical_presence(text: &str) -> Option<String> {
@@ -47,40 +43,34 @@ pub fn canonical_presence(text: &str) -> Option<String> {
 /// One presence change as it arrived on a connection, before it has a sequence.
 #[derive(Clone, Debug)]
 pub struct PresenceChange {
-    /// Made when the frame arrived.
     pub event_id: EventId,
-    /// The organisation it came from.
     pub source_id: SourceId,
-    /// The organisation's name at that time.
+    /// The source's name at that time.
     pub source_name: String,
-    /// The socket it came on.
     pub connection_id: ConnectionId,
-    /// Whose presence changed.
     pub agent_id: AgentId,
     /// Topic as the frame names it, else the connection's first topic.
     pub topic: String,
     /// System presence in our spelling; `None` if none could be read.
     pub presence: Option<String>,
-    /// What the frame tells part by part. `None` in protocol `realtime`, whose every frame is an event; else what is
-    /// not newer than what is known is dropped.
+    /// The parts of the state that the frame reports; parts that are not newer than the known ones are
+    /// dropped. `None` in protocol `realtime`, whose every frame is an event.
     pub state: Option<AgentState>,
     /// Upstream's time of the change; `None` if the frame gives none.
     pub occurred_at: Option<OffsetDateTime>,
-    /// When the frame arrived, or the question that it answers was sent.
+    /// When the frame arrived, or the request that it answers was sent.
     pub received_at: OffsetDateTime,
-    /// Pushed, or asked for.
     pub origin: Origin,
     /// The frame, byte for byte.
     pub raw: Bytes,
 }
 
-/// How we learnt of a change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Origin {
     /// It was pushed over a socket.
     #[default]
     Live,
-    /// It was read by REST after a time without sight.
+    /// It was read by REST after a time without coverage.
     Resync,
 }
 
@@ -94,21 +84,20 @@ impl Origin {
         }
     }
 
-    /// The origin of this name; what is not known passes for `live`, which the database's check rules out.
+    /// The origin of this name. An unknown name counts as `live`; the database's check rules it out.
     #[must_use]
     pub fn from_name(name: &str) -> Self {
         if name == "resync" { Self::Resync } else { Self::Live }
     }
 }
 
-/// What an event tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
     /// An agent's presence changed.
     PresenceUpdated,
-    /// The present state of an agent, told to one webhook because it asked or was just registered.
+    /// The present state of an agent, sent to one webhook because it asked or was just registered.
     PresenceSnapshot,
-    /// A time in which an agent could not be seen is over.
+    /// A time without coverage of an agent is over.
     PresenceGap,
     /// Somebody asked for a test ping of one webhook.
     WebhookTest,
@@ -125,7 +114,6 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    /// Every kind.
     pub const ALL: [Self; 9] = [
         Self::PresenceUpdated,
         Self::PresenceSnapshot,
@@ -161,18 +149,15 @@ impl EventKind {
     }
 }
 
-/// One event as it is stored. What is about an agent is set for a presence update alone.
+/// One event as it is stored. Only events about an agent have an agent, a sequence and a presence.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// Its id.
     pub event_id: EventId,
-    /// What it tells.
     pub kind: EventKind,
     /// Place in the feed, which is commit order.
     pub position: i64,
-    /// The organisation it came from, and its name at that time.
+    /// The source, and its name at that time; `None` for events about a webhook.
     pub source: Option<(SourceId, String)>,
-    /// Whose presence changed.
     pub agent_id: Option<AgentId>,
     /// Number among the agent's events, from 1, without holes.
     pub sequence: Option<i64>,
@@ -188,26 +173,20 @@ pub struct Event {
     pub occurred_at: Option<OffsetDateTime>,
     /// When the frame arrived.
     pub received_at: OffsetDateTime,
-    /// When it was written, just before the commit; `None` in rows from before that was kept.
+    /// When it was written, just before the commit; `None` in rows of versions that did not store it.
     pub committed_at: Option<OffsetDateTime>,
-    /// Pushed, or asked for.
     pub origin: Origin,
-    /// What is told besides the columns.
     pub detail: Option<Detail>,
     /// The frame, byte for byte.
     pub raw: Bytes,
 }
 
-/// What an event tells besides its columns.
+/// Content of an event besides its columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Detail {
-    /// Of an agent.
     Agent(Box<EventState>),
-    /// Of a source.
     Source(Box<SourceNotice>),
-    /// Of a time without sight.
     Gap(Box<GapNotice>),
-    /// Of a webhook.
     Webhook(Box<WebhookNotice>),
 }
 

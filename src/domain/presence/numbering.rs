@@ -1,5 +1,5 @@
-//! Which changes of a batch are news, and what number each gets. No SQL: called by `store/ingest/record.rs`, which has locked the
-//! agents and writes them back.
+//! Which changes of a batch are news, and what number each gets. No SQL: called by `store/ingest/record.rs`,
+//! which has locked the agents and writes them back.
 
 use std::collections::HashMap;
 
@@ -53,8 +53,8 @@ pub struct Dropped<'a> {
     pub stale: bool,
 }
 
-/// Gives each change that is one the next sequence of its agent and the presence before it; leaves the agents as the
-/// batch leaves them.
+/// Gives each change that is one the next sequence of its agent and the presence before it; leaves the agents
+/// as the batch leaves them.
 pub fn number<'a>(
     changes: &'a [PresenceChange],
     agents: &mut Agents,
@@ -98,8 +98,8 @@ enum Taken {
 }
 
 impl Agent {
-    /// Takes a change in. Without parts every change is an event; one whose presence could not be read keeps the last
-    /// known one.
+    /// Takes a change in. Without parts every change is an event; one whose presence could not be read keeps
+    /// the last known one.
     fn take_in(&mut self, change: &PresenceChange) -> Taken {
         let Some(told) = &change.state else {
             self.become_present(&change.presence, change.occurred_at.unwrap_or(change.received_at));

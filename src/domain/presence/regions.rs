@@ -1,4 +1,4 @@
-//! Where Genesys Cloud's regions are: each has a domain, and hosts of fixed names in it.
+//! Regions of Genesys Cloud: each has a domain, and hosts of fixed names in it.
 
 /// Every region: its domain and the name of the AWS region it runs in.
 pub const REGIONS: [(&str, &str); 18] = [

@@ -1,4 +1,4 @@
-//! What the settings of a source must be like, whether they come from the environment or over the API.
+//! Rules for the settings of a source, whether they come from the environment or over the API.
 
 use url::Url;
 
@@ -12,16 +12,16 @@ use crate::domain::violation::{Violation, check_text, check_texts};
 pub const ENVIRONMENT_SOURCE_NAME: &str = "default";
 /// Genesys Cloud's public Notifications API: channels that watch many agents each.
 pub const PROTOCOL_NOTIFICATIONS: &str = "notifications";
-/// The protocol of the seed document: one connection per agent.
+/// The protocol of the original specification (docs/realtime.md): one connection per agent.
 pub const PROTOCOL_REALTIME: &str = "realtime";
-/// How often upstream pings if nobody says otherwise, in milliseconds (the seed's default).
+/// Default of `heartbeat_interval_ms`, as in the original specification.
 pub const HEARTBEAT_INTERVAL_MS_DEFAULT: i32 = 15_000;
 
-/// Language of presence labels if nobody says otherwise.
+/// Default language of presence labels.
 pub const LANGUAGE_DEFAULT: &str = "en_US";
-/// Seconds without a live connection after which a source is stale, if nobody says otherwise.
+/// Default seconds without a live connection after which a source is stale.
 pub const STALE_AFTER_SECONDS_DEFAULT: i32 = 120;
-/// Seconds between two readings of rosters, if nobody says otherwise.
+/// Default seconds between two readings of rosters.
 pub const ROSTER_INTERVAL_SECONDS_DEFAULT: i32 = 600;
 
 /// Upstream allows 10 connections per user of the credentials, and a connection watches one agent.
@@ -54,22 +54,19 @@ pub enum SourceOrigin {
 
 closed_set!(SourceOrigin { Environment = "environment", Api = "api" });
 
-/// Everything that is set of a source.
+/// Settings of a source.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SourceSettings {
-    /// What people call it.
+    /// Unique name, which events carry.
     pub name: String,
-    /// Upstream protocol.
     pub protocol: String,
-    /// Genesys domain such as `mypurecloud.de`; `None` if `api_url` says it all.
+    /// Genesys domain such as `mypurecloud.de`; `None` if `api_url` stands for it.
     pub region: Option<String>,
     /// REST address, if it is not the region's.
     pub api_url: Option<String>,
     /// Token address, if it is not the protocol's own.
     pub login_url: Option<String>,
-    /// OAuth client id.
     pub client_id: String,
-    /// OAuth client secret.
     pub client_secret: Secret,
     /// Genesys users to watch.
     pub agents: Vec<String>,
@@ -85,14 +82,14 @@ pub struct SourceSettings {
     pub groups: Vec<String>,
     /// Language of presence labels.
     pub language: String,
-    /// Without a live connection for so long, the source is stale.
+    /// Seconds without a live connection after which the source is stale.
     pub stale_after_seconds: i32,
     /// How often rosters are read again, in seconds.
     pub roster_interval_seconds: i32,
 }
 
 impl Default for SourceSettings {
-    /// What holds for what nobody says: protocol `notifications`, watching nobody.
+    /// Protocol `notifications`, watching no agent.
     fn default() -> Self {
         Self {
             name: String::new(),
@@ -116,7 +113,7 @@ impl Default for SourceSettings {
 }
 
 impl SourceSettings {
-    /// Holds the settings against the rules; on success repeats are gone, a region is named by its domain, and an empty
+    /// Checks the settings; on success repeats are gone, a region is named by its domain, and an empty
     /// topic matrix has become the one that the protocol `notifications` begins with.
     ///
     /// # Errors
@@ -156,7 +153,8 @@ impl SourceSettings {
         let known = self.region.as_deref().and_then(regions::domain);
         match &self.region {
             Some(_) if known.is_some() => self.region = known.map(str::to_owned),
-            // Where api_url is given, no address follows from the region (tokens come from there too), and it may be any.
+            // Where api_url is given, no address follows from the region (tokens come from there too), and it
+            // may be any.
             Some(_) if self.protocol == PROTOCOL_NOTIFICATIONS && self.api_url.is_none() => {
                 let what = "is not a region of Genesys Cloud such as mypurecloud.de or eu-central-1";
                 found.push(Violation::new("region", what));
@@ -204,10 +202,10 @@ impl SourceSettings {
         ] {
             // An id is a part of a topic's name, where other characters have a meaning.
             let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-            let odd = list.iter().position(|id| !id.chars().all(plain));
+            let unusable = list.iter().position(|id| !id.chars().all(plain));
             let before = found.len();
             *list = check_texts(field, std::mem::take(list), items_max, NOTIFICATIONS_ID_CHARS_MAX, found);
-            if let Some(place) = odd
+            if let Some(place) = unusable
                 && found.len() == before
             {
                 let what = "has other characters than letters, digits, - and _";

@@ -1,4 +1,4 @@
-//! What a connection listens to: the topic matrix made flat.
+//! Topics of a connection: reads the topic matrix and flattens it.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -14,8 +14,8 @@ pub const REALTIME_TOPICS: [&str; 3] =
 /// Topics that upstream allows on one connection of protocol `realtime`.
 pub const REALTIME_TOPICS_MAX: usize = 100;
 
-/// Topic lists by group, in the order of whoever wrote them, which an object of `serde_json` would not keep. Shown as the JSON
-/// text that it is stored as.
+/// Topic lists by group, in the order of whoever wrote them, which an object of `serde_json` would not keep.
+/// Shown as the JSON text that it is stored as.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopicMatrix(Vec<(String, Value)>);
 
@@ -92,8 +92,8 @@ pub enum TopicsError {
     NotOffered(Vec<String>),
 }
 
-/// Flattens the matrix, drops duplicates in order, then counts, then holds each topic against what is offered.
-/// Counting before dropping would refuse a hundred and one copies of one topic.
+/// Flattens the matrix, drops duplicates in order, then counts, then holds each topic against what is
+/// offered. Counting before dropping would refuse a hundred and one copies of one topic.
 ///
 /// # Errors
 /// The first rule that is broken; of topics not offered, all.
@@ -118,7 +118,7 @@ fn flat(matrix: &TopicMatrix) -> Result<Vec<String>, TopicsError> {
     if topics.is_empty() { Err(TopicsError::Empty) } else { Ok(topics) }
 }
 
-/// Parts of an agent's state that protocol `notifications` tells by topics of their own; `activity` has them all.
+/// Parts of an agent's state with topics of their own in protocol `notifications`; `activity` has them all.
 pub const NOTIFICATION_PARTS: [&str; 3] = ["presence", "routingStatus", "outofoffice"];
 
 /// The topic matrix that protocol `notifications` begins with.
@@ -127,8 +127,8 @@ pub fn all_parts() -> TopicMatrix {
     TopicMatrix::of("topics", &["activity"])
 }
 
-/// Reads a topic matrix of protocol `notifications`: `activity` alone, or some of the parts, which then make one topic.
-/// Both would tell everything twice.
+/// Reads a topic matrix of protocol `notifications`: `activity` alone, or some of the parts, which then make
+/// one topic. Both would report everything twice.
 ///
 /// # Errors
 /// The first rule that is broken; of topics not offered, all.

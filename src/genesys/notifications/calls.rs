@@ -1,7 +1,5 @@
-//! What every call of protocol `notifications` shares: the settings, the limiter, the wait after a 429.
-//!
-//! One limiter per OAuth client stands before every call (`genesys/limiter.rs`); a 429 all the same makes the whole
-//! client wait, and the call is made again.
+//! Makes the calls of protocol `notifications`. Every call waits for the limiter of its OAuth client
+//! (`genesys/limiter.rs`); a 429 all the same makes the whole client wait, and the call is made again.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -22,21 +20,19 @@ use crate::genesys::rest::{Rest, authorized, bad, exchange};
 
 /// Users of one page of a roster, and of one snapshot.
 pub(super) const PAGE_SIZE: usize = 100;
-/// A call that the platform refuses with 429 is made so often.
+/// Attempts at a call that the platform refuses with 429.
 const TRIES_MAX: u32 = 6;
 /// First wait after a 429 that does not say how long.
 const WAIT_FIRST: Duration = Duration::from_secs(2);
 
-/// Where and as whom.
+/// Addresses and credentials.
 #[derive(Clone, Debug)]
 pub struct NotificationsSettings {
     /// REST address without a slash at its end.
     pub api_url: String,
     /// Address that issues tokens, likewise.
     pub login_url: String,
-    /// OAuth client id.
     pub client_id: String,
-    /// OAuth client secret.
     pub client_secret: Secret,
     /// Language of presence labels.
     pub language: String,
@@ -51,7 +47,6 @@ pub struct Notifications {
     limiter: Rc<RefCell<Limiter>>,
 }
 
-/// A list of anything.
 #[derive(Deserialize)]
 pub(super) struct Entities<T> {
     #[serde(default = "Vec::new")]

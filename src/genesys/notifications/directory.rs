@@ -1,4 +1,4 @@
-//! Reading users: rosters page by page, and the states that the first answer left out.
+//! Reads users: rosters page by page, and the states that the first answer left out.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,8 +13,8 @@ use crate::genesys::rest::{bad, read_json};
 const BULK_MAX: usize = 50;
 /// Pages of one roster at most.
 const PAGES_MAX: u32 = 5_000;
-/// Users of one roster at most, ten times what a client's channels hold: whose pages hold more than they were asked for
-/// would fill our memory.
+/// Users of one roster at most, ten times as many as a client's channels take: a platform whose pages never
+/// end would fill our memory.
 const PEOPLE_MAX: usize = 200_000;
 
 impl Notifications {
@@ -39,14 +39,14 @@ impl Notifications {
                 break;
             }
             if page.entities.is_empty() {
-                // Who stands on the pages that are missing must not be taken to have left.
+                // Users on the missing pages must not be taken to have left.
                 return Err(bad(name, "a page without anybody before the last one"));
             }
         }
         Ok(people)
     }
 
-    /// Present states of those whose presence the first answer left out: its expansion is best effort.
+    /// Reads the presences that the first answer left out: its expansion is best effort.
     pub(super) async fn fill_in(
         &self,
         token: &Secret,
@@ -79,7 +79,7 @@ impl Notifications {
     }
 }
 
-/// The first of each, with what any of them tells.
+/// Each person once, with the name and address of any duplicate.
 pub(super) fn each_once(people: Vec<Person>) -> Vec<Person> {
     let mut places: HashMap<String, usize> = HashMap::new();
     let mut once: Vec<Person> = Vec::with_capacity(people.len());

@@ -12,10 +12,9 @@ use crate::genesys::values::{clean, read_json};
 
 const ID_CHARS_MAX: usize = 100;
 const NAME_CHARS_MAX: usize = 200;
-/// Longest raw text of one user that is kept; a longer one is told without its bytes.
+/// Longest raw text of one user that is kept; a longer one is replaced by null.
 const RAW_BYTES_MAX: usize = 64 * 1024;
 
-/// A page of anything.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Page {
@@ -52,14 +51,14 @@ pub(super) fn snapshot(raw: &RawValue) -> Option<Snapshot> {
     Some(Snapshot { person: person_of(&entity)?, state: activity(&entity), raw: kept(raw) })
 }
 
-/// A presence of the bulk answer, with the user whose it is.
+/// A presence of the bulk answer, with its user.
 pub(super) fn bulk_presence(raw: &RawValue) -> Option<(String, Timed<PresencePart>)> {
     let entity = object(raw)?;
     let user = clean(entity.get("userId").and_then(Value::as_str)?, ID_CHARS_MAX)?;
     Some((user, presence(&entity)?))
 }
 
-/// A user of whom only the presence was told.
+/// A snapshot that holds nothing but a presence.
 pub(super) fn presence_only(agent_id: String, presence: Timed<PresencePart>, raw: &RawValue) -> Snapshot {
     let person = Person { agent_id, ..Person::default() };
     Snapshot {

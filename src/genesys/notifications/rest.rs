@@ -15,8 +15,8 @@ use crate::clock;
 use crate::domain::secret::Secret;
 use crate::genesys::limiter::Urgency;
 use crate::genesys::protocol::{
-    Definition, Frame, KeepaliveConfig, Listed, Person, Provisioned, Rejected, Snapshot, Step, Token,
-    Upstream, Wanted, Watch,
+    ConnectionSpec, Definition, Frame, KeepaliveConfig, Listed, Person, Provisioned, Rejected, Snapshot,
+    Step, Token, Upstream, Watch,
 };
 use crate::genesys::rest::{bad, exchange, is_id, read_json, read_token};
 use crate::genesys::socket::Socket;
@@ -24,11 +24,11 @@ use crate::genesys::values::{clean, read_time};
 
 /// The platform's own clients give up after this much silence.
 const SILENCE: Duration = Duration::from_secs(35);
-/// How long a channel lives, and a shorter life than any that it is given.
+/// Usual life of a channel, and the shortest that is believed.
 const LIFE_USUAL: Duration = Duration::from_secs(24 * 3600);
 const LIFE_MIN: Duration = Duration::from_secs(2);
-/// How often a channel is looked at upstream: one that was displaced, or whose subscriptions were taken away, may stay
-/// silent without a word.
+/// How often a channel is checked upstream: one that was displaced, or lost its subscriptions, may just stay
+/// silent.
 const PROBE_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Deserialize)]
@@ -77,7 +77,7 @@ impl Upstream for Notifications {
         .boxed_local()
     }
 
-    fn provision<'a>(&'a self, token: &'a Secret, wanted: &'a Wanted) -> Step<'a, Provisioned> {
+    fn provision<'a>(&'a self, token: &'a Secret, wanted: &'a ConnectionSpec) -> Step<'a, Provisioned> {
         async move {
             let url = self.url("notifications/channels");
             let make = || (self.rest.client.post(&url), Vec::new());
@@ -96,7 +96,8 @@ impl Upstream for Notifications {
             Ok(Provisioned {
                 upstream_id: id,
                 socket_url: Secret::new(answer.connect_uri.unwrap_or_default()),
-                // Without a word about its end it has the platform's usual life; one that is over by our clock is a clock's fault.
+                // A channel whose end is missing, or past by our clock (the clock's fault), has the
+                // platform's usual life.
                 lifetime: Some(
                     expires
                         .and_then(|at| Duration::try_from(at - clock::now()).ok())
@@ -124,7 +125,7 @@ impl Upstream for Notifications {
         .boxed_local()
     }
 
-    /// There is no way to delete a channel: what it listens to is taken from it, and it lapses.
+    /// A channel cannot be deleted: it loses its subscriptions instead, and lapses.
     fn delete<'a>(&'a self, token: &'a Secret, upstream_id: &'a str) -> Step<'a, ()> {
         async move {
             let url = self.url(&format!("notifications/channels/{}/subscriptions", escaped(upstream_id)));
@@ -160,7 +161,7 @@ impl Upstream for Notifications {
         &'a self,
         token: &'a Secret,
         upstream_id: &'a str,
-        wanted: &'a Wanted,
+        wanted: &'a ConnectionSpec,
     ) -> Step<'a, Vec<Rejected>> {
         self.subscribe_to(token, upstream_id, wanted).boxed_local()
     }

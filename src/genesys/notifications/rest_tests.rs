@@ -73,8 +73,8 @@ fn token() -> Secret {
     Secret::new("the-token")
 }
 
-fn wanted(agents: &[&str]) -> Wanted {
-    Wanted {
+fn wanted(agents: &[&str]) -> ConnectionSpec {
+    ConnectionSpec {
         agents: agents.iter().map(|agent| (*agent).to_owned()).collect(),
         topics: Vec::new(),
         heartbeat_interval: Duration::from_secs(30),
@@ -150,7 +150,7 @@ async fn one_topic_that_spoils_a_subscription_is_found_and_the_rest_is_subscribe
     })
     .await;
     let agents: Vec<String> = (0..100).map(|n| if n == 37 { "bad".to_owned() } else { format!("a{n}") }).collect();
-    let rejected = client.subscribe(&token(), "c", &Wanted { agents, ..wanted(&[]) }).await.unwrap();
+    let rejected = client.subscribe(&token(), "c", &ConnectionSpec { agents, ..wanted(&[]) }).await.unwrap();
     assert_eq!(rejected.len(), 1);
     assert_eq!(rejected[0].agent_id, "bad");
     assert!(rejected[0].reason.contains("notification.invalid.topic"), "{}", rejected[0].reason);

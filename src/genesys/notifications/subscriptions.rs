@@ -1,4 +1,4 @@
-//! What a channel listens to: a PUT replaces the whole list, and one topic may spoil it.
+//! Subscriptions of a channel: a PUT replaces the whole list, and one topic may spoil it.
 
 use std::collections::HashSet;
 
@@ -9,11 +9,12 @@ use super::calls::{Entities, Notifications, escaped};
 use crate::domain::presence::topics::{agent_of_topic, notification_topic};
 use crate::domain::secret::Secret;
 use crate::genesys::limiter::Urgency;
-use crate::genesys::protocol::{Rejected, UpstreamError, Wanted};
+use crate::genesys::protocol::{ConnectionSpec, Rejected, UpstreamError};
 use crate::genesys::rest::{bad, read_json};
 use crate::genesys::values::clean;
 
-/// Requests that the search for topics that spoil a subscription may cost: enough for five of them among a thousand.
+/// Requests that the search for topics that spoil a subscription may cost: enough for five of them among a
+/// thousand.
 const BISECT_CALLS_MAX: u32 = 120;
 /// Longest reason and permission that are kept.
 const REASON_CHARS_MAX: usize = 500;
@@ -50,12 +51,12 @@ impl Notifications {
         Ok(Some(agents.map(str::to_owned).collect()))
     }
 
-    /// Has a channel listen to these agents and no others; gives those that are rejected.
+    /// Makes a channel listen to these agents and no others; gives those that are rejected.
     pub(super) async fn subscribe_to(
         &self,
         token: &Secret,
         upstream_id: &str,
-        wanted: &Wanted,
+        wanted: &ConnectionSpec,
     ) -> Result<Vec<Rejected>, UpstreamError> {
         let topics: Vec<String> =
             wanted.agents.iter().map(|agent| notification_topic(agent, &wanted.topics)).collect();
@@ -70,7 +71,7 @@ impl Notifications {
         }
     }
 
-    /// Puts topics on a channel: in the place of what it has, or beside it.
+    /// Subscribes a channel to topics, instead of its present ones or in addition to them.
     async fn put_topics(
         &self,
         token: &Secret,
@@ -105,7 +106,7 @@ impl Notifications {
         while let Some(part) = parts.pop() {
             calls += 1;
             if calls > BISECT_CALLS_MAX {
-                // Too many spoil it to look for each: the rest stays out of sight, and that is said.
+                // Too many spoil it to find each: the rest stays unmonitored, and is reported as rejected.
                 let unsearched = parts.iter().copied().flatten().chain(part);
                 found.extend(unsearched.filter_map(|topic| spoils(topic, &spoilt)));
                 return Ok(found);

@@ -1,7 +1,7 @@
-//! What the frames of protocol `notifications` say. Pure.
+//! Reads the frames of protocol `notifications`. Pure.
 //!
-//! Everything has a topic: `channel.metadata` for signs of life, `v2.system.…` for news of the channel itself,
-//! `v2.users.{id}.…` for agents. A part that is missing is not told; one that cannot be read neither.
+//! Every frame has a topic: `channel.metadata` for signs of life, `v2.system.…` about the channel itself,
+//! `v2.users.{id}.…` for agents. A part that is missing or cannot be read is left out of the update.
 
 use serde_json::{Map, Value};
 
@@ -12,7 +12,7 @@ use crate::domain::presence::topics::agent_of_topic;
 use crate::genesys::protocol::{Frame, Update};
 use crate::genesys::values::{clean, read_json, read_time};
 
-/// What asks for a pong.
+/// Text that asks for a pong.
 pub const PING: &str = r#"{"message":"ping"}"#;
 
 const TOPIC_CHARS_MAX: usize = 200;
@@ -30,7 +30,7 @@ pub fn read(text: &str) -> Frame {
         Err(_) => return Frame::Malformed { reason: MalformedReason::NotJson },
     };
     let Some(topic) = frame.get("topicName").and_then(Value::as_str) else {
-        // An answer to a message of ours; the only one that matters says that there is no such channel any more.
+        // An answer to a message of ours; the only one that matters says that the channel is gone.
         return match frame.get("result").and_then(Value::as_str) {
             Some("404") => Frame::Dead { cause: GapCause::ChannelGone },
             Some(_) => Frame::Malformed { reason: MalformedReason::UnexpectedAnswer },
@@ -51,7 +51,7 @@ pub fn read(text: &str) -> Frame {
     }
 }
 
-/// Its exact text is not written down anywhere, so the topic's name alone counts.
+/// The platform documents no body for these, so the topic's name alone counts.
 fn system_frame(name: &str) -> Frame {
     if name.starts_with("socket_closing") {
         Frame::Closing
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_tells_nothing_is_odd() {
+    fn frames_without_content_are_malformed() {
         for (text, reason) in [
             ("[]", "not_an_object"),
             ("hello", "not_json"),

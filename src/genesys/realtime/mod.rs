@@ -1,4 +1,5 @@
-//! The seed document's protocol: one connection an agent, JSON pings, ten connections a client.
+//! Protocol of the original specification (docs/realtime.md): one connection per agent, JSON pings, ten
+//! connections per client.
 
 mod rest;
 pub mod wire;

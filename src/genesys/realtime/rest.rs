@@ -13,26 +13,24 @@ use super::wire;
 use crate::domain::secret::Secret;
 use crate::domain::webhook::target::TargetPolicy;
 use crate::genesys::protocol::{
-    Definition, Frame, KeepaliveConfig, Listed, Person, Provisioned, Rejected, Snapshot, Step, Token,
-    Upstream, Wanted, Watch, not_offered,
+    ConnectionSpec, Definition, Frame, KeepaliveConfig, Listed, Person, Provisioned, Rejected, Snapshot,
+    Step, Token, Upstream, Watch, not_offered,
 };
 use crate::genesys::rest::{Rest, UPSTREAM_ID_CHARS_MAX, authorized, bad, call, exchange, is_id, read_token};
 use crate::genesys::socket::Socket;
 use crate::genesys::values::{clean, read_time};
 
-/// Silence is two heartbeats and this.
+/// Added to two heartbeats: silence that counts as death.
 const SILENCE_MARGIN: Duration = Duration::from_secs(5);
 
-/// Where and as whom.
+/// Addresses and credentials.
 #[derive(Clone, Debug)]
 pub struct RealtimeSettings {
     /// REST address without a slash at its end.
     pub api_url: String,
     /// Address that issues tokens, likewise.
     pub login_url: String,
-    /// OAuth client id.
     pub client_id: String,
-    /// OAuth client secret.
     pub client_secret: Secret,
     /// Which addresses may be dialled; `None`: all.
     pub targets: Option<TargetPolicy>,
@@ -51,7 +49,7 @@ struct UserAnswer {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ConnectionRequest<'a> {
+struct ProvisionBody<'a> {
     user_id: &'a str,
     topics: &'a [String],
     heartbeat_interval: u128,
@@ -61,10 +59,10 @@ struct ConnectionRequest<'a> {
 #[serde(rename_all = "camelCase")]
 struct ConnectionAnswer {
     ws_url: Option<String>,
-    // A listing may call it plainly an id, as the platform does elsewhere.
+    // A listing may call it `id`, as the platform does elsewhere.
     #[serde(alias = "id")]
     connection_id: Option<String>,
-    // Told by a listing only, and by no rule that we know: what cannot be read is not told.
+    // Only a listing holds them, in a form that is not documented; unreadable values count as missing.
     user_id: Option<Value>,
     date_created: Option<Value>,
 }
@@ -127,15 +125,15 @@ impl Upstream for Realtime {
         async move {
             let request = self.rest.client.get(format!("{}/api/v2/users/me", self.settings.api_url));
             let answer: UserAnswer = call("users/me", authorized(request, token), Vec::new()).await?;
-            // It is written down: fit for a row, whatever the platform calls itself.
+            // It is stored in the audit log, so it must fit a row.
             answer.id.and_then(|id| clean(&id, UPSTREAM_ID_CHARS_MAX)).ok_or_else(|| bad("users/me", "no id"))
         }
         .boxed_local()
     }
 
-    fn provision<'a>(&'a self, token: &'a Secret, wanted: &'a Wanted) -> Step<'a, Provisioned> {
+    fn provision<'a>(&'a self, token: &'a Secret, wanted: &'a ConnectionSpec) -> Step<'a, Provisioned> {
         async move {
-            let body = ConnectionRequest {
+            let body = ProvisionBody {
                 user_id: wanted.agents.first().map_or("", String::as_str),
                 topics: &wanted.topics,
                 heartbeat_interval: wanted.heartbeat_interval.as_millis(),
@@ -199,7 +197,7 @@ impl Upstream for Realtime {
         }
     }
 
-    fn subscribe<'a>(&'a self, _: &'a Secret, _: &'a str, _: &'a Wanted) -> Step<'a, Vec<Rejected>> {
+    fn subscribe<'a>(&'a self, _: &'a Secret, _: &'a str, _: &'a ConnectionSpec) -> Step<'a, Vec<Rejected>> {
         not_offered("subscribe")
     }
 

@@ -91,8 +91,8 @@ fn status(status: u16, headers: &str, body: &str) -> String {
     format!("HTTP/1.1 {status} X\r\n{headers}content-length: {}\r\n\r\n{body}", body.len())
 }
 
-fn wanted() -> Wanted {
-    Wanted {
+fn wanted() -> ConnectionSpec {
+    ConnectionSpec {
         agents: vec!["ann".to_owned()],
         topics: vec!["routing:agent:state".to_owned()],
         heartbeat_interval: Duration::from_secs(15),
@@ -294,14 +294,14 @@ async fn a_listing_is_read_in_each_of_its_shapes() {
                 agent_id: Some("ann".to_owned()),
                 made_at: Some(time::macros::datetime!(2026-11-23 15:00 UTC)),
             };
-            let untold = Listed { upstream_id: "b".to_owned(), ..Listed::default() };
-            assert_eq!(client.list(&token()).await.unwrap(), [told, untold]);
+            let unowned = Listed { upstream_id: "b".to_owned(), ..Listed::default() };
+            assert_eq!(client.list(&token()).await.unwrap(), [told, unowned]);
         })
         .await;
 }
 
 #[tokio::test]
-async fn a_server_that_is_away_or_hangs_up_is_a_failed_transport() {
+async fn a_server_that_is_gone_or_hangs_up_is_a_failed_transport() {
     LocalSet::new()
         .run_until(async {
             let (client, _) = server(&[]).await;

@@ -1,7 +1,8 @@
-//! What the frames of protocol `realtime` say. Pure.
+//! Reads the frames of protocol `realtime`. Pure.
 //!
-//! The seed names ping and pong and shows no update, so anything else that is a JSON object is one, and what it
-//! tells is read from the field names in use on the platform. Nothing is dropped for what it does not hold.
+//! The original specification (docs/realtime.md) names ping and pong and shows no update, so any other JSON
+//! object is an update, and its content is read from the field names in use on the platform. No update is
+//! dropped for missing fields.
 
 use serde_json::{Map, Value};
 
@@ -10,7 +11,7 @@ use crate::domain::presence::connection::MalformedReason;
 use crate::genesys::protocol::{Frame, Update};
 use crate::genesys::values::{clean, read_json, read_time};
 
-/// What answers a ping.
+/// Answer to a ping.
 pub const PONG: &str = r#"{"type":"pong"}"#;
 
 /// Objects that may hold the particulars instead of the frame itself.
@@ -29,7 +30,7 @@ const PRESENCE: [&str; 8] = [
 /// Where a time may stand.
 const TIMES: [&str; 8] =
     ["timestamp", "occurredAt", "occurred_at", "modifiedDate", "eventTime", "eventDate", "startTime", "time"];
-/// Objects in objects that are looked into; deeper ones hold nothing that we know.
+/// Depth of nested objects that are searched; deeper ones hold nothing that we know.
 const DEPTH_MAX: usize = 4;
 /// Longest topic that is taken from a frame.
 const TOPIC_CHARS_MAX: usize = 200;
@@ -44,7 +45,8 @@ pub fn read(text: &str) -> Frame {
             _ => Frame::Update(Box::new(update(&frame))),
         },
         Ok(_) => Frame::Malformed { reason: MalformedReason::NotAnObject },
-        // Valid JSON that our reader refuses, such as deep nesting, is an update whose particulars stay in its bytes.
+        // Valid JSON that our reader refuses, such as deep nesting, is an update whose particulars stay in
+        // its bytes.
         Err(error) if error.is_data() || is_json(text) => Frame::Update(Box::default()),
         Err(_) => Frame::Malformed { reason: MalformedReason::NotJson },
     }
@@ -142,15 +144,11 @@ mod tests {
         }
         assert_eq!(update_of(r#"{"state":"A\u0000B"}"#).presence.as_deref(), Some("AB"));
         let beside = r#"{"note":"\ud83d","n":1e400,"state":"AWAY"}"#;
-        assert_eq!(
-            update_of(beside).presence.as_deref(),
-            Some("AWAY"),
-            "what stands beside it costs nothing"
-        );
+        assert_eq!(update_of(beside).presence.as_deref(), Some("AWAY"), "other fields cost nothing");
     }
 
     #[test]
-    fn what_is_no_object_is_odd() {
+    fn text_other_than_an_object_is_malformed() {
         assert_eq!(read("[]"), Frame::Malformed { reason: MalformedReason::NotAnObject });
         assert_eq!(read("hello"), Frame::Malformed { reason: MalformedReason::NotJson });
         assert_eq!(read(r#"{"state":"#), Frame::Malformed { reason: MalformedReason::NotJson });

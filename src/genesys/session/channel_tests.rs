@@ -1,4 +1,4 @@
-//! What a session does besides in protocol `notifications`: probes, pings of its own kind, hand-overs.
+//! A session in protocol `notifications`: probes, pings of its own kind, hand-overs.
 
 use time::Duration as Span;
 use time::macros::datetime;
@@ -34,7 +34,7 @@ impl Story {
         self.on(input)
     }
 
-    /// An open socket on a channel that lives for so long.
+    /// An open socket on a channel with this lifetime.
     fn open(lifetime: Option<Duration>) -> (Self, Vec<Effect>) {
         let session = Session::new(CHANNEL, Vec::new());
         let mut story = Self { session, start: Instant::now(), passed: Duration::ZERO };
@@ -168,7 +168,8 @@ fn an_update_proves_a_channel_and_a_heartbeat_does_not() {
 
 #[test]
 fn what_came_last_may_have_been_sent_before_the_channel_was_gone() {
-    // It was displaced while the update was under way to us: blind since before it came, but not since before it opened.
+    // It was displaced while the update was under way to us: blind since before it came, but not since before
+    // it opened.
     let (mut story, _) = Story::open(None);
     story.after(10.0, Input::Text("{}".to_owned(), Frame::Update(Box::default())));
     let effects = story.after(0.2, Input::Text(String::new(), Frame::Dead { cause: GapCause::Displaced }));

@@ -1,4 +1,4 @@
-//! The end of a connection, and what is left upstream of it.
+//! Ends a connection, and forgets or keeps what is left of it upstream.
 
 use super::{Effect, Now, Phase, SHUTDOWN_REASON, Session, audit};
 use crate::domain::audit::{Entry, Kind, Level};
@@ -17,7 +17,8 @@ impl Session {
             }
             out.push(Effect::Close(1000, SHUTDOWN_REASON));
         }
-        // Upstream may be making a connection this moment: to leave without its answer would be to leave it there.
+        // Upstream may be making a connection this moment: without its answer the connection would be left
+        // there.
         self.awaited = (self.phase == Phase::Provision).then_some(self.epoch);
         self.epoch += 1;
         self.phase = Phase::Closing(cause);
@@ -28,7 +29,7 @@ impl Session {
         }
     }
 
-    /// An answer that nobody has a use for any more; what was made is deleted again.
+    /// Handles an answer that came too late; the connection that was made is deleted again.
     pub(super) fn provisioned_late(
         &mut self,
         epoch: u64,

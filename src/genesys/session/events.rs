@@ -1,4 +1,4 @@
-//! What can happen to a session and what it can ask for.
+//! Inputs and effects of a session.
 
 use std::time::{Duration, Instant};
 
@@ -12,32 +12,29 @@ use crate::domain::presence::connection::{
 use crate::genesys::protocol::{Frame, Provisioned, Standing, Update, UpstreamError};
 use crate::genesys::socket::Closed;
 
-/// Both clocks: one for what is written down, one for measuring.
+/// Both clocks: wall time for what is stored, monotonic time for measuring.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
-    /// The clock that counts.
     pub at: OffsetDateTime,
-    /// Monotonic clock.
     pub tick: Instant,
 }
 
-/// Names a token without holding it.
+/// Names a token without showing it.
 pub type TokenSerial = u64;
 
-/// Which timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timer {
     /// Try again.
     Retry,
-    /// Look whether anything was heard.
+    /// Check for silence.
     Watchdog,
-    /// Measure a round trip.
+    /// Ping upstream.
     Ping,
     /// The socket has been open for long enough.
     Healthy,
-    /// Look how the connection stands upstream.
+    /// Ask upstream how the connection stands.
     Probe,
-    /// Have another connection made before this one ends.
+    /// Replace the connection before its life is over.
     Rotate,
 }
 
@@ -46,26 +43,25 @@ pub enum Timer {
 pub struct Listing {
     /// Upstream ids of all of them.
     pub existing: Vec<String>,
-    /// Those that were made for a former process of ours which never learnt of it.
+    /// Those of a former process of ours that never learnt of them.
     pub lost: Vec<String>,
 }
 
-/// What happened.
 #[derive(Debug)]
 pub enum Input {
-    /// The actor lives.
+    /// The actor has started.
     Start,
-    /// A token was asked for.
+    /// Answer to the request for a token.
     Token(Result<TokenSerial, UpstreamError>),
-    /// A token was shown to the platform; gives the id that it stands for.
+    /// Answer to the check of the token: the id that it stands for.
     Verified(Result<String, UpstreamError>),
-    /// The platform was asked for its list of connections.
+    /// Answer to the request for the list of connections.
     Listed(Result<Listing, UpstreamError>),
-    /// Deletions were tried: each id, and what became of it.
+    /// Results of deletions by upstream id.
     Deleted(Vec<(String, Result<(), UpstreamError>)>),
-    /// A connection was asked for.
+    /// Answer to the request for a connection.
     Provisioned(Result<Provisioned, UpstreamError>),
-    /// The socket was dialled.
+    /// Result of dialling the socket.
     Dialled(Result<(), UpstreamError>),
     /// A text message.
     Text(String, Frame),
@@ -77,21 +73,21 @@ pub enum Input {
     Ponged(Bytes),
     /// The socket ended.
     Closed(Closed),
-    /// A timer rang.
+    /// A timer of this attempt expired.
     Timer(Timer),
-    /// Upstream was asked how the connection stands.
+    /// Upstream's answer to how the connection stands.
     Probed(Result<Standing, UpstreamError>),
     /// The socket was asked for a sign of life out of turn and gave none.
     Unproven,
-    /// An update could not be handed on.
+    /// An update found no room in the queue.
     QueueFull,
-    /// Somebody wants it to end.
+    /// Request to end.
     Terminate(CloseCause),
     /// The socket is gone and deletions were tried.
     ShutDown,
 }
 
-/// What to do. Results come back as inputs with the epoch they were asked in.
+/// Orders to the actor. Results come back as inputs with the epoch they were asked in.
 #[derive(Debug)]
 pub enum Effect {
     /// Ask for a token, another one than this if one is named.
@@ -99,7 +95,7 @@ pub enum Effect {
         /// A token that was not accepted.
         instead_of: Option<TokenSerial>,
     },
-    /// Show the token to the platform.
+    /// Check the token with the platform.
     Verify,
     /// Ask for the list of connections.
     List,
@@ -117,26 +113,25 @@ pub enum Effect {
     Close(u16, &'static str),
     /// Drop the socket without waiting for anything.
     Drop,
-    /// Hand an update on.
+    /// Record an update.
     Record(Box<Update>, String),
     /// Set a timer of this epoch.
     SetTimer(Timer, Duration),
-    /// Write an entry down, with the state as it is now.
+    /// Write an audit entry, with the state as it is now.
     Audit(Box<Entry>),
-    /// Agents are out of sight since then.
+    /// Coverage of the agents is lost.
     GapOpened {
-        /// Last moment of proof.
+        /// Last moment of proven coverage.
         from: OffsetDateTime,
-        /// Why.
         cause: GapCause,
     },
-    /// Agents are in sight again.
+    /// The agents are covered again.
     GapClosed,
-    /// Write the state down.
+    /// Write the state.
     Save,
     /// Count a reconnect.
     CountReconnect(GapCause),
-    /// Count an odd frame.
+    /// Count a malformed frame.
     CountMalformed(MalformedReason),
     /// Count a round trip.
     CountRoundTrip(Duration),
@@ -144,18 +139,14 @@ pub enum Effect {
     Probe,
     /// Read the present states of its agents.
     Resync,
-    /// Have another connection made that takes the place of this one, which stays open until then.
-    Rotate {
-        /// Why.
-        cause: RotateCause,
-    },
+    /// Make another connection that takes the place of this one, which stays open until then.
+    Rotate { cause: RotateCause },
     /// Wait for the socket to end, delete these upstream, then report [`Input::ShutDown`].
     ShutDown(Vec<String>),
     /// Nothing more will come.
     Finished,
 }
 
-/// Where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Not started.

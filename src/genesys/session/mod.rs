@@ -1,5 +1,4 @@
-//! When to speak with the platform: the life of one connection as a state machine. Pure: it takes what happened and
-//! the time, and returns what to do.
+//! The life of one connection as a state machine. Pure: it takes an input and the time, and returns effects.
 //!
 //! ```text
 //!            ┌──────────────────────────── backing off ◀────────────── anything fails ──────────┐
@@ -12,7 +11,7 @@
 //!  terminate, from anywhere: close 1000, delete upstream ─▶ terminated
 //! ```
 //!
-//! Each try has an epoch. What comes back for an older one is ignored, except that a connection made too late is
+//! Each attempt has an epoch. Results of an older one are ignored, except that a connection made too late is
 //! deleted again: nothing leaks, and no timer brings a terminated connection back.
 
 use std::time::{Duration, Instant};
@@ -34,13 +33,14 @@ pub use events::{Effect, Input, Listing, Now, Phase, Timer, TokenSerial};
 
 /// A refused connection asks again this rarely, should somebody have granted the permission.
 const REFUSED_RETRY: Duration = Duration::from_secs(15 * 60);
-/// Leftovers upstream that are remembered; the oldest are forgotten first. No client may hold so many connections: who
-/// lets us make more and never lets one be deleted lies, or ends them by itself.
+/// Leftovers upstream that are remembered; the oldest are forgotten first. No client may have that many
+/// connections: a platform that lets us make more and never deletes one ends them by itself.
 const LEFTOVERS_MAX: usize = 100;
-/// How long a frame may have been under way, to us and within us: what it proves, it proves of the moment when it was sent,
-/// and the platform may have given the connection up since. So much earlier does blindness begin.
+/// How long a frame may have been under way, to us and within us. It proves coverage at the moment when it
+/// was sent, and the platform may have given the connection up since; so a gap begins this much before the
+/// last frame.
 const UNDER_WAY_MAX: Duration = Duration::from_secs(1);
-/// What the platform is told when we end a connection.
+/// Reason of the close frame when we end a connection.
 const SHUTDOWN_REASON: &str = "Client initiated shutdown";
 
 /// One connection's life.
@@ -51,13 +51,13 @@ pub struct Session {
     epoch: u64,
     reason: Option<String>,
     backoff: ReconnectBackoff,
-    /// The token of this try.
+    /// The token of this attempt.
     token: Option<TokenSerial>,
-    /// A token that the next try must not use.
+    /// A token that the next attempt must not use.
     avoid: Option<TokenSerial>,
     /// The token that the platform accepted.
     verified: Option<TokenSerial>,
-    /// A 401 of this try was answered with a new token already.
+    /// A 401 of this attempt was answered with a new token already.
     refreshed: bool,
     upstream_id: Option<String>,
     /// Made by us upstream and not yet seen deleted.
@@ -83,8 +83,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session that has not started. `leftovers` are connections of ours that a former process may have left
-    /// upstream.
+    /// A session that has not started. `leftovers` are connections of ours that a former process may have
+    /// left upstream.
     #[must_use]
     pub fn new(keepalive: KeepaliveConfig, leftovers: Vec<String>) -> Self {
         Self {
@@ -120,12 +120,12 @@ impl Session {
         Self { avoid: self.token, ..Self::new(self.keepalive, Vec::new()) }
     }
 
-    /// Takes over what another session has left upstream.
+    /// Takes over the leftovers of another session.
     pub fn adopt(&mut self, leftovers: &[String]) {
         leftovers.iter().for_each(|id| self.remember(id.clone()));
     }
 
-    /// Remembers what is left upstream.
+    /// Remembers a leftover.
     fn remember(&mut self, id: String) {
         if self.stale.len() >= LEFTOVERS_MAX {
             self.stale.remove(0);
@@ -133,19 +133,18 @@ impl Session {
         self.stale.push(id);
     }
 
-    /// Where it stands.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// The present try.
+    /// The present attempt.
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// Why it stands there, in words.
+    /// Why it is in this phase, in words.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
@@ -187,17 +186,16 @@ impl Session {
         self.last_frame.map(|now| now.at)
     }
 
-    /// Round trips.
     #[must_use]
     pub fn latency(&self) -> &LatencyTracker {
         &self.latency
     }
 
-    /// Takes in what happened in `epoch`. `jitter` is random, at least 0 and below 1.
+    /// Handles an input of `epoch`. `jitter` is random, at least 0 and below 1.
     #[must_use]
     pub fn on(&mut self, epoch: u64, input: Input, now: Now, jitter: f64) -> Vec<Effect> {
         let mut out = Vec::new();
-        // What is true whenever it arrives.
+        // These count whichever attempt they belong to.
         let input = match input {
             Input::Deleted(results) => {
                 self.forget_deleted(&results, now, &mut out);
@@ -257,7 +255,7 @@ impl Session {
         }
     }
 
-    /// Starts a try.
+    /// Starts an attempt.
     fn begin(&mut self, out: &mut Vec<Effect>) {
         self.epoch += 1;
         self.phase = Phase::Token;
@@ -276,7 +274,7 @@ impl Session {
         }
     }
 
-    /// Deletes what we left upstream before asking for more: close, then open.
+    /// Deletes our leftovers before asking for another connection: close, then open.
     fn clean(&mut self, out: &mut Vec<Effect>) {
         if self.stale.is_empty() {
             self.provision(out);
@@ -312,13 +310,13 @@ impl Session {
         self.back_off(error, now, jitter, out);
     }
 
-    /// The open socket is gone, against our wish.
+    /// The open socket is gone, and we did not close it.
     fn lost(&mut self, cause: GapCause, now: Now, jitter: f64, out: &mut Vec<Effect>) {
         let from = self.last_frame.map_or(now.at, |frame| frame.at);
         self.lost_since(from, cause, now, jitter, out);
     }
 
-    /// The same, with nothing certain since an earlier moment than the last frame.
+    /// The same, if coverage is uncertain since an earlier moment than the last frame.
     fn lost_since(
         &mut self,
         from: OffsetDateTime,
@@ -370,7 +368,8 @@ impl Session {
         }
     }
 
-    /// The client is at its limit: what we left there makes room, and nothing of others does.
+    /// The client is at its limit: deleting our own leftovers makes room, and other programs' connections
+    /// stay.
     fn listed(&mut self, listing: Listing, now: Now, jitter: f64, out: &mut Vec<Effect>) {
         let Listing { existing, mut lost } = listing;
         // A leftover that is not in the list any more needs no deleting.
@@ -395,7 +394,7 @@ impl Session {
         self.schedule(why, None, now, jitter, out);
     }
 
-    /// A try failed.
+    /// An attempt failed.
     fn back_off(&mut self, error: &UpstreamError, now: Now, jitter: f64, out: &mut Vec<Effect>) {
         let entry =
             Entry::new(now.at, Kind::ReconnectFailed).level(Level::Error).data("error", error.to_string());

@@ -12,8 +12,8 @@ use crate::genesys::socket::Closed;
 
 /// A socket must be open this long before the count of attempts starts again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
-/// Another connection is made when this part of the present one's life is over. The spread is added by chance, since
-/// all connections of a source begin at about the same time.
+/// Another connection is made when this part of the present one's life is over. The spread is added by
+/// chance, since all connections of a source begin at about the same time.
 const ROTATE_AFTER: f64 = 0.75;
 const ROTATE_SPREAD: f64 = 0.15;
 
@@ -56,14 +56,14 @@ impl Session {
         self.lost(GapCause::Silence, now, jitter, out);
     }
 
-    /// What another program did to the connection.
+    /// Entry about another program that uses the OAuth client.
     fn displaced(&self, now: Now) -> Entry {
         Entry::new(now.at, Kind::ChannelDisplaced)
             .data("connectionId", self.upstream_id.clone())
             .data("remedy", "another program uses this OAuth client: give each program a client of its own")
     }
 
-    /// The connection exists and does not listen to all its agents any more. Another one is made.
+    /// The connection exists and does not listen to all its agents any more: it is replaced.
     fn taken(&mut self, agents: usize, now: Now, jitter: f64, out: &mut Vec<Effect>) {
         let entry = self.displaced(now).level(Level::Error).data("subscriptions_taken", agents);
         out.extend([audit(entry), Effect::Close(1000, "its subscriptions were taken away")]);
@@ -81,11 +81,11 @@ impl Session {
         if cause == GapCause::TokenRevoked {
             self.avoid = self.token;
         }
-        // The socket may have said that it lives long after the channel was gone.
+        // The socket may have sent signs of life long after the channel was gone.
         self.lost_since(self.certain_at.unwrap_or(now.at), cause, now, jitter, out);
     }
 
-    /// Takes in what happens while the socket is open.
+    /// Handles an input while the socket is open.
     pub(super) fn while_open(&mut self, input: Input, now: Now, jitter: f64, out: &mut Vec<Effect>) {
         match input {
             Input::Text(text, frame) => self.on_text(text, frame, now, jitter, out),

@@ -1,4 +1,5 @@
-//! The seed's rules and the guards against its defects, as lists of what happens and what must follow.
+//! The rules of the original specification (docs/realtime.md) and the guards against its defects: lists of
+//! inputs and the effects that must follow.
 
 use bytes::Bytes;
 use time::macros::datetime;
@@ -9,7 +10,7 @@ use crate::genesys::protocol::{Frame, KeepaliveConfig, Provisioned, Standing};
 use crate::genesys::socket::Closed;
 
 /// Protocol `realtime` with a heartbeat of 15 s.
-const SEED: KeepaliveConfig = KeepaliveConfig {
+const REALTIME: KeepaliveConfig = KeepaliveConfig {
     silence: Duration::from_secs(35),
     ping_every: Duration::from_millis(7_500),
     ping_text: None,
@@ -32,7 +33,7 @@ impl Story {
 
     fn with_leftovers(leftovers: &[&str]) -> Self {
         let leftovers = leftovers.iter().map(|id| (*id).to_owned()).collect();
-        Self::with_keepalive(SEED, leftovers)
+        Self::with_keepalive(REALTIME, leftovers)
     }
 
     fn with_keepalive(keepalive: KeepaliveConfig, leftovers: Vec<String>) -> Self {
@@ -122,7 +123,7 @@ macro_rules! assert_some_effect {
 }
 
 #[test]
-fn the_steps_come_in_the_seeds_order() {
+fn the_steps_come_in_the_specified_order() {
     let mut story = Story::new();
     assert_some_effect!(story.on(Input::Start), Effect::GetToken { instead_of: None });
     assert_some_effect!(story.on(Input::Token(Ok(1))), Effect::Verify);
@@ -158,7 +159,7 @@ fn delays_grow_by_the_seeds_formula_and_never_end() {
 }
 
 #[test]
-fn attempts_start_anew_only_after_a_healthy_minute() {
+fn attempts_count_from_zero_only_after_a_healthy_minute() {
     let mut story = Story::new();
     story.open("a").on(closed(1006));
     let soon = story.open("b").wait(59).on(closed(1006));
@@ -250,7 +251,7 @@ fn at_the_limit_only_our_own_leftovers_are_deleted() {
     story.on(Input::Deleted(vec![failed("ours"), failed("gone")]));
     assert_some_effect!(story.on(Input::Provisioned(Err(error(ErrorKind::Limit)))), Effect::List);
     let listing = Listing {
-        existing: ["ours", "a stranger's", "lost"].map(str::to_owned).to_vec(),
+        existing: ["ours", "another's", "lost"].map(str::to_owned).to_vec(),
         lost: vec!["lost".to_owned()],
     };
     let listed = story.on(Input::Listed(Ok(listing)));
@@ -427,7 +428,8 @@ fn malformed_frames_are_kept_with_their_bytes() {
     assert_some_effect!(binary, Effect::Audit(entry) if *entry.kept.as_ref().unwrap().bytes == [0, 159, 146, 150]);
 }
 
-/// A platform that takes every step, closes the socket as soon as it is open, and lets nothing be deleted: an hour of it.
+/// A platform that takes every step, closes the socket as soon as it is open, and lets nothing be deleted: an
+/// hour of it.
 #[test]
 fn a_platform_that_closes_at_once_for_an_hour_is_asked_ever_more_rarely_and_costs_little() {
     let mut story = Story::new();
@@ -479,11 +481,11 @@ fn an_end_that_is_announced_again_and_again_is_written_down_once() {
 }
 
 proptest::proptest! {
-    /// Whatever a platform does in whatever order, a session never fails, never waits longer than its longest wait, and
-    /// remembers no more than it must.
+    /// Whatever a platform does in whatever order, a session never fails, never waits longer than its longest
+    /// wait, and remembers no more than it must.
     #[test]
     fn no_order_of_events_breaks_a_session(steps in proptest::collection::vec((0_u8..22, 0_u64..120, 0.0_f64..1.0), 0..200)) {
-        let mut story = Story::with_keepalive(SEED, vec!["left".to_owned()]);
+        let mut story = Story::with_keepalive(REALTIME, vec!["left".to_owned()]);
         let mut old = 0;
         for (step, seconds, jitter) in steps {
             story.jitter = jitter;

@@ -6,9 +6,7 @@ use serde_json::value::RawValue;
 use crate::clock::rfc3339;
 use crate::domain::ids::{ConnectionId, EventId, GapId, WebhookId};
 use crate::domain::presence::event_data::{Agent, EventData, SourceName};
-use crate::domain::presence::gap_notice::GapNotice;
-use crate::domain::presence::source_notice::{NoticedGap, SourceNotice};
-use crate::domain::presence::webhook_notice::WebhookNotice;
+use crate::domain::presence::notices::{GapNotice, NoticedGap, SourceNotice, WebhookNotice};
 use crate::domain::presence::{Detail, Event, EventKind};
 
 /// Room for all of an event but its frame; more is taken where it is needed.

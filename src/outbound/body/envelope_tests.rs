@@ -9,9 +9,7 @@ use crate::domain::delivery::signature::{SigningKey, SigningPair};
 use crate::domain::ids::{AgentId, ConnectionId, EventId, GapId, SourceId, WebhookId};
 use crate::domain::presence::Origin;
 use crate::domain::presence::agent_state::{AgentState, EventState, PresencePart, Timed};
-use crate::domain::presence::gap_notice::GapNotice;
-use crate::domain::presence::source_notice::{NoticedGap, SourceNotice};
-use crate::domain::presence::webhook_notice::WebhookNotice;
+use crate::domain::presence::notices::{GapNotice, NoticedGap, SourceNotice, WebhookNotice};
 use crate::outbound::body::envelope::*;
 
 const AT: OffsetDateTime = datetime!(2026-11-23 15:00 UTC);

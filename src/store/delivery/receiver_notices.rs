@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use crate::domain::ids::{DeliveryId, EventId, WebhookId};
 use crate::domain::presence::EventKind;
-use crate::domain::presence::webhook_notice::WebhookNotice;
+use crate::domain::presence::notices::WebhookNotice;
 use crate::store::delivery::reopen::{Lane, open_delivery};
 use crate::store::{Result, webhooks};
 

@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use crate::domain::ids::{AgentId, EventId, SourceId, TenantId};
-use crate::domain::presence::gap_notice::GapNotice;
+use crate::domain::presence::notices::GapNotice;
 use crate::domain::presence::{Detail, Event, EventKind, Origin};
 use crate::domain::webhook::fan_out::NewEvent;
 use crate::domain::webhook::matching::Subscription;

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::{ConnectionId, EventId, GapId, SourceId, WebhookId};
 use crate::domain::presence::EventKind;
-use crate::domain::presence::source_notice::{GAPS_MAX, NoticedGap, SourceNotice};
+use crate::domain::presence::notices::{GAPS_MAX, NoticedGap, SourceNotice};
 use crate::store::delivery::receiver_notices;
 use crate::store::{Result, Store, audit, with_timeout};
 
