@@ -30,7 +30,7 @@ use crate::domain::audit::{Entry, Kind};
 use crate::domain::secret::{MasterKey, Secret};
 use crate::domain::webhook::target::TargetPolicy;
 use crate::embedded_postgres::{Embedded, EmbeddedError, Options};
-use crate::keyfile::{self, Kept};
+use crate::keyfile::{self, KeyFile};
 use crate::metrics::{Metrics, ReasonLabels};
 use crate::outbound::post::Poster;
 use crate::outbound::transport::own_addresses::OwnAddressWatcher;
@@ -134,13 +134,48 @@ fn server(config: &Config) -> anyhow::Result<Option<Server>> {
     url.map(str::parse).transpose().map_err(|_| config_error("DATABASE_URL", "is not a Postgres URL"))
 }
 
+/// What most parts share.
+#[derive(Clone)]
+struct Shared {
+    store: Store,
+    status: Arc<Status>,
+    metrics: Metrics,
+    master_key: MasterKey,
+    targets: TargetPolicy,
+}
+
 /// Starts everything on the database that [`open_store`] gave.
 ///
 /// # Errors
-/// A [`ConfigError`] inside if the configuration is to blame.
+/// A [`ConfigError`] inside if the configuration is wrong.
 pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>)) -> anyhow::Result<Running> {
     let master_key = master_key(&config)?;
-    if !store.is_sealed_under(&master_key).await? {
+    prepare_database(&config, &store, &master_key).await?;
+    // Before anything lives that would have to be ended again.
+    let listener = TcpListener::bind(config.listen).map_err(|error| not_listening(&config, &error))?;
+    let shared = Shared {
+        store: store.clone(),
+        status: Arc::default(),
+        metrics: Metrics::new(),
+        master_key,
+        targets: TargetPolicy::new(config.allow_targets.clone()),
+    };
+    let mut own_address_watcher = own_address_watcher(&config, &shared)?;
+    own_address_watcher.look().await;
+    let (recorder, recorder_died) = start_recorder(&shared);
+    let (supervisor, dispatcher) = start_actors(&config, &shared, &recorder)?;
+    spawn_loops(&config, &shared);
+    let metrics = shared.metrics.clone();
+    let (server, address) = serve(&config, listener, api_state(&config, shared))?;
+    tokio::spawn(own_address_watcher.listening(vec![address]).keep_looking());
+    let started = Entry::new(clock::now(), Kind::BridgeStarted).data("version", crate::VERSION);
+    store.write_audit(&[started]).await?;
+    Ok(Running { supervisor, dispatcher, recorder, recorder_died, server, store, metrics, embedded })
+}
+
+/// Holds the master key against the database, and writes there what the configuration says: the bootstrap key, the source.
+async fn prepare_database(config: &Config, store: &Store, master_key: &MasterKey) -> anyhow::Result<()> {
+    if !store.is_sealed_under(master_key).await? {
         return Err(config_error(
             "BRIDGE_MASTER_KEY",
             "is not the key that secrets in this database were sealed with; after a `rotate-master-key` that was cut off, \
@@ -150,81 +185,87 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
     if let Some(connections) = store.recognise_database().await? {
         tracing::warn!(
             connections,
-            "this database is a copy of another one: what its rows name upstream is not ours, and is left alone"
+            "database is a copy of another bridge's: leaving the upstream connections in its rows to that bridge"
         );
     }
-    let api_key = api_key(&config)?;
+    let api_key = api_key(config)?;
     let origin = if config.api_key.is_some() { KeyOrigin::Configured } else { KeyOrigin::Generated };
     store.set_bootstrap_key(&Sha256::digest(api_key.expose().as_bytes()).into(), origin).await?;
     match &config.source {
-        Some(settings) => drop(store.upsert_environment_source(settings, &master_key).await?),
+        Some(settings) => drop(store.upsert_environment_source(settings, master_key).await?),
         None => store.remove_environment_source().await?,
     }
+    Ok(())
+}
 
-    // Before anything lives that would have to be ended again.
-    let listener = TcpListener::bind(config.listen).map_err(|error| not_listening(&config, &error))?;
-    let (status, metrics) = (Arc::new(Status::default()), Metrics::new());
-    let targets = TargetPolicy::new(config.allow_targets.clone());
+fn own_address_watcher(config: &Config, shared: &Shared) -> anyhow::Result<OwnAddressWatcher> {
     let proxy = config.egress_proxy.as_ref().map(|proxy| (proxy.host.clone(), proxy.port));
-    let database = server(&config)?.and_then(|server| server.endpoint());
-    let mut own_address_watcher = OwnAddressWatcher::new(targets.clone(), database.into_iter().chain(proxy))
-        .listening(vec![config.listen]);
-    own_address_watcher.look().await;
-    let (recorder, worker) = Recorder::new(store.clone(), status.clone(), metrics.clone());
-    let (alive, recorder_died) = oneshot::channel::<()>();
-    let (sealed, key) = (store.clone(), master_key.clone());
+    let database = server(config)?.and_then(|server| server.endpoint());
+    let others = database.into_iter().chain(proxy);
+    Ok(OwnAddressWatcher::new(shared.targets.clone(), others).listening(vec![config.listen]))
+}
+
+/// The recorder, and a receiver that resolves when the process must end because the recorder or the master key is lost.
+fn start_recorder(shared: &Shared) -> (Recorder, oneshot::Receiver<()>) {
+    let Shared { store, status, metrics, master_key, .. } = shared.clone();
+    let (recorder, worker) = Recorder::new(store.clone(), status, metrics);
+    let (alive, died) = oneshot::channel::<()>();
     tokio::spawn(async move {
         let _alive = alive; // dropped with the task, however it ends
         // Whatever ends this ends the process, so that a new one can start.
         tokio::select! {
             () = worker.run() => {}
-            () = sealed_under_another(sealed, key) => {}
+            () = sealed_under_another(store, master_key) => {}
         }
     });
+    (recorder, died)
+}
+
+fn start_actors(
+    config: &Config,
+    shared: &Shared,
+    recorder: &Recorder,
+) -> anyhow::Result<(Addr<Supervisor>, Addr<DispatcherActor>)> {
+    let Shared { store, status, metrics, master_key, targets } = shared.clone();
+    let poster = Poster::new(targets.clone(), config.egress_proxy.clone())?;
     let supervisor = Supervisor::new(Deps {
         store: store.clone(),
         recorder: recorder.clone(),
         status: status.clone(),
         metrics: metrics.clone(),
         master_key: master_key.clone(),
-        targets: targets.clone(),
-    })
-    .start();
-    let dispatcher = DispatcherActor::new(DispatcherDeps {
-        store: store.clone(),
-        poster: Poster::new(targets.clone(), config.egress_proxy.clone())?,
-        master_key: master_key.clone(),
-        status: status.clone(),
-        metrics: metrics.clone(),
-    })
-    .start();
-    let (sealed, key, figures) = (store.clone(), master_key.clone(), metrics.clone());
+        targets,
+    });
+    let dispatcher = DispatcherActor::new(DispatcherDeps { store, poster, master_key, status, metrics });
+    Ok((supervisor.start(), dispatcher.start()))
+}
+
+/// Starts the loops that nothing waits for: sealing and pushing the audit log, maintenance of the database.
+fn spawn_loops(config: &Config, shared: &Shared) {
+    let Shared { store, metrics, master_key, .. } = shared.clone();
+    let (sealed, key, counted) = (store.clone(), master_key.clone(), metrics.clone());
     spawn_supervised("sealer", &metrics, move || {
-        Sealer::new(sealed.clone(), key.clone(), figures.clone()).run()
+        Sealer::new(sealed.clone(), key.clone(), counted.clone()).run()
     });
     if let Some(receiver) = config.syslog.clone() {
-        let (pushed, figures) = (store.clone(), metrics.clone());
+        let (pushed, counted) = (store.clone(), metrics.clone());
         spawn_supervised("audit_push", &metrics, move || {
-            audit_push::run(pushed.clone(), receiver.clone(), figures.clone())
+            audit_push::run(pushed.clone(), receiver.clone(), counted.clone())
         });
     }
-    let (swept, key, figures) = (store.clone(), master_key.clone(), metrics.clone());
     let kept_for = KeptFor { days: config.retention_days, suspended_days: config.parked_retention_days };
+    let counted = metrics.clone();
     spawn_supervised("sweep", &metrics, move || {
-        maintenance::run(swept.clone(), figures.clone(), kept_for, key.clone())
+        maintenance::run(store.clone(), counted.clone(), kept_for, master_key.clone())
     });
-    let limits =
-        ClientLimits { proxies: TrustedProxies::new(config.trusted_proxies.clone()), quota: config.api_rate };
+}
+
+fn api_state(config: &Config, shared: Shared) -> ApiState {
+    let Shared { store, status, metrics, master_key, targets } = shared;
     let tenant_quota = config.tenant_quota;
-    let services = Services { whole_store: store.clone(), status, master_key, targets, tenant_quota };
-    let figures = metrics.clone();
-    let state = ApiState::new(Arc::new(services), metrics, limits);
-    let (server, address) = serve(&config, listener, state)?;
-    tokio::spawn(own_address_watcher.listening(vec![address]).keep_looking());
-    store
-        .write_audit(&[Entry::new(clock::now(), Kind::BridgeStarted).data("version", crate::VERSION)])
-        .await?;
-    Ok(Running { supervisor, dispatcher, recorder, recorder_died, server, store, metrics: figures, embedded })
+    let services = Services { whole_store: store, status, master_key, targets, tenant_quota };
+    let proxies = TrustedProxies::new(config.trusted_proxies.clone());
+    ApiState::new(Arc::new(services), metrics, ClientLimits { proxies, quota: config.api_rate })
 }
 
 fn not_listening(config: &Config, error: &io::Error) -> anyhow::Error {
@@ -282,7 +323,8 @@ pub fn master_key(config: &Config) -> anyhow::Result<MasterKey> {
         return Ok(key.clone());
     }
     let path = config.data_dir.join("master.key");
-    let (Kept::Found(text) | Kept::Made(text)) = kept(&path, || BASE64.encode(random::bytes::<32>()))?;
+    let (KeyFile::Found(text) | KeyFile::Created(text)) =
+        load_or_create_key(&path, || BASE64.encode(random::bytes::<32>()))?;
     MasterKey::from_base64(&text).ok_or_else(|| {
         config_error("BRIDGE_MASTER_KEY", &format!("{} does not hold 32 bytes in base64", path.display()))
     })
@@ -294,9 +336,9 @@ fn api_key(config: &Config) -> anyhow::Result<Secret> {
         return Ok(key.clone());
     }
     let path = config.data_dir.join("api.key");
-    match kept(&path, || format!("pb_{}", BASE64_URL.encode(random::bytes::<32>())))? {
-        Kept::Found(key) => Ok(Secret::new(key)),
-        Kept::Made(key) => {
+    match load_or_create_key(&path, || format!("pb_{}", BASE64_URL.encode(random::bytes::<32>())))? {
+        KeyFile::Found(key) => Ok(Secret::new(key)),
+        KeyFile::Created(key) => {
             // To the terminal, not to the log: logs are kept and shipped.
             println!("API key, shown once (kept in {}): {key}", path.display());
             Ok(Secret::new(key))
@@ -304,8 +346,9 @@ fn api_key(config: &Config) -> anyhow::Result<Secret> {
     }
 }
 
-pub(crate) fn kept(path: &Path, make: impl FnOnce() -> String) -> anyhow::Result<Kept> {
-    keyfile::read_or_make(path, make).map_err(|error| {
+/// The key in this file, which `make` makes if it is not there.
+pub(crate) fn load_or_create_key(path: &Path, make: impl FnOnce() -> String) -> anyhow::Result<KeyFile> {
+    keyfile::read_or_create(path, make).map_err(|error| {
         config_error("BRIDGE_DATA_DIR", &format!("{} cannot be kept: {error}", path.display()))
     })
 }

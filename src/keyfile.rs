@@ -8,26 +8,26 @@ use std::path::Path;
 
 /// A key from its file, or a new one.
 #[derive(PartialEq, Eq)]
-pub enum Kept {
+pub enum KeyFile {
     /// It was there.
     Found(String),
-    /// `make` made it and it is kept now.
-    Made(String),
+    /// It was made, and is stored now.
+    Created(String),
 }
 
-impl fmt::Debug for Kept {
+impl fmt::Debug for KeyFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if matches!(self, Self::Found(_)) { "Found(…)" } else { "Made(…)" })
+        f.write_str(if matches!(self, Self::Found(_)) { "Found(…)" } else { "Created(…)" })
     }
 }
 
-/// Reads the key from `path`, or makes one and keeps it there with mode 0600.
+/// Reads the key from `path`, or makes one and stores it there with mode 0600.
 ///
 /// # Errors
 /// If the file can be neither read nor made.
-pub fn read_or_make(path: &Path, make: impl FnOnce() -> String) -> io::Result<Kept> {
+pub fn read_or_create(path: &Path, make: impl FnOnce() -> String) -> io::Result<KeyFile> {
     match fs::read_to_string(path) {
-        Ok(text) => return Ok(Kept::Found(text.trim().to_owned())),
+        Ok(text) => return Ok(KeyFile::Found(text.trim().to_owned())),
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
@@ -38,11 +38,11 @@ pub fn read_or_make(path: &Path, make: impl FnOnce() -> String) -> io::Result<Ke
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     writeln!(file, "{key}")?;
     file.sync_all()?;
-    Ok(Kept::Made(key))
+    Ok(KeyFile::Created(key))
 }
 
-/// Puts the key of `new` in the place of `path`, and the former one beside it as `old`. Whenever this is cut off, calling
-/// it again ends it.
+/// Puts the key of `new` in the place of `path`, and a copy of the former one in `old`. Whenever this is cut off, calling it
+/// again completes it.
 ///
 /// # Errors
 /// If a file cannot be moved.

@@ -1,16 +1,12 @@
-//! The program `presence-bridge`: reads the command line and the configuration, and says how it ended by its exit
-//! code: 0 as wished, 1 failed, 2 wrong configuration or command line.
+//! The program `presence-bridge`: reads the command line and the configuration, runs a subcommand, and says how that ended
+//! by its exit code: 0 all is well, 1 it failed, 2 wrong configuration or command line.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use presence_bridge::cli::{audit, doctor, rotate_master_key};
+use presence_bridge::cli::{audit, check_config, doctor, healthcheck, migrate, rotate_master_key, serve};
 use presence_bridge::config::{self, Config, ConfigError, VARIABLES, Variables};
-use presence_bridge::lifecycle::{self, Ending};
-use presence_bridge::{app, telemetry};
+use presence_bridge::telemetry;
 
 /// The C library's own keeps most of what a burst has used: 300 MiB after a backlog where this one keeps 67 (ADR 0018).
 #[global_allocator]
@@ -52,77 +48,71 @@ fn variables_help() -> String {
     text
 }
 
+/// Why there is nothing to show for a command.
+enum Failure {
+    WrongConfiguration(Vec<ConfigError>),
+    Other(anyhow::Error),
+}
+
+impl From<Vec<ConfigError>> for Failure {
+    fn from(errors: Vec<ConfigError>) -> Self {
+        Self::WrongConfiguration(errors)
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::WrongConfiguration(vec![error])
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        match error.downcast_ref::<ConfigError>() {
+            Some(wrong) => wrong.clone().into(),
+            None => Self::Other(error),
+        }
+    }
+}
+
 fn main() -> ExitCode {
-    let command = Cli::parse().command.unwrap_or(Command::Serve);
-    let variables = match Variables::read() {
-        Ok(variables) => variables,
-        Err(error) => return wrong_configuration(&[error]),
-    };
-    if let Command::Healthcheck = command {
-        return match config::listen_address(&variables) {
-            Ok(address) => healthcheck(address),
-            Err(error) => wrong_configuration(&[error]),
-        };
+    match run(Cli::parse().command.unwrap_or(Command::Serve)) {
+        Ok(code) => code,
+        Err(Failure::WrongConfiguration(errors)) => {
+            for error in errors {
+                eprintln!("presence-bridge: {error}");
+            }
+            ExitCode::from(2)
+        }
+        Err(Failure::Other(error)) => {
+            eprintln!("presence-bridge: {}", chain(&error));
+            ExitCode::FAILURE
+        }
     }
-    let config = match Config::from_variables(&variables) {
-        Ok(config) => config,
-        Err(errors) => return wrong_configuration(&errors),
-    };
+}
+
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    let variables = Variables::read()?;
     match command {
-        Command::CheckConfig => {
-            for line in variables.describe() {
-                println!("{line}");
-            }
-            return ExitCode::SUCCESS;
-        }
-        Command::Doctor if config.source.is_none() => {
-            return wrong_configuration(&[no_source()]);
-        }
-        _ => {}
-    }
-    if let Err(error) = telemetry::start(&config.log) {
-        eprintln!("presence-bridge: {error}");
-        return ExitCode::FAILURE;
-    }
-    match run(command, config) {
-        Ok(Ending::Graceful) => ExitCode::SUCCESS,
-        Ok(Ending::Forced | Ending::Failed) => ExitCode::FAILURE,
-        Err(error) => match error.downcast_ref::<ConfigError>() {
-            Some(wrong) => wrong_configuration(std::slice::from_ref(wrong)),
-            None => {
-                eprintln!("presence-bridge: {}", chain(&error));
-                ExitCode::FAILURE
-            }
-        },
+        Command::Serve => in_runtime(serve::run(configure(&variables)?)),
+        Command::Migrate => in_runtime(migrate::run(configure(&variables)?)),
+        Command::CheckConfig => Ok(check_config::run(&variables)?),
+        Command::Doctor => in_runtime(doctor::run(configure(&variables)?)),
+        Command::RotateMasterKey => in_runtime(rotate_master_key::run(configure(&variables)?)),
+        Command::Audit(command) => in_runtime(audit::run(command, configure(&variables)?)),
+        Command::Healthcheck => Ok(healthcheck::run(config::listen_address(&variables)?)?),
     }
 }
 
-/// An error and what led to it; many of them tell what led to them themselves.
-fn chain(error: &anyhow::Error) -> String {
-    let mut told = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if !told.contains(&cause) {
-            told.push_str(if told.is_empty() { "" } else { ": " });
-            told.push_str(&cause);
-        }
-    }
-    told
-}
-
-fn wrong_configuration(errors: &[ConfigError]) -> ExitCode {
-    for error in errors {
-        eprintln!("presence-bridge: {error}");
-    }
-    ExitCode::from(2)
-}
-
-fn no_source() -> ConfigError {
-    let rule = "there is no source in the configuration: set region, client id and secret, and whom to watch";
-    ConfigError { variable: "GENESYS_REGION".to_owned(), rule: rule.to_owned() }
+/// Reads the whole configuration and starts the log.
+fn configure(variables: &Variables) -> Result<Config, Failure> {
+    let config = Config::from_variables(variables)?;
+    telemetry::start(&config.log).map_err(anyhow::Error::msg)?;
+    Ok(config)
 }
 
 /// Actors live on this thread; sqlx and outbound POSTs on the runtime's own threads.
-fn run(command: Command, config: Config) -> anyhow::Result<Ending> {
+fn in_runtime(command: impl Future<Output = anyhow::Result<ExitCode>>) -> Result<ExitCode, Failure> {
     let system = actix::System::with_tokio_rt(|| {
         #[expect(
             clippy::expect_used,
@@ -133,56 +123,17 @@ fn run(command: Command, config: Config) -> anyhow::Result<Ending> {
             .build()
             .expect("the operating system gives threads")
     });
-    system.block_on(async move {
-        if let Command::Migrate = command {
-            let (store, embedded) = app::open_store(&config).await?;
-            store.close().await;
-            if let Some(server) = embedded {
-                server.stop();
-            }
-            return Ok(Ending::Graceful);
-        }
-        if let Command::RotateMasterKey = command {
-            rotate_master_key::run(&config).await?;
-            return Ok(Ending::Graceful);
-        }
-        if let Command::Audit(command) = command {
-            let well = audit::run(command, &config).await?;
-            return Ok(if well { Ending::Graceful } else { Ending::Failed });
-        }
-        if let (Command::Doctor, Some(source)) = (command, &config.source) {
-            let well = doctor::examine(source, std::io::stdout()).await?;
-            return Ok(if well { Ending::Graceful } else { Ending::Failed });
-        }
-        lifecycle::run(config).await
-    })
+    Ok(system.block_on(command)?)
 }
 
-/// Asks `/readyz` over plain HTTP; needs no client library and no shell in the image.
-fn healthcheck(listen: SocketAddr) -> ExitCode {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    let ask = || -> std::io::Result<String> {
-        let limit = Duration::from_secs(3);
-        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(ip, listen.port()), limit)?;
-        stream.set_read_timeout(Some(limit))?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.take(64 * 1024).read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    match ask() {
-        Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => ExitCode::SUCCESS,
-        Ok(answer) => {
-            eprintln!("presence-bridge: not ready: {}", answer.lines().last().unwrap_or_default());
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprintln!("presence-bridge: no answer: {error}");
-            ExitCode::FAILURE
+/// An error and its causes, each once: many errors repeat their cause themselves.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(if text.is_empty() { "" } else { ": " });
+            text.push_str(&cause);
         }
     }
+    text
 }

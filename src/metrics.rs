@@ -76,7 +76,7 @@ pub struct Metrics {
     /// Age of the oldest open delivery in seconds, read from the database now and then.
     pub oldest_pending_seconds: Gauge<f64, AtomicU64>,
     /// Steps of the last sweep (day partitions, retention) that must be tried again.
-    pub sweep_left: Gauge<i64, AtomicI64>,
+    pub maintenance_left: Gauge<i64, AtomicI64>,
     /// Seals made over the audit log.
     pub audit_seals: Counter,
     /// Rows of the audit log in them.
@@ -134,7 +134,7 @@ impl Metrics {
             token_requests: Family::default(),
             backlog: Gauge::default(),
             oldest_pending_seconds: Gauge::default(),
-            sweep_left: Gauge::default(),
+            maintenance_left: Gauge::default(),
             audit_seals: Counter::default(),
             audit_rows_sealed: Counter::default(),
             audit_seal_failures: Counter::default(),
@@ -145,114 +145,142 @@ impl Metrics {
             api_connections_refused: Counter::default(),
             actors_restarted: Family::default(),
         };
-        let m = &metrics;
-        registry.register("events_received", "Presence updates stored", m.events.clone());
+        metrics.register_events(&mut registry);
+        metrics.register_upstream(&mut registry);
+        metrics.register_deliveries(&mut registry);
+        metrics.register_audit(&mut registry);
+        metrics.register_process(&mut registry);
+        metrics.registry = Arc::new(registry);
+        metrics
+    }
+
+    /// Presence as it comes in.
+    fn register_events(&self, registry: &mut Registry) {
+        registry.register("events_received", "Presence updates stored", self.events.clone());
         registry.register(
             "frames_rejected",
             "Frames that were no presence update",
-            m.frames_rejected.clone(),
+            self.frames_rejected.clone(),
         );
-        registry.register("states_dropped", "Pushed states that told nothing new", m.states_dropped.clone());
+        registry.register(
+            "states_dropped",
+            "Pushed states that told nothing new",
+            self.states_dropped.clone(),
+        );
         registry.register(
             "resync_differences",
             "States read after a time without sight that differed from what was known",
-            m.resync_differences.clone(),
+            self.resync_differences.clone(),
         );
-        registry.register("resyncs", "Readings of the present states", m.resyncs.clone());
-        registry.register("upstream_calls", "REST calls upstream", m.upstream_calls.clone());
+        registry.register("resyncs", "Readings of the present states", self.resyncs.clone());
+        registry.register(
+            "quarantine_withheld",
+            "Odd frames that were counted and not kept",
+            self.quarantine_withheld.clone(),
+        );
+    }
+
+    /// Connections and calls to Genesys.
+    fn register_upstream(&self, registry: &mut Registry) {
+        registry.register("upstream_calls", "REST calls upstream", self.upstream_calls.clone());
         registry.register(
             "topics_rejected",
             "Agents whose topic upstream rejects",
-            m.topics_rejected.clone(),
+            self.topics_rejected.clone(),
         );
         registry.register(
             "agents_over_limit",
             "Agents unwatched because a client's channels are full",
-            m.agents_over_limit.clone(),
+            self.agents_over_limit.clone(),
         );
         registry.register(
             "sources_stale",
             "Sources without a live connection for too long",
-            m.sources_stale.clone(),
+            self.sources_stale.clone(),
         );
-        registry.register("deliveries_created", "Deliveries made", m.deliveries.clone());
-        registry.register("delivery_attempts", "POSTs tried", m.attempts.clone());
-        registry.register("deliveries", "Deliveries ended", m.deliveries_ended.clone());
+        registry.register("upstream_connected", "Sockets open upstream", self.upstream_connected.clone());
+        registry.register("upstream_reconnects", "Reconnects planned", self.upstream_reconnects.clone());
+        registry.register(
+            "upstream_ping_seconds",
+            "Round trips of upstream pings",
+            self.upstream_ping_seconds.clone(),
+        );
+        registry.register("token_requests", "Tokens asked for", self.token_requests.clone());
+    }
+
+    /// POSTs to receivers.
+    fn register_deliveries(&self, registry: &mut Registry) {
+        registry.register("deliveries_created", "Deliveries made", self.deliveries.clone());
+        registry.register("delivery_attempts", "POSTs tried", self.attempts.clone());
+        registry.register("deliveries", "Deliveries ended", self.deliveries_ended.clone());
         registry.register(
             "leases_returned",
             "Deliveries held without our knowing, and given back",
-            m.leases_returned.clone(),
+            self.leases_returned.clone(),
         );
         registry.register(
             "delivery_attempt_duration_seconds",
             "Duration of a POST",
-            m.attempt_seconds.clone(),
+            self.attempt_seconds.clone(),
         );
         registry.register(
             "claim_seconds",
             "Time that a claim of due deliveries took in the database",
-            m.claim_seconds.clone(),
+            self.claim_seconds.clone(),
         );
         registry.register(
             "event_to_delivery_seconds",
             "From a frame's arrival to the end of the successful POST",
-            m.event_to_delivery_seconds.clone(),
+            self.event_to_delivery_seconds.clone(),
         );
-        registry.register("deliveries_in_flight", "POSTs under way", m.in_flight.clone());
-        registry.register("upstream_connected", "Sockets open upstream", m.upstream_connected.clone());
-        registry.register("upstream_reconnects", "Reconnects planned", m.upstream_reconnects.clone());
-        registry.register(
-            "upstream_ping_seconds",
-            "Round trips of upstream pings",
-            m.upstream_ping_seconds.clone(),
-        );
-        registry.register("token_requests", "Tokens asked for", m.token_requests.clone());
-        registry.register("backlog_deliveries", "Open deliveries", m.backlog.clone());
+        registry.register("deliveries_in_flight", "POSTs under way", self.in_flight.clone());
+        registry.register("backlog_deliveries", "Open deliveries", self.backlog.clone());
         registry.register(
             "oldest_pending_seconds",
             "Age of the oldest open delivery",
-            m.oldest_pending_seconds.clone(),
+            self.oldest_pending_seconds.clone(),
         );
-        registry.register(
-            "actors_restarted",
-            "Actors that died and were replaced",
-            m.actors_restarted.clone(),
-        );
-        registry.register(
-            "sweep_left",
-            "Steps of the last look after day partitions and retention that are tried again",
-            m.sweep_left.clone(),
-        );
-        registry.register("audit_seals", "Seals made over the audit log", m.audit_seals.clone());
-        registry.register("audit_rows_sealed", "Audit entries sealed", m.audit_rows_sealed.clone());
+    }
+
+    /// The audit log.
+    fn register_audit(&self, registry: &mut Registry) {
+        registry.register("audit_seals", "Seals made over the audit log", self.audit_seals.clone());
+        registry.register("audit_rows_sealed", "Audit entries sealed", self.audit_rows_sealed.clone());
         registry.register(
             "audit_seal_failures",
             "Times that the audit log could not be sealed",
-            m.audit_seal_failures.clone(),
+            self.audit_seal_failures.clone(),
         );
         registry.register(
             "audit_unsealed_entries",
             "Audit entries that no seal covers yet, at most",
-            m.audit_unsealed.clone(),
+            self.audit_unsealed.clone(),
         );
-        registry.register("audit_pushed", "Audit entries pushed to syslog", m.audit_pushed.clone());
+        registry.register("audit_pushed", "Audit entries pushed to syslog", self.audit_pushed.clone());
         registry.register(
             "audit_push_failures",
             "Times that the audit log could not be pushed to syslog",
-            m.audit_push_failures.clone(),
+            self.audit_push_failures.clone(),
+        );
+    }
+
+    /// The process itself.
+    fn register_process(&self, registry: &mut Registry) {
+        registry.register(
+            "actors_restarted",
+            "Actors that died and were replaced",
+            self.actors_restarted.clone(),
         );
         registry.register(
-            "quarantine_withheld",
-            "Odd frames that were counted and not kept",
-            m.quarantine_withheld.clone(),
+            "sweep_left",
+            "Steps of the last look after day partitions and retention that are tried again",
+            self.maintenance_left.clone(),
         );
         registry.register(
             "api_connections_refused",
             "Connections of callers whose address had its share",
-            m.api_connections_refused.clone(),
+            self.api_connections_refused.clone(),
         );
-        metrics.registry = Arc::new(registry);
-        metrics
     }
 
     /// The figures in the OpenMetrics text format.

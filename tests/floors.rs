@@ -33,9 +33,9 @@ const ARROWS: &[(&str, &str)] = &[
     ("api",       "domain clock config metrics random status telemetry tls store services"),
     ("app",       "domain clock config metrics random status telemetry keyfile genesys store outbound actors services api lifecycle embedded_postgres"),
     ("lifecycle", "domain clock config metrics random status telemetry genesys store outbound actors api app embedded_postgres"),
-    ("cli",       "domain clock config random keyfile genesys store app"),
+    ("cli",       "domain clock config random keyfile genesys store app lifecycle"),
     ("fuzzing",   "domain config genesys api"),
-    ("main",      "domain clock config metrics random status telemetry genesys store outbound actors api app cli lifecycle"),
+    ("main",      "config telemetry cli"),
     ("lib",       ""),
 ];
 

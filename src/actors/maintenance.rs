@@ -41,7 +41,7 @@ pub async fn run(store: Store, metrics: Metrics, kept: Kept, master_key: MasterK
         }
         if Instant::now() >= due {
             let left = sweep(&store, &metrics, kept, &master_key).await;
-            metrics.sweep_left.set(left.into());
+            metrics.maintenance_left.set(left.into());
             tracing::info!(left, "day partitions and retention were looked after");
             due = Instant::now() + if left == 0 { SWEEP_EVERY } else { AGAIN_AFTER };
         }

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -59,17 +60,17 @@ fn parse_time(text: &str) -> Result<OffsetDateTime, String> {
         .map_err(|_| "no RFC 3339 time such as 2026-01-31T09:30:00Z".to_owned())
 }
 
-/// Does it; true if all is well.
+/// Runs one of the commands on a database that a bridge may use at the same time.
 ///
 /// # Errors
-/// A [`ConfigError`] inside if the configuration or the command line is to blame.
-pub async fn run(command: Command, config: &Config) -> anyhow::Result<bool> {
+/// A [`ConfigError`] inside if the configuration or the command line is wrong.
+pub async fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
     let expected = match &command {
         Command::Verify { head: Some(head), .. } => Some(read_head(head)?),
         _ => None,
     };
-    let master_key = app::master_key(config)?;
-    let (store, embedded) = app::open_for_cli(config).await?;
+    let master_key = app::master_key(&config)?;
+    let (store, embedded) = app::open_for_cli(&config).await?;
     let done = match command {
         Command::Verify { json, .. } => verify(&store, &master_key, expected, json).await,
         Command::Head => head(&store).await,
@@ -81,7 +82,7 @@ pub async fn run(command: Command, config: &Config) -> anyhow::Result<bool> {
     if let Some(server) = embedded {
         server.stop();
     }
-    done
+    Ok(if done? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn read_head(given: &str) -> Result<Head, ConfigError> {

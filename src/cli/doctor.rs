@@ -3,10 +3,12 @@
 
 use std::collections::HashSet;
 use std::io::Write;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
+use crate::config::{Config, ConfigError};
 use crate::domain::presence::source::{PROTOCOL_NOTIFICATIONS, SourceSettings};
 use crate::domain::presence::topics;
 use crate::genesys::client::ClientSettings;
@@ -60,7 +62,21 @@ pub struct Doctor<'a, W> {
     failed: u32,
 }
 
-/// Examines the source of the configuration and writes a line for each step; true if all of them work.
+/// Examines the source of the configuration on standard output.
+///
+/// # Errors
+/// A [`ConfigError`] inside if there is none; if TLS cannot be set up, or nothing can be written.
+pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let source = config.source.ok_or_else(|| ConfigError {
+        variable: "GENESYS_REGION".to_owned(),
+        rule: "there is no source in the configuration: set region, client id and secret, and whom to watch"
+            .to_owned(),
+    })?;
+    let works = examine(&source, std::io::stdout()).await?;
+    Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Examines a source and writes a line for each step; true if all of them work.
 ///
 /// # Errors
 /// If TLS cannot be set up, or nothing can be written.

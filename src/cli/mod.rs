@@ -1,5 +1,9 @@
-//! Floor 4: subcommands that are no service: they do one thing and end.
+//! Floor 4: the subcommands. Each has a `run`, which gives the exit code of the process.
 
 pub mod audit;
+pub mod check_config;
 pub mod doctor;
+pub mod healthcheck;
+pub mod migrate;
 pub mod rotate_master_key;
+pub mod serve;

@@ -3,6 +3,7 @@
 //! the old key or the new one opens as a whole, both of which are still there, and running it again ends it.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 use base64::Engine as _;
@@ -12,7 +13,7 @@ use crate::app::{self, config_error};
 use crate::clock;
 use crate::config::Config;
 use crate::domain::secret::MasterKey;
-use crate::keyfile::{self, Kept};
+use crate::keyfile::{self, KeyFile};
 use crate::random;
 use crate::store::rotation::RotationError;
 
@@ -20,18 +21,18 @@ use crate::store::rotation::RotationError;
 enum Keys {
     /// Both from variables: whoever set them puts the new one in the place of the old one.
     Given { old: MasterKey, new: MasterKey },
-    /// In the data directory: `master.key`, and beside it the one that is to replace it.
-    Kept { old: MasterKey, new: MasterKey, path: PathBuf, new_path: PathBuf, old_path: PathBuf },
+    /// In the data directory: `master.key`, and next to it the one that is to replace it.
+    InFiles { old: MasterKey, new: MasterKey, path: PathBuf, new_path: PathBuf, old_path: PathBuf },
 }
 
 /// Changes the master key and says on standard output what it did.
 ///
 /// # Errors
-/// A `ConfigError` inside if the configuration is to blame. Then, and after every other error, nothing is changed.
-pub async fn run(config: &Config) -> anyhow::Result<()> {
-    let (store, embedded) = app::open_store(config).await?;
-    let keys = keys(config)?;
-    let (Keys::Given { old, new } | Keys::Kept { old, new, .. }) = &keys;
+/// A `ConfigError` inside if the configuration is wrong. Then, and after every other error, nothing is changed.
+pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let (store, embedded) = app::open_store(&config).await?;
+    let keys = keys(&config)?;
+    let (Keys::Given { old, new } | Keys::InFiles { old, new, .. }) = &keys;
     let rotated = store.rotate_master_key(old, new, clock::now()).await;
     store.close().await;
     if let Some(server) = embedded {
@@ -52,7 +53,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
                 "Start the bridge with the new key as BRIDGE_MASTER_KEY, and without BRIDGE_NEW_MASTER_KEY."
             );
         }
-        Keys::Kept { path, new_path, old_path, .. } => {
+        Keys::InFiles { path, new_path, old_path, .. } => {
             keyfile::replace(&path, &new_path, &old_path)
                 .with_context(|| format!("{} could not be replaced; run this again", path.display()))?;
             println!("{} holds the new key.", path.display());
@@ -62,7 +63,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
             );
         }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn keys(config: &Config) -> anyhow::Result<Keys> {
@@ -84,7 +85,7 @@ fn keys(config: &Config) -> anyhow::Result<Keys> {
     let id: String = old.id().iter().map(|byte| format!("{byte:02x}")).collect();
     let old_path = path.with_extension(format!("key.old-{id}"));
     let make = || given.map_or_else(|| BASE64.encode(random::bytes::<32>()), str::to_owned);
-    let (Kept::Found(text) | Kept::Made(text)) = app::kept(&new_path, make)?;
+    let (KeyFile::Found(text) | KeyFile::Created(text)) = app::load_or_create_key(&new_path, make)?;
     if given.is_some_and(|given| given.trim() != text) {
         let rule =
             format!("is not the key in {}, which a rotation that was cut off has left", new_path.display());
@@ -94,7 +95,7 @@ fn keys(config: &Config) -> anyhow::Result<Keys> {
         config_error("BRIDGE_DATA_DIR", &format!("{} does not hold 32 bytes in base64", new_path.display()))
     })?;
     differs(&old, &new)?;
-    Ok(Keys::Kept { old, new, path, new_path, old_path })
+    Ok(Keys::InFiles { old, new, path, new_path, old_path })
 }
 
 fn differs(old: &MasterKey, new: &MasterKey) -> anyhow::Result<()> {

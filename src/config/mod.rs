@@ -93,62 +93,60 @@ impl Config {
     /// # Errors
     /// One entry for each variable that breaks its rule.
     pub fn from_variables(variables: &Variables) -> Result<Self, Vec<ConfigError>> {
-        let mut errors = unknown(variables);
+        let mut read = Reader { variables, errors: unknown(variables) };
         let config = Self {
-            database_url: parse(variables, &mut errors, "DATABASE_URL", None, |text| {
+            database_url: read.parse("DATABASE_URL", None, |text| {
                 let known = text.starts_with("postgres://") || text.starts_with("postgresql://");
                 known.then(|| Some(Secret::new(text))).ok_or("must be a postgres:// URL".to_owned())
             }),
             data_dir: PathBuf::from(variables.get("BRIDGE_DATA_DIR").unwrap_or("./data")),
-            listen: listen(variables, &mut errors),
-            api_key: parse(variables, &mut errors, "BRIDGE_API_KEY", None, |text| {
+            listen: listen(&mut read),
+            api_key: read.parse("BRIDGE_API_KEY", None, |text| {
                 let long = text.chars().count() >= API_KEY_CHARS_MIN;
                 let printable = text.chars().all(|c| c.is_ascii_graphic());
                 (long && printable)
                     .then(|| Some(Secret::new(text)))
                     .ok_or(format!("must have at least {API_KEY_CHARS_MIN} printable ASCII characters"))
             }),
-            master_key: parse(variables, &mut errors, "BRIDGE_MASTER_KEY", None, |text| {
+            master_key: read.parse("BRIDGE_MASTER_KEY", None, |text| {
                 MasterKey::from_base64(text).map(Some).ok_or_else(|| NOT_A_KEY.to_owned())
             }),
-            new_master_key: parse(variables, &mut errors, "BRIDGE_NEW_MASTER_KEY", None, |text| {
+            new_master_key: read.parse("BRIDGE_NEW_MASTER_KEY", None, |text| {
                 let key = MasterKey::from_base64(text).map(|_| Some(Secret::new(text)));
                 key.ok_or_else(|| NOT_A_KEY.to_owned())
             }),
-            egress_proxy: parse(variables, &mut errors, "BRIDGE_EGRESS_PROXY", None, |text| {
+            egress_proxy: read.parse("BRIDGE_EGRESS_PROXY", None, |text| {
                 let rule = "must be http://host:port or http://user:password@host:port";
                 EgressProxy::parse(text).map(Some).ok_or_else(|| rule.to_owned())
             }),
-            allow_targets: parse(variables, &mut errors, "BRIDGE_ALLOW_TARGETS", Vec::new(), cidrs),
-            trusted_proxies: parse(variables, &mut errors, "BRIDGE_TRUSTED_PROXIES", Vec::new(), cidrs),
-            api_rate: parse(variables, &mut errors, "BRIDGE_API_RATE", Some(Quota::DEFAULT), Quota::read),
-            tenant_quota: tenant_quota(variables, &mut errors),
-            log: parse(variables, &mut errors, "BRIDGE_LOG", "info".to_owned(), |text| {
+            allow_targets: read.parse("BRIDGE_ALLOW_TARGETS", Vec::new(), cidrs),
+            trusted_proxies: read.parse("BRIDGE_TRUSTED_PROXIES", Vec::new(), cidrs),
+            api_rate: read.parse("BRIDGE_API_RATE", Some(Quota::DEFAULT), Quota::read),
+            tenant_quota: tenant_quota(&mut read),
+            log: read.parse("BRIDGE_LOG", "info".to_owned(), |text| {
                 telemetry::parse_filter(text).map(|_| text.to_owned())
             }),
-            retention_days: parse(variables, &mut errors, "BRIDGE_RETENTION_DAYS", 30, days),
-            parked_retention_days: parse(variables, &mut errors, "BRIDGE_PARKED_RETENTION_DAYS", 30, days),
-            syslog: parse(variables, &mut errors, "BRIDGE_SYSLOG_URL", None, |text| {
+            retention_days: read.parse("BRIDGE_RETENTION_DAYS", 30, days),
+            parked_retention_days: read.parse("BRIDGE_PARKED_RETENTION_DAYS", 30, days),
+            syslog: read.parse("BRIDGE_SYSLOG_URL", None, |text| {
                 let rule = "must be udp://host:port, tcp://host:port or tls://host:port".to_owned();
                 Receiver::parse(text).map(Some).ok_or(rule)
             }),
-            source: source(variables, &mut errors),
+            source: source(&mut read),
         };
         if variables.get("DATABASE_URL").is_some() && variables.get("BRIDGE_MASTER_KEY").is_none() {
             let rule =
                 "required with DATABASE_URL: 32 bytes in base64, such as `openssl rand -base64 32` gives";
-            errors.push(ConfigError { variable: "BRIDGE_MASTER_KEY".to_owned(), rule: rule.to_owned() });
+            read.wrong("BRIDGE_MASTER_KEY", rule);
         }
-        let plain = parse(variables, &mut errors, "BRIDGE_ALLOW_PLAIN_DATABASE", false, |text| {
-            text.parse().map_err(|_| "must be true or false".to_owned())
-        });
+        let plain = read.boolean("BRIDGE_ALLOW_PLAIN_DATABASE");
         let url = config.database_url.as_ref().map(Secret::expose);
         if !plain && url.is_some_and(|url| !database::is_protected(url, variables)) {
             let rule = "leads to another machine without TLS; add sslmode=verify-full (or require), or set \
                         BRIDGE_ALLOW_PLAIN_DATABASE=true if nobody else reaches that network";
-            errors.push(ConfigError { variable: "DATABASE_URL".to_owned(), rule: rule.to_owned() });
+            read.wrong("DATABASE_URL", rule);
         }
-        if errors.is_empty() { Ok(config) } else { Err(errors) }
+        if read.errors.is_empty() { Ok(config) } else { Err(read.errors) }
     }
 }
 
@@ -157,13 +155,13 @@ impl Config {
 /// # Errors
 /// If `BRIDGE_LISTEN` breaks its rule.
 pub fn listen_address(variables: &Variables) -> Result<SocketAddr, ConfigError> {
-    let mut errors = Vec::new();
-    let address = listen(variables, &mut errors);
-    errors.pop().map_or(Ok(address), Err)
+    let mut read = Reader { variables, errors: Vec::new() };
+    let address = listen(&mut read);
+    read.errors.pop().map_or(Ok(address), Err)
 }
 
-fn listen(variables: &Variables, errors: &mut Vec<ConfigError>) -> SocketAddr {
-    parse(variables, errors, "BRIDGE_LISTEN", SocketAddr::from(([127, 0, 0, 1], 8080)), |text| {
+fn listen(read: &mut Reader<'_>) -> SocketAddr {
+    read.parse("BRIDGE_LISTEN", SocketAddr::from(([127, 0, 0, 1], 8080)), |text| {
         text.parse().map_err(|_| "must be an address and a port, such as 127.0.0.1:8080".to_owned())
     })
 }
@@ -185,20 +183,43 @@ fn unknown(variables: &Variables) -> Vec<ConfigError> {
         .collect()
 }
 
-fn parse<T>(
-    variables: &Variables,
-    errors: &mut Vec<ConfigError>,
-    name: &str,
-    default: T,
-    read: impl FnOnce(&str) -> Result<T, String>,
-) -> T {
-    let Some(text) = variables.get(name) else {
-        return default;
-    };
-    read(text).unwrap_or_else(|rule| {
-        errors.push(ConfigError { variable: name.to_owned(), rule });
-        default
-    })
+/// Reads variables one by one and collects what is wrong with them.
+struct Reader<'a> {
+    variables: &'a Variables,
+    errors: Vec<ConfigError>,
+}
+
+impl Reader<'_> {
+    fn wrong(&mut self, variable: &str, rule: &str) {
+        self.errors.push(ConfigError { variable: variable.to_owned(), rule: rule.to_owned() });
+    }
+
+    /// The default if the variable is not set or breaks its rule, which is then noted.
+    fn parse<T>(&mut self, name: &str, default: T, read: impl FnOnce(&str) -> Result<T, String>) -> T {
+        let Some(text) = self.variables.get(name) else {
+            return default;
+        };
+        read(text).unwrap_or_else(|rule| {
+            self.wrong(name, &rule);
+            default
+        })
+    }
+
+    fn number(&mut self, name: &str, default: i32) -> i32 {
+        self.parse(name, default, |text| text.parse().map_err(|_| "must be a whole number".to_owned()))
+    }
+
+    fn boolean(&mut self, name: &str) -> bool {
+        self.parse(name, false, |text| text.parse().map_err(|_| "must be true or false".to_owned()))
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        self.variables.get(name).map(str::to_owned)
+    }
+
+    fn list(&self, name: &str) -> Vec<String> {
+        list(self.variables.get(name).unwrap_or_default()).map(str::to_owned).collect()
+    }
 }
 
 fn cidrs(text: &str) -> Result<Vec<IpNet>, String> {
@@ -211,13 +232,12 @@ fn days(text: &str) -> Result<u32, String> {
     within(text, 1..=3650)
 }
 
-fn tenant_quota(variables: &Variables, errors: &mut Vec<ConfigError>) -> TenantQuota {
+fn tenant_quota(read: &mut Reader<'_>) -> TenantQuota {
     let default = TenantQuota::default();
     TenantQuota {
-        webhooks: parse(variables, errors, "BRIDGE_WEBHOOKS_MAX", default.webhooks, |text| {
-            within(text, TenantQuota::WEBHOOKS)
-        }),
-        filter_items: parse(variables, errors, "BRIDGE_FILTER_ITEMS_MAX", default.filter_items, |text| {
+        webhooks: read
+            .parse("BRIDGE_WEBHOOKS_MAX", default.webhooks, |text| within(text, TenantQuota::WEBHOOKS)),
+        filter_items: read.parse("BRIDGE_FILTER_ITEMS_MAX", default.filter_items, |text| {
             within(text, TenantQuota::FILTER_ITEMS)
         }),
     }
@@ -233,75 +253,54 @@ fn list(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The source that the GENESYS_ variables describe; none if none of them is set.
-fn source(variables: &Variables, errors: &mut Vec<ConfigError>) -> Option<SourceSettings> {
-    let get = |name: &str| variables.get(name).map(str::to_owned);
-    if !VARIABLES.iter().any(|v| v.name.starts_with("GENESYS_") && variables.get(v.name).is_some()) {
+fn source(read: &mut Reader<'_>) -> Option<SourceSettings> {
+    let is_set = |variable: &Variable| read.variables.get(variable.name).is_some();
+    if !VARIABLES.iter().any(|variable| variable.name.starts_with("GENESYS_") && is_set(variable)) {
         return None;
     }
-    let protocol = get("GENESYS_PROTOCOL").unwrap_or_else(|| PROTOCOL_NOTIFICATIONS.to_owned());
-    let items = |name: &str| list(variables.get(name).unwrap_or_default()).map(str::to_owned).collect();
     let default = SourceSettings::default();
-    let first_topics =
+    let protocol = read.text("GENESYS_PROTOCOL").unwrap_or_else(|| PROTOCOL_NOTIFICATIONS.to_owned());
+    let default_topics =
         if protocol == PROTOCOL_REALTIME { topics("routing:agent:state") } else { default.topic_matrix };
     let settings = SourceSettings {
         name: ENVIRONMENT_SOURCE_NAME.to_owned(),
         protocol,
-        region: get("GENESYS_REGION"),
-        api_url: get("GENESYS_API_URL"),
-        login_url: get("GENESYS_LOGIN_URL"),
-        client_id: get("GENESYS_CLIENT_ID").unwrap_or_default(),
-        client_secret: Secret::new(get("GENESYS_CLIENT_SECRET").unwrap_or_default()),
-        agents: items("GENESYS_AGENTS"),
-        topic_matrix: parse(variables, errors, "GENESYS_TOPICS", first_topics, |text| {
-            if text.starts_with('{') {
-                serde_json::from_str(text)
-                    .map_err(|error| format!("must be a JSON object of topic lists: {error}"))
-            } else {
-                Ok(topics(text))
-            }
-        }),
-        heartbeat_interval_ms: number(
-            variables,
-            errors,
-            "GENESYS_HEARTBEAT_INTERVAL_MS",
-            default.heartbeat_interval_ms,
-        ),
-        all_users: parse(variables, errors, "GENESYS_ALL_USERS", false, |text| {
-            text.parse().map_err(|_| "must be true or false".to_owned())
-        }),
-        queues: items("GENESYS_QUEUES"),
-        groups: items("GENESYS_GROUPS"),
-        language: get("GENESYS_LANGUAGE").unwrap_or(default.language),
-        stale_after_seconds: number(
-            variables,
-            errors,
-            "GENESYS_STALE_AFTER_SECONDS",
-            default.stale_after_seconds,
-        ),
-        roster_interval_seconds: number(
-            variables,
-            errors,
-            "GENESYS_ROSTER_INTERVAL_SECONDS",
-            default.roster_interval_seconds,
-        ),
+        region: read.text("GENESYS_REGION"),
+        api_url: read.text("GENESYS_API_URL"),
+        login_url: read.text("GENESYS_LOGIN_URL"),
+        client_id: read.text("GENESYS_CLIENT_ID").unwrap_or_default(),
+        client_secret: Secret::new(read.text("GENESYS_CLIENT_SECRET").unwrap_or_default()),
+        agents: read.list("GENESYS_AGENTS"),
+        topic_matrix: read.parse("GENESYS_TOPICS", default_topics, topic_matrix),
+        heartbeat_interval_ms: read.number("GENESYS_HEARTBEAT_INTERVAL_MS", default.heartbeat_interval_ms),
+        all_users: read.boolean("GENESYS_ALL_USERS"),
+        queues: read.list("GENESYS_QUEUES"),
+        groups: read.list("GENESYS_GROUPS"),
+        language: read.text("GENESYS_LANGUAGE").unwrap_or(default.language),
+        stale_after_seconds: read.number("GENESYS_STALE_AFTER_SECONDS", default.stale_after_seconds),
+        roster_interval_seconds: read
+            .number("GENESYS_ROSTER_INTERVAL_SECONDS", default.roster_interval_seconds),
     };
-    settings
-        .check()
-        .map_err(|violations| {
+    match settings.check() {
+        Ok(settings) => Some(settings),
+        Err(violations) => {
             for violation in violations {
                 let variable = variable_of(&violation);
-                if !errors.iter().any(|error| error.variable == variable) {
-                    errors.push(ConfigError { variable, rule: violation.what });
+                if !read.errors.iter().any(|error| error.variable == variable) {
+                    read.wrong(&variable, &violation.what);
                 }
             }
-        })
-        .ok()
+            None
+        }
+    }
 }
 
-fn number(variables: &Variables, errors: &mut Vec<ConfigError>, name: &str, default: i32) -> i32 {
-    parse(variables, errors, name, default, |text| {
-        text.parse().map_err(|_| "must be a whole number".to_owned())
-    })
+/// Topics as a list, or as a JSON object of lists.
+fn topic_matrix(text: &str) -> Result<TopicMatrix, String> {
+    if !text.starts_with('{') {
+        return Ok(topics(text));
+    }
+    serde_json::from_str(text).map_err(|error| format!("must be a JSON object of topic lists: {error}"))
 }
 
 fn variable_of(violation: &Violation) -> String {
