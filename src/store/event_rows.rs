@@ -13,7 +13,7 @@ use super::types::detail;
 use crate::domain::ids::{AgentId, EventId, SourceId};
 use crate::domain::presence::{Event, EventKind, Origin};
 
-/// The columns that every reader of events selects.
+/// Columns that every reader of events selects.
 pub(super) struct EventRow {
     pub(super) event_id: EventId,
     pub(super) position: i64,

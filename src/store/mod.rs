@@ -78,7 +78,7 @@ pub struct Store {
     pub handoff: delivery::direct_dispatch::Handoff,
     /// Malformed content that was stored recently, by source.
     quarantined: audit::quarantine::Budgets,
-    /// The webhooks' filters.
+    /// Webhooks' filters.
     filters: ingest::filters::FilterCache,
 }
 

@@ -11,7 +11,7 @@ use super::{Result, StoreError};
 
 /// Longest that any statement may run on the server; a call to the database ends within this or fails.
 pub(super) const STATEMENT_TIMEOUT: &str = "5s";
-/// How long a caller waits for a free connection of the pool.
+/// Time that a caller waits for a free connection of the pool.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest that a whole step may take on our side: a server, or a network, that has gone silent answers no
 /// `statement_timeout` either.
@@ -19,7 +19,7 @@ pub(super) const STEP_WITHIN: Duration = Duration::from_secs(5);
 /// The same for a step that may have to touch very many rows: a little more than its longest statement may
 /// take.
 pub const LONG_STEP_WITHIN: Duration = Duration::from_secs(65);
-/// How long a connection may take for a sign of life before it counts as dead.
+/// Time that a connection has for a sign of life before it counts as dead.
 pub(super) const PING_WITHIN: Duration = Duration::from_secs(2);
 /// A connection of the pipeline that was used within this is taken to be alive: asking would cost as much as
 /// using it.

@@ -30,7 +30,7 @@ const SEALED: &[Sealed] = &[
 /// Values that one statement seals again.
 const BATCH: i64 = 500;
 
-/// Why the master key was not changed. Nothing is changed then.
+/// Cause why the master key stays. Nothing is changed then.
 #[derive(Debug, thiserror::Error)]
 pub enum RotationError {
     /// A running bridge would go on sealing with the old key.

@@ -1,5 +1,5 @@
-//! The transaction of a step, and the one that all steps of a call share if its answer is to be committed
-//! with what they write (`store/access/idempotency.rs`).
+//! Transactions: one for each step, or one that all steps of a call share if its answer is to be committed
+//! with their writes (`store/access/idempotency.rs`).
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +29,7 @@ struct Call {
     once_committed: Mutex<Vec<Act>>,
 }
 
-/// The transaction of a step. Dropped without [`commit`](Self::commit), it leaves nothing.
+/// Transaction of a step. Dropped without [`commit`](Self::commit), it leaves nothing.
 pub(super) struct Tx(TxScope);
 
 enum TxScope {

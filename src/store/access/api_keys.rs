@@ -17,7 +17,6 @@ const IN_USE_MAX: i64 = 1000;
 /// One key; never the key itself, which is not kept.
 #[derive(Clone, Debug)]
 pub struct ApiKey {
-    /// Its id.
     pub api_key_id: ApiKeyId,
     /// Its tenant.
     pub tenant_id: TenantId,
@@ -25,7 +24,6 @@ pub struct ApiKey {
     pub name: String,
     /// Names of scopes.
     pub scopes: Vec<String>,
-    /// When it was made.
     pub created_at: OffsetDateTime,
     /// End of its validity; `None`: never.
     pub expires_at: Option<OffsetDateTime>,

@@ -13,7 +13,6 @@ use crate::store::{Result, Store, audit};
 /// A key in use.
 #[derive(Clone, Debug)]
 pub struct ActiveKey {
-    /// Its id.
     pub api_key_id: ApiKeyId,
     /// Its tenant.
     pub tenant_id: TenantId,
@@ -28,9 +27,9 @@ pub struct ActiveKey {
 /// Origin of a bootstrap key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyOrigin {
-    /// The operator has set it, for every process.
+    /// Set by the operator, for every process.
     Configured,
-    /// A process without one has made it.
+    /// Made by a process that has none.
     Generated,
 }
 
@@ -38,7 +37,7 @@ pub enum KeyOrigin {
 pub const USE_NOTED_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
 
 impl Store {
-    /// The key with this SHA-256, if it is in use.
+    /// Key with this SHA-256, if it is in use.
     ///
     /// # Errors
     /// If the database does not answer.

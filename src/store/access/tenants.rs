@@ -10,11 +10,9 @@ use crate::store::{Result, Store, audit};
 /// An owner of sources, webhooks and keys.
 #[derive(Clone, Debug)]
 pub struct Tenant {
-    /// Its id.
     pub tenant_id: TenantId,
     /// Name that the operator gave it.
     pub name: String,
-    /// When it was made.
     pub created_at: OffsetDateTime,
 }
 

@@ -26,17 +26,11 @@ pub struct Exported {
     pub kind: String,
     /// `info`, `warn` or `error`.
     pub level: String,
-    /// The source concerned.
     pub source_id: Option<Uuid>,
-    /// The connection concerned.
     pub connection_id: Option<Uuid>,
-    /// The agent concerned.
     pub agent_id: Option<String>,
-    /// The webhook concerned.
     pub webhook_id: Option<Uuid>,
-    /// The event concerned.
     pub event_id: Option<Uuid>,
-    /// The delivery concerned.
     pub delivery_id: Option<Uuid>,
     /// Number of the attempt.
     pub attempt: Option<i32>,
@@ -69,7 +63,7 @@ pub struct ExportFilter {
 }
 
 impl Store {
-    /// The next rows behind `after`, up to `through`, oldest first.
+    /// Next rows behind `after`, up to `through`, oldest first.
     ///
     /// # Errors
     /// If the database does not answer.

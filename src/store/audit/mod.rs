@@ -90,17 +90,11 @@ pub struct AuditRow {
     pub kind: String,
     /// `info`, `warn` or `error`.
     pub level: String,
-    /// The source concerned.
     pub source_id: Option<SourceId>,
-    /// The connection concerned.
     pub connection_id: Option<ConnectionId>,
-    /// The agent concerned.
     pub agent_id: Option<AgentId>,
-    /// The webhook concerned.
     pub webhook_id: Option<WebhookId>,
-    /// The event concerned.
     pub event_id: Option<EventId>,
-    /// The delivery concerned.
     pub delivery_id: Option<DeliveryId>,
     /// Number of the attempt.
     pub attempt: Option<i32>,
@@ -118,7 +112,7 @@ pub struct AuditRow {
     pub data: Value,
 }
 
-/// Which entries are asked for.
+/// Restricts a list; a field that is `None` lets every entry pass.
 #[derive(Clone, Debug, Default)]
 pub struct AuditFilter {
     /// Only about these agents.

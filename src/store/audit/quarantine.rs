@@ -19,7 +19,6 @@ pub(in crate::store) struct Budgets(Arc<Mutex<HashMap<SourceId, Budget>>>);
 /// A piece as the API shows it.
 #[derive(Clone, Debug)]
 pub struct Quarantined {
-    /// Its id.
     pub quarantine_id: QuarantineId,
     pub received_at: OffsetDateTime,
     pub source_id: Option<SourceId>,

@@ -25,7 +25,7 @@ const READ: &str =
      limit $4";
 
 const MICROSECONDS_A_DAY: i64 = 86_400_000_000;
-/// The Julian day of 2000-01-01, from which Postgres counts.
+/// Julian day of 2000-01-01, from which Postgres counts.
 const YEAR_2000: i32 = 2_451_545;
 
 /// Cursor of a reader: behind this row.
@@ -34,7 +34,7 @@ pub(in crate::store) type Behind = (i64, OffsetDateTime);
 /// Before every row that there can be.
 pub(in crate::store) const BEFORE_ALL: Behind = (i64::MIN, OffsetDateTime::UNIX_EPOCH);
 
-/// The next rows, in order, and the cursor behind them.
+/// Next rows, in order, and the cursor behind them.
 ///
 /// # Errors
 /// If the database does not answer.

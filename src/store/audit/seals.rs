@@ -31,13 +31,13 @@ const LOOK_LONGEST: Duration = Duration::from_millis(200);
 /// Number of the only key so far.
 const KEY_ID: i16 = 1;
 
-/// The keys that signed seals, by number.
+/// Keys that signed seals, by number.
 pub type AuditKeys = HashMap<i16, AuditKey>;
 
 /// A new seal.
 #[derive(Clone, Copy, Debug)]
 pub struct NewSeal {
-    /// The end of the chain now.
+    /// New end of the chain.
     pub head: Head,
     /// Rows that it covers.
     pub rows: usize,
@@ -48,7 +48,7 @@ pub struct NewSeal {
 /// End of the chain, as it is shown.
 #[derive(Clone, Copy, Debug)]
 pub struct LastSeal {
-    /// The seal and its digest.
+    /// Seal and digest.
     pub head: Head,
     /// Last `audit_id` that it covers.
     pub last_audit_id: i64,
@@ -91,7 +91,7 @@ impl Store {
         Ok(keys)
     }
 
-    /// The key that signs, made if there is none yet.
+    /// Key that signs new seals; made if there is none.
     ///
     /// # Errors
     /// If it does not open, or the database refuses.
@@ -115,7 +115,7 @@ impl Store {
         newest.ok_or_else(|| damaged("sealed", KEY_ID, "the audit key does not open: it was altered"))
     }
 
-    /// The last `audit_id` that was drawn, committed or not.
+    /// Last `audit_id` that was drawn, committed or not.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -174,7 +174,7 @@ impl Store {
         .await
     }
 
-    /// The end of the chain; `None` before the first seal.
+    /// End of the chain; `None` before the first seal.
     ///
     /// # Errors
     /// If the database does not answer, or the row is damaged.

@@ -365,7 +365,7 @@ async fn unsealed(conn: &mut PgConnection, sealed: i64) -> Result<i64> {
         .await?)
 }
 
-/// The next seals with their days.
+/// Next seals with their days.
 async fn seals(conn: &mut PgConnection, after: i64, limit: i64) -> Result<Vec<StoredSeal>> {
     let rows = sqlx::query!(
         r#"select s.seal_id, s.format, s.first_audit_id, s.last_audit_id, s.rows, s.sealed_at, s.previous, s.digest,

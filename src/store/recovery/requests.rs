@@ -36,7 +36,6 @@ pub struct RecoveryRequest {
 /// A request as the API shows it.
 #[derive(Clone, Debug)]
 pub struct Recovery {
-    /// Its id.
     pub recovery_id: RecoveryId,
     /// Receiver of the deliveries.
     pub webhook_id: WebhookId,
@@ -56,11 +55,11 @@ pub struct Recovery {
     pub requested_at: OffsetDateTime,
     /// When it ended; `None` while it runs.
     pub ended_at: Option<OffsetDateTime>,
-    /// Why it ended before everything was looked at.
+    /// Cause of an early end; `None` if it runs or is done.
     pub reason: Option<RecoveryFailure>,
 }
 
-/// Which requests are asked for.
+/// Restricts a list; a field that is `None` lets every request pass.
 #[derive(Clone, Debug, Default)]
 pub struct RecoveryFilter {
     /// Only this one.

@@ -27,13 +27,13 @@ use crate::store::{Result, Store, StoreError, audit, with_timeout};
 
 /// Deliveries opened in one transaction.
 const PIECE: usize = 50;
-/// How often a lane is tried in which a later delivery is being sent, and how long in between.
+/// Tries of a lane in which a later delivery is being sent, and the wait between them.
 const TRIES: u32 = 40;
 const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 /// Ends without success.
 const FAILED: [EndState; 3] = [EndState::Dead, EndState::Expired, EndState::WebhookDisabled];
 
-/// The missed events of each lane, in order.
+/// Missed events of each lane, in order.
 type Lanes = BTreeMap<i64, Vec<MissedEvent>>;
 
 impl Store {
@@ -201,7 +201,7 @@ impl Store {
     }
 }
 
-/// How a delivery stands, or how it ended last.
+/// State of a delivery, or its last end.
 struct LastEnd {
     open: bool,
     end_state: Option<String>,

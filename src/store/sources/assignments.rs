@@ -18,7 +18,6 @@ use crate::store::{Result, Store, audit, with_timeout};
 /// A connection and its agents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assigned {
-    /// Its row.
     pub connection_id: ConnectionId,
     /// Genesys ids of the agents that it watches.
     pub agents: Vec<String>,
@@ -41,7 +40,7 @@ pub struct Assignments {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedAgent {
     pub agent_id: AgentId,
-    /// The topic that was asked for.
+    /// Topic that was asked for.
     pub topic: String,
     /// Upstream's reason.
     pub reason: String,
@@ -56,7 +55,6 @@ pub struct KnownAgent {
     pub state: AgentState,
     /// Our time of the last event.
     pub received_at: Option<OffsetDateTime>,
-    /// Its name.
     pub name: Option<String>,
     /// Its e-mail address.
     pub email: Option<String>,

@@ -14,9 +14,9 @@ use crate::store::{Result, Store, StoreError, audit};
 pub struct ConnectionRow {
     /// Its id; ours.
     pub connection_id: ConnectionId,
-    /// Whose credentials it uses.
+    /// Source whose credentials it uses.
     pub source_id: SourceId,
-    /// The Genesys user it watches, in protocol `realtime`.
+    /// Genesys user that it watches; `None` in protocol `notifications`.
     pub agent_id: Option<AgentId>,
     /// Number of agents that it watches.
     pub agents: i64,
@@ -44,7 +44,7 @@ pub struct ConnectionRow {
     pub updated_at: OffsetDateTime,
 }
 
-/// Which connections are asked for.
+/// Restricts a list; a field that is `None` lets every connection pass.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectionFilter {
     /// Only of this source.

@@ -20,9 +20,8 @@ use crate::store::{Result, Store, StoreError, audit, with_timeout};
 /// A source and the connections that it has rows for.
 #[derive(Clone, Debug)]
 pub struct WantedSource {
-    /// Its id.
     pub source_id: SourceId,
-    /// What people call it.
+    /// Name that people call it.
     pub name: String,
     /// Counts changes; connections of another version are built again.
     pub version: i64,
@@ -64,7 +63,6 @@ pub struct WantedSource {
     pub refreshes_asked: i64,
     /// Last proof of a live connection; `None` unless it is stale.
     pub stale_since: Option<OffsetDateTime>,
-    /// When it was made.
     pub created_at: OffsetDateTime,
     /// Its connections.
     pub connections: Vec<WantedConnection>,
@@ -81,7 +79,6 @@ impl WantedSource {
 /// A connection as its row wants it, and leftovers of a former process.
 #[derive(Clone, Debug)]
 pub struct WantedConnection {
-    /// Its id.
     pub connection_id: ConnectionId,
     /// Agent that it watches; `None` if it can watch several.
     pub agent_id: Option<AgentId>,
@@ -99,10 +96,9 @@ pub struct WantedConnection {
     pub proven_at: Option<OffsetDateTime>,
 }
 
-/// How a connection stands, as it is written.
+/// State of a connection, as its row is written.
 #[derive(Clone, Debug)]
 pub struct ConnectionRecord {
-    /// Its row.
     pub connection_id: ConnectionId,
     /// Its state.
     pub state: ConnectionState,
@@ -380,7 +376,8 @@ impl Store {
         Ok(())
     }
 
-    /// Audit entries and notices of the steps; `None` if a gap has ended and the cached filters are out of date.
+    /// Audit entries and notices of the steps; `None` if a gap has ended and the cached filters are out of
+    /// date.
     async fn write_gap_steps(
         &self,
         conn: &mut PgConnection,

@@ -13,11 +13,11 @@ use crate::store::{Result, Store, StoreError, audit};
 /// An agent and its id in the CRM.
 #[derive(Clone, Debug)]
 pub struct ExternalIdRow {
-    /// The organisation it belongs to.
+    /// Source of the agent.
     pub source_id: SourceId,
     /// Genesys user id.
     pub agent_id: AgentId,
-    /// The CRM's own id; `None` if it has none.
+    /// Id in the CRM; `None` if it has none.
     pub external_id: Option<String>,
     /// When it was set.
     pub updated_at: Option<OffsetDateTime>,
@@ -160,8 +160,8 @@ impl Store {
         Ok(row.unwrap_or(none))
     }
 
-    /// Gives agents of a source their ids in the CRM; with `replace` those that are not named lose theirs. All or
-    /// nothing.
+    /// Gives agents of a source their ids in the CRM; with `replace` those that are not named lose theirs.
+    /// All or nothing.
     ///
     /// # Errors
     /// If there is no such source, or the database refuses.

@@ -29,11 +29,8 @@ pub enum GapStep {
 /// A connection and the agents that it covers.
 #[derive(Clone, Debug)]
 pub struct Watcher {
-    /// The source.
     pub source_id: SourceId,
-    /// The connection.
     pub connection_id: ConnectionId,
-    /// The agents.
     pub agents: Arc<Vec<AgentId>>,
 }
 

@@ -9,11 +9,10 @@ use crate::store::{Result, Store};
 /// A time in which agents were not covered.
 #[derive(Clone, Debug)]
 pub struct GapRow {
-    /// Its id.
     pub gap_id: GapId,
     /// Source of the agents.
     pub source_id: SourceId,
-    /// The connection that was down.
+    /// Connection that was down.
     pub connection_id: ConnectionId,
     /// Genesys ids of the agents.
     pub agents: Vec<String>,
@@ -25,7 +24,7 @@ pub struct GapRow {
     pub to_at: Option<OffsetDateTime>,
 }
 
-/// Which gaps are asked for.
+/// Restricts a list; a field that is `None` lets every gap pass.
 #[derive(Clone, Debug, Default)]
 pub struct GapFilter {
     /// Only of this source.

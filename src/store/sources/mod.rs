@@ -32,15 +32,14 @@ pub mod health;
 pub mod ownership;
 pub(super) mod rows;
 
-/// Who changes the source that the environment sets.
+/// Principal of changes to the source from the environment.
 const ENVIRONMENT: &str = "environment";
 
 /// A source as it is stored; its client secret is sealed.
 #[derive(Clone)]
 pub struct Source {
-    /// Its id.
     pub source_id: SourceId,
-    /// What people call it.
+    /// Name that people call it.
     pub name: String,
     /// Upstream protocol.
     pub protocol: String,
@@ -84,7 +83,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// The settings, with this client secret.
+    /// Settings, with this client secret.
     #[must_use]
     pub fn settings(&self, client_secret: Secret) -> SourceSettings {
         SourceSettings {
@@ -107,7 +106,7 @@ impl Source {
         }
     }
 
-    /// The OAuth client secret.
+    /// OAuth client secret, opened.
     ///
     /// # Errors
     /// If it was sealed under another master key or is damaged.

@@ -12,7 +12,7 @@ use crate::store::{Result, Store};
 pub struct AgentRow {
     /// Short internal key; orders the list.
     pub agent_key: i64,
-    /// The organisation it belongs to.
+    /// Its source.
     pub source_id: SourceId,
     /// Name of that organisation.
     pub source_name: String,
@@ -32,7 +32,6 @@ pub struct AgentRow {
     pub occurred_at: Option<OffsetDateTime>,
     /// When the last event arrived.
     pub received_at: Option<OffsetDateTime>,
-    /// The last event.
     pub event_id: Option<EventId>,
     /// Name as the organisation keeps it.
     pub name: Option<String>,
@@ -51,12 +50,12 @@ pub struct AgentRow {
 pub struct RejectedTopic {
     /// Orders the list.
     pub place: i64,
-    /// The organisation it belongs to.
+    /// Its source.
     pub source_id: SourceId,
-    /// The connection that was to watch it.
+    /// Connection that was to watch it.
     pub connection_id: ConnectionId,
     pub agent_id: AgentId,
-    /// The topic that was asked for.
+    /// Topic that was asked for.
     pub topic: Option<String>,
     /// Upstream's reason.
     pub reason: String,
@@ -116,8 +115,8 @@ impl Store {
         Ok(rows)
     }
 
-    /// The agents of this Genesys id: one for each source that knows it. At most two are read, which is
-    /// enough to see that the id alone does not say who is meant.
+    /// Agents of this Genesys id: one for each source that knows it. At most two are read, enough to see that
+    /// the id alone is ambiguous.
     ///
     /// # Errors
     /// If the database does not answer.

@@ -21,13 +21,12 @@ use crate::store::{Result, StoreError};
 /// A registered webhook; its secrets are sealed.
 #[derive(Clone, Debug)]
 pub struct Webhook {
-    /// Its id.
     pub webhook_id: WebhookId,
     /// Settings of its owner.
     pub settings: WebhookSettings,
     /// Whether it gets deliveries.
     pub state: WebhookState,
-    /// Why it is disabled or unverified.
+    /// Cause of its being disabled or unverified; `None` otherwise.
     pub state_reason: Option<StateReason>,
     /// Counts changes.
     pub version: i64,
@@ -87,7 +86,7 @@ impl Webhook {
         self.seed.is_some()
     }
 
-    /// The public key of its present `v1a` signatures; `None` unless it wants them.
+    /// Public key of its present `v1a` signatures; `None` unless it wants them.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] if the seed does not open.
