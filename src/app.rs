@@ -18,7 +18,7 @@ use tokio::time::{Instant, interval, sleep};
 
 use crate::actors::audit_sealer::Sealer;
 use crate::actors::dispatch::actor::{DispatcherActor, DispatcherDeps};
-use crate::actors::maintenance::{self, Kept as KeptFor};
+use crate::actors::maintenance::{self, Retention};
 use crate::actors::recorder::Recorder;
 use crate::actors::supervisor::{Deps, Supervisor};
 use crate::actors::{RESTART_AFTER, audit_push};
@@ -253,10 +253,10 @@ fn spawn_loops(config: &Config, shared: &Shared) {
             audit_push::run(pushed.clone(), receiver.clone(), counted.clone())
         });
     }
-    let kept_for = KeptFor { days: config.retention_days, suspended_days: config.parked_retention_days };
+    let retention = Retention { days: config.retention_days, suspended_days: config.parked_retention_days };
     let counted = metrics.clone();
     spawn_supervised("sweep", &metrics, move || {
-        maintenance::run(store.clone(), counted.clone(), kept_for, master_key.clone())
+        maintenance::run(store.clone(), counted.clone(), retention, master_key.clone())
     });
 }
 

@@ -1,5 +1,5 @@
-//! Pushes the audit log to a syslog receiver, at least once, from where it was. Waits for nobody, and nobody waits for it. Of
-//! several processes with one database one pushes, and another one goes on when it ends.
+//! Pushes the audit log to a syslog receiver, at least once, from where the last push ended. Nothing else
+//! waits for it. Of several processes with one database one pushes; when it ends, another one goes on.
 
 use std::time::Duration;
 
@@ -13,15 +13,16 @@ use crate::random;
 use crate::store::Store;
 use crate::store::audit::export::{ExportFilter, Exported};
 
-/// How long a connection must stay whole for what was written into it to count; also how often there is a look for more.
+/// How long a connection must stay open for messages written into it to count as pushed; also how often new
+/// rows are looked for.
 const COUNTS_AFTER: Duration = Duration::from_secs(1);
-/// Waits between tries while the receiver is away.
+/// First and longest wait between tries while the receiver is unavailable.
 const WAIT_FIRST: Duration = Duration::from_secs(1);
 const WAIT_LONGEST: Duration = Duration::from_secs(60);
 
-/// Why a try ended.
+/// Failure of a push.
 #[derive(Debug, thiserror::Error)]
-enum Ended {
+enum PushError {
     #[error("{0}")]
     Receiver(#[from] std::io::Error),
     #[error("{0}")]
@@ -33,33 +34,34 @@ enum Ended {
 /// Pushes for as long as the process lives.
 pub async fn run(store: Store, receiver: Receiver, metrics: Metrics) {
     let mut wait = WAIT_FIRST;
-    // What was told of the present trouble, so that it is told once.
-    let mut told = None;
+    // Error that was logged last, so that each is logged once; `None` once rows were pushed.
+    let mut logged = None;
     loop {
         let mut pushed = 0_u64;
-        let Err(ended) = push(&store, &receiver, &metrics, &mut pushed, &mut told).await;
+        let Err(error) = push(&store, &receiver, &metrics, &mut pushed, &mut logged).await;
         if pushed > 0 {
             wait = WAIT_FIRST;
         }
         metrics.audit_push_failures.inc();
-        let why = ended.to_string();
-        if told.as_ref() != Some(&why) {
-            tracing::warn!(%receiver, error = %why, "the audit log cannot be pushed; it waits");
-            told = Some(why);
-        }
-        sleep(wait.mul_f64(1.0 + random::unit() / 4.0)).await;
+        let error = error.to_string();
+        let delay = wait.mul_f64(1.0 + random::unit() / 4.0);
         wait = (wait * 2).min(WAIT_LONGEST);
+        if logged.as_ref() != Some(&error) {
+            tracing::warn!(%receiver, error, ?delay, "failed to push the audit log; retrying after the delay");
+            logged = Some(error);
+        }
+        sleep(delay).await;
     }
 }
 
-/// Waits for its turn, and pushes over one connection until that ends.
+/// Waits until no other process pushes to this receiver, and pushes over one connection until that ends.
 async fn push(
     store: &Store,
     receiver: &Receiver,
     metrics: &Metrics,
     pushed: &mut u64,
-    told: &mut Option<String>,
-) -> Result<std::convert::Infallible, Ended> {
+    logged: &mut Option<String>,
+) -> Result<std::convert::Infallible, PushError> {
     let name = receiver.to_string();
     let mut lock = store.push_lock(&name).await?;
     while !lock.try_acquire().await? {
@@ -84,8 +86,8 @@ async fn push(
             let count = u64::try_from(rows.len()).unwrap_or(u64::MAX);
             metrics.audit_pushed.inc_by(count);
             *pushed = pushed.saturating_add(count);
-            if told.take().is_some() {
-                tracing::info!(%receiver, "the audit log is pushed again");
+            if logged.take().is_some() {
+                tracing::info!(%receiver, count, "pushing the audit log works again");
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Seals the audit log for as long as the process lives. One at a time per database: whoever has the advisory lock.
+//! Seals the audit log for as long as the process lives. Of several processes with one database the one with
+//! the advisory lock does it.
 
 use std::time::Duration;
 
@@ -10,29 +11,29 @@ use crate::metrics::Metrics;
 use crate::store::audit::seals::{AuditKeys, SEAL_ROWS_MAX};
 use crate::store::{Result, Store};
 
-/// How often it looks.
+/// Interval between rounds.
 const SEAL_EVERY: Duration = Duration::from_secs(5);
-/// Every so many rounds the head goes to the log, so that a copy of it lies where the logs do.
-const TELL_EVERY_ROUNDS: u32 = 720;
+/// Rounds from one log line with the head to the next, an hour: a copy of the head lies where the logs do.
+const LOG_HEAD_EVERY_ROUNDS: u32 = 720;
 
-/// Who seals, and what it knows.
+/// Seals the audit log.
 pub struct Sealer {
     store: Store,
     master_key: MasterKey,
     metrics: Metrics,
     keys: AuditKeys,
-    /// The last seal that we saw. It must never be gone.
+    /// Last seal that this process saw, which must stay in the chain; `None` before the first.
     known: Option<Head>,
 }
 
 impl Sealer {
-    /// One that has not begun.
+    /// A sealer that has not seen a seal yet.
     #[must_use]
     pub fn new(store: Store, master_key: MasterKey, metrics: Metrics) -> Self {
         Self { store, master_key, metrics, keys: AuditKeys::new(), known: None }
     }
 
-    /// Seals every few seconds, for ever.
+    /// Runs a round every 5 s, for ever.
     pub async fn run(mut self) {
         let mut ticks = interval(SEAL_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -42,9 +43,9 @@ impl Sealer {
             match self.round().await {
                 Ok(()) => {
                     if std::mem::take(&mut failing) {
-                        tracing::info!("the audit log is sealed again");
+                        tracing::info!("sealing the audit log works again");
                     }
-                    if rounds.is_multiple_of(TELL_EVERY_ROUNDS)
+                    if rounds.is_multiple_of(LOG_HEAD_EVERY_ROUNDS)
                         && let Some(head) = self.known
                     {
                         tracing::info!(%head, "head of the audit log");
@@ -52,30 +53,36 @@ impl Sealer {
                     rounds = rounds.wrapping_add(1);
                 }
                 Err(error) if error.is_transient() => {
-                    tracing::debug!(%error, "the audit log cannot be sealed yet");
+                    tracing::debug!(
+                        %error, retry_in = ?SEAL_EVERY,
+                        "failed to seal the audit log, database unavailable; retrying"
+                    );
                 }
                 Err(error) => {
                     self.metrics.audit_seal_failures.inc();
                     if !std::mem::replace(&mut failing, true) {
-                        tracing::error!(%error, "the audit log cannot be sealed");
+                        tracing::error!(
+                            %error, retry_in = ?SEAL_EVERY,
+                            "failed to seal the audit log; retrying, logged again when it works"
+                        );
                     }
                 }
             }
         }
     }
 
-    /// Seals all that is settled.
+    /// Seals all rows before which no transaction can add any more.
     ///
     /// # Errors
-    /// If the database does not answer, or the chain is not as it was.
+    /// If the database does not answer, or the chain was tampered with.
     pub async fn round(&mut self) -> Result<()> {
         if self.keys.is_empty() {
             self.keys.extend([self.store.audit_key(&self.master_key).await?]);
         }
         let Some((key_id, key)) = self.keys.iter().max_by_key(|(id, _)| **id) else { return Ok(()) };
         let Some(through) = self.store.settled_through().await? else {
-            tracing::debug!("a transaction holds the audit log up; it is sealed when that has ended");
-            return self.count_waiting().await;
+            tracing::debug!("a long transaction delays the seal of the audit log; waiting for its end");
+            return self.count_unsealed().await;
         };
         while let Some(made) = self.store.make_seal((*key_id, key), through, self.known).await? {
             self.known = Some(made.head);
@@ -86,15 +93,15 @@ impl Sealer {
                 break;
             }
         }
-        self.count_waiting().await
+        self.count_unsealed().await
     }
 
-    /// Notes how far the chain is behind the log.
-    async fn count_waiting(&mut self) -> Result<()> {
+    /// Counts the rows that are not sealed.
+    async fn count_unsealed(&mut self) -> Result<()> {
         let last = self.store.last_seal().await?;
         let sealed = last.map_or(0, |last| last.last_audit_id);
         self.metrics.audit_unsealed.set(self.store.drawn_through().await? - sealed);
-        // Another process may seal too. That the chain grows shorter is found by the next seal.
+        // Another process may have sealed. If the chain has become shorter, the next seal finds that.
         if let Some(last) =
             last.filter(|last| self.known.is_none_or(|known| known.seal_id < last.head.seal_id))
         {

@@ -1,5 +1,6 @@
-//! Floor 4: what is looked after once an hour for as long as the process lives: day partitions, retention, kept answers. Each
-//! step is on its own: one that fails does not keep the others, and is tried again a minute later.
+//! Maintenance of the database, once an hour for as long as the process lives: day partitions, retention,
+//! answers kept for idempotency. A step that fails does not stop the others, and is tried again a minute
+//! later.
 
 use std::time::Duration;
 
@@ -13,23 +14,23 @@ use crate::store::access::idempotency::KEPT_FOR;
 use crate::store::audit::retention::Days;
 use crate::store::{Store, StoreError};
 
-/// How often the backlog is counted.
+/// Interval at which the backlog is counted.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
-/// How often everything is looked after, and how soon again if something was left.
-const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+/// Interval between rounds, and after a round in which a step failed or left something.
+const ROUND_EVERY: Duration = Duration::from_secs(3600);
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 
-/// How long things are kept.
+/// How long rows are retention.
 #[derive(Clone, Copy, Debug)]
-pub struct Kept {
-    /// Days of events and audit entries.
+pub struct Retention {
+    /// Days that events and audit entries are retention.
     pub days: u32,
-    /// Days that a delivery to a webhook that takes none waits.
+    /// Days that a delivery to a paused, disabled or unverified webhook waits.
     pub suspended_days: u32,
 }
 
 /// Keeps figures and partitions up to date for as long as the process lives.
-pub async fn run(store: Store, metrics: Metrics, kept: Kept, master_key: MasterKey) {
+pub async fn run(store: Store, metrics: Metrics, retention: Retention, master_key: MasterKey) {
     let mut ticks = interval(COUNT_EVERY);
     let mut due = Instant::now();
     loop {
@@ -40,22 +41,25 @@ pub async fn run(store: Store, metrics: Metrics, kept: Kept, master_key: MasterK
             metrics.oldest_pending_seconds.set(oldest.map_or(0.0, |at| (now - at).as_seconds_f64().max(0.0)));
         }
         if Instant::now() >= due {
-            let left = sweep(&store, &metrics, kept, &master_key).await;
+            let left = maintain(&store, &metrics, retention, &master_key).await;
             metrics.maintenance_left.set(left.into());
-            tracing::info!(left, "day partitions and retention were looked after");
-            due = Instant::now() + if left == 0 { SWEEP_EVERY } else { AGAIN_AFTER };
+            tracing::info!(
+                left,
+                "made day partitions and applied retention; `left` steps are due again in 60 s"
+            );
+            due = Instant::now() + if left == 0 { ROUND_EVERY } else { AGAIN_AFTER };
         }
     }
 }
 
-/// One round; says how much of it was left.
-async fn sweep(store: &Store, metrics: &Metrics, kept: Kept, master_key: &MasterKey) -> u32 {
+/// Runs one round; gives how many steps failed or left something.
+async fn maintain(store: &Store, metrics: &Metrics, retention: Retention, master_key: &MasterKey) -> u32 {
     let now = clock::now();
-    let since = now - time::Duration::days(kept.days.into());
+    let since = now - time::Duration::days(retention.days.into());
     let mut left = 0;
     left += days(store.make_partitions(now.date()).await).left;
-    // First: what ends here keeps no day.
-    let suspended_since = now - time::Duration::days(kept.suspended_days.into());
+    // Before the days are dropped: a day with a delivery that waits is kept.
+    let suspended_since = now - time::Duration::days(retention.suspended_days.into());
     match store.expire_suspended(suspended_since, now).await {
         Ok(0) => {}
         Ok(ended) => {
@@ -63,37 +67,40 @@ async fn sweep(store: &Store, metrics: &Metrics, kept: Kept, master_key: &Master
             metrics.deliveries_ended.get_or_create(&expired).inc_by(ended);
             tracing::warn!(
                 ended,
-                "deliveries to webhooks that take none have waited for too long; they ended"
+                "ended deliveries that waited longer than BRIDGE_PARKED_RETENTION_DAYS for their webhook"
             );
         }
-        Err(error) => left += told(&error),
+        Err(error) => left += failed(&error),
     }
-    let dropped = days(store.drop_event_days(now.date(), kept.days).await);
+    let dropped = days(store.drop_event_days(now.date(), retention.days).await);
     left += dropped.left;
     if dropped.done > 0 {
-        tracing::info!(dropped = dropped.done, "days of events were dropped, their time is over");
+        tracing::info!(days = dropped.done, "dropped day partitions of events older than the retention");
     }
     for forgotten in [
         store.forget_idempotency(now - KEPT_FOR).await,
         store.forget_quarantine(since).await,
         store.forget_recoveries(since).await,
     ] {
-        left += forgotten.as_ref().map_or_else(told, |_| 0);
+        left += forgotten.as_ref().map_or_else(failed, |_| 0);
     }
-    let dropped = days(store.drop_audit_days(now.date(), kept.days, master_key).await);
+    let dropped = days(store.drop_audit_days(now.date(), retention.days, master_key).await);
     left += dropped.left;
     if dropped.done > 0 {
-        tracing::info!(dropped = dropped.done, "days of the audit log were dropped, their time is over");
+        tracing::info!(
+            days = dropped.done,
+            "dropped day partitions of the audit log older than the retention"
+        );
     }
     left
 }
 
 fn days(round: Result<Days, StoreError>) -> Days {
-    round.unwrap_or_else(|error| Days { done: 0, left: told(&error) })
+    round.unwrap_or_else(|error| Days { done: 0, left: failed(&error) })
 }
 
-/// Tells of a step that failed, and counts it.
-fn told(error: &StoreError) -> u32 {
-    tracing::error!(%error, "day partitions and kept answers could not be looked after; again in a minute");
+/// Logs a step that failed, and counts it.
+fn failed(error: &StoreError) -> u32 {
+    tracing::error!(%error, "failed to run a step of database maintenance; retrying in 60 s");
     1
 }

@@ -1,7 +1,7 @@
-//! Where connections hand in what they saw: a bounded queue, emptied by group commit.
+//! Recorder of presence changes: a bounded queue that connections fill, emptied by group commit.
 //!
-//! While one batch commits the next one collects, so the batch grows with the load by itself. What was taken from
-//! the queue is kept until it is committed: the database may be away for as long as it likes, and then the queue
+//! While one batch commits the next one collects, so the batch grows with the load by itself. A change that
+//! was taken from the queue is kept until it is committed. If the database is unavailable for long, the queue
 //! fills and connections drop their sockets on purpose.
 
 use std::collections::HashSet;
@@ -24,22 +24,24 @@ use crate::status::{Part, Status};
 use crate::store::ingest::record::Recorded;
 use crate::store::{Store, StoreError};
 
-/// Changes that may wait: at 1 KiB each some 8 MiB, and 40 s of 200 changes a second.
+/// Changes that may wait in the queue: at 1 KiB each some 8 MiB, and 40 s of 200 changes a second.
 const QUEUE_LENGTH: usize = 8192;
-/// Frames that wait may hold so much together, uncommitted ones included: a platform that pads its frames would fill our
-/// memory long before the queue is full. In KiB, which each frame takes whole.
+/// KiB that frames may take together until they are committed, each rounded up: a platform that pads its
+/// frames would fill our memory long before the queue is full.
 const FRAMES_KIB_MAX: usize = 32 * 1024;
-/// Changes in one transaction: enough that the commit costs little per change, few enough that it stays short.
+/// Changes in one transaction: enough that the commit costs little per change, few enough that it stays
+/// short.
 const BATCH_MAX: usize = 512;
-/// How long a proof of sight waits for the changes before it.
+/// How long a proof of coverage waits for the changes before it.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
-/// Sign of life while nothing arrives.
+/// Interval of signs of life while nothing arrives.
 const IDLE_TICK: Duration = Duration::from_secs(1);
-/// First and longest wait between tries while the database is away.
+/// First and longest wait between tries while the database is unavailable.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(2);
 
-/// The queue is full: the database is away or too slow. The caller drops its socket on purpose and reports a gap.
+/// The queue is full, because the database is unavailable or too slow. The caller drops its socket on purpose
+/// and reports a gap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("presence changes come faster than they can be stored")]
 pub struct QueueFull;
@@ -49,19 +51,19 @@ enum Item {
     Flush(oneshot::Sender<()>),
 }
 
-/// Hands changes in, in order. Clones feed the same queue.
+/// Takes changes, in order. Clones feed the same queue.
 #[derive(Clone)]
 pub struct Recorder {
     queue: mpsc::Sender<Item>,
     /// Room for the frames of changes that are not committed.
     room: Arc<Semaphore>,
-    /// Changes handed in so far, and how many of them are committed.
-    handed_in: Arc<AtomicU64>,
+    /// Number of changes taken so far, and how many of them are committed.
+    recorded: Arc<AtomicU64>,
     committed: watch::Receiver<u64>,
 }
 
 impl Recorder {
-    /// The handle, and the worker that must be run to empty its queue.
+    /// A recorder, and the worker that must be run to empty its queue.
     #[must_use]
     pub fn new(store: Store, status: Arc<Status>, metrics: Metrics) -> (Self, Worker) {
         let (queue, items) = mpsc::channel(QUEUE_LENGTH);
@@ -78,31 +80,31 @@ impl Recorder {
             committed,
         };
         let room = Arc::new(Semaphore::new(FRAMES_KIB_MAX));
-        let recorder = Self { queue, room, handed_in: Arc::default(), committed: see_committed };
+        let recorder = Self { queue, room, recorded: Arc::default(), committed: see_committed };
         (recorder, worker)
     }
 
-    /// Hands one change in without waiting. What was taken is kept until it is committed, however long that takes.
+    /// Takes one change without waiting, and keeps it until it is committed, however long that takes.
     ///
     /// # Errors
-    /// [`QueueFull`] if it cannot be taken; it has not been kept then.
+    /// [`QueueFull`] if there is no room; the change is not kept then.
     pub fn try_record(&self, change: PresenceChange) -> Result<(), QueueFull> {
         let kib = u32::try_from(change.raw.len() / 1024 + 1).map_err(|_| QueueFull)?;
         let room = self.room.clone().try_acquire_many_owned(kib).map_err(|_| QueueFull)?;
         self.queue.try_send(Item::Change(Box::new(change), room)).map_err(|_| QueueFull)?;
-        self.handed_in.fetch_add(1, Ordering::Relaxed);
+        self.recorded.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Whether everything handed in before is committed within a moment; false while the database is away.
+    /// Whether all changes taken before are committed within 5 s; false while the database is unavailable.
     pub async fn flushed(&self) -> bool {
-        let goal = self.handed_in.load(Ordering::Relaxed);
+        let goal = self.recorded.load(Ordering::Relaxed);
         let mut committed = self.committed.clone();
         let waited = timeout(FLUSH_WITHIN, committed.wait_for(|count| *count >= goal)).await;
         matches!(waited, Ok(Ok(_)))
     }
 
-    /// Waits until everything handed in before is committed (or the worker is gone).
+    /// Waits until all changes taken before are committed, or the worker is gone.
     pub async fn flush(&self) {
         let (done, flushed) = oneshot::channel();
         if self.queue.send(Item::Flush(done)).await.is_ok() {
@@ -119,11 +121,11 @@ pub struct Worker {
     metrics: Metrics,
     /// Taken from the queue and not yet committed.
     batch: Vec<PresenceChange>,
-    /// The room that the batch takes.
+    /// Room that the frames of the batch take.
     room: Option<OwnedSemaphorePermit>,
-    /// A commit of this batch was tried and its answer may have been lost.
+    /// A commit of this batch was tried before; its answer may have been lost.
     retried: bool,
-    /// Changes taken from the queue so far, and where it tells how many of them are committed.
+    /// Number of changes taken from the queue so far, and how many of them are committed.
     taken: u64,
     committed: watch::Sender<u64>,
 }
@@ -131,7 +133,7 @@ pub struct Worker {
 impl Worker {
     /// Runs until every handle is dropped and everything is committed.
     pub async fn run(mut self) {
-        // Or the first change waits for it; if the database is away it does.
+        // Read early, so that the first change does not wait for it; if the database is unavailable, it does.
         let _ = self.store.read_filters().await;
         let mut backoff = RetryBackoff::new(RETRY_FIRST, RETRY_LONGEST);
         loop {
@@ -139,7 +141,7 @@ impl Worker {
             let flush = if self.batch.is_empty() {
                 let first = tokio::select! {
                     first = self.items.recv() => first,
-                    () = look_at_filters(&self.store) => continue,
+                    () = refresh_filters(&self.store) => continue,
                 };
                 match first {
                     None => return,
@@ -172,7 +174,7 @@ impl Worker {
         }
     }
 
-    /// Fills the batch with what is waiting; stops at a flush and returns it.
+    /// Fills the batch from the queue; stops at a flush and returns it.
     fn collect(&mut self, first: Item) -> Option<oneshot::Sender<()>> {
         let mut next = Some(first);
         while let Some(item) = next {
@@ -180,7 +182,7 @@ impl Worker {
                 Item::Change(change, room) => {
                     self.batch.push(*change);
                     match &mut self.room {
-                        Some(held) => held.merge(room),
+                        Some(taken) => taken.merge(room),
                         None => self.room = Some(room),
                     }
                     self.taken += 1;
@@ -192,7 +194,7 @@ impl Worker {
         None
     }
 
-    /// Commits the batch, or the first part of it, of what is not stored yet.
+    /// Commits those changes of the batch that are not stored yet, or the first of them.
     async fn commit(&mut self) -> Result<(), StoreError> {
         if self.retried {
             let stored: HashSet<_> = self.store.stored_events(&self.batch).await?.into_iter().collect();
@@ -226,13 +228,17 @@ impl Worker {
         }
     }
 
-    /// Some change in the batch is refused for what it holds: finds it, keeps its bytes in the audit log, goes on.
+    /// Commits change by change, as the database refused the content of one: that one goes to the audit log
+    /// with its bytes.
     async fn commit_one_by_one(&mut self) -> Result<(), StoreError> {
         while let Some(change) = self.batch.first() {
             match self.store.record(std::slice::from_ref(change)).await {
                 Ok(recorded) => self.count(recorded),
                 Err(error) if error.is_about_content() => {
-                    tracing::error!(%error, agent = %change.agent_id, "a presence change cannot be stored");
+                    tracing::error!(
+                        %error, agent = %change.agent_id, event = %change.event_id,
+                        "database refused the content of a presence change; writing it to the audit log instead"
+                    );
                     let mut entry = quarantine(change);
                     if self.store.room_in_quarantine(change.source_id, entry.at) != Room::Free {
                         entry = entry.without_bytes();
@@ -252,9 +258,9 @@ impl Worker {
     }
 }
 
-/// While nothing arrives, reads filters that have changed, so that no change waits for a thousand registrations. If the database is
-/// away, the next one does.
-async fn look_at_filters(store: &Store) {
+/// Reads filters that have changed while nothing arrives, so that no change waits for a thousand
+/// registrations. If the database is unavailable, the next change reads them.
+async fn refresh_filters(store: &Store) {
     sleep(IDLE_TICK).await;
     let _ = store.read_filters().await;
 }

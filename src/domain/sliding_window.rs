@@ -1,12 +1,12 @@
-//! Moments of the last window of time, for limits that hold wherever a window begins: unlike in a bucket that is filled
-//! once a minute, no minute ever holds more than the limit.
+//! Moments of the last window of time, for limits that hold wherever a window begins: unlike in a bucket that
+//! is filled once a minute, no minute ever holds more than the limit.
 
 use std::collections::VecDeque;
 use std::ops::Add;
 use std::time::Duration;
 
-/// What happened within a window, oldest first. `T` is a moment of a clock that never goes back: an `Instant`, or a
-/// `Duration` since some fixed moment.
+/// What happened within a window, oldest first. `T` is a moment of a clock that never goes back: an
+/// `Instant`, or a `Duration` since some fixed moment.
 #[derive(Clone, Debug)]
 pub struct SlidingWindow<T> {
     moments: VecDeque<T>,

@@ -1,5 +1,5 @@
-//! Actor around the dispatch loop: it starts the loop on the runtime's own threads, starts it again should the loop or one
-//! of its tasks panic, and passes the order to drain.
+//! Actor around the dispatch loop: it starts the loop on the runtime's own threads, starts it again should
+//! the loop or one of its tasks panic, and passes the order to drain.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,8 +32,8 @@ pub struct DispatcherDeps {
     pub metrics: Metrics,
 }
 
-/// Order to claim nothing more, to wait at most this long for POSTs under way, and to return the rest. Answered when that
-/// is done.
+/// Order to claim nothing more, to wait at most this long for POSTs under way, and to return the rest.
+/// Answered when that is done.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Drain(pub Duration);

@@ -1,5 +1,5 @@
-//! Webhooks that take several deliveries in one POST: when a batch is formed, and its way out. One batch of a webhook is
-//! under way at a time, so batches keep the order of the events.
+//! Webhooks that take several deliveries in one POST: when a batch is formed, and its way out. One batch of a
+//! webhook is under way at a time, so batches keep the order of the events.
 
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,8 @@ impl BatchBuffer {
         self.forming
     }
 
-    /// When the next batch is to be formed by these settings; `None` if nothing waits for one, or one is under way.
+    /// When the next batch is to be formed by these settings; `None` if nothing waits for one, or one is
+    /// under way.
     pub(super) fn due_at(&self, batch: Option<Batch>, has_post: bool) -> Option<Instant> {
         let since = self.since.filter(|_| !self.forming)?;
         let Some(batch) = batch else {
@@ -152,7 +153,8 @@ impl Dispatch {
         self.send(webhook, items, Some(BatchId::of(&ids).to_string()));
     }
 
-    /// Ends the deliveries of a batch that are too old or whose event is gone. Gives the rest, a batch with another id.
+    /// Ends the deliveries of a batch that are too old or whose event is gone. Gives the rest, a batch with
+    /// another id.
     fn end_unsendable(&mut self, webhook: WebhookId, items: Vec<Claimed>) -> Vec<Claimed> {
         let Some(config) = self.queues.get(webhook).and_then(|queue| queue.config().cloned()) else {
             return items;

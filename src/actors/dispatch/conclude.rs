@@ -1,4 +1,5 @@
-//! Conclusion of a POST: what its answer means for each delivery, for the webhook's circuit, and for the audit log.
+//! Conclusion of a POST: what its answer means for each delivery, for the webhook's circuit, and for the
+//! audit log.
 
 use std::time::{Duration, Instant};
 

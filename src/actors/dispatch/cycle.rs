@@ -28,7 +28,8 @@ impl Dispatch {
             let mut work = cycle.work;
             let cycled = async {
                 if cycle.reconciles {
-                    // What the failed cycle wrote is not written again; what it leased without our knowing is returned.
+                    // What the failed cycle wrote is not written again; what it leased without our knowing is
+                    // returned.
                     let written =
                         store.reconcile_after_unknown_commit(id, clock::now(), &known, &work.entries).await?;
                     work.entries.retain(|entry| {
@@ -76,8 +77,8 @@ impl Dispatch {
         }
     }
 
-    /// Ends the hold of a webhook of which something was claimed: an operator may have ended it in the database, which
-    /// decides as soon as it knows our health.
+    /// Ends the hold of a webhook of which something was claimed: an operator may have ended it in the
+    /// database, which decides as soon as it knows our health.
     fn end_hold(&mut self, webhook: WebhookId) {
         if self.cycle.has_health_of(webhook) {
             return;

@@ -1,5 +1,5 @@
-//! What the next cycle writes, and whether one may begin. A cycle is one transaction that settles deliveries and claims
-//! others; one is under way at a time.
+//! What the next cycle writes, and whether one may begin. A cycle is one transaction that settles deliveries
+//! and claims others; one is under way at a time.
 
 use std::time::{Duration, Instant};
 
@@ -108,8 +108,8 @@ impl CycleState {
         self.claims_for_all |= cycle.more;
     }
 
-    /// The cycle failed: puts its work before what has been added since. Gives the wait before the next one; `jitter` is
-    /// random, at least 0 and below 1.
+    /// The cycle failed: puts its work before what has been added since. Gives the wait before the next one;
+    /// `jitter` is random, at least 0 and below 1.
     pub(super) fn fail(&mut self, mut failed: Work, now: Instant, jitter: f64) -> Duration {
         self.under_way = None;
         failed.settlements.append(&mut self.work.settlements);

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use crate::domain::ids::{DeliveryId, WebhookId};
 use crate::store::delivery::types::Claimed;
 
-/// A delivery stays unknown for ten seconds before it is returned: twice the time that any step may wait for the database,
-/// so that the message about it is not on its way any more.
+/// A delivery stays unknown for ten seconds before it is returned: twice the time that any step may wait for
+/// the database, so that the message about it is not on its way any more.
 const UNKNOWN_FOR: Duration = Duration::from_secs(10);
 
 /// Deliveries leased to this process, from the lease until they are settled.
@@ -21,8 +21,8 @@ pub(super) struct LeasedDeliveries {
 }
 
 impl LeasedDeliveries {
-    /// Adds a delivery. False if it was leased to us before: its lease was released while the database was unavailable, and
-    /// it came to us again. Its POST under way continues, and counts as the new attempt.
+    /// Adds a delivery. False if it was leased to us before: its lease was released while the database was
+    /// unavailable, and it came to us again. Its POST under way continues, and counts as the new attempt.
     pub(super) fn add(&mut self, claimed: &Claimed) -> bool {
         if let Some(attempt) = self.attempts.get_mut(&claimed.delivery_id) {
             *attempt = claimed.attempt;
@@ -58,8 +58,8 @@ impl LeasedDeliveries {
         self.attempts.keys().copied()
     }
 
-    /// Compares with what is leased to us in the database; `unsettled` are the deliveries whose settlement is not written.
-    /// Gives what has been leased to us for too long without our knowing of it.
+    /// Compares with what is leased to us in the database; `unsettled` are the deliveries whose settlement is
+    /// not written. Gives what has been leased to us for too long without our knowing of it.
     pub(super) fn overdue(
         &mut self,
         leased: Vec<(DeliveryId, i32)>,

@@ -1,5 +1,5 @@
-//! Maintenance of the dispatcher, every few seconds: the clock, its own sign of life, dead dispatchers, probes, recoveries,
-//! snapshots.
+//! Maintenance of the dispatcher, every few seconds: the clock, its own sign of life, dead dispatchers,
+//! probes, recoveries, snapshots.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -16,7 +16,8 @@ use crate::domain::ids::{DeliveryId, DispatcherId, RecoveryId, WebhookId};
 use crate::metrics::OutcomeLabels;
 use crate::store::{Store, StoreError};
 
-/// How long one run does each kind of long work piece by piece: the next sign of life must not wait for all of it.
+/// How long one run does each kind of long work piece by piece: the next sign of life must not wait for all
+/// of it.
 const PIECES_WITHIN: Duration = Duration::from_millis(700);
 /// Recoveries that this process works on at a time: each uses a connection to the database most of the time.
 const RECOVERIES_AT_ONCE: usize = 4;
@@ -50,9 +51,11 @@ pub(super) struct MaintenanceResult {
     changed: Option<Vec<WebhookId>>,
     walk: LaneWalk,
     scan: LeaseScan,
-    /// Deliveries leased to us in the database, each with its attempt; `None`: the scan has not come to the end.
+    /// Deliveries leased to us in the database, each with its attempt; `None`: the scan has not come to the
+    /// end.
     leased: Option<Vec<(DeliveryId, i32)>>,
-    /// Lanes that a writer added to without learning whether that was committed. Its transaction has ended by now.
+    /// Lanes that a writer added to without learning whether that was committed. Its transaction has ended by
+    /// now.
     lanes: HashSet<(WebhookId, i64)>,
 }
 
@@ -98,7 +101,8 @@ impl Dispatch {
         self.progress.scan = result.scan;
         self.progress.generation = result.generation;
         if result.lost {
-            // Leased to others by now, or soon. The answers to POSTs under way find that their rows have moved on.
+            // Leased to others by now, or soon. The answers to POSTs under way find that their rows have
+            // moved on.
             for webhook in self.queues.ids() {
                 self.return_to_queue(webhook, clock::now());
             }
@@ -182,8 +186,8 @@ impl Run {
         })
     }
 
-    /// Scans the next pieces of the table for leases; gives how many of dead dispatchers were released, and at the end of
-    /// the table all that is leased to us.
+    /// Scans the next pieces of the table for leases; gives how many of dead dispatchers were released, and
+    /// at the end of the table all that is leased to us.
     async fn scan_leases(
         &mut self,
         now: OffsetDateTime,
@@ -227,8 +231,9 @@ impl Run {
     }
 }
 
-/// Releases what a writer leased at insert without learning whether that was committed, once its transaction has ended:
-/// no dispatcher was told of it. Gives the lanes that it added to, and how many leases were released.
+/// Releases what a writer leased at insert without learning whether that was committed, once its transaction
+/// has ended: no dispatcher was told of it. Gives the lanes that it added to, and how many leases were
+/// released.
 async fn release_uncertain(store: &Store) -> Result<(HashSet<(WebhookId, i64)>, u64), StoreError> {
     let uncertain = store.handoff.take_uncertain();
     if uncertain.is_empty() {

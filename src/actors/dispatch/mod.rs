@@ -8,9 +8,9 @@
 //!     └───────────────────────────── one short transaction at a time ◀──────────────────────────────────┘
 //! ```
 //!
-//! The database decides who is first in a lane (store/delivery/cycle.rs), `domain::delivery::outcome` what an answer means,
-//! and `domain::delivery::circuit` when a receiver is left alone. The loop never waits for the database: a cycle is a task,
-//! and meanwhile POSTs begin and end.
+//! The database decides who is first in a lane (store/delivery/cycle.rs), `domain::delivery::outcome` what an
+//! answer means, and `domain::delivery::circuit` when a receiver is left alone. The loop never waits for the
+//! database: a cycle is a task, and meanwhile POSTs begin and end.
 
 use std::time::Instant;
 
@@ -137,10 +137,12 @@ impl Dispatch {
         (dispatch, reports)
     }
 
-    /// Runs until it has drained. Each turn begins with a report, a direct dispatch, a wake-up, a timer or an order.
+    /// Runs until it has drained. Each turn begins with a report, a direct dispatch, a wake-up, a timer or an
+    /// order.
     ///
     /// # Errors
-    /// If a task panicked: another loop takes this one's place, and its leases are released when they have expired.
+    /// If a task panicked: another loop takes this one's place, and its leases are released when they have
+    /// expired.
     pub(super) async fn run(
         deps: DispatcherDeps,
         mut orders: watch::Receiver<Order>,
@@ -186,7 +188,8 @@ impl Dispatch {
 
     /// Registers this dispatcher in the database, before anything else.
     async fn begin(&mut self) {
-        // What was dispatched directly to a loop before this one, which panicked, is released when its lease has expired.
+        // What was dispatched directly to a loop before this one, which panicked, is released when its lease
+        // has expired.
         self.deps.store.handoff.close();
         while let Err(error) = self.register().await {
             let delay = self.cycle.backoff.after_failure(random::unit());

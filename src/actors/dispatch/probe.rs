@@ -41,7 +41,8 @@ pub(super) async fn probe(deps: DispatcherDeps, webhook: WebhookId) {
     }
 }
 
-/// Asks whether the receiver wants the POSTs; gives how many a minute it allows, if it says so, or the outcome class.
+/// Asks whether the receiver wants the POSTs; gives how many a minute it allows, if it says so, or the
+/// outcome class.
 async fn verify(
     deps: &DispatcherDeps,
     config: &WebhookConfig,

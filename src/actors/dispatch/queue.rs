@@ -1,4 +1,5 @@
-//! Queue of one webhook in this process: its configuration, how its receiver does, and the deliveries leased for it.
+//! Queue of one webhook in this process: its configuration, how its receiver does, and the deliveries leased
+//! for it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -20,7 +21,8 @@ use crate::outbound::post::Target;
 use crate::store::delivery::targets::WebhookTarget;
 use crate::store::delivery::types::Claimed;
 
-/// Deliveries of one webhook leased beyond those that may be under way, so that the next is there when one ends.
+/// Deliveries of one webhook leased beyond those that may be under way, so that the next is there when one
+/// ends.
 const READY_MAX: usize = 64;
 /// A queue without work stays for this long, as its receiver's connections do.
 const EVICT_AFTER: Duration = Duration::from_secs(30);
@@ -172,8 +174,8 @@ impl WebhookQueue {
         !std::mem::replace(&mut self.disabling, true)
     }
 
-    /// The webhook was disabled, or could not be. What was read of it before does not count: true if it is to be read now,
-    /// false if the read under way repeats itself.
+    /// The webhook was disabled, or could not be. What was read of it before does not count: true if it is to
+    /// be read now, false if the read under way repeats itself.
     pub(super) fn end_disabling(&mut self) -> bool {
         self.disabling = false;
         if self.config_read != ConfigRead::Idle {
@@ -209,8 +211,8 @@ impl WebhookQueue {
         std::mem::take(&mut self.ready)
     }
 
-    /// Decides what happens to the next delivery; `uptime` is what the rate limit counts by, `leader` says whether this
-    /// process serves webhooks that are limited.
+    /// Decides what happens to the next delivery; `uptime` is what the rate limit counts by, `leader` says
+    /// whether this process serves webhooks that are limited.
     pub(super) fn decide(&mut self, now: OffsetDateTime, uptime: Duration, leader: bool) -> QueueDecision {
         let Some(config) = self.usable_config().cloned() else { return QueueDecision::Wait };
         if self.ready.is_empty() {
@@ -361,7 +363,8 @@ impl WebhookQueue {
             && !self.has_backlog
     }
 
-    /// Whether it can be forgotten: it was not used for as long as its connections, and what its rate limit counts, last.
+    /// Whether it can be forgotten: it was not used for as long as its connections, and what its rate limit
+    /// counts, last.
     pub(super) fn is_evictable(&self, now: Instant) -> bool {
         let limit = self.config.as_ref().and_then(|config| config.settings.rate_limit);
         let unused_for = EVICT_AFTER.max(limit.map_or(Duration::ZERO, |limit| limit.per));

@@ -1,5 +1,5 @@
-//! Queues of all webhooks that this process works for: which of them a turn has to look at, how they share the places of
-//! the process, and what may be claimed or leased for them.
+//! Queues of all webhooks that this process works for: which of them a turn has to look at, how they share
+//! the places of the process, and what may be claimed or leased for them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use crate::store::delivery::types::{Known, Room};
 #[derive(Default)]
 pub(super) struct WebhookQueues {
     queues: HashMap<WebhookId, WebhookQueue>,
-    /// Queues with anything leased, to wait for, or wrong: a turn looks at these, and not at thousands that are kept for
-    /// their configuration and connections alone.
+    /// Queues with anything leased, to wait for, or wrong: a turn looks at these, and not at thousands that
+    /// are kept for their configuration and connections alone.
     busy: HashSet<WebhookId>,
     /// Webhooks whose present address has accepted a POST.
     proven: Arc<HashSet<WebhookId>>,
@@ -102,8 +102,8 @@ impl WebhookQueues {
         self.places = places;
     }
 
-    /// What may be claimed: for all webhooks, or for those with a backlog that have room again, which are not asked for
-    /// once more until something is left of them.
+    /// What may be claimed: for all webhooks, or for those with a backlog that have room again, which are not
+    /// asked for once more until something is left of them.
     pub(super) fn claimable(&mut self, for_all: bool, now: OffsetDateTime) -> Room {
         if !for_all && !self.busy().any(|(_, queue)| queue.has_backlog) {
             return Room::default();
@@ -145,7 +145,8 @@ impl WebhookQueues {
         self.busy().filter(|(_, queue)| claimable(queue)).map(|(webhook, _)| webhook).collect()
     }
 
-    /// What writers of events may lease to this dispatcher. Forgets first which queues have nothing to do any more.
+    /// What writers of events may lease to this dispatcher. Forgets first which queues have nothing to do any
+    /// more.
     pub(super) fn capacity(&mut self, dispatcher: DispatcherId, now: OffsetDateTime) -> DispatchCapacity {
         let queues = &self.queues;
         self.busy.retain(|webhook| queues.get(webhook).is_some_and(|queue| !queue.is_drained()));

@@ -1,6 +1,7 @@
-//! How the loop finds what no message tells of: leases and lanes in the database, compared with what it knows. The answer
-//! to a commit may be lost or come too late. Whoever committed (a writer of events, a snapshot, a claim, a batch), the
-//! delivery would stay leased to us, and its lane blocked, for as long as this process lives.
+//! How the loop finds what no message tells of: leases and lanes in the database, compared with what it
+//! knows. The answer to a commit may be lost or come too late. Whoever committed (a writer of events, a
+//! snapshot, a claim, a batch), the delivery would stay leased to us, and its lane blocked, for as long as
+//! this process lives.
 
 use std::time::Instant;
 
@@ -8,8 +9,9 @@ use super::Dispatch;
 use crate::domain::ids::DeliveryId;
 use crate::store::delivery::leases::{LaneCursor, Leases};
 
-/// A walk through all lanes, over and over, for those whose first delivery is neither leased nor due: the message about it
-/// was lost, with a commit or with a process. One piece at a time, without a pause at first and after a dispatcher's death.
+/// A walk through all lanes, over and over, for those whose first delivery is neither leased nor due: the
+/// message about it was lost, with a commit or with a process. One piece at a time, without a pause at first
+/// and after a dispatcher's death.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LaneWalk {
     /// It goes on after this lane.
@@ -32,8 +34,8 @@ impl LaneWalk {
     }
 }
 
-/// A scan of the whole table for leases, over and over, as the walk: an index over them would cost every delivery more
-/// than this costs all of them (docs/adr/0036).
+/// A scan of the whole table for leases, over and over, as the walk: an index over them would cost every
+/// delivery more than this costs all of them (docs/adr/0036).
 #[derive(Debug)]
 pub(super) struct LeaseScan {
     /// Page where the next piece begins.
@@ -61,7 +63,8 @@ impl LeaseScan {
 }
 
 impl Dispatch {
-    /// Returns what has been leased to us for long without our knowing of it. If that fails, the next run does it.
+    /// Returns what has been leased to us for long without our knowing of it. If that fails, the next run
+    /// does it.
     pub(super) fn return_unknown(&mut self, leased: Vec<(DeliveryId, i32)>, now: Instant) {
         let unsettled = self.cycle.unsettled().collect();
         let overdue = self.leases.overdue(leased, &unsettled, now);

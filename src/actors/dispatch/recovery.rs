@@ -1,5 +1,5 @@
-//! Work on a recovery that is leased to this process, until the recovery has ended or is leased to another one. Maintenance
-//! starts it; `store/recovery/worker.rs` does each step.
+//! Work on a recovery that is leased to this process, until the recovery has ended or is leased to another
+//! one. Maintenance starts it; `store/recovery/worker.rs` does each step.
 
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How often in a row a step may take too long for the database.
 const TOO_SLOW_AFTER: u32 = 5;
 
-/// Plans the deliveries again, chunk after chunk. If this process dies, another dispatcher goes on from the last one.
+/// Plans the deliveries again, chunk after chunk. If this process dies, another dispatcher goes on from the
+/// last one.
 pub(super) async fn recover(store: Store, dispatcher: DispatcherId, id: RecoveryId) -> Report {
     let mut slow = 0;
     loop {

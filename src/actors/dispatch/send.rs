@@ -181,7 +181,8 @@ impl Dispatch {
         outcome: &'static str,
         promotes_next: bool,
     ) {
-        // It took the place of one that can be sent: a receiver that is tried with one POST would wait for the poll.
+        // It took the place of one that can be sent: a receiver that is tried with one POST would wait for
+        // the poll.
         self.cycle.claim_for_all();
         let level = if end == EndState::Superseded { Level::Info } else { Level::Warn };
         let mut entry = claimed.entry(clock::now(), Kind::DeliveryEnded).level(level);

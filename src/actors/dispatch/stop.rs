@@ -1,4 +1,5 @@
-//! A stop of the loop: it claims nothing more, POSTs under way may end, and nothing stays leased to this process.
+//! A stop of the loop: it claims nothing more, POSTs under way may end, and nothing stays leased to this
+//! process.
 
 use std::time::Duration;
 
@@ -23,8 +24,9 @@ impl Dispatch {
         }
     }
 
-    /// Writes the answers that came at the last moment, so that their deliveries are not sent again, and returns the rest.
-    /// It waits for the transactions under way, which could lease something that nobody returns any more.
+    /// Writes the answers that came at the last moment, so that their deliveries are not sent again, and
+    /// returns the rest. It waits for the transactions under way, which could lease something that nobody
+    /// returns any more.
     pub(super) async fn end(mut self, mut reports: mpsc::UnboundedReceiver<Report>) {
         let by = Instant::now() + END_WITHIN;
         while self.cycle.is_under_way()

@@ -1,18 +1,18 @@
-//! How many calls one API key may make: a bucket of them, which fills up again evenly.
+//! Token bucket of one API key: how many calls it may make at once, and how fast more come.
 
 use std::time::Duration;
 
-/// So many calls at once, and as many anew within a time.
+/// Size of a bucket, and the time in which an empty one fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
-    /// How many.
+    /// Calls at once.
     pub calls: u32,
-    /// Within how many seconds.
+    /// Seconds until an empty bucket is full.
     pub per_seconds: u32,
 }
 
 impl Quota {
-    /// What holds if the operator says nothing: far more than a person or a well-written program needs.
+    /// Default quota: far more than a person or a well-written program needs.
     pub const DEFAULT: Self = Self { calls: 1000, per_seconds: 10 };
 
     /// Reads `calls/seconds`, such as `1000/10`, or `off`.
@@ -41,17 +41,17 @@ impl Quota {
     }
 }
 
-/// What one key has left, by a clock that never jumps: durations since some fixed moment. One moment says it all: when
-/// the bucket will be full again.
+/// Bucket of one key, by a clock that never jumps: durations since some fixed moment. One moment says it all:
+/// when the bucket will be full again.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bucket {
     full_at: Duration,
 }
 
-/// What a call was answered.
+/// Answer to a call that asked for a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Charged {
-    /// Whether it may be carried out.
+    /// Whether it may be made.
     pub allowed: bool,
     /// How many more could be made at once.
     pub left: u32,
@@ -76,7 +76,7 @@ impl Bucket {
         Charged { allowed, left, more_in }
     }
 
-    /// Whether it is as good as a new one, and may be forgotten.
+    /// Whether the bucket is like a new one, and may be forgotten.
     #[must_use]
     pub fn is_full(&self, now: Duration) -> bool {
         self.full_at <= now

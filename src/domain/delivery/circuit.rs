@@ -1,4 +1,4 @@
-//! When a failing receiver is left alone: the circuit of one webhook.
+//! Circuit breaker of one webhook: when its failing receiver is left alone.
 //!
 //! ```text
 //!            5 failures in a row                       hold is over
@@ -12,20 +12,21 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-/// Failures in a row that open the circuit. One agent's deliveries alone can hardly reach it before they are due again.
+/// Failures in a row that open the circuit. One agent's deliveries alone can hardly reach it before they are
+/// due again.
 pub const OPENS_AFTER: u32 = 5;
 /// First and longest hold: a POST a minute costs nothing, and a receiver that is back is not kept waiting.
 const HOLD_FIRST: Duration = Duration::from_secs(5);
 const HOLD_LONGEST: Duration = Duration::from_secs(60);
 
-/// How a webhook's receiver has been of late.
+/// Failures of a webhook's receiver since its last success.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Circuit {
     /// Failed attempts since the last success.
     pub failures: u32,
-    /// First of them.
+    /// Time of the first of them; `None` if there are none.
     pub failing_since: Option<OffsetDateTime>,
-    /// Nothing is sent before.
+    /// Nothing is sent before; `None` if it is not left alone.
     pub hold_until: Option<OffsetDateTime>,
 }
 
@@ -37,7 +38,8 @@ impl Circuit {
         changed
     }
 
-    /// A POST failed at `now`; `rest` is what the receiver asked for. `jitter` is random, at least 0 and below 1.
+    /// A POST failed at `now`; `rest` is what the receiver asked for. `jitter` is random, at least 0 and
+    /// below 1.
     pub fn fail(&mut self, now: OffsetDateTime, rest: Option<Duration>, jitter: f64) {
         self.failures = self.failures.saturating_add(1);
         self.failing_since.get_or_insert(now);

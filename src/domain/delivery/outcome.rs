@@ -1,4 +1,4 @@
-//! What came back of a POST, and what we do about it.
+//! Outcome of a POST, and the disposition of its delivery that follows.
 //!
 //! | outcome | class | did the receiver get it? | disposition |
 //! |---|---|---|---|
@@ -14,9 +14,9 @@
 //! | no access token to send with it | `token` | no | retry |
 //! | no request can be made of the address | `not_built` | no | retry |
 //!
-//! A retry waits for the schedule's delay, or for the receiver's `Retry-After` if that is longer. After the last attempt
-//! of the schedule the delivery is dead; if it would be too old by then it is expired. 410 disables the webhook. Where
-//! "unknown" is retried a receiver may see a delivery twice, under the same id.
+//! A retry waits for the schedule's delay, or for the receiver's `Retry-After` if that is longer. After the
+//! last attempt of the schedule the delivery is dead; if it would be too old by then it is expired. 410
+//! disables the webhook. Where "unknown" is retried a receiver may see a delivery twice, under the same id.
 
 use std::time::Duration;
 
@@ -25,12 +25,12 @@ use time::OffsetDateTime;
 use crate::domain::delivery::retry_schedule;
 use crate::domain::delivery::settings::DeliverySettings;
 
-/// What came back of one POST.
+/// Outcome of one POST.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// A whole answer.
     Answered {
-        /// Its status, 200 to 599.
+        /// HTTP status, 200 to 599.
         status: u16,
         /// Its `Retry-After`, if it has one that can be read.
         retry_after: Option<Duration>,
@@ -56,7 +56,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// A stable word for metrics and the audit log.
+    /// Stable name in metrics and the audit log.
     #[must_use]
     pub fn class(&self) -> &'static str {
         match self {
@@ -76,7 +76,7 @@ impl Outcome {
         }
     }
 
-    /// Status of the answer, if there was one.
+    /// HTTP status of the answer; `None` if there was none.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         match self {
@@ -121,7 +121,7 @@ pub enum EndState {
 }
 
 impl EndState {
-    /// Every one.
+    /// All of them.
     pub const ALL: [Self; 6] = [
         Self::Delivered,
         Self::Dead,
@@ -148,18 +148,18 @@ impl EndState {
 /// One attempt that ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt<'a> {
-    /// What came back.
+    /// Outcome of its POST.
     pub outcome: &'a Outcome,
     /// Its number, from 1.
     pub number: u32,
-    /// When it ended.
+    /// Time at which it ended.
     pub now: OffsetDateTime,
     /// From when on the delivery is too old to be sent; `None`: never.
     pub expires_at: Option<OffsetDateTime>,
 }
 
-/// Judges an attempt by the webhook's settings: the delivery ended or is tried again. `jitter` is random, at least 0 and
-/// below 1.
+/// Judges an attempt by the webhook's settings: the delivery ended or is tried again. `jitter` is random, at
+/// least 0 and below 1.
 #[must_use]
 pub fn judge(attempt: Attempt<'_>, settings: &DeliverySettings, jitter: f64) -> Disposition {
     let Attempt { outcome, number, now, expires_at } = attempt;
@@ -205,13 +205,13 @@ mod tests {
     #[test]
     fn what_would_come_too_late_expires() {
         let outcome = answered(500);
-        let judged = |seconds| {
+        let expiring_in = |seconds| {
             let expires_at = Some(NOW + Duration::from_secs(seconds));
             let attempt = Attempt { outcome: &outcome, number: 1, now: NOW, expires_at };
             super::judge(attempt, &DeliverySettings::default(), 0.0)
         };
-        assert_eq!(judged(5), Ended(EndState::Expired));
-        assert_eq!(judged(6), RetryAt(NOW + Duration::from_secs(5)));
+        assert_eq!(expiring_in(5), Ended(EndState::Expired));
+        assert_eq!(expiring_in(6), RetryAt(NOW + Duration::from_secs(5)));
     }
 
     #[test]
@@ -223,11 +223,11 @@ mod tests {
     fn a_schedule_of_ones_own_counts() {
         let settings = DeliverySettings { retry_schedule: Some(vec![60]), ..DeliverySettings::default() };
         let outcome = answered(500);
-        let judged = |number| {
+        let attempt = |number| {
             super::judge(Attempt { outcome: &outcome, number, now: NOW, expires_at: None }, &settings, 0.0)
         };
-        assert_eq!(judged(1), RetryAt(NOW + Duration::from_secs(60)));
-        assert_eq!(judged(2), Ended(EndState::Dead));
+        assert_eq!(attempt(1), RetryAt(NOW + Duration::from_secs(60)));
+        assert_eq!(attempt(2), Ended(EndState::Dead));
     }
 
     #[test]
@@ -284,10 +284,10 @@ mod tests {
     }
 
     #[test]
-    fn a_receivers_wish_is_never_undercut() {
-        let wish =
+    fn no_retry_comes_before_retry_after() {
+        let asks =
             |seconds| Outcome::Answered { status: 503, retry_after: Some(Duration::from_secs(seconds)) };
-        assert_eq!(judge(&wish(120), 1, NOW, 0.0), RetryAt(NOW + Duration::from_secs(120)));
-        assert_eq!(judge(&wish(1), 1, NOW, 0.0), RetryAt(NOW + Duration::from_secs(5)));
+        assert_eq!(judge(&asks(120), 1, NOW, 0.0), RetryAt(NOW + Duration::from_secs(120)));
+        assert_eq!(judge(&asks(1), 1, NOW, 0.0), RetryAt(NOW + Duration::from_secs(5)));
     }
 }

@@ -7,8 +7,8 @@ use crate::domain::sliding_window::SlidingWindow;
 
 /// POSTs of one webhook under way and in the last window, by durations since some fixed moment.
 ///
-/// A POST counts from its beginning until the window has passed after its end. When it arrives in between only its
-/// receiver knows; so no window holds more by the receiver's count either.
+/// A POST counts from its beginning until the window has passed after its end. When it arrives in between
+/// only its receiver knows; so no window holds more by the receiver's count either.
 #[derive(Debug, Default)]
 pub struct RateLimiter {
     under_way: usize,
@@ -69,8 +69,8 @@ mod tests {
     }
 
     proptest! {
-        /// However the calls come, and wherever between its beginning and its end a POST arrives, no window holds more
-        /// than the limit.
+        /// However the calls come, and wherever between its beginning and its end a POST arrives, no window
+        /// holds more than the limit.
         #[test]
         fn no_window_holds_more_than_the_limit(
             steps in prop::collection::vec((0_u64..400, 0_u64..600, 0.0_f64..=1.0), 1..200),

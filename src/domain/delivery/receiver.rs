@@ -1,5 +1,5 @@
-//! How one webhook's receiver does, as this process sees it: its circuit, the places that its POSTs may take, and whether
-//! its owner knows that it fails.
+//! How one webhook's receiver does, as this process sees it: its circuit, the places that its POSTs may take,
+//! and whether its owner knows that it fails.
 
 use std::time::Duration;
 
@@ -46,7 +46,8 @@ impl Receiver {
         self.is_proven
     }
 
-    /// Takes over what was read about it, besides its circuit; `same_address`: what was known before is of this address.
+    /// Takes over what was read about it, besides its circuit; `same_address`: what was known before is of
+    /// this address.
     pub fn on_read(&mut self, is_proven: bool, noticed: bool, same_address: bool) {
         self.noticed |= noticed;
         // Its first success may not be written yet.
@@ -62,8 +63,9 @@ impl Receiver {
         Accepted { changed, was_failing, was_noticed: std::mem::take(&mut self.noticed) }
     }
 
-    /// A POST failed at `now`; `rest` is how long the receiver asked to be left alone. Says whether a hold began that its
-    /// owner is to be told of: with each one, so that the notice is sent at last even if the database was unavailable.
+    /// A POST failed at `now`; `rest` is how long the receiver asked to be left alone. Says whether a hold
+    /// began that its owner is to be told of: with each one, so that the notice is sent at last even if the
+    /// database was unavailable.
     pub fn fail(&mut self, now: OffsetDateTime, rest: Option<Duration>, jitter: f64) -> bool {
         let hold_before = self.circuit.hold_until;
         let least = if self.is_proven { WINDOW_FIRST } else { WINDOW_UNPROVEN };
@@ -86,7 +88,8 @@ impl Receiver {
         self.window
     }
 
-    /// How likely it is that it keeps its places for long; `oldest_post` is how long its oldest POST has been under way.
+    /// How likely it is that it keeps its places for long; `oldest_post` is how long its oldest POST has been
+    /// under way.
     #[must_use]
     pub fn risk(&self, oldest_post: Option<Duration>) -> Risk {
         if !self.is_proven {

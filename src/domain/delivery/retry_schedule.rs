@@ -1,4 +1,4 @@
-//! When to try again: a schedule that spans more than a day, and the receiver's own wish.
+//! When to try again: a schedule that spans more than a day, and the `Retry-After` that a receiver asks for.
 
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use time::macros::format_description;
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 
-/// Seconds to wait after the first, second, … failed attempt. After the last of them the next failure is the end.
+/// Seconds to wait after the first, second, … failed attempt. After the last of them the next failure is the
+/// end.
 const SCHEDULE: [u64; 10] =
     [5, 30, 2 * MINUTE, 10 * MINUTE, 30 * MINUTE, HOUR, 2 * HOUR, 5 * HOUR, 10 * HOUR, 10 * HOUR];
 
@@ -20,8 +21,8 @@ const JITTER: f64 = 0.1;
 /// Longest `Retry-After` that is obeyed; a longer one is cut to this.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * HOUR);
 
-/// Delay after failed attempt number `attempt` (from 1) by a webhook's own schedule in seconds, or by the usual one;
-/// `None` if that was the last attempt. `jitter` is random, at least 0 and below 1.
+/// Delay after failed attempt number `attempt` (from 1) by a webhook's own schedule in seconds, or by the
+/// usual one; `None` if that was the last attempt. `jitter` is random, at least 0 and below 1.
 #[must_use]
 pub fn delay_after(attempt: u32, schedule: Option<&[u32]>, jitter: f64) -> Option<Duration> {
     let index = usize::try_from(attempt.checked_sub(1)?).ok()?;
@@ -38,7 +39,8 @@ pub fn delay_after(attempt: u32, schedule: Option<&[u32]>, jitter: f64) -> Optio
 #[must_use]
 pub fn parse_retry_after(text: &str, now: OffsetDateTime) -> Option<Duration> {
     let text = text.trim();
-    // RFC 9110 knows whole seconds only, but `1.5` and `1e12` say as plainly how long the receiver wants its rest.
+    // RFC 9110 knows whole seconds only, but `1.5` and `1e12` say as plainly how long the receiver wants its
+    // rest.
     if text.starts_with(|c: char| c.is_ascii_digit())
         && let Ok(seconds) = text.parse::<f64>()
     {

@@ -80,7 +80,8 @@ pub struct DeliverySettings {
     pub min_dwell: Duration,
     /// Several in one POST; `None`: one each.
     pub batch: Option<Batch>,
-    /// Seconds to wait after the first, second … failure; `None`: the usual schedule (domain/delivery/retry_schedule.rs).
+    /// Seconds to wait after the first, second … failure; `None`: the usual schedule
+    /// (domain/delivery/retry_schedule.rs).
     pub retry_schedule: Option<Vec<u32>>,
     /// Deadline of one attempt.
     pub timeout: Duration,
@@ -95,14 +96,15 @@ pub struct DeliverySettings {
 }
 
 impl DeliverySettings {
-    /// From when on a delivery of an event that arrived at `received_at` is too old to be sent; `None`: never.
+    /// From when on a delivery of an event that arrived at `received_at` is too old to be sent; `None`:
+    /// never.
     #[must_use]
     pub fn expires_at(&self, received_at: OffsetDateTime) -> Option<OffsetDateTime> {
         self.max_age.map(|age| received_at + age)
     }
 
-    /// Whether its receiver is to bear less than usual. Only one process serves it then, so that several do not each use up
-    /// what is allowed.
+    /// Whether its receiver is to bear less than usual. Only one process serves it then, so that several do
+    /// not each use up what is allowed.
     #[must_use]
     pub fn is_limited(&self) -> bool {
         self.rate_limit.is_some() || self.max_concurrency < usize::from(USUAL_CONCURRENCY)

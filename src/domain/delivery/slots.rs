@@ -1,10 +1,10 @@
-//! How the places of a process, each a delivery in its hands, are shared: no webhook, no host and no tenant ever takes all of
-//! them, and receivers that do not answer have a part of their own.
+//! Places of a process, each for a delivery leased to it, and how they are shared: no webhook, no host and no
+//! tenant ever takes all of them, and receivers that do not answer have a part of their own.
 //!
-//! A place costs a socket and some memory for as long as its POST is under way. So the places that a receiver may use grow
-//! with what it takes, as a sender of TCP does it (slow start); one that hangs keeps the few that it began with. A share is
-//! measured by what is free and not by a number: few who want places get many each, many get few, and there are always some
-//! left for the next one (dynamic thresholds).
+//! A place costs a socket and some memory for as long as its POST is under way. So the places that a receiver
+//! may use grow with what it takes, as in TCP (slow start); one that hangs keeps the few that it began with.
+//! A share is measured by the free places and not by a number: few webhooks get many each, many get few, and
+//! there are always some left for the next one (dynamic thresholds).
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -15,10 +15,10 @@ use crate::domain::ids::TenantId;
 
 /// Places of one process: each that is under way costs a socket and some 20 KiB.
 pub const ALL: usize = 4096;
-/// Those of them for webhooks that fail, or with a POST that takes long.
+/// Places for webhooks that fail, or with a POST that takes long.
 const SUSPECT: usize = ALL / 4;
-/// Those of them for webhooks that have never accepted a POST. Not the same, or those that begin to hang would keep out
-/// every new one; and so many that hundreds of new ones that hang leave enough for those that do not.
+/// Places for webhooks that have never accepted a POST. Apart from the suspect ones, which would keep out
+/// every new webhook; and enough that hundreds of new ones that hang leave some for those that do not.
 const UNPROVEN: usize = ALL * 3 / 8;
 /// Places of a webhook at first; each POST that it accepts adds one, and a failure takes half of them.
 pub const WINDOW_FIRST: usize = 4;
@@ -26,7 +26,7 @@ pub const WINDOW_FIRST: usize = 4;
 pub const WINDOW_UNPROVEN: usize = 1;
 /// A POST that is under way for longer may be one that hangs.
 pub const SLOW_AFTER: Duration = Duration::from_secs(1);
-/// So many deliveries of one batch count as one place: they share a socket.
+/// Deliveries of one batch that count as one place: they share a socket.
 const BATCH_ITEMS_A_PLACE: usize = 8;
 
 /// How likely it is that a webhook keeps its places for long.
@@ -40,7 +40,7 @@ pub enum Risk {
     Unproven,
 }
 
-/// Whose a place is.
+/// Who has a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// The webhook's tenant.
@@ -49,7 +49,7 @@ pub struct Owner {
     pub host: Arc<str>,
 }
 
-/// How many places are taken, by whom.
+/// Places that are taken, by risk, tenant and host.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
     all: usize,
@@ -59,7 +59,7 @@ pub struct Places {
 }
 
 impl Places {
-    /// Notes that a webhook has so many.
+    /// Counts the places of a webhook.
     pub fn take(&mut self, owner: Option<&Owner>, risk: Risk, count: usize) {
         self.all += count;
         add(&mut self.risks, risk, count);
@@ -81,17 +81,17 @@ impl Places {
         free.min(most.saturating_sub(self.risks.get(&risk).copied().unwrap_or(0)))
     }
 
-    /// How many more a webhook may take that has so many: alone it has at most a fifth, one host half, one tenant two
-    /// thirds.
+    /// How many more a webhook may take that has `has`: a webhook gets at most a fifth, a host half, a tenant
+    /// two thirds.
     #[must_use]
     pub fn room(&self, owner: Option<&Owner>, risk: Risk, has: usize) -> usize {
         let free = self.free(risk);
         let room = free.saturating_sub(4 * has).div_ceil(5);
         let Some(Owner { tenant, host }) = owner else { return room };
-        let of_host = self.hosts.get(&(risk, host.clone())).copied().unwrap_or(0);
-        let of_tenant = self.tenants.get(&(risk, *tenant)).copied().unwrap_or(0);
-        room.min(free.saturating_sub(of_host).div_ceil(2))
-            .min((2 * free).saturating_sub(of_tenant).div_ceil(3))
+        let host_has = self.hosts.get(&(risk, host.clone())).copied().unwrap_or(0);
+        let tenant_has = self.tenants.get(&(risk, *tenant)).copied().unwrap_or(0);
+        room.min(free.saturating_sub(host_has).div_ceil(2))
+            .min((2 * free).saturating_sub(tenant_has).div_ceil(3))
     }
 }
 
@@ -99,7 +99,7 @@ fn add<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K, count: usize) {
     *counts.entry(key).or_insert(0) += count;
 }
 
-/// Places that a batch of so many deliveries takes.
+/// Places that a batch of this many deliveries takes.
 #[must_use]
 pub const fn of_batch(items: usize) -> usize {
     let places = items.div_ceil(BATCH_ITEMS_A_PLACE);
