@@ -265,7 +265,7 @@ fn api_state(config: &Config, shared: Shared) -> ApiState {
     let tenant_quota = config.tenant_quota;
     let services = Services { whole_store: store, status, master_key, targets, tenant_quota };
     let proxies = TrustedProxies::new(config.trusted_proxies.clone());
-    ApiState::new(Arc::new(services), metrics, ClientLimits { proxies, quota: config.api_rate })
+    ApiState::new(Arc::new(services), metrics, ClientLimits { proxies, call_rate: config.api_rate })
 }
 
 fn not_listening(config: &Config, error: &io::Error) -> anyhow::Error {

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::domain::access::caller::TrustedProxies;
 use crate::domain::access::scope::Scope;
-use crate::domain::access::token_bucket::Quota;
+use crate::domain::access::token_bucket::CallRate;
 use crate::metrics::Metrics;
 use crate::services::caller::Services;
 use http::problem::{ApiError, Code};
@@ -37,7 +37,7 @@ pub struct ClientLimits {
     /// Proxies whose word counts on where a call comes from.
     pub proxies: TrustedProxies,
     /// How many calls a key may make; `None`: any number.
-    pub quota: Option<Quota>,
+    pub call_rate: Option<CallRate>,
 }
 
 /// What handlers and middleware work with; give it to the `App` as `web::Data<ApiState>`.
@@ -56,7 +56,7 @@ impl ApiState {
     /// Puts the parts together.
     #[must_use]
     pub fn new(services: Arc<Services>, metrics: Metrics, limits: ClientLimits) -> Self {
-        let (failures, uses) = (http::limits::Failures::default(), http::limits::Uses::new(limits.quota));
+        let (failures, uses) = (http::limits::Failures::default(), http::limits::Uses::new(limits.call_rate));
         Self { services, metrics, proxies: limits.proxies, failures, uses }
     }
 }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use crate::domain::access::tenant_quota::TenantQuota;
-use crate::domain::access::token_bucket::Quota;
+use crate::domain::access::token_bucket::CallRate;
 use crate::domain::audit::syslog::Receiver;
 use crate::domain::presence::source::{
     ENVIRONMENT_SOURCE_NAME, PROTOCOL_NOTIFICATIONS, PROTOCOL_REALTIME, SourceSettings,
@@ -72,7 +72,7 @@ pub struct Config {
     /// Proxies whose word counts on where a call comes from.
     pub trusted_proxies: Vec<IpNet>,
     /// Calls that one API key may make; `None`: any number.
-    pub api_rate: Option<Quota>,
+    pub api_rate: Option<CallRate>,
     /// How much a tenant may have.
     pub tenant_quota: TenantQuota,
     /// Log filter.
@@ -121,7 +121,7 @@ impl Config {
             }),
             allow_targets: read.parse("BRIDGE_ALLOW_TARGETS", Vec::new(), cidrs),
             trusted_proxies: read.parse("BRIDGE_TRUSTED_PROXIES", Vec::new(), cidrs),
-            api_rate: read.parse("BRIDGE_API_RATE", Some(Quota::DEFAULT), Quota::read),
+            api_rate: read.parse("BRIDGE_API_RATE", Some(CallRate::DEFAULT), CallRate::read),
             tenant_quota: tenant_quota(&mut read),
             log: read.parse("BRIDGE_LOG", "info".to_owned(), |text| {
                 telemetry::parse_filter(text).map(|_| text.to_owned())

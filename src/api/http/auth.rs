@@ -142,11 +142,11 @@ impl RateHeaders {
 /// Notes what the headers shall say, and refuses a call too many. Names and forms are those of
 /// draft-ietf-httpapi-ratelimit-headers-10.
 fn charge(request: &ServiceRequest, counted: Counted) -> Result<(), ApiError> {
-    let Some((quota, charged)) = counted.charged else {
+    let Some((rate, charged)) = counted.charged else {
         return Ok(());
     };
     let more_in = charged.more_in.as_millis().div_ceil(1000).max(1);
-    let policy = format!("\"key\";q={};w={}", quota.calls, quota.per_seconds);
+    let policy = format!("\"key\";q={};w={}", rate.calls, rate.per_seconds);
     let left = format!("\"key\";r={};t={more_in}", charged.left);
     let values = HeaderValue::from_str(&policy).ok().zip(HeaderValue::from_str(&left).ok());
     if let Some((policy, left)) = values {
@@ -156,7 +156,7 @@ fn charge(request: &ServiceRequest, counted: Counted) -> Result<(), ApiError> {
     if charged.allowed {
         return Ok(());
     }
-    let allows = format!("A key may make {} calls in {} seconds.", quota.calls, quota.per_seconds);
+    let allows = format!("A key may make {} calls in {} seconds.", rate.calls, rate.per_seconds);
     Err(ApiError::new(Code::RateLimited, allows).with_header(header::RETRY_AFTER, &more_in.to_string()))
 }
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::domain::access::token_bucket::{Bucket, Charged, Quota};
+use crate::domain::access::token_bucket::{CallRate, Charged, TokenBucket};
 use crate::domain::ids::ApiKeyId;
 use crate::store::access::authenticate::USE_NOTED_EVERY;
 
@@ -44,14 +44,14 @@ impl Failures {
 /// What each key has left, and when its use was noted last.
 #[derive(Debug)]
 pub struct Uses {
-    quota: Option<Quota>,
+    rate: Option<CallRate>,
     began: Instant,
     by_key: Mutex<HashMap<ApiKeyId, Use>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Use {
-    bucket: Bucket,
+    bucket: TokenBucket,
     noted: Option<Duration>,
 }
 
@@ -59,7 +59,7 @@ struct Use {
 #[derive(Clone, Copy, Debug)]
 pub struct Counted {
     /// What its bucket says; `None` if there is no limit.
-    pub charged: Option<(Quota, Charged)>,
+    pub charged: Option<(CallRate, Charged)>,
     /// Whether it is time to note that the key is in use.
     pub to_note: bool,
 }
@@ -67,8 +67,8 @@ pub struct Counted {
 impl Uses {
     /// Nobody has called yet.
     #[must_use]
-    pub fn new(quota: Option<Quota>) -> Self {
-        Self { quota, began: Instant::now(), by_key: Mutex::default() }
+    pub fn new(rate: Option<CallRate>) -> Self {
+        Self { rate, began: Instant::now(), by_key: Mutex::default() }
     }
 
     /// Counts a call of this key.
@@ -87,7 +87,7 @@ impl Uses {
         if to_note {
             known.noted = Some(now);
         }
-        Counted { charged: self.quota.map(|quota| (quota, known.bucket.take(quota, now))), to_note }
+        Counted { charged: self.rate.map(|rate| (rate, known.bucket.take(rate, now))), to_note }
     }
 }
 
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn however_many_addresses_and_keys_there_are_few_are_remembered() {
-        let (failures, uses) = (Failures::default(), Uses::new(Some(Quota::DEFAULT)));
+        let (failures, uses) = (Failures::default(), Uses::new(Some(CallRate::DEFAULT)));
         let start = Instant::now();
         for n in 0..25_000_u32 {
             failures.one_more(IpAddr::from(n.to_be_bytes()), start);
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_key_has_its_own_bucket_and_its_use_is_noted_once_a_minute() {
-        let uses = Uses::new(Some(Quota { calls: 2, per_seconds: 60 }));
+        let uses = Uses::new(Some(CallRate { calls: 2, per_seconds: 60 }));
         let (one, other, start) = (ApiKeyId::generate(), ApiKeyId::generate(), Instant::now());
         let count = |key, at| {
             let counted = uses.one_more(key, at);

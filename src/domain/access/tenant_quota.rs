@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-/// So many webhooks, and so many items in all their filters together.
+/// Most webhooks, and most items in all their filters together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TenantQuota {
     /// Webhooks that are not removed.
@@ -23,7 +23,7 @@ impl TenantQuota {
     /// What the operator may set for `filter_items`.
     pub const FILTER_ITEMS: RangeInclusive<u32> = 1..=100_000_000;
 
-    /// Whether a tenant may have so many of both.
+    /// Whether a tenant may have these numbers of both.
     ///
     /// # Errors
     /// What it may have at most, if it is less.

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 /// Size of a bucket, and the time in which an empty one fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quota {
+pub struct CallRate {
     /// Calls at once.
     pub calls: u32,
     /// Seconds until an empty bucket is full.
     pub per_seconds: u32,
 }
 
-impl Quota {
-    /// Default quota: far more than a person or a well-written program needs.
+impl CallRate {
+    /// Default: far more than a person or a well-written program needs.
     pub const DEFAULT: Self = Self { calls: 1000, per_seconds: 10 };
 
     /// Reads `calls/seconds`, such as `1000/10`, or `off`.
@@ -26,7 +26,7 @@ impl Quota {
         let pair =
             text.split_once('/').and_then(|(calls, per)| Some((calls.parse().ok()?, per.parse().ok()?)));
         pair.map(|(calls, per_seconds)| Self { calls, per_seconds })
-            .filter(|quota| (1..=1_000_000).contains(&quota.calls) && (1..=3600).contains(&quota.per_seconds))
+            .filter(|rate| (1..=1_000_000).contains(&rate.calls) && (1..=3600).contains(&rate.per_seconds))
             .map(Some)
             .ok_or_else(|| "must be calls/seconds, such as 1000/10 (at most 1000000/3600), or off".to_owned())
     }
@@ -35,7 +35,7 @@ impl Quota {
         Duration::from_secs(self.per_seconds.into())
     }
 
-    /// How long one call takes to grow again.
+    /// Time in which one call is added.
     fn each(self) -> Duration {
         self.per() / self.calls.max(1)
     }
@@ -44,7 +44,7 @@ impl Quota {
 /// Bucket of one key, by a clock that never jumps: durations since some fixed moment. One moment says it all:
 /// when the bucket will be full again.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Bucket {
+pub struct TokenBucket {
     full_at: Duration,
 }
 
@@ -59,10 +59,10 @@ pub struct Charged {
     pub more_in: Duration,
 }
 
-impl Bucket {
+impl TokenBucket {
     /// Takes one call out, if there is one.
-    pub fn take(&mut self, quota: Quota, now: Duration) -> Charged {
-        let (per, each) = (quota.per(), quota.each());
+    pub fn take(&mut self, rate: CallRate, now: Duration) -> Charged {
+        let (per, each) = (rate.per(), rate.each());
         let lacks = self.full_at.saturating_sub(now);
         let allowed = lacks + each <= per;
         if allowed {
@@ -70,7 +70,7 @@ impl Bucket {
         }
         let lacks = self.full_at.saturating_sub(now);
         let grown = per.saturating_sub(lacks).as_nanos() / each.as_nanos().max(1);
-        let left = u32::try_from(grown).unwrap_or(u32::MAX).min(quota.calls - 1);
+        let left = u32::try_from(grown).unwrap_or(u32::MAX).min(rate.calls - 1);
         let next = u32::saturating_add(left, 1);
         let more_in = lacks.saturating_sub(per.saturating_sub(each.saturating_mul(next)));
         Charged { allowed, left, more_in }
@@ -91,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    const QUOTA: Quota = Quota { calls: 4, per_seconds: 2 };
+    const RATE: CallRate = CallRate { calls: 4, per_seconds: 2 };
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -99,25 +99,25 @@ mod tests {
 
     #[test]
     fn a_full_bucket_gives_all_at_once_and_grows_again_evenly() {
-        let mut bucket = Bucket::default();
+        let mut bucket = TokenBucket::default();
         for left in [3, 2, 1, 0] {
-            let charged = bucket.take(QUOTA, ms(0));
+            let charged = bucket.take(RATE, ms(0));
             assert_eq!((charged.allowed, charged.left, charged.more_in), (true, left, ms(500)));
         }
-        let refused = bucket.take(QUOTA, ms(200));
+        let refused = bucket.take(RATE, ms(200));
         assert_eq!(refused, Charged { allowed: false, left: 0, more_in: ms(300) });
-        assert!(bucket.take(QUOTA, ms(500)).allowed);
-        assert!(!bucket.take(QUOTA, ms(500)).allowed);
+        assert!(bucket.take(RATE, ms(500)).allowed);
+        assert!(!bucket.take(RATE, ms(500)).allowed);
         assert!(!bucket.is_full(ms(2499)) && bucket.is_full(ms(2500)));
-        assert_eq!(bucket.take(QUOTA, ms(60_000)).left, 3, "never more than a full one");
+        assert_eq!(bucket.take(RATE, ms(60_000)).left, 3, "never more than a full one");
     }
 
     #[test]
-    fn a_quota_is_read_or_refused() {
-        assert_eq!(Quota::read("1000/10"), Ok(Some(Quota::DEFAULT)));
-        assert_eq!(Quota::read("off"), Ok(None));
+    fn a_rate_is_read_or_refused() {
+        assert_eq!(CallRate::read("1000/10"), Ok(Some(CallRate::DEFAULT)));
+        assert_eq!(CallRate::read("off"), Ok(None));
         for wrong in ["", "10", "0/1", "1/0", "-1/1", "1/3601", "1000001/1", "1/1/1", "a/b"] {
-            assert!(Quota::read(wrong).is_err(), "{wrong}");
+            assert!(CallRate::read(wrong).is_err(), "{wrong}");
         }
     }
 
@@ -128,17 +128,17 @@ mod tests {
             steps in prop::collection::vec(0_u64..400, 1..300),
             calls in 1_u32..20,
         ) {
-            let quota = Quota { calls, per_seconds: 1 };
-            let (mut bucket, mut now, mut allowed) = (Bucket::default(), Duration::ZERO, Vec::new());
+            let rate = CallRate { calls, per_seconds: 1 };
+            let (mut bucket, mut now, mut allowed) = (TokenBucket::default(), Duration::ZERO, Vec::new());
             for step in steps {
                 now += ms(step);
-                let charged = bucket.take(quota, now);
+                let charged = bucket.take(rate, now);
                 prop_assert!(charged.left < calls);
                 if charged.allowed {
                     allowed.push(now);
                 } else {
                     prop_assert!(charged.left == 0 && charged.more_in > Duration::ZERO);
-                    prop_assert!(bucket.take(quota, now + charged.more_in).allowed);
+                    prop_assert!(bucket.take(rate, now + charged.more_in).allowed);
                     allowed.push(now + charged.more_in);
                     now += charged.more_in;
                 }

@@ -1,5 +1,5 @@
-//! How a receiver is entered besides the signature: credentials, headers of its own, a client certificate. It is kept
-//! sealed as one JSON text (`webhook.access_sealed`) and is never shown again.
+//! What a receiver asks for besides the signature, as checked values: credentials, headers of its own, a client certificate.
+//! Stored sealed as one JSON text (`webhook.access_sealed`) and never shown again; `domain/webhook/access_input.rs` reads them.
 
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +40,7 @@ pub enum Auth {
     },
     /// RFC 6749, section 4.4: a token by client credentials, kept until shortly before it ends.
     Oauth2 {
-        /// Where tokens are issued; judged like the webhook's own address.
+        /// Where tokens are issued; checked like the webhook's own address.
         token_url: String,
         /// Whom it is issued to.
         client_id: String,

@@ -1,4 +1,5 @@
-//! How one webhook wants its deliveries: what is sent, how often it is tried, and how fast.
+//! Delivery settings of one webhook as checked values: what is sent, how often it is tried, and how fast. Their reading and
+//! their ranges are in `domain/webhook/delivery_settings_input.rs`.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ pub enum Mode {
     /// Each change is sent.
     #[default]
     Every,
-    /// A waiting older state gives way to the newer one.
+    /// A newer state supersedes a waiting older one.
     Latest,
 }
 
@@ -51,6 +52,39 @@ closed_set!(Format {
 });
 closed_set!(Verification { None = "none", Echo = "echo", Options = "options" });
 
+/// What POSTs are signed with; one of them at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signatures {
+    /// HMAC-SHA256 under the shared secret.
+    pub v1: bool,
+    /// ed25519, checked with a public key.
+    pub v1a: bool,
+}
+
+impl Default for Signatures {
+    fn default() -> Self {
+        Self { v1: true, v1a: false }
+    }
+}
+
+impl Signatures {
+    pub(in crate::domain) const WORDS: [&'static str; 2] = ["v1", "v1a"];
+
+    /// As they are stored and shown.
+    #[must_use]
+    pub fn words(self) -> Vec<&'static str> {
+        let wanted = [self.v1, self.v1a];
+        Self::WORDS.into_iter().zip(wanted).filter_map(|(word, wanted)| wanted.then_some(word)).collect()
+    }
+
+    /// What these words ask for; others than ours ask for nothing.
+    #[must_use]
+    pub fn from_words(words: &[String]) -> Self {
+        let holds = |word: &str| words.iter().any(|given| given == word);
+        Self { v1: holds("v1"), v1a: holds("v1a") }
+    }
+}
+
 /// Several deliveries in one POST.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batch {
@@ -60,10 +94,10 @@ pub struct Batch {
     pub max_wait: Duration,
 }
 
-/// At most so many POSTs in any window of this length.
+/// Most POSTs in any window of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
-    /// How many.
+    /// Most POSTs in a window.
     pub requests: usize,
     /// Length of the window.
     pub per: Duration,
@@ -76,7 +110,7 @@ pub struct DeliverySettings {
     pub mode: Mode,
     /// A delivery older than this ends unsent; `None`: never.
     pub max_age: Option<Duration>,
-    /// A state must last so long before it is sent.
+    /// A state must last this long before it is sent.
     pub min_dwell: Duration,
     /// Several in one POST; `None`: one each.
     pub batch: Option<Batch>,
@@ -89,7 +123,7 @@ pub struct DeliverySettings {
     pub max_concurrency: usize,
     /// How fast POSTs may follow each other; `None`: as fast as they are answered.
     pub rate_limit: Option<RateLimit>,
-    /// After failing for so long without one success it is disabled.
+    /// It is disabled after failing for this long without one success.
     pub disable_after: Duration,
     /// What a POST looks like.
     pub format: Format,

@@ -1,5 +1,5 @@
-//! How a webhook's receiver is entered: headers of its own, credentials, a client certificate. What is wrong is told
-//! without the values.
+//! Headers, credentials and client certificate as a registration gives them: held against the rules and laid over the present
+//! ones. Violations never show the values. The checked values are in `domain/delivery/access.rs`.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ const RESERVED: [&str; 11] = [
 ];
 const RESERVED_BEGINNINGS: [&str; 5] = ["content-", "proxy-", "webhook-", "ce-", "presence-bridge-"];
 
-/// What was said of the receiver's entry; `None` is what was not mentioned.
+/// Access as given; `None`: not mentioned.
 #[derive(Debug, Default)]
 pub struct AccessInput {
     /// Headers of its own, as given; they replace the former ones.
@@ -73,7 +73,7 @@ pub struct AuthInput {
     pub in_body: Option<bool>,
 }
 
-/// The same, found to be good.
+/// The same, checked; `None`: not mentioned.
 #[derive(Debug, Default)]
 pub struct AccessChanges {
     /// Headers of its own, names in lower case.
@@ -104,7 +104,7 @@ impl AccessInput {
 }
 
 impl AccessChanges {
-    /// The entry as it will be. Headers, credentials and certificate are replaced one by one.
+    /// Access as it will be. Headers, credentials and certificate are replaced one by one.
     #[must_use]
     pub fn over(&self, present: &Access) -> Access {
         Access {

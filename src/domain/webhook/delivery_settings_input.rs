@@ -1,22 +1,25 @@
-//! How a webhook wants its deliveries: the numbers and words of a registration, held against their ranges.
+//! Delivery settings as a registration gives them: read, held against their ranges, laid over the present ones. The checked
+//! values, which the rest of the bridge works with, are in `domain/delivery/settings.rs`.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::domain::delivery::settings::{Batch, DeliverySettings, Format, Mode, RateLimit, Verification};
+use crate::domain::delivery::settings::{
+    Batch, DeliverySettings, Format, Mode, RateLimit, Signatures, Verification,
+};
 use crate::domain::violation::Violation;
 
 /// Most waits of a schedule.
 const SCHEDULE_MAX: usize = 30;
 
-/// What was said of deliveries; `None` is what was not mentioned, `Some(None)` what shall be cleared.
+/// Settings as given; `None`: not mentioned, `Some(None)`: shall be cleared.
 #[derive(Clone, Debug, Default)]
 pub struct DeliveryInput {
     /// `every` or `latest`.
     pub mode: Option<String>,
     /// A delivery older than this ends unsent.
     pub max_age_seconds: Option<Option<i32>>,
-    /// A state must last so long before it is sent.
+    /// A state must last this long before it is sent.
     pub min_dwell_ms: Option<i32>,
     /// Several deliveries in one POST: how many at most, and how long a batch may wait to fill.
     pub batch: Option<Option<(i32, i32)>>,
@@ -28,7 +31,7 @@ pub struct DeliveryInput {
     pub max_concurrency: Option<i32>,
     /// How many POSTs at most, and in how many seconds.
     pub rate_limit: Option<Option<(i32, i32)>>,
-    /// After failing for so long it is disabled.
+    /// It is disabled after failing for this long.
     pub disable_after_seconds: Option<i32>,
     /// What a POST looks like.
     pub format: Option<String>,
@@ -38,7 +41,7 @@ pub struct DeliveryInput {
     pub verification: Option<String>,
 }
 
-/// The same, found to be good.
+/// The same settings within their ranges; `None`: not mentioned.
 #[derive(Clone, Debug, Default)]
 pub struct DeliveryChanges {
     mode: Option<Mode>,
@@ -53,39 +56,6 @@ pub struct DeliveryChanges {
     format: Option<Format>,
     pub(in crate::domain) signatures: Option<Signatures>,
     pub(in crate::domain) verification: Option<Verification>,
-}
-
-/// What POSTs are signed with; one of them at least.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Signatures {
-    /// HMAC-SHA256 under the shared secret.
-    pub v1: bool,
-    /// ed25519, checked with a public key.
-    pub v1a: bool,
-}
-
-impl Default for Signatures {
-    fn default() -> Self {
-        Self { v1: true, v1a: false }
-    }
-}
-
-impl Signatures {
-    const WORDS: [&'static str; 2] = ["v1", "v1a"];
-
-    /// As they are stored and shown.
-    #[must_use]
-    pub fn words(self) -> Vec<&'static str> {
-        let wanted = [self.v1, self.v1a];
-        Self::WORDS.into_iter().zip(wanted).filter_map(|(word, wanted)| wanted.then_some(word)).collect()
-    }
-
-    /// What these words ask for; others than ours ask for nothing.
-    #[must_use]
-    pub fn from_words(words: &[String]) -> Self {
-        let holds = |word: &str| words.iter().any(|given| given == word);
-        Self { v1: holds("v1"), v1a: holds("v1a") }
-    }
 }
 
 /// Notes what is out of its range.

@@ -6,7 +6,7 @@ use url::Url;
 use super::ids::SourceId;
 use super::violation::{Violation, without_repeats};
 use crate::domain::delivery::access::Access;
-use crate::domain::delivery::settings::{DeliverySettings, Format, Verification};
+use crate::domain::delivery::settings::{DeliverySettings, Format, Signatures, Verification};
 use target::TargetPolicy;
 
 pub mod access_input;
@@ -21,7 +21,7 @@ pub mod state;
 pub mod target;
 
 use access_input::{AccessChanges, AccessInput};
-use delivery_settings_input::{DeliveryChanges, DeliveryInput, Signatures};
+use delivery_settings_input::{DeliveryChanges, DeliveryInput};
 
 /// How long a replaced secret signs beside the new one, unless the owner says otherwise: a receiver has a day to change
 /// over.

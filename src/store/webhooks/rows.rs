@@ -8,12 +8,13 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::domain::delivery::access::Access;
-use crate::domain::delivery::settings::{Batch, DeliverySettings, Format, Mode, RateLimit, Verification};
+use crate::domain::delivery::settings::{
+    Batch, DeliverySettings, Format, Mode, RateLimit, Signatures, Verification,
+};
 use crate::domain::delivery::signing_pair::public_key;
 use crate::domain::ids::{SourceId, TenantId, WebhookId, WebhookSecretId};
 use crate::domain::secret::MasterKey;
 use crate::domain::webhook::WebhookSettings;
-use crate::domain::webhook::delivery_settings_input::Signatures;
 use crate::domain::webhook::state::{StateReason, WebhookState};
 use crate::random;
 use crate::store::{Result, StoreError};
