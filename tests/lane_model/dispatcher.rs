@@ -55,7 +55,7 @@ impl Model {
         let there = &mut s.processes[p];
         there.held[event] = Hand::Empty;
         let next = if success { Next::Ended } else { Next::Retry };
-        there.work.add(Settlement { event, attempt, next, goes_on: there.life == Life::Runs });
+        there.work.add(Settlement { event, attempt, next, promotes_next: there.life == Life::Runs });
         true
     }
 
@@ -66,7 +66,7 @@ impl Model {
         for event in 0..EVENTS {
             if let Hand::Ready(attempt) = there.held[event] {
                 there.held[event] = Hand::Empty;
-                there.work.add(Settlement { event, attempt, next: Next::Back, goes_on: false });
+                there.work.add(Settlement { event, attempt, next: Next::Back, promotes_next: false });
                 any = true;
             }
         }
@@ -128,19 +128,23 @@ impl Model {
             }
             rows[settlement.event] = match settlement.next {
                 Next::Ended => {
-                    moved.push((self.lanes[settlement.event], settlement.event + 1, settlement.goes_on));
+                    moved.push((
+                        self.lanes[settlement.event],
+                        settlement.event + 1,
+                        settlement.promotes_next,
+                    ));
                     Row::Ended
                 }
                 Next::Retry => row.freed(true),
                 Next::Back => row.freed(false),
             };
         }
-        for (lane, from, goes_on) in moved {
+        for (lane, from, promotes_next) in moved {
             let next = (from..EVENTS).find(|e| self.lanes[*e] == lane && before[*e].is_open());
             if let Some(next) = next
                 && before[next].is_blocked()
             {
-                if goes_on {
+                if promotes_next {
                     claimed |= only(next);
                     rows[next] = before[next].leased_to(id);
                 } else {

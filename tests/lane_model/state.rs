@@ -141,7 +141,7 @@ pub struct Settlement {
     pub event: usize,
     pub attempt: u8,
     pub next: Next,
-    pub goes_on: bool,
+    pub promotes_next: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

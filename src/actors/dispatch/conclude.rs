@@ -180,7 +180,7 @@ impl Conclusion<'_> {
             status: outcome.status().map(i32::from),
             outcome: outcome.class(),
             promotes_next: self.promotes_next && is_single,
-            latest: self.settings.mode == Mode::Latest && is_single,
+            latest_only: self.settings.mode == Mode::Latest && is_single,
         }
     }
 
@@ -313,9 +313,9 @@ mod tests {
     fn the_deliveries_of_a_batch_promote_nothing_and_name_their_batch() {
         let settings = DeliverySettings { mode: Mode::Latest, ..DeliverySettings::default() };
         let (settlement, entry) = conclude(&posted(200, "", Some("batch-1")), &settings);
-        assert!(!settlement.promotes_next && !settlement.latest);
+        assert!(!settlement.promotes_next && !settlement.latest_only);
         assert_eq!(entry.data.get("batch").and_then(|text| text.as_str()), Some("batch-1"));
-        assert!(conclude(&posted(200, "", None), &settings).0.latest);
+        assert!(conclude(&posted(200, "", None), &settings).0.latest_only);
     }
 
     #[test]

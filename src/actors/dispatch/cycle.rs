@@ -9,7 +9,7 @@ use crate::domain::ids::WebhookId;
 use crate::metrics::OutcomeLabels;
 use crate::random;
 use crate::store::StoreError;
-use crate::store::delivery::types::{Cycle, Room, Work};
+use crate::store::delivery::types::{ClaimRoom, Cycle, Work};
 
 impl Dispatch {
     /// Starts a cycle, unless one is under way or there is nothing for it.
@@ -18,7 +18,7 @@ impl Dispatch {
             return;
         }
         let room = match self.draining {
-            true => Room::default(),
+            true => ClaimRoom::default(),
             false => self.queues.claimable(self.cycle.claims_for_all(), clock::now()),
         };
         let Some(cycle) = self.cycle.begin(room) else { return };

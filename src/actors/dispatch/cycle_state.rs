@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::domain::audit::Entry;
 use crate::domain::ids::{DeliveryId, WebhookId};
 use crate::domain::retry_backoff::RetryBackoff;
-use crate::store::delivery::types::{Cycle, HealthChange, Room, Settlement, Work};
+use crate::store::delivery::types::{ClaimRoom, Cycle, HealthChange, Settlement, Work};
 
 /// First and longest wait between tries while the database is unavailable.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -56,7 +56,7 @@ impl CycleState {
 
     /// Adds how a receiver does, in place of what was added before.
     pub(super) fn add_health(&mut self, change: HealthChange) {
-        self.work.note(change);
+        self.work.record_health(change);
     }
 
     /// Adds lanes whose first delivery nobody may know of.
@@ -79,7 +79,7 @@ impl CycleState {
     }
 
     /// Begins a cycle that claims what there is room for; `None` if there is nothing to write or to claim.
-    pub(super) fn begin(&mut self, room: Room) -> Option<BeginningCycle> {
+    pub(super) fn begin(&mut self, room: ClaimRoom) -> Option<BeginningCycle> {
         self.not_before = None;
         if room.total > 0 {
             self.claims_for_all = false;
@@ -102,7 +102,7 @@ impl CycleState {
         self.backoff.reset();
         for change in written {
             if cycle.health_left.contains(&change.webhook_id) && !self.has_health_of(change.webhook_id) {
-                self.work.note(change);
+                self.work.record_health(change);
             }
         }
         self.claims_for_all |= cycle.more;
@@ -116,9 +116,9 @@ impl CycleState {
         failed.entries.append(&mut self.work.entries);
         failed.lanes.append(&mut self.work.lanes);
         for change in std::mem::take(&mut self.work.health) {
-            failed.note(change);
+            failed.record_health(change);
         }
-        failed.room = Room::default();
+        failed.room = ClaimRoom::default();
         self.work = failed;
         self.claims_for_all = true;
         let delay = self.backoff.after_failure(jitter);
@@ -173,7 +173,7 @@ mod tests {
             status: Some(204),
             outcome: "ok",
             promotes_next: false,
-            latest: false,
+            latest_only: false,
         }
     }
 
@@ -182,8 +182,8 @@ mod tests {
         HealthChange { webhook_id, circuit, last_outcome: None, succeeds: false, is_back: false }
     }
 
-    fn room(total: i64) -> Room {
-        Room { total, ..Room::default() }
+    fn room(total: i64) -> ClaimRoom {
+        ClaimRoom { total, ..ClaimRoom::default() }
     }
 
     #[test]

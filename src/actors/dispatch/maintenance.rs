@@ -241,7 +241,7 @@ async fn release_uncertain(store: &Store) -> Result<(HashSet<(WebhookId, i64)>, 
     }
     let released = async {
         store.writers_ended().await?;
-        store.release_unannounced(&uncertain.born).await
+        store.release_unannounced(&uncertain.leased_at_insert).await
     };
     match released.await {
         Ok(released) => Ok((uncertain.lanes, released)),

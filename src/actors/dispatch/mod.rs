@@ -211,16 +211,16 @@ impl Dispatch {
 
     /// One turn: takes over direct dispatches, sends what may go, and starts the tasks that are due.
     fn turn(&mut self) {
-        for handed in self.deps.store.handoff.take() {
+        for handed in self.deps.store.handoff.accept() {
             match handed {
-                DirectDispatch::Delivery(claimed) => self.accept(*claimed),
-                DirectDispatch::Behind { webhook, lane } => {
+                DirectDispatch::Leased(claimed) => self.accept(*claimed),
+                DirectDispatch::Blocked { webhook, lane } => {
                     if !self.leases.has_lane(webhook, lane) {
                         self.cycle.add_lanes([(webhook, lane)]);
                     }
                 }
-                DirectDispatch::Left { webhook } => self.queues.mark_backlog(webhook),
-                DirectDispatch::Collecting { webhook, count } => self.collect(webhook, count),
+                DirectDispatch::NoRoom { webhook } => self.queues.mark_backlog(webhook),
+                DirectDispatch::Batched { webhook, count } => self.collect(webhook, count),
             }
         }
         let now = Instant::now();
@@ -339,7 +339,7 @@ mod testing {
             format: Format::default(),
             event_id,
             event: Some(Arc::new(event)),
-            newer: false,
+            has_newer_state: false,
         }
     }
 }

@@ -387,7 +387,7 @@ fn unsent(config: &WebhookConfig, claimed: &Claimed, now: OffsetDateTime) -> Opt
         return Some(Unsent::Disabled);
     }
     let Some(event) = &claimed.event else { return Some(Unsent::EventGone) };
-    if claimed.newer {
+    if claimed.has_newer_state {
         return Some(Unsent::Superseded);
     }
     let is_expired = config.settings.expires_at(event.received_at).is_some_and(|at| at <= now);
@@ -455,7 +455,7 @@ mod tests {
         let mut queue =
             queue(DeliverySettings { max_age: Some(Duration::ZERO), ..DeliverySettings::default() }, 1);
         let gone = Claimed { event: None, ..claimed(WebhookId::generate()) };
-        let superseded = Claimed { newer: true, ..claimed(WebhookId::generate()) };
+        let superseded = Claimed { has_newer_state: true, ..claimed(WebhookId::generate()) };
         queue.accept_unsent(vec![gone, superseded]);
         assert_eq!(decide(&mut queue), "expired");
         assert_eq!(decide(&mut queue), "event gone");

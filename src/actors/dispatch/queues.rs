@@ -11,7 +11,7 @@ use super::queue::WebhookQueue;
 use crate::domain::delivery::capacity::DispatchCapacity;
 use crate::domain::delivery::slots::{Places, Risk, WINDOW_FIRST, WINDOW_UNPROVEN};
 use crate::domain::ids::{DispatcherId, WebhookId};
-use crate::store::delivery::types::{Known, Room};
+use crate::store::delivery::types::{ClaimRoom, WebhookRoom};
 
 /// Queues of all webhooks that this process works for.
 #[derive(Default)]
@@ -104,31 +104,31 @@ impl WebhookQueues {
 
     /// What may be claimed: for all webhooks, or for those with a backlog that have room again, which are not
     /// asked for once more until something is left of them.
-    pub(super) fn claimable(&mut self, for_all: bool, now: OffsetDateTime) -> Room {
+    pub(super) fn claimable(&mut self, for_all: bool, now: OffsetDateTime) -> ClaimRoom {
         if !for_all && !self.busy().any(|(_, queue)| queue.has_backlog) {
-            return Room::default();
+            return ClaimRoom::default();
         }
         self.count_places();
         // Half of what is free: the next claim knows the webhooks that have nothing leased yet.
         let free = self.places.free(Risk::Low).div_ceil(2);
         if free == 0 {
-            return Room::default();
+            return ClaimRoom::default();
         }
         let with_backlog = self.with_claimable_backlog(now);
         for webhook in &with_backlog {
             self.open(*webhook).has_backlog = false;
         }
         if !for_all && with_backlog.is_empty() {
-            return Room::default();
+            return ClaimRoom::default();
         }
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        let known = self.busy().map(|(webhook, queue)| Known {
+        let known = self.busy().map(|(webhook, queue)| WebhookRoom {
             webhook_id: webhook,
             leased: count(queue.leased_count()),
             room: count(queue.room(&self.places)),
             risk: queue.risk(),
         });
-        Room {
+        ClaimRoom {
             total: count(free),
             suspect: count(self.places.free(Risk::Suspect).div_ceil(2)),
             unproven: count(self.places.free(Risk::Unproven).div_ceil(2)),

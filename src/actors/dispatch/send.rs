@@ -145,7 +145,7 @@ impl Dispatch {
                 status: None,
                 outcome: "",
                 promotes_next: false,
-                latest: false,
+                latest_only: false,
             };
             self.cycle.add(settlement, None);
         }
@@ -195,7 +195,7 @@ impl Dispatch {
             status: None,
             outcome,
             promotes_next: promotes_next && !self.draining,
-            latest: false,
+            latest_only: false,
         };
         self.cycle.add(settlement, Some(entry));
         self.deps.metrics.deliveries_ended.get_or_create(&OutcomeLabels { outcome: end.as_str() }).inc();

@@ -168,7 +168,7 @@ async fn lease(
         format: format(row.sent_format.as_deref()),
         event_id: row.event_id,
         event: None,
-        newer: false,
+        has_newer_state: false,
     });
     Ok(claimed.collect())
 }

@@ -10,7 +10,7 @@ use crate::domain::delivery::settings::USUAL_CONCURRENCY;
 use crate::domain::delivery::slots::Risk;
 use crate::domain::ids::{DeliveryId, DispatcherId, EventId, WebhookId};
 use crate::store::Result;
-use crate::store::delivery::types::{Claimed, Cycle, Room, format};
+use crate::store::delivery::types::{ClaimRoom, Claimed, Cycle, format};
 use crate::store::types::column;
 
 /// What a row of `claim.sql` is about.
@@ -27,7 +27,7 @@ pub(in crate::store) async fn claim(
     conn: &mut PgConnection,
     dispatcher: DispatcherId,
     now: OffsetDateTime,
-    room: &Room,
+    room: &ClaimRoom,
     cycle: &mut Cycle,
 ) -> Result<()> {
     let rows = sqlx::query_file!(
@@ -73,7 +73,7 @@ pub(in crate::store) async fn claim(
                 format: format(row.sent_format.as_deref()),
                 event_id,
                 event: None,
-                newer: row.has_newer_state,
+                has_newer_state: row.has_newer_state,
             }),
             None => cycle.more = true, // it took a place that another may want
         }

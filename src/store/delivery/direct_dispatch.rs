@@ -20,22 +20,22 @@ use crate::store::delivery::types::Claimed;
 #[derive(Clone, Debug)]
 pub enum DirectDispatch {
     /// A delivery that it holds from birth.
-    Delivery(Box<Claimed>),
+    Leased(Box<Claimed>),
     /// Something stands in a lane behind what was there before. If nothing of that lane is under way, the dispatcher looks
     /// who is first there.
-    Behind {
+    Blocked {
         /// To whom.
         webhook: WebhookId,
         /// In which lane.
         lane: i64,
     },
     /// Something due was left where it is for want of room: it is claimed when there is some.
-    Left {
+    NoRoom {
         /// Whose.
         webhook: WebhookId,
     },
     /// Deliveries that wait for their batch.
-    Collecting {
+    Batched {
         /// To whom.
         webhook: WebhookId,
         /// How many.
@@ -49,20 +49,20 @@ pub struct Uncertain {
     /// Lanes into which something was put behind others.
     pub lanes: HashSet<(WebhookId, i64)>,
     /// Leased at birth, each with the moment of it.
-    pub born: Vec<(DeliveryId, OffsetDateTime)>,
+    pub leased_at_insert: Vec<(DeliveryId, OffsetDateTime)>,
 }
 
 impl Uncertain {
     /// Whether there is nothing of the kind.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.lanes.is_empty() && self.born.is_empty()
+        self.lanes.is_empty() && self.leased_at_insert.is_empty()
     }
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    leave: DispatchCapacity,
+    capacity: DispatchCapacity,
     waiting: Vec<DirectDispatch>,
     /// Events that blocked deliveries tell, so that they need not be read again, and their ids, oldest first.
     events: HashMap<EventId, Arc<Event>>,
@@ -103,15 +103,15 @@ pub struct Handoff {
 impl Handoff {
     /// What a writer may do now; asked before its transaction.
     #[must_use]
-    pub fn leave(&self) -> DispatchCapacity {
+    pub fn capacity(&self) -> DispatchCapacity {
         let inner = self.lock();
-        let room = inner.leave.room.saturating_sub(inner.waiting.len());
-        DispatchCapacity { room, ..inner.leave.clone() }
+        let room = inner.capacity.room.saturating_sub(inner.waiting.len());
+        DispatchCapacity { room, ..inner.capacity.clone() }
     }
 
     /// The dispatcher says whose hands they are now and how many more it can hold.
-    pub fn publish_capacity(&self, leave: DispatchCapacity) {
-        self.lock().leave = leave;
+    pub fn publish_capacity(&self, capacity: DispatchCapacity) {
+        self.lock().capacity = capacity;
     }
 
     /// The dispatcher takes nothing any more; what waits is given to nobody (its rows are freed with the dispatcher).
@@ -137,7 +137,7 @@ impl Handoff {
     pub fn look_into(&self, more: Uncertain) {
         let mut inner = self.lock();
         inner.uncertain.lanes.extend(more.lanes);
-        inner.uncertain.born.extend(more.born);
+        inner.uncertain.leased_at_insert.extend(more.leased_at_insert);
     }
 
     /// What was noted since.
@@ -150,7 +150,7 @@ impl Handoff {
     #[must_use]
     pub fn hand_over(
         &self,
-        leave: &DispatchCapacity,
+        capacity: &DispatchCapacity,
         handed: Vec<DirectDispatch>,
         events: &[Arc<Event>],
     ) -> bool {
@@ -159,10 +159,10 @@ impl Handoff {
         }
         {
             let mut inner = self.lock();
-            if inner.leave.dispatcher != leave.dispatcher {
-                return leave.dispatcher.is_none();
+            if inner.capacity.dispatcher != capacity.dispatcher {
+                return capacity.dispatcher.is_none();
             }
-            if inner.leave.dispatcher.is_some() {
+            if inner.capacity.dispatcher.is_some() {
                 inner.waiting.extend(handed);
                 inner.keep(events);
             }
@@ -172,7 +172,7 @@ impl Handoff {
     }
 
     /// What was handed over since.
-    pub fn take(&self) -> Vec<DirectDispatch> {
+    pub fn accept(&self) -> Vec<DirectDispatch> {
         std::mem::take(&mut self.lock().waiting)
     }
 
@@ -219,7 +219,7 @@ pub(in crate::store) fn direct_dispatches(
             continue;
         }
         match placements.get(&planned.delivery_id) {
-            Some(Placement::Leased) => handed.push(DirectDispatch::Delivery(Box::new(Claimed {
+            Some(Placement::Leased) => handed.push(DirectDispatch::Leased(Box::new(Claimed {
                 delivery_id: planned.delivery_id,
                 webhook_id: planned.webhook_id,
                 webhook_version: planned.webhook_version,
@@ -230,11 +230,11 @@ pub(in crate::store) fn direct_dispatches(
                 format: planned.format,
                 event_id: new.event.event_id,
                 event: Some(new.event.clone()),
-                newer: false,
+                has_newer_state: false,
             }))),
             Some(Placement::Blocked) => {
                 if planned.first {
-                    handed.push(DirectDispatch::Behind { webhook: planned.webhook_id, lane: planned.lane });
+                    handed.push(DirectDispatch::Blocked { webhook: planned.webhook_id, lane: planned.lane });
                 }
                 kept.push(new.event.clone());
             }
@@ -245,8 +245,7 @@ pub(in crate::store) fn direct_dispatches(
             }
         }
     }
-    handed.extend(left.into_iter().map(|webhook| DirectDispatch::Left { webhook }));
-    handed
-        .extend(collecting.into_iter().map(|(webhook, count)| DirectDispatch::Collecting { webhook, count }));
+    handed.extend(left.into_iter().map(|webhook| DirectDispatch::NoRoom { webhook }));
+    handed.extend(collecting.into_iter().map(|(webhook, count)| DirectDispatch::Batched { webhook, count }));
     (handed, kept)
 }

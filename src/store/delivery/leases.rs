@@ -285,8 +285,11 @@ impl Store {
     ///
     /// # Errors
     /// If the database is away.
-    pub async fn release_unannounced(&self, born: &[(DeliveryId, OffsetDateTime)]) -> Result<u64> {
-        if born.is_empty() {
+    pub async fn release_unannounced(
+        &self,
+        leased_at_insert: &[(DeliveryId, OffsetDateTime)],
+    ) -> Result<u64> {
+        if leased_at_insert.is_empty() {
             return Ok(0);
         }
         with_timeout(async {
@@ -297,14 +300,14 @@ impl Store {
                      attempt = 0,
                      leased_by = null,
                      sent_at = null
-                 from unnest($1::uuid[], $2::timestamptz[]) as n (delivery_id, born_at)
+                 from unnest($1::uuid[], $2::timestamptz[]) as n (delivery_id, inserted_at)
                  where d.delivery_id = n.delivery_id
-                   and d.created_at = n.born_at
-                   and d.sent_at = n.born_at
+                   and d.created_at = n.inserted_at
+                   and d.sent_at = n.inserted_at
                    and d.attempt = 1
                    and d.leased_by is not null",
-                &born.iter().map(|(delivery, _)| *delivery).collect::<Vec<_>>() as _,
-                &born.iter().map(|(_, at)| *at).collect::<Vec<_>>(),
+                &leased_at_insert.iter().map(|(delivery, _)| *delivery).collect::<Vec<_>>() as _,
+                &leased_at_insert.iter().map(|(_, at)| *at).collect::<Vec<_>>(),
             )
             .execute(&mut *tx)
             .await?;

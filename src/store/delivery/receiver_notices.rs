@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use crate::domain::ids::{DeliveryId, EventId, WebhookId};
 use crate::domain::presence::EventKind;
 use crate::domain::presence::notices::WebhookNotice;
-use crate::store::delivery::reopen::{Lane, open_delivery};
+use crate::store::delivery::reopen::{LaneDelivery, open_delivery};
 use crate::store::{Result, webhooks};
 
 /// Locks a webhook and every other one that asks for this kind of notice about it, in the order of their ids: two that tell
@@ -90,11 +90,12 @@ pub(in crate::store) async fn insert_unordered(
     position: i64,
     now: OffsetDateTime,
 ) -> Result<()> {
-    for webhook in asks {
+    for &webhook in asks {
         // Keeps other such events of this webhook out: only one delivery may be the first of the lane.
-        webhooks::lock(conn, *webhook).await?;
-        let lane = Lane { webhook: *webhook, lane: 0 };
-        open_delivery(conn, lane, DeliveryId::of(event, *webhook), event, now, position, now).await?;
+        webhooks::lock(conn, webhook).await?;
+        let delivery = DeliveryId::of(event, webhook);
+        let opened = LaneDelivery { delivery, webhook, lane: 0, position, event, event_received_at: now };
+        open_delivery(conn, opened, now).await?;
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Deliveries made due by hand: the operator's retry, and what has ended opened again in its place of the lane. Of many at
-//! once that is `store/recovery/worker.rs`.
+//! Retries that an operator asks for: an open delivery becomes due, one that has ended is opened again at its place in
+//! its lane. `store/recovery/worker.rs` opens many at once.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -9,34 +9,38 @@ use crate::domain::audit::{Entry, Kind};
 use crate::domain::ids::{AgentId, DeliveryId, EventId, WebhookId};
 use crate::store::{Result, Store, StoreError, audit, webhooks};
 
-/// All that one webhook is owed for one agent.
+/// A delivery, its place in a lane, and its event.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::store) struct Lane {
-    /// To whom.
+pub(in crate::store) struct LaneDelivery {
+    pub delivery: DeliveryId,
     pub webhook: WebhookId,
     /// `agent_key`, or 0.
     pub lane: i64,
+    pub position: i64,
+    pub event: EventId,
+    pub event_received_at: OffsetDateTime,
 }
 
 impl Store {
-    /// Makes a delivery due now; one that has ended is opened again under its id, its attempts counted anew.
+    /// Makes a delivery due now; one that has ended is opened again under its id, and its attempts count from 1.
     ///
     /// # Errors
     /// If there is none, if its state does not allow it, or the database refuses.
     pub async fn retry_delivery(&self, id: DeliveryId, principal: &str) -> Result<()> {
         let mut tx = self.begin().await?;
-        let owed = owed(&mut tx, id).await?;
-        let mut told = Entry::for_delivery(clock::now(), Kind::DeliveryRetried, owed.webhook, owed.event, id);
-        told.principal = Some(principal.to_owned());
+        let retried = find(&mut tx, id).await?;
+        let now = clock::now();
+        let mut entry = Entry::for_delivery(now, Kind::DeliveryRetried, retried.webhook, retried.event, id);
+        entry.principal = Some(principal.to_owned());
         // Always in this order: agent, webhook, its health, delivery. The recorder adds to this lane under the agent's row
         // lock; for lane 0 the webhook's lock does it.
-        told.agent_id = sqlx::query_scalar!(
+        entry.agent_id = sqlx::query_scalar!(
             r#"select agent_id as "agent_id: AgentId" from agent where agent_key = $1 for update"#,
-            owed.lane,
+            retried.lane,
         )
         .fetch_optional(&mut *tx)
         .await?;
-        webhooks::lock(&mut tx, owed.webhook).await.map_err(|error| match error {
+        webhooks::lock(&mut tx, retried.webhook).await.map_err(|error| match error {
             StoreError::NotFound(what) => gone(what),
             other => other,
         })?;
@@ -46,36 +50,26 @@ impl Store {
              set hold_until = null
              where webhook_id = $1
                and hold_until is not null",
-            owed.webhook as _,
+            retried.webhook as _,
         )
         .execute(&mut *tx)
         .await?;
         if !hasten(&mut tx, id).await? {
-            let lane = Lane { webhook: owed.webhook, lane: owed.lane };
-            open_delivery(&mut tx, lane, id, owed.event, owed.event_received_at, owed.position, told.at)
-                .await?;
+            open_delivery(&mut tx, retried, now).await?;
         }
-        audit::write(&mut tx, &[told]).await?;
+        audit::write(&mut tx, &[entry]).await?;
         tx.commit().await?;
         self.wake.deliveries_due();
         Ok(())
     }
 }
 
-/// What a delivery is or was about.
-struct Owed {
-    webhook: WebhookId,
-    event: EventId,
-    event_received_at: OffsetDateTime,
-    position: i64,
-    lane: i64,
-}
-
-/// Reads it from the delivery, or from what is told of its end.
-async fn owed(conn: &mut PgConnection, id: DeliveryId) -> Result<Owed> {
+/// Reads a delivery, or of one that has ended its last audit entry and its event.
+async fn find(conn: &mut PgConnection, id: DeliveryId) -> Result<LaneDelivery> {
     let open = sqlx::query_as!(
-        Owed,
-        r#"select webhook_id as "webhook: WebhookId", event_id as "event: EventId", event_received_at, position, lane
+        LaneDelivery,
+        r#"select delivery_id as "delivery: DeliveryId", webhook_id as "webhook: WebhookId", lane, position,
+                  event_id as "event: EventId", event_received_at
            from delivery
            where delivery_id = $1"#,
         id as _,
@@ -99,7 +93,7 @@ async fn owed(conn: &mut PgConnection, id: DeliveryId) -> Result<Owed> {
     .ok_or(StoreError::NotFound("delivery"))?;
     let webhook = ended.webhook_id.ok_or_else(|| gone("webhook"))?;
     let event = ended.event_id.ok_or_else(|| gone("event"))?;
-    let told = sqlx::query!(
+    let row = sqlx::query!(
         r#"select received_at, position, coalesce(agent_key, 0) as "lane!"
            from event
            where event_id = $1"#,
@@ -108,8 +102,14 @@ async fn owed(conn: &mut PgConnection, id: DeliveryId) -> Result<Owed> {
     .fetch_optional(conn)
     .await?
     .ok_or_else(|| gone("event"))?;
-    let (event_received_at, position, lane) = (told.received_at, told.position, told.lane);
-    Ok(Owed { webhook, event, event_received_at, position, lane })
+    Ok(LaneDelivery {
+        delivery: id,
+        webhook,
+        lane: row.lane,
+        position: row.position,
+        event,
+        event_received_at: row.received_at,
+    })
 }
 
 fn gone(what: &str) -> StoreError {
@@ -167,11 +167,7 @@ async fn hasten(conn: &mut PgConnection, id: DeliveryId) -> Result<bool> {
 /// new row when it looks for the next one.
 pub(in crate::store) async fn open_delivery(
     conn: &mut PgConnection,
-    lane: Lane,
-    delivery: DeliveryId,
-    event: EventId,
-    event_received_at: OffsetDateTime,
-    position: i64,
+    opened: LaneDelivery,
     now: OffsetDateTime,
 ) -> Result<()> {
     let head = sqlx::query!(
@@ -182,14 +178,14 @@ pub(in crate::store) async fn open_delivery(
            order by position
            limit 1
            for update"#,
-        lane.webhook as _,
-        lane.lane,
+        opened.webhook as _,
+        opened.lane,
     )
     .fetch_optional(&mut *conn)
     .await?;
     let leaves_first = match head {
         None => true,
-        Some(head) if head.position < position => false,
+        Some(head) if head.position < opened.position => false,
         // Were ours added now, the lane would have an oldest that waits and a younger one that may come back to be
         // tried again: two that could leave, or none.
         Some(head) if head.sending => {
@@ -210,7 +206,16 @@ pub(in crate::store) async fn open_delivery(
             true
         }
     };
-    // One that was sent before tells the same again, byte for byte.
+    insert(conn, opened, leaves_first.then_some(now), now).await
+}
+
+async fn insert(
+    conn: &mut PgConnection,
+    opened: LaneDelivery,
+    due_at: Option<OffsetDateTime>,
+    now: OffsetDateTime,
+) -> Result<()> {
+    // One that was sent before is sent with the same bytes again.
     sqlx::query!(
         "insert into delivery (
              delivery_id, webhook_id, lane, position, event_id, event_received_at, due_at, created_at, is_state,
@@ -222,7 +227,7 @@ pub(in crate::store) async fn open_delivery(
                     where e.event_id = $5
                       and e.received_at = $6), false),
                 (l.data ->> 'sent_at')::timestamptz,
-                -- What went in a batch goes in another one: that of then may not be whole any more.
+                -- One that was sent in a batch goes in another one: some of the former one may have ended.
                 case when l.alone then coalesce(l.data ->> 'format', 'standard') end, coalesce(l.alone, false),
                 coalesce((l.data ->> 'superseded')::int, 0)
          from (select) as one
@@ -234,13 +239,13 @@ pub(in crate::store) async fn open_delivery(
              order by audit_id
              limit 1
          ) l on true",
-        delivery as _,
-        lane.webhook as _,
-        lane.lane,
-        position,
-        event as _,
-        event_received_at,
-        leaves_first.then_some(now),
+        opened.delivery as _,
+        opened.webhook as _,
+        opened.lane,
+        opened.position,
+        opened.event as _,
+        opened.event_received_at,
+        due_at,
         now,
     )
     .execute(conn)

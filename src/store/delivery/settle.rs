@@ -53,7 +53,7 @@ impl SettleRow {
             format: format(self.sent_format.as_deref()),
             event_id: self.event_id?,
             event: None,
-            newer: self.has_newer_state,
+            has_newer_state: self.has_newer_state,
         })
     }
 
@@ -98,7 +98,7 @@ pub(in crate::store) async fn settle(
         &column(settlements, |s| s.status) as _,
         &column(settlements, |s| s.outcome) as _,
         &column(settlements, |s| s.promotes_next),
-        &column(settlements, |s| s.latest),
+        &column(settlements, |s| s.latest_only),
         &column(settlements, |s| s.disposition == Disposition::Ended(EndState::Superseded)),
         dispatcher as _,
         now,

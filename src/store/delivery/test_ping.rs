@@ -4,7 +4,7 @@ use crate::clock;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::ids::{DeliveryId, EventId, WebhookId};
 use crate::domain::presence::EventKind;
-use crate::store::delivery::reopen::{Lane, open_delivery};
+use crate::store::delivery::reopen::{LaneDelivery, open_delivery};
 use crate::store::webhooks::rows::{must_take_part, read};
 use crate::store::{Result, Store, audit, webhooks};
 
@@ -36,11 +36,11 @@ impl Store {
         )
         .fetch_one(&mut *tx)
         .await?;
-        let lane = Lane { webhook, lane: 0 };
-        open_delivery(&mut tx, lane, delivery, event, now, position, now).await?;
-        let mut told = Entry::for_delivery(now, Kind::WebhookTested, webhook, event, delivery);
-        told.principal = Some(principal.to_owned());
-        audit::write(&mut tx, &[told]).await?;
+        let ping = LaneDelivery { delivery, webhook, lane: 0, position, event, event_received_at: now };
+        open_delivery(&mut tx, ping, now).await?;
+        let mut entry = Entry::for_delivery(now, Kind::WebhookTested, webhook, event, delivery);
+        entry.principal = Some(principal.to_owned());
+        audit::write(&mut tx, &[entry]).await?;
         tx.commit().await?;
         self.wake.deliveries_due();
         Ok((event, delivery))

@@ -36,7 +36,7 @@ pub struct Claimed {
     /// What to tell; `None` if it must be read, or is gone.
     pub event: Option<Arc<Event>>,
     /// A newer state waits behind it, and its webhook wants only the latest: end it without a POST.
-    pub newer: bool,
+    pub has_newer_state: bool,
 }
 
 impl Claimed {
@@ -65,7 +65,7 @@ pub struct Settlement {
     /// The next delivery of its lane may be leased to the same dispatcher at once.
     pub promotes_next: bool,
     /// Its webhook wants only the latest: instead of being tried again it gives way to a newer state.
-    pub latest: bool,
+    pub latest_only: bool,
 }
 
 /// How a webhook's receiver has been, to be kept.
@@ -85,7 +85,7 @@ pub struct HealthChange {
 
 /// What a dispatcher knows of a webhook.
 #[derive(Clone, Copy, Debug)]
-pub struct Known {
+pub struct WebhookRoom {
     /// Which.
     pub webhook_id: WebhookId,
     /// Deliveries and batches of it that are leased to the dispatcher.
@@ -98,7 +98,7 @@ pub struct Known {
 
 /// What a dispatcher may take.
 #[derive(Clone, Debug, Default)]
-pub struct Room {
+pub struct ClaimRoom {
     /// How many more deliveries it takes; 0: do not claim.
     pub total: i64,
     /// How many of them of all webhooks that fail or are slow.
@@ -106,7 +106,7 @@ pub struct Room {
     /// How many of them of all webhooks that have never accepted a POST.
     pub unproven: i64,
     /// What is known of those that have anything in its hands.
-    pub known: Vec<Known>,
+    pub known: Vec<WebhookRoom>,
     /// How many of any other webhook.
     pub others: i64,
     /// The same of one that has never accepted a POST.
@@ -129,12 +129,12 @@ pub struct Work {
     /// Lanes whose first delivery nobody may know of.
     pub lanes: Vec<(WebhookId, i64)>,
     /// What may be claimed.
-    pub room: Room,
+    pub room: ClaimRoom,
 }
 
 impl Work {
     /// Notes how a receiver has been, in place of what was noted before.
-    pub fn note(&mut self, mut change: HealthChange) {
+    pub fn record_health(&mut self, mut change: HealthChange) {
         let former = self.health.iter().find(|known| known.webhook_id == change.webhook_id);
         change.is_back |= former.is_some_and(|known| known.is_back);
         self.health.retain(|known| known.webhook_id != change.webhook_id);

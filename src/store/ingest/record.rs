@@ -20,7 +20,7 @@ use crate::domain::webhook::fan_out::NewEvent;
 use crate::domain::webhook::filter_index::Filters;
 use crate::domain::webhook::filter_key::Key;
 use crate::domain::webhook::matching::{Facts, Subscription};
-use crate::store::ingest::write::Written;
+use crate::store::ingest::write::WriteResult;
 use crate::store::locks::{BEGIN_RECORDING, BEGIN_WRITING};
 use crate::store::{Result, Store, audit, with_timeout};
 
@@ -64,7 +64,7 @@ impl Store {
         &self,
         changes: &[PresenceChange],
         insist: bool,
-    ) -> Result<Option<(Recorded, Written)>> {
+    ) -> Result<Option<(Recorded, WriteResult)>> {
         let mut tx = self.pipeline_pool.begin_with(BEGIN_RECORDING).await?;
         let read = agents_of(&mut tx, changes).await?;
         if let Some(generation) = read.generation
@@ -82,8 +82,8 @@ impl Store {
             .zip(&numbered)
             .map(|(position, numbered)| new_event(numbered, position, now))
             .collect();
-        let intent = self.filters.ask(|filters| self.intend(&events, filters, Subscription::wants, now));
-        let written = self.write_events(&mut tx, &events, intent).await?;
+        let planned = self.filters.ask(|filters| self.plan_write(&events, filters, Subscription::wants, now));
+        let written = self.write_events(&mut tx, &events, planned).await?;
         audit::write(&mut tx, &dropped.iter().map(Dropped::entry).collect::<Vec<_>>()).await?;
         tx.commit().await?;
         let recorded = Recorded {

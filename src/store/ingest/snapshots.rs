@@ -18,7 +18,7 @@ use crate::domain::presence::{Detail, Event, EventKind, Origin};
 use crate::domain::webhook::fan_out::NewEvent;
 use crate::domain::webhook::filter_index::Filters;
 use crate::store::ingest::filters::shared_generation;
-use crate::store::ingest::write::Written;
+use crate::store::ingest::write::WriteResult;
 use crate::store::locks::BEGIN_WRITING;
 use crate::store::{Result, Store, audit, with_timeout};
 
@@ -60,7 +60,7 @@ impl Store {
 
     /// Writes the next chunk. `None` if the cached filters are out of date; `Some(None)` if there is no chunk
     /// to write.
-    async fn write_chunk(&self, webhook: WebhookId, insist: bool) -> Result<Option<Option<Written>>> {
+    async fn write_chunk(&self, webhook: WebhookId, insist: bool) -> Result<Option<Option<WriteResult>>> {
         let mut tx = self.pipeline_pool.begin_with(BEGIN_WRITING).await?;
         // The webhook's row comes first: it keeps out an owner who asks again meanwhile.
         let asked = sqlx::query!(
@@ -88,8 +88,8 @@ impl Store {
         let shows = |new: &NewEvent| Some(only.as_ref()?.shows(&new.facts()?));
         let shown: Vec<NewEvent> = events.filter(|new| shows(new).unwrap_or_default()).collect();
         let filters: Filters = only.into_iter().collect();
-        let intent = self.intend(&shown, &filters, |_, _, _| true, now);
-        let written = self.write_events(&mut tx, &shown, intent).await?;
+        let planned = self.plan_write(&shown, &filters, |_, _, _| true, now);
+        let written = self.write_events(&mut tx, &shown, planned).await?;
         set_next(&mut tx, webhook, next).await?;
         if next.is_none() {
             let mut entry = Entry::new(now, Kind::SnapshotWritten);

@@ -22,12 +22,12 @@ use crate::store::{Result, Store, audit};
 
 /// What was written, and what is to be said once it is committed.
 #[derive(Default)]
-pub(in crate::store) struct Written {
+pub(in crate::store) struct WriteResult {
     pub(in crate::store) deliveries: u64,
     pub(in crate::store) superseded: u64,
     /// Something is due that went into nobody's hands, and whose webhook is not held.
     unhanded: bool,
-    leave: DispatchCapacity,
+    capacity: DispatchCapacity,
     handed: Vec<DirectDispatch>,
     events: Vec<Arc<Event>>,
     /// Where the lanes go if this is dropped before it was announced; `None` once it was.
@@ -35,25 +35,25 @@ pub(in crate::store) struct Written {
 }
 
 /// What is to be written, and into whose hands it may go.
-pub(in crate::store) struct Intent {
+pub(in crate::store) struct PlannedWrite {
     plan: Plan,
-    leave: DispatchCapacity,
+    capacity: DispatchCapacity,
     now: OffsetDateTime,
 }
 
 /// Whoever drops this unannounced does not know whether it was committed: the dispatcher looks into it once that is
 /// certain.
-impl Drop for Written {
+impl Drop for WriteResult {
     fn drop(&mut self) {
         let Some(handoff) = self.unannounced.take() else { return };
         let mut uncertain = Uncertain::default();
         for handed in self.handed.drain(..) {
             match handed {
-                DirectDispatch::Behind { webhook, lane } => drop(uncertain.lanes.insert((webhook, lane))),
-                DirectDispatch::Delivery(claimed) => {
-                    uncertain.born.push((claimed.delivery_id, claimed.sent_at))
+                DirectDispatch::Blocked { webhook, lane } => drop(uncertain.lanes.insert((webhook, lane))),
+                DirectDispatch::Leased(claimed) => {
+                    uncertain.leased_at_insert.push((claimed.delivery_id, claimed.sent_at))
                 }
-                DirectDispatch::Left { .. } | DirectDispatch::Collecting { .. } => {}
+                DirectDispatch::NoRoom { .. } | DirectDispatch::Batched { .. } => {}
             }
         }
         handoff.look_into(uncertain);
@@ -62,15 +62,15 @@ impl Drop for Written {
 
 impl Store {
     /// Plans a delivery for each webhook that wants these events.
-    pub(in crate::store) fn intend(
+    pub(in crate::store) fn plan_write(
         &self,
         events: &[NewEvent],
         filters: &Filters,
         wants: Wants,
         now: OffsetDateTime,
-    ) -> Intent {
-        let leave = self.handoff.leave();
-        Intent { plan: plan(events, filters, wants, &leave, now), leave, now }
+    ) -> PlannedWrite {
+        let capacity = self.handoff.capacity();
+        PlannedWrite { plan: plan(events, filters, wants, &capacity, now), capacity, now }
     }
 
     /// Writes events, their deliveries, and the audit entries of both. The caller holds the writers' lock, commits, and then
@@ -79,12 +79,12 @@ impl Store {
         &self,
         conn: &mut PgConnection,
         events: &[NewEvent],
-        intent: Intent,
-    ) -> Result<Written> {
+        planned: PlannedWrite,
+    ) -> Result<WriteResult> {
         if events.is_empty() {
-            return Ok(Written::default());
+            return Ok(WriteResult::default());
         }
-        let Intent { mut plan, leave, now } = intent;
+        let PlannedWrite { mut plan, capacity, now } = planned;
         let mut handed = Vec::new();
         let mut superseded = plan.entries.len();
         for SupersededInLane { webhook_id, lane, deliveries, states } in
@@ -92,10 +92,10 @@ impl Store {
         {
             superseded += deliveries;
             if !plan.add_superseded(webhook_id, lane, states) {
-                handed.push(DirectDispatch::Behind { webhook: webhook_id, lane });
+                handed.push(DirectDispatch::Blocked { webhook: webhook_id, lane });
             }
         }
-        let placements = insert(conn, events, &plan, &leave, now).await?;
+        let placements = insert(conn, events, &plan, &capacity, now).await?;
         audit::write(conn, &plan.entries).await?;
         let (more, events) = direct_dispatches(&plan, events, &placements, now);
         handed.extend(more);
@@ -108,11 +108,11 @@ impl Store {
                 && planned.due_at.is_some_and(|at| at <= now)
                 && !planned.left
         });
-        Ok(Written {
+        Ok(WriteResult {
             unhanded,
             deliveries,
             superseded: count(superseded),
-            leave,
+            capacity,
             handed,
             events,
             unannounced: Some(self.handoff.clone()),
@@ -120,18 +120,18 @@ impl Store {
     }
 
     /// Tells the dispatcher of what is committed now.
-    pub(in crate::store) async fn announce(&self, mut written: Written) {
+    pub(in crate::store) async fn announce(&self, mut written: WriteResult) {
         written.unannounced = None;
         let handed = std::mem::take(&mut written.handed);
         let leased = handed.iter().filter_map(|handed| match handed {
-            DirectDispatch::Delivery(claimed) => Some((claimed.delivery_id, claimed.attempt)),
-            DirectDispatch::Behind { .. }
-            | DirectDispatch::Left { .. }
-            | DirectDispatch::Collecting { .. } => None,
+            DirectDispatch::Leased(claimed) => Some((claimed.delivery_id, claimed.attempt)),
+            DirectDispatch::Blocked { .. }
+            | DirectDispatch::NoRoom { .. }
+            | DirectDispatch::Batched { .. } => None,
         });
         let leased: Vec<_> = leased.collect();
-        if !self.handoff.hand_over(&written.leave, handed, &written.events)
-            && let Some(dispatcher) = written.leave.dispatcher
+        if !self.handoff.hand_over(&written.capacity, handed, &written.events)
+            && let Some(dispatcher) = written.capacity.dispatcher
             // If the database is away, they are free once the lease has ended.
             && let Err(error) = self.return_leases(dispatcher, &leased).await
         {

@@ -20,7 +20,7 @@ use crate::domain::delivery::recovery::RecoveryFailure;
 use crate::domain::ids::{DeliveryId, DispatcherId, RecoveryId, TenantId, WebhookId};
 use crate::domain::presence::EventKind;
 use crate::domain::webhook::state::WebhookState;
-use crate::store::delivery::reopen::{Lane, open_delivery};
+use crate::store::delivery::reopen::{LaneDelivery, open_delivery};
 use crate::store::recovery::missed_events::{Job, MissedEvent};
 use crate::store::webhooks::lock;
 use crate::store::{Result, Store, StoreError, audit, with_timeout};
@@ -180,9 +180,15 @@ impl Store {
                 {
                     continue;
                 }
-                let at = Lane { webhook: job.webhook_id, lane };
-                open_delivery(&mut tx, at, *id, missed.event_id, missed.received_at, missed.position, now)
-                    .await?;
+                let opened = LaneDelivery {
+                    delivery: *id,
+                    webhook: job.webhook_id,
+                    lane,
+                    position: missed.position,
+                    event: missed.event_id,
+                    event_received_at: missed.received_at,
+                };
+                open_delivery(&mut tx, opened, now).await?;
                 let (webhook, event) = (job.webhook_id, missed.event_id);
                 let mut retried = Entry::for_delivery(now, Kind::DeliveryRetried, webhook, event, *id)
                     .data("recovery", true);

@@ -13,7 +13,7 @@ use crate::domain::presence::connection::{ConnectionState, DesiredState};
 use crate::domain::presence::source::PROTOCOL_NOTIFICATIONS;
 use crate::domain::presence::topics::TopicMatrix;
 use crate::domain::secret::{MasterKey, Secret};
-use crate::store::ingest::write::Written;
+use crate::store::ingest::write::WriteResult;
 use crate::store::sources::gap_tracking::{GapStep, Watcher, close_gap, open_gap};
 use crate::store::{Result, Store, StoreError, audit, with_timeout};
 
@@ -325,7 +325,7 @@ impl Store {
         answered_requests: &[ProvisioningId],
         entries: &[Entry],
         insist: bool,
-    ) -> Result<Option<Vec<Written>>> {
+    ) -> Result<Option<Vec<WriteResult>>> {
         let mut tx = self.begin().await?;
         self.update_connection(&mut tx, state).await?;
         if !answered_requests.is_empty() {
@@ -384,7 +384,7 @@ impl Store {
         watcher: &Watcher,
         gaps: &[GapStep],
         insist: bool,
-    ) -> Result<Option<(Vec<Entry>, Vec<Written>)>> {
+    ) -> Result<Option<(Vec<Entry>, Vec<WriteResult>)>> {
         let (mut entries, mut notices) = (Vec::new(), Vec::new());
         for gap in gaps {
             match gap {

@@ -14,7 +14,7 @@ use crate::domain::presence::{Detail, Event, EventKind, Origin};
 use crate::domain::webhook::fan_out::NewEvent;
 use crate::domain::webhook::matching::Subscription;
 use crate::store::ingest::filters::shared_generation;
-use crate::store::ingest::write::Written;
+use crate::store::ingest::write::WriteResult;
 use crate::store::locks::lock_writers;
 use crate::store::sources::gap_tracking::{ClosedGap, Watcher};
 use crate::store::{Result, Store};
@@ -29,7 +29,7 @@ impl Store {
         gap: &ClosedGap,
         insist: bool,
         now: OffsetDateTime,
-    ) -> Result<Option<Written>> {
+    ) -> Result<Option<WriteResult>> {
         let asked = || {
             let asks = |asks: &Subscription| asks.events.contains(&EventKind::PresenceGap);
             self.filters.ask(|filters| filters.all().any(asks))
@@ -45,13 +45,13 @@ impl Store {
             return Ok(None);
         }
         if !asked() {
-            return Ok(Some(Written::default()));
+            return Ok(Some(WriteResult::default()));
         }
         let agents = agents_of(conn, watcher.source_id, gap).await?;
         let events: Vec<NewEvent> =
             (0..).zip(agents).map(|(place, agent)| gap_event(watcher, gap, agent, place, now)).collect();
-        let intent = self.filters.ask(|filters| self.intend(&events, filters, Subscription::wants, now));
-        self.write_events(conn, &events, intent).await.map(Some)
+        let planned = self.filters.ask(|filters| self.plan_write(&events, filters, Subscription::wants, now));
+        self.write_events(conn, &events, planned).await.map(Some)
     }
 }
 

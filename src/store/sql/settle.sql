@@ -37,7 +37,7 @@
 with settled as (
     -- Rows are found once by their id, and from then on by their place (ctid).
     select d.place, d.delivery_id, d.webhook_id, d.lane, d.position, d.event_id, d.superseded,
-           s.attempt, s.due_at, s.is_returned, s.status, s.outcome, s.promote_next, s.ends_superseded,
+           s.attempt, s.due_at, s.is_returned, s.status, s.outcome, s.promotes_next, s.ends_superseded,
            -- A state that is to be tried again, but a newer one of its lane is there already.
            s.is_latest_only and d.is_state and s.due_at is not null and exists (
                select
@@ -48,7 +48,7 @@ with settled as (
                  and n.is_state) as has_newer_state
     from unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::boolean[], $5::int[], $6::text[],
                 $7::boolean[], $8::boolean[], $9::boolean[])
-         as s (delivery_id, attempt, due_at, is_returned, status, outcome, promote_next, is_latest_only,
+         as s (delivery_id, attempt, due_at, is_returned, status, outcome, promotes_next, is_latest_only,
                ends_superseded)
     cross join lateral (
         -- So that each is looked up: where the table was empty when it was analyzed last, a join would go
@@ -80,7 +80,7 @@ ended as (
     where (s.due_at is null or s.has_newer_state)
       and d.ctid = s.place
     returning s.delivery_id, s.webhook_id, s.lane, s.position, s.event_id, s.superseded, s.attempt,
-              s.promote_next, s.ends_superseded, s.has_newer_state
+              s.promotes_next, s.ends_superseded, s.has_newer_state
 ),
 entries as (
     insert into audit_log (
@@ -92,7 +92,7 @@ entries as (
     where e.has_newer_state
 ),
 advanced as (
-    select webhook_id, lane, position, promote_next
+    select webhook_id, lane, position, promotes_next
     from ended
     union all
     select l.webhook_id, l.lane, 0, true
@@ -109,7 +109,7 @@ promoted as (
     from advanced m
     cross join lateral (
         -- It is leased at once if its lane may go on and a debounced state has lasted long enough.
-        select n.ctid as place, m.promote_next and coalesce(n.not_before <= $11, true) as is_leased
+        select n.ctid as place, m.promotes_next and coalesce(n.not_before <= $11, true) as is_leased
         from delivery n
         where n.webhook_id = m.webhook_id
           and n.lane = m.lane
