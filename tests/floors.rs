@@ -46,8 +46,8 @@ const ARROWS: &[(&str, &str)] = &[
 const SECOND: &[(&str, &str)] = &[
     ("store/sources",         "audit delivery ingest locks mod session"),
     ("store/recovery",        "audit delivery mod session webhooks"),
-    ("store/ingest",          "audit delivery locks mod"),
-    ("store/delivery",        "audit event_rows locks mod session webhooks"),
+    ("store/ingest",          "audit delivery locks mod types"),
+    ("store/delivery",        "audit event_rows locks mod session types webhooks"),
     ("store/views",           "audit event_rows mod pool session"),
     ("store/webhooks",        "audit locks mod transaction types"),
     ("store/access",          "audit mod transaction"),
