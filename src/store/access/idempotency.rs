@@ -25,7 +25,7 @@ pub struct IdempotentCall {
     pub principal: String,
     /// SHA-256 of the key.
     pub key: [u8; 32],
-    /// SHA-256 of method, path and body.
+    /// SHA-256 of method, path, query and body.
     pub request: [u8; 32],
 }
 

@@ -1,6 +1,6 @@
 //! `recovery`: requests to deliver again what a webhook missed, and how far each one is.
 //!
-//! `api/resources/recoveries.rs` makes and shows them, `actors/dispatch/recovery.rs` claims them, and
+//! `services/recoveries.rs` makes them, the API shows them, `actors/dispatch/maintenance.rs` claims them, and
 //! `store/recovery/worker.rs` does the work.
 
 use time::OffsetDateTime;

@@ -1,4 +1,4 @@
-//! Webhooks: registered, changed and removed here, called by `api/resources/webhooks/mod.rs`.
+//! Webhooks: registered, changed and removed here, for `services/webhooks.rs` and the API.
 //!
 //! Read `rows` (columns to settings and back), `lifecycle` (pause, resume, enable, snapshot), `work` (effects
 //! of a change of state on open deliveries, in pieces), `secrets` (signing secrets and their rotation), then
