@@ -66,7 +66,7 @@ async fn outcome(bytes: &[u8], piece: usize) -> Vec<Incoming> {
 pub fn realtime_event(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let frame = realtime::wire::read(text);
-    // Whatever is a JSON object is a ping, a pong or an update: nothing is dropped for what it holds.
+    // A JSON object is a ping, a pong or an update: none is dropped for its content.
     if serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text).is_ok() {
         assert!(!matches!(frame, Frame::Malformed { .. }));
     }
@@ -119,7 +119,7 @@ pub fn target(bytes: &[u8]) -> Option<Url> {
     Some(url)
 }
 
-/// A cursor: what is read is written in the same way, by its own list alone.
+/// A cursor: its own list alone reads it, and writes it in the same way.
 pub fn cursor(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let read: Vec<_> =
@@ -179,7 +179,7 @@ fn errors_of(pairs: &[(&str, &str)]) -> String {
     }
 }
 
-/// The body of a request: what the strict reader takes the usual one takes too, and as the same.
+/// The body of a request: the usual reader accepts what the strict one accepts, with the same result.
 pub fn body(bytes: &[u8]) {
     if let Ok(value) = strict_json::parse(bytes) {
         assert_eq!(serde_json::from_slice::<serde_json::Value>(bytes).unwrap(), value);

@@ -42,13 +42,14 @@ impl Service<ConnectInfo<Uri>> for Dialer {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&self, asked: ConnectInfo<Uri>) -> Self::Future {
+    fn call(&self, request: ConnectInfo<Uri>) -> Self::Future {
         let Self { targets, within, inner } = self.clone();
         Box::pin(async move {
             let began = Instant::now();
-            let secure = matches!(asked.request().scheme_str(), Some("https" | "wss"));
-            let host = asked.hostname().trim_matches(['[', ']']);
-            let found: Vec<_> = lookup_host((host, asked.port())).await.map_err(ConnectError::Io)?.collect();
+            let secure = matches!(request.request().scheme_str(), Some("https" | "wss"));
+            let host = request.hostname().trim_matches(['[', ']']);
+            let found: Vec<_> =
+                lookup_host((host, request.port())).await.map_err(ConnectError::Io)?.collect();
             if found.is_empty() {
                 return Err(ConnectError::NoRecords);
             }
@@ -59,7 +60,7 @@ impl Service<ConnectInfo<Uri>> for Dialer {
                 }
             }
             // The addresses just validated are dialled, and nothing is looked up again.
-            first_of(&inner, asked.request(), &found, within.saturating_sub(began.elapsed())).await
+            first_of(&inner, request.request(), &found, within.saturating_sub(began.elapsed())).await
         })
     }
 }

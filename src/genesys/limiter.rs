@@ -110,7 +110,8 @@ mod tests {
     }
 
     proptest! {
-        /// However calls come, and whoever waits as told gets through, no minute holds more than ours.
+        /// However calls come, no minute holds more than our part, and a caller that waits as long as it was
+        /// told gets through.
         #[test]
         fn no_minute_holds_more_than_ours(steps in proptest::collection::vec((0_u64..2_000, any::<bool>()), 1..1500)) {
             let (mut limiter, start) = (Limiter::default(), Instant::now());

@@ -7,7 +7,7 @@ pub const REALTIME_CONNECTIONS_MAX: usize = 10;
 
 /// Changes that make the connections of a source match its agents.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
+pub struct ConnectionPlan {
     /// Agents that need a connection and have none.
     pub add: Vec<String>,
     /// Agents that have a connection and shall have none.
@@ -19,12 +19,12 @@ pub struct Plan {
 /// Plans connections: an agent that is connected and still wanted stays, even if the order of the wanted
 /// changed.
 #[must_use]
-pub fn plan(wanted: &[String], connected: &[String], limit: usize) -> Plan {
+pub fn plan(wanted: &[String], connected: &[String], limit: usize) -> ConnectionPlan {
     let keep: Vec<&String> = connected.iter().filter(|agent| wanted.contains(agent)).take(limit).collect();
     let mut free = limit.saturating_sub(keep.len());
-    let mut plan = Plan {
+    let mut plan = ConnectionPlan {
         remove: connected.iter().filter(|agent| !keep.contains(agent)).cloned().collect(),
-        ..Plan::default()
+        ..ConnectionPlan::default()
     };
     for agent in wanted.iter().filter(|agent| !keep.contains(agent)) {
         if free > 0 && !plan.add.contains(agent) {
@@ -72,11 +72,11 @@ pub fn plan_channels(
     let wanted_set: HashSet<&str> = wanted.iter().map(String::as_str).collect();
     let mut placed: HashSet<&str> = HashSet::with_capacity(wanted.len());
     let mut kept: Vec<Vec<&str>> = Vec::with_capacity(existing.len());
-    for (place, agents) in existing.iter().enumerate() {
+    for (index, agents) in existing.iter().enumerate() {
         let mut stay = Vec::new();
         for agent in agents.iter().map(String::as_str).filter(|agent| wanted_set.contains(agent)) {
-            // A ceiling that was lowered, or an agent that stands twice: the first place counts.
-            if place < channels_max && stay.len() < room && placed.insert(agent) {
+            // A ceiling that was lowered, or an agent that stands twice: the first channel counts.
+            if index < channels_max && stay.len() < room && placed.insert(agent) {
                 stay.push(agent);
             }
         }
@@ -85,9 +85,9 @@ pub fn plan_channels(
     let mut waiting = wanted.iter().map(String::as_str).filter(|agent| !placed.contains(agent)).peekable();
     // Channels that somebody stays on first: the others may then go.
     let mut order: Vec<usize> = (0..kept.len().min(channels_max)).collect();
-    order.sort_by_key(|place| kept.get(*place).is_none_or(Vec::is_empty));
-    for place in order {
-        if let Some(agents) = kept.get_mut(place) {
+    order.sort_by_key(|index| kept.get(*index).is_none_or(Vec::is_empty));
+    for index in order {
+        if let Some(agents) = kept.get_mut(index) {
             while agents.len() < room
                 && let Some(agent) = waiting.next()
             {
@@ -97,15 +97,15 @@ pub fn plan_channels(
     }
     let mut plan = ChannelPlan::default();
     let mut used = 0;
-    for (place, (agents, before)) in kept.iter().zip(existing).enumerate() {
+    for (index, (agents, before)) in kept.iter().zip(existing).enumerate() {
         if agents.is_empty() {
-            plan.removed.push(place);
+            plan.removed.push(index);
             continue;
         }
         used += 1;
         let same: HashSet<&str> = before.iter().map(String::as_str).collect();
         if agents.len() != before.len() || !agents.iter().all(|agent| same.contains(agent)) {
-            plan.changed.push((place, agents.iter().map(|agent| (*agent).to_owned()).collect()));
+            plan.changed.push((index, agents.iter().map(|agent| (*agent).to_owned()).collect()));
         }
     }
     while used < channels_max && waiting.peek().is_some() {
@@ -129,18 +129,21 @@ mod tests {
     #[test]
     fn who_is_connected_and_wanted_stays() {
         let plan = plan(&names("c b a"), &names("a b"), 10);
-        assert_eq!(plan, Plan { add: names("c"), ..Plan::default() });
+        assert_eq!(plan, ConnectionPlan { add: names("c"), ..ConnectionPlan::default() });
     }
 
     #[test]
     fn the_ceiling_is_said_and_not_crossed() {
         let plan = plan(&names("a b c d d"), &names("d x"), 2);
-        assert_eq!(plan, Plan { add: names("a"), remove: names("x"), over_limit: names("b c") });
+        assert_eq!(plan, ConnectionPlan { add: names("a"), remove: names("x"), over_limit: names("b c") });
     }
 
     #[test]
     fn nobody_wanted_is_nobody_connected() {
-        assert_eq!(plan(&[], &names("a"), 10), Plan { remove: names("a"), ..Plan::default() });
+        assert_eq!(
+            plan(&[], &names("a"), 10),
+            ConnectionPlan { remove: names("a"), ..ConnectionPlan::default() }
+        );
     }
 
     fn agents(range: std::ops::Range<usize>) -> Vec<String> {
@@ -150,8 +153,8 @@ mod tests {
     /// The channels after a plan.
     fn applied(existing: &[Vec<String>], plan: &ChannelPlan) -> Vec<Vec<String>> {
         let mut after: Vec<Option<Vec<String>>> = existing.iter().cloned().map(Some).collect();
-        plan.changed.iter().for_each(|(place, agents)| after[*place] = Some(agents.clone()));
-        plan.removed.iter().for_each(|place| after[*place] = None);
+        plan.changed.iter().for_each(|(index, agents)| after[*index] = Some(agents.clone()));
+        plan.removed.iter().for_each(|index| after[*index] = None);
         after.into_iter().flatten().chain(plan.added.iter().cloned()).collect()
     }
 
@@ -204,11 +207,11 @@ mod tests {
             prop_assert_eq!(watched, wanted);
             // Places are wasted only by those who stayed.
             prop_assert!(plan.over_limit.is_empty() || now.iter().all(|agents| agents.len() == room));
-            for (place, agents) in existing.iter().enumerate() {
+            for (index, agents) in existing.iter().enumerate() {
                 for agent in agents.iter().filter(|agent| after.contains(agent)) {
-                    let stays = match plan.changed.iter().find(|(changed, _)| *changed == place) {
+                    let stays = match plan.changed.iter().find(|(changed, _)| *changed == index) {
                         Some((_, now)) => now.contains(agent),
-                        None => !plan.removed.contains(&place),
+                        None => !plan.removed.contains(&index),
                     };
                     prop_assert!(stays, "{agent} was moved");
                 }

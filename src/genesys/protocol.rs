@@ -19,7 +19,7 @@ pub struct Token {
     pub lifetime: Duration,
 }
 
-/// What a connection is to watch.
+/// Agents and topics that a connection is to watch.
 #[derive(Clone, Debug)]
 pub struct ConnectionSpec {
     /// The agents to watch; one in protocol `realtime`.
@@ -232,7 +232,7 @@ pub struct Update {
     pub state: Option<AgentState>,
 }
 
-/// What an asynchronous step returns: not `Send`, since the client behind it lives on one thread.
+/// Result of an asynchronous call; not `Send`, since the client behind it lives on one thread.
 pub type Step<'a, T> = LocalBoxFuture<'a, Result<T, UpstreamError>>;
 
 /// One protocol spoken with one source.

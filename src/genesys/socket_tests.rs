@@ -134,12 +134,12 @@ async fn a_close_of_the_peer_is_answered_and_told_with_code_and_reason() {
 async fn our_close_says_code_and_reason_and_ends_when_it_is_answered() {
     let (mut socket, mut peer) = pair();
     socket.sender().close(1000, "Client initiated shutdown");
-    let (end, told) = tokio::join!(closed(&mut socket), async {
-        let told = peer.receive_close().await;
+    let (end, received) = tokio::join!(closed(&mut socket), async {
+        let received = peer.receive_close().await;
         peer.send(CLOSE, &1000_u16.to_be_bytes()).await;
-        told
+        received
     });
-    assert_eq!(told, (1000, "Client initiated shutdown".to_owned()));
+    assert_eq!(received, (1000, "Client initiated shutdown".to_owned()));
     assert_eq!((end.code, end.violation), (1000, false));
 }
 

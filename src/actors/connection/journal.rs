@@ -96,7 +96,7 @@ impl Journal {
         self.unsaved = true;
     }
 
-    /// The state has changed.
+    /// The state has changed and is to be written.
     pub fn save(&mut self) {
         self.unsaved = true;
     }

@@ -52,7 +52,7 @@ mod upstream_calls;
 /// Wait before a write that failed is tried again.
 const WRITE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// What all connections share.
+/// Parts that all connections share.
 #[derive(Clone)]
 pub struct Deps {
     pub store: Store,
@@ -119,7 +119,7 @@ impl ConnectionActor {
         }
     }
 
-    /// Tells a session what happened in an attempt, and does what it decides.
+    /// Feeds an input of an attempt to its session, and runs the effects.
     pub(super) fn feed(&mut self, attempt: AttemptRef, input: Input, ctx: &mut Context<Self>) {
         let now = Now { at: clock::now(), tick: Instant::now() };
         if self.links.get(attempt.link).is_none() {

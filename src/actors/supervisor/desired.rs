@@ -6,7 +6,7 @@ use crate::actors::connection::assignment::Agents;
 use crate::domain::ids::ConnectionId;
 use crate::domain::presence::source::PROTOCOL_NOTIFICATIONS;
 use crate::domain::secret::MasterKey;
-use crate::genesys::plan::{Plan, REALTIME_CONNECTIONS_MAX, plan};
+use crate::genesys::plan::{ConnectionPlan, REALTIME_CONNECTIONS_MAX, plan};
 use crate::store::sources::desired_connections::WantedSource;
 use crate::store::{Store, StoreError};
 
@@ -14,7 +14,7 @@ use crate::store::{Store, StoreError};
 pub struct DesiredSource {
     pub source: WantedSource,
     /// Connections to add and to remove (protocol `realtime`).
-    pub plan: Plan,
+    pub plan: ConnectionPlan,
     /// Agents of the connections whose present assignment the supervisor does not know yet.
     pub agents: HashMap<ConnectionId, Agents>,
 }
@@ -34,7 +34,7 @@ pub async fn read_desired(
             source.connections.iter().filter_map(|c| Some(c.agent_id.as_ref()?.0.clone())).collect();
         let plan = if source.deleted || source.protocol == PROTOCOL_NOTIFICATIONS {
             // No agent is wanted, or a planner assigns them (actors/roster.rs).
-            Plan { remove: connected, ..Plan::default() }
+            ConnectionPlan { remove: connected, ..ConnectionPlan::default() }
         } else {
             plan(&source.agents, &connected, REALTIME_CONNECTIONS_MAX)
         };

@@ -22,7 +22,7 @@ use crate::domain::presence::source::PROTOCOL_NOTIFICATIONS;
 use crate::domain::presence::topics;
 use crate::domain::secret::MasterKey;
 use crate::domain::webhook::target::TargetPolicy;
-use crate::genesys::plan::{Plan, REALTIME_CONNECTIONS_MAX};
+use crate::genesys::plan::{ConnectionPlan, REALTIME_CONNECTIONS_MAX};
 use crate::metrics::{Metrics, ReasonLabels};
 use crate::status::{Part, Status};
 use crate::store::Store;
@@ -325,7 +325,7 @@ impl Supervisor {
     }
 
     /// Reports once which agents stay without a connection.
-    fn report_over_limit(&mut self, source: &WantedSource, plan: &Plan, ctx: &mut Context<Self>) {
+    fn report_over_limit(&mut self, source: &WantedSource, plan: &ConnectionPlan, ctx: &mut Context<Self>) {
         let reported = self.over_limit.entry(source.source_id).or_default();
         if *reported == plan.over_limit {
             return;

@@ -57,7 +57,7 @@ pub struct PresencePart {
 
 impl PresencePart {
     /// Whether both say the same; labels aside, which only translate the definition.
-    fn says_the_same(&self, other: &Self) -> bool {
+    fn is_same(&self, other: &Self) -> bool {
         self.system == other.system
             && self.definition_id == other.definition_id
             && self.message == other.message
@@ -92,7 +92,7 @@ pub enum Merged {
     Changed(Vec<Part>),
     /// Every part was known already.
     Duplicate,
-    /// Nothing is new, and something is older than what is known.
+    /// No part is new, and at least one is older than the known one.
     Stale,
 }
 
@@ -108,24 +108,30 @@ pub struct Seen {
 
 impl AgentState {
     /// Takes over newer parts.
-    pub fn merge(&mut self, told: &Self, seen: Seen) -> Merged {
-        let verdicts = [
+    pub fn merge(&mut self, reported: &Self, seen: Seen) -> Merged {
+        let parts = [
             (
                 Part::Presence,
-                meet(&mut self.presence, told.presence.as_ref(), seen, PresencePart::says_the_same),
+                merge_part(&mut self.presence, reported.presence.as_ref(), seen, PresencePart::is_same),
             ),
-            (Part::RoutingStatus, meet(&mut self.routing, told.routing.as_ref(), seen, PartialEq::eq)),
+            (
+                Part::RoutingStatus,
+                merge_part(&mut self.routing, reported.routing.as_ref(), seen, PartialEq::eq),
+            ),
             (
                 Part::OutOfOffice,
-                meet(&mut self.out_of_office, told.out_of_office.as_ref(), seen, PartialEq::eq),
+                merge_part(&mut self.out_of_office, reported.out_of_office.as_ref(), seen, PartialEq::eq),
             ),
-            (Part::ActiveQueues, meet(&mut self.queues, told.queues.as_ref(), seen, |a, b| same_set(a, b))),
+            (
+                Part::ActiveQueues,
+                merge_part(&mut self.queues, reported.queues.as_ref(), seen, |a, b| same_set(a, b)),
+            ),
         ];
         let changed: Vec<Part> =
-            verdicts.iter().filter(|(_, verdict)| *verdict == Verdict::New).map(|(part, _)| *part).collect();
+            parts.iter().filter(|(_, merge)| *merge == PartMerge::New).map(|(part, _)| *part).collect();
         if !changed.is_empty() {
             Merged::Changed(changed)
-        } else if verdicts.iter().any(|(_, verdict)| *verdict == Verdict::Older) {
+        } else if parts.iter().any(|(_, merge)| *merge == PartMerge::Older) {
             Merged::Stale
         } else {
             Merged::Duplicate
@@ -156,42 +162,42 @@ impl AgentState {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    NotTold,
+enum PartMerge {
+    NotReported,
     New,
     Same,
     Older,
 }
 
-fn meet<T: Clone>(
+fn merge_part<T: Clone>(
     known: &mut Option<Timed<T>>,
-    told: Option<&Timed<T>>,
+    reported: Option<&Timed<T>>,
     seen: Seen,
     same: impl Fn(&T, &T) -> bool,
-) -> Verdict {
-    let Some(told) = told else {
-        return Verdict::NotTold;
+) -> PartMerge {
+    let Some(reported) = reported else {
+        return PartMerge::NotReported;
     };
     let Some(kept) = known.as_mut() else {
-        *known = Some(told.clone());
-        return Verdict::New;
+        *known = Some(reported.clone());
+        return PartMerge::New;
     };
-    let equal = same(&kept.value, &told.value);
-    match (kept.at, told.at) {
-        (Some(kept_at), Some(told_at)) if told_at < kept_at => return Verdict::Older,
-        (Some(kept_at), Some(told_at)) if told_at == kept_at => return Verdict::Same,
+    let equal = same(&kept.value, &reported.value);
+    match (kept.at, reported.at) {
+        (Some(kept_at), Some(reported_at)) if reported_at < kept_at => return PartMerge::Older,
+        (Some(kept_at), Some(reported_at)) if reported_at == kept_at => return PartMerge::Same,
         // An answer without a time may be older than a report of the socket since the request.
         (_, None) | (None, _)
             if !equal && seen.origin == Origin::Resync && seen.known_at.is_some_and(|at| at > seen.at) =>
         {
-            return Verdict::Older;
+            return PartMerge::Older;
         }
         // Equal and without a time: the known time stays.
-        (_, None) if equal => return Verdict::Same,
+        (_, None) if equal => return PartMerge::Same,
         _ => {}
     }
-    *kept = told.clone();
-    if equal { Verdict::Same } else { Verdict::New }
+    *kept = reported.clone();
+    if equal { PartMerge::Same } else { PartMerge::New }
 }
 
 /// Queues have no order.
@@ -251,8 +257,8 @@ mod tests {
     #[test]
     fn the_newer_time_wins_part_by_part() {
         let mut known = both("AVAILABLE", 5, "OFF_QUEUE", 5);
-        let told = both("AWAY", 4, "IDLE", 6);
-        assert_eq!(known.merge(&told, live()), Merged::Changed(vec![Part::RoutingStatus]));
+        let reported = both("AWAY", 4, "IDLE", 6);
+        assert_eq!(known.merge(&reported, live()), Merged::Changed(vec![Part::RoutingStatus]));
         assert_eq!(known, both("AVAILABLE", 5, "IDLE", 6));
     }
 
@@ -274,9 +280,9 @@ mod tests {
     #[test]
     fn a_label_is_no_change() {
         let mut known = presence("AVAILABLE", Some(5));
-        let mut told = presence("AVAILABLE", Some(6));
-        told.presence.as_mut().unwrap().value.label = Some("Ready".to_owned());
-        assert_eq!(known.merge(&told, live()), Merged::Duplicate);
+        let mut reported = presence("AVAILABLE", Some(6));
+        reported.presence.as_mut().unwrap().value.label = Some("Ready".to_owned());
+        assert_eq!(known.merge(&reported, live()), Merged::Duplicate);
         assert_eq!(known.presence.unwrap().value.label.as_deref(), Some("Ready"));
     }
 

@@ -1,4 +1,5 @@
-//! Names of what is wanted of a connection upstream, how it stands, and why it was lost, closed or replaced.
+//! Closed sets about a connection upstream: its desired and present state, causes of its loss, close and
+//! replacement, reasons of malformed frames.
 
 use crate::domain::closed_set::closed_set;
 

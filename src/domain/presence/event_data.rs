@@ -49,14 +49,14 @@ impl<'a> Agent<'a> {
     /// The agent of an event.
     #[must_use]
     pub fn of(event: &'a Event) -> Option<Self> {
-        let told = match &event.detail {
-            Some(Detail::Agent(told)) => Some(told),
+        let content = match &event.detail {
+            Some(Detail::Agent(content)) => Some(content),
             _ => None,
         };
         Some(Self {
             id: event.agent_id.as_ref()?,
-            name: told.and_then(|told| told.name.as_deref()),
-            email: told.and_then(|told| told.email.as_deref()),
+            name: content.and_then(|content| content.name.as_deref()),
+            email: content.and_then(|content| content.email.as_deref()),
             external_id: event.external_id.as_deref(),
         })
     }
@@ -96,11 +96,11 @@ impl<'a> Presence<'a> {
     #[must_use]
     pub fn of(state: Option<&'a AgentState>, system: Option<&'a str>) -> Option<Self> {
         match state.and_then(|state| state.presence.as_ref()) {
-            Some(told) => Some(Self {
-                system: told.value.system.as_deref(),
-                definition_id: told.value.definition_id.as_deref(),
-                label: told.value.label.as_deref(),
-                message: told.value.message.as_deref(),
+            Some(content) => Some(Self {
+                system: content.value.system.as_deref(),
+                definition_id: content.value.definition_id.as_deref(),
+                label: content.value.label.as_deref(),
+                message: content.value.message.as_deref(),
             }),
             None => Some(Self { system: Some(system?), definition_id: None, label: None, message: None }),
         }
@@ -128,17 +128,19 @@ impl<'a, R: Serialize> EventData<'a, R> {
     /// Fields of an event. `write` formats a time.
     #[must_use]
     pub fn new(event: &'a Event, raw: R, write: impl Fn(OffsetDateTime) -> String) -> Self {
-        let told: Option<&EventState> = match &event.detail {
-            Some(Detail::Agent(told)) => Some(told),
+        let content: Option<&EventState> = match &event.detail {
+            Some(Detail::Agent(content)) => Some(content),
             _ => None,
         };
-        let state = told.map(|told| &told.state);
+        let state = content.map(|content| &content.state);
         Self {
             event_id: event.event_id,
             sequence: event.sequence,
             origin: event.origin.as_str(),
-            changed: told
-                .map_or_else(|| vec!["presence"], |told| told.changed.iter().map(String::as_str).collect()),
+            changed: content.map_or_else(
+                || vec!["presence"],
+                |content| content.changed.iter().map(String::as_str).collect(),
+            ),
             source: event.source.as_ref().map(|(id, name)| SourceName { id: *id, name }),
             agent: Agent::of(event),
             topic: event.topic.as_deref(),

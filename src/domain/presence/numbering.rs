@@ -1,4 +1,4 @@
-//! Which changes of a batch are news, and what number each gets. No SQL: called by `store/ingest/record.rs`,
+//! Decides which changes of a batch are events, and numbers them. No SQL: called by `store/ingest/record.rs`,
 //! which has locked the agents and writes them back.
 
 use std::collections::HashMap;
@@ -16,7 +16,6 @@ pub type Agents = HashMap<(SourceId, AgentId), Agent>;
 
 /// An agent as the batch leaves it.
 pub struct Agent {
-    /// Whose organisation it belongs to.
     pub tenant: TenantId,
     pub agent_key: i64,
     pub sequence: i64,
@@ -26,7 +25,6 @@ pub struct Agent {
     pub received_at: Option<OffsetDateTime>,
     pub name: Option<String>,
     pub email: Option<String>,
-    /// Id in the CRM.
     pub external_id: Option<String>,
     /// The batch changed the row.
     pub touched: bool,
@@ -34,7 +32,7 @@ pub struct Agent {
     pub last: Option<usize>,
 }
 
-/// A change that becomes an event, and what it gets from its agent.
+/// A change that becomes an event, with its number and other values of its agent.
 pub struct Numbered<'a> {
     pub change: &'a PresenceChange,
     pub tenant: TenantId,
@@ -47,14 +45,14 @@ pub struct Numbered<'a> {
     pub state: Option<Box<EventState>>,
 }
 
-/// A change that tells nothing new.
+/// A change that holds nothing new.
 pub struct Dropped<'a> {
     pub change: &'a PresenceChange,
     pub stale: bool,
 }
 
-/// Gives each change that is one the next sequence of its agent and the presence before it; leaves the agents
-/// as the batch leaves them.
+/// Gives each change that is an event the next sequence of its agent and the presence before it; updates the
+/// agents.
 pub fn number<'a>(
     changes: &'a [PresenceChange],
     agents: &mut Agents,
@@ -65,8 +63,8 @@ pub fn number<'a>(
             continue; // not reached: agents_of made a row for each
         };
         let previous = agent.presence.clone();
-        match agent.take_in(change) {
-            Taken::Event { presence, occurred_at, state } => {
+        match agent.apply(change) {
+            Applied::Event { presence, occurred_at, state } => {
                 agent.sequence += 1;
                 agent.last = Some(index);
                 let (agent_key, sequence) = (agent.agent_key, agent.sequence);
@@ -83,28 +81,27 @@ pub fn number<'a>(
                     state,
                 });
             }
-            // What a resync finds unchanged is its usual finding, which it counts itself.
-            Taken::Nothing { .. } if change.origin == Origin::Resync => {}
-            Taken::Nothing { stale } => dropped.push(Dropped { change, stale }),
+            // A resync finds most states unchanged; it counts them itself.
+            Applied::Nothing { .. } if change.origin == Origin::Resync => {}
+            Applied::Nothing { stale } => dropped.push(Dropped { change, stale }),
         }
     }
     (numbered, dropped)
 }
 
-/// What an agent makes of a change.
-enum Taken {
+enum Applied {
     Event { presence: Option<String>, occurred_at: Option<OffsetDateTime>, state: Option<Box<EventState>> },
     Nothing { stale: bool },
 }
 
 impl Agent {
-    /// Takes a change in. Without parts every change is an event; one whose presence could not be read keeps
-    /// the last known one.
-    fn take_in(&mut self, change: &PresenceChange) -> Taken {
-        let Some(told) = &change.state else {
-            self.become_present(&change.presence, change.occurred_at.unwrap_or(change.received_at));
+    /// Applies a change. Without parts every change is an event; one whose presence could not be read keeps
+    /// the last known presence.
+    fn apply(&mut self, change: &PresenceChange) -> Applied {
+        let Some(reported) = &change.state else {
+            self.set_presence(&change.presence, change.occurred_at.unwrap_or(change.received_at));
             self.received_at = Some(change.received_at);
-            return Taken::Event {
+            return Applied::Event {
                 presence: change.presence.clone(),
                 occurred_at: change.occurred_at,
                 state: None,
@@ -112,17 +109,17 @@ impl Agent {
         };
         let before = self.state.clone();
         let seen = Seen { origin: change.origin, at: change.received_at, known_at: self.received_at };
-        let merged = self.state.merge(told, seen);
+        let merged = self.state.merge(reported, seen);
         self.touched |= self.state != before;
         let changed = match merged {
             Merged::Changed(changed) => changed,
-            Merged::Duplicate => return Taken::Nothing { stale: false },
-            Merged::Stale => return Taken::Nothing { stale: true },
+            Merged::Duplicate => return Applied::Nothing { stale: false },
+            Merged::Stale => return Applied::Nothing { stale: true },
         };
         self.received_at = self.received_at.max(Some(change.received_at));
         let system = self.state.presence.as_ref().and_then(|presence| presence.value.system.clone());
         let since = self.state.presence.as_ref().and_then(|presence| presence.at);
-        self.become_present(&system, since.unwrap_or(change.received_at));
+        self.set_presence(&system, since.unwrap_or(change.received_at));
         let state = EventState {
             state: self.state.clone(),
             changed: changed.iter().map(|part| part.as_str().to_owned()).collect(),
@@ -130,14 +127,14 @@ impl Agent {
             email: self.email.clone(),
         };
         let occurred_at = changed.iter().filter_map(|part| self.state.time_of(*part)).max();
-        Taken::Event {
+        Applied::Event {
             presence: self.presence.clone(),
             occurred_at: occurred_at.or(change.occurred_at),
             state: Some(Box::new(state)),
         }
     }
 
-    fn become_present(&mut self, presence: &Option<String>, since: OffsetDateTime) {
+    fn set_presence(&mut self, presence: &Option<String>, since: OffsetDateTime) {
         if presence.is_some() && *presence != self.presence {
             self.presence.clone_from(presence);
             self.since = Some(since);
@@ -146,7 +143,7 @@ impl Agent {
 }
 
 impl Dropped<'_> {
-    /// What the audit log is told.
+    /// Entry of the audit log.
     pub fn entry(&self) -> Entry {
         let (kind, level) =
             if self.stale { (Kind::StateStale, Level::Warn) } else { (Kind::StateDuplicate, Level::Info) };

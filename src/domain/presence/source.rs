@@ -205,11 +205,11 @@ impl SourceSettings {
             let unusable = list.iter().position(|id| !id.chars().all(plain));
             let before = found.len();
             *list = check_texts(field, std::mem::take(list), items_max, NOTIFICATIONS_ID_CHARS_MAX, found);
-            if let Some(place) = unusable
+            if let Some(index) = unusable
                 && found.len() == before
             {
                 let what = "has other characters than letters, digits, - and _";
-                found.push(Violation::new(format!("{field}/{place}"), what));
+                found.push(Violation::new(format!("{field}/{index}"), what));
             }
         }
     }

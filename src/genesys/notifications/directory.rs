@@ -81,16 +81,16 @@ impl Notifications {
 
 /// Each person once, with the name and address of any duplicate.
 pub(super) fn each_once(people: Vec<Person>) -> Vec<Person> {
-    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut indices: HashMap<String, usize> = HashMap::new();
     let mut once: Vec<Person> = Vec::with_capacity(people.len());
     for person in people {
-        match places.get(&person.agent_id).and_then(|place| once.get_mut(*place)) {
+        match indices.get(&person.agent_id).and_then(|index| once.get_mut(*index)) {
             Some(kept) => {
                 kept.name = kept.name.take().or(person.name);
                 kept.email = kept.email.take().or(person.email);
             }
             None => {
-                places.insert(person.agent_id.clone(), once.len());
+                indices.insert(person.agent_id.clone(), once.len());
                 once.push(person);
             }
         }

@@ -85,7 +85,7 @@ fn paths(seen: &Seen) -> Vec<String> {
     seen.borrow().iter().map(|(path, _)| path.clone()).collect()
 }
 
-macro_rules! told {
+macro_rules! on_one_thread {
     ($(#[$doc:meta])* async fn $name:ident() $body:block) => {
         $(#[$doc])*
         #[tokio::test]
@@ -95,7 +95,7 @@ macro_rules! told {
     };
 }
 
-told! {
+on_one_thread! {
 async fn a_token_is_asked_for_with_basic_authentication() {
     let (client, seen) = server(|_, _| ok(r#"{"access_token":"t","expires_in":300}"#)).await;
     let token = client.token().await.unwrap();
@@ -108,7 +108,7 @@ async fn a_token_is_asked_for_with_basic_authentication() {
 }
 }
 
-told! {
+on_one_thread! {
 async fn a_channel_is_made_then_its_topics_are_put_and_rejections_are_kept() {
     let (client, seen) = server(|path, _| match path {
         "POST /api/v2/notifications/channels" => {
@@ -139,7 +139,7 @@ async fn a_channel_is_made_then_its_topics_are_put_and_rejections_are_kept() {
 }
 }
 
-told! {
+on_one_thread! {
 async fn one_topic_that_spoils_a_subscription_is_found_and_the_rest_is_subscribed() {
     let (client, seen) = server(|_, body| {
         if body.contains("v2.users.bad.activity") {
@@ -165,7 +165,7 @@ async fn one_topic_that_spoils_a_subscription_is_found_and_the_rest_is_subscribe
 }
 }
 
-told! {
+on_one_thread! {
 async fn a_rate_limit_makes_the_client_wait_and_ask_again() {
     let asked = RefCell::new(0);
     let (client, _) = server(move |_, _| {
@@ -183,7 +183,7 @@ async fn a_rate_limit_makes_the_client_wait_and_ask_again() {
 }
 }
 
-told! {
+on_one_thread! {
 async fn a_channel_listens_is_gone_or_not_known() {
     let (client, _) = server(|path, _| match path.rsplit('/').nth(1) {
         Some("listens") => {
@@ -206,7 +206,7 @@ async fn a_channel_listens_is_gone_or_not_known() {
 }
 }
 
-told! {
+on_one_thread! {
 async fn states_come_with_the_users_and_what_is_missing_is_asked_for_in_bulk() {
     let (client, seen) = server(|path, _| {
         if path.contains("/bulk") {
@@ -237,7 +237,7 @@ async fn states_come_with_the_users_and_what_is_missing_is_asked_for_in_bulk() {
 }
 }
 
-told! {
+on_one_thread! {
 async fn rosters_are_read_to_the_last_page_and_everybody_counts_once() {
     let (client, seen) = server(|path, _| {
         if path.contains("/queues/") {
@@ -263,7 +263,7 @@ async fn rosters_are_read_to_the_last_page_and_everybody_counts_once() {
 }
 }
 
-told! {
+on_one_thread! {
 async fn no_error_shows_the_secret_or_the_platforms_own_words() {
     let (client, _) = server(|_, _| {
         status(401, "", r#"{"error":"invalid_client","error_description":"CANARY","message":"CANARY","code":null}"#)

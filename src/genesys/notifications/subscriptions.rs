@@ -30,7 +30,7 @@ struct TopicAnswer {
 }
 
 #[derive(Deserialize)]
-struct Listed {
+struct SubscriptionsAnswer {
     entities: Vec<TopicAnswer>,
 }
 
@@ -46,7 +46,7 @@ impl Notifications {
             Err(error) if error.status == Some(404) => return Ok(None),
             answer => answer?,
         };
-        let listed: Listed = read_json("list of subscriptions", &answer)?;
+        let listed: SubscriptionsAnswer = read_json("list of subscriptions", &answer)?;
         let agents = listed.entities.iter().filter_map(|topic| agent_of_topic(&topic.id));
         Ok(Some(agents.map(str::to_owned).collect()))
     }
@@ -99,7 +99,7 @@ impl Notifications {
         token: &Secret,
         channel: &str,
         topics: &[String],
-        spoilt: UpstreamError,
+        refusal: UpstreamError,
     ) -> Result<Vec<Rejected>, UpstreamError> {
         let (mut found, mut calls) = (Vec::new(), 0);
         let mut parts = halves(topics);
@@ -108,7 +108,7 @@ impl Notifications {
             if calls > BISECT_CALLS_MAX {
                 // Too many spoil it to find each: the rest stays unmonitored, and is reported as rejected.
                 let unsearched = parts.iter().copied().flatten().chain(part);
-                found.extend(unsearched.filter_map(|topic| spoils(topic, &spoilt)));
+                found.extend(unsearched.filter_map(|topic| spoils(topic, &refusal)));
                 return Ok(found);
             }
             match self.put_topics(token, channel, part, false).await {

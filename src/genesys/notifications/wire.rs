@@ -114,8 +114,8 @@ pub(super) fn presence(body: &Map<String, Value>) -> Option<Timed<PresencePart>>
         label: None,
         message: text(body.get("presenceMessage").or_else(|| body.get("message")), MESSAGE_CHARS_MAX),
     };
-    let told = value.system.is_some() || value.definition_id.is_some();
-    told.then(|| Timed { value, at: body.get("modifiedDate").and_then(read_time) })
+    let readable = value.system.is_some() || value.definition_id.is_some();
+    readable.then(|| Timed { value, at: body.get("modifiedDate").and_then(read_time) })
 }
 
 fn routing_of(body: &Map<String, Value>) -> Option<Timed<String>> {

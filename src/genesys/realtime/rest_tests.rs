@@ -289,13 +289,13 @@ async fn a_listing_is_read_in_each_of_its_shapes() {
             let body = r#"[{"id":"a","userId":"ann","dateCreated":"2026-11-23T15:00:00.000Z"},
                 {"id":"b","userId":7,"dateCreated":{}}]"#;
             let (client, _) = server(&[&ok(body)]).await;
-            let told = Listed {
+            let owned = Listed {
                 upstream_id: "a".to_owned(),
                 agent_id: Some("ann".to_owned()),
                 made_at: Some(time::macros::datetime!(2026-11-23 15:00 UTC)),
             };
             let unowned = Listed { upstream_id: "b".to_owned(), ..Listed::default() };
-            assert_eq!(client.list(&token()).await.unwrap(), [told, unowned]);
+            assert_eq!(client.list(&token()).await.unwrap(), [owned, unowned]);
         })
         .await;
 }

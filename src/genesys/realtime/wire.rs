@@ -60,21 +60,21 @@ fn is_json(text: &str) -> bool {
 
 fn update(frame: &Map<String, Value>) -> Update {
     let inner = INNER.iter().filter_map(|name| frame.get(*name)?.as_object());
-    let places: Vec<&Map<String, Value>> = std::iter::once(frame).chain(inner).collect();
+    let objects: Vec<&Map<String, Value>> = std::iter::once(frame).chain(inner).collect();
     let topic = ["topic", "topicName"].iter().find_map(|name| frame.get(*name)?.as_str());
     Update {
         agent_id: None,
         state: None,
         topic: topic.and_then(|topic| clean(topic, TOPIC_CHARS_MAX)),
-        presence: places.iter().find_map(|place| presence(place, DEPTH_MAX)),
-        occurred_at: places
+        presence: objects.iter().find_map(|object| presence(object, DEPTH_MAX)),
+        occurred_at: objects
             .iter()
-            .find_map(|place| TIMES.iter().find_map(|name| read_time(place.get(*name)?))),
+            .find_map(|object| TIMES.iter().find_map(|name| read_time(object.get(*name)?))),
     }
 }
 
-fn presence(place: &Map<String, Value>, depth: usize) -> Option<String> {
-    PRESENCE.iter().find_map(|name| match place.get(*name)? {
+fn presence(object: &Map<String, Value>, depth: usize) -> Option<String> {
+    PRESENCE.iter().find_map(|name| match object.get(*name)? {
         Value::String(text) => canonical_presence(text),
         Value::Object(inner) if depth > 0 => presence(inner, depth - 1),
         _ => None,

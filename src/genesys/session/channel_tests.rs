@@ -132,10 +132,10 @@ fn a_channel_that_is_gone_was_blind_since_it_was_last_seen_upstream() {
     story.after(1.0, Input::Timer(Timer::Probe));
     let effects = story.after(1.0, Input::Probed(Ok(Standing::Gone)));
     assert_eq!(gap(&effects), Some((Span::seconds(59), "displaced")));
-    let told = effects.iter().any(|effect| {
+    let audited = effects.iter().any(|effect| {
         matches!(effect, Effect::Audit(entry) if entry.kind == Kind::ChannelDisplaced && entry.level == Level::Error)
     });
-    assert!(told);
+    assert!(audited);
     assert_eq!(story.session.phase(), Phase::BackingOff);
 }
 
@@ -150,10 +150,10 @@ fn a_channel_whose_subscriptions_were_taken_was_blind_since_it_was_last_seen_who
     story.after(57.0, Input::Text(String::new(), Frame::Update(Box::default())));
     let effects = story.after(1.0, Input::Probed(Ok(Standing::Taken { agents: 2 })));
     assert_eq!(gap(&effects), Some((Span::seconds(59), "subscriptions_taken")));
-    let told = effects.iter().any(|effect| {
+    let audited = effects.iter().any(|effect| {
         matches!(effect, Effect::Audit(entry) if entry.kind == Kind::ChannelDisplaced && entry.level == Level::Error)
     });
-    assert!(told);
+    assert!(audited);
     assert_eq!(story.session.phase(), Phase::BackingOff);
 }
 

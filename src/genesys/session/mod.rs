@@ -78,7 +78,7 @@ pub struct Session {
     ping: Option<(u64, Instant)>,
     pings: u64,
     latency: LatencyTracker,
-    /// The end of the present socket was announced, and that is written down.
+    /// The end of the present socket was announced, and an audit entry says so.
     end_announced: bool,
 }
 
@@ -400,7 +400,7 @@ impl Session {
             Entry::new(now.at, Kind::ReconnectFailed).level(Level::Error).data("error", error.to_string());
         out.push(audit(entry));
         let at_least = match error.kind {
-            // Some more by chance: all connections of a client are told the same.
+            // Some more by chance: all connections of a client get the same answer.
             ErrorKind::RateLimited(wait) => wait.map(|wait| wait.mul_f64(1.0 + 0.1 * jitter)),
             _ => None,
         };
