@@ -12,6 +12,7 @@ use crate::domain::delivery::outcome::{Attempt, Disposition, EndState, Outcome, 
 use crate::domain::delivery::settings::{DeliverySettings, Format, Mode};
 use crate::domain::ids::WebhookId;
 use crate::domain::presence::EventKind;
+use crate::domain::webhook::state::DisableReason;
 use crate::metrics::OutcomeLabels;
 use crate::outbound::post::Answer;
 use crate::random;
@@ -116,16 +117,16 @@ impl Dispatch {
             HealthChange { webhook_id, circuit, last_outcome: Some(class), is_back: false, succeeds: false };
         self.cycle.add_health(change);
         if outcome.status() == Some(410) {
-            self.disable(webhook_id, "gone", now);
+            self.disable(webhook_id, DisableReason::Gone, now);
         } else if failing_for >= disable_after {
-            self.disable(webhook_id, "failing", now);
+            self.disable(webhook_id, DisableReason::Failing, now);
         }
     }
 }
 
 impl Dispatch {
     /// Disables a webhook. Nothing is sent to it until that is done and its configuration is read again.
-    fn disable(&mut self, webhook: WebhookId, reason: &'static str, now: OffsetDateTime) {
+    fn disable(&mut self, webhook: WebhookId, reason: DisableReason, now: OffsetDateTime) {
         let Some(queue) = self.queues.get_mut(webhook) else { return };
         if !queue.begin_disabling() {
             return;
@@ -135,7 +136,7 @@ impl Dispatch {
             match store.disable_webhook(webhook, reason, now).await {
                 Ok(()) => store.wake.deliveries_due(),
                 Err(error) => tracing::warn!(
-                    %error, %webhook, reason,
+                    %error, %webhook, reason = reason.as_str(),
                     "failed to disable a webhook; its next failed delivery tries again"
                 ),
             }

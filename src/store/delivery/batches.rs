@@ -1,5 +1,5 @@
-//! Batches: several deliveries of one webhook that leave in one POST, chosen once and kept over retries, so that a
-//! repeated POST has the same id and the same bytes.
+//! Batches: several deliveries of one webhook that are sent in one POST, chosen once and kept over retries,
+//! so that a repeated POST has the same id and the same bytes.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -10,9 +10,9 @@ use crate::store::locks::BEGIN_CYCLE;
 use crate::store::{Result, Store, with_timeout};
 
 impl Store {
-    /// Leases the next batch of a webhook: one that was tried before and is due again, else the oldest deliveries that
-    /// wait and were never sent, at most `max_items`, in the order of their events. Empty if there is none, or while
-    /// another batch is under way or waits for its next attempt.
+    /// Leases the next batch of a webhook: one that was tried before and is due again, else the oldest
+    /// deliveries that wait and were never sent, at most `max_items`, in the order of their events. Empty if
+    /// there is none, or while another batch is under way or waits for its next attempt.
     ///
     /// # Errors
     /// If the database is unavailable.
@@ -84,7 +84,8 @@ async fn members_of(conn: &mut PgConnection, webhook: WebhookId, batch: BatchId)
     Ok(members.fetch_all(conn).await?)
 }
 
-/// Deliveries that may form a new batch, in the order of their events; none if the webhook takes no batches any more.
+/// Deliveries that may form a new batch, in the order of their events; none if the webhook takes no batches
+/// any more.
 async fn oldest(
     conn: &mut PgConnection,
     webhook: WebhookId,

@@ -1,5 +1,5 @@
-//! Claims what is due: retries, deliveries that no dispatcher was told of, and those for which there was no room
-//! before.
+//! Claims what is due: retries, deliveries that no dispatcher was told of, and those for which there was no
+//! room before.
 
 use std::collections::HashMap;
 

@@ -1,18 +1,19 @@
-//! From deliveries to POSTs and back: the words, and the one short transaction of a dispatcher, the cycle.
+//! Cycle: the one short transaction in which a dispatcher writes results and claims what is due. States of a
+//! delivery:
 //!
 //! ```text
-//!                    ┌──────────── handed over at birth (written.rs) ─────────────┐
+//!                    ┌─────────────── leased at insert (write.rs) ────────────────┐
 //!                    │                                                            ▼
-//!  event ─▶ insert ──┼─▶ [due: due_at] ─────────── claim.rs ───────────────▶ [held: leased_by] ─▶ settle.rs
+//!  event ─▶ insert ──┼─▶ [due: due_at] ─────────── claim.rs ──────────────▶ [leased: leased_by] ─▶ settle.rs
 //!                    │      ▲      ▲                                              ▲   │   │
 //!                    │      │      └────────────── retry later ───────────────────┼───┘   └──▶ ended: row gone,
 //!                    ▼      │                                                     │            audit entry stays
 //!            [blocked: neither] ──── the older one of its lane ended ─────────────┘
 //! ```
 //!
-//! Inside a lane only the oldest may be due or held. A cycle runs under an advisory lock: "who is the oldest of this lane"
-//! can then never be answered twice at once, in this process or another. Nothing is held open while a POST is under
-//! way: a row in a dispatcher's hands is free again when that dispatcher has given no sign of life for [`LEASE`].
+//! Inside a lane only the oldest delivery may be due or leased. A cycle runs under an advisory lock, so that
+//! no two transactions decide at once which one that is, in this process or another. No transaction stays
+//! open while a POST is under way: a lease ends when its dispatcher has given no sign of life for [`LEASE`].
 
 use std::collections::HashSet;
 
@@ -27,16 +28,16 @@ use crate::store::event_rows::read_events;
 use crate::store::locks::BEGIN_CYCLE;
 use crate::store::{Result, Store, audit, with_timeout};
 
-/// How long a dispatcher counts as alive without a sign of life: what a killed process held is free after that.
+/// How long after its last sign of life a dispatcher counts as alive; then its leases end.
 pub const LEASE: Duration = Duration::seconds(6);
 
 impl Store {
-    /// One cycle: settles what came back, takes the next of each lane that moved, claims what is due.
+    /// Settles results, leases the next delivery of each lane that advanced, and claims what is due.
     ///
     /// # Errors
-    /// If the database is away; nothing has changed then, unless the answer to the commit was lost: ask
-    /// [`reconcile_after_unknown_commit`](Self::reconcile_after_unknown_commit) before the next cycle. Settlements, given again, find no row of theirs
-    /// and change nothing.
+    /// If the database is unavailable; nothing has changed then, unless the answer to the commit was lost:
+    /// ask [`reconcile_after_unknown_commit`](Self::reconcile_after_unknown_commit) before the next cycle.
+    /// The same settlements, given again, change nothing.
     pub async fn settle_and_claim(
         &self,
         dispatcher: DispatcherId,
@@ -45,7 +46,7 @@ impl Store {
     ) -> Result<Cycle> {
         with_timeout(async {
             let mut tx = self.pipeline_pool.begin_with(BEGIN_CYCLE).await?;
-            // Health before deliveries, as everybody locks them, or two would wait for each other.
+            // Health before deliveries, the order in which every transaction locks them.
             let health_left = receiver_health::write(&mut tx, &work.health, now).await?;
             let mut cycle = Cycle { health_left, ..Cycle::default() };
             let mut lost = HashSet::new();
@@ -69,7 +70,7 @@ impl Store {
         .await
     }
 
-    /// Gives each claimed delivery its event: one that was written a moment ago is still in memory.
+    /// Adds its event to each claimed delivery: one that was written a moment ago is still in memory.
     pub(in crate::store) async fn add_events(
         &self,
         conn: &mut PgConnection,
@@ -89,13 +90,13 @@ impl Store {
         Ok(())
     }
 
-    /// Asked after a cycle that failed, because its commit may have happened all the same: gives back at once what
-    /// it took and nobody heard of (`known` is in the caller's hands or waits to be settled), and says which of these
-    /// entries are written, so that they are not written twice. What was handed over at its birth, or went into a batch, is left
-    /// alone: the word about it may be on its way.
+    /// Makes up for a failed cycle, whose commit may have happened all the same. It releases what that cycle
+    /// leased: all that is leased to the dispatcher but `known`, which the caller has or is about to settle.
+    /// Deliveries that were leased at insert or in a batch stay: the message about them may be on its way.
+    /// Returns those of the entries that are written, so that they are not written twice.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn reconcile_after_unknown_commit(
         &self,
         dispatcher: DispatcherId,
@@ -137,8 +138,8 @@ impl Store {
     }
 }
 
-/// Entries without what they say of the end of these deliveries, which ended otherwise or have not ended: a delivery has
-/// one end.
+/// Entries without the ends of lost deliveries, which ended otherwise or have not ended: a delivery has one
+/// end.
 fn without_ends(entries: &[Entry], lost: &HashSet<DeliveryId>) -> Vec<Entry> {
     let is_lost = |entry: &Entry| entry.delivery_id.is_some_and(|id| lost.contains(&id));
     let mut left = entries.to_vec();

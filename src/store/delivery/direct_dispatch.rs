@@ -1,7 +1,9 @@
-//! From the writer of an event to the dispatcher in the same process, past the claim: a nudge that says what it is about.
+//! Direct dispatch: the writer of events leases deliveries to the dispatcher of its process as it inserts
+//! them, and tells it of them after the commit, so that they need no claim.
 //!
-//! It carries no truth. What is handed over stands in `delivery`, held by the dispatcher; if the message is lost with
-//! the process, or the dispatcher is another one by then, the row is freed like any that a dead dispatcher held.
+//! The message carries no state of its own. The row in `delivery` says that it is leased; if the message is
+//! lost with the process, or the dispatcher is another one by then, the lease is released like any of a dead
+//! dispatcher.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,44 +18,43 @@ use crate::domain::presence::Event;
 use crate::domain::webhook::fan_out::{NewEvent, Plan};
 use crate::store::delivery::types::Claimed;
 
-/// What a writer has to say to the dispatcher.
+/// Message of a writer to the dispatcher.
 #[derive(Clone, Debug)]
 pub enum DirectDispatch {
-    /// A delivery that it holds from birth.
+    /// A delivery that is leased to it.
     Leased(Box<Claimed>),
-    /// Something stands in a lane behind what was there before. If nothing of that lane is under way, the dispatcher looks
-    /// who is first there.
+    /// A lane whose new delivery is blocked. If the dispatcher has nothing of that lane under way, it
+    /// promotes the head.
     Blocked {
-        /// To whom.
+        /// Webhook of the lane.
         webhook: WebhookId,
-        /// In which lane.
+        /// `agent_key`, or 0.
         lane: i64,
     },
-    /// Something due was left where it is for want of room: it is claimed when there is some.
+    /// Deliveries that are due and not leased, because there was no room: a claim takes them when there is.
     NoRoom {
-        /// Whose.
+        /// Webhook without room.
         webhook: WebhookId,
     },
     /// Deliveries that wait for their batch.
     Batched {
-        /// To whom.
+        /// Webhook that takes batches.
         webhook: WebhookId,
-        /// How many.
+        /// Number of deliveries.
         count: usize,
     },
 }
 
-/// What was written by transactions that may be committed or not.
+/// Writes of transactions whose commit outcome is unknown.
 #[derive(Debug, Default)]
 pub struct Uncertain {
-    /// Lanes into which something was put behind others.
+    /// Lanes with a delivery that was inserted as blocked.
     pub lanes: HashSet<(WebhookId, i64)>,
-    /// Leased at birth, each with the moment of it.
+    /// Deliveries leased at insert, each with its time.
     pub leased_at_insert: Vec<(DeliveryId, OffsetDateTime)>,
 }
 
 impl Uncertain {
-    /// Whether there is nothing of the kind.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.lanes.is_empty() && self.leased_at_insert.is_empty()
@@ -64,7 +65,7 @@ impl Uncertain {
 struct Inner {
     capacity: DispatchCapacity,
     waiting: Vec<DirectDispatch>,
-    /// Events that blocked deliveries tell, so that they need not be read again, and their ids, oldest first.
+    /// Events of blocked deliveries, so that they need not be read again, and their ids, oldest first.
     events: HashMap<EventId, Arc<Event>>,
     kept: VecDeque<EventId>,
     uncertain: Uncertain,
@@ -101,7 +102,7 @@ pub struct Handoff {
 }
 
 impl Handoff {
-    /// What a writer may do now; asked before its transaction.
+    /// Room for deliveries that a writer may lease now; it asks before its transaction.
     #[must_use]
     pub fn capacity(&self) -> DispatchCapacity {
         let inner = self.lock();
@@ -109,12 +110,13 @@ impl Handoff {
         DispatchCapacity { room, ..inner.capacity.clone() }
     }
 
-    /// The dispatcher says whose hands they are now and how many more it can hold.
+    /// The dispatcher says who it is and how many more deliveries it can take.
     pub fn publish_capacity(&self, capacity: DispatchCapacity) {
         self.lock().capacity = capacity;
     }
 
-    /// The dispatcher takes nothing any more; what waits is given to nobody (its rows are freed with the dispatcher).
+    /// The dispatcher accepts nothing any more. Waiting messages are dropped; the end of the dispatcher
+    /// releases their leases.
     pub fn close(&self) {
         let mut inner = self.lock();
         *inner = Inner { uncertain: std::mem::take(&mut inner.uncertain), ..Inner::default() };
@@ -133,20 +135,21 @@ impl Handoff {
         self.removed.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&webhook)
     }
 
-    /// Notes for the dispatcher what a writer has written without knowing whether it is committed.
+    /// A writer reports writes whose commit outcome is unknown.
     pub fn look_into(&self, more: Uncertain) {
         let mut inner = self.lock();
         inner.uncertain.lanes.extend(more.lanes);
         inner.uncertain.leased_at_insert.extend(more.leased_at_insert);
     }
 
-    /// What was noted since.
+    /// Reports since the last call.
     #[must_use]
     pub fn take_uncertain(&self) -> Uncertain {
         std::mem::take(&mut self.lock().uncertain)
     }
 
-    /// Hands over after the commit. False if that dispatcher is gone: its rows must be freed.
+    /// Sends messages to the dispatcher, after the commit. False if that dispatcher is gone: its leases must
+    /// be released.
     #[must_use]
     pub fn hand_over(
         &self,
@@ -171,12 +174,12 @@ impl Handoff {
         true
     }
 
-    /// What was handed over since.
+    /// Messages since the last call.
     pub fn accept(&self) -> Vec<DirectDispatch> {
         std::mem::take(&mut self.lock().waiting)
     }
 
-    /// Waits until something may have been handed over.
+    /// Waits until there may be messages.
     pub async fn notified(&self) {
         self.notify.notified().await;
     }
@@ -203,7 +206,7 @@ pub(in crate::store) enum Placement {
     Due,
 }
 
-/// What the dispatcher is told once the plan is committed, and the events that it will need for blocked deliveries.
+/// Messages to the dispatcher once the plan is committed, and the events of blocked deliveries.
 pub(in crate::store) fn direct_dispatches(
     plan: &Plan,
     events: &[NewEvent],

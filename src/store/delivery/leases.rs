@@ -1,4 +1,4 @@
-//! Dispatchers that live, and what becomes of what a dead one held.
+//! Signs of life of dispatchers, and the release of leases that nobody serves any more.
 
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
@@ -11,31 +11,32 @@ use crate::store::locks::BEGIN_CYCLE;
 use crate::store::locks::BEGIN_WRITING;
 use crate::store::{Result, Store, session, with_long_timeout, with_timeout};
 
-/// Lanes that are looked through in one statement.
+/// Lanes that one statement looks through.
 const LANES: i64 = 2000;
-/// Pages of the table that are read in one statement for what is leased: some ten milliseconds.
+/// Pages of the table that one statement reads for leases: some ten milliseconds.
 const PAGES: i64 = 4096;
 
-/// The last lane that was looked through: of which webhook, and which.
+/// Webhook and lane after which a walk over all lanes goes on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LaneCursor(Uuid, i64);
 
-/// What is leased in a piece of the table.
+/// Leases in a piece of the table.
 #[derive(Debug)]
 pub struct Leases {
-    /// To the dispatcher that asks, each with its attempt.
+    /// Leases of the dispatcher that asks, each with its attempt.
     pub ours: Vec<(DeliveryId, i32)>,
-    /// How many rows of nobody were freed.
+    /// Leases that were released because their dispatcher is gone.
     pub freed: u64,
-    /// The page where the next piece begins; `None`: there is none.
+    /// Page where the next piece begins; `None`: there is none.
     pub next: Option<i64>,
 }
 
 impl Store {
-    /// A sign of life of a dispatcher. False if it had been given up for dead: what it held is in other hands.
+    /// A dispatcher gives a sign of life. False if it had been given up for dead: its deliveries may be
+    /// leased to others.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn is_alive(&self, dispatcher: DispatcherId, now: OffsetDateTime) -> Result<bool> {
         with_timeout(async {
             let renewed = sqlx::query!(
@@ -52,10 +53,10 @@ impl Store {
         .await
     }
 
-    /// Whether no dispatcher that is alive is older: that one alone serves the webhooks that are limited.
+    /// Whether this is the oldest dispatcher that is alive: it alone serves the webhooks with a limit.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn is_leader(&self, dispatcher: DispatcherId, now: OffsetDateTime) -> Result<bool> {
         with_timeout(async {
             Ok(sqlx::query_scalar!(
@@ -63,7 +64,7 @@ impl Store {
                        select
                        from dispatcher
                        where dispatcher_id < $1
-                         and alive_until >= $2) as "eldest!""#,
+                         and alive_until >= $2) as "is_leader!""#,
                 dispatcher as _,
                 now,
             )
@@ -73,10 +74,10 @@ impl Store {
         .await
     }
 
-    /// A dispatcher begins. What is suspended though its webhook is active is resumed soon.
+    /// A dispatcher begins. Deliveries that are suspended though their webhook is active are resumed soon.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn begin_dispatcher(&self, dispatcher: DispatcherId, now: OffsetDateTime) -> Result<()> {
         with_timeout(async {
             sqlx::query!(
@@ -93,11 +94,12 @@ impl Store {
         self.resume_forgotten(now).await
     }
 
-    /// Looks through the next lanes for those whose first delivery nobody holds and nothing wakes, which a crash between a
-    /// commit and the word about it leaves, and makes it due. Gives where to go on (`None` at the end) and how many there were.
+    /// Looks through the next lanes for heads that are neither leased nor due, which a crash between a commit
+    /// and the message about it leaves, and makes them due. Returns where to go on (`None` at the end) and
+    /// how many there were.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn wake_stranded(
         &self,
         from: LaneCursor,
@@ -138,11 +140,11 @@ impl Store {
         .await
     }
 
-    /// Ends dispatchers that have given no sign of life. Says how many there were; what they held is freed by
-    /// [`leases_in`](Self::leases_in).
+    /// Ends dispatchers that have given no sign of life, and returns how many. [`leases_in`](Self::leases_in)
+    /// releases their leases.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn end_the_dead(&self, now: OffsetDateTime) -> Result<u64> {
         with_timeout(async {
             let dead = sqlx::query!("delete from dispatcher where alive_until < $1", now);
@@ -151,12 +153,12 @@ impl Store {
         .await
     }
 
-    /// Reads what is leased in the next piece of the table, and frees what is leased to a dispatcher that there is not, each with
-    /// an audit entry: whether the POST was made is not known. It has died, or has ended; a transaction may be committed
-    /// after that, too.
+    /// Reads the leases in the next piece of the table, and releases those of dispatchers that do not exist,
+    /// each with an audit entry: whether the POST was made is not known. Such a dispatcher has died or ended;
+    /// a transaction that leases to it may be committed even later.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn leases_in(
         &self,
         dispatcher: DispatcherId,
@@ -192,8 +194,8 @@ impl Store {
         .await
     }
 
-    /// Frees those of these deliveries that are leased to a dispatcher that there is not. One that is about to begin is there
-    /// before anything is leased to it.
+    /// Releases those of these leases whose dispatcher does not exist. A dispatcher has its row before
+    /// anything is leased to it.
     async fn release_ownerless(&self, deliveries: &[DeliveryId], now: OffsetDateTime) -> Result<u64> {
         if deliveries.is_empty() {
             return Ok(0);
@@ -218,11 +220,11 @@ impl Store {
         Ok(freed)
     }
 
-    /// A dispatcher ends. What was under way and is not answered is free: whether it was taken is not known. What is leased to
-    /// it besides is freed by whoever meets it.
+    /// A dispatcher ends. It releases POSTs under way without an answer: whether the receiver got them is not
+    /// known. Its other leases are released by the next dispatcher that reads them.
     ///
     /// # Errors
-    /// If the database is away; then it is free once its lease has ended.
+    /// If the database is unavailable; then its leases end in time.
     pub async fn end_dispatcher(&self, dispatcher: DispatcherId, under_way: &[DeliveryId]) -> Result<()> {
         with_timeout(async {
             let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
@@ -236,11 +238,11 @@ impl Store {
         .await
     }
 
-    /// Gives back deliveries that a dispatcher holds without having been told of them, as if these attempts of them had never
-    /// begun. Says how many it still held.
+    /// Returns deliveries that are leased to a dispatcher which was not told of them, as if these attempts
+    /// had never begun. Says how many were still leased.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn return_leases(&self, dispatcher: DispatcherId, leased: &[(DeliveryId, i32)]) -> Result<u64> {
         with_timeout(async {
             let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
@@ -267,24 +269,25 @@ impl Store {
         .await
     }
 
-    /// Waits until every writer of events that is under way now has ended: what it wrote is committed then, or is not.
+    /// Waits until every writer of events that is under way now has ended: its commit outcome is certain
+    /// then.
     ///
     /// # Errors
-    /// If the database is away, or one of them does not end in time.
+    /// If the database is unavailable, or a writer does not end in time.
     pub async fn writers_ended(&self) -> Result<()> {
         self.ended(BEGIN_WRITING).await
     }
 
-    /// Waits until whoever has begun with this lock, a writer or a cycle, has ended: once we have it, they have.
+    /// Waits until every transaction that took this lock before has ended.
     pub(in crate::store) async fn ended(&self, begin: &'static str) -> Result<()> {
         with_timeout(async { Ok(self.pool.begin_with(begin).await?.commit().await?) }).await
     }
 
-    /// Makes due what was leased at its birth, at that time, by transactions that nobody was told of. What came into a
-    /// dispatcher's hands since, it knows of.
+    /// Makes due what was leased at insert, at these times, by transactions that no dispatcher was told of. A
+    /// dispatcher knows of what was leased to it since.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn release_unannounced(
         &self,
         leased_at_insert: &[(DeliveryId, OffsetDateTime)],
@@ -362,8 +365,8 @@ async fn lane_heads(pool: &PgPool, from: LaneCursor) -> Result<Vec<LaneHead>> {
     Ok(lanes.fetch_all(pool).await?)
 }
 
-/// Frees those of these deliveries that are leased to a dispatcher that there is not, each with an audit entry: whether its POST
-/// was made or taken is not known. Says how many there were.
+/// Releases those of these leases whose dispatcher does not exist, each with an audit entry: whether the POST
+/// was made is not known. Says how many there were.
 async fn release_lost(
     conn: &mut PgConnection,
     deliveries: &[DeliveryId],

@@ -1,4 +1,4 @@
-//! From pending deliveries to POSTs and back: leases, claims, batches, results, and how receivers have been.
+//! The dispatcher's statements: leases, claims, batches, results of attempts, and the health of receivers.
 
 pub(super) mod batches;
 pub(super) mod claim;

@@ -1,4 +1,4 @@
-//! How receivers have been of late: circuits, disabling, probes, and the notices about them.
+//! Health of receivers: circuits, disabling, probes, and the notices about them.
 
 use std::collections::HashSet;
 
@@ -10,22 +10,24 @@ use crate::domain::delivery::circuit::Circuit;
 use crate::domain::delivery::outcome::EndState;
 use crate::domain::ids::WebhookId;
 use crate::domain::presence::EventKind;
+use crate::domain::webhook::state::DisableReason;
 use crate::store::delivery::receiver_notices;
 use crate::store::delivery::types::HealthChange;
 use crate::store::webhooks::work;
 use crate::store::webhooks::work::WebhookWork;
 use crate::store::{Result, Store, audit, with_timeout};
 
-/// How long a disabled webhook is left alone before it is asked whether it is well; an unverified one is asked sooner.
+/// Time between probes of a disabled webhook; an unverified one is probed sooner.
 const PROBE_EVERY: time::Duration = time::Duration::hours(1);
 const VERIFY_EVERY: time::Duration = time::Duration::minutes(1);
 /// How long a probe may take until another may begin.
 const PROBE_WITHIN: time::Duration = time::Duration::minutes(2);
-/// Probes begun at once.
+/// Probes that one call begins at most.
 const PROBES_MAX: i64 = 20;
 
-/// Keeps circuits, in a cycle's transaction, which waits for nobody: gives the webhooks that somebody had locked just then,
-/// to be kept by the next one. Of a receiver that is back what waits for its next attempt becomes due.
+/// Writes circuits, in a cycle's transaction, without waiting for a lock. Returns the webhooks whose row was
+/// locked, for the next cycle to write. Of a receiver that is back, deliveries that wait for their next
+/// attempt become due soon.
 pub(in crate::store) async fn write(
     conn: &mut PgConnection,
     changes: &[HealthChange],
@@ -78,7 +80,7 @@ pub(in crate::store) async fn write(
     if missed.is_empty() {
         return Ok(missed);
     }
-    // One that is not there any more is none to wait for.
+    // Webhooks that are gone need no further try.
     Ok(sqlx::query_scalar!(
         r#"select webhook_id as "id: WebhookId" from webhook_health where webhook_id = any ($1)"#,
         &missed as _,
@@ -91,7 +93,7 @@ impl Store {
     /// Webhooks whose present address has accepted a POST.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn proven_webhooks(&self) -> Result<HashSet<WebhookId>> {
         with_timeout(async {
             let ids = sqlx::query_scalar!(
@@ -102,11 +104,11 @@ impl Store {
         .await
     }
 
-    /// A webhook's receiver has failed several times in a row: those who ask for it are told, once. `circuit` is how it is
-    /// now, which the next cycle has yet to write down.
+    /// A webhook's receiver has failed several times in a row: the webhooks that ask for it get one notice.
+    /// The next cycle writes `circuit`.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn webhook_fails(
         &self,
         id: WebhookId,
@@ -119,7 +121,7 @@ impl Store {
             let noticed =
                 sqlx::query_scalar!("select noticed from webhook_health where webhook_id = $1", id as _);
             if noticed.fetch_optional(&mut *tx).await? == Some(true) {
-                return Ok(()); // as mostly, and then nobody needs to be locked
+                return Ok(()); // the usual case, which needs no lock
             }
             let told = receiver_notices::lock(&mut tx, EventKind::WebhookFailing, id).await?;
             let first = sqlx::query!(
@@ -153,10 +155,11 @@ impl Store {
         .await
     }
 
-    /// A failing webhook takes deliveries again: those who were told that it fails are told that too.
+    /// A failing webhook takes deliveries again: the webhooks that got a notice of its failing get one of
+    /// that, too.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn webhook_succeeds(&self, id: WebhookId, now: OffsetDateTime) -> Result<()> {
         with_timeout(async {
             let mut tx = self.begin().await?;
@@ -168,12 +171,17 @@ impl Store {
         .await
     }
 
-    /// Disables a webhook: nothing is owed to it from now on, and what it is owed ends soon. `reason` is `gone` or `failing`;
-    /// one that was failing is asked now and then whether it is well.
+    /// Disables a webhook: it gets no more deliveries, and its open ones end soon. One that was failing is
+    /// probed from time to time.
     ///
     /// # Errors
-    /// If the database is away.
-    pub async fn disable_webhook(&self, id: WebhookId, reason: &str, now: OffsetDateTime) -> Result<()> {
+    /// If the database is unavailable.
+    pub async fn disable_webhook(
+        &self,
+        id: WebhookId,
+        reason: DisableReason,
+        now: OffsetDateTime,
+    ) -> Result<()> {
         with_timeout(async {
             let mut tx = self.begin().await?;
             let told = receiver_notices::lock(&mut tx, EventKind::WebhookDisabled, id).await?;
@@ -188,7 +196,7 @@ impl Store {
                    and deleted_at is null
                    and state in ('active', 'paused')",
                 id as _,
-                reason,
+                reason.as_str(),
                 now,
             )
             .execute(&mut *tx)
@@ -203,24 +211,34 @@ impl Store {
                  set noticed = true,
                      probe_at = excluded.probe_at",
                 id as _,
-                (reason == "failing").then_some(now + PROBE_EVERY),
+                (reason == DisableReason::Failing).then_some(now + PROBE_EVERY),
             )
             .execute(&mut *tx)
             .await?;
             work::request(&mut tx, id, WebhookWork::End(EndState::WebhookDisabled, None), now).await?;
-            let entry = Entry::new(now, Kind::WebhookDisabled).level(Level::Error).data("reason", reason);
+            let entry =
+                Entry::new(now, Kind::WebhookDisabled).level(Level::Error).data("reason", reason.as_str());
             audit::write(&mut tx, &[about(entry, id)]).await?;
-            receiver_notices::tell(&mut tx, EventKind::WebhookDisabled, id, Some(reason), now, &told).await?;
+            receiver_notices::tell(
+                &mut tx,
+                EventKind::WebhookDisabled,
+                id,
+                Some(reason.as_str()),
+                now,
+                &told,
+            )
+            .await?;
             tx.commit().await?;
             Ok(())
         })
         .await
     }
 
-    /// Disabled and unverified webhooks that are to be asked now whether they are well; each is ours for a while.
+    /// Disabled and unverified webhooks to be probed now. Until the probe may be over no other process gets
+    /// them.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn begin_probes(&self, now: OffsetDateTime) -> Result<Vec<WebhookId>> {
         with_timeout(async {
             Ok(sqlx::query_scalar!(
@@ -248,10 +266,11 @@ impl Store {
         .await
     }
 
-    /// What came of a probe: a webhook that is well is active again, and one that was disabled gets a snapshot.
+    /// Writes the result of a probe: a webhook that is well is active again, and one that was disabled gets a
+    /// snapshot.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn end_probe(
         &self,
         id: WebhookId,
@@ -309,7 +328,7 @@ async fn enable(conn: &mut PgConnection, id: WebhookId, now: OffsetDateTime) -> 
         return Ok(());
     }
     recovered(conn, id, now, &told).await?;
-    // What it was owed before its receiver had to be asked anew.
+    // Deliveries from before its receiver had to be verified again.
     work::request(conn, id, WebhookWork::Resume, now).await?;
     work::request(conn, id, WebhookWork::Wake, now).await?;
     sqlx::query!(
@@ -326,7 +345,7 @@ async fn enable(conn: &mut PgConnection, id: WebhookId, now: OffsetDateTime) -> 
     audit::write(conn, &[about(Entry::new(now, Kind::WebhookEnabled), id)]).await
 }
 
-/// Tells of a recovery, if it was told before that the webhook fails.
+/// Writes the notices of a recovery, if there was one of the webhook's failing.
 async fn recovered(
     conn: &mut PgConnection,
     id: WebhookId,

@@ -1,5 +1,5 @@
-//! Notices about a webhook's receiver, owed to the other webhooks that ask for them. Called by `store/delivery/receiver_health.rs`, within
-//! the transaction of what they tell.
+//! Notices about a webhook's receiver, delivered to the other webhooks that ask for them.
+//! `receiver_health.rs` writes them in the transaction of the change.
 
 use sqlx::PgConnection;
 use sqlx::types::Json;
@@ -11,8 +11,8 @@ use crate::domain::presence::notices::WebhookNotice;
 use crate::store::delivery::reopen::{LaneDelivery, open_delivery};
 use crate::store::{Result, webhooks};
 
-/// Locks a webhook and every other one that asks for this kind of notice about it, in the order of their ids: two that tell
-/// each other never wait crosswise. Gives the others.
+/// Locks a webhook and every other one that asks for this kind of notice about it, in the order of their ids,
+/// so that two with notices about each other do not deadlock. Returns the others.
 pub(in crate::store) async fn lock(
     conn: &mut PgConnection,
     kind: EventKind,
@@ -37,7 +37,8 @@ pub(in crate::store) async fn lock(
     Ok(locked)
 }
 
-/// Makes the event and owes it to those that were [locked](lock) for it, in the lane of events without an agent.
+/// Inserts the event and its deliveries to the webhooks that were [locked](lock) for it, in the lane of
+/// events without an agent.
 pub(in crate::store) async fn tell(
     conn: &mut PgConnection,
     kind: EventKind,
@@ -82,7 +83,7 @@ pub(in crate::store) async fn tell(
     insert_unordered(conn, event, told, position, now).await
 }
 
-/// Owes an event without an agent to some webhooks.
+/// Inserts the deliveries of an event without an agent.
 pub(in crate::store) async fn insert_unordered(
     conn: &mut PgConnection,
     event: EventId,
@@ -91,7 +92,7 @@ pub(in crate::store) async fn insert_unordered(
     now: OffsetDateTime,
 ) -> Result<()> {
     for &webhook in asks {
-        // Keeps other such events of this webhook out: only one delivery may be the first of the lane.
+        // Keeps other such events of this webhook out: only one delivery may be the head of the lane.
         webhooks::lock(conn, webhook).await?;
         let delivery = DeliveryId::of(event, webhook);
         let opened = LaneDelivery { delivery, webhook, lane: 0, position, event, event_received_at: now };

@@ -1,5 +1,5 @@
-//! Retries that an operator asks for: an open delivery becomes due, one that has ended is opened again at its place in
-//! its lane. `store/recovery/worker.rs` opens many at once.
+//! Retries that an operator asks for: an open delivery becomes due, one that has ended is opened again at its
+//! place in its lane. `store/recovery/worker.rs` opens many at once.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -22,7 +22,8 @@ pub(in crate::store) struct LaneDelivery {
 }
 
 impl Store {
-    /// Makes a delivery due now; one that has ended is opened again under its id, and its attempts count from 1.
+    /// Makes a delivery due now; one that has ended is opened again under its id, and its attempts count from
+    /// 1.
     ///
     /// # Errors
     /// If there is none, if its state does not allow it, or the database refuses.
@@ -32,8 +33,8 @@ impl Store {
         let now = clock::now();
         let mut entry = Entry::for_delivery(now, Kind::DeliveryRetried, retried.webhook, retried.event, id);
         entry.principal = Some(principal.to_owned());
-        // Always in this order: agent, webhook, its health, delivery. The recorder adds to this lane under the agent's row
-        // lock; for lane 0 the webhook's lock does it.
+        // Always in this order: agent, webhook, its health, delivery. The recorder adds to this lane under
+        // the lock of the agent's row, and everyone to lane 0 under that of the webhook's row.
         entry.agent_id = sqlx::query_scalar!(
             r#"select agent_id as "agent_id: AgentId" from agent where agent_key = $1 for update"#,
             retried.lane,
@@ -44,7 +45,7 @@ impl Store {
             StoreError::NotFound(what) => gone(what),
             other => other,
         })?;
-        // At once means at once, even if the receiver is being left alone.
+        // The operator wants it sent now, even if the circuit is open.
         sqlx::query!(
             "update webhook_health
              set hold_until = null
@@ -116,7 +117,7 @@ fn gone(what: &str) -> StoreError {
     StoreError::Conflict(format!("its {what} is gone"))
 }
 
-/// Makes an open delivery due now, with all that leave in its batch; false if there is no open one.
+/// Makes an open delivery due now, with the rest of its batch; false if it is not open.
 async fn hasten(conn: &mut PgConnection, id: DeliveryId) -> Result<bool> {
     let Some(open) = sqlx::query!(
         r#"select due_at is null and leased_by is null as "blocked!",
@@ -133,7 +134,7 @@ async fn hasten(conn: &mut PgConnection, id: DeliveryId) -> Result<bool> {
         return Ok(false);
     };
     let hindrance = if open.blocked {
-        Some("an older delivery of the same agent leaves first")
+        Some("an older delivery of the same agent is sent first")
     } else if open.paused {
         Some("its webhook is paused; resume the webhook")
     } else if open.sending {
@@ -144,7 +145,7 @@ async fn hasten(conn: &mut PgConnection, id: DeliveryId) -> Result<bool> {
     if let Some(hindrance) = hindrance {
         return Err(StoreError::Conflict(hindrance.to_owned()));
     }
-    // All of a batch leave in one POST, or none does.
+    // All of a batch are sent in one POST, or none is.
     sqlx::query!(
         "update delivery d
          set due_at = now()
@@ -160,11 +161,11 @@ async fn hasten(conn: &mut PgConnection, id: DeliveryId) -> Result<bool> {
     Ok(true)
 }
 
-/// Adds a delivery to its lane: due now if nothing older is open there, else blocked; refused while a younger one is
-/// being sent. The caller keeps others from adding to the lane.
+/// Adds a delivery to its lane: due now if nothing older is open there, else blocked; refused while a younger
+/// one is being sent. The caller keeps others from adding to the lane.
 ///
-/// The head of the lane is locked first, so that it is not settled meanwhile: whoever settles it later sees the
-/// new row when it looks for the next one.
+/// It locks the head of the lane first, so that no cycle settles the head meanwhile: one that settles it
+/// later finds the new row as the next one.
 pub(in crate::store) async fn open_delivery(
     conn: &mut PgConnection,
     opened: LaneDelivery,
@@ -183,18 +184,18 @@ pub(in crate::store) async fn open_delivery(
     )
     .fetch_optional(&mut *conn)
     .await?;
-    let leaves_first = match head {
+    let is_head = match head {
         None => true,
         Some(head) if head.position < opened.position => false,
-        // Were ours added now, the lane would have an oldest that waits and a younger one that may come back to be
-        // tried again: two that could leave, or none.
+        // Were a new head added now, the younger one could come back for its next attempt: two would be due,
+        // or none.
         Some(head) if head.sending => {
             return Err(StoreError::Conflict(
                 "a later delivery of the same agent is being sent at this moment; ask again".to_owned(),
             ));
         }
         Some(head) => {
-            // Ours is older than what was first so far: only the oldest may leave.
+            // The new one is older than the head so far: only the oldest may be due.
             sqlx::query!(
                 "update delivery
                  set due_at = null
@@ -206,7 +207,7 @@ pub(in crate::store) async fn open_delivery(
             true
         }
     };
-    insert(conn, opened, leaves_first.then_some(now), now).await
+    insert(conn, opened, is_head.then_some(now), now).await
 }
 
 async fn insert(

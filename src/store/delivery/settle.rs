@@ -1,5 +1,5 @@
-//! Writes the results of attempts: deliveries end, wait for the next attempt, or go back unsent; the next delivery of
-//! each lane is leased or becomes due.
+//! Writes the results of attempts: deliveries end, wait for the next attempt, or go back unsent; the next
+//! delivery of each lane is leased or becomes due.
 
 use std::collections::{HashMap, HashSet};
 
@@ -78,8 +78,9 @@ struct SupersededState {
     states: i32,
 }
 
-/// Settles, and adds to the cycle what is leased to this dispatcher by it. Returns the deliveries whose lease was gone
-/// because their webhook was removed or this dispatcher was given up for dead: another step writes how they end.
+/// Settles, and adds to the cycle what is leased to this dispatcher by it. Returns the deliveries whose lease
+/// was gone because their webhook was removed or this dispatcher was given up for dead: another step writes
+/// how they end.
 pub(in crate::store) async fn settle(
     conn: &mut PgConnection,
     dispatcher: DispatcherId,
@@ -125,8 +126,8 @@ pub(in crate::store) async fn settle(
 
 /// Adds to the next state of each lane how many states it supersedes.
 ///
-/// A writer of events may put a newer state in that one's place meanwhile. The statement waits for that writer and
-/// changes nothing then; the next statement sees what it wrote.
+/// A writer of events may put a newer state in that one's place meanwhile. The statement waits for that
+/// writer and changes nothing then; the next statement sees what it wrote.
 async fn count_superseded(
     conn: &mut PgConnection,
     now: OffsetDateTime,

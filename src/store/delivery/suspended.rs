@@ -1,38 +1,39 @@
-//! The end of deliveries that are parked: what a webhook that takes none (paused, or not verified) has been owed for too long
-//! ends as `expired`, piece by piece. Called by the sweep.
+//! Expiry of suspended deliveries: those of a webhook that is paused or not verified end as `expired` once
+//! they have waited for too long, piece by piece. Called by the retention job.
 
 use time::OffsetDateTime;
 
 use crate::domain::audit::Kind;
 use crate::domain::delivery::outcome::EndState;
 use crate::domain::ids::WebhookId;
+use crate::domain::webhook::state::WebhookState;
 use crate::store::{Result, Store, with_timeout};
 
-/// Open deliveries that one statement looks at.
+/// Deliveries of one piece.
 const PIECE: i64 = 1000;
 
-/// Where a walk over what a webhook is owed stands: behind this lane and position.
+/// Lane and position after which the next piece begins.
 type Behind = (i64, i64);
 
 impl Store {
-    /// Ends what parked webhooks have been owed since before this time; says how many deliveries ended. It is cut off at any
-    /// point without harm.
+    /// Ends deliveries of suspended webhooks that were made before this time, and returns how many. It may be
+    /// cut off at any point.
     ///
     /// # Errors
-    /// If the database refuses; what ended until then stays ended.
+    /// If the database refuses; deliveries that ended until then stay ended.
     pub async fn expire_suspended(&self, before: OffsetDateTime, now: OffsetDateTime) -> Result<u64> {
-        let parked = with_timeout(async {
-            let parked = sqlx::query_scalar!(
+        let suspended = with_timeout(async {
+            let webhooks = sqlx::query_scalar!(
                 r#"select webhook_id as "webhook_id: WebhookId"
                    from webhook
                    where state <> 'active'
                      and deleted_at is null"#
             );
-            Ok(parked.fetch_all(&self.pool).await?)
+            Ok(webhooks.fetch_all(&self.pool).await?)
         })
         .await?;
         let mut ended = 0;
-        for webhook in parked {
+        for webhook in suspended {
             let mut behind = Some((i64::MIN, i64::MIN));
             while let Some(from) = behind {
                 let (piece, next) = self.expire_piece(webhook, from, before, now).await?;
@@ -43,7 +44,7 @@ impl Store {
         Ok(ended)
     }
 
-    /// One piece; where the next one begins, if there is one.
+    /// Ends those of one piece. Returns how many, and where the next piece begins, if there is one.
     async fn expire_piece(
         &self,
         webhook: WebhookId,
@@ -53,14 +54,18 @@ impl Store {
     ) -> Result<(u64, Option<Behind>)> {
         with_timeout(async {
             let mut tx = self.begin().await?;
-            // Held to the end: whoever resumes it comes before this piece or after it.
-            let parked = sqlx::query_scalar!(
-                "select state from webhook where webhook_id = $1 and deleted_at is null for update",
+            // Locked to the end: the webhook is resumed before this piece or after it.
+            let state = sqlx::query_scalar!(
+                r#"select state as "state: WebhookState"
+                   from webhook
+                   where webhook_id = $1
+                     and deleted_at is null
+                   for update"#,
                 webhook as _
             )
             .fetch_optional(&mut *tx)
             .await?;
-            if parked.is_none_or(|state| state == "active") {
+            if state.is_none_or(|state| state == WebhookState::Active) {
                 return Ok((0, None));
             }
             let piece = sqlx::query_file!(
@@ -76,7 +81,7 @@ impl Store {
             )
             .fetch_one(&mut *tx)
             .await?;
-            // Who is first in its lane now is parked in its own name; else nobody would wake it.
+            // The new head of each lane is suspended; with no due time at all nothing would wake it.
             sqlx::query!(
                 "update delivery d
                  set due_at = 'infinity'

@@ -1,4 +1,4 @@
-//! Where a webhook's POSTs go, how, and what signs them, opened for the dispatcher.
+//! Address, settings and signing keys of a webhook, opened for the dispatcher.
 
 use time::OffsetDateTime;
 
@@ -12,33 +12,30 @@ use crate::domain::webhook::state::WebhookState;
 use crate::store::webhooks::rows::{open_seed, read};
 use crate::store::{Result, Store, StoreError, with_timeout};
 
-/// Where a webhook's POSTs go, how, and what signs them.
+/// Address, settings and signing keys of a webhook.
 #[derive(Clone, Debug)]
 pub struct WebhookTarget {
-    /// Version of the webhook that this belongs to.
+    /// Version of the webhook with these settings.
     pub version: i64,
     /// Address, as registered.
     pub url: String,
-    /// How it wants its deliveries.
     pub settings: DeliverySettings,
-    /// How its receiver is entered.
+    /// Authentication at the receiver.
     pub access: Access,
     /// `active`, `paused`, `disabled` or `unverified`.
     pub state: WebhookState,
-    /// How its receiver has been of late.
+    /// Recent failures of its receiver.
     pub circuit: Circuit,
     /// Its present address has accepted a POST.
     pub is_proven: bool,
-    /// Whose it is.
     pub tenant_id: TenantId,
-    /// Those who ask for it were told that it fails.
+    /// A notice of its failing was sent to the webhooks that ask for it.
     pub noticed: bool,
-    /// How the receiver must show that it wants the POSTs.
     pub verification: Verification,
-    /// Keys of `v1` signatures with the time they stop signing (`None`: the present one), present one first. Empty if
-    /// it does not want them.
+    /// Keys of `v1` signatures, each with the time when it stops signing (`None`: the present one), present
+    /// one first. Empty if the webhook does not want them.
     pub keys: Vec<(SigningKey, Option<OffsetDateTime>)>,
-    /// Seeds of `v1a` signatures, in the same way.
+    /// Seeds of `v1a` signatures, in the same order.
     pub ed25519: Vec<(Seed, Option<OffsetDateTime>)>,
 }
 
@@ -65,7 +62,8 @@ impl Store {
     ) -> Result<WebhookTarget> {
         with_timeout(async {
             let mut conn = self.pipeline_pool.acquire().await?;
-            // The row first: a rotation in between makes the keys newer than the version, and it is read again.
+            // The row first: after a rotation in between the keys are newer than the version, and the target
+            // is read again.
             let webhook = read(&mut conn, webhook_id).await?;
             let access = webhook.access(master_key)?;
             let rows = sqlx::query!(
@@ -110,7 +108,7 @@ impl Store {
                     target.keys.push((key, row.expires_at));
                 }
             }
-            // Removed since the row was read: nothing leaves without a signature.
+            // Removed since the row was read: nothing is sent without a signature.
             if target.keys.is_empty() && target.ed25519.is_empty() {
                 return Err(StoreError::NotFound("webhook"));
             }

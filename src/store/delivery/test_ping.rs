@@ -1,4 +1,4 @@
-//! Test pings: an event that is nobody's presence, for one webhook.
+//! Test pings: an event without an agent, for one webhook.
 
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
@@ -9,7 +9,7 @@ use crate::store::webhooks::rows::{must_take_part, read};
 use crate::store::{Result, Store, audit, webhooks};
 
 impl Store {
-    /// Makes a test ping of one webhook: an event without an agent and its delivery, in lane 0.
+    /// Inserts the event of a test ping and its delivery, in lane 0.
     ///
     /// # Errors
     /// If there is no such webhook, or the database refuses.
@@ -21,7 +21,7 @@ impl Store {
         let (event, now) = (EventId::generate(), clock::now());
         let mut tx = self.begin().await?;
         let delivery = DeliveryId::of(event, webhook);
-        // Keeps other pings of this webhook out: only one of them may be the first of the lane.
+        // Keeps other pings of this webhook out: only one of them may be the head of the lane.
         webhooks::lock(&mut tx, webhook).await?;
         must_take_part(&read(&mut tx, webhook).await?)?;
         let position = sqlx::query_scalar!(

@@ -1,4 +1,5 @@
-//! Types of the dispatcher's transaction: deliveries that it leased, what it writes about them, and what it may claim.
+//! Types of the dispatcher's transaction: deliveries that it leases, results that it writes, and limits of a
+//! claim.
 
 use std::sync::Arc;
 
@@ -12,30 +13,30 @@ use crate::domain::delivery::slots::Risk;
 use crate::domain::ids::{DeliveryId, EventId, WebhookId};
 use crate::domain::presence::Event;
 
-/// One delivery in this dispatcher's hands.
+/// A delivery that is leased to this dispatcher.
 #[derive(Clone, Debug)]
 pub struct Claimed {
-    /// Its id, sent as `webhook-id`.
+    /// Sent as `webhook-id`.
     pub delivery_id: DeliveryId,
-    /// To whom.
+    /// Receiver of the POST.
     pub webhook_id: WebhookId,
-    /// The webhook's version at that time; settings of an older one must not be used.
+    /// Version of the webhook when it was leased; settings of an older one must not be used.
     pub webhook_version: i64,
     /// `agent_key` of its agent, or 0.
     pub lane: i64,
     /// Number of this attempt, from 1.
     pub attempt: i32,
-    /// Older states that gave way to it.
+    /// Older states that it superseded.
     pub superseded: i32,
     /// When its first POST began.
     pub sent_at: OffsetDateTime,
-    /// What that looked like.
+    /// Format of that POST.
     pub format: Format,
-    /// The event owed.
+    /// Event that it tells.
     pub event_id: EventId,
-    /// What to tell; `None` if it must be read, or is gone.
+    /// `None` if it must be read, or is gone.
     pub event: Option<Arc<Event>>,
-    /// A newer state waits behind it, and its webhook wants only the latest: end it without a POST.
+    /// A newer state waits behind it, and its webhook wants only the latest: it ends without a POST.
     pub has_newer_state: bool,
 }
 
@@ -49,91 +50,92 @@ impl Claimed {
     }
 }
 
-/// How an attempt leaves its delivery.
+/// Result of an attempt.
 #[derive(Clone, Debug)]
 pub struct Settlement {
-    /// Which.
+    /// Delivery that was sent.
     pub delivery_id: DeliveryId,
-    /// The attempt that was claimed; a settlement of another attempt changes nothing.
+    /// Attempt that was leased; a settlement of another attempt changes nothing.
     pub attempt: i32,
     /// Whether it ended, or when it is due again.
     pub disposition: Disposition,
-    /// HTTP status of the answer, if there was one.
+    /// HTTP status; `None`: no answer.
     pub status: Option<i32>,
     /// Outcome class.
     pub outcome: &'static str,
     /// The next delivery of its lane may be leased to the same dispatcher at once.
     pub promotes_next: bool,
-    /// Its webhook wants only the latest: instead of being tried again it gives way to a newer state.
+    /// Its webhook wants only the latest: a newer state supersedes it instead of waiting for its next
+    /// attempt.
     pub latest_only: bool,
 }
 
-/// How a webhook's receiver has been, to be kept.
+/// New health of a webhook's receiver.
 #[derive(Clone, Debug)]
 pub struct HealthChange {
-    /// Whose.
+    /// Webhook of the receiver.
     pub webhook_id: WebhookId,
-    /// Its circuit.
+    /// Failures in a row, and how long the receiver is left alone.
     pub circuit: Circuit,
     /// Outcome class of the last failure.
     pub last_outcome: Option<&'static str>,
-    /// It accepts POSTs: from now on it is a proven one.
+    /// It accepts POSTs: from now on it is proven.
     pub succeeds: bool,
-    /// It takes POSTs again after it did not: what waits for its next attempt need not wait.
+    /// It accepts POSTs again after failures: deliveries that wait for their next attempt need not wait.
     pub is_back: bool,
 }
 
-/// What a dispatcher knows of a webhook.
+/// Room of one webhook of which the dispatcher has deliveries leased.
 #[derive(Clone, Copy, Debug)]
 pub struct WebhookRoom {
-    /// Which.
+    /// Webhook of the deliveries.
     pub webhook_id: WebhookId,
     /// Deliveries and batches of it that are leased to the dispatcher.
     pub leased: i64,
-    /// How many more it may take.
+    /// Deliveries that may be claimed.
     pub room: i64,
     /// How likely it is that it keeps its places for long.
     pub risk: Risk,
 }
 
-/// What a dispatcher may take.
+/// Limits of a claim.
 #[derive(Clone, Debug, Default)]
 pub struct ClaimRoom {
-    /// How many more deliveries it takes; 0: do not claim.
+    /// Deliveries of all webhooks together; 0: do not claim.
     pub total: i64,
-    /// How many of them of all webhooks that fail or are slow.
+    /// Deliveries of all webhooks together that fail or are slow.
     pub suspect: i64,
-    /// How many of them of all webhooks that have never accepted a POST.
+    /// Deliveries of all webhooks together that have never accepted a POST.
     pub unproven: i64,
-    /// What is known of those that have anything in its hands.
+    /// Webhooks of which the dispatcher has any leased.
     pub known: Vec<WebhookRoom>,
-    /// How many of any other webhook.
+    /// Deliveries of any other webhook.
     pub others: i64,
-    /// The same of one that has never accepted a POST.
+    /// Deliveries of any other webhook that has never accepted a POST.
     pub others_unproven: i64,
-    /// Claim for these alone; `None`: for all.
+    /// Claim for these webhooks alone; `None`: for all.
     pub only: Option<Vec<WebhookId>>,
-    /// Those with a limit are among them.
+    /// Claim for webhooks with a limit, too.
     pub limited: bool,
 }
 
-/// Everything that a cycle writes and asks.
+/// Input of a cycle: results to write, and limits of its claim.
 #[derive(Clone, Debug, Default)]
 pub struct Work {
-    /// What came back.
+    /// Results of attempts.
     pub settlements: Vec<Settlement>,
     /// Audit entries of the same attempts.
     pub entries: Vec<Entry>,
-    /// How receivers have been.
+    /// New health of receivers, at most one for each webhook.
     pub health: Vec<HealthChange>,
-    /// Lanes whose first delivery nobody may know of.
+    /// Lanes whose head may be unknown to every dispatcher.
     pub lanes: Vec<(WebhookId, i64)>,
-    /// What may be claimed.
+    /// Limits of the claim.
     pub room: ClaimRoom,
 }
 
 impl Work {
-    /// Notes how a receiver has been, in place of what was noted before.
+    /// Replaces the health of the same receiver that an earlier result of this cycle recorded.
     pub fn record_health(&mut self, mut change: HealthChange) {
         let former = self.health.iter().find(|known| known.webhook_id == change.webhook_id);
         change.is_back |= former.is_some_and(|known| known.is_back);
@@ -141,7 +143,7 @@ impl Work {
         self.health.push(change);
     }
 
-    /// Whether there is nothing to write and nothing to ask.
+    /// Whether there is nothing to write and nothing to claim.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.settlements.is_empty()
@@ -152,22 +154,22 @@ impl Work {
     }
 }
 
-/// What a cycle found.
+/// Result of a cycle.
 #[derive(Clone, Debug, Default)]
 pub struct Cycle {
-    /// In our hands now, to be sent.
+    /// Leased to this dispatcher, to be sent.
     pub claimed: Vec<Claimed>,
-    /// There may be more that is due and has room: claim again without waiting.
+    /// More deliveries may be due and have room: claim again without waiting.
     pub more: bool,
-    /// Webhooks of which as much was claimed as there was room for.
+    /// Webhooks whose room is used up.
     pub filled: Vec<WebhookId>,
-    /// Webhooks that take batches and have some due.
+    /// Webhooks with batches due.
     pub batches_due: Vec<WebhookId>,
-    /// Deliveries that gave way to newer ones instead of being tried again.
+    /// Deliveries that newer ones superseded instead of waiting for their next attempt.
     pub superseded: u64,
-    /// Webhooks whose health could not be kept, because somebody had their row locked.
+    /// Webhooks whose health was not written because another transaction had locked their row.
     pub health_left: Vec<WebhookId>,
-    /// How long the claim took; `None` if there was none.
+    /// `None` if nothing was claimed for.
     pub claim_took: Option<std::time::Duration>,
 }
 

@@ -1,5 +1,5 @@
-//! Writes events and the deliveries that `domain/webhook/fan_out.rs` planned for them, in the transaction of the
-//! caller, who holds the writers' lock.
+//! Writes events and the deliveries that `domain/webhook/fan_out.rs` planned for them, in the transaction of
+//! the caller, who holds the writers' lock.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,28 +20,28 @@ use crate::store::delivery::direct_dispatch::{
 use crate::store::types::column;
 use crate::store::{Result, Store, audit};
 
-/// What was written, and what is to be said once it is committed.
+/// Result of a write, and the messages to the dispatcher once it is committed.
 #[derive(Default)]
 pub(in crate::store) struct WriteResult {
     pub(in crate::store) deliveries: u64,
     pub(in crate::store) superseded: u64,
-    /// Something is due that went into nobody's hands, and whose webhook is not held.
-    unhanded: bool,
+    /// Something is due and not leased, and not for want of room.
+    is_due_unleased: bool,
     capacity: DispatchCapacity,
     handed: Vec<DirectDispatch>,
     events: Vec<Arc<Event>>,
-    /// Where the lanes go if this is dropped before it was announced; `None` once it was.
+    /// Gets the uncertain writes if this is dropped before it was announced; `None` once it was.
     unannounced: Option<Handoff>,
 }
 
-/// What is to be written, and into whose hands it may go.
+/// A plan to be written, and the dispatcher that may get leases by it.
 pub(in crate::store) struct PlannedWrite {
     plan: Plan,
     capacity: DispatchCapacity,
     now: OffsetDateTime,
 }
 
-/// Whoever drops this unannounced does not know whether it was committed: the dispatcher looks into it once that is
+/// If this is dropped unannounced, its commit outcome is unknown: the dispatcher looks at the rows once it is
 /// certain.
 impl Drop for WriteResult {
     fn drop(&mut self) {
@@ -73,8 +73,8 @@ impl Store {
         PlannedWrite { plan: plan(events, filters, wants, &capacity, now), capacity, now }
     }
 
-    /// Writes events, their deliveries, and the audit entries of both. The caller holds the writers' lock, commits, and then
-    /// calls [`announce`](Self::announce).
+    /// Writes events, their deliveries, and the audit entries of both. The caller holds the writers' lock,
+    /// commits, and then calls [`announce`](Self::announce).
     pub(in crate::store) async fn write_events(
         &self,
         conn: &mut PgConnection,
@@ -101,7 +101,7 @@ impl Store {
         handed.extend(more);
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         let deliveries = count(plan.deliveries.len());
-        let unhanded = plan.deliveries.iter().any(|planned| {
+        let is_due_unleased = plan.deliveries.iter().any(|planned| {
             planned.first
                 && !planned.handed
                 && !planned.batched
@@ -109,7 +109,7 @@ impl Store {
                 && !planned.left
         });
         Ok(WriteResult {
-            unhanded,
+            is_due_unleased,
             deliveries,
             superseded: count(superseded),
             capacity,
@@ -119,7 +119,7 @@ impl Store {
         })
     }
 
-    /// Tells the dispatcher of what is committed now.
+    /// Tells the dispatcher of the write, which is committed now.
     pub(in crate::store) async fn announce(&self, mut written: WriteResult) {
         written.unannounced = None;
         let handed = std::mem::take(&mut written.handed);
@@ -132,12 +132,12 @@ impl Store {
         let leased: Vec<_> = leased.collect();
         if !self.handoff.hand_over(&written.capacity, handed, &written.events)
             && let Some(dispatcher) = written.capacity.dispatcher
-            // If the database is away, they are free once the lease has ended.
+            // If the database is unavailable, the leases end in time.
             && let Err(error) = self.return_leases(dispatcher, &leased).await
         {
-            tracing::warn!(%error, "deliveries of a dispatcher that is gone could not be freed yet");
+            tracing::warn!(%error, "failed to return leases of a dispatcher that has ended; they expire by themselves");
         }
-        if written.unhanded {
+        if written.is_due_unleased {
             self.wake.deliveries_due();
         }
     }

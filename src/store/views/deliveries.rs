@@ -1,5 +1,6 @@
-//! Deliveries as the API shows them, open ones from `delivery` and ended ones from `audit_log`. Claiming and settling is the
-//! dispatcher's (`store/delivery/cycle.rs`), the operator's retry `store/delivery/reopen.rs`.
+//! Deliveries as the API shows them, open ones from `delivery` and ended ones from `audit_log`. The
+//! dispatcher claims and settles them in `store/delivery/cycle.rs`; the operator's retry is in
+//! `store/delivery/reopen.rs`.
 
 use std::time::{Duration, Instant};
 
@@ -14,23 +15,24 @@ use crate::store::{Result, Store, StoreError, with_timeout};
 
 /// Attempts shown of one delivery.
 const ATTEMPTS_SHOWN: i64 = 200;
-/// How long a page may be looked for by whatever index helps.
+/// How long a page may be searched for as a whole, by whatever index helps.
 const AT_ONCE: Duration = Duration::from_secs(1);
-/// How long it is then looked for piece by piece, back in time, before the page is given as far as it has come.
+/// How long it is then searched for piece by piece, back in time; after that the page ends where the search
+/// is.
 const PIECES_WITHIN: Duration = Duration::from_millis(1500);
 /// How long a piece may take; one that would take longer is made smaller.
 const PIECE_WITHIN: Duration = Duration::from_millis(500);
-/// How many milliseconds of events the first piece covers.
+/// Milliseconds of events that the first piece covers.
 const FIRST_PIECE: u64 = 60_000;
 
 /// One delivery, open or ended.
 #[derive(Clone, Debug)]
 pub struct DeliveryRow {
-    /// Its id; also the `webhook-id` header.
+    /// Sent as `webhook-id`.
     pub delivery_id: DeliveryId,
-    /// To whom it is or was owed.
+    /// Receiver; `None` only in audit entries without one.
     pub webhook_id: Option<WebhookId>,
-    /// What is or was owed.
+    /// Event that it tells; `None` only in audit entries without one.
     pub event_id: Option<EventId>,
     /// The event's agent; `None` for a test ping.
     pub agent_id: Option<AgentId>,
@@ -38,22 +40,22 @@ pub struct DeliveryRow {
     pub state: String,
     /// POSTs begun.
     pub attempt: i32,
-    /// When it may leave; `None` unless it is waiting.
+    /// When it may be sent; `None` unless it is waiting.
     pub due_at: Option<OffsetDateTime>,
     /// HTTP status of the last attempt.
     pub last_status: Option<i32>,
     /// Outcome class of the last attempt.
     pub last_outcome: Option<String>,
-    /// When it became owed; `None` once ended.
+    /// When it was inserted; `None` once ended.
     pub created_at: Option<OffsetDateTime>,
     /// When it ended; `None` while open.
     pub ended_at: Option<OffsetDateTime>,
 }
 
-/// One POST that was tried.
+/// One attempt of a POST.
 #[derive(Clone, Debug)]
 pub struct AttemptRow {
-    /// Its number, from 1.
+    /// Number, from 1.
     pub attempt: Option<i32>,
     /// When it ended.
     pub at: OffsetDateTime,
@@ -61,20 +63,19 @@ pub struct AttemptRow {
     pub status: Option<i32>,
     /// Outcome class.
     pub outcome: Option<String>,
-    /// How long it took, in milliseconds.
     pub duration_ms: Option<i32>,
     /// Particulars.
     pub data: Value,
 }
 
-/// Which deliveries are asked for.
+/// Filter of the deliveries on a page; `None` lets all pass.
 #[derive(Clone, Debug, Default)]
 pub struct DeliveryFilter {
     /// Only this one.
     pub delivery: Option<DeliveryId>,
     /// Only to this webhook.
     pub webhook: Option<WebhookId>,
-    /// Only of changes of these agents.
+    /// Only of events of these agents.
     pub agents: Option<Vec<String>>,
     /// Only of this event.
     pub event: Option<EventId>,
@@ -85,17 +86,16 @@ pub struct DeliveryFilter {
 /// A page of deliveries.
 #[derive(Clone, Debug, Default)]
 pub struct DeliveryPage {
-    /// Those that were found.
     pub rows: Vec<DeliveryRow>,
-    /// If it was not looked any further: where to go on.
+    /// Where to go on if the search was cut off.
     pub stopped_at: Option<DeliveryId>,
 }
 
 impl Store {
-    /// Number of open deliveries, and since when the oldest is open.
+    /// Number of open deliveries, and when the oldest was inserted.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is unavailable.
     pub async fn backlog(&self) -> Result<(i64, Option<OffsetDateTime>)> {
         with_timeout(async {
             let row = sqlx::query!(r#"select count(*) as "open!", min(created_at) as oldest from delivery"#)
@@ -106,8 +106,9 @@ impl Store {
         .await
     }
 
-    /// A page of deliveries. Ids begin with the time of their event, so the newest events come first. A filter that hardly any
-    /// delivery passes could make the server read all there are: after a while the page ends where it has come to, be it empty.
+    /// A page of deliveries. Ids begin with the time of their event, so the newest events come first. With a
+    /// filter that hardly any delivery passes the server could have to read all there are: after a while the
+    /// page ends where the search is, even if it is empty.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -117,7 +118,7 @@ impl Store {
         before: Option<DeliveryId>,
         limit: i64,
     ) -> Result<DeliveryPage> {
-        // Who goes on from where another page stopped would only wait for nothing again.
+        // A caller who goes on where another page was cut off would only wait for the same timeout again.
         if !before.is_some_and(DeliveryId::is_bound) {
             match self.deliveries_between(filter, None, before, limit, AT_ONCE).await {
                 Err(error) if error.is_too_slow() => {}
@@ -155,7 +156,10 @@ impl Store {
         }
     }
 
-    /// Deliveries from one id on and before another, the last ones first, if the server finds them within this time.
+    /// Deliveries from one id on and before another, the last ones first.
+    ///
+    /// # Errors
+    /// If the server does not find them within this time.
     async fn deliveries_between(
         &self,
         filter: &DeliveryFilter,
