@@ -1,5 +1,5 @@
-//! Events and what is owed for them: who gets a delivery, what gives way to it, and in whose hands it begins. No SQL;
-//! `store/ingest/write.rs` writes the plan down.
+//! Plans the deliveries of new events: which webhooks get one, which waiting states it supersedes, and
+//! whether it begins leased to the dispatcher. `store/ingest/write.rs` inserts the plan.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ impl NewEvent {
 }
 
 /// A delivery about to be written.
-pub struct Planned {
+pub struct PlannedDelivery {
     pub delivery_id: DeliveryId,
     pub webhook_id: WebhookId,
     pub webhook_version: i64,
@@ -51,11 +51,11 @@ pub struct Planned {
     pub event_id: EventId,
     /// Nothing of this plan stands before it in its lane.
     pub first: bool,
-    /// When it may leave if it is the first of its lane; `None`: its webhook is paused.
+    /// When it may published if it is the first of its lane; `None`: its webhook is paused.
     pub due_at: Option<OffsetDateTime>,
-    /// It goes into the dispatcher's hands if it is the first of its lane.
-    pub handed: bool,
-    /// It would, but its webhook has no room left.
+    /// The dispatcher leases it as it is inserted, if it is the first of its lane.
+    pub leased: bool,
+    /// The dispatcher would, but has no capacity left for its webhook.
     pub left: bool,
     /// It waits for a batch, whatever stands before it.
     pub batched: bool,
@@ -66,28 +66,28 @@ pub struct Planned {
     pub format: Format,
 }
 
-/// A lane in which waiting deliveries give way.
-pub struct GivesWay {
+/// A lane in which waiting deliveries are superseded.
+pub struct SupersededLane {
     pub webhook_id: WebhookId,
     pub lane: i64,
-    /// Only those that still dwell at this time; `None`: all that wait.
-    pub dwelling_at: Option<OffsetDateTime>,
-    /// Who takes their place.
+    /// Only those whose debounce ends after this time; `None`: all that wait.
+    pub debounced_at: Option<OffsetDateTime>,
+    /// The delivery that takes their place; `None` if nobody gets one.
     pub to: Option<DeliveryId>,
 }
 
-/// All that is owed for some events.
+/// The deliveries of some events.
 #[derive(Default)]
 pub struct Plan {
-    pub deliveries: Vec<Planned>,
-    pub gives_way: Vec<GivesWay>,
-    /// Of deliveries that gave way within the plan.
+    pub deliveries: Vec<PlannedDelivery>,
+    pub superseded_lanes: Vec<SupersededLane>,
+    /// Audit entries of deliveries that were superseded within the plan.
     pub entries: Vec<Entry>,
-    /// How many of each event's deliveries are in the plan, those that gave way included.
-    pub owed: Vec<i64>,
+    /// Number of deliveries of each event, including those superseded within the plan.
+    pub deliveries_per_event: Vec<i64>,
 }
 
-/// Which events a webhook is owed.
+/// Whether a webhook wants an event.
 pub type Wants = fn(&Subscription, EventKind, &Facts) -> bool;
 
 /// Plans the deliveries of events, in their order.
@@ -95,21 +95,26 @@ pub fn plan(
     events: &[NewEvent],
     filters: &Filters,
     wants: Wants,
-    leave: &DispatchCapacity,
+    published: &DispatchCapacity,
     now: OffsetDateTime,
 ) -> Plan {
-    let mut planning =
-        Planning { plan: Plan::default(), lanes: HashMap::new(), room: Room::of(leave), leave, now };
+    let mut planning = Planning {
+        plan: Plan::default(),
+        lanes: HashMap::new(),
+        capacity: CapacityLeft::of(published),
+        published,
+        now,
+    };
     for (index, new) in events.iter().enumerate() {
-        planning.plan.owed.push(0);
+        planning.plan.deliveries_per_event.push(0);
         let event = &new.event;
         let Some(facts) = new.facts() else { continue };
         for subscription in filters.concerned(&facts) {
             let wanted = wants(subscription, event.kind, &facts);
             if wanted {
-                planning.owe(index, new, subscription);
+                planning.plan_delivery(index, new, subscription);
             } else if !subscription.min_dwell.is_zero() && event.kind == EventKind::PresenceUpdated {
-                planning.end_dwelling(new, subscription, None);
+                planning.supersede_debounced(new, subscription, None);
             }
         }
     }
@@ -122,43 +127,44 @@ pub fn plan(
 struct LanePlan {
     /// Indexes of the lane's deliveries that stand.
     standing: Vec<usize>,
-    /// And of those that gave way.
+    /// Indexes of those that were superseded.
     gone: Vec<usize>,
-    /// Index into `gives_way` of the lane's line without a time.
-    gives_way: Option<usize>,
+    /// Index into `superseded_lanes` of the lane's line without a time.
+    superseded_lanes: Option<usize>,
 }
 
 struct Planning<'a> {
     plan: Plan,
     lanes: HashMap<(WebhookId, i64), LanePlan>,
-    room: Room<'a>,
-    leave: &'a DispatchCapacity,
+    capacity: CapacityLeft<'a>,
+    published: &'a DispatchCapacity,
     now: OffsetDateTime,
 }
 
-/// What is left of the leave to put deliveries into the dispatcher's hands.
-struct Room<'a> {
-    leave: &'a DispatchCapacity,
+/// The dispatcher's capacity that the plan has not used yet.
+struct CapacityLeft<'a> {
+    published: &'a DispatchCapacity,
     all: usize,
     unproven: usize,
     taken: HashMap<WebhookId, usize>,
 }
 
-impl<'a> Room<'a> {
-    fn of(leave: &'a DispatchCapacity) -> Self {
-        Self { leave, all: leave.room, unproven: leave.unproven, taken: HashMap::new() }
+impl<'a> CapacityLeft<'a> {
+    fn of(published: &'a DispatchCapacity) -> Self {
+        Self { published, all: published.room, unproven: published.unproven, taken: HashMap::new() }
     }
 
-    /// Whether the dispatcher shares out places of a webhook by what it is known to be, and not by what it has.
+    /// Whether the dispatcher shares out places of a webhook by what it is known to be, and not by what it
+    /// has.
     fn is_unproven(&self, webhook: WebhookId) -> bool {
-        !self.leave.rooms.contains_key(&webhook) && !self.leave.proven.contains(&webhook)
+        !self.published.rooms.contains_key(&webhook) && !self.published.proven.contains(&webhook)
     }
 
     /// Takes a place, if there is one.
-    fn take(&mut self, webhook: WebhookId) -> bool {
+    fn try_use(&mut self, webhook: WebhookId) -> bool {
         let is_unproven = self.is_unproven(webhook);
-        let others = if is_unproven { WINDOW_UNPROVEN } else { self.leave.others };
-        let most = self.leave.rooms.get(&webhook).copied().unwrap_or(others);
+        let others = if is_unproven { WINDOW_UNPROVEN } else { self.published.others };
+        let most = self.published.rooms.get(&webhook).copied().unwrap_or(others);
         let taken = self.taken.entry(webhook).or_insert(0);
         if self.all == 0 || *taken >= most || (is_unproven && self.unproven == 0) {
             return false;
@@ -170,7 +176,7 @@ impl<'a> Room<'a> {
     }
 
     /// Gives a place back.
-    fn give_back(&mut self, webhook: WebhookId) {
+    fn put_back(&mut self, webhook: WebhookId) {
         self.all += 1;
         self.unproven += usize::from(self.is_unproven(webhook));
         if let Some(taken) = self.taken.get_mut(&webhook) {
@@ -180,18 +186,18 @@ impl<'a> Room<'a> {
 }
 
 impl Planning<'_> {
-    fn owe(&mut self, index: usize, new: &NewEvent, subscription: &Subscription) {
+    fn plan_delivery(&mut self, index: usize, new: &NewEvent, subscription: &Subscription) {
         let event = &new.event;
         let delivery_id = DeliveryId::of(event.event_id, subscription.webhook_id);
         let is_state = matches!(event.kind, EventKind::PresenceUpdated | EventKind::PresenceSnapshot);
         let mut superseded = 0;
         if !subscription.min_dwell.is_zero() && is_state {
-            superseded += self.end_dwelling(new, subscription, Some(delivery_id));
+            superseded += self.supersede_debounced(new, subscription, Some(delivery_id));
         }
         if subscription.mode == Mode::Latest && is_state {
-            superseded += self.end_waiting(new, subscription, delivery_id);
+            superseded += self.supersede_waiting(new, subscription, delivery_id);
         }
-        // Even if it has passed: whether the state lasted so long is for the next one of the same plan to say.
+        // Even if it has passed: the next state of the same plan says whether this one lasted that long.
         let not_before = (!subscription.min_dwell.is_zero() && event.kind == EventKind::PresenceUpdated)
             .then(|| event.received_at + subscription.min_dwell);
         let due_at = match (subscription.paused, subscription.batch_wait) {
@@ -204,14 +210,14 @@ impl Planning<'_> {
         let fit = first
             && due_at.is_some_and(|at| at <= self.now)
             && subscription.batch_wait.is_none()
-            && self.leave.dispatcher.is_some()
-            && (self.leave.limited || !subscription.limited);
-        let handed = fit && self.room.take(subscription.webhook_id);
+            && self.published.dispatcher.is_some()
+            && (self.published.limited || !subscription.limited);
+        let leased = fit && self.capacity.try_use(subscription.webhook_id);
         lane.standing.push(self.plan.deliveries.len());
-        if let Some(owed) = self.plan.owed.get_mut(index) {
-            *owed += 1;
+        if let Some(deliveries_per_event) = self.plan.deliveries_per_event.get_mut(index) {
+            *deliveries_per_event += 1;
         }
-        self.plan.deliveries.push(Planned {
+        self.plan.deliveries.push(PlannedDelivery {
             delivery_id,
             webhook_id: subscription.webhook_id,
             webhook_version: subscription.version,
@@ -220,8 +226,8 @@ impl Planning<'_> {
             event_id: event.event_id,
             first,
             due_at,
-            handed,
-            left: fit && !handed,
+            leased,
+            left: fit && !leased,
             batched: subscription.batch_wait.is_some(),
             not_before,
             superseded,
@@ -230,43 +236,57 @@ impl Planning<'_> {
         });
     }
 
-    /// Mode `latest`: everything of the lane that waits gives way. Says how many did within the plan.
-    fn end_waiting(&mut self, new: &NewEvent, subscription: &Subscription, to: DeliveryId) -> i32 {
+    /// Mode `latest`: the delivery supersedes all states of the lane that wait. Gives the number of those
+    /// within the plan.
+    fn supersede_waiting(&mut self, new: &NewEvent, subscription: &Subscription, to: DeliveryId) -> i32 {
         let key = (subscription.webhook_id, new.agent_key);
-        let line = match self.lanes.entry(key).or_default().gives_way {
+        let line = match self.lanes.entry(key).or_default().superseded_lanes {
             Some(line) => line,
             None => {
-                self.plan.gives_way.push(GivesWay {
+                self.plan.superseded_lanes.push(SupersededLane {
                     webhook_id: key.0,
                     lane: key.1,
-                    dwelling_at: None,
+                    debounced_at: None,
                     to: None,
                 });
-                let line = self.plan.gives_way.len() - 1;
-                self.lanes.entry(key).or_default().gives_way = Some(line);
+                let line = self.plan.superseded_lanes.len() - 1;
+                self.lanes.entry(key).or_default().superseded_lanes = Some(line);
                 line
             }
         };
-        if let Some(line) = self.plan.gives_way.get_mut(line) {
+        if let Some(line) = self.plan.superseded_lanes.get_mut(line) {
             line.to = Some(to);
         }
-        self.end_standing(key, Some(to), &new.event, |planned| planned.is_state)
+        self.supersede_planned(key, Some(to), &new.event, |planned| planned.is_state)
     }
 
-    /// A state that did not last gives way, whatever comes after it. Says how many did within the plan.
-    fn end_dwelling(&mut self, new: &NewEvent, subscription: &Subscription, to: Option<DeliveryId>) -> i32 {
+    /// A state that did not last is superseded by whatever comes after it. Gives the number of those within
+    /// the plan.
+    fn supersede_debounced(
+        &mut self,
+        new: &NewEvent,
+        subscription: &Subscription,
+        to: Option<DeliveryId>,
+    ) -> i32 {
         let key = (subscription.webhook_id, new.agent_key);
         let at = new.event.received_at;
-        self.plan.gives_way.push(GivesWay { webhook_id: key.0, lane: key.1, dwelling_at: Some(at), to });
-        self.end_standing(key, to, &new.event, |planned| planned.not_before.is_some_and(|until| until > at))
+        self.plan.superseded_lanes.push(SupersededLane {
+            webhook_id: key.0,
+            lane: key.1,
+            debounced_at: Some(at),
+            to,
+        });
+        self.supersede_planned(key, to, &new.event, |planned| {
+            planned.not_before.is_some_and(|until| until > at)
+        })
     }
 
-    fn end_standing(
+    fn supersede_planned(
         &mut self,
         key: (WebhookId, i64),
         to: Option<DeliveryId>,
         by: &Event,
-        ends: impl Fn(&Planned) -> bool,
+        ends: impl Fn(&PlannedDelivery) -> bool,
     ) -> i32 {
         let Some(lane) = self.lanes.get_mut(&key) else { return 0 };
         let mut superseded = 0;
@@ -276,8 +296,8 @@ impl Planning<'_> {
                 continue;
             };
             superseded += 1 + planned.superseded;
-            if planned.handed {
-                self.room.give_back(key.0);
+            if planned.leased {
+                self.capacity.put_back(key.0);
             }
             self.plan.entries.push(entry(self.now, planned, by, to));
             lane.gone.push(index);
@@ -287,7 +307,7 @@ impl Planning<'_> {
 }
 
 impl Plan {
-    /// Drops what gave way, and says anew who is the first of a lane.
+    /// Drops superseded deliveries, and marks the first one of each lane again.
     fn leave_out(&mut self, gone: Vec<usize>) {
         if gone.is_empty() {
             return;
@@ -301,11 +321,12 @@ impl Plan {
         let mut seen = std::collections::HashSet::new();
         for planned in &mut self.deliveries {
             planned.first = seen.insert((planned.webhook_id, planned.lane));
-            planned.handed &= planned.first;
+            planned.leased &= planned.first;
         }
     }
 
-    /// Adds what the database says has given way in a lane to the first state that stands there. False if none does.
+    /// Adds the number of deliveries that the database superseded in a lane to the first state planned there.
+    /// False if there is none.
     pub fn add_superseded(&mut self, webhook: WebhookId, lane: i64, count: i32) -> bool {
         let mut lane = self.deliveries.iter_mut().filter(|d| d.webhook_id == webhook && d.lane == lane);
         match lane.find(|d| d.is_state) {
@@ -318,8 +339,8 @@ impl Plan {
     }
 }
 
-fn entry(now: OffsetDateTime, planned: &Planned, by: &Event, to: Option<DeliveryId>) -> Entry {
-    let Planned { webhook_id, event_id, delivery_id, .. } = *planned;
+fn entry(now: OffsetDateTime, planned: &PlannedDelivery, by: &Event, to: Option<DeliveryId>) -> Entry {
+    let PlannedDelivery { webhook_id, event_id, delivery_id, .. } = *planned;
     let mut entry = Entry::for_delivery(now, Kind::DeliveryEnded, webhook_id, event_id, delivery_id);
     entry.agent_id.clone_from(&by.agent_id);
     entry.outcome = Some(EndState::Superseded.as_str());

@@ -16,7 +16,7 @@ use crate::domain::webhook::filter_key::Keys;
 const NOW: OffsetDateTime = datetime!(2026-11-25 06:00 UTC);
 const SOURCE: SourceId = SourceId(Uuid::from_u128(1));
 
-/// An event of one of three agents, received up to so many seconds ago.
+/// An event of one of three agents, received `seconds_ago`.
 fn event(number: u128, agent: u8, seconds_ago: u64, presence: usize, kind: usize) -> NewEvent {
     let event = Event {
         event_id: EventId(Uuid::from_u128(1000 + number)),
@@ -46,7 +46,7 @@ fn event(number: u128, agent: u8, seconds_ago: u64, presence: usize, kind: usize
 
 fn subscription(
     number: u128,
-    (latest, dwell, batch, paused, gaps, away): (bool, u64, bool, bool, bool, bool),
+    (latest, debounce, batch, paused, gaps, away): (bool, u64, bool, bool, bool, bool),
 ) -> Subscription {
     let mut events = vec![EventKind::PresenceUpdated];
     events.extend(gaps.then_some(EventKind::PresenceGap));
@@ -60,7 +60,7 @@ fn subscription(
         presences: away.then_some("AWAY").into_iter().collect(),
         sources: HashSet::new(),
         mode: if latest { Mode::Latest } else { Mode::Every },
-        min_dwell: Duration::from_secs(dwell),
+        min_dwell: Duration::from_secs(debounce),
         batch_wait: batch.then_some(Duration::from_secs(1)),
         format: Format::default(),
         paused,
@@ -94,22 +94,22 @@ proptest! {
         let filters = subscriptions.iter().cloned().map(Arc::new).collect();
         let plan = plan(&events, &filters, Subscription::wants, &leave, NOW);
 
-        // Each delivery that is wanted is owed: it stands, or an entry says that it gave way.
+        // Each delivery that is wanted is planned: it stands, or an entry says that it was superseded.
         let mut wanted: Vec<(EventId, WebhookId)> = Vec::new();
-        for (new, owed) in events.iter().zip(&plan.owed) {
+        for (new, deliveries_per_event) in events.iter().zip(&plan.deliveries_per_event) {
             let facts = new.facts().unwrap();
             let by: Vec<_> = subscriptions.iter().filter(|s| s.wants(new.event.kind, &facts)).collect();
-            prop_assert_eq!(usize::try_from(*owed).unwrap(), by.len());
+            prop_assert_eq!(usize::try_from(*deliveries_per_event).unwrap(), by.len());
             wanted.extend(by.iter().map(|s| (new.event.event_id, s.webhook_id)));
         }
         let stands = plan.deliveries.iter().map(|d| (d.event_id, d.webhook_id));
         let gone = plan.entries.iter().map(|entry| (entry.event_id.unwrap(), entry.webhook_id.unwrap()));
-        let mut owed: Vec<_> = stands.chain(gone).collect();
-        owed.sort_by_key(|(event, webhook)| (event.0, webhook.0));
+        let mut deliveries_per_event: Vec<_> = stands.chain(gone).collect();
+        deliveries_per_event.sort_by_key(|(event, webhook)| (event.0, webhook.0));
         wanted.sort_by_key(|(event, webhook)| (event.0, webhook.0));
-        prop_assert_eq!(owed, wanted);
+        prop_assert_eq!(deliveries_per_event, wanted);
 
-        let mut lanes: HashMap<(WebhookId, i64), Vec<&Planned>> = HashMap::new();
+        let mut lanes: HashMap<(WebhookId, i64), Vec<&PlannedDelivery>> = HashMap::new();
         for planned in &plan.deliveries {
             lanes.entry((planned.webhook_id, planned.lane)).or_default().push(planned);
         }
@@ -123,18 +123,18 @@ proptest! {
             for planned in lane {
                 prop_assert_eq!(planned.due_at.is_none(), asks.paused);
                 prop_assert!(planned.due_at.is_none_or(|at| at >= NOW));
-                if planned.handed {
+                if planned.leased {
                     prop_assert!(hands && planned.first && !planned.batched && !held.contains(webhook));
                     prop_assert!(planned.due_at == Some(NOW));
                 }
             }
         }
-        prop_assert!(plan.deliveries.iter().filter(|planned| planned.handed).count() <= room.min(unproven));
+        prop_assert!(plan.deliveries.iter().filter(|planned| planned.leased).count() <= room.min(unproven));
         for webhook in &subscriptions {
-            let ours = plan.deliveries.iter().filter(|d| d.handed && d.webhook_id == webhook.webhook_id);
+            let ours = plan.deliveries.iter().filter(|d| d.leased && d.webhook_id == webhook.webhook_id);
             prop_assert!(ours.count() <= 3, "one webhook takes no more than its share");
         }
-        // What gave way to a delivery is counted there; what gave way to nobody is counted nowhere.
+        // A delivery counts those that it superseded; one that was superseded by none is counted nowhere.
         let counted: i32 = plan.deliveries.iter().map(|planned| planned.superseded).sum();
         prop_assert!(usize::try_from(counted).unwrap() <= plan.entries.len());
     }

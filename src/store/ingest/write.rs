@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use crate::domain::delivery::capacity::DispatchCapacity;
 use crate::domain::ids::{DeliveryId, WebhookId};
 use crate::domain::presence::{Detail, Event};
-use crate::domain::webhook::fan_out::{NewEvent, Plan, Planned, Wants, plan};
+use crate::domain::webhook::fan_out::{NewEvent, Plan, PlannedDelivery, Wants, plan};
 use crate::domain::webhook::filter_index::Filters;
 use crate::store::delivery::direct_dispatch::{
     DirectDispatch, Handoff, Placement, Uncertain, direct_dispatches,
@@ -103,7 +103,7 @@ impl Store {
         let deliveries = count(plan.deliveries.len());
         let is_due_unleased = plan.deliveries.iter().any(|planned| {
             planned.first
-                && !planned.handed
+                && !planned.leased
                 && !planned.batched
                 && planned.due_at.is_some_and(|at| at <= now)
                 && !planned.left
@@ -158,7 +158,7 @@ async fn supersede_waiting(
     plan: &Plan,
     now: OffsetDateTime,
 ) -> Result<Vec<SupersededInLane>> {
-    let lanes = &plan.gives_way;
+    let lanes = &plan.superseded_lanes;
     if lanes.is_empty() {
         return Ok(Vec::new());
     }
@@ -166,7 +166,7 @@ async fn supersede_waiting(
         "src/store/sql/supersede_waiting.sql",
         &column(lanes, |lane| lane.webhook_id) as _,
         &column(lanes, |lane| lane.lane),
-        &column(lanes, |lane| lane.dwelling_at) as _,
+        &column(lanes, |lane| lane.debounced_at) as _,
         &column(lanes, |lane| lane.to) as _,
         now,
     )
@@ -192,7 +192,7 @@ async fn insert(
     now: OffsetDateTime,
 ) -> Result<HashMap<DeliveryId, Placement>> {
     let deliveries = &plan.deliveries;
-    let event_of = |planned: &Planned| events.get(planned.event).map(|new| &new.event);
+    let event_of = |planned: &PlannedDelivery| events.get(planned.event).map(|new| &new.event);
     let rows = sqlx::query_file!(
         "src/store/sql/insert_events.sql",
         &column(events, |new| new.event.event_id) as _,
@@ -213,7 +213,7 @@ async fn insert(
         &column(events, |new| new.event.raw.as_ref()) as _,
         &column(events, |new| new.event.origin.as_str()) as _,
         &column(events, |new| new.event.detail.as_ref().and_then(state_column)) as _,
-        &plan.owed,
+        &plan.deliveries_per_event,
         &column(deliveries, |planned| planned.delivery_id) as _,
         &column(deliveries, |planned| planned.webhook_id) as _,
         &column(deliveries, |planned| planned.lane),
@@ -221,7 +221,7 @@ async fn insert(
         &column(deliveries, |planned| planned.event_id) as _,
         &column(deliveries, |planned| event_of(planned).map_or(now, |event| event.received_at)),
         &column(deliveries, |planned| planned.due_at) as _,
-        &column(deliveries, |planned| planned.handed),
+        &column(deliveries, |planned| planned.leased),
         &column(deliveries, |planned| planned.first),
         &column(deliveries, |planned| planned.batched),
         &column(deliveries, |planned| planned.not_before) as _,
