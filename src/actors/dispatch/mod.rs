@@ -1,11 +1,11 @@
 //! Dispatch loop: leases pending deliveries, POSTs them, and settles them.
 //!
 //! ```text
-//!  writers of events ──direct dispatch──┐                        ┌──▶ POST (a task each) ──▶ conclude ──┐
-//!                                       ▼                        │                                      ▼
-//!  cycle: claims what is due ──▶ [queues: ready] ──room, rate, circuit──┘            [cycle state: settlements]
-//!     ▲                                                                                                 │
-//!     └───────────────────────────── one short transaction at a time ◀──────────────────────────────────┘
+//!  writers of events ──direct dispatch──┐                            ┌──▶ POST (a task) ──▶ conclude ──┐
+//!                                       ▼                            │                                 ▼
+//!  cycle: claims due ones ──▶ [queues: ready] ──room, rate, circuit──┘          [cycle state: settlements]
+//!     ▲                                                                                                │
+//!     └─────────────────────────────── one short transaction at a time ────────────────────────────────┘
 //! ```
 //!
 //! The database decides who is first in a lane (store/delivery/cycle.rs), `domain::delivery::outcome` what an

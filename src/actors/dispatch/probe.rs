@@ -10,7 +10,7 @@ use crate::domain::delivery::settings::Verification;
 use crate::domain::ids::{DeliveryId, EventId, WebhookId};
 use crate::domain::presence::{Event, EventKind, Origin};
 use crate::domain::webhook::state::WebhookState;
-use crate::outbound::body::envelope::{self, Item};
+use crate::outbound::body::envelope::{self, Item, RenderedEvent};
 use crate::outbound::post::Post;
 use crate::random;
 
@@ -85,7 +85,7 @@ async fn ping(
         raw: bytes::Bytes::new(),
     });
     let delivery_id = DeliveryId::of(event.event_id, webhook);
-    let event = envelope::Prepared::of(&event);
+    let event = RenderedEvent::of(&event);
     let item = Item { event: &event, delivery_id, superseded: 0, sent_at: now };
     let post = Post {
         target: config.target.clone(),

@@ -15,7 +15,7 @@ use crate::domain::delivery::outcome::{Disposition, EndState};
 use crate::domain::delivery::slots;
 use crate::domain::ids::{EventId, WebhookId};
 use crate::metrics::OutcomeLabels;
-use crate::outbound::body::envelope::{self, Item};
+use crate::outbound::body::envelope::{self, Item, RenderedEvent};
 use crate::outbound::post::Post;
 use crate::store::StoreError;
 use crate::store::delivery::targets::WebhookTarget;
@@ -25,7 +25,7 @@ use crate::store::delivery::types::{Claimed, Settlement};
 const UNREADABLE_RETRY: time::Duration = time::Duration::seconds(5);
 
 /// What all POSTs of an event have in common, rendered by the first of them.
-type SharedRendering = Arc<OnceLock<envelope::Prepared>>;
+type SharedRendering = Arc<OnceLock<RenderedEvent>>;
 
 /// Renderings of the last events: webhooks of one event share them.
 #[derive(Default)]
@@ -215,7 +215,7 @@ fn post(
         .zip(rendered)
         .filter_map(|(claimed, rendered)| {
             let event = claimed.event.as_ref()?;
-            Some((claimed, rendered.get_or_init(|| envelope::Prepared::of(event))))
+            Some((claimed, rendered.get_or_init(|| RenderedEvent::of(event))))
         })
         .collect();
     let rendered: Vec<_> = events

@@ -2,7 +2,7 @@
 //!
 //! The body depends on the stored event, on what the delivery stores (how many it supersedes, when its first attempt
 //! began) and on the format alone, so every attempt, restart and process makes the same bytes. The event's part is
-//! written once ([`Prepared`]), however many webhooks it goes to.
+//! written once ([`RenderedEvent`]), however many webhooks it goes to.
 
 use std::io::Write as _;
 
@@ -31,7 +31,7 @@ const ROOM: usize = 640;
 
 /// What every POST of an event has in common.
 #[derive(Debug)]
-pub struct Prepared {
+pub struct RenderedEvent {
     kind: EventKind,
     timestamp: String,
     /// `data` without its closing brace.
@@ -43,7 +43,7 @@ pub struct Prepared {
     committed_at: Option<String>,
 }
 
-impl Prepared {
+impl RenderedEvent {
     /// Writes the event's part.
     #[must_use]
     pub fn of(event: &Event) -> Self {
@@ -69,7 +69,7 @@ impl Prepared {
 #[derive(Clone, Copy, Debug)]
 pub struct Item<'a> {
     /// What happened.
-    pub event: &'a Prepared,
+    pub event: &'a RenderedEvent,
     /// Its delivery to this webhook.
     pub delivery_id: DeliveryId,
     /// How many older states gave way to it.

@@ -35,7 +35,7 @@ fn event() -> Event {
     }
 }
 
-fn item(event: &Prepared) -> Item<'_> {
+fn item(event: &RenderedEvent) -> Item<'_> {
     Item {
         event,
         delivery_id: DeliveryId(Uuid::from_u128(9)),
@@ -49,7 +49,7 @@ fn text(rendered: &Rendered) -> String {
 }
 
 fn body(event: &Event) -> String {
-    text(&render(&item(&Prepared::of(event)), Format::Standard))
+    text(&render(&item(&RenderedEvent::of(event)), Format::Standard))
 }
 
 /// `data` of [`event`].
@@ -82,7 +82,7 @@ fn the_body_has_these_bytes_for_ever() {
 
 #[test]
 fn one_event_is_written_once_for_all_its_webhooks() {
-    let prepared = Prepared::of(&event());
+    let prepared = RenderedEvent::of(&event());
     let first = item(&prepared);
     let second = Item { superseded: 0, sent_at: AT, ..first };
     assert_eq!(render(&first, Format::Standard).body, render(&first, Format::Standard).body);
@@ -254,8 +254,9 @@ fn a_test_ping_says_that_it_is_one() {
 
 #[test]
 fn a_batch_holds_its_items_in_order_with_their_ids() {
-    let older = Prepared::of(&event());
-    let newer = Prepared::of(&Event { occurred_at: Some(datetime!(2026-11-23 15:00:01 UTC)), ..event() });
+    let older = RenderedEvent::of(&event());
+    let newer =
+        RenderedEvent::of(&Event { occurred_at: Some(datetime!(2026-11-23 15:00:01 UTC)), ..event() });
     let items =
         [item(&newer), Item { delivery_id: DeliveryId(Uuid::from_u128(10)), ..item(&older) }, item(&newer)];
     let rendered = render_batch(&items, Format::Standard);
@@ -279,7 +280,7 @@ fn a_batch_holds_its_items_in_order_with_their_ids() {
 
 #[test]
 fn cloudevents_have_their_attributes_in_the_body() {
-    let prepared = Prepared::of(&event());
+    let prepared = RenderedEvent::of(&event());
     let rendered = render(&item(&prepared), Format::CloudEventsStructured);
     assert_eq!(text(&rendered), format!("{ATTRIBUTES},\"data\":{DATA}}}"));
     assert_eq!(rendered.headers["content-type"], "application/cloudevents+json");
@@ -295,7 +296,7 @@ fn cloudevents_have_their_attributes_in_the_body() {
 #[test]
 fn cloudevents_have_their_attributes_in_headers() {
     let event = Event { agent_id: Some(AgentId("Zoë \"100%\"".to_owned())), ..event() };
-    let prepared = Prepared::of(&event);
+    let prepared = RenderedEvent::of(&event);
     let rendered = render(&item(&prepared), Format::CloudEventsBinary);
     assert_eq!(text(&rendered), DATA.replace("ann", "Zoë \\\"100%\\\""));
     let expected = [
@@ -318,7 +319,7 @@ fn cloudevents_have_their_attributes_in_headers() {
 
 #[test]
 fn cloudevents_say_where_they_come_from_and_nothing_that_is_not_known() {
-    let prepared = Prepared::of(&about_a_webhook());
+    let prepared = RenderedEvent::of(&about_a_webhook());
     let text = text(&render(&item(&prepared), Format::CloudEventsStructured));
     let value: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["source"], "/webhooks/00000000-0000-0000-0000-000000000006");
@@ -326,14 +327,14 @@ fn cloudevents_say_where_they_come_from_and_nothing_that_is_not_known() {
         assert!(value.get(absent).is_none(), "{absent}");
     }
     let ping = Event { kind: EventKind::WebhookTest, source: None, committed_at: None, ..event() };
-    let rendered = render(&item(&Prepared::of(&ping)), Format::CloudEventsBinary);
+    let rendered = render(&item(&RenderedEvent::of(&ping)), Format::CloudEventsBinary);
     assert_eq!(rendered.headers["ce-source"], "/presence-bridge");
     assert!(!rendered.headers.contains_key("ce-recordedtime"));
 }
 
 #[test]
 fn an_attempt_has_the_headers_of_the_standard() {
-    let prepared = Prepared::of(&event());
+    let prepared = RenderedEvent::of(&event());
     let rendered = render(&item(&prepared), Format::Standard);
     let signers = [
         Signer::Hmac(SigningKey::from_bytes(&[1; 32]).unwrap()),
