@@ -203,10 +203,10 @@ impl ConnectionActor {
                 self.deps.metrics.states_dropped.get_or_create(&reported_twice).inc();
                 continue;
             };
-            if self.deps.recorder.try_record(change.clone()).is_err() {
+            if self.deps.recorder.try_record(change.as_ref().clone()).is_err() {
                 // The rest waits behind it.
                 if let Some(buffer) = self.links.active_buffer() {
-                    buffer.put_back(change);
+                    buffer.put_back(*change);
                 }
                 ctx.run_later(ROOM_AGAIN, |actor, ctx| actor.release_buffer(ctx));
                 return;

@@ -38,7 +38,7 @@ pub struct Full;
 #[derive(Debug)]
 pub enum Released {
     /// It says more than what was seen meanwhile.
-    New(PresenceChange),
+    New(Box<PresenceChange>),
     /// Another link reported it, or something newer.
     Seen,
 }
@@ -69,7 +69,7 @@ impl HandoverBuffer {
     pub fn release(&mut self) -> Option<Released> {
         let change = self.changes.pop_front()?;
         self.bytes -= change.raw.len();
-        Some(if self.is_new(&change) { Released::New(change) } else { Released::Seen })
+        Some(if self.is_new(&change) { Released::New(Box::new(change)) } else { Released::Seen })
     }
 
     /// Puts back a change that was released and could not be recorded.
@@ -194,7 +194,7 @@ mod tests {
         buffer.push(change("ann", "IDLE", 1, 10)).unwrap();
         buffer.push(change("bob", "IDLE", 2, 10)).unwrap();
         let Some(Released::New(first)) = buffer.release() else { panic!("nothing was released") };
-        buffer.put_back(first);
+        buffer.put_back(*first);
         assert_eq!(buffer.bytes, 30);
         assert_eq!(release_all(&mut buffer), pairs_of(&[("ann", 1), ("bob", 2)]));
     }
