@@ -81,6 +81,8 @@ async fn a_snapshot_whose_commit_answers_late_leaves() {
     .await;
     stalled.rollback().await.unwrap();
 
+    // The commit goes on only after the rollback: until then nothing is pending either.
+    world.crm.wait_for(4, SOON).await.unwrap();
     late.nothing_is_pending(&world).await;
     let posts = world.crm.posts();
     let is_snapshot = |post: &Post| String::from_utf8_lossy(&post.body).contains("\"presence.snapshot\"");

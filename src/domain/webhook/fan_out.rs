@@ -51,7 +51,7 @@ pub struct PlannedDelivery {
     pub event_id: EventId,
     /// Nothing of this plan stands before it in its lane.
     pub first: bool,
-    /// When it may published if it is the first of its lane; `None`: its webhook is paused.
+    /// When it may be sent if it is the first of its lane; `None`: its webhook is paused.
     pub due_at: Option<OffsetDateTime>,
     /// The dispatcher leases it as it is inserted, if it is the first of its lane.
     pub leased: bool,

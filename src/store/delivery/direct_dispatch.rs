@@ -154,10 +154,10 @@ impl Handoff {
     pub fn hand_over(
         &self,
         capacity: &DispatchCapacity,
-        handed: Vec<DirectDispatch>,
+        messages: Vec<DirectDispatch>,
         events: &[Arc<Event>],
     ) -> bool {
-        if handed.is_empty() {
+        if messages.is_empty() {
             return true;
         }
         {
@@ -166,7 +166,7 @@ impl Handoff {
                 return capacity.dispatcher.is_none();
             }
             if inner.capacity.dispatcher.is_some() {
-                inner.waiting.extend(handed);
+                inner.waiting.extend(messages);
                 inner.keep(events);
             }
         }
@@ -213,16 +213,16 @@ pub(in crate::store) fn direct_dispatches(
     placements: &HashMap<DeliveryId, Placement>,
     now: OffsetDateTime,
 ) -> (Vec<DirectDispatch>, Vec<Arc<Event>>) {
-    let (mut handed, mut kept, mut collecting) = (Vec::new(), Vec::new(), HashMap::new());
-    let mut left = HashSet::new();
+    let (mut messages, mut kept, mut batched) = (Vec::new(), Vec::new(), HashMap::new());
+    let mut without_room = HashSet::new();
     for planned in &plan.deliveries {
         let Some(new) = events.get(planned.event) else { continue };
         if planned.batched {
-            *collecting.entry(planned.webhook_id).or_insert(0_usize) += 1;
+            *batched.entry(planned.webhook_id).or_insert(0_usize) += 1;
             continue;
         }
         match placements.get(&planned.delivery_id) {
-            Some(Placement::Leased) => handed.push(DirectDispatch::Leased(Box::new(Claimed {
+            Some(Placement::Leased) => messages.push(DirectDispatch::Leased(Box::new(Claimed {
                 delivery_id: planned.delivery_id,
                 webhook_id: planned.webhook_id,
                 webhook_version: planned.webhook_version,
@@ -237,18 +237,19 @@ pub(in crate::store) fn direct_dispatches(
             }))),
             Some(Placement::Blocked) => {
                 if planned.first {
-                    handed.push(DirectDispatch::Blocked { webhook: planned.webhook_id, lane: planned.lane });
+                    messages
+                        .push(DirectDispatch::Blocked { webhook: planned.webhook_id, lane: planned.lane });
                 }
                 kept.push(new.event.clone());
             }
             Some(Placement::Due) | None => {
                 if planned.left {
-                    left.insert(planned.webhook_id);
+                    without_room.insert(planned.webhook_id);
                 }
             }
         }
     }
-    handed.extend(left.into_iter().map(|webhook| DirectDispatch::NoRoom { webhook }));
-    handed.extend(collecting.into_iter().map(|(webhook, count)| DirectDispatch::Batched { webhook, count }));
-    (handed, kept)
+    messages.extend(without_room.into_iter().map(|webhook| DirectDispatch::NoRoom { webhook }));
+    messages.extend(batched.into_iter().map(|(webhook, count)| DirectDispatch::Batched { webhook, count }));
+    (messages, kept)
 }

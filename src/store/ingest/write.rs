@@ -28,7 +28,7 @@ pub(in crate::store) struct WriteResult {
     /// Something is due and not leased, and not for want of room.
     is_due_unleased: bool,
     capacity: DispatchCapacity,
-    handed: Vec<DirectDispatch>,
+    messages: Vec<DirectDispatch>,
     events: Vec<Arc<Event>>,
     /// Gets the uncertain writes if this is dropped before it was announced; `None` once it was.
     unannounced: Option<Handoff>,
@@ -47,8 +47,8 @@ impl Drop for WriteResult {
     fn drop(&mut self) {
         let Some(handoff) = self.unannounced.take() else { return };
         let mut uncertain = Uncertain::default();
-        for handed in self.handed.drain(..) {
-            match handed {
+        for message in self.messages.drain(..) {
+            match message {
                 DirectDispatch::Blocked { webhook, lane } => drop(uncertain.lanes.insert((webhook, lane))),
                 DirectDispatch::Leased(claimed) => {
                     uncertain.leased_at_insert.push((claimed.delivery_id, claimed.sent_at))
@@ -85,20 +85,20 @@ impl Store {
             return Ok(WriteResult::default());
         }
         let PlannedWrite { mut plan, capacity, now } = planned;
-        let mut handed = Vec::new();
+        let mut messages = Vec::new();
         let mut superseded = plan.entries.len();
         for SupersededInLane { webhook_id, lane, deliveries, states } in
             supersede_waiting(conn, &plan, now).await?
         {
             superseded += deliveries;
             if !plan.add_superseded(webhook_id, lane, states) {
-                handed.push(DirectDispatch::Blocked { webhook: webhook_id, lane });
+                messages.push(DirectDispatch::Blocked { webhook: webhook_id, lane });
             }
         }
         let placements = insert(conn, events, &plan, &capacity, now).await?;
         audit::write(conn, &plan.entries).await?;
         let (more, events) = direct_dispatches(&plan, events, &placements, now);
-        handed.extend(more);
+        messages.extend(more);
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         let deliveries = count(plan.deliveries.len());
         let is_due_unleased = plan.deliveries.iter().any(|planned| {
@@ -113,7 +113,7 @@ impl Store {
             deliveries,
             superseded: count(superseded),
             capacity,
-            handed,
+            messages,
             events,
             unannounced: Some(self.handoff.clone()),
         })
@@ -122,15 +122,15 @@ impl Store {
     /// Tells the dispatcher of the write, which is committed now.
     pub(in crate::store) async fn announce(&self, mut written: WriteResult) {
         written.unannounced = None;
-        let handed = std::mem::take(&mut written.handed);
-        let leased = handed.iter().filter_map(|handed| match handed {
+        let messages = std::mem::take(&mut written.messages);
+        let leased = messages.iter().filter_map(|message| match message {
             DirectDispatch::Leased(claimed) => Some((claimed.delivery_id, claimed.attempt)),
             DirectDispatch::Blocked { .. }
             | DirectDispatch::NoRoom { .. }
             | DirectDispatch::Batched { .. } => None,
         });
         let leased: Vec<_> = leased.collect();
-        if !self.handoff.hand_over(&written.capacity, handed, &written.events)
+        if !self.handoff.hand_over(&written.capacity, messages, &written.events)
             && let Some(dispatcher) = written.capacity.dispatcher
             // If the database is unavailable, the leases end in time.
             && let Err(error) = self.return_leases(dispatcher, &leased).await
