@@ -43,18 +43,18 @@ use crate::store::server::Server;
 
 /// Connections for API calls and actors' state.
 const POOL_CONNECTIONS: u32 = 8;
-/// Connections of a command beside the bridge.
-const BESIDE_CONNECTIONS: u32 = 2;
-/// How long a database that is away at the start is waited for.
+/// Connections of a subcommand next to a running bridge.
+const CLI_CONNECTIONS: u32 = 2;
+/// How long the start waits for a database that is unavailable.
 const DATABASE_WITHIN: Duration = Duration::from_secs(60);
-/// How often a look is taken whether the master key is still the right one.
+/// How often the master key is held against the database.
 const LOOK_AT_KEY_EVERY: Duration = Duration::from_secs(30);
 
 /// Everything that runs, and what is needed to end it.
 pub struct Running {
     /// Holds the sockets.
     pub supervisor: Addr<Supervisor>,
-    /// Sends what is owed.
+    /// Delivers.
     pub dispatcher: Addr<DispatcherActor>,
     /// Stores what the sockets bring.
     pub recorder: Recorder,
@@ -73,7 +73,7 @@ pub struct Running {
 /// Opens the database (starting our own if none is configured) and brings its schema up to date.
 ///
 /// # Errors
-/// A [`ConfigError`] inside if the configuration is to blame.
+/// A [`ConfigError`] inside if the configuration is wrong.
 pub async fn open_store(config: &Config) -> anyhow::Result<(Store, Option<Embedded>)> {
     let (server, embedded) = match server(config)? {
         Some(server) => (server, None),
@@ -92,7 +92,7 @@ pub async fn open_store(config: &Config) -> anyhow::Result<(Store, Option<Embedd
         match server.connect(POOL_CONNECTIONS).await {
             Ok(store) => break store,
             Err(error) if error.is_transient() && Instant::now() < by => {
-                tracing::warn!(%error, "the database does not answer yet");
+                tracing::warn!(%error, "the database does not answer yet; trying again in 1 s");
                 sleep(Duration::from_secs(1)).await;
             }
             Err(error) => return Err(error).context("the database cannot be opened"),
@@ -103,17 +103,19 @@ pub async fn open_store(config: &Config) -> anyhow::Result<(Store, Option<Embedd
         "the database user of DATABASE_URL cannot act for a tenant; an administrator must say: \
          grant presence_bridge_tenant to that user",
     )?;
-    // Nothing waits for it: they were made days ago, and without one rows lie in the default partition until the sweep moves them.
+    // The start goes on without: they were made days ago, and rows without one lie in the default partition
+    // until maintenance moves them.
     if let Err(error) = store.make_partitions(clock::now().date()).await {
-        tracing::warn!(%error, "day partitions cannot be made now; the sweep tries again");
+        tracing::warn!(%error, "failed to create day partitions; maintenance tries again");
     }
     Ok((store, embedded))
 }
 
-/// Opens the database as it is, for a command beside a bridge that may be running; starts our own if it is not.
+/// Opens the database as it is, for a subcommand next to a bridge that may be running; starts our own
+/// Postgres if none runs.
 ///
 /// # Errors
-/// A [`ConfigError`] inside if the configuration is to blame.
+/// A [`ConfigError`] inside if the configuration is wrong.
 pub async fn open_for_cli(config: &Config) -> anyhow::Result<(Store, Option<Embedded>)> {
     let running = match server(config)? {
         Some(server) => Some(server),
@@ -121,7 +123,7 @@ pub async fn open_for_cli(config: &Config) -> anyhow::Result<(Store, Option<Embe
     };
     match running {
         Some(server) => {
-            let store = server.connect(BESIDE_CONNECTIONS).await;
+            let store = server.connect(CLI_CONNECTIONS).await;
             Ok((store.context("the database cannot be opened")?, None))
         }
         None => open_store(config).await,
@@ -173,7 +175,8 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
     Ok(Running { supervisor, dispatcher, recorder, recorder_died, server, store, metrics, embedded })
 }
 
-/// Holds the master key against the database, and writes there what the configuration says: the bootstrap key, the source.
+/// Holds the master key against the database, and writes there what the configuration says: the bootstrap
+/// key, the source.
 async fn prepare_database(config: &Config, store: &Store, master_key: &MasterKey) -> anyhow::Result<()> {
     if !store.is_sealed_under(master_key).await? {
         return Err(config_error(
@@ -205,7 +208,8 @@ fn own_address_watcher(config: &Config, shared: &Shared) -> anyhow::Result<OwnAd
     Ok(OwnAddressWatcher::new(shared.targets.clone(), others).listening(vec![config.listen]))
 }
 
-/// The recorder, and a receiver that resolves when the process must end because the recorder or the master key is lost.
+/// The recorder, and a receiver that resolves when the process must end because the recorder or the master
+/// key is lost.
 fn start_recorder(shared: &Shared) -> (Recorder, oneshot::Receiver<()>) {
     let Shared { store, status, metrics, master_key, .. } = shared.clone();
     let (recorder, worker) = Recorder::new(store.clone(), status, metrics);
@@ -277,9 +281,9 @@ fn serve(
     listener: TcpListener,
     state: ApiState,
 ) -> anyhow::Result<(ServerHandle, SocketAddr)> {
-    let blamed = |error: io::Error| not_listening(config, &error);
-    let address = listener.local_addr().map_err(blamed)?;
-    let server = api::http::server::serve(listener, web::Data::new(state)).map_err(blamed)?;
+    let wrong_address = |error: io::Error| not_listening(config, &error);
+    let address = listener.local_addr().map_err(wrong_address)?;
+    let server = api::http::server::serve(listener, web::Data::new(state)).map_err(wrong_address)?;
     tracing::info!(%address, "listening");
     let handle = server.handle();
     actix::spawn(server);
@@ -294,21 +298,23 @@ where
     let metrics = metrics.clone();
     tokio::spawn(async move {
         while let Err(error) = tokio::spawn(run()).await {
-            tracing::error!(%error, name, "it died; it is started again");
+            tracing::error!(%error, name, "background task panicked; restarting it");
             metrics.actors_restarted.get_or_create(&ReasonLabels { reason: name }).inc();
             sleep(RESTART_AFTER).await;
         }
     });
 }
 
-/// Waits until something in the database is sealed under another key: a rotation that began when this process did may not
-/// have seen it.
+/// Waits until something in the database is sealed under another key: a rotation that began when this process
+/// did may not have seen it.
 async fn sealed_under_another(store: Store, key: MasterKey) {
     let mut ticks = interval(LOOK_AT_KEY_EVERY);
     loop {
         ticks.tick().await;
         if let Ok(false) = store.is_sealed_under(&key).await {
-            tracing::error!("the master key was changed; this process does not have the new one");
+            tracing::error!(
+                "the master key was rotated and this process has the former one; ending the process"
+            );
             return;
         }
     }

@@ -1,9 +1,10 @@
 //! A Postgres of our own, from the installed binaries, when no `DATABASE_URL` is given.
 //!
-//! Durable (fsync stays on unless a test asks otherwise), reachable over a Unix socket only, in a directory that
-//! only its owner may enter, so that trusting every local caller is safe. Postgres refuses root: a bridge that runs
-//! as root starts it as user `postgres`, else `nobody`. The server gets a fast-shutdown signal when the thread that
-//! started it dies, so a killed bridge leaves none behind: start it from a thread that lives as long as the process.
+//! Durable (fsync stays on unless a test asks otherwise), reachable over a Unix socket only, in a directory
+//! that only its owner may enter, so that trusting every local caller is safe. Postgres refuses root: a
+//! bridge that runs as root starts it as user `postgres`, else `nobody`. The server gets a fast-shutdown
+//! signal when the thread that started it dies, so a killed bridge leaves none behind: start it from a thread
+//! that lives as long as the process.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
@@ -20,9 +21,9 @@ use sqlx::postgres::PgConnectOptions;
 /// How long the server may take to accept connections (crash recovery included) and to stop.
 const START_WITHIN: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(8);
-/// A server of a bridge that was killed just now needs a moment to stop; so long we try again.
+/// A server of a bridge that was killed just now needs a moment to stop; retries end after this.
 const PREDECESSOR_GONE_WITHIN: Duration = Duration::from_secs(30);
-/// A server that dies again and again is given up after so many deaths without a minute's life in between.
+/// Deaths without a minute's life in between after which a server is given up.
 const DEATHS_MAX: u32 = 30;
 /// Longest wait before it is started again; what the former one leaves behind needs a moment to go.
 const REVIVE_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -97,8 +98,8 @@ struct How {
 }
 
 impl Embedded {
-    /// Starts the server with its data under `dir`, making both if need be. Blocks until it accepts connections:
-    /// seconds at the first start, well under one later.
+    /// Starts the server with its data under `dir`, making both if need be. Blocks until it accepts
+    /// connections: seconds at the first start, well under one later.
     ///
     /// # Errors
     /// [`EmbeddedError`]; nothing is left running.
@@ -170,10 +171,9 @@ impl Embedded {
         format!("postgres://postgres@localhost:{PORT}/{database}?host={dir}")
     }
 
-    /// Looks whether the server is alive, and starts it again if it died, with a growing wait; how it died, if it was started just
-    /// now.
-    /// Does not block: the server repairs its files by itself and accepts connections when it has. Call it about once a second,
-    /// from the thread that started the server.
+    /// Looks whether the server is alive, and starts it again if it died, with a growing wait; how it died,
+    /// if it was started just now. Does not block: the server repairs its files by itself and accepts
+    /// connections when it has. Call it about once a second, from the thread that started the server.
     ///
     /// # Errors
     /// If it cannot be started, or dies whenever it is: nothing here helps any more.
@@ -189,7 +189,7 @@ impl Embedded {
                     return Err(EmbeddedError::NotReady(said, self.log.display().to_string()));
                 }
                 let wait = Duration::from_secs((self.deaths - 1).into()).min(REVIVE_WAIT_MAX);
-                tracing::error!(%status, ?wait, "the embedded PostgreSQL died; it is started again");
+                tracing::error!(%status, ?wait, "the embedded PostgreSQL died; restarting it after wait");
                 self.revive_at = Some(now + wait);
                 Ok(None)
             }
@@ -278,7 +278,8 @@ fn locked_by_another(data: &Path) -> bool {
         .is_some_and(|pid| kill(Pid::from_raw(pid), None) != Err(nix::errno::Errno::ESRCH))
 }
 
-/// Directory of initdb and postgres: Debian's and RPM's versioned ones (highest version first), Homebrew's, PATH.
+/// Directory of initdb and postgres: Debian's and RPM's versioned ones (highest version first), Homebrew's,
+/// PATH.
 fn find_binaries() -> Result<PathBuf, EmbeddedError> {
     let mut found: Vec<(u32, PathBuf)> = Vec::new();
     for (parent, prefix) in [
@@ -413,7 +414,8 @@ fn stop_with_parent(command: &mut Command) {
     }
 }
 
-/// Other kernels have no such signal: there a killed bridge leaves its server running, and the next start says so.
+/// Other kernels have no such signal: there a killed bridge leaves its server running, and the next start
+/// says so.
 #[cfg(not(target_os = "linux"))]
 fn stop_with_parent(_command: &mut Command) {}
 

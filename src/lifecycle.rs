@@ -1,8 +1,8 @@
-//! Floor 4: how it begins and ends. A first signal asks for a soft stop with a deadline, a second one ends it at once.
-//! While the database is still waited for there is nothing to stop softly.
+//! Floor 4: how it begins and ends. A first signal asks for a soft stop with a deadline, a second one ends it
+//! at once. While the database is still waited for there is nothing to stop softly.
 //!
-//! Soft stop: sockets close properly and what they brought is stored; nothing new is claimed, POSTs under way may
-//! finish, the rest is given back for the next process; then the API, the database.
+//! Soft stop: sockets close properly and what they brought is stored; nothing new is claimed, POSTs under way
+//! may finish, the rest is given back for the next process; then the API, the database.
 
 use std::future::pending;
 use std::time::Duration;
@@ -41,9 +41,10 @@ pub enum Ending {
 /// Starts everything, runs until a signal or a crash, then ends everything.
 ///
 /// # Errors
-/// If it cannot start: a [`ConfigError`](crate::config::ConfigError) inside if the configuration is to blame.
+/// If it cannot start: a [`ConfigError`](crate::config::ConfigError) inside if the configuration is wrong.
 pub async fn run(config: Config) -> anyhow::Result<Ending> {
-    // First of all, since without them a signal ends the process, or, if it is the first of a container, does nothing.
+    // First of all, since without them a signal ends the process, or, if it is the first of a container, does
+    // nothing.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let opened = tokio::select! {
         opened = app::open_store(&config) => opened?,
@@ -53,11 +54,11 @@ pub async fn run(config: Config) -> anyhow::Result<Ending> {
     let crashed = tokio::select! {
         () = either(&mut interrupt, &mut terminate) => false,
         _ = &mut running.recorder_died => {
-            tracing::error!("the recorder died; the process ends so that a new one can start");
+            tracing::error!("recorder stopped or master key lost; ending the process so that a new one can start");
             true
         }
         error = keep_alive(running.embedded.as_mut(), &running.metrics, &running.store) => {
-            tracing::error!(%error, "without a database the process ends");
+            tracing::error!(%error, "embedded PostgreSQL cannot be restarted; ending the process");
             true
         }
     };
@@ -78,7 +79,8 @@ pub async fn run(config: Config) -> anyhow::Result<Ending> {
     })
 }
 
-/// Starts our own Postgres again whenever it dies. Ends when that does not help any more; never, if none is ours.
+/// Starts our own Postgres again whenever it dies. Ends when that does not help any more; never, if none is
+/// ours.
 async fn keep_alive(embedded: Option<&mut Embedded>, metrics: &Metrics, store: &Store) -> EmbeddedError {
     let Some(server) = embedded else { return pending().await };
     let mut ticks = interval(LOOK_AT_POSTGRES_EVERY);
@@ -116,7 +118,7 @@ async fn either(first: &mut Signal, second: &mut Signal) {
 async fn stop(running: &Running) {
     let said = running.store.write_audit(&[Entry::new(clock::now(), Kind::BridgeStopping)]).await;
     if let Err(error) = said {
-        tracing::warn!(%error, "the stop could not be written down");
+        tracing::warn!(%error, "failed to write BRIDGE_STOPPING to the audit log; stopping anyway");
     }
     let sockets = async {
         let _ = running.supervisor.send(Stop).await;

@@ -35,7 +35,7 @@ pub struct Metrics {
     pub frames_rejected: Family<ReasonLabels, Counter>,
     /// Pushed states that told nothing new, by reason.
     pub states_dropped: Family<ReasonLabels, Counter>,
-    /// States read by REST after a time without sight that differed from what was known.
+    /// States read by REST after a monitoring gap that differed from what was known.
     pub resync_differences: Counter,
     /// Resyncs, by outcome.
     pub resyncs: Family<OutcomeLabels, Counter>,
@@ -75,7 +75,7 @@ pub struct Metrics {
     pub backlog: Gauge<i64, AtomicI64>,
     /// Age of the oldest open delivery in seconds, read from the database now and then.
     pub oldest_pending_seconds: Gauge<f64, AtomicU64>,
-    /// Steps of the last sweep (day partitions, retention) that must be tried again.
+    /// Steps of the last maintenance (day partitions, retention) that must be tried again.
     pub maintenance_left: Gauge<i64, AtomicI64>,
     /// Seals made over the audit log.
     pub audit_seals: Counter,
@@ -89,7 +89,7 @@ pub struct Metrics {
     pub audit_pushed: Counter,
     /// Times that they could not be.
     pub audit_push_failures: Counter,
-    /// Odd content from upstream that was counted and not kept, because there was too much of it.
+    /// Malformed content from upstream that was counted and not kept, because there was too much of it.
     pub quarantine_withheld: Counter,
     /// Connections to the REST API that were closed because their address had its share.
     pub api_connections_refused: Counter,
@@ -169,13 +169,13 @@ impl Metrics {
         );
         registry.register(
             "resync_differences",
-            "States read after a time without sight that differed from what was known",
+            "States read after a monitoring gap that differed from what was known",
             self.resync_differences.clone(),
         );
         registry.register("resyncs", "Readings of the present states", self.resyncs.clone());
         registry.register(
             "quarantine_withheld",
-            "Odd frames that were counted and not kept",
+            "Malformed frames that were counted and not kept",
             self.quarantine_withheld.clone(),
         );
     }

@@ -15,7 +15,7 @@ pub enum Part {
     Supervisor,
     /// Stores what the sockets bring.
     Recorder,
-    /// Sends what is owed.
+    /// Delivers.
     Dispatcher,
 }
 
@@ -37,7 +37,7 @@ impl Part {
 /// A part that has not given a sign of life for this long counts as dead.
 const SIGN_OF_LIFE_WITHIN: Duration = Duration::from_secs(15);
 
-/// The seed's `getMetrics` of one connection, and how many samples stand behind it.
+/// `getMetrics` of one connection by the original specification, and its number of samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ConnectionMetrics {
     /// Mean round trip of the last 100 pings, in milliseconds; 0 without samples.

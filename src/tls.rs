@@ -23,7 +23,7 @@ pub fn client_config() -> Result<ClientConfig, rustls::Error> {
     let mut config = match versions.clone().with_platform_verifier() {
         Ok(verified) => verified.with_no_client_auth(),
         Err(error) => {
-            tracing::warn!(%error, "no certificates on this system; the bundled ones are used");
+            tracing::warn!(%error, "no certificates on this system; trusting the bundled ones");
             let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
             versions.with_root_certificates(roots).with_no_client_auth()
         }

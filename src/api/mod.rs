@@ -1,7 +1,8 @@
-//! Floor 3: the REST API. `app.rs` starts it by [`http::server::serve`], which builds an actix-web `App` from [`outermost`] and
-//! [`configure`].
+//! Floor 3: the REST API. `app.rs` starts it by [`http::server::serve`], which builds an actix-web `App` from
+//! [`outermost`] and [`configure`].
 //!
-//! `openapi.yaml` is the contract. The routes are a table, so that a test can hold the two against each other.
+//! `openapi.yaml` is the contract. The routes are a table, so that a test can hold the two against each
+//! other.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -225,8 +226,8 @@ const PIECE_BYTES: usize = 32 * 1024;
 #[derive(Clone, Debug)]
 struct RequestId(String);
 
-/// Outermost middleware: gives the request an id, writes that id into problem documents, sets the headers that every
-/// response carries.
+/// Outermost middleware: gives the request an id, writes that id into problem documents, sets the headers
+/// that every response carries.
 ///
 /// # Errors
 /// Only what the inner service fails with.
@@ -250,12 +251,12 @@ pub async fn outermost<B: MessageBody + 'static>(
         let told = match error.as_error::<ApiError>() {
             Some(error) => {
                 if let Some(cause) = error.cause() {
-                    tracing::error!(%request_id, cause, "an API call failed");
+                    tracing::error!(%request_id, cause, "API call failed in its handler; answering with a problem");
                 }
                 error.respond(&request_id)
             }
             None => {
-                tracing::error!(%request_id, cause = %error, "an API call failed outside of its handler");
+                tracing::error!(%request_id, cause = %error, "API call failed outside of its handler; answering 500");
                 ApiError::internal(error).respond(&request_id)
             }
         };

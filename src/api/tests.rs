@@ -72,7 +72,7 @@ fn every_example_of_the_contract_keeps_its_schema() {
     assert!(checked > 10, "only {checked} examples were found");
 }
 
-/// Looks for media types, which have a schema beside their examples.
+/// Looks for media types, which have a schema and examples.
 fn check_examples(contract: &Value, at: &Value, checked: &mut usize) {
     match at {
         Value::Array(items) => items.iter().for_each(|item| check_examples(contract, item, checked)),

@@ -1,4 +1,5 @@
-//! Floor 4: `presence-bridge audit …`, for auditors and for whoever collects logs. Runs beside a bridge or without one.
+//! Floor 4: `presence-bridge audit …`, for auditors and for whoever collects logs. A bridge may run at the
+//! same time.
 
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -29,7 +30,8 @@ const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 pub enum Command {
     /// Check every row and every seal; exit code 0 if all are as they were, 1 if not.
     Verify {
-        /// A head that was kept elsewhere, or a file that holds it: finds that the end is cut off or the chain was made anew.
+        /// A head that was kept elsewhere, or a file that holds it: finds that the end is cut off or the
+        /// chain was made again.
         #[arg(long)]
         head: Option<String>,
         /// Say it in JSON.
@@ -172,7 +174,9 @@ fn blamed(fault: &Fault) -> String {
         FaultKind::Truncated => {
             format!("the log ends before seal {seal} of the given head: its end was cut off")
         }
-        FaultKind::Rewritten => format!("seal {seal} is not that of the given head: the chain was made anew"),
+        FaultKind::Rewritten => {
+            format!("seal {seal} is not that of the given head: the chain was made again")
+        }
     }
 }
 

@@ -1,5 +1,6 @@
-//! Floor 4: `presence-bridge doctor`, which goes the way of a source step by step and says of each what is wrong and
-//! what to do about it. It needs no database and changes nothing upstream that lasts: the channel that it makes lapses.
+//! Floor 4: `presence-bridge doctor`, which goes the way of a source step by step and says of each what is
+//! wrong and what to do about it. It needs no database and changes nothing upstream that lasts: the channel
+//! that it makes lapses.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -268,7 +269,7 @@ impl<W: Write> Doctor<'_, W> {
         } else {
             Finding::Bad(Trouble {
                 what: "the socket was opened and answers nothing".to_owned(),
-                remedy: "look for a proxy or firewall on the way that lets the handshake through and holds back what follows",
+                remedy: "look for a proxy or firewall on the way that lets the handshake through and stops what follows",
             })
         };
         self.say("ping", &finding)?;
@@ -342,7 +343,7 @@ fn remedy(step: &str, error: &UpstreamError) -> &'static str {
             "the organisation allows only listed addresses: add this machine's public address (Admin > Organization Settings)"
         }
         ("login", _, Some(401)) => {
-            "client id or secret are wrong, or belong to another region: copy both anew (Admin > Integrations > OAuth)"
+            "client id or secret are wrong, or belong to another region: copy both again (Admin > Integrations > OAuth)"
         }
         ("login", _, Some(400)) => {
             "the OAuth client is disabled, or its grant is not Client Credentials (Admin > Integrations > OAuth)"

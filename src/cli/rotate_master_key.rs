@@ -1,6 +1,7 @@
-//! Floor 4: `presence-bridge rotate-master-key`. Everything sealed in the database is sealed anew under another key in one
-//! transaction, then the key's file, if it is in one, is replaced. Cut off at whatever moment, it leaves a database that
-//! the old key or the new one opens as a whole, both of which are still there, and running it again ends it.
+//! Floor 4: `presence-bridge rotate-master-key`. Seals everything in the database again, under another key,
+//! in one transaction, then the key's file, if it is in one, is replaced. Cut off at whatever moment, it
+//! leaves a database that the old key or the new one opens as a whole, both of which are still there, and
+//! running it again ends it.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,7 +29,8 @@ enum Keys {
 /// Changes the master key and says on standard output what it did.
 ///
 /// # Errors
-/// A `ConfigError` inside if the configuration is wrong. Then, and after every other error, nothing is changed.
+/// A `ConfigError` inside if the configuration is wrong. Then, and after every other error, nothing is
+/// changed.
 pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let (store, embedded) = app::open_store(&config).await?;
     let keys = keys(&config)?;

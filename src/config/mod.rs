@@ -1,7 +1,7 @@
 //! Floor 1: the configuration, and the only place that reads the environment.
 //!
-//! Everything comes from variables (a `.env` file in the working directory stands behind the environment). What is
-//! wrong is said in one line that names the variable and the rule, never a secret's value.
+//! Everything comes from variables (a `.env` file in the working directory stands behind the environment).
+//! What is wrong is said in one line that names the variable and the rule, never a secret's value.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -150,7 +150,8 @@ impl Config {
     }
 }
 
-/// Address of the REST API alone, for a health check: it runs beside the bridge and may know nothing else.
+/// Address of the REST API alone, for a health check, which runs next to the bridge and may know nothing
+/// else.
 ///
 /// # Errors
 /// If `BRIDGE_LISTEN` breaks its rule.

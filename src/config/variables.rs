@@ -25,7 +25,8 @@ const fn secret(name: &'static str, default: &'static str, help: &'static str) -
     Variable { name, default, help, secret: true }
 }
 
-/// Every variable that the bridge reads; `--help`, `check-config` and the guard against typing errors go by it.
+/// Every variable that the bridge reads; `--help`, `check-config` and the guard against typing errors go by
+/// it.
 pub const VARIABLES: &[Variable] = &[
     secret("DATABASE_URL", "embedded", "Postgres; unset: an embedded one under BRIDGE_DATA_DIR"),
     plain(
@@ -104,7 +105,7 @@ pub const VARIABLES: &[Variable] = &[
     plain(
         "GENESYS_STALE_AFTER_SECONDS",
         "120",
-        "without a live connection for so long the source is stale, 5 to 86400",
+        "seconds without a live connection after which the source is stale, 5 to 86400",
     ),
     plain("GENESYS_HEARTBEAT_INTERVAL_MS", "15000", "how often upstream shall ping (protocol realtime)"),
 ];

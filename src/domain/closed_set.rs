@@ -1,4 +1,4 @@
-//! Enums whose values have a name that is stored and shown: the names stand once, beside the variants.
+//! Enums whose values have a name that is stored and shown; each name is written once.
 
 /// Gives an enum the names of its values, the way from a name to the value, and the list of all names.
 macro_rules! closed_set {

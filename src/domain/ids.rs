@@ -42,7 +42,7 @@ uuid_id! {
     WebhookSecretId;
     /// One presence change.
     EventId;
-    /// One event owed to one webhook; also the `webhook-id` header. Derived: see [`DeliveryId::of`].
+    /// Delivery of one event to one webhook; also the `webhook-id` header. Derived: see [`DeliveryId::of`].
     DeliveryId;
     /// Deliveries that leave in one POST; also its `webhook-id`. Derived: see [`BatchId::of`].
     BatchId;
@@ -50,7 +50,7 @@ uuid_id! {
     ApiKeyId;
     /// A time in which an agent could not be seen.
     GapId;
-    /// Odd content from upstream.
+    /// Malformed content from upstream.
     QuarantineId;
     /// A request to owe a webhook again what it missed.
     RecoveryId;

@@ -1,10 +1,15 @@
 //! Floor 2, the right edge: POSTs to receivers, whom nobody here trusts.
 //!
-//! `data` and `envelope` say what is sent (pure), `guard` where to (`ours` keeps it told what is ours, `proxy` is the way
-//! through an egress proxy, `dial` tries one address after another), `connector` opens the way, `wire` carries one
-//! question and its answer, `target` is one webhook's own way with all that its receiver asks for (`oauth` keeps its
-//! token), `post` makes one attempt, `handshake` asks a receiver whether it wants any. Not awc: it hands the answer of
-//! one POST to the next after an interim answer (docs/adr/0008).
+//! - `body/`: what is sent, pure. `data` has the fields of an event, `envelope` the whole body and its
+//!   headers.
+//! - `transport/`: the way to a receiver. `guard` resolves a name and validates its addresses,
+//!   `own_addresses` tells the policy our own ones, `proxy` goes through an egress proxy, `dial` tries one
+//!   address after another, `connector` opens a connection, `wire` carries one request and its answer,
+//!   `target` is one webhook's receiver with its headers and credentials, `oauth` caches its token.
+//! - `post` makes one attempt, `verify` asks a receiver whether it wants any, `redact` keeps secrets out of
+//!   what is stored, `syslog` carries the audit log to its receiver.
+//!
+//! Not awc: it hands the answer of one POST to the next after an interim answer (docs/adr/0008).
 
 pub mod body;
 pub mod post;

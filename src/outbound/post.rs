@@ -42,14 +42,15 @@ pub struct Post {
     pub timestamp: i64,
 }
 
-/// What came of it.
+/// Result of one attempt.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The answer, or why there is none.
     pub outcome: Outcome,
     /// How long the attempt took.
     pub duration: Duration,
-    /// The beginning of the answer's body, at most 4 KiB; of a refusal's without the webhook's secrets, for it is kept.
+    /// The beginning of the answer's body, at most 4 KiB; of a refusal's without the webhook's secrets, for
+    /// it is kept.
     pub excerpt: Vec<u8>,
 }
 
@@ -61,8 +62,8 @@ pub struct Poster {
 }
 
 impl Poster {
-    /// A poster that reaches what the policy allows, by way of the proxy if there is one, and trusts what the system
-    /// trusts.
+    /// A poster that reaches what the policy allows, by way of the proxy if there is one, and trusts what the
+    /// system trusts.
     ///
     /// # Errors
     /// If TLS cannot be set up.
@@ -80,8 +81,8 @@ impl Poster {
         Self { guard: Guard::new(policy, look_up), tls: Arc::new(tls) }
     }
 
-    /// A webhook's target: to be made once for each version of a webhook, and kept. `timeout` is the deadline of an
-    /// attempt, from the first look-up to the last byte of the answer.
+    /// A webhook's target: to be made once for each version of a webhook, and kept. `timeout` is the deadline
+    /// of an attempt, from the first look-up to the last byte of the answer.
     #[must_use]
     pub fn target(&self, url: &str, access: &Access, timeout: Duration) -> Target {
         Target::new(&self.guard, &self.tls, url, access, timeout)
@@ -92,7 +93,7 @@ impl Poster {
         let start = Instant::now();
         match ask(&post, ANSWER_READ_MAX).await {
             Ok(reply) => {
-                let retry_after = wish(&reply.headers);
+                let retry_after = retry_after_of(&reply.headers);
                 let outcome = Outcome::Answered { status: reply.status, retry_after };
                 let duration = start.elapsed();
                 let excerpt = excerpt(&post, reply, outcome.is_success());
@@ -127,7 +128,7 @@ pub(super) async fn ask(post: &Post, keep: usize) -> Result<Reply, Outcome> {
     post.target.ask(request, deadline, keep).await
 }
 
-fn wish(headers: &HeaderMap) -> Option<Duration> {
+fn retry_after_of(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
     parse_retry_after(text, clock::now())
 }

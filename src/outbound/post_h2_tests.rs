@@ -1,4 +1,5 @@
-//! The poster against receivers that speak HTTP/2, well or to do harm. The other side writes its frames by hand.
+//! The poster against receivers that speak HTTP/2, well or to do harm. The other side writes its frames by
+//! hand.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -76,8 +77,8 @@ async fn next_post(io: &mut Tls) -> Option<u32> {
     }
 }
 
-/// A receiver that opens HTTP/2 with these settings and leaves the rest to `talk`, which gets the number of the
-/// connection from 0.
+/// A receiver that opens HTTP/2 with these settings and leaves the rest to `talk`, which gets the number of
+/// the connection from 0.
 async fn receiver<F, Fut>(settings: &'static [u8], talk: F) -> (String, Arc<AtomicUsize>)
 where
     F: Fn(Tls, usize) -> Fut + Send + Sync + 'static,
@@ -136,8 +137,8 @@ async fn each_post_gets_its_own_answer_in_whatever_order_they_come() {
     assert_eq!(connections.load(Ordering::SeqCst), 1);
 }
 
-/// Before it is known that the receiver speaks HTTP/2 each POST opens a connection of its own; one of them stays, and
-/// may read for all who share it.
+/// Before it is known that the receiver speaks HTTP/2 each POST opens a connection of its own; one of them
+/// stays, and may read for all who share it.
 #[tokio::test]
 async fn a_burst_to_a_receiver_that_is_not_known_yet_ends_well() {
     let (url, connections) = receiver(&[], |mut io, _| async move {
@@ -230,7 +231,7 @@ async fn a_late_answer_over_http_2_belongs_to_nobody() {
     assert_eq!(connections.load(Ordering::SeqCst), 1);
 }
 
-/// As a proxy says goodbye after so many requests, or before it restarts.
+/// As a proxy says goodbye after a number of requests, or before it restarts.
 #[tokio::test]
 async fn a_post_that_was_not_looked_at_is_sent_again_at_once() {
     const REFUSED: [u8; 4] = [0, 0, 0, 7];
@@ -295,8 +296,8 @@ async fn a_receiver_that_breaks_http_2_off_is_one_that_disconnected() {
     futures_util::future::join_all(posts).await;
 }
 
-/// Each of these goes on as long as the client takes it. The connection breaks, so it cannot go on behind the back of
-/// later POSTs either.
+/// Each of these goes on as long as the client takes it. The connection breaks, so it cannot go on behind the
+/// back of later POSTs either.
 #[tokio::test]
 async fn a_flood_of_frames_ends_at_the_limit_and_not_at_the_deadline() {
     let mut field = vec![0, 1, b'x', 0x7F, 0x81, 0x1F];
@@ -345,7 +346,8 @@ async fn a_flood_of_frames_ends_at_the_limit_and_not_at_the_deadline() {
     futures_util::future::join_all(posts).await;
 }
 
-/// The connection is shared, so it must break by itself, with nothing owed on it, however long it has been good.
+/// The connection is shared, so it must break by itself, with nothing pending on it, however long it has been
+/// good.
 #[tokio::test]
 async fn a_flood_on_an_idle_connection_ends_too() {
     const GOOD: usize = 600;
@@ -466,7 +468,8 @@ async fn one_stream_at_a_time_is_enough() {
     assert_eq!(connections.load(Ordering::SeqCst), 1);
 }
 
-/// An HTTP/1.1 connection is given up with the attempt that hangs on it; one of HTTP/2 is shared and must be found out.
+/// An HTTP/1.1 connection is given up with the attempt that hangs on it; one of HTTP/2 is shared and must be
+/// found out.
 #[tokio::test]
 async fn a_connection_that_went_silent_is_found_out() {
     let (url, connections) = receiver(&[], |mut io, number| async move {

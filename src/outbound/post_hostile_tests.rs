@@ -1,5 +1,5 @@
-//! The poster against receivers that mean harm: each POST ends by its deadline, reads a bounded part of what is sent,
-//! and is never given what belongs to another.
+//! The poster against receivers that mean harm: each POST ends by its deadline, reads a bounded part of what
+//! is sent, and is never given what belongs to another.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::atomic::Ordering;
@@ -20,8 +20,8 @@ fn loopback() -> Sender {
     Sender::allowing("127.0.0.0/8")
 }
 
-/// What comes of the next POST to the same receiver. It may meet the end of a connection, and a busy machine may be late:
-/// then the one behind it counts. What it never may is to have another's answer.
+/// What comes of the next POST to the same receiver. It may meet the end of a connection, and a busy machine
+/// may be late: then the one behind it counts. What it never may is to have another's answer.
 async fn next(sender: &Sender, url: &str) -> Outcome {
     for _ in 0..5 {
         match sender.post(url).await.outcome {
@@ -32,8 +32,8 @@ async fn next(sender: &Sender, url: &str) -> Outcome {
     Outcome::TimedOut
 }
 
-/// Class of a POST that gets this answer, then the end of the connection or silence. The next one is answered with 418,
-/// and so must say.
+/// Class of a POST that gets this answer, then the end of the connection or silence. The next one is answered
+/// with 418, and so must say.
 async fn class_of(text: &'static [u8], then_closes: bool) -> &'static str {
     let posts = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let (address, _) = receiver(move |mut stream, _| {
@@ -55,7 +55,7 @@ async fn class_of(text: &'static [u8], then_closes: bool) -> &'static str {
 }
 
 #[tokio::test]
-async fn an_odd_answer_is_judged_by_itself_and_never_spills_into_the_next() {
+async fn a_malformed_answer_is_read_by_itself_and_never_spills_into_the_next() {
     let cases: [(&[u8], bool, &str); 26] = [
         // Lengths that lie, too long and too short.
         (b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhi", true, "disconnected"),
@@ -270,8 +270,8 @@ async fn a_reset_at_any_stage_is_a_connection_that_ended() {
     }
 }
 
-/// A receiver that closes each connection some time after its answer, as many do after five seconds: the next POST may
-/// meet the end. It is then answered by nobody, or on another connection.
+/// A receiver that closes each connection some time after its answer, as many do after five seconds: the next
+/// POST may meet the end. It is then answered by nobody, or on another connection.
 #[tokio::test]
 async fn a_connection_that_is_closed_between_two_posts_costs_no_answer_of_another() {
     let (address, _) = receiver(|stream, posts| async move {
@@ -331,8 +331,8 @@ async fn a_redirect_to_an_inner_address_is_not_followed() {
     }
 }
 
-/// Another sender's fault: its time limit ended at the head of the answer, and the body was read whole before it was
-/// cut.
+/// Another sender's fault: its time limit ended at the head of the answer, and the body was read whole before
+/// it was cut.
 #[tokio::test]
 async fn the_time_limit_is_around_the_body_too_and_the_body_is_not_read_whole() {
     let (address, _) = receiver(|mut stream, _| async move {

@@ -101,7 +101,8 @@ async fn what_went_wrong_is_told_apart() {
         say(stream, "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n")
     })
     .await;
-    let (odd, _) = receiver(|stream, _| say(stream, "HTTP/1.1 799 Odd\r\ncontent-length: 0\r\n\r\n")).await;
+    let (unassigned, _) =
+        receiver(|stream, _| say(stream, "HTTP/1.1 799 Unassigned\r\ncontent-length: 0\r\n\r\n")).await;
     let (stops, _) = receiver(|stream, _| async move {
         say(stream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await;
         None
@@ -121,7 +122,7 @@ async fn what_went_wrong_is_told_apart() {
         (format!("http://{stops}/"), Outcome::Disconnected),
         (format!("http://{babbles}/"), Outcome::BadAnswer),
         (format!("http://{switches}/"), Outcome::BadAnswer),
-        (format!("http://{odd}/"), Outcome::BadAnswer),
+        (format!("http://{unassigned}/"), Outcome::BadAnswer),
         (format!("http://{hangs}/"), Outcome::TimedOut),
         (format!("http://{nobody}/"), Outcome::NotConnected),
         (format!("https://{}.invalid/", "x".repeat(64)), Outcome::NotResolved),
@@ -248,7 +249,7 @@ async fn reading_stops_at_the_16th_kib() {
 }
 
 #[tokio::test]
-async fn a_name_is_judged_anew_whenever_it_is_dialled() {
+async fn a_name_is_validated_again_whenever_it_is_dialled() {
     static ASKED: AtomicUsize = AtomicUsize::new(0);
     let poster = Sender::that_asks("127.0.0.1/32", |_| {
         let last = if ASKED.fetch_add(1, Ordering::SeqCst) == 0 { 1 } else { 2 };

@@ -1,7 +1,8 @@
-//! Carries syslog messages to their receiver. It is the operator's own, named in the configuration: no address is judged.
+//! Carries syslog messages to their receiver. It is the operator's own, named in the configuration: no
+//! address policy applies.
 //!
-//! Syslog knows no receipt: what was written into a connection that then breaks may be lost. So a batch counts only once the
-//! connection has stayed whole for a moment after it.
+//! Syslog knows no receipt: what was written into a connection that then breaks may be lost. So a batch
+//! counts only once the connection has stayed whole for a moment after it.
 
 use std::io::{Error, ErrorKind, Result};
 use std::sync::Arc;
@@ -90,7 +91,7 @@ impl Sink {
         timeout(WRITE_WITHIN, write).await.map_err(|_| Error::from(ErrorKind::TimedOut))?
     }
 
-    /// Waits for so long, and looks whether the connection stays whole.
+    /// Waits this long for the connection to break; it must stay whole.
     ///
     /// # Errors
     /// If it does not.

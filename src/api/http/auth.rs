@@ -39,8 +39,9 @@ impl FromRequest for Caller {
 
 /// Middleware: lets a request with a key in use pass and notes its [`Caller`].
 ///
-/// A right key passes even from an address with many failures: behind a proxy all callers have one address, and one caller with an
-/// old key must not lock out the others. Guessing is hopeless by the size of a key; the 429 is there to be seen.
+/// A right key passes even from an address with many failures: behind a proxy all callers have one address,
+/// and one caller with an old key must not lock out the others. Guessing is hopeless by the size of a key;
+/// the 429 is there to be seen.
 ///
 /// # Errors
 /// Only what the inner service fails with.
@@ -73,7 +74,7 @@ pub async fn check<B: MessageBody + 'static>(
             let failures = state.failures.one_more(throttled_as(address), Instant::now());
             // Once a minute and address is enough for the log.
             if failures == FAILURES_MAX + 1 {
-                tracing::warn!(%address, "many requests without a valid API key");
+                tracing::warn!(%address, "many requests without a valid API key from one address; answering 429 to those");
             }
             let error = if failures > FAILURES_MAX {
                 ApiError::new(Code::TooManyFailures, "Wait a minute, and use a key that is in use.")
@@ -87,8 +88,8 @@ pub async fn check<B: MessageBody + 'static>(
     }
 }
 
-/// Middleware of one path: refuses a key that lacks the scope which the table of routes wants for the method. Met before
-/// anything of the body is read, and before a kept answer is given again.
+/// Middleware of one path: refuses a key that lacks the scope which the table of routes wants for the method.
+/// Met before anything of the body is read, and before a kept answer is given again.
 ///
 /// # Errors
 /// Only what the inner service fails with.
@@ -124,7 +125,7 @@ fn note_use(state: &web::Data<ApiState>, key: ApiKeyId) {
     let state = state.clone();
     actix_web::rt::spawn(async move {
         if let Err(error) = state.services.whole_store.note_key_used(key, clock::now()).await {
-            tracing::debug!(%error, "it could not be noted that a key was used");
+            tracing::debug!(%error, "failed to store when an API key was used last");
         }
     });
 }

@@ -1,5 +1,6 @@
-//! A caller's connection as actix gets it: every byte went through `api/http/framing.rs` before, and neither side may keep
-//! the other one waiting. actix by itself has a deadline for the first head of a connection only.
+//! A caller's connection as actix gets it: every byte went through `api/http/framing.rs` before, and neither
+//! side may keep the other one waiting. actix by itself has a deadline for the first head of a connection
+//! only.
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
@@ -14,13 +15,13 @@ use crate::api::http::limits::Place;
 
 /// How long a head may take from its first byte. Of the first one of a connection actix says 408 after 5 s.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
-/// How long a body may take, read by a handler (`api/http/body_reader.rs` says 408 after 10 s) or read off by actix, after an
-/// answer that did not wait for it.
+/// How long a body may take, read by a handler (`api/http/body_reader.rs` says 408 after 10 s) or read off by
+/// actix, after an answer that did not wait for it.
 const BODY_WITHIN: Duration = Duration::from_secs(20);
 /// How long a caller may take none of its answer.
 const WRITE_WITHIN: Duration = Duration::from_secs(30);
-/// What actix gets to read in the place of a head that is refused: no part of any. It answers 400 and closes. In the place
-/// of a body it gets an early end: the handler answers 400, and actix closes.
+/// What actix gets to read in the place of a head that is refused: no part of any. It answers 400 and closes.
+/// In the place of a body it gets an early end: the handler answers 400, and actix closes.
 const NEVER_VALID: &[u8] = b"\r\0";
 /// How long is read off what a caller still sends after a refusal, so that the answer is not lost by a reset.
 const LINGER: Duration = Duration::from_secs(1);
@@ -113,7 +114,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
                     return Poll::Ready(Ok(()));
                 }
                 Err(refused) => {
-                    tracing::debug!(why = refused.why, "a request is refused");
+                    tracing::debug!(
+                        why = refused.why,
+                        "refusing a malformed request; closing its connection"
+                    );
                     let in_body = this.framing.phase() == Phase::Body;
                     this.refused = Some(if in_body { &[] } else { NEVER_VALID });
                     buf.set_filled(before + refused.after);

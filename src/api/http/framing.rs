@@ -1,13 +1,15 @@
-//! Where a request ends and the next one begins, told by one reading only. What a proxy in front of us could read in
-//! another way is refused, so that nobody's request can hide in somebody else's (request smuggling). Fed by
-//! `api/http/connection.rs` with every byte before actix sees it: actix itself takes bare line feeds, whole URLs as targets,
-//! `Upgrade: websocket` beside a length, and trailers and chunk extensions without end.
+//! Where a request ends and the next one begins, told by one reading only. What a proxy in front of us could
+//! read in another way is refused, so that nobody's request can hide in somebody else's (request smuggling).
+//! Fed by `api/http/connection.rs` with every byte before actix sees it: actix itself takes bare line feeds,
+//! whole URLs as targets, `Upgrade: websocket` together with a length, and trailers and chunk extensions
+//! without end.
 
 /// Longest head, and longest trailers.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Longest chunk extension: nobody needs any.
 const EXTENSION_BYTES_MAX: usize = 256;
-/// Longest body in any form; what a path takes is less (`api/http/body_reader.rs`). What nobody reads is read off up to this.
+/// Longest body in any form; what a path takes is less (`api/http/body_reader.rs`). What nobody reads is read
+/// off up to this.
 const BODY_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// Why a connection ends here.
@@ -127,7 +129,8 @@ impl Framing {
             return Err("a carriage return stands alone");
         }
         if byte != b'\n' {
-            // At once, not at the end of the line: actix ends a connection without an answer if it finds this itself.
+            // At once, not at the end of the line: actix ends a connection without an answer if it finds this
+            // itself.
             match self.state {
                 State::ChunkSize if !self.may_follow_in_chunk_size(byte) => {
                     return Err("a chunk's size is no number");
@@ -156,9 +159,9 @@ impl Framing {
         if self.state == State::RequestLine && before != State::RequestLine {
             self.requests = self.requests.wrapping_add(1);
         }
-        let starts_anew =
+        let starts_request =
             self.state != before && !(before == State::RequestLine && self.state == State::Header);
-        if starts_anew {
+        if starts_request {
             self.held = 0;
         }
         self.line = line;

@@ -1,5 +1,5 @@
-//! `Idempotency-Key`: a write that is asked for twice is carried out once, and answered twice in the same way. Wraps
-//! every path below `/v1`, inside of `api/http/auth.rs`.
+//! `Idempotency-Key`: a write that is asked for twice is carried out once, and answered twice in the same
+//! way. Wraps every path below `/v1`, inside of `api/http/auth.rs`.
 
 use actix_web::body::{BoxBody, MessageBody, to_bytes};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
@@ -189,15 +189,16 @@ async fn keep(
         if wrote {
             return Err(error);
         }
-        tracing::warn!(%error, "an answer could not be kept for its Idempotency-Key");
+        tracing::warn!(%error, "failed to store the answer for its Idempotency-Key; a repeat runs again");
         Ok(())
     })
 }
 
-/// Frees the key of a call that left nothing. One whose commit went unanswered and is done after all has its answer: it stays.
+/// Frees the key of a call that left nothing. One whose commit went unanswered and is done after all has its
+/// answer: it stays.
 async fn free(state: &ApiState, call: &IdempotentCall, reserved_at: OffsetDateTime) {
     if let Err(error) = state.services.whole_store.free_call(call, reserved_at).await {
-        tracing::warn!(%error, "an Idempotency-Key could not be freed; it is free in a minute");
+        tracing::warn!(%error, "failed to free an Idempotency-Key; it expires in a minute");
     }
 }
 

@@ -1,5 +1,5 @@
-//! Who calls too often: wrong keys by address, right keys by key, open connections by address. All in memory, all bounded,
-//! all of this process alone. Asked by `api/http/auth.rs` and `api/http/server.rs`.
+//! Who calls too often: wrong keys by address, right keys by key, open connections by address. All in memory,
+//! all bounded, all of this process alone. Asked by `api/http/auth.rs` and `api/http/server.rs`.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -16,7 +16,7 @@ const ADDRESSES_MAX: usize = 10_000;
 /// Keys remembered at once. Only keys in use are, and of those most have a full bucket soon.
 const KEYS_MAX: usize = 10_000;
 
-/// Wrong keys of late, by address.
+/// Recent wrong keys, by address.
 #[derive(Debug, Default)]
 pub struct Failures {
     by_address: Mutex<HashMap<IpAddr, (Instant, u32)>>,
@@ -106,7 +106,7 @@ pub struct Place {
 }
 
 impl Connections {
-    /// None is open; an address may have so many.
+    /// None is open; an address may have `of_one` of them.
     #[must_use]
     pub fn new(of_one: usize) -> Self {
         Self { of_one, by_address: Arc::default() }

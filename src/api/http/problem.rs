@@ -1,7 +1,9 @@
-//! What a caller is told when something is not as asked for: RFC 9457 problem documents, one type for all of them.
+//! What a caller is told when something is not as asked for: RFC 9457 problem documents, one type for all of
+//! them.
 //!
-//! Handlers and middleware return [`ApiError`]; nothing else leaves the API as an error. What the caller sees and
-//! what only the operator may see are two fields of it; `api::outermost` logs the second under the request's id.
+//! Handlers and middleware return [`ApiError`]; nothing else leaves the API as an error. What the caller sees
+//! and what only the operator may see are two fields of it; `api::outermost` logs the second under the
+//! request's id.
 
 use std::fmt;
 
@@ -14,7 +16,7 @@ use crate::domain::violation::Violation;
 use crate::services::ServiceError;
 use crate::store::StoreError;
 
-/// When a caller may ask again after the database was away, in seconds.
+/// Seconds after which a caller may ask again while the database is unavailable.
 const RETRY_AFTER_S: &str = "5";
 
 macro_rules! codes {
@@ -189,7 +191,7 @@ impl ResponseError for ApiError {
         self.code.status()
     }
 
-    /// `api::outermost` writes the response anew, with the request's id in it.
+    /// `api::outermost` writes the response again, with the request's id in it.
     fn error_response(&self) -> HttpResponse {
         self.respond("")
     }

@@ -12,7 +12,7 @@ use crate::store::sources::connections::{ConnectionFilter, ConnectionRow};
 
 type Reply = Result<HttpResponse, ApiError>;
 
-/// Four names are those of the seed document's metrics; the rest is ours.
+/// Four names are those of the original specification's metrics (docs/realtime.md).
 fn view(caller: &Caller, row: &ConnectionRow) -> Value {
     let live = caller.status().connection(row.connection_id);
     json!({

@@ -1,4 +1,4 @@
-//! `/v1/deliveries`: what is owed, and what became of it.
+//! `/v1/deliveries`: pending deliveries, and how the others ended.
 
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};

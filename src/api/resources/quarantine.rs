@@ -1,4 +1,4 @@
-//! `/v1/quarantine`: odd content from upstream, with its bytes.
+//! `/v1/quarantine`: malformed content from upstream, with its bytes.
 
 use actix_web::{HttpRequest, HttpResponse};
 use base64::Engine as _;

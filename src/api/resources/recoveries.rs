@@ -1,4 +1,5 @@
-//! `/v1/webhooks/{id}/recover`, `/v1/recoveries`: what a webhook missed is owed to it again, and how far that is.
+//! `/v1/webhooks/{id}/recover`, `/v1/recoveries`: requests to deliver again what a webhook missed, and their
+//! progress.
 
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};

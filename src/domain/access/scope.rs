@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub enum Scope {
     /// Read everything of the tenant but its audit log.
     Read,
-    /// Change webhooks, and what is owed to them; the agents' own ids.
+    /// Change webhooks and their deliveries, and the agents' own ids.
     Webhooks,
     /// Change sources and connections.
     Sources,

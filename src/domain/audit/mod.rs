@@ -35,7 +35,7 @@ impl Level {
 
 macro_rules! kinds {
     ($($(#[$doc:meta])+ $variant:ident = $name:literal,)+) => {
-        /// What happened. The first ten names are those of the seed document.
+        /// What happened. The first ten names are those of the original specification (docs/realtime.md).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Kind { $($(#[$doc])+ $variant,)+ }
 
@@ -89,9 +89,9 @@ kinds! {
     HeartbeatMissed = "HEARTBEAT_MISSED",
     /// A frame that is no presence update; its bytes are in quarantine.
     FrameRejected = "FRAME_REJECTED",
-    /// A time without sight of an agent began.
+    /// A monitoring gap of an agent began.
     GapDetected = "GAP_DETECTED",
-    /// A time without sight of an agent ended.
+    /// A monitoring gap of an agent ended.
     GapClosed = "GAP_CLOSED",
     /// A connection was replaced by a new one before it ended.
     ChannelRotated = "CHANNEL_ROTATED",
@@ -107,7 +107,7 @@ kinds! {
     ResyncDone = "RESYNC_DONE",
     /// The present states could not be read; it is tried again.
     ResyncFailed = "RESYNC_FAILED",
-    /// The agents to watch were worked out anew, and differ.
+    /// The agents to watch have changed.
     RosterChanged = "ROSTER_CHANGED",
     /// A roster could not be read.
     RosterFailed = "ROSTER_FAILED",
@@ -131,7 +131,7 @@ kinds! {
     DeliveryAttempt = "DELIVERY_ATTEMPT",
     /// A delivery ended without a POST.
     DeliveryEnded = "DELIVERY_ENDED",
-    /// A dispatcher died with the delivery in its hands: whether the POST was made is not known.
+    /// A dispatcher died with a delivery leased to it: whether the POST was made is not known.
     AttemptLost = "ATTEMPT_LOST",
     /// An operator asked for another try.
     DeliveryRetried = "DELIVERY_RETRIED",
@@ -159,7 +159,8 @@ kinds! {
     WebhookProbed = "WEBHOOK_PROBED",
     /// The present states were written for a webhook.
     SnapshotWritten = "SNAPSHOT_WRITTEN",
-    /// A disabled or unverified webhook was enabled, by an operator or because it is well, or is to be verified anew.
+    /// A disabled or unverified webhook was enabled, by an operator or because it is well, or is to be
+    /// verified again.
     WebhookEnabled = "WEBHOOK_ENABLED",
     /// An operator asked to send a webhook the present states.
     SnapshotRequested = "SNAPSHOT_REQUESTED",
@@ -177,9 +178,9 @@ kinds! {
     SourceDeleted = "SOURCE_DELETED",
     /// An operator asked to end a connection.
     TerminateRequested = "TERMINATE_REQUESTED",
-    /// An operator asked to start a connection anew.
+    /// An operator asked to restart a connection.
     RestartRequested = "RESTART_REQUESTED",
-    /// Everything sealed was sealed anew under another master key.
+    /// Everything sealed was sealed again under another master key.
     MasterKeyRotated = "MASTER_KEY_ROTATED",
     /// An API key was made, by a caller or from the environment.
     ApiKeyCreated = "API_KEY_CREATED",
@@ -197,7 +198,8 @@ kinds! {
     BridgeStopping = "BRIDGE_STOPPING",
 }
 
-/// One row of `audit_log`. Build it with [`Entry::new`] and the `with`-less setters below; what is not set is null.
+/// One row of `audit_log`. Build it with [`Entry::new`] and the `with`-less setters below; what is not set is
+/// null.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// When it happened.
@@ -232,7 +234,7 @@ pub struct Entry {
     pub principal: Option<String>,
     /// Particulars; never a secret, a token or a socket URL.
     pub data: Map<String, Value>,
-    /// What is kept beside it.
+    /// Malformed content, for the quarantine.
     pub kept: Option<Box<Kept>>,
 }
 
@@ -290,7 +292,7 @@ impl Entry {
         Self { kept: Some(Box::new(kept)), ..entry }
     }
 
-    /// The same entry without what would be kept beside it.
+    /// The same entry without its content for the quarantine.
     #[must_use]
     pub fn without_bytes(mut self) -> Self {
         self.kept = None;
@@ -305,8 +307,8 @@ impl Entry {
         self
     }
 
-    /// The same entry with one more particular. NUL characters are dropped from strings, because jsonb refuses
-    /// them and an audit entry must never fail for its content.
+    /// The same entry with one more particular. NUL characters are dropped from strings, because jsonb
+    /// refuses them and an audit entry must never fail for its content.
     #[must_use]
     pub fn data(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.data.insert(key.to_owned(), without_nul(value.into()));

@@ -1,4 +1,4 @@
-//! Odd content from upstream: kept with its bytes, but not without bound.
+//! Malformed content from upstream: kept with its bytes, within bounds.
 
 use bytes::Bytes;
 
@@ -9,12 +9,12 @@ pub const KEPT_BYTES_MAX: usize = 64 * 1024;
 /// Most pieces of one source that are kept within a minute; the rest is counted.
 pub const KEPT_A_MINUTE: u32 = 60;
 
-/// A piece to be kept beside the audit entry that tells of it.
+/// A piece to be kept; an audit entry tells of it.
 #[derive(Clone, Debug)]
 pub struct Kept {
     /// Its id.
     pub id: QuarantineId,
-    /// What is odd about it.
+    /// What is malformed about it.
     pub reason: &'static str,
     /// How many bytes there were.
     pub size: usize,

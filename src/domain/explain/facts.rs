@@ -58,7 +58,7 @@ pub struct WebhookFacts {
 pub struct OpenFacts {
     /// `waiting`, `sending`, `blocked` or `paused`.
     pub state: String,
-    /// When it became owed.
+    /// When it was planned.
     pub created_at: OffsetDateTime,
     /// When it may leave.
     pub due_at: Option<OffsetDateTime>,
@@ -129,7 +129,7 @@ pub enum Verdict {
     Held,
     /// It was given up.
     Dead,
-    /// It gave way to a newer state.
+    /// A newer state superseded it.
     Superseded,
     /// It was too old to be sent.
     Expired,

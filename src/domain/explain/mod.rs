@@ -1,4 +1,5 @@
-//! Why a webhook got an event, or did not: from what is kept to one verdict, a sentence, and the steps that led there.
+//! Why a webhook got an event, or did not: from what is kept to one verdict, a sentence, and the steps that
+//! led there.
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -62,8 +63,9 @@ pub fn explain(facts: &Facts, now: OffsetDateTime, write: fn(OffsetDateTime) -> 
     Explanation { verdict, reason, steps: steps(facts, now, write), matched }
 }
 
-/// Holds each filter against the event. A filter counts where the kind of event has what it asks about: topics and
-/// presences for changes of presence, agents for those and for gaps, sources for all that comes from one.
+/// Holds each filter against the event. A filter counts where the kind of event has what it asks about:
+/// topics and presences for changes of presence, agents for those and for gaps, sources for all that comes
+/// from one.
 #[must_use]
 pub fn matches(event: &EventFacts, webhook: &WebhookFacts) -> Vec<Match> {
     use EventKind as K;
@@ -162,7 +164,7 @@ fn of_ended(end: &EntryFacts, write: fn(OffsetDateTime) -> String) -> (Verdict, 
         Verdict::Superseded => {
             let newer = end.data.get("superseded_by").and_then(Value::as_str);
             let newer = newer.map_or_else(String::new, |id| format!(", delivery {id}"));
-            format!("At {at} it gave way to a newer state of the same agent{newer}.")
+            format!("At {at} it was superseded by a newer state of the same agent{newer}.")
         }
         Verdict::Expired => {
             format!("At {at} it was older than max_age_seconds lets it be, and was not sent.")
@@ -214,7 +216,7 @@ fn of_nothing(facts: &Facts, matched: &[Match], write: fn(OffsetDateTime) -> Str
     if took_no_part(facts, stored_at) {
         return (
             Verdict::WebhookDisabled,
-            "The webhook was disabled or unverified when the event was stored, so nothing was owed to it."
+            "The webhook was disabled or unverified when the event was stored, so it got no delivery."
                 .to_owned(),
         );
     }

@@ -130,10 +130,10 @@ fn an_ended_delivery_tells_how_it_ended_last() {
     let told = explain(&facts, at(60), written);
     let whats: Vec<_> = told.steps.iter().map(|step| step.what).collect();
     assert_eq!(whats, ["received", "stored", "attempt", "retried", "attempt"]);
-    let mut gave_way = entry(30, "DELIVERY_ENDED");
-    gave_way.end_state = Some("superseded".to_owned());
-    gave_way.data = json!({"superseded_by": "019a"});
-    facts.of_delivery = vec![gave_way];
+    let mut superseded = entry(30, "DELIVERY_ENDED");
+    superseded.end_state = Some("superseded".to_owned());
+    superseded.data = json!({"superseded_by": "019a"});
+    facts.of_delivery = vec![superseded];
     assert!(verdict(&facts).1.ends_with("delivery 019a."));
     for (end, expected) in
         [("expired", Verdict::Expired), ("webhook_gone", Verdict::WebhookGone), ("odd", Verdict::Unknown)]
@@ -146,7 +146,7 @@ fn an_ended_delivery_tells_how_it_ended_last() {
 }
 
 #[test]
-fn what_was_never_owed_tells_why() {
+fn what_was_never_planned_tells_why() {
     let of = |change: fn(&mut Facts)| {
         let mut facts = facts();
         change(&mut facts);

@@ -1,13 +1,15 @@
-//! How long one of several addresses of a host may take to answer. They are tried one after another, and one that swallows
-//! packets answers never: it must leave time for the next one, and for what the connection is opened for.
+//! How long one of several addresses of a host may take to answer. They are tried one after another, and one
+//! that swallows packets answers never: it must leave time for the next one, and for what the connection is
+//! opened for.
 
 use std::time::Duration;
 
 /// Longest that any address may take.
 const LONGEST: Duration = Duration::from_secs(4);
 
-/// How long the next address may take, if so many (itself included) are untried and this much time is left for all that is to
-/// be done. Time is divided evenly, with one part for the work; the last address may use what there is.
+/// How long the next address may take, if `untried` (itself included) are left and this much time for all
+/// that is to be done. Time is divided evenly, with one part for the work; the last address may use what
+/// there is.
 #[must_use]
 pub fn longest_wait(left: Duration, untried: usize) -> Duration {
     let parts = u32::try_from(untried).unwrap_or(u32::MAX).saturating_add(1);

@@ -1,5 +1,5 @@
-//! The filters of all webhooks, small enough for memory, and whom of them an event may concern: found by its agent, not by
-//! asking each.
+//! The filters of all webhooks, small enough for memory, and whom of them an event may concern: found by its
+//! agent, not by asking each.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,12 +13,12 @@ pub struct Filters {
     slots: Vec<Option<Arc<Subscription>>>,
     free: Vec<u32>,
     by_id: HashMap<WebhookId, u32>,
-    /// Slots of webhooks that name agents: under each of them, its mark beside the slot, in order.
+    /// Slots of webhooks that name agents: under each of them pairs of mark and slot, in order.
     by_agent: HashMap<u16, Vec<(u32, u32)>>,
     /// Slots of webhooks that ask for all agents, in order.
     of_all: HashMap<TenantId, Vec<u32>>,
     /// Slots of webhooks that want a state to last, in order.
-    dwelling: HashMap<TenantId, Vec<u32>>,
+    debouncing: HashMap<TenantId, Vec<u32>>,
 }
 
 impl Filters {
@@ -37,7 +37,7 @@ impl Filters {
             add(self.of_all.entry(subscription.tenant_id).or_default(), slot);
         }
         if !subscription.min_dwell.is_zero() {
-            add(self.dwelling.entry(subscription.tenant_id).or_default(), slot);
+            add(self.debouncing.entry(subscription.tenant_id).or_default(), slot);
         }
         self.by_id.insert(subscription.webhook_id, slot);
         if let Some(place) = self.slots.get_mut(index(slot)) {
@@ -54,7 +54,7 @@ impl Filters {
             take(&mut self.by_agent, drawer, (mark, slot));
         }
         take(&mut self.of_all, former.tenant_id, slot);
-        take(&mut self.dwelling, former.tenant_id, slot);
+        take(&mut self.debouncing, former.tenant_id, slot);
         self.free.push(slot);
     }
 
@@ -69,11 +69,11 @@ impl Filters {
         self.slots.iter().flatten().map(AsRef::as_ref)
     }
 
-    /// Whoever may be owed something for what happens to an agent, or owed less: all that want it, and all that want a state to
-    /// last.
+    /// Webhooks whose deliveries an event of an agent may change: all that watch the agent, and all that
+    /// debounce.
     pub fn concerned(&self, facts: &Facts) -> impl Iterator<Item = &Subscription> {
         let mut slots = self.watching_slots(facts);
-        slots.extend(self.dwelling.get(&facts.tenant).into_iter().flatten());
+        slots.extend(self.debouncing.get(&facts.tenant).into_iter().flatten());
         slots.sort_unstable();
         slots.dedup();
         let asking = slots.into_iter().filter_map(|slot| self.at(slot)).map(AsRef::as_ref);

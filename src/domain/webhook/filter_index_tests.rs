@@ -13,7 +13,7 @@ use crate::domain::webhook::filter_key::{Key, Keys};
 
 const SOURCE: SourceId = SourceId(Uuid::from_u128(7));
 
-fn subscription(number: u8, tenant: u8, agents: &[&str], dwells: bool) -> Arc<Subscription> {
+fn subscription(number: u8, tenant: u8, agents: &[&str], debounces: bool) -> Arc<Subscription> {
     Arc::new(Subscription {
         webhook_id: WebhookId(Uuid::from_u128(number.into())),
         tenant_id: TenantId(Uuid::from_u128(tenant.into())),
@@ -24,7 +24,7 @@ fn subscription(number: u8, tenant: u8, agents: &[&str], dwells: bool) -> Arc<Su
         presences: Keys::default(),
         sources: std::collections::HashSet::new(),
         mode: Mode::Every,
-        min_dwell: Duration::from_secs(dwells.into()),
+        min_dwell: Duration::from_secs(debounces.into()),
         batch_wait: None,
         format: Format::default(),
         paused: false,
@@ -60,7 +60,7 @@ fn what_was_removed_takes_no_room() {
     assert_eq!(filters.all().count(), 1);
     assert!(filters.by_agent.values().all(|drawer| drawer.len() == 1 && drawer.capacity() < 8));
     filters.remove(WebhookId(Uuid::from_u128(99)));
-    assert!(filters.by_agent.is_empty() && filters.of_all.is_empty() && filters.dwelling.is_empty());
+    assert!(filters.by_agent.is_empty() && filters.of_all.is_empty() && filters.debouncing.is_empty());
 }
 
 proptest! {
@@ -73,11 +73,11 @@ proptest! {
         external_id in proptest::option::of(proptest::sample::select(vec!["crm-1", "crm-2", "ann"])),
     ) {
         let (mut filters, mut each) = (Filters::default(), HashMap::new());
-        for (number, tenant, dwells, agents) in changes {
+        for (number, tenant, debounces, agents) in changes {
             let id = WebhookId(Uuid::from_u128(number.into()));
             match agents {
                 Some(agents) => {
-                    let subscription = subscription(number, tenant, &agents, dwells);
+                    let subscription = subscription(number, tenant, &agents, debounces);
                     filters.put(subscription.clone());
                     each.insert(id, subscription);
                 }
@@ -90,8 +90,8 @@ proptest! {
         let facts = facts(tenant, agent, external_id);
         let found: Vec<WebhookId> = filters.concerned(&facts).map(|asks| asks.webhook_id).collect();
         for (id, subscription) in &each {
-            let dwells = !subscription.min_dwell.is_zero() && subscription.tenant_id == facts.tenant;
-            let concerned = dwells || subscription.watches(&facts);
+            let debounces = !subscription.min_dwell.is_zero() && subscription.tenant_id == facts.tenant;
+            let concerned = debounces || subscription.watches(&facts);
             prop_assert_eq!(found.iter().filter(|other| *other == id).count(), usize::from(concerned));
             prop_assert!(filters.get(*id).is_some());
         }

@@ -1,4 +1,5 @@
-//! Which events a webhook is owed. Kept in memory by whoever writes events (`domain/webhook/filter_index.rs`).
+//! Which events become deliveries to a webhook. The writer of events keeps this in memory
+//! (`domain/webhook/filter_index.rs`).
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::domain::webhook::filter_key::{Key, Keys};
 pub struct Subscription {
     /// Who asks.
     pub webhook_id: WebhookId,
-    /// Whose it is: it is owed nothing of others.
+    /// Its tenant: it gets no event of another one.
     pub tenant_id: TenantId,
     /// Version of the webhook.
     pub version: i64,
@@ -29,7 +30,7 @@ pub struct Subscription {
     pub sources: HashSet<SourceId>,
     /// Every change, or the latest.
     pub mode: Mode,
-    /// A state must last so long before it is sent.
+    /// A state must last this long before it is sent.
     pub min_dwell: Duration,
     /// Longest wait for a batch to fill; `None` if it takes one delivery in a POST.
     pub batch_wait: Option<Duration>,
@@ -37,7 +38,8 @@ pub struct Subscription {
     pub format: Format,
     /// Deliveries are kept until it is resumed.
     pub paused: bool,
-    /// One dispatcher serves it ([`DeliverySettings::is_limited`](crate::domain::delivery::settings::DeliverySettings::is_limited)).
+    /// One dispatcher serves it
+    /// ([`DeliverySettings::is_limited`](crate::domain::delivery::settings::DeliverySettings::is_limited)).
     pub limited: bool,
 }
 
@@ -59,13 +61,13 @@ pub struct Facts {
 }
 
 impl Subscription {
-    /// Whether the webhook is owed an event of this kind and content.
+    /// Whether the webhook gets events of this kind and content.
     #[must_use]
     pub fn wants(&self, kind: EventKind, facts: &Facts) -> bool {
         if !self.events.contains(&kind) || !self.watches(facts) {
             return false;
         }
-        // A time without sight has neither topic nor presence: whoever watches the agent is told.
+        // A monitoring gap has neither topic nor presence: whoever watches the agent gets it.
         kind != EventKind::PresenceUpdated || self.fits(facts)
     }
 
@@ -134,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_another_tenant_is_owed_or_shown() {
+    fn nothing_of_another_tenant_is_sent_or_shown() {
         let other = Facts { tenant: TenantId(Uuid::from_u128(2)), ..facts() };
         assert!(!everything().wants(EventKind::PresenceUpdated, &other) && !everything().shows(&other));
         let named = Subscription { sources: HashSet::from([facts().source]), ..everything() };

@@ -1,5 +1,5 @@
-//! What a webhook registration must be like: [`filters`] says what it is told, [`delivery`] how, [`access`] how its
-//! receiver is entered. The API asks before it stores one.
+//! What a webhook registration must be like: [`filters`] says what it is told, [`delivery`] how, [`access`]
+//! how its receiver is entered. The API asks before it stores one.
 
 use url::Url;
 
@@ -23,7 +23,7 @@ pub mod target;
 use access_input::{AccessChanges, AccessInput};
 use delivery_settings_input::{DeliveryChanges, DeliveryInput};
 
-/// How long a replaced secret signs beside the new one, unless the owner says otherwise: a receiver has a day to change
+/// How long a replaced secret signs too, unless the owner says otherwise: a receiver has a day to change
 /// over.
 pub const FORMER_SECRET_SIGNS_ON: time::Duration = time::Duration::hours(24);
 /// Longest that a replaced secret may sign on, in seconds.
@@ -131,8 +131,8 @@ impl Default for WebhookSettings {
 }
 
 impl WebhookInput {
-    /// Holds every given field against the rules. Whether the sources exist is for the store to say; what concerns
-    /// several fields at once is for [`WebhookSettings::check`].
+    /// Holds every given field against the rules. Whether the sources exist is for the store to say; what
+    /// concerns several fields at once is for [`WebhookSettings::check`].
     ///
     /// # Errors
     /// Everything that is wrong.
@@ -212,7 +212,8 @@ impl WebhookSettings {
         self.agents.len() + self.topics.len() + self.presences.len() + self.sources.len()
     }
 
-    /// Names of the fields in which the two differ. Names alone are written down: an address may hold a secret.
+    /// Names of the fields in which the two differ. Names alone are written down: an address may hold a
+    /// secret.
     #[must_use]
     pub fn fields_changed_by(&self, after: &Self) -> Vec<&'static str> {
         let (a, b) = (&self.delivery, &after.delivery);

@@ -1,9 +1,9 @@
 //! Where webhooks may go: public addresses, and what the operator opened by `BRIDGE_ALLOW_TARGETS`.
 //!
-//! Judged twice: the text at registration, and every address at every dial, since names change their minds. An IPv6
-//! address that carries an IPv4 one (mapped, NAT64, 6to4, Teredo, ISATAP) is not public: whatever it leads to has an
-//! address of its own. Ranges are those of IANA's special-purpose registries. What is ours is refused too, public or not
-//! (docs/adr/0022).
+//! Validated twice: the text at registration, and every address at every dial, since names change their
+//! minds. An IPv6 address that carries an IPv4 one (mapped, NAT64, 6to4, Teredo, ISATAP) is not public:
+//! whatever it leads to has an address of its own. Ranges are those of IANA's special-purpose registries. Our
+//! own addresses are refused too, public or not (docs/adr/0022).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -67,7 +67,7 @@ pub enum TargetError {
     TooLong,
     /// Blanks, control characters or a backslash, which parsers read differently.
     #[error("has blanks, control characters or a backslash")]
-    OddCharacters,
+    UnusableCharacters,
     /// Neither https nor an http that is allowed.
     #[error("must be https, since BRIDGE_ALLOW_TARGETS opens nothing for plain http")]
     NotHttps,
@@ -92,7 +92,7 @@ impl TargetError {
         match self {
             Self::NotUrl => "not_url",
             Self::TooLong => "too_long",
-            Self::OddCharacters => "odd_characters",
+            Self::UnusableCharacters => "odd_characters",
             Self::NotHttps => "not_https",
             Self::UserInfo => "user_info",
             Self::Fragment => "fragment",
@@ -102,7 +102,7 @@ impl TargetError {
     }
 }
 
-/// What is ours, and must not be reached through us even where it has a public address.
+/// Our own addresses, which must not be reached through us even where they are public.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OwnAddresses {
     /// Addresses of this machine. Behind them may be what no firewall guards, for we would come from within.
@@ -130,7 +130,7 @@ impl OwnAddresses {
     }
 }
 
-/// What the operator opened besides the public internet, and what is ours. Clones see the same.
+/// Networks that the operator opened besides the public internet, and our own addresses. Clones see the same.
 #[derive(Clone, Debug, Default)]
 pub struct TargetPolicy {
     allowed: Vec<IpNet>,
@@ -144,13 +144,13 @@ impl TargetPolicy {
         Self { allowed, ours: Arc::default() }
     }
 
-    /// Says what is ours from now on.
+    /// Sets our own addresses.
     pub fn set_own_addresses(&self, ours: OwnAddresses) {
         *self.ours.write().unwrap_or_else(PoisonError::into_inner) = ours;
     }
 
-    /// Judges an address as somebody typed it. Give on the URL that comes back, not the text: every later reader
-    /// then sees the same host.
+    /// Validates an address as somebody typed it. Give on the URL that comes back, not the text: every later
+    /// reader then sees the same host.
     ///
     /// # Errors
     /// The first rule that it breaks.
@@ -159,12 +159,13 @@ impl TargetPolicy {
             return Err(TargetError::TooLong);
         }
         if text.chars().any(|c| c.is_whitespace() || c.is_control() || c == '\\') {
-            return Err(TargetError::OddCharacters);
+            return Err(TargetError::UnusableCharacters);
         }
         // The parser would forgive `https:host` and `https:///host`; other readers would not.
         let rest = text.split_once(':').and_then(|(_, rest)| rest.strip_prefix("//")).unwrap_or_default();
         let url = Url::parse(text).map_err(|_| TargetError::NotUrl)?;
-        // The parser writes letters outside ASCII three times as long; what is stored must be within the limit too.
+        // The parser writes letters outside ASCII three times as long; what is stored must be within the
+        // limit too.
         if url.as_str().len() > URL_BYTES_MAX {
             return Err(TargetError::TooLong);
         }
@@ -196,13 +197,15 @@ impl TargetPolicy {
         Ok(url)
     }
 
-    /// Names that are never public, whatever they resolve to, need an open network; others are judged at the dial.
+    /// Names that are never public, whatever they resolve to, need an open network; others are validated at
+    /// the dial.
     fn check_name(&self, name: &str) -> Result<(), TargetError> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         let inner = ["localhost", "local", "internal", "home.arpa"]
             .iter()
             .any(|suffix| name == *suffix || name.ends_with(&format!(".{suffix}")));
-        // The parser lets `a{b}` be a host; the one that makes requests does not, and no such name can be looked up.
+        // The parser lets `a{b}` be a host; the one that makes requests does not, and no such name can be
+        // looked up.
         let spelt = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         if name.is_empty() || !name.bytes().all(spelt) {
             return Err(TargetError::NotUrl);
@@ -210,7 +213,7 @@ impl TargetPolicy {
         if inner && self.allowed.is_empty() { Err(TargetError::NotPublic) } else { Ok(()) }
     }
 
-    /// Judges an address that is about to be dialled.
+    /// Validates an address that is about to be dialled.
     ///
     /// # Errors
     /// [`TargetError::NotPublic`]; for plain http [`TargetError::NotHttps`] outside the open networks.
@@ -360,9 +363,9 @@ mod tests {
         for (text, error) in [
             ("https://user:pass@example.com/", TargetError::UserInfo),
             ("https://@example.com/", TargetError::UserInfo),
-            ("https://example.com\\@127.0.0.1/", TargetError::OddCharacters),
-            ("https://exa\tmple.com/", TargetError::OddCharacters),
-            (" https://example.com/", TargetError::OddCharacters),
+            ("https://example.com\\@127.0.0.1/", TargetError::UnusableCharacters),
+            ("https://exa\tmple.com/", TargetError::UnusableCharacters),
+            (" https://example.com/", TargetError::UnusableCharacters),
             ("https:example.com", TargetError::NotUrl),
             ("https:example.com/?then=://b", TargetError::NotUrl),
             ("https:/example.com/a://b", TargetError::NotUrl),
@@ -390,7 +393,7 @@ mod tests {
     fn an_open_network_allows_its_addresses_and_plain_http_there_only() {
         let policy = open("10.0.0.0/8");
         assert!(policy.check_url("http://10.1.2.3:8080/h").is_ok());
-        assert!(policy.check_url("http://crm:8080/h").is_ok(), "names are judged at the dial");
+        assert!(policy.check_url("http://crm:8080/h").is_ok(), "names are validated at the dial");
         assert_eq!(policy.check_url("http://192.168.0.1/"), Err(TargetError::NotPublic));
         assert_eq!(policy.check_url("http://93.184.216.34/"), Err(TargetError::NotHttps));
         assert!(policy.check_url("https://93.184.216.34/").is_ok());
@@ -398,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ours_is_refused_at_its_public_address_and_our_doors_even_in_an_open_network() {
+    fn our_own_addresses_are_refused_though_public_and_our_entry_points_even_in_an_open_network() {
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
         let ours = OwnAddresses {
             machine: vec!["45.33.32.20".parse().unwrap(), "10.0.0.7".parse().unwrap()],

@@ -1,8 +1,8 @@
 //! What a receiver gets: the body of a POST and the headers of an attempt. Pure.
 //!
-//! The body depends on the stored event, on what the delivery stores (how many it supersedes, when its first attempt
-//! began) and on the format alone, so every attempt, restart and process makes the same bytes. The event's part is
-//! written once ([`RenderedEvent`]), however many webhooks it goes to.
+//! The body depends on the stored event, on what the delivery stores (how many it supersedes, when its first
+//! attempt began) and on the format alone, so every attempt, restart and process makes the same bytes. The
+//! event's part is written once ([`RenderedEvent`]), however many webhooks it goes to.
 
 use std::io::Write as _;
 
@@ -72,7 +72,7 @@ pub struct Item<'a> {
     pub event: &'a RenderedEvent,
     /// Its delivery to this webhook.
     pub delivery_id: DeliveryId,
-    /// How many older states gave way to it.
+    /// Older states that it supersedes.
     pub superseded: i32,
     /// When its first POST began.
     pub sent_at: OffsetDateTime,
@@ -148,7 +148,8 @@ pub fn render(item: &Item<'_>, format: Format) -> Rendered {
     Rendered { body: body.into(), headers }
 }
 
-/// The POST of several deliveries, oldest first. There is no binary form of it; that format is sent structured.
+/// The POST of several deliveries, oldest first. There is no binary form of it; that format is sent
+/// structured.
 #[must_use]
 pub fn render_batch(items: &[Item<'_>], format: Format) -> Rendered {
     let room: usize = items.iter().map(|item| item.event.open_data.len() + ROOM).sum();
@@ -224,8 +225,8 @@ fn add_attributes(headers: &mut HeaderMap, attributes: &Attributes<'_>) {
     }
 }
 
-/// As the HTTP binding (3.1.3.2) wants text in a header: what is not printable ASCII, space, quote and percent as the
-/// percent-encoded bytes of UTF-8.
+/// As the HTTP binding (3.1.3.2) wants text in a header: what is not printable ASCII, space, quote and
+/// percent as the percent-encoded bytes of UTF-8.
 fn percent_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -1,7 +1,7 @@
-//! How a connection to a receiver is opened: resolve, judge all, dial the judged ones, TLS for https.
+//! How a connection to a receiver is opened: resolve, validate all addresses, dial them, TLS for https.
 //!
-//! A service for hyper-util's client in place of its own connector, so that nothing is dialled that was not judged, and
-//! nothing read without end.
+//! A service for hyper-util's client in place of its own connector, so that nothing is dialled that was not
+//! validated, and nothing read without end.
 
 use std::future::Future;
 use std::io;
@@ -25,8 +25,8 @@ use tower_service::Service;
 use crate::outbound::transport::dial::first_of;
 use crate::outbound::transport::guard::{Guard, GuardError, without_brackets};
 
-/// Bytes that a connection may read for each request that it may have carried, and before the first: heads, bodies, TLS,
-/// frames, whatever they are. Four times what an answer may have.
+/// Bytes that a connection may read for each request that it may have carried, and before the first: heads,
+/// bodies, TLS, frames, whatever they are. Four times what an answer may have.
 pub const READ_PER_REQUEST: u64 = 64 * 1024;
 
 /// Counts the requests that use a connector's connections.
@@ -91,9 +91,10 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// A connector that gives up `within` this time. The deadline of an attempt is not enough: the client goes on
-    /// opening in the background when another connection comes free first, and a receiver that accepts and then says
-    /// nothing would hold that socket for ever. `requests` counts those that use its connections.
+    /// A connector that gives up `within` this time. The deadline of an attempt is not enough: the client
+    /// goes on opening in the background when another connection comes free first, and a receiver that
+    /// accepts and then says nothing would hold that socket for ever. `requests` counts those that use its
+    /// connections.
     pub fn new(guard: Guard, tls: Arc<ClientConfig>, within: Duration, requests: Arc<Requests>) -> Self {
         Self { guard, tls: TlsConnector::from(tls), within, requests }
     }
@@ -140,8 +141,9 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// A way that breaks when the other end sends more than any answer needs. Without it a receiver could keep a core busy
-/// until the deadline with header lines, and over HTTP/2, whose connections outlive a POST, for ever with pings.
+/// A way that breaks when the other end sends more than any answer needs. Without it a receiver could keep a
+/// core busy until the deadline with header lines, and over HTTP/2, whose connections outlive a POST, for
+/// ever with pings.
 struct Metered<T> {
     io: T,
     /// Bytes that may still be read.
@@ -151,10 +153,11 @@ struct Metered<T> {
 
 /// When there is [`READ_PER_REQUEST`] more.
 enum Refill {
-    /// Over HTTP/1.1 nothing is written but requests, one at a time: each write begins anew.
+    /// Over HTTP/1.1 nothing is written but requests, one at a time: each write begins another.
     PerWrite,
-    /// Over HTTP/2, and within TLS, the other end can make us write. So each request counts that may be carried: what was
-    /// under way when the connection was opened, and what is begun later. What it leaves is not saved up.
+    /// Over HTTP/2, and within TLS, the other end can make us write. So each request counts that may be
+    /// carried: what was under way when the connection was opened, and what is begun later. What it leaves is
+    /// not saved up.
     PerRequest {
         /// How many had been begun when last looked.
         begun: u64,
@@ -188,7 +191,7 @@ impl<T> Metered<T> {
     }
 }
 
-/// Most that may be left while so many requests are under way.
+/// Most that may be left while `requests` are under way.
 fn limit(under_way: u64) -> u64 {
     under_way.saturating_add(1).saturating_mul(READ_PER_REQUEST)
 }

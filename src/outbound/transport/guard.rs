@@ -1,5 +1,5 @@
-//! Which addresses a host may be dialled at: looked up for every dial, all of them judged, one bad one refuses. And the
-//! dial itself, straight or through the egress proxy.
+//! Which addresses a host may be dialled at: looked up for every dial, all of them validated, one bad one
+//! refuses. And the dial itself, straight or through the egress proxy.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -49,11 +49,11 @@ pub fn ask_the_system(name: String) -> Pin<Box<dyn Future<Output = Vec<IpAddr>> 
     })
 }
 
-/// Looks hosts up and judges what it finds. Clones share the questions under way.
+/// Looks hosts up and validates their addresses. Clones share the questions under way.
 ///
-/// A name is asked for once at a time and everybody who waits for it shares the answer. The system's resolver holds
-/// a thread until it gives up, long after we have, and there are 512 of them: hosts whose name servers hang would
-/// otherwise take them all by their many lanes, and no other host could be looked up.
+/// A name is asked for once at a time and everybody who waits for it shares the answer. The system's resolver
+/// holds a thread until it gives up, long after we have, and there are 512 of them: hosts whose name servers
+/// hang would otherwise take them all by their many lanes, and no other host could be looked up.
 #[derive(Clone)]
 pub struct Guard {
     policy: TargetPolicy,
@@ -76,8 +76,8 @@ impl Guard {
         Self { proxy: proxy.map(Arc::new), ..self }
     }
 
-    /// Opens a connection to an address that [`resolve`](Self::resolve) gave. A proxy is told that address, not the
-    /// name, so that it cannot come to another one. The caller gives up `within` this time.
+    /// Opens a connection to an address that [`resolve`](Self::resolve) gave. A proxy is told that address,
+    /// not the name, so that it cannot come to another one. The caller gives up `within` this time.
     ///
     /// # Errors
     /// If there is none to be had.
@@ -126,8 +126,8 @@ impl Guard {
         }
     }
 
-    /// Runs as a task of its own: it must go on when those who asked have given up, or the thread would be held and
-    /// the next one to ask would take another.
+    /// Runs as a task of its own: it must go on when those who asked have given up, or the thread would be
+    /// held and the next one to ask would take another.
     async fn find(self, name: String, tell: watch::Sender<Option<Vec<IpAddr>>>) {
         let found = (self.look_up)(name.clone()).await;
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_systems_resolver_is_asked_and_its_answer_judged() {
+    async fn the_systems_resolver_is_asked_and_its_answer_validated() {
         let closed = guard(&[], ask_the_system);
         assert_eq!(closed.resolve(true, "localhost", 80).await, Err(GuardError::Refused));
         let open = guard(&["127.0.0.0/8", "::1/128"], ask_the_system);

@@ -16,15 +16,15 @@ use crate::domain::delivery::access::Auth;
 use crate::outbound::transport::request_parts::{address, basic, hidden};
 use crate::outbound::transport::wire::{ANSWER_READ_MAX, Wire};
 
-/// Life of a token whose answer does not tell it.
-const LIFE_UNTOLD: Duration = Duration::from_secs(300);
+/// Life of a token whose answer does not say it.
+const LIFE_DEFAULT: Duration = Duration::from_secs(300);
 /// A shorter life than this is not believed: we would do nothing but ask. A longer one is cut.
 const LIFE_SHORTEST: Duration = Duration::from_secs(10);
 const LIFE_LONGEST: Duration = Duration::from_secs(24 * 3600);
-/// After a failure the endpoint is left in peace for so long.
+/// Pause after a failure before the endpoint is asked again.
 const REST: Duration = Duration::from_secs(1);
-/// A token that was never accepted is not replaced for being refused while it is younger than this: another one would
-/// be refused like it, and each POST would cost three requests.
+/// A token that was never accepted is not replaced for being refused while it is younger than this: another
+/// one would be refused like it, and each POST would cost three requests.
 const TRUSTED: Duration = Duration::from_secs(60);
 
 /// A token as it is sent.
@@ -55,11 +55,11 @@ struct Kept {
     accepted: bool,
 }
 
-/// Keeps one token for everybody who needs it. Clones are the same keeper.
+/// Caches one token for everybody who needs it. Clones share the cache.
 #[derive(Clone)]
-pub struct Tokens(Arc<Keeper>);
+pub struct Tokens(Arc<TokenCache>);
 
-struct Keeper {
+struct TokenCache {
     wire: Wire,
     endpoint: Uri,
     /// Credentials, if they do not go into the form.
@@ -99,7 +99,7 @@ impl Tokens {
             let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
             Some(basic(&encoded(client_id), &encoded(client_secret.expose()))?)
         };
-        Some(Self(Arc::new(Keeper {
+        Some(Self(Arc::new(TokenCache {
             wire,
             endpoint: address(token_url)?,
             authorization,
@@ -109,8 +109,8 @@ impl Tokens {
         })))
     }
 
-    /// A token that should be good for a while. One request at a time is made for it, and everybody who waits shares
-    /// what comes of it. `None`: there is none to be had now.
+    /// A token that should be good for a while. One request at a time is made for it, and everybody who waits
+    /// shares what comes of it. `None`: there is none to be had now.
     pub async fn get(&self) -> Option<Token> {
         let mut issued = {
             let mut state = self.state();
@@ -222,14 +222,15 @@ fn life(told: Option<&serde_json::Value>) -> Duration {
         _ => None,
     };
     match seconds {
-        None => LIFE_UNTOLD,
+        None => LIFE_DEFAULT,
         Some(seconds) if seconds <= 0.0 => LIFE_SHORTEST,
         Some(seconds) => Duration::try_from_secs_f64(seconds).unwrap_or(LIFE_LONGEST),
     }
     .clamp(LIFE_SHORTEST, LIFE_LONGEST)
 }
 
-/// How long it is used before another is asked for: a tenth before its end, at least a minute, at most half its life.
+/// How long it is used before another is asked for: a tenth before its end, at least a minute, at most half
+/// its life.
 fn used_for(life: Duration) -> Duration {
     life - (life / 10).max(Duration::from_secs(60)).min(life / 2)
 }

@@ -176,7 +176,7 @@ async fn without_a_token_nothing_is_sent() {
 }
 
 #[tokio::test]
-async fn the_endpoint_is_judged_like_any_address() {
+async fn the_endpoint_is_validated_like_any_address() {
     let (url, posts) = wants(Arc::new(AtomicUsize::new(1))).await;
     for token_url in ["http://10.0.0.1/token", "https://169.254.169.254/", "https://localhost:1/"] {
         let sender = sender(oauth2(token_url.to_owned()));

@@ -1,5 +1,5 @@
-//! Keeps the judge of targets up to date about what is ours: addresses of this machine, of the database and of the egress
-//! proxy. Called by `app.rs`.
+//! Keeps the address policy up to date about our own addresses: those of this machine, of the database and of
+//! the egress proxy. Called by `app.rs`.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +17,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Longest wait for the resolver.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
 
-/// Looks at what is ours, and tells the policy.
+/// Looks our own addresses up, and tells the policy.
 pub struct OwnAddressWatcher {
     policy: TargetPolicy,
     listening: Vec<SocketAddr>,
@@ -43,7 +43,7 @@ impl OwnAddressWatcher {
     pub async fn look(&mut self) {
         for ((host, port), found) in &mut self.peers {
             let asked = timeout(RESOLVE_WITHIN, lookup_host((host.as_str(), *port))).await;
-            // A resolver that is away does not make a known address a stranger's.
+            // A resolver that does not answer leaves a known address ours.
             if let Ok(Ok(addresses)) = asked {
                 *found = addresses.collect();
             }
@@ -65,7 +65,7 @@ impl OwnAddressWatcher {
     }
 }
 
-/// Addresses of this machine's interfaces; those of loopback are judged by their range.
+/// Addresses of this machine's interfaces; loopback is refused by its range.
 fn machine() -> Vec<IpAddr> {
     let interfaces = getifaddrs().into_iter().flatten();
     interfaces.filter_map(|interface| ip(&interface.address?)).filter(|ip| !ip.is_loopback()).collect()
@@ -83,7 +83,7 @@ mod tests {
     use crate::domain::webhook::target::TargetError;
 
     #[tokio::test]
-    async fn peers_are_looked_up_and_stay_known_while_the_resolver_is_away() {
+    async fn peers_are_looked_up_and_stay_known_while_the_resolver_is_silent() {
         let policy = TargetPolicy::new(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
         let mut own_address_watcher =
             OwnAddressWatcher::new(policy.clone(), [("localhost".to_owned(), 5432)])

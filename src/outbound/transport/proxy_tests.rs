@@ -38,7 +38,7 @@ async fn proxy(head: &'static str) -> (EgressProxy, Arc<Mutex<Vec<String>>>) {
 const WELL: &str = "HTTP/1.1 200 Connection established\r\nvia: x\r\n\r\n";
 
 #[tokio::test]
-async fn a_post_goes_through_the_proxy_to_the_judged_address_with_tls_inside() {
+async fn a_post_goes_through_the_proxy_to_the_validated_address_with_tls_inside() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let receiver = listener.local_addr().unwrap();
     tokio::spawn(async move {

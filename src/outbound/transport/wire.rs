@@ -1,4 +1,5 @@
-//! One question and its answer, over connections that belong to one webhook. Never more of an answer than its limits.
+//! One question and its answer, over connections that belong to one webhook. Never more of an answer than its
+//! limits.
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -19,15 +20,15 @@ use crate::outbound::transport::guard::{Guard, GuardError};
 
 /// Bytes of an answer's body that are read; what comes after costs the connection.
 pub const ANSWER_READ_MAX: usize = 16 * 1024;
-/// Longest head of an answer, and most of an answer that is held at once. The client's own limit, 400 KiB, times the
-/// attempts under way is more than the machine has.
+/// Longest head of an answer, and most of an answer that is held at once. The client's own limit, 400 KiB,
+/// times the attempts under way is more than the machine has.
 const ANSWER_HELD_MAX: u32 = 16 * 1024;
 /// Most of an HTTP/2 connection's answers together that the receiver may send before they are read.
 const CONNECTION_HELD_MAX: u32 = 256 * 1024;
-/// Idle connections are kept this long, and so many of them.
+/// How long idle connections are kept, and how many.
 const IDLE_WITHIN: Duration = Duration::from_secs(30);
 const IDLE_MAX: usize = 100;
-/// An HTTP/2 connection on which something is owed is asked this often whether it lives, and has this long to say so:
+/// An HTTP/2 connection with pending requests is pinged this often, and has this long to answer:
 /// it is shared, so unlike an HTTP/1.1 one it is not given up with an attempt that ran out of time.
 const PING_EVERY: Duration = Duration::from_secs(5);
 const PONG_WITHIN: Duration = Duration::from_secs(5);
@@ -73,8 +74,8 @@ impl Wire {
         Self { client, requests }
     }
 
-    /// Asks once, or twice if the receiver said that it did not look at the first. Does not end by itself: the caller
-    /// has a deadline. Keeps at most `keep` bytes of the body.
+    /// Asks once, or twice if the receiver said that it did not look at the first. Does not end by itself:
+    /// the caller has a deadline. Keeps at most `keep` bytes of the body.
     ///
     /// # Errors
     /// Why there is no answer.
@@ -96,9 +97,9 @@ impl Wire {
     }
 }
 
-/// Reads the body to its end or to the limit, whichever comes first, and says whether what is kept is all of it; `None`
-/// if the connection broke before. What is left unread makes hyper drop the connection (or the stream), so it cannot be
-/// taken for the next answer.
+/// Reads the body to its end or to the limit, whichever comes first, and says whether what is kept is all of
+/// it; `None` if the connection broke before. What is left unread makes hyper drop the connection (or the
+/// stream), so it cannot be taken for the next answer.
 pub(in crate::outbound) async fn read(
     mut body: impl Body<Data = Bytes> + Unpin,
     keep: usize,
@@ -117,7 +118,8 @@ pub(in crate::outbound) async fn read(
     Some((kept, false))
 }
 
-/// Over HTTP/2 a receiver can say that a request came too late for this connection, as it does when it closes it.
+/// Over HTTP/2 a receiver can say that a request came too late for this connection, as it does when it closes
+/// it.
 fn was_not_looked_at(error: &Error) -> bool {
     let mut cause = error.source();
     while let Some(inner) = cause {
