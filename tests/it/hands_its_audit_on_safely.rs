@@ -113,7 +113,11 @@ async fn over_tls_every_entry_arrives_whole_and_in_order_though_the_receiver_was
 
 /// How often it was told why the log waits.
 fn telling(bridge: &Bridge, why: &str) -> usize {
-    bridge.log().lines().filter(|line| line.contains("it waits") && line.contains(why)).count()
+    bridge
+        .log()
+        .lines()
+        .filter(|line| line.contains("failed to push the audit log") && line.contains(why))
+        .count()
 }
 
 /// A connection that counts what it reads.
