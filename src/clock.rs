@@ -1,8 +1,9 @@
 //! Floor 1: the only place that asks what time it is.
 //!
-//! One clock counts for everything that is written down, compared or signed: the database's, which the store looks at again
-//! and again ([`set_by`]). In between the monotonic clock carries it on. So nobody notices that this machine's wall clock jumps,
-//! and processes that share a database agree on what is due and who is alive, whatever their own clocks say.
+//! One clock counts for everything that is written down, compared or signed: the database's, which the store
+//! looks at again and again ([`set_by`]). In between the monotonic clock carries it on. So nobody notices
+//! that this machine's wall clock jumps, and processes that share a database agree on what is due and who is
+//! alive, whatever their own clocks say.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -30,8 +31,8 @@ fn carried_on(ahead: i64) -> OffsetDateTime {
     now.replace_nanosecond(now.nanosecond() / 1000 * 1000).unwrap_or(now)
 }
 
-/// Sets the clock by one that was asked at `asked`, has answered by now, and said `at`. Gives the difference, unless it is
-/// too small to tell from the time that the answer took.
+/// Sets the clock by one that was asked at `asked`, has answered by now, and said `at`. Gives the difference,
+/// unless it is too small to tell from the time that the answer took.
 pub fn set_by(at: OffsetDateTime, asked: Instant) -> Option<time::Duration> {
     let before = AHEAD.load(Ordering::Relaxed);
     let difference = difference(at, carried_on(before), asked.elapsed() / 2)?;

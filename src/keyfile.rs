@@ -1,4 +1,5 @@
-//! Floor 1: keys that the bridge makes for itself at the first start and keeps in files that only its user can read.
+//! Floor 1: keys that the bridge makes for itself at the first start and keeps in files that only its user
+//! can read.
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -41,8 +42,8 @@ pub fn read_or_create(path: &Path, make: impl FnOnce() -> String) -> io::Result<
     Ok(KeyFile::Created(key))
 }
 
-/// Puts the key of `new` in the place of `path`, and a copy of the former one in `old`. Whenever this is cut off, calling it
-/// again completes it.
+/// Puts the key of `new` in the place of `path`, and a copy of the former one in `old`. Whenever this is cut
+/// off, calling it again completes it.
 ///
 /// # Errors
 /// If a file cannot be moved.

@@ -3,12 +3,12 @@
 //! Modules in floor order; a module imports only from floors below it (`tests/floors.rs` holds this):
 //!
 //! - 0 [`domain`]: words and rules, pure
-//! - 1 [`clock`], [`config`], [`embedded_postgres`], [`keyfile`], [`metrics`], [`random`], [`status`], [`telemetry`],
-//!   [`tls`]: the ground
+//! - 1 [`clock`], [`config`], [`embedded_postgres`], [`keyfile`], [`metrics`], [`random`], [`status`],
+//!   [`telemetry`], [`tls`]: the ground
 //! - 2 [`genesys`] (sockets in), [`store`] (SQL), [`outbound`] (POSTs out): three edges that never meet
 //! - 3 [`actors`] (long-lived loops), [`services`] (what callers may ask for) and above it [`api`] (REST)
-//! - 4 [`app`] (builds everything once), [`lifecycle`] (stops it), [`cli`] (subcommands), `main`, and with the feature of
-//!   that name `fuzzing` (entry points for `fuzz/`)
+//! - 4 [`app`] (builds everything once), [`lifecycle`] (stops it), [`cli`] (subcommands), `main`, and with
+//!   the feature of that name `fuzzing` (entry points for `fuzz/`)
 
 pub mod actors;
 pub mod api;

@@ -1,5 +1,5 @@
-//! The program `presence-bridge`: reads the command line and the configuration, runs a subcommand, and says how that ended
-//! by its exit code: 0 all is well, 1 it failed, 2 wrong configuration or command line.
+//! The program `presence-bridge`: reads the command line and the configuration, runs a subcommand, and says
+//! how that ended by its exit code: 0 all is well, 1 it failed, 2 wrong configuration or command line.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,8 @@ use presence_bridge::cli::{audit, check_config, doctor, healthcheck, migrate, ro
 use presence_bridge::config::{self, Config, ConfigError, VARIABLES, Variables};
 use presence_bridge::telemetry;
 
-/// The C library's own keeps most of what a burst has used: 300 MiB after a backlog where this one keeps 67 (ADR 0018).
+/// The C library's own keeps most of what a burst has used: 300 MiB after a backlog where this one keeps 67
+/// (ADR 0018).
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

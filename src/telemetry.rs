@@ -6,8 +6,8 @@ use tracing_subscriber::EnvFilter;
 
 /// Starts logging to standard error: readable on a terminal, JSON lines elsewhere.
 ///
-/// `filter` is a directive list such as `info,presence_bridge=debug`; sqlx's own statement log is kept out, because
-/// it shows values.
+/// `filter` is a directive list such as `info,presence_bridge=debug`; sqlx's own statement log is kept out,
+/// because it shows values.
 ///
 /// # Errors
 /// If `filter` cannot be read; the text says where.

@@ -12,8 +12,8 @@ use rustls_platform_verifier::BuilderVerifierExt;
 /// A client configuration that trusts what the system trusts (a company's own authorities included), and the
 /// bundled Mozilla set where the system has no store, as in an empty container image.
 ///
-/// Offers `http/1.1` alone: the upstream client would speak HTTP/2 with a library of a known weakness otherwise
-/// (docs/adr/0009). Who speaks it with another library says so itself.
+/// Offers `http/1.1` alone: the upstream client would speak HTTP/2 with a library of a known weakness
+/// otherwise (docs/adr/0009). Who speaks it with another library says so itself.
 ///
 /// # Errors
 /// If the cryptographic provider does not support the protocol versions we ask for.

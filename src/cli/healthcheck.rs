@@ -1,4 +1,5 @@
-//! `presence-bridge healthcheck`: asks `/readyz` over plain HTTP; needs no client library and no shell in the image.
+//! `presence-bridge healthcheck`: asks `/readyz` over plain HTTP; needs no client library and no shell in the
+//! image.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};

@@ -7,8 +7,9 @@ use super::Variables;
 /// TLS modes that never fall back to plain text.
 const PROTECTED: [&str; 3] = ["require", "verify-ca", "verify-full"];
 
-/// Whether the way that a `DATABASE_URL` describes stays on this machine, or is TLS. Reads the address as sqlx does:
-/// parameters win over what stands before them, and variables of Postgres' own fill in what is not said.
+/// Whether the way that a `DATABASE_URL` describes stays on this machine, or is TLS. Reads the address as
+/// sqlx does: parameters win over what stands before them, and variables of Postgres' own fill in what is not
+/// said.
 pub(super) fn is_protected(text: &str, variables: &Variables) -> bool {
     let Ok(url) = Url::parse(text) else {
         return true; // another rule has its say

@@ -93,7 +93,8 @@ pub fn check_pairs(given: Vec<(Place, String, String)>) -> Result<Vec<Pair>, Vec
     if wrong.is_empty() { Ok(pairs) } else { Err(wrong) }
 }
 
-/// Finds the line of a place. The reader's own count is of where the line before ended, blank lines not skipped.
+/// Finds the line of a place. The reader's own count is of where the line before ended, blank lines not
+/// skipped.
 struct Lines<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -117,8 +118,8 @@ impl Lines<'_> {
     }
 }
 
-/// Reads pairs from CSV (RFC 4180) whose first line names the columns, in either order. Blanks around a field do not
-/// count, nor does a byte order mark.
+/// Reads pairs from CSV (RFC 4180) whose first line names the columns, in either order. Blanks around a field
+/// do not count, nor does a byte order mark.
 ///
 /// # Errors
 /// If it is no such text.

@@ -66,15 +66,16 @@ uuid_id! {
 const TIME_SHIFT: u32 = 80;
 
 impl DeliveryId {
-    /// The id of the delivery of an event to a webhook: the same whenever and wherever it is made, so that a receiver
-    /// can drop repeats by `webhook-id` alone. A uuid v8 with the event's leading 48 bits, which are its time (index
-    /// entries stay together), and the rest from SHA-256 over both ids.
+    /// The id of the delivery of an event to a webhook: the same whenever and wherever it is made, so that a
+    /// receiver can drop repeats by `webhook-id` alone. A uuid v8 with the event's leading 48 bits, which are
+    /// its time (index entries stay together), and the rest from SHA-256 over both ids.
     #[must_use]
     pub fn of(event: EventId, webhook: WebhookId) -> Self {
         Self(derived(event.0, &[event.0, webhook.0]))
     }
 
-    /// Less than every id of an event of this millisecond and later, and none itself: it says a place between two.
+    /// Less than every id of an event of this millisecond and later, and none itself: it says a place between
+    /// two.
     #[must_use]
     pub fn bound(milliseconds: u64) -> Self {
         Self(Uuid::from_u128(u128::from(milliseconds) << TIME_SHIFT))
@@ -94,8 +95,8 @@ impl DeliveryId {
 }
 
 impl BatchId {
-    /// The id of a POST that carries these deliveries in this order; made like [`DeliveryId::of`] with the time of the
-    /// first.
+    /// The id of a POST that carries these deliveries in this order; made like [`DeliveryId::of`] with the
+    /// time of the first.
     #[must_use]
     pub fn of(deliveries: &[DeliveryId]) -> Self {
         let ids: Vec<Uuid> = deliveries.iter().map(|id| id.0).collect();

@@ -1,8 +1,8 @@
 //! Secrets at rest and in memory.
 //!
-//! Webhook and client secrets are sealed with XChaCha20-Poly1305 under the master key: its 24-byte nonce may be
-//! random for ever. The row's id is bound in as associated data, so a sealed value copied to another row does
-//! not open there. Sealed form: 4 bytes of key id, 24 bytes of nonce, ciphertext with tag.
+//! Webhook and client secrets are sealed with XChaCha20-Poly1305 under the master key: its 24-byte nonce may
+//! be random for ever. The row's id is bound in as associated data, so a sealed value copied to another row
+//! does not open there. Sealed form: 4 bytes of key id, 24 bytes of nonce, ciphertext with tag.
 
 use std::fmt;
 
@@ -16,7 +16,8 @@ use sha2::{Digest, Sha256};
 const KEY_ID_BYTES: usize = 4;
 const NONCE_BYTES: usize = 24;
 
-/// Text that must not be shown: its `Debug` says so and it has no `Display`. Serde writes it out, for what is sealed.
+/// Text that must not be shown: its `Debug` says so and it has no `Display`. Serde writes it out, for what is
+/// sealed.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);

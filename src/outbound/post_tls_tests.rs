@@ -68,8 +68,8 @@ async fn a_receiver_without_tls_is_told_apart_from_a_silent_one() {
     assert_eq!(answer.outcome, Outcome::TimedOut);
 }
 
-/// The client opens a second connection for the second POST, the first comes free before it is ready, and the client
-/// goes on opening the second in the background.
+/// The client opens a second connection for the second POST, the first comes free before it is ready, and the
+/// client goes on opening the second in the background.
 #[tokio::test]
 async fn a_connection_that_nobody_waits_for_is_given_up_too() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

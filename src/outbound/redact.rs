@@ -1,4 +1,5 @@
-//! Takes secrets out of what a receiver answered before any of it is kept: an error page may repeat the request, credentials and all.
+//! Takes secrets out of what a receiver answered before any of it is kept: an error page may repeat the
+//! request, credentials and all.
 
 use std::collections::BTreeSet;
 
@@ -11,8 +12,8 @@ const MARK: &[u8] = b"[redacted]";
 /// Shorter values are left: they would be found in every text, and give nothing away there.
 const SHORTEST: usize = 4;
 
-/// A text of at most `keep` bytes without these secrets, however they are written in it. If the text is `cut`, a secret that
-/// only begins at its end is taken out too.
+/// A text of at most `keep` bytes without these secrets, however they are written in it. If the text is
+/// `cut`, a secret that only begins at its end is taken out too.
 pub fn redact(text: &[u8], cut: bool, secrets: &[Vec<u8>], keep: usize) -> Vec<u8> {
     let forms: BTreeSet<Vec<u8>> = secrets.iter().flat_map(|secret| forms(secret)).collect();
     let mut hidden = vec![false; text.len()];
@@ -42,8 +43,8 @@ pub fn redact(text: &[u8], cut: bool, secrets: &[Vec<u8>], keep: usize) -> Vec<u
     shown
 }
 
-/// How a secret may be written: as it is, as JSON, HTML or a form writes it, percent-encoded, in hex, and in base64, alone or
-/// within a longer text.
+/// How a secret may be written: as it is, as JSON, HTML or a form writes it, percent-encoded, in hex, and in
+/// base64, alone or within a longer text.
 fn forms(secret: &[u8]) -> Vec<Vec<u8>> {
     if secret.len() < SHORTEST {
         return Vec::new();

@@ -33,7 +33,8 @@ use crate::tls;
 /// Deadline of an attempt in most tests.
 pub const SHORT: Duration = Duration::from_millis(800);
 
-/// A certificate for `localhost` and 127.0.0.1 that signs itself, good until 2126, and its key, which guards nothing.
+/// A certificate for `localhost` and 127.0.0.1 that signs itself, good until 2126, and its key, which guards
+/// nothing.
 const CERTIFICATE: &str = concat!(
     "MIIBjTCCATKgAwIBAgIUGEDRaGmR5y98XzQ3x1oUBwIWBBgwCgYIKoZIzj0EAwIwDjEMMAoGA1UEAwwDY3JtMCAXDTI2MTEyMzIyMzIx",
     "MloYDzIxMjYxMDMwMjIzMjEyWjAOMQwwCgYDVQQDDANjcm0wWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAR/lmw9+lXwrzPbcqHqREGo",
@@ -129,7 +130,8 @@ impl Sender {
         Self::with(Poster::with(policy(allowed), look_up, systems()))
     }
 
-    /// May reach loopback; every name is 127.0.0.1. Trusts the certificate above, or only what the system trusts.
+    /// May reach loopback; every name is 127.0.0.1. Trusts the certificate above, or only what the system
+    /// trusts.
     pub fn over_tls(trusts: bool) -> Self {
         let look_up: LookUp = |_| Box::pin(std::future::ready(vec![[127, 0, 0, 1].into()]));
         let tls = if trusts { trusting() } else { systems() };
@@ -224,8 +226,8 @@ pub async fn read_post(stream: &mut (impl AsyncRead + Unpin)) {
     }
 }
 
-/// A server that reads one HTTP/1.1 request at a time, of any method, and answers with what `answer` makes of its head
-/// and body.
+/// A server that reads one HTTP/1.1 request at a time, of any method, and answers with what `answer` makes of
+/// its head and body.
 pub async fn server<F>(answer: F) -> SocketAddr
 where
     F: Fn(&str, &str) -> String + Send + Sync + 'static,
@@ -261,8 +263,8 @@ pub fn reply(status: u16, lines: &str, body: &str) -> String {
     format!("HTTP/1.1 {status} X\r\n{lines}content-length: {}\r\n\r\n{body}", body.len())
 }
 
-/// A port of 127.0.0.1 that swallows packets: its queue of connections is full and nobody takes any out, so whoever knocks gets
-/// no answer. It lasts as long as what is given with it.
+/// A port of 127.0.0.1 that swallows packets: its queue of connections is full and nobody takes any out, so
+/// whoever knocks gets no answer. It lasts as long as what is given with it.
 pub async fn black_hole() -> (SocketAddr, Vec<Box<dyn std::any::Any>>) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();

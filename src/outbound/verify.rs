@@ -1,4 +1,5 @@
-//! Asks a receiver whether it wants our POSTs, before it gets any: so that nobody can be flooded by being registered.
+//! Asks a receiver whether it wants our POSTs, before it gets any: so that nobody can be flooded by being
+//! registered.
 
 use std::sync::Arc;
 
@@ -43,8 +44,8 @@ struct ChallengeData<'a> {
 }
 
 impl Poster {
-    /// Asks in the way that the webhook is set to. `id` becomes the `webhook-id`; `challenge` is random, of letters and
-    /// digits.
+    /// Asks in the way that the webhook is set to. `id` becomes the `webhook-id`; `challenge` is random, of
+    /// letters and digits.
     ///
     /// # Errors
     /// A stable word for what is wrong: the class of the outcome, `no_challenge`, or `origin_not_allowed`.

@@ -1,5 +1,5 @@
-//! API keys: found by what a caller presents, made, shown, revoked. A key never gives more than its maker has, but the
-//! operator may give anything.
+//! API keys: found by what a caller presents, made, shown, revoked. A key never gives more than its maker
+//! has, but the operator may give anything.
 
 use std::time::Duration;
 
@@ -23,8 +23,8 @@ use crate::store::access::authenticate::ActiveKey;
 /// How long the database may take to look a key up; a little more than it waits for a free connection.
 const LOOK_UP_WITHIN: Duration = Duration::from_secs(6);
 
-/// The key with this text, if it is in use. Keys are looked up by hash, so that the time taken says nothing about how near
-/// a guess was.
+/// The key with this text, if it is in use. Keys are looked up by hash, so that the time taken says nothing
+/// about how near a guess was.
 ///
 /// # Errors
 /// If the database does not answer in time.
@@ -124,7 +124,8 @@ pub async fn create(caller: &Caller, wanted: &CheckedApiKey) -> Result<(ApiKey, 
     Ok((made, key))
 }
 
-/// Revokes a key that the caller may administer. Takes effect with the next call: keys are looked up each time.
+/// Revokes a key that the caller may administer. Takes effect with the next call: keys are looked up each
+/// time.
 ///
 /// # Errors
 /// If there is none, it comes from the environment, or the database refuses.

@@ -5,8 +5,8 @@ use super::{Result, ServiceError};
 use crate::domain::ids::TenantId;
 use crate::store::audit::seals::LastSeal;
 
-/// Newest seal of the log; `None` before the first. It covers the entries of every tenant, and so tells how many there are:
-/// only the operator's tenant may see it.
+/// Newest seal of the log; `None` before the first. It covers the entries of every tenant, and so tells how
+/// many there are: only the operator's tenant may see it.
 ///
 /// # Errors
 /// If another tenant asks, or the database does not answer.

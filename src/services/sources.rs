@@ -9,12 +9,12 @@ use crate::domain::violation::Violation;
 use crate::store::StoreError;
 use crate::store::sources::Source;
 
-/// A source to be changed and its settings, for a front end to lay the given fields over them. A `client_secret` that is
-/// given takes the place of the stored one, which then need not open.
+/// A source to be changed and its settings, for a front end to lay the given fields over them. A
+/// `client_secret` that is given takes the place of the stored one, which then need not open.
 ///
 /// # Errors
-/// If there is no such source, it comes from the environment, its stored secret does not open, or the database does not
-/// answer.
+/// If there is no such source, it comes from the environment, its stored secret does not open, or the
+/// database does not answer.
 pub async fn begin_update(
     caller: &Caller,
     id: SourceId,

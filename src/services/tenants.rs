@@ -29,7 +29,8 @@ impl Operator<'_> {
         Ok(self.0.services.whole_store.tenants(after, limit).await?)
     }
 
-    /// Makes a tenant; [`check_plain_name`](crate::domain::access::api_key::check_plain_name) has seen its name.
+    /// Makes a tenant; [`check_plain_name`](crate::domain::access::api_key::check_plain_name) has seen its
+    /// name.
     ///
     /// # Errors
     /// If the name is taken, or the database refuses.

@@ -49,7 +49,8 @@ pub async fn create(
 /// Changes a webhook.
 ///
 /// # Errors
-/// If there is none, its settings would contradict each other, it is more than the tenant may have, or the database refuses.
+/// If there is none, its settings would contradict each other, it is more than the tenant may have, or the
+/// database refuses.
 pub async fn update(caller: &Caller, id: WebhookId, changes: &WebhookChanges) -> Result<Webhook> {
     let (quota, master_key) = (caller.services.tenant_quota, &caller.services.master_key);
     Ok(caller.store.update_webhook(id, changes, quota, master_key, caller.principal.as_str()).await?)
@@ -72,7 +73,8 @@ pub fn check_overlap(seconds: Option<i32>) -> Result<time::Duration, Vec<Violati
     }
 }
 
-/// Gives a webhook another secret, one of ours unless one is given; the former signs too for the time of `overlap`.
+/// Gives a webhook another secret, one of ours unless one is given; the former signs too for the time of
+/// `overlap`.
 ///
 /// # Errors
 /// If there is no such webhook, too many of its secrets sign, or the database refuses.

@@ -176,8 +176,8 @@ impl JsonBody {
         Some(Some(numbers))
     }
 
-    /// Takes an object and reads its fields in the same way; what `read` leaves over is refused. `None` if it is not
-    /// there or could not be read, which is then noted.
+    /// Takes an object and reads its fields in the same way; what `read` leaves over is refused. `None` if it
+    /// is not there or could not be read, which is then noted.
     pub fn object<T>(&mut self, name: &str, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         let Value::Object(fields) = self.fields.remove(name)? else {
             return self.wrong(name, "is no object");
@@ -262,7 +262,8 @@ impl JsonBody {
         self.fields.remove(name)
     }
 
-    /// Takes a field of the body itself with all that is in it in the order in which it came, which a `Value` does not keep.
+    /// Takes a field of the body itself with all that is in it in the order in which it came, which a `Value`
+    /// does not keep.
     pub fn in_order<T: DeserializeOwned>(&mut self, name: &str, or_it: &str) -> Option<T> {
         self.fields.remove(name)?;
         let fields: HashMap<String, &RawValue> = serde_json::from_slice(&self.raw).unwrap_or_default();
@@ -311,7 +312,8 @@ impl JsonBody {
         Err(ApiError::fields(&self.violations))
     }
 
-    /// The same with the fields as rules have found them: what is wrong with the body and what with its fields is told at once.
+    /// The same with the fields as rules have found them: what is wrong with the body and what with its
+    /// fields is told at once.
     ///
     /// # Errors
     /// If anything is wrong.

@@ -1,5 +1,5 @@
-//! Reading the bytes of a body, with limits on size and time that depend on the path. Called by `api/http/body.rs` and
-//! `api/http/idempotency.rs`: there is no other reader.
+//! Reading the bytes of a body, with limits on size and time that depend on the path. Called by
+//! `api/http/body.rs` and `api/http/idempotency.rs`: there is no other reader.
 
 use actix_web::HttpRequest;
 use actix_web::dev::Payload;

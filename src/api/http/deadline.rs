@@ -1,5 +1,6 @@
-//! How long a call may take, and how long its caller waits: a database that went silent must keep neither callers nor the
-//! connections that they hold, and a write that takes long must not be cut off because its caller was answered.
+//! How long a call may take, and how long its caller waits: a database that went silent must keep neither
+//! callers nor the connections that they hold, and a write that takes long must not be cut off because its
+//! caller was answered.
 
 use std::time::Duration;
 
@@ -51,9 +52,9 @@ fn move_to(request: &HttpRequest, from_now: Duration) {
     }
 }
 
-/// Carries a write out in a task of its own: it comes to its end, and its answer is kept for its `Idempotency-Key`, even if
-/// the caller has gone or was told that it takes too long, but no longer than the longest step of the database. A caller that
-/// gave up is the one that asks again.
+/// Carries a write out in a task of its own: it comes to its end, and its answer is kept for its
+/// `Idempotency-Key`, even if the caller has gone or was told that it takes too long, but no longer than the
+/// longest step of the database. A caller that gave up is the one that asks again.
 ///
 /// # Errors
 /// Only what the write fails with.

@@ -343,7 +343,8 @@ impl Paging {
         self.respond_so_far(rows, None, place, view)
     }
 
-    /// The same if it was not looked any further than `stopped_at`: unless the page is full, it goes on there.
+    /// The same if it was not looked any further than `stopped_at`: unless the page is full, it goes on
+    /// there.
     pub fn respond_so_far<T, V: Serialize>(
         &self,
         mut rows: Vec<T>,

@@ -1,4 +1,5 @@
-//! The listener: actix-web's own set-up with a guarded connection (`api/http/connection.rs`) in the place of the bare one.
+//! The listener: actix-web's own set-up with a guarded connection (`api/http/connection.rs`) in the place of
+//! the bare one.
 
 use std::io;
 use std::net::TcpListener;
@@ -19,10 +20,11 @@ use crate::api::{ApiState, configure, outermost};
 
 /// Threads that serve the REST API; the work is in Postgres.
 const WORKERS: usize = 2;
-/// Connections of one thread. More wait in the kernel's queue until one ends; an idle one ends after [`KEEP_ALIVE`].
+/// Connections of one thread. More wait in the kernel's queue until one ends; an idle one ends after
+/// [`KEEP_ALIVE`].
 const CONNECTIONS_MAX: usize = 512;
-/// Those of all threads that one address may have, unless it is that of a trusted proxy: half-open ones cost a place for
-/// [`FIRST_HEAD_WITHIN`], and whoever makes many must not keep everybody else out.
+/// Those of all threads that one address may have, unless it is that of a trusted proxy: half-open ones cost
+/// a place for [`FIRST_HEAD_WITHIN`], and whoever makes many must not keep everybody else out.
 const CONNECTIONS_OF_ONE: usize = WORKERS * CONNECTIONS_MAX / 4;
 /// How long a connection may be idle between two requests.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);

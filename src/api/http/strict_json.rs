@@ -1,5 +1,5 @@
-//! JSON without its loose ends: a repeated key is an error (which of the two would count?), and so is deep nesting.
-//! Called by `api/http/body.rs`.
+//! JSON without its loose ends: a repeated key is an error (which of the two would count?), and so is deep
+//! nesting. Called by `api/http/body.rs`.
 
 use std::fmt;
 

@@ -15,8 +15,8 @@ use crate::store::views::events::FeedFilter;
 
 type Reply = Result<HttpResponse, ApiError>;
 
-/// An event with the fields of a POST's `data`, and its place in the feed. The frame is as it came, byte for byte; null
-/// if it is no JSON that could stand here.
+/// An event with the fields of a POST's `data`, and its place in the feed. The frame is as it came, byte for
+/// byte; null if it is no JSON that could stand here.
 #[derive(Serialize)]
 struct View<'a> {
     #[serde(flatten)]

@@ -103,8 +103,8 @@ pub fn read_scopes(names: &[String]) -> Result<Vec<Scope>, Vec<Violation>> {
     if wrong.is_empty() { Ok(scopes) } else { Err(wrong) }
 }
 
-/// Checks when a key ends: in the future, and not after the key that makes it, so that nobody outlives an end that was
-/// set for them. `bound` is when the maker's own key ends, if that counts.
+/// Checks when a key ends: in the future, and not after the key that makes it, so that nobody outlives an end
+/// that was set for them. `bound` is when the maker's own key ends, if that counts.
 ///
 /// # Errors
 /// The rule that is broken.

@@ -1,4 +1,5 @@
-//! Where a call comes from: the address of the connection, or behind a proxy that is trusted the one that it tells.
+//! Where a call comes from: the address of the connection, or behind a proxy that is trusted the one that it
+//! tells.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -22,8 +23,9 @@ impl TrustedProxies {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// The caller's address: of the hops that the headers name, the last one that is no trusted proxy. Whatever stands
-    /// before it the caller may have written itself. `X-Forwarded-For` goes before `Forwarded`; each as its lines came.
+    /// The caller's address: of the hops that the headers name, the last one that is no trusted proxy.
+    /// Whatever stands before it the caller may have written itself. `X-Forwarded-For` goes before
+    /// `Forwarded`; each as its lines came.
     #[must_use]
     pub fn caller<'a>(
         &self,

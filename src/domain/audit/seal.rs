@@ -1,6 +1,8 @@
-//! What seals the audit log: hashes of rows, the chain of seals over them, and finding the first row that is not as it was.
+//! What seals the audit log: hashes of rows, the chain of seals over them, and finding the first row that is
+//! not as it was.
 //!
-//! Pure; `store/audit/seals.rs` makes seals, `store/audit/verify.rs` checks them, docs/adr/0021 says why they are as they are.
+//! Pure; `store/audit/seals.rs` makes seals, `store/audit/verify.rs` checks them, docs/adr/0021 says why they
+//! are as they are.
 
 use std::fmt;
 use std::str::FromStr;
@@ -203,7 +205,8 @@ impl AuditKey {
     }
 }
 
-/// The end of the chain, to be kept where nobody who may write to the database can reach it: `7:` and 64 hex digits.
+/// The end of the chain, to be kept where nobody who may write to the database can reach it: `7:` and 64 hex
+/// digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
     /// The last seal.
@@ -249,7 +252,8 @@ pub enum RowFault {
     Inserted,
 }
 
-/// The first row that differs: what listings say there was, against what there is. `there` must be in order of `audit_id`.
+/// The first row that differs: what listings say there was, against what there is. `there` must be in order
+/// of `audit_id`.
 #[must_use]
 pub fn first_difference(listings: &[&[u8]], there: &[SealedRow]) -> Option<(i64, RowFault)> {
     let mut listed: Vec<(i64, &[u8])> = listings

@@ -6,7 +6,8 @@ use url::{Host, Url};
 
 /// Facility "log audit".
 const FACILITY: u8 = 13;
-/// Our structured data. 32473 is the enterprise number that is set aside for examples: we have none of our own.
+/// Our structured data. 32473 is the enterprise number that is set aside for examples: we have none of our
+/// own.
 const STRUCTURED_DATA: &str = "audit@32473";
 /// Longest text behind the ids in one datagram; there may be relays that take no more than 2 KiB.
 const DATAGRAM_TEXT_MAX: usize = 1400;

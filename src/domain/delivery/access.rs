@@ -1,5 +1,6 @@
-//! What a receiver asks for besides the signature, as checked values: credentials, headers of its own, a client certificate.
-//! Stored sealed as one JSON text (`webhook.access_sealed`) and never shown again; `domain/webhook/access_input.rs` reads them.
+//! What a receiver asks for besides the signature, as checked values: credentials, headers of its own, a
+//! client certificate. Stored sealed as one JSON text (`webhook.access_sealed`) and never shown again;
+//! `domain/webhook/access_input.rs` reads them.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,5 @@
-//! Delivery settings of one webhook as checked values: what is sent, how often it is tried, and how fast. Their reading and
-//! their ranges are in `domain/webhook/delivery_settings_input.rs`.
+//! Delivery settings of one webhook as checked values: what is sent, how often it is tried, and how fast.
+//! Their reading and their ranges are in `domain/webhook/delivery_settings_input.rs`.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! Standard Webhooks v1 and v1a: what a receiver checks to know that a POST is ours and untouched.
 //!
-//! Signed are the bytes `id.timestamp.body`. v1: with HMAC-SHA256 under a key of 24 to 64 random bytes that is shown as
-//! `whsec_` and base64. v1a: with ed25519; the receiver has the public key alone (`whpk_` and base64) and so could not
-//! sign what it checks. (Specification: standard-webhooks 1.0.0.)
+//! Signed are the bytes `id.timestamp.body`. v1: with HMAC-SHA256 under a key of 24 to 64 random bytes that
+//! is shown as `whsec_` and base64. v1a: with ed25519; the receiver has the public key alone (`whpk_` and
+//! base64) and so could not sign what it checks. (Specification: standard-webhooks 1.0.0.)
 
 use std::fmt;
 use std::sync::Arc;

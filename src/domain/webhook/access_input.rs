@@ -1,5 +1,6 @@
-//! Headers, credentials and client certificate as a registration gives them: held against the rules and laid over the present
-//! ones. Violations never show the values. The checked values are in `domain/delivery/access.rs`.
+//! Headers, credentials and client certificate as a registration gives them: held against the rules and laid
+//! over the present ones. Violations never show the values. The checked values are in
+//! `domain/delivery/access.rs`.
 
 use std::sync::Arc;
 

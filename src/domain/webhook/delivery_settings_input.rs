@@ -1,5 +1,5 @@
-//! Delivery settings as a registration gives them: read, held against their ranges, laid over the present ones. The checked
-//! values, which the rest of the bridge works with, are in `domain/delivery/settings.rs`.
+//! Delivery settings as a registration gives them: read, held against their ranges, laid over the present
+//! ones. The checked values, which the rest of the bridge works with, are in `domain/delivery/settings.rs`.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;

@@ -2,7 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
-/// An item of a filter, or what an event has in its place: of a text a digest, which takes 16 bytes however long the text is.
+/// An item of a filter, or what an event has in its place: of a text a digest, which takes 16 bytes however
+/// long the text is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key([u8; 16]);
 

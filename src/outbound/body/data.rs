@@ -104,8 +104,8 @@ pub fn open_data(event: &Event) -> Vec<u8> {
     written
 }
 
-/// The frame goes in as it was if it is JSON, else as a JSON string of its text: mended text could be JSON too, but it
-/// would not be the frame.
+/// The frame goes in as it was if it is JSON, else as a JSON string of its text: mended text could be JSON
+/// too, but it would not be the frame.
 fn write_presence(written: &mut Vec<u8>, event: &Event) -> serde_json::Result<()> {
     match serde_json::from_slice::<&RawValue>(&event.raw) {
         Ok(frame) => serde_json::to_writer(written, &EventData::new(event, frame, rfc3339)),

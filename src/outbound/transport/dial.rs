@@ -9,7 +9,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::domain::webhook::dial_budget::longest_wait;
 
-/// Opens a connection by the first address that `dial` comes through to; `within` is the time for all that follows, too.
+/// Opens a connection by the first address that `dial` comes through to; `within` is the time for all that
+/// follows, too.
 ///
 /// # Errors
 /// Of the last address, if none is come through to.

@@ -1,5 +1,5 @@
-//! A way through the operator's egress proxy: `CONNECT` (RFC 9110, section 9.3.6), then a connection like any other. TLS is
-//! spoken with the receiver, inside of it.
+//! A way through the operator's egress proxy: `CONNECT` (RFC 9110, section 9.3.6), then a connection like any
+//! other. TLS is spoken with the receiver, inside of it.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -14,7 +14,8 @@ use crate::outbound::transport::dial::first_of;
 /// Longest head of its answer.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 
-/// Asks the proxy for a connection to this address. Does not end by itself: the caller gives up `within` this time.
+/// Asks the proxy for a connection to this address. Does not end by itself: the caller gives up `within` this
+/// time.
 ///
 /// # Errors
 /// If the proxy cannot be reached, or refuses.

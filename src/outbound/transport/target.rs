@@ -1,4 +1,5 @@
-//! Where one webhook's POSTs go, and all that its receiver asks for: its own connections, headers and credentials.
+//! Where one webhook's POSTs go, and all that its receiver asks for: its own connections, headers and
+//! credentials.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,8 +24,8 @@ use crate::tls::Identity;
 
 const UNAUTHORIZED: u16 = 401;
 
-/// Where a webhook's POSTs go. Made once and kept: it holds the connections, which no other webhook shares or waits
-/// for, and the access token. Clones are the same target.
+/// Where a webhook's POSTs go. Made once and kept: it holds the connections, which no other webhook shares or
+/// waits for, and the access token. Clones are the same target.
 #[derive(Clone)]
 pub struct Target(Arc<Parts>);
 
@@ -74,8 +75,8 @@ impl Target {
         Instant::now() + self.0.timeout
     }
 
-    /// Asks with everything that the receiver wants to see; a header of the request wins over one of the receiver's own.
-    /// Always ends by the deadline. Keeps at most `keep` bytes of the answer's body.
+    /// Asks with everything that the receiver wants to see; a header of the request wins over one of the
+    /// receiver's own. Always ends by the deadline. Keeps at most `keep` bytes of the answer's body.
     ///
     /// # Errors
     /// Why there is no answer.

@@ -13,7 +13,8 @@ use crate::domain::webhook::{WebhookChanges, WebhookInput, WebhookSettings};
 use crate::services;
 use crate::services::caller::Caller;
 
-/// Reads and checks the fields that a registration and a change have in common; `present` is what they change.
+/// Reads and checks the fields that a registration and a change have in common; `present` is what they
+/// change.
 pub(super) async fn take_changes(
     caller: &Caller,
     mut body: JsonBody,
