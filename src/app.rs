@@ -54,17 +54,17 @@ const LOOK_AT_KEY_EVERY: Duration = Duration::from_secs(30);
 pub struct Running {
     /// Holds the sockets.
     pub supervisor: Addr<Supervisor>,
-    /// Delivers.
+    /// Sends deliveries.
     pub dispatcher: Addr<DispatcherActor>,
     /// Stores what the sockets bring.
     pub recorder: Recorder,
     /// Resolves if the recorder's worker dies, which nothing survives.
     pub recorder_died: oneshot::Receiver<()>,
-    /// The REST API.
+    /// Handle of the REST API's server.
     pub server: ServerHandle,
-    /// The database.
+    /// Database of the whole process.
     pub store: Store,
-    /// The figures.
+    /// Figures of `/metrics`.
     pub metrics: Metrics,
     /// Our own Postgres, if it is ours.
     pub embedded: Option<Embedded>,

@@ -49,7 +49,7 @@ pub enum EmbeddedError {
     /// The directory cannot be used.
     #[error("{path}: {what}")]
     Directory {
-        /// Which.
+        /// Its path.
         path: String,
         /// What is wrong and what would be right.
         what: String,
@@ -57,7 +57,7 @@ pub enum EmbeddedError {
     /// A server program failed.
     #[error("{program} failed: {output}")]
     Program {
-        /// Which.
+        /// Name of the program.
         program: &'static str,
         /// The end of what it said.
         output: String,

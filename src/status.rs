@@ -15,7 +15,7 @@ pub enum Part {
     Supervisor,
     /// Stores what the sockets bring.
     Recorder,
-    /// Delivers.
+    /// Sends deliveries.
     Dispatcher,
 }
 

@@ -11,7 +11,7 @@ use crate::domain::secret::Secret;
 pub struct EgressProxy {
     /// Name or address, an IPv6 one without brackets.
     pub host: String,
-    /// Port.
+    /// TCP port.
     pub port: u16,
     /// Value of `Proxy-Authorization`.
     pub authorization: Option<Secret>,

@@ -36,7 +36,7 @@ const NOT_A_KEY: &str = "must be 32 bytes in base64, such as `openssl rand -base
 /// A variable that breaks its rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// Which variable.
+    /// Name of the variable.
     pub variable: String,
     /// The rule, without the value if that is a secret.
     pub rule: String,

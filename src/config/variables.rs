@@ -11,7 +11,7 @@ pub struct Variable {
     pub name: &'static str,
     /// What holds when it is unset.
     pub default: &'static str,
-    /// What it does.
+    /// Meaning and range, for `--help`.
     pub help: &'static str,
     /// Its value is never shown; `NAME_FILE` may hold a file's path instead.
     pub secret: bool,

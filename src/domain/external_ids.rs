@@ -34,7 +34,7 @@ pub enum Place {
 /// What is wrong with one pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wrong {
-    /// Where.
+    /// Place in the list or the file.
     pub place: Place,
     /// Which of the two, and why.
     pub violation: Violation,

@@ -28,13 +28,13 @@ const ANSWER_KEPT_MAX: usize = 4 * 1024;
 /// One POST to make.
 #[derive(Clone, Debug)]
 pub struct Post {
-    /// Where to.
+    /// Receiver.
     pub target: Target,
     /// Sent as `webhook-id`: that of the delivery, or of the batch.
     pub id: String,
     /// Which attempt it is, from 1.
     pub attempt: u32,
-    /// What to send.
+    /// Body and the headers that describe it.
     pub rendered: Rendered,
     /// What signs it, the present keys first.
     pub keys: Arc<[Signer]>,
@@ -54,7 +54,7 @@ pub struct Answer {
     pub excerpt: Vec<u8>,
 }
 
-/// Makes attempts.
+/// Makes attempts, each one POST.
 #[derive(Clone)]
 pub struct Poster {
     guard: Guard,

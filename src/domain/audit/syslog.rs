@@ -26,7 +26,7 @@ pub enum Transport {
 /// Who gets them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receiver {
-    /// How.
+    /// Transport.
     pub transport: Transport,
     /// Name or address, without brackets.
     pub host: String,

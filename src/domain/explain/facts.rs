@@ -10,7 +10,7 @@ use crate::domain::webhook::state::WebhookState;
 /// What is known of the event.
 #[derive(Clone, Debug)]
 pub struct EventFacts {
-    /// What it tells.
+    /// Kind of event.
     pub kind: EventKind,
     /// When it arrived.
     pub received_at: OffsetDateTime,
@@ -18,7 +18,7 @@ pub struct EventFacts {
     pub committed_at: Option<OffsetDateTime>,
     /// The organisation it came from.
     pub source_id: Option<SourceId>,
-    /// Whose it is.
+    /// Its agent; `None` if it is about none.
     pub agent_id: Option<AgentId>,
     /// The agent's id in the CRM at that time.
     pub external_id: Option<String>,

@@ -12,7 +12,7 @@ use crate::domain::webhook::filter_key::{Key, Keys};
 /// What a webhook asks for, and how its deliveries begin.
 #[derive(Clone, Debug)]
 pub struct Subscription {
-    /// Who asks.
+    /// Its webhook.
     pub webhook_id: WebhookId,
     /// Its tenant: it gets no event of another one.
     pub tenant_id: TenantId,
@@ -48,9 +48,9 @@ pub struct Subscription {
 pub struct Facts {
     /// Whose event it is.
     pub tenant: TenantId,
-    /// Whose organisation.
+    /// Source of the event.
     pub source: SourceId,
-    /// Whose presence.
+    /// Agent by its Genesys id.
     pub agent: Key,
     /// The same in the CRM.
     pub external_id: Option<Key>,

@@ -32,7 +32,7 @@ const TRUSTED: Duration = Duration::from_secs(60);
 pub struct Token {
     /// `Bearer …`.
     pub header: HeaderValue,
-    /// Which of ours.
+    /// Counts the tokens of this cache.
     number: u64,
 }
 
@@ -41,9 +41,9 @@ struct State {
     token: Option<Kept>,
     /// Where the token that is being asked for will be.
     under_way: Option<watch::Receiver<Option<Option<Token>>>>,
-    /// Not asked before.
+    /// The endpoint is not asked before; `None`: it may be.
     rest_until: Option<Instant>,
-    /// Tokens so far.
+    /// Tokens issued so far.
     issued: u64,
 }
 

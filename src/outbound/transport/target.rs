@@ -42,7 +42,7 @@ struct Way {
     wire: Wire,
     /// The receiver's own headers, and credentials that do not change.
     headers: HeaderMap,
-    /// Credentials that do.
+    /// Credentials that change: OAuth tokens.
     tokens: Option<Tokens>,
 }
 
