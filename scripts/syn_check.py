@@ -185,13 +185,13 @@ def sources(name, bad, urls):
         expect("redirect of api_url", f"redirect to {address}", "RECONNECT_FAILED", n, api_url=redirect, login_url=login)
         # Hosts that the answer names for the socket: a sibling of the source's, the source's own host, whose name meanwhile
         # resolves to another address, and an address.
-        for m, kind in enumerate(("beside", "turned", "address")):
-            domain = f"s{n}.syn.example" if kind == "beside" else host_of(f"socket-{kind}", [public])
-            api = f"api.{domain}" if kind == "beside" else domain
+        for m, kind in enumerate(("next", "turned", "address")):
+            domain = f"s{n}.syn.example" if kind == "next" else host_of(f"socket-{kind}", [public])
+            api = f"api.{domain}" if kind == "next" else domain
             zone[api], zone[f"ws.{domain}"] = [[public]], [[address]]
             if kind == "turned":
                 turns[api] = [address]
-            sockets[api] = {"beside": f"wss://ws.{domain}/s", "turned": f"wss://{api}/s", "address": f"wss://{literal(address)}/s"}[kind]
+            sockets[api] = {"next": f"wss://ws.{domain}/s", "turned": f"wss://{api}/s", "address": f"wss://{literal(address)}/s"}[kind]
             expect(f"socket, {kind}", f"socket {kind} {address}", "WS_INIT_ERROR", n + m, api_url=f"https://{api}", login_url=login)
         region = f"r{n}.syn.example"
         zone[f"api.{region}"] = [[address]]

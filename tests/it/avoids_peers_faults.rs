@@ -1,25 +1,41 @@
 //! What other senders of webhooks were found to get wrong, in their code or in the words of their users: each
 //! is a promise here. Most are kept where they belong:
 //!
-//! | what went wrong elsewhere | the promise |
-//! |---|---|
-//! | a `Retry-After` is undercut on the first failure | `retries_then_gives_up::retry_after_makes_a_wait_longer_and_never_shorter` |
-//! | rest after 429 is coded and never taken | `leaves_failing_receivers_alone::a_receiver_that_asks_for_rest_gets_it_for_all_agents_until_the_time_it_said` |
-//! | a rate limit is accepted and ignored | `keeps_within_limits::a_rate_limit_holds_in_every_window_though_hundreds_are_due` |
-//! | a recovery skips what is past its page | `explains::however_many_were_missed_all_of_the_time_asked_for_are_delivered_again` |
-//! | one slow receiver blocks all | `keeps_order_per_agent::a_webhook_that_hangs_does_not_delay_another` |
-//! | no jitter | `domain::retry`, `jitter_only_adds_and_at_most_a_tenth` |
-//! | no guard of inner addresses, or one without exceptions | `outbound::post_tests::a_forbidden_address_sees_no_connection`; every test here dials an exception |
-//! | certificates are not verified | `outbound::post_tls_tests::a_certificate_is_checked_and_http_1_1_is_spoken_where_there_is_no_more` |
-//! | signing is off unless asked for | `takes_settings::what_is_wrong_is_told_all_at_once_by_pointer`: it cannot be off |
-//! | a client is built for each attempt | `outbound::post_tests::an_answer_is_taken_and_the_connection_kept` |
-//! | disabling is configured and never comes | `leaves_failing_receivers_alone::one_that_fails_too_long_is_disabled_and_found_again_when_it_is_well` |
-//! | a removed receiver is tried for ever | `registers_webhooks::the_pending_deliveries_of_a_removed_webhook_end_and_are_not_sent` |
-//! | attempts are neither counted nor logged, and never end | `retries_then_gives_up::after_eleven_failures_it_is_dead_and_its_lane_is_free` |
-//! | a restart of the store needs one of the sender | `survives_database_loss::a_restart_of_postgres_is_survived` |
-//! | a retry schedule of one's own was lost | `leaves_failing_receivers_alone::a_schedule_of_ones_own_counts_and_an_empty_one_means_a_single_try` |
-//! | a retried older state overwrites the newer one | `keeps_order_per_agent::first_deliveries_are_in_order_while_receivers_fail_and_dawdle` |
-//! | related changes cannot be made one | `tells_the_latest::after_an_outage_each_agent_is_told_once_and_nothing_is_unaccounted_for` |
+//! - a `Retry-After` is undercut on the first failure:
+//!   `retries_then_gives_up::retry_after_makes_a_wait_longer_and_never_shorter`
+//! - rest after 429 is coded and never taken:
+//!   `a_receiver_that_asks_for_rest_gets_it_for_all_agents_until_the_time_it_said` in
+//!   `leaves_failing_receivers_alone`
+//! - a rate limit is accepted and ignored:
+//!   `keeps_within_limits::a_rate_limit_holds_in_every_window_though_hundreds_are_due`
+//! - a recovery skips what is past its page:
+//!   `explains::however_many_were_missed_all_of_the_time_asked_for_are_delivered_again`
+//! - one slow receiver blocks all:
+//!   `keeps_order_per_agent::a_webhook_that_hangs_does_not_delay_another`
+//! - no jitter:
+//!   `domain::delivery::retry_schedule`, `jitter_only_adds_and_at_most_a_tenth`
+//! - no guard of inner addresses, or one without exceptions:
+//!   `outbound::post_tests::a_forbidden_address_sees_no_connection`; every test here dials an exception
+//! - certificates are not verified:
+//!   `outbound::post_tls_tests::a_certificate_is_checked_and_http_1_1_is_spoken_where_there_is_no_more`
+//! - signing is off unless asked for:
+//!   `takes_settings::what_is_wrong_is_told_all_at_once_by_pointer`: it cannot be off
+//! - a client is built for each attempt:
+//!   `outbound::post_tests::an_answer_is_taken_and_the_connection_kept`
+//! - disabling is configured and never comes:
+//!   `leaves_failing_receivers_alone::one_that_fails_too_long_is_disabled_and_found_again_when_it_is_well`
+//! - a removed receiver is tried for ever:
+//!   `registers_webhooks::the_pending_deliveries_of_a_removed_webhook_end_and_are_not_sent`
+//! - attempts are neither counted nor logged, and never end:
+//!   `retries_then_gives_up::after_eleven_failures_it_is_dead_and_its_lane_is_free`
+//! - a restart of the store needs one of the sender:
+//!   `survives_database_loss::a_restart_of_postgres_is_survived`
+//! - a retry schedule of one's own was lost:
+//!   `leaves_failing_receivers_alone::a_schedule_of_ones_own_counts_and_an_empty_one_means_a_single_try`
+//! - a retried older state overwrites the newer one:
+//!   `keeps_order_per_agent::first_deliveries_are_in_order_while_receivers_fail_and_dawdle`
+//! - related changes cannot be made one:
+//!   `tells_the_latest::after_an_outage_each_agent_is_told_once_and_nothing_is_unaccounted_for`
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -113,8 +113,8 @@ fn apart(one: Duration, other: Duration) -> Duration {
     one.abs_diff(other)
 }
 
-/// Jumps from each of these (seconds ahead of the true clock) to the next, while a retry and a debounced state
-/// are pending and changes flow, and proves that nobody notices.
+/// Jumps from each of these (seconds ahead of the true clock) to the next, while a retry and a debounced
+/// state are pending and changes flow, and proves that nobody notices.
 async fn nobody_notices(jumps: &[i64]) {
     let began = OffsetDateTime::now_utc();
     let clock = FakeClock::ahead_by(jumps[0]);

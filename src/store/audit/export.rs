@@ -80,7 +80,7 @@ impl Store {
                           l.webhook_id, l.event_id, l.delivery_id, l.attempt, l.status, l.duration_ms, l.outcome,
                           l.end_state, l.principal, l.data
                    from audit_log l
-                   -- docs/adr/0019: what neither source nor webhook owns is whose who asked, or the operator's.
+                   -- docs/adr/0019: without a source or webhook it belongs to the caller's tenant, or the operator.
                    cross join lateral (
                        select coalesce(
                            (select s.tenant_id from source s where s.source_id = l.source_id),

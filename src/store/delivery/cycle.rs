@@ -2,13 +2,13 @@
 //! delivery:
 //!
 //! ```text
-//!                    ┌─────────────── leased at insert (write.rs) ────────────────┐
-//!                    │                                                            ▼
-//!  event ─▶ insert ──┼─▶ [due: due_at] ─────────── claim.rs ──────────────▶ [leased: leased_by] ─▶ settle.rs
-//!                    │      ▲      ▲                                              ▲   │   │
-//!                    │      │      └────────────── retry later ───────────────────┼───┘   └──▶ ended: row gone,
-//!                    ▼      │                                                     │            audit entry stays
-//!            [blocked: neither] ──── the older one of its lane ended ─────────────┘
+//!                  ┌──────────── leased at insert (write.rs) ────────────┐
+//!                  │                                                     ▼
+//!  event ─▶ insert ┼─▶ [due: due_at] ─────── claim.rs ──────▶ [leased: leased_by] ─▶ settle.rs
+//!                  │      ▲      ▲                                       ▲   │   │
+//!                  │      │      └─────────── retry later ───────────────┼───┘   └──▶ ended: row gone,
+//!                  ▼      │                                              │            audit entry stays
+//!          [blocked: neither] ── the older one of its lane ended ────────┘
 //! ```
 //!
 //! Inside a lane only the oldest delivery may be due or leased. A cycle runs under an advisory lock, so that

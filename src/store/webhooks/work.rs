@@ -174,7 +174,7 @@ impl Store {
                    from webhook_work k
                    left join webhook w on w.webhook_id = k.webhook_id
                    where k.writers_ended
-                     -- A receiver that is back gets no more at once; what a dispatcher holds ends in its own time.
+                     -- A receiver that is back gets no more at once; a dispatcher settles what it has leased.
                      and coalesce(k.worked_at < clock_timestamp() - case
                              when k.kind = 'wake' then interval '5 seconds'
                              when k.kind = 'end' and k.last_lane < 0 then interval '1 second'
