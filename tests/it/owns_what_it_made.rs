@@ -46,7 +46,7 @@ async fn leaves_the_originals(world: &World, copy: &Bridge) {
         world.genesys.wait_until(|seen| seen.connected() == 1 && seen.connections.len() == 2, SOON).await;
     both.unwrap_or_else(|seen| panic!("its own next to the original's: {seen:#?}\n{}", copy.log()));
     assert_eq!(world.genesys.snapshot().requests(Route::DeleteConnection), 0);
-    assert!(copy.log().contains("is a copy of another one"));
+    assert!(copy.log().contains("is a copy of another bridge's"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
