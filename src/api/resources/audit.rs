@@ -56,8 +56,8 @@ pub(in crate::api) async fn list(caller: Caller, request: HttpRequest) -> Result
 
 /// Newest seal, to be kept elsewhere.
 pub(in crate::api) async fn head(caller: Caller, request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    Query::read(&request)?.finish()?;
     let last = services::audit::head(&caller).await?;
+    Query::read(&request)?.finish()?;
     Ok(HttpResponse::Ok().json(json!({
         "head": last.map(|last| last.head.to_string()),
         "seal": last.map(|last| last.head.seal_id),
