@@ -1,5 +1,5 @@
-//! What a webhook registration must be like: [`filters`] says what it is told, [`delivery`] how, [`access`]
-//! how its receiver is entered. The API asks before it stores one.
+//! What a webhook registration must be like: [`filters`] says what it is told, [`delivery_settings_input`]
+//! how, [`access_input`] how its receiver is entered. The API asks before it stores one.
 
 use url::Url;
 
