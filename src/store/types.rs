@@ -16,29 +16,7 @@ use crate::domain::ids::{
 use crate::domain::presence::connection::{ConnectionState, DesiredState};
 use crate::domain::presence::source::SourceOrigin;
 use crate::domain::presence::{Detail, EventKind};
-use crate::domain::webhook::state::{StateReason, WebhookState};
-
-/// Column `webhook_work.kind`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WorkKind {
-    End,
-    Resume,
-    Wake,
-}
-
-impl WorkKind {
-    pub(super) const fn as_str(self) -> &'static str {
-        match self {
-            Self::End => "end",
-            Self::Resume => "resume",
-            Self::Wake => "wake",
-        }
-    }
-
-    pub(super) fn from_name(word: &str) -> Option<Self> {
-        [Self::End, Self::Resume, Self::Wake].into_iter().find(|kind| kind.as_str() == word)
-    }
-}
+use crate::domain::webhook::state::{StateReason, WebhookState, WorkKind};
 
 macro_rules! column_type {
     ($inner:ty: $($name:ident),+) => {$(

@@ -72,6 +72,19 @@ impl StateReason {
     }
 }
 
+/// Column `webhook_work.kind`: what a change of state does to the webhook's open deliveries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WorkKind {
+    /// They end.
+    End,
+    /// Suspended ones become due.
+    Resume,
+    /// Ones that wait for their next attempt become due.
+    Wake,
+}
+
+closed_set!(WorkKind { End = "end", Resume = "resume", Wake = "wake" });
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +99,7 @@ mod tests {
             assert_eq!(StateReason::from_name(word).map(StateReason::as_str), Some(word));
         }
         assert_eq!(DisableReason::WORDS, ["gone", "failing"]);
+        assert_eq!(WorkKind::WORDS, ["end", "resume", "wake"]);
         assert_eq!(WebhookState::from_name("Active"), None);
         assert_eq!(StateReason::from_name("paused"), None);
     }

@@ -7,8 +7,7 @@ use uuid::Uuid;
 use crate::clock;
 use crate::domain::ids::{DeliveryId, DispatcherId, WebhookId};
 use crate::store::delivery::cycle::LEASE;
-use crate::store::locks::BEGIN_CYCLE;
-use crate::store::locks::BEGIN_WRITING;
+use crate::store::locks::{BEGIN_CYCLE, BEGIN_WRITING};
 use crate::store::{Result, Store, session, with_long_timeout, with_timeout};
 
 /// Lanes that one statement looks through.

@@ -13,8 +13,7 @@ use crate::domain::presence::EventKind;
 use crate::domain::webhook::state::DisableReason;
 use crate::store::delivery::receiver_notices;
 use crate::store::delivery::types::HealthChange;
-use crate::store::webhooks::work;
-use crate::store::webhooks::work::WebhookWork;
+use crate::store::webhooks::work::{self, WebhookWork};
 use crate::store::{Result, Store, audit, with_timeout};
 
 /// Time between probes of a disabled webhook; an unverified one is probed sooner.

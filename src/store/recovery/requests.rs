@@ -11,10 +11,8 @@ use crate::domain::delivery::recovery::{RecoveryFailure, RecoveryState};
 use crate::domain::delivery::settings::Mode;
 use crate::domain::ids::{DispatcherId, RecoveryId, WebhookId};
 use crate::store::session::choose_plan_by_values;
-use crate::store::webhooks::rows::must_take_part;
-use crate::store::webhooks::rows::read;
-use crate::store::webhooks::work;
-use crate::store::webhooks::work::WebhookWork;
+use crate::store::webhooks::rows::{must_take_part, read};
+use crate::store::webhooks::work::{self, WebhookWork};
 use crate::store::webhooks::{lock, webhook_entry};
 use crate::store::{Result, Store, StoreError, audit, with_timeout};
 

@@ -8,8 +8,7 @@ use crate::domain::audit::Kind;
 use crate::domain::ids::WebhookId;
 use crate::domain::webhook::state::{StateReason, WebhookState};
 use crate::store::webhooks::rows::{Webhook, must_take_part, read};
-use crate::store::webhooks::work;
-use crate::store::webhooks::work::WebhookWork;
+use crate::store::webhooks::work::{self, WebhookWork};
 use crate::store::webhooks::{lock, set_probe, webhook_entry};
 use crate::store::{Result, Store, StoreError, audit};
 

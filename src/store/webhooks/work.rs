@@ -10,9 +10,8 @@ use time::OffsetDateTime;
 use crate::domain::audit::Kind;
 use crate::domain::delivery::outcome::EndState;
 use crate::domain::ids::WebhookId;
-use crate::store::locks::BEGIN_CYCLE;
-use crate::store::locks::BEGIN_WRITING;
-use crate::store::types::WorkKind;
+use crate::domain::webhook::state::WorkKind;
+use crate::store::locks::{BEGIN_CYCLE, BEGIN_WRITING};
 use crate::store::{Result, Store, with_timeout};
 
 /// Deliveries of one piece: a claim that meets it waits some ten milliseconds.
