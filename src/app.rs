@@ -31,7 +31,7 @@ use crate::domain::secret::{MasterKey, Secret};
 use crate::domain::webhook::target::TargetPolicy;
 use crate::embedded_postgres::{Embedded, EmbeddedError, Options};
 use crate::keyfile::{self, KeyFile};
-use crate::metrics::{Metrics, ReasonLabels};
+use crate::metrics::Metrics;
 use crate::outbound::post::Poster;
 use crate::outbound::transport::own_addresses::OwnAddressWatcher;
 use crate::random;
@@ -258,9 +258,9 @@ fn spawn_loops(config: &Config, shared: &Shared) {
         });
     }
     let retention = Retention { days: config.retention_days, suspended_days: config.parked_retention_days };
-    let counted = metrics.clone();
+    let (counted, webhooks_shown) = (metrics.clone(), config.metrics_webhooks);
     spawn_supervised("sweep", &metrics, move || {
-        maintenance::run(store.clone(), counted.clone(), retention, master_key.clone())
+        maintenance::run(store.clone(), counted.clone(), retention, master_key.clone(), webhooks_shown)
     });
 }
 
@@ -299,7 +299,7 @@ where
     tokio::spawn(async move {
         while let Err(error) = tokio::spawn(run()).await {
             tracing::error!(%error, name, "background task panicked; restarting it");
-            metrics.actors_restarted.get_or_create(&ReasonLabels { reason: name }).inc();
+            metrics.actors_restarted.of(name).inc();
             sleep(RESTART_AFTER).await;
         }
     });
@@ -383,7 +383,7 @@ mod tests {
             }
         });
         assert_eq!(third.recv().await, Some(2));
-        let restarts = metrics.actors_restarted.get_or_create(&ReasonLabels { reason: "sweep" }).get();
+        let restarts = metrics.actors_restarted.of("sweep").get();
         assert_eq!(restarts, 2);
     }
 }

@@ -17,7 +17,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::embedded_postgres::{Embedded, EmbeddedError};
-use crate::metrics::{Metrics, ReasonLabels};
+use crate::metrics::Metrics;
 use crate::store::Store;
 
 /// The whole soft stop ends within this; what is not done then is cut.
@@ -89,8 +89,7 @@ async fn keep_alive(embedded: Option<&mut Embedded>, metrics: &Metrics, store: &
         match server.revive() {
             Ok(None) => {}
             Ok(Some(status)) => {
-                let reason = ReasonLabels { reason: "embedded_postgres" };
-                metrics.actors_restarted.get_or_create(&reason).inc();
+                metrics.actors_restarted.of("embedded_postgres").inc();
                 let entry = Entry::new(clock::now(), Kind::DatabaseRestarted)
                     .level(Level::Error)
                     .data("ended_with", status.to_string());

@@ -4,14 +4,16 @@
 
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use tokio::time::{Instant, interval};
 
 use crate::clock;
 use crate::domain::delivery::outcome::EndState;
 use crate::domain::secret::MasterKey;
-use crate::metrics::{Metrics, OutcomeLabels};
+use crate::metrics::{Metrics, REMOVED};
 use crate::store::access::idempotency::KEPT_FOR;
 use crate::store::audit::retention::Days;
+use crate::store::views::backlog::Backlog;
 use crate::store::{Store, StoreError};
 
 /// Interval at which the backlog is counted.
@@ -30,16 +32,21 @@ pub struct Retention {
 }
 
 /// Keeps figures and partitions up to date for as long as the process lives.
-pub async fn run(store: Store, metrics: Metrics, retention: Retention, master_key: MasterKey) {
+///
+/// `webhooks_shown`: how many webhooks have figures of their own.
+pub async fn run(
+    store: Store,
+    metrics: Metrics,
+    retention: Retention,
+    master_key: MasterKey,
+    webhooks_shown: u32,
+) {
     let mut ticks = interval(COUNT_EVERY);
     let mut due = Instant::now();
     loop {
         ticks.tick().await;
-        let now = clock::now();
-        if let Ok((open, oldest)) = store.backlog().await {
-            metrics.backlog.set(open);
-            metrics.oldest_pending_seconds.set(oldest.map_or(0.0, |at| (now - at).as_seconds_f64().max(0.0)));
-        }
+        // A figure that cannot be read stays as it was.
+        let _ = count_backlog(&store, &metrics, webhooks_shown).await;
         if Instant::now() >= due {
             let left = maintain(&store, &metrics, retention, &master_key).await;
             metrics.maintenance_left.set(left.into());
@@ -50,6 +57,29 @@ pub async fn run(store: Store, metrics: Metrics, retention: Retention, master_ke
             due = Instant::now() + if left == 0 { ROUND_EVERY } else { AGAIN_AFTER };
         }
     }
+}
+
+/// Reads how many webhooks and open deliveries there are, by state.
+async fn count_backlog(store: &Store, metrics: &Metrics, webhooks_shown: u32) -> Result<(), StoreError> {
+    let counted = store.backlog().await?;
+    let age =
+        |since: Option<OffsetDateTime>| since.map_or(0.0, |at| (clock::now() - at).as_seconds_f64().max(0.0));
+    for state in metrics.backlog.values() {
+        let found = counted.iter().find(|backlog| backlog.webhook_state == *state);
+        let Backlog { webhooks, open, oldest, .. } = found.cloned().unwrap_or_default();
+        metrics.backlog.of(state).set(open);
+        metrics.oldest_pending_seconds.of(state).set(age(oldest));
+        if *state != REMOVED {
+            metrics.webhooks.of(state).set(webhooks);
+        }
+    }
+    if webhooks_shown > 0 {
+        let backlogs = store.webhook_backlogs(webhooks_shown.into()).await?;
+        metrics.webhook_backlogs.set(
+            backlogs.into_iter().map(|backlog| (backlog.webhook, backlog.open, age(Some(backlog.oldest)))),
+        );
+    }
+    Ok(())
 }
 
 /// Runs one round; gives how many steps failed or left something.
@@ -63,8 +93,7 @@ async fn maintain(store: &Store, metrics: &Metrics, retention: Retention, master
     match store.expire_suspended(suspended_since, now).await {
         Ok(0) => {}
         Ok(ended) => {
-            let expired = OutcomeLabels { outcome: EndState::Expired.as_str() };
-            metrics.deliveries_ended.get_or_create(&expired).inc_by(ended);
+            metrics.deliveries_ended.of(EndState::Expired.as_str()).inc_by(ended);
             tracing::warn!(
                 ended,
                 "ended deliveries that waited longer than BRIDGE_PARKED_RETENTION_DAYS for their webhook"

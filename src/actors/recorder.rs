@@ -18,7 +18,7 @@ use crate::domain::audit::{Entry, Level};
 use crate::domain::delivery::outcome::EndState;
 use crate::domain::presence::PresenceChange;
 use crate::domain::retry_backoff::RetryBackoff;
-use crate::metrics::{Metrics, OutcomeLabels, ReasonLabels};
+use crate::metrics::{Metrics, NOT_STORABLE};
 use crate::random;
 use crate::status::{Part, Status};
 use crate::store::ingest::record::Recorded;
@@ -221,10 +221,9 @@ impl Worker {
     fn count(&self, recorded: Recorded) {
         self.metrics.events.inc_by(recorded.events);
         self.metrics.deliveries.inc_by(recorded.deliveries);
-        let superseded = OutcomeLabels { outcome: EndState::Superseded.as_str() };
-        self.metrics.deliveries_ended.get_or_create(&superseded).inc_by(recorded.superseded);
+        self.metrics.deliveries_ended.of(EndState::Superseded.as_str()).inc_by(recorded.superseded);
         for (reason, states) in [("stale", recorded.stale), ("duplicate", recorded.duplicates)] {
-            self.metrics.states_dropped.get_or_create(&ReasonLabels { reason }).inc_by(states);
+            self.metrics.states_dropped.of(reason).inc_by(states);
         }
     }
 
@@ -245,10 +244,7 @@ impl Worker {
                         self.metrics.quarantine_withheld.inc();
                     }
                     self.store.write_audit(&[entry]).await?;
-                    self.metrics
-                        .frames_rejected
-                        .get_or_create(&ReasonLabels { reason: "not_storable" })
-                        .inc();
+                    self.metrics.frames_rejected.of(NOT_STORABLE).inc();
                 }
                 Err(error) => return Err(error),
             }

@@ -16,7 +16,7 @@ use crate::domain::secret::Secret;
 use crate::genesys::protocol::{ErrorKind, Token, Upstream, UpstreamError};
 use crate::genesys::reconnect::ReconnectBackoff;
 use crate::genesys::session::TokenSerial;
-use crate::metrics::{Metrics, OutcomeLabels, ReasonLabels};
+use crate::metrics::Metrics;
 use crate::random;
 use crate::store::Store;
 
@@ -71,7 +71,7 @@ impl Tokens {
         if !actor.connected() {
             tracing::error!(source = %self.0.source_id, "token actor panicked; restarting it");
             let reason = "token";
-            self.0.metrics.actors_restarted.get_or_create(&ReasonLabels { reason }).inc();
+            self.0.metrics.actors_restarted.of(reason).inc();
             let mut entry =
                 Entry::new(clock::now(), Kind::ActorRestarted).level(Level::Error).data("actor", reason);
             entry.source_id = Some(self.0.source_id);
@@ -191,7 +191,7 @@ impl TokenActor {
     }
 
     fn count(&self, outcome: &'static str) {
-        self.metrics.token_requests.get_or_create(&OutcomeLabels { outcome }).inc();
+        self.metrics.token_requests.of(outcome).inc();
     }
 
     fn audit(&self, mut entry: Entry, ctx: &mut Context<Self>) {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
-use actix_web::http::header;
+use actix_web::http::header::{self, Accept, Header, Quality};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use serde_json::json;
@@ -12,6 +12,7 @@ use utoipa_swagger_ui::Config;
 use super::ApiState;
 use crate::api::http::page::path_text;
 use crate::api::http::problem::ApiError;
+use crate::metrics::TextFormat;
 use crate::services::readiness;
 
 /// The contract, as this binary was built with it.
@@ -36,10 +37,26 @@ pub(super) async fn ready(state: web::Data<ApiState>) -> HttpResponse {
     response.json(json!({"ready": reasons.is_empty(), "reasons": reasons}))
 }
 
-pub(super) async fn metrics(state: web::Data<ApiState>) -> HttpResponse {
+pub(super) async fn metrics(request: HttpRequest, state: web::Data<ApiState>) -> HttpResponse {
+    let format = metrics_format(Accept::parse(&request).unwrap_or_else(|_| Accept::star()));
     HttpResponse::Ok()
-        .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
-        .body(state.metrics.encode())
+        .content_type(format.content_type())
+        .insert_header((header::VARY, "Accept"))
+        .body(state.metrics.encode(format))
+}
+
+/// Prometheus' own format, unless OpenMetrics is asked for by name and is not liked less.
+fn metrics_format(accept: Accept) -> TextFormat {
+    let liking = |subtype: &str| {
+        let named = accept.iter().filter(|item| item.item.essence_str() == subtype);
+        named.map(|item| item.quality).max().unwrap_or(Quality::ZERO)
+    };
+    let open_metrics = liking("application/openmetrics-text");
+    if open_metrics > Quality::ZERO && open_metrics >= liking("text/plain") {
+        TextFormat::OpenMetrics
+    } else {
+        TextFormat::Prometheus
+    }
 }
 
 pub(super) async fn version() -> HttpResponse {
@@ -68,4 +85,35 @@ pub(super) async fn docs(request: HttpRequest) -> Result<HttpResponse, ApiError>
             Cow::Borrowed(bytes) => Bytes::from_static(bytes),
             Cow::Owned(bytes) => Bytes::from(bytes),
         }))
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    #[test]
+    fn metrics_come_in_the_format_that_is_asked_for() {
+        let format = |accept: &str| {
+            let request = TestRequest::default().insert_header((header::ACCEPT, accept)).to_http_request();
+            metrics_format(Accept::parse(&request).unwrap_or_else(|_| Accept::star()))
+        };
+        for (accept, wanted) in [
+            (
+                "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
+                 text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+                TextFormat::OpenMetrics,
+            ),
+            ("application/openmetrics-text; version=1.0.0; charset=utf-8", TextFormat::OpenMetrics),
+            ("text/plain;version=0.0.4;q=0.5,application/openmetrics-text;q=0.2", TextFormat::Prometheus),
+            ("text/plain;version=0.0.4", TextFormat::Prometheus),
+            ("application/openmetrics-text;q=0", TextFormat::Prometheus),
+            ("*/*", TextFormat::Prometheus),
+            ("rubbish", TextFormat::Prometheus),
+            ("", TextFormat::Prometheus),
+        ] {
+            assert_eq!(format(accept), wanted, "{accept}");
+        }
+    }
 }

@@ -91,6 +91,7 @@ pub async fn examine(settings: &SourceSettings, out: impl Write) -> anyhow::Resu
         client_secret: settings.client_secret.clone(),
         language: settings.language.clone(),
         targets: None,
+        calls: None,
     };
     let upstream = client.upstream(std::rc::Rc::default())?;
     let mut doctor = Doctor { settings, upstream: &*upstream, out, failed: 0 };

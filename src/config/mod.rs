@@ -75,6 +75,8 @@ pub struct Config {
     pub api_rate: Option<CallRate>,
     /// How much a tenant may have.
     pub tenant_quota: TenantQuota,
+    /// Webhooks that have figures of their own in `/metrics`, at most.
+    pub metrics_webhooks: u32,
     /// Log filter.
     pub log: String,
     /// Days that events and audit entries are kept.
@@ -123,6 +125,7 @@ impl Config {
             trusted_proxies: read.parse("BRIDGE_TRUSTED_PROXIES", Vec::new(), cidrs),
             api_rate: read.parse("BRIDGE_API_RATE", Some(CallRate::DEFAULT), CallRate::read),
             tenant_quota: tenant_quota(&mut read),
+            metrics_webhooks: read.parse("BRIDGE_METRICS_WEBHOOKS", 0, |text| within(text, 0..=1000)),
             log: read.parse("BRIDGE_LOG", "info".to_owned(), |text| {
                 telemetry::parse_filter(text).map(|_| text.to_owned())
             }),
@@ -348,6 +351,7 @@ mod tests {
             ("BRIDGE_ALLOW_TARGETS", "10.0.0.0/8,ten"),
             ("BRIDGE_TRUSTED_PROXIES", "proxy.example"),
             ("BRIDGE_API_RATE", "fast"),
+            ("BRIDGE_METRICS_WEBHOOKS", "1001"),
             ("BRIDGE_WEBHOOKS_MAX", "0"),
             ("BRIDGE_FILTER_ITEMS_MAX", "many"),
             ("BRIDGE_RETENTION_DAYS", "0"),

@@ -69,6 +69,11 @@ pub const VARIABLES: &[Variable] = &[
         "2000000",
         "items that the filters of all its webhooks may have together, 1 to 100000000",
     ),
+    plain(
+        "BRIDGE_METRICS_WEBHOOKS",
+        "0",
+        "webhooks with a backlog of their own in /metrics, those that wait longest, 0 to 1000",
+    ),
     plain("BRIDGE_LOG", "info", "log filter, such as info,presence_bridge=debug"),
     plain("BRIDGE_RETENTION_DAYS", "30", "days that events and audit entries are kept, 1 to 3650"),
     plain(

@@ -11,6 +11,7 @@ use crate::domain::presence::regions;
 use crate::domain::presence::source::PROTOCOL_NOTIFICATIONS;
 use crate::domain::secret::Secret;
 use crate::domain::webhook::target::TargetPolicy;
+use crate::metrics::by_label::CounterBy;
 
 #[derive(Clone, Debug)]
 pub struct ClientSettings {
@@ -27,6 +28,8 @@ pub struct ClientSettings {
     pub language: String,
     /// Which addresses may be dialled; `None`: all.
     pub targets: Option<TargetPolicy>,
+    /// Counts calls by their outcome.
+    pub calls: Option<CounterBy>,
 }
 
 impl ClientSettings {
@@ -54,14 +57,14 @@ impl ClientSettings {
     pub fn upstream(&self, limiter: Rc<RefCell<Limiter>>) -> Result<Rc<dyn Upstream>, rustls::Error> {
         let (api_url, login_url) = self.addresses();
         let (client_id, client_secret) = (self.client_id.clone(), self.client_secret.clone());
-        let targets = self.targets.clone();
+        let (targets, calls) = (self.targets.clone(), self.calls.clone());
         if self.protocol != PROTOCOL_NOTIFICATIONS {
-            let settings = RealtimeSettings { api_url, login_url, client_id, client_secret, targets };
+            let settings = RealtimeSettings { api_url, login_url, client_id, client_secret, targets, calls };
             return Ok(Rc::new(Realtime::new(settings)?));
         }
         let language = self.language.clone();
         let settings =
-            NotificationsSettings { api_url, login_url, client_id, client_secret, language, targets };
+            NotificationsSettings { api_url, login_url, client_id, client_secret, language, targets, calls };
         Ok(Rc::new(Notifications::new(settings, limiter)?))
     }
 }
@@ -86,6 +89,7 @@ mod tests {
             client_secret: Secret::new("x"),
             language: String::new(),
             targets: None,
+            calls: None,
         };
         settings.addresses()
     }

@@ -185,6 +185,20 @@ pub struct UpstreamError {
 }
 
 impl UpstreamError {
+    /// Name of the outcome in the count of calls.
+    #[must_use]
+    pub fn class(&self) -> &'static str {
+        match (self.kind, self.status) {
+            (ErrorKind::RateLimited(_), _) => "rate_limited",
+            (_, Some(300..=399)) => "http_3xx",
+            (_, Some(400..=499)) => "http_4xx",
+            (_, Some(500..=599)) => "http_5xx",
+            (ErrorKind::TimedOut, _) => "timeout",
+            (ErrorKind::Transport, _) => "disconnected",
+            _ => "bad_answer",
+        }
+    }
+
     /// Whether the platform answered that it refuses: then it has done nothing.
     #[must_use]
     pub fn is_refusal(&self) -> bool {

@@ -21,6 +21,7 @@ use super::protocol::{ErrorKind, Provisioned, Token, UpstreamError};
 use super::socket::Socket;
 use crate::domain::secret::Secret;
 use crate::domain::webhook::target::TargetPolicy;
+use crate::metrics::by_label::CounterBy;
 use crate::tls;
 
 /// The whole of one call, from the look-up of the host to the last byte of the answer. Shorter where tests
@@ -51,6 +52,8 @@ pub struct Rest {
     /// For requests.
     pub client: Client,
     sockets: Client,
+    /// Counts calls by their outcome; `None`: nobody wants to know.
+    calls: Option<CounterBy>,
 }
 
 /// Body of an answer with an error status.
@@ -71,7 +74,7 @@ impl Rest {
     ///
     /// # Errors
     /// If TLS cannot be set up.
-    pub fn new(targets: Option<TargetPolicy>) -> Result<Self, rustls::Error> {
+    pub fn new(targets: Option<TargetPolicy>, calls: Option<CounterBy>) -> Result<Self, rustls::Error> {
         let tls = Arc::new(tls::client_config()?);
         let dialer = Dialer::new(targets, CALL_WITHIN);
         let client = |connections| {
@@ -83,7 +86,8 @@ impl Rest {
                 .handshake_timeout(CALL_WITHIN);
             Client::builder().connector(connector).disable_redirects().timeout(CALL_WITHIN).finish()
         };
-        Ok(Self { client: client(REQUESTS_MAX), sockets: client(0) }) // 0: no limit
+        // 0: no limit
+        Ok(Self { client: client(REQUESTS_MAX), sockets: client(0), calls })
     }
 
     /// Opens the socket of a connection, if its address belongs to the source.
@@ -116,6 +120,36 @@ impl Rest {
                 Err(failed(ErrorKind::BadAnswer, None, "the handshake was not answered as it must be"))
             }
         }
+    }
+
+    /// Makes one call and reads its JSON answer.
+    ///
+    /// # Errors
+    /// If it fails, or the answer is not what it must be.
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        name: &'static str,
+        request: ClientRequest,
+        body: Vec<u8>,
+    ) -> Result<T, UpstreamError> {
+        read_json(name, &self.exchange(name, request, body).await?)
+    }
+
+    /// Makes one call; gives the body of a successful answer.
+    ///
+    /// # Errors
+    /// If it fails or is refused.
+    pub async fn exchange(
+        &self,
+        name: &'static str,
+        request: ClientRequest,
+        body: Vec<u8>,
+    ) -> Result<BytesMut, UpstreamError> {
+        let answer = exchange(name, request, body).await;
+        if let Some(calls) = &self.calls {
+            calls.of(answer.as_ref().map_or_else(UpstreamError::class, |_| "ok")).inc();
+        }
+        answer
     }
 }
 
@@ -163,18 +197,6 @@ fn is_header_safe(token: &str) -> bool {
     !token.is_empty() && token.chars().all(|c| c.is_ascii_graphic())
 }
 
-/// Makes one call and reads its JSON answer.
-///
-/// # Errors
-/// If it fails, or the answer is not what it must be.
-pub async fn call<T: DeserializeOwned>(
-    name: &'static str,
-    request: ClientRequest,
-    body: Vec<u8>,
-) -> Result<T, UpstreamError> {
-    read_json(name, &exchange(name, request, body).await?)
-}
-
 /// Reads JSON of a given shape.
 ///
 /// # Errors
@@ -183,11 +205,7 @@ pub fn read_json<T: DeserializeOwned>(name: &'static str, answer: &[u8]) -> Resu
     serde_json::from_slice(answer).map_err(|_| bad(name, "not the JSON that it must be"))
 }
 
-/// Makes one call; gives the body of a successful answer.
-///
-/// # Errors
-/// If it fails or is refused.
-pub async fn exchange(
+async fn exchange(
     name: &'static str,
     request: ClientRequest,
     body: Vec<u8>,

@@ -25,7 +25,6 @@ use crate::domain::audit::{Entry, Kind};
 use crate::domain::presence::connection::{CloseCause, RotateCause};
 use crate::genesys::protocol::{ErrorKind, Standing};
 use crate::genesys::session::{Input, Phase};
-use crate::metrics::ReasonLabels;
 
 /// How long both sockets report everything when no states are read: what was on its way to the active one
 /// when the standby was subscribed must have arrived.
@@ -199,8 +198,7 @@ impl ConnectionActor {
     pub(super) fn release_buffer(&mut self, ctx: &mut Context<Self>) {
         while let Some(released) = self.links.active_buffer().and_then(HandoverBuffer::release) {
             let Released::New(change) = released else {
-                let reported_twice = ReasonLabels { reason: "handover" };
-                self.deps.metrics.states_dropped.get_or_create(&reported_twice).inc();
+                self.deps.metrics.states_dropped.of("handover").inc();
                 continue;
             };
             if self.deps.recorder.try_record(change.as_ref().clone()).is_err() {

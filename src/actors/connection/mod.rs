@@ -23,7 +23,7 @@ use crate::genesys::definitions::Definitions;
 use crate::genesys::protocol::{Frame, Update, Upstream};
 use crate::genesys::session::{Effect, Input, Now, Session};
 use crate::genesys::socket::Incoming;
-use crate::metrics::{Metrics, ReasonLabels};
+use crate::metrics::Metrics;
 use crate::random;
 use crate::status::{ConnectionMetrics, Status};
 use crate::store::Store;
@@ -194,12 +194,10 @@ impl ConnectionActor {
             Effect::GapOpened { .. } | Effect::GapClosed => {}
             Effect::Save => self.journal.save(),
             Effect::CountReconnect(cause) => {
-                let reason = cause.as_str();
-                self.deps.metrics.upstream_reconnects.get_or_create(&ReasonLabels { reason }).inc();
+                self.deps.metrics.upstream_reconnects.of(cause.as_str()).inc();
             }
             Effect::CountMalformed(reason) => {
-                let reason = reason.as_str();
-                self.deps.metrics.frames_rejected.get_or_create(&ReasonLabels { reason }).inc();
+                self.deps.metrics.frames_rejected.of(reason.as_str()).inc();
             }
             Effect::CountRoundTrip(round_trip) => {
                 self.deps.metrics.upstream_ping_seconds.observe(round_trip.as_secs_f64());

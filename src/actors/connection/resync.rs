@@ -24,7 +24,6 @@ use crate::domain::presence::agent_state::{Merged, Seen};
 use crate::genesys::definitions::Definitions;
 use crate::genesys::protocol::{ErrorKind, SNAPSHOT_MAX, Snapshot, Update, Upstream, UpstreamError};
 use crate::genesys::reconnect::ReconnectBackoff;
-use crate::metrics::OutcomeLabels;
 use crate::random;
 use crate::store::StoreError;
 use crate::store::sources::assignments::KnownAgent;
@@ -128,7 +127,7 @@ impl Reading {
             }
         }
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-        self.deps.metrics.resyncs.get_or_create(&OutcomeLabels { outcome: "ok" }).inc();
+        self.deps.metrics.resyncs.of("ok").inc();
         self.deps.metrics.resync_differences.inc_by(count(differences));
         let mut entry = Entry::new(clock::now(), Kind::ResyncDone)
             .data("agents", agents.len())
@@ -231,7 +230,7 @@ impl Reading {
     }
 
     async fn failed(&self, error: &Failed, backoff: &mut ReconnectBackoff) {
-        self.deps.metrics.resyncs.get_or_create(&OutcomeLabels { outcome: "failed" }).inc();
+        self.deps.metrics.resyncs.of("failed").inc();
         if backoff.attempts() == 0 {
             let connection = self.assignment.connection_id;
             tracing::warn!(%error, %connection, "failed to read present states; retrying");

@@ -12,7 +12,7 @@ use crate::actors::dispatch::Dispatch;
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::secret::MasterKey;
-use crate::metrics::{Metrics, ReasonLabels};
+use crate::metrics::Metrics;
 use crate::outbound::post::Poster;
 use crate::status::Status;
 use crate::store::Store;
@@ -74,7 +74,7 @@ impl DispatcherActor {
                 Err(error) => error.to_string(),
             };
             tracing::error!(%error, restart_in = ?RESTART_AFTER, "dispatch loop panicked; restarting it");
-            actor.deps.metrics.actors_restarted.get_or_create(&ReasonLabels { reason: "dispatcher" }).inc();
+            actor.deps.metrics.actors_restarted.of("dispatcher").inc();
             let entry = Entry::new(clock::now(), Kind::ActorRestarted)
                 .level(Level::Error)
                 .data("actor", "dispatcher");

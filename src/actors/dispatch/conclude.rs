@@ -13,7 +13,6 @@ use crate::domain::delivery::settings::{DeliverySettings, Format, Mode};
 use crate::domain::ids::WebhookId;
 use crate::domain::presence::EventKind;
 use crate::domain::webhook::state::DisableReason;
-use crate::metrics::OutcomeLabels;
 use crate::outbound::post::Answer;
 use crate::random;
 use crate::store::delivery::types::{Claimed, HealthChange, Settlement};
@@ -39,7 +38,7 @@ impl Dispatch {
         let Posted { webhook, number, answer, .. } = posted;
         let metrics = self.deps.metrics.clone();
         metrics.in_flight.dec();
-        metrics.attempts.get_or_create(&OutcomeLabels { outcome: answer.outcome.class() }).inc();
+        metrics.attempts.of(answer.outcome.class()).inc();
         metrics.attempt_seconds.observe(answer.duration.as_secs_f64());
         let now = clock::now();
         let uptime = self.started.elapsed();
@@ -56,7 +55,7 @@ impl Dispatch {
             let attempt = self.leases.remove(claimed);
             let settlement = conclusion.settlement(claimed, attempt);
             if let Disposition::Ended(end) = settlement.disposition {
-                metrics.deliveries_ended.get_or_create(&OutcomeLabels { outcome: end.as_str() }).inc();
+                metrics.deliveries_ended.of(end.as_str()).inc();
                 if end == EndState::Delivered {
                     let received_at = received_at(claimed, now);
                     metrics.event_to_delivery_seconds.observe((now - received_at).as_seconds_f64().max(0.0));

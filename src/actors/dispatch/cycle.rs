@@ -6,7 +6,6 @@ use super::{Dispatch, Report, start};
 use crate::clock;
 use crate::domain::delivery::outcome::EndState;
 use crate::domain::ids::WebhookId;
-use crate::metrics::OutcomeLabels;
 use crate::random;
 use crate::store::StoreError;
 use crate::store::delivery::types::{ClaimRoom, Cycle, Work};
@@ -62,8 +61,8 @@ impl Dispatch {
             self.deps.metrics.claim_seconds.observe(took.as_secs_f64());
         }
         if cycle.superseded > 0 {
-            let superseded = OutcomeLabels { outcome: EndState::Superseded.as_str() };
-            self.deps.metrics.deliveries_ended.get_or_create(&superseded).inc_by(cycle.superseded);
+            let ended = &self.deps.metrics.deliveries_ended;
+            ended.of(EndState::Superseded.as_str()).inc_by(cycle.superseded);
         }
         for webhook in cycle.batches_due {
             self.collect_due(webhook);

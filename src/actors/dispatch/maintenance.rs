@@ -13,7 +13,6 @@ use super::recovery::recover;
 use super::{Dispatch, Report, start};
 use crate::clock;
 use crate::domain::ids::{DeliveryId, DispatcherId, RecoveryId, WebhookId};
-use crate::metrics::OutcomeLabels;
 use crate::store::{Store, StoreError};
 
 /// How long one run does each kind of long work piece by piece: the next sign of life must not wait for all
@@ -162,7 +161,7 @@ impl Run {
         let worked = store.work_on_webhooks(PIECES_WITHIN).await?;
         for (end, count) in &worked.ended {
             let outcome = end.as_str();
-            deps.metrics.deliveries_ended.get_or_create(&OutcomeLabels { outcome }).inc_by(*count);
+            deps.metrics.deliveries_ended.of(outcome).inc_by(*count);
         }
         if worked.lanes {
             self.walk = LaneWalk::default();

@@ -14,7 +14,6 @@ use crate::domain::audit::{Kind, Level};
 use crate::domain::delivery::outcome::{Disposition, EndState};
 use crate::domain::delivery::slots;
 use crate::domain::ids::{EventId, WebhookId};
-use crate::metrics::OutcomeLabels;
 use crate::outbound::body::envelope::{self, Item, RenderedEvent};
 use crate::outbound::post::Post;
 use crate::store::StoreError;
@@ -198,7 +197,7 @@ impl Dispatch {
             latest_only: false,
         };
         self.cycle.add(settlement, Some(entry));
-        self.deps.metrics.deliveries_ended.get_or_create(&OutcomeLabels { outcome: end.as_str() }).inc();
+        self.deps.metrics.deliveries_ended.of(end.as_str()).inc();
     }
 }
 

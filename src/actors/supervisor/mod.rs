@@ -23,7 +23,7 @@ use crate::domain::presence::topics;
 use crate::domain::secret::MasterKey;
 use crate::domain::webhook::target::TargetPolicy;
 use crate::genesys::plan::{ConnectionPlan, REALTIME_CONNECTIONS_MAX};
-use crate::metrics::{Metrics, ReasonLabels};
+use crate::metrics::Metrics;
 use crate::status::{Part, Status};
 use crate::store::Store;
 use crate::store::sources::desired_connections::{WantedConnection, WantedSource};
@@ -314,7 +314,7 @@ impl Supervisor {
 
     fn report_death(&self, source: &WantedSource, connection: &WantedConnection, ctx: &mut Context<Self>) {
         tracing::error!(connection = %connection.connection_id, "connection actor panicked; restarting it");
-        self.deps.metrics.actors_restarted.get_or_create(&ReasonLabels { reason: "connection" }).inc();
+        self.deps.metrics.actors_restarted.of("connection").inc();
         let mut entry =
             Entry::new(clock::now(), Kind::ActorRestarted).level(Level::Error).data("actor", "connection");
         entry.source_id = Some(source.source_id);

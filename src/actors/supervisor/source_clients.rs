@@ -67,7 +67,7 @@ impl SharedClients {
         {
             return Some(shared.clone());
         }
-        let settings = settings(source, &self.targets);
+        let settings = settings(source, &self.targets, &self.metrics);
         let client = (settings.addresses().0, settings.client_id.clone());
         let slots = || Arc::new(Semaphore::new(CHANNELS_SPARE));
         let spare_slots = self.spare_slots.entry(client.clone()).or_insert_with(slots).clone();
@@ -93,7 +93,7 @@ impl SharedClients {
     }
 }
 
-fn settings(source: &WantedSource, targets: &TargetPolicy) -> ClientSettings {
+fn settings(source: &WantedSource, targets: &TargetPolicy, metrics: &Metrics) -> ClientSettings {
     ClientSettings {
         protocol: source.protocol.clone(),
         region: source.region.clone(),
@@ -103,5 +103,6 @@ fn settings(source: &WantedSource, targets: &TargetPolicy) -> ClientSettings {
         client_secret: source.client_secret.clone(),
         language: source.language.clone(),
         targets: (!source.from_environment).then(|| targets.clone()),
+        calls: Some(metrics.upstream_calls.clone()),
     }
 }

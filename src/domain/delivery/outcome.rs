@@ -56,6 +56,23 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Every name of a class.
+    pub const CLASSES: &'static [&'static str] = &[
+        "ok",
+        "http_3xx",
+        "http_4xx",
+        "http_5xx",
+        "bad_answer",
+        "timeout",
+        "dns",
+        "target_refused",
+        "connect",
+        "tls",
+        "token",
+        "disconnected",
+        "not_built",
+    ];
+
     /// Stable name in metrics and the audit log.
     #[must_use]
     pub fn class(&self) -> &'static str {

@@ -16,7 +16,8 @@ use crate::domain::secret::Secret;
 use crate::domain::webhook::target::TargetPolicy;
 use crate::genesys::limiter::{Limiter, Urgency};
 use crate::genesys::protocol::{ErrorKind, UpstreamError};
-use crate::genesys::rest::{Rest, authorized, bad, exchange};
+use crate::genesys::rest::{Rest, authorized, bad};
+use crate::metrics::by_label::CounterBy;
 
 /// Users of one page of a roster, and of one snapshot.
 pub(super) const PAGE_SIZE: usize = 100;
@@ -38,6 +39,8 @@ pub struct NotificationsSettings {
     pub language: String,
     /// Which addresses may be dialled; `None`: all.
     pub targets: Option<TargetPolicy>,
+    /// Counts calls by their outcome.
+    pub calls: Option<CounterBy>,
 }
 
 /// Speaks protocol `notifications` with one source. Lives on one thread.
@@ -62,7 +65,7 @@ impl Notifications {
         settings: NotificationsSettings,
         limiter: Rc<RefCell<Limiter>>,
     ) -> Result<Self, rustls::Error> {
-        let rest = Rest::new(settings.targets.clone())?;
+        let rest = Rest::new(settings.targets.clone(), settings.calls.clone())?;
         Ok(Self { settings, rest, limiter })
     }
 
@@ -87,7 +90,7 @@ impl Notifications {
             }
             let (request, body) = make();
             let request = authorized(request, token).insert_header((CONTENT_TYPE, "application/json"));
-            match exchange(name, request, body).await {
+            match self.rest.exchange(name, request, body).await {
                 Err(UpstreamError { kind: ErrorKind::RateLimited(wait), .. }) if attempt < TRIES_MAX => {
                     self.limiter.borrow_mut().pause(wait.unwrap_or(wait_unsaid), Instant::now());
                     wait_unsaid *= 2;

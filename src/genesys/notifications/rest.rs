@@ -18,7 +18,7 @@ use crate::genesys::protocol::{
     ConnectionSpec, Definition, Frame, KeepaliveConfig, Listed, Person, Provisioned, Rejected, Snapshot,
     Step, Token, Upstream, Watch,
 };
-use crate::genesys::rest::{bad, exchange, is_id, read_json, read_token};
+use crate::genesys::rest::{bad, is_id, read_json, read_token};
 use crate::genesys::socket::Socket;
 use crate::genesys::values::{clean, read_time};
 
@@ -62,7 +62,9 @@ impl Upstream for Notifications {
                 .post(format!("{}/oauth/token", self.settings.login_url))
                 .basic_auth(&self.settings.client_id, self.settings.client_secret.expose())
                 .insert_header((CONTENT_TYPE, "application/x-www-form-urlencoded"));
-            read_token(&exchange("token", request, b"grant_type=client_credentials".to_vec()).await?)
+            read_token(
+                &self.rest.exchange("token", request, b"grant_type=client_credentials".to_vec()).await?,
+            )
         }
         .boxed_local()
     }

@@ -16,9 +16,10 @@ use crate::genesys::protocol::{
     ConnectionSpec, Definition, Frame, KeepaliveConfig, Listed, Person, Provisioned, Rejected, Snapshot,
     Step, Token, Upstream, Watch, not_offered,
 };
-use crate::genesys::rest::{Rest, UPSTREAM_ID_CHARS_MAX, authorized, bad, call, exchange, is_id, read_token};
+use crate::genesys::rest::{Rest, UPSTREAM_ID_CHARS_MAX, authorized, bad, is_id, read_token};
 use crate::genesys::socket::Socket;
 use crate::genesys::values::{clean, read_time};
+use crate::metrics::by_label::CounterBy;
 
 /// Added to two heartbeats: silence that counts as death.
 const SILENCE_MARGIN: Duration = Duration::from_secs(5);
@@ -34,6 +35,8 @@ pub struct RealtimeSettings {
     pub client_secret: Secret,
     /// Which addresses may be dialled; `None`: all.
     pub targets: Option<TargetPolicy>,
+    /// Counts calls by their outcome.
+    pub calls: Option<CounterBy>,
 }
 
 /// Speaks protocol `realtime` with one source. Lives on one thread.
@@ -94,7 +97,7 @@ impl Realtime {
     /// # Errors
     /// If TLS cannot be set up.
     pub fn new(settings: RealtimeSettings) -> Result<Self, rustls::Error> {
-        let rest = Rest::new(settings.targets.clone())?;
+        let rest = Rest::new(settings.targets.clone(), settings.calls.clone())?;
         Ok(Self { settings, rest })
     }
 
@@ -116,7 +119,7 @@ impl Upstream for Realtime {
                 .client
                 .post(format!("{}/api/v2/oauth/token", self.settings.login_url))
                 .insert_header((CONTENT_TYPE, "application/x-www-form-urlencoded"));
-            read_token(&exchange("token", request, form.into_bytes()).await?)
+            read_token(&self.rest.exchange("token", request, form.into_bytes()).await?)
         }
         .boxed_local()
     }
@@ -124,7 +127,8 @@ impl Upstream for Realtime {
     fn verify<'a>(&'a self, token: &'a Secret) -> Step<'a, String> {
         async move {
             let request = self.rest.client.get(format!("{}/api/v2/users/me", self.settings.api_url));
-            let answer: UserAnswer = call("users/me", authorized(request, token), Vec::new()).await?;
+            let answer: UserAnswer =
+                self.rest.call("users/me", authorized(request, token), Vec::new()).await?;
             // It is stored in the audit log, so it must fit a row.
             answer.id.and_then(|id| clean(&id, UPSTREAM_ID_CHARS_MAX)).ok_or_else(|| bad("users/me", "no id"))
         }
@@ -142,7 +146,7 @@ impl Upstream for Realtime {
                 serde_json::to_vec(&body).map_err(|_| bad("connections", "request cannot be written"))?;
             let request = authorized(self.rest.client.post(self.connections_url()), token)
                 .insert_header((CONTENT_TYPE, "application/json"));
-            let answer: ConnectionAnswer = call("connections", request, body).await?;
+            let answer: ConnectionAnswer = self.rest.call("connections", request, body).await?;
             let upstream_id = answer.connection_id.filter(|id| is_id(id));
             Ok(Provisioned {
                 upstream_id: upstream_id.ok_or_else(|| bad("connections", "no usable connectionId"))?,
@@ -159,7 +163,7 @@ impl Upstream for Realtime {
         async move {
             let request = authorized(self.rest.client.get(self.connections_url()), token);
             let (ListAnswer::Page { entities } | ListAnswer::Plain(entities)) =
-                call("list of connections", request, Vec::new()).await?;
+                self.rest.call("list of connections", request, Vec::new()).await?;
             Ok(entities.into_iter().filter_map(ConnectionAnswer::listed).collect())
         }
         .boxed_local()
@@ -170,7 +174,7 @@ impl Upstream for Realtime {
             let id: String = url::form_urlencoded::byte_serialize(upstream_id.as_bytes()).collect();
             let request =
                 authorized(self.rest.client.delete(format!("{}/{id}", self.connections_url())), token);
-            match exchange("delete", request, Vec::new()).await {
+            match self.rest.exchange("delete", request, Vec::new()).await {
                 Ok(_) => Ok(()),
                 Err(error) if error.status == Some(404) => Ok(()),
                 Err(error) => Err(error),

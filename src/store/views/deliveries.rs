@@ -11,7 +11,7 @@ use crate::clock;
 use crate::domain::ids::{AgentId, DeliveryId, EventId, WebhookId};
 use crate::store::pool::STEP_WITHIN;
 use crate::store::session::choose_plan_by_values;
-use crate::store::{Result, Store, StoreError, with_timeout};
+use crate::store::{Result, Store, StoreError};
 
 /// Attempts shown of one delivery.
 const ATTEMPTS_SHOWN: i64 = 200;
@@ -92,20 +92,6 @@ pub struct DeliveryPage {
 }
 
 impl Store {
-    /// Number of open deliveries, and when the oldest was inserted.
-    ///
-    /// # Errors
-    /// If the database is unavailable.
-    pub async fn backlog(&self) -> Result<(i64, Option<OffsetDateTime>)> {
-        with_timeout(async {
-            let row = sqlx::query!(r#"select count(*) as "open!", min(created_at) as oldest from delivery"#)
-                .fetch_one(&mut *self.begin().await?)
-                .await?;
-            Ok((row.open, row.oldest))
-        })
-        .await
-    }
-
     /// A page of deliveries. Ids begin with the time of their event, so the newest events come first. With a
     /// filter that hardly any delivery passes the server could have to read all there are: after a while the
     /// page ends where the search is, even if it is empty.

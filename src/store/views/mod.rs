@@ -1,9 +1,10 @@
 //! Read models of the API; nothing is written here.
 //!
 //! Read `agents` (last known states), `events` (the feed), `deliveries` (open and ended ones in one list),
-//! then `explain` (facts about one event and one webhook).
+//! then `explain` (facts about one event and one webhook); `backlog` is what `/metrics` tells.
 
 pub mod agents;
+pub mod backlog;
 pub mod deliveries;
 pub mod events;
 pub mod explain;

@@ -1,29 +1,39 @@
 //! Floor 1: counters and gauges under Prometheus names. Actors count, `/metrics` writes them out.
+//!
+//! No name may end in a suffix that OpenMetrics gives to samples (`_total`, `_created`, `_count`, `_sum`,
+//! `_bucket`, `_info`): it would clash with the samples of another metric.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-/// Labels of an ended or tried delivery.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct OutcomeLabels {
-    /// Outcome class or end state.
-    pub outcome: &'static str,
-}
+use crate::domain::delivery::outcome::{EndState, Outcome};
+use crate::domain::presence::connection::{GapCause, MalformedReason};
+use crate::domain::webhook::state::WebhookState;
 
-/// Why something upstream happened.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ReasonLabels {
-    /// A short word from a closed set.
-    pub reason: &'static str,
-}
+pub mod by_label;
+mod exposition;
+
+use by_label::{CounterBy, GaugeBy, WebhookBacklogs};
+pub use exposition::TextFormat;
+
+/// Label `webhook_state` of a webhook that is active and has been noticed as failing.
+pub const FAILING: &str = "failing";
+/// Label `webhook_state` of deliveries whose webhook was removed and that have not ended yet.
+pub const REMOVED: &str = "removed";
+/// Reason of a rejected frame: the database refused its content.
+pub const NOT_STORABLE: &str = "not_storable";
+/// Parts of the process that are started again when they die.
+const PARTS: &[&str] =
+    &["connection", "token", "dispatcher", "sealer", "audit_push", "sweep", "embedded_postgres"];
+/// Outcomes of a call upstream; `genesys/protocol.rs` says which of them an error is.
+const UPSTREAM_CALLS: &[&str] =
+    &["ok", "http_3xx", "http_4xx", "http_5xx", "rate_limited", "timeout", "disconnected", "bad_answer"];
 
 /// All metrics of the process. Clones share the same figures.
 #[derive(Clone, Debug)]
@@ -32,15 +42,15 @@ pub struct Metrics {
     /// Presence updates stored.
     pub events: Counter,
     /// Frames that were no presence update, by reason.
-    pub frames_rejected: Family<ReasonLabels, Counter>,
+    pub frames_rejected: CounterBy,
     /// Pushed states that told nothing new, by reason.
-    pub states_dropped: Family<ReasonLabels, Counter>,
+    pub states_dropped: CounterBy,
     /// States read by REST after a monitoring gap that differed from what was known.
     pub resync_differences: Counter,
     /// Resyncs, by outcome.
-    pub resyncs: Family<OutcomeLabels, Counter>,
+    pub resyncs: CounterBy,
     /// REST calls upstream, by outcome class.
-    pub upstream_calls: Family<OutcomeLabels, Counter>,
+    pub upstream_calls: CounterBy,
     /// Agents whose topic upstream rejects.
     pub topics_rejected: Gauge<i64, AtomicI64>,
     /// Agents that stay unwatched because a client's channels are full.
@@ -50,9 +60,9 @@ pub struct Metrics {
     /// Deliveries made, one per event and matching webhook.
     pub deliveries: Counter,
     /// POSTs tried, by outcome class.
-    pub attempts: Family<OutcomeLabels, Counter>,
+    pub attempts: CounterBy,
     /// Deliveries ended, by end state.
-    pub deliveries_ended: Family<OutcomeLabels, Counter>,
+    pub deliveries_ended: CounterBy,
     /// Deliveries that a dispatcher held without having been told of them, and gave back.
     pub leases_returned: Counter,
     /// Seconds from sending a POST to its verdict.
@@ -66,15 +76,19 @@ pub struct Metrics {
     /// Sockets open upstream.
     pub upstream_connected: Gauge<i64, AtomicI64>,
     /// Reconnects planned, by reason.
-    pub upstream_reconnects: Family<ReasonLabels, Counter>,
+    pub upstream_reconnects: CounterBy,
     /// Round trips of upstream pings, in seconds.
     pub upstream_ping_seconds: Histogram,
     /// Tokens asked for, by outcome.
-    pub token_requests: Family<OutcomeLabels, Counter>,
-    /// Open deliveries, read from the database now and then.
-    pub backlog: Gauge<i64, AtomicI64>,
-    /// Age of the oldest open delivery in seconds, read from the database now and then.
-    pub oldest_pending_seconds: Gauge<f64, AtomicU64>,
+    pub token_requests: CounterBy,
+    /// Webhooks by state, read from the database now and then, like the next three.
+    pub webhooks: GaugeBy<i64, AtomicI64>,
+    /// Open deliveries by the state of their webhook.
+    pub backlog: GaugeBy<i64, AtomicI64>,
+    /// Age of the oldest of them in seconds.
+    pub oldest_pending_seconds: GaugeBy<f64, AtomicU64>,
+    /// Backlogs of single webhooks, as many as the operator wants to see.
+    pub webhook_backlogs: WebhookBacklogs,
     /// Steps of the last maintenance (day partitions, retention) that must be tried again.
     pub maintenance_left: Gauge<i64, AtomicI64>,
     /// Seals made over the audit log.
@@ -94,7 +108,7 @@ pub struct Metrics {
     /// Connections to the REST API that were closed because their address had its share.
     pub api_connections_refused: Counter,
     /// Actors that died and were replaced, by actor.
-    pub actors_restarted: Family<ReasonLabels, Counter>,
+    pub actors_restarted: CounterBy,
 }
 
 impl Default for Metrics {
@@ -109,31 +123,37 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("presence_bridge");
         let buckets = || exponential_buckets(0.0005, 2.0, 16);
+        let by = CounterBy::new;
+        let malformed = [MalformedReason::WORDS, &[NOT_STORABLE]].concat();
+        let states = [WebhookState::WORDS, &[FAILING]].concat();
+        let backlog_states = [states.as_slice(), &[REMOVED]].concat();
         let mut metrics = Self {
             registry: Arc::default(),
             events: Counter::default(),
-            frames_rejected: Family::default(),
-            states_dropped: Family::default(),
+            frames_rejected: by("reason", &malformed),
+            states_dropped: by("reason", &["stale", "duplicate", "handover"]),
             resync_differences: Counter::default(),
-            resyncs: Family::default(),
-            upstream_calls: Family::default(),
+            resyncs: by("outcome", &["ok", "failed"]),
+            upstream_calls: by("outcome", UPSTREAM_CALLS),
             topics_rejected: Gauge::default(),
             agents_over_limit: Gauge::default(),
             sources_stale: Gauge::default(),
             deliveries: Counter::default(),
-            attempts: Family::default(),
-            deliveries_ended: Family::default(),
+            attempts: by("outcome", Outcome::CLASSES),
+            deliveries_ended: by("outcome", &EndState::ALL.map(EndState::as_str)),
             leases_returned: Counter::default(),
             attempt_seconds: Histogram::new(buckets()),
             claim_seconds: Histogram::new(buckets()),
             event_to_delivery_seconds: Histogram::new(buckets()),
             in_flight: Gauge::default(),
             upstream_connected: Gauge::default(),
-            upstream_reconnects: Family::default(),
+            upstream_reconnects: by("reason", GapCause::WORDS),
             upstream_ping_seconds: Histogram::new(buckets()),
-            token_requests: Family::default(),
-            backlog: Gauge::default(),
-            oldest_pending_seconds: Gauge::default(),
+            token_requests: by("outcome", &["ok", "failed"]),
+            webhooks: GaugeBy::new("webhook_state", &states),
+            backlog: GaugeBy::new("webhook_state", &backlog_states),
+            oldest_pending_seconds: GaugeBy::new("webhook_state", &backlog_states),
+            webhook_backlogs: WebhookBacklogs::default(),
             maintenance_left: Gauge::default(),
             audit_seals: Counter::default(),
             audit_rows_sealed: Counter::default(),
@@ -143,7 +163,7 @@ impl Metrics {
             audit_push_failures: Counter::default(),
             quarantine_withheld: Counter::default(),
             api_connections_refused: Counter::default(),
-            actors_restarted: Family::default(),
+            actors_restarted: by("reason", PARTS),
         };
         metrics.register_events(&mut registry);
         metrics.register_upstream(&mut registry);
@@ -160,19 +180,19 @@ impl Metrics {
         registry.register(
             "frames_rejected",
             "Frames that were no presence update",
-            self.frames_rejected.clone(),
+            self.frames_rejected.family(),
         );
         registry.register(
             "states_dropped",
             "Pushed states that told nothing new",
-            self.states_dropped.clone(),
+            self.states_dropped.family(),
         );
         registry.register(
             "resync_differences",
             "States read after a monitoring gap that differed from what was known",
             self.resync_differences.clone(),
         );
-        registry.register("resyncs", "Readings of the present states", self.resyncs.clone());
+        registry.register("resyncs", "Readings of the present states", self.resyncs.family());
         registry.register(
             "quarantine_withheld",
             "Malformed frames that were counted and not kept",
@@ -182,7 +202,7 @@ impl Metrics {
 
     /// Connections and calls to Genesys.
     fn register_upstream(&self, registry: &mut Registry) {
-        registry.register("upstream_calls", "REST calls upstream", self.upstream_calls.clone());
+        registry.register("upstream_calls", "REST calls upstream", self.upstream_calls.family());
         registry.register(
             "topics_rejected",
             "Agents whose topic upstream rejects",
@@ -199,20 +219,20 @@ impl Metrics {
             self.sources_stale.clone(),
         );
         registry.register("upstream_connected", "Sockets open upstream", self.upstream_connected.clone());
-        registry.register("upstream_reconnects", "Reconnects planned", self.upstream_reconnects.clone());
+        registry.register("upstream_reconnects", "Reconnects planned", self.upstream_reconnects.family());
         registry.register(
             "upstream_ping_seconds",
             "Round trips of upstream pings",
             self.upstream_ping_seconds.clone(),
         );
-        registry.register("token_requests", "Tokens asked for", self.token_requests.clone());
+        registry.register("token_requests", "Tokens asked for", self.token_requests.family());
     }
 
     /// POSTs to receivers.
     fn register_deliveries(&self, registry: &mut Registry) {
-        registry.register("deliveries_created", "Deliveries made", self.deliveries.clone());
-        registry.register("delivery_attempts", "POSTs tried", self.attempts.clone());
-        registry.register("deliveries", "Deliveries ended", self.deliveries_ended.clone());
+        registry.register("deliveries_opened", "Deliveries made", self.deliveries.clone());
+        registry.register("delivery_attempts", "POSTs tried", self.attempts.family());
+        registry.register("deliveries", "Deliveries ended", self.deliveries_ended.family());
         registry.register(
             "leases_returned",
             "Deliveries held without our knowing, and given back",
@@ -234,12 +254,14 @@ impl Metrics {
             self.event_to_delivery_seconds.clone(),
         );
         registry.register("deliveries_in_flight", "POSTs under way", self.in_flight.clone());
-        registry.register("backlog_deliveries", "Open deliveries", self.backlog.clone());
+        registry.register("webhooks", "Webhooks", self.webhooks.family());
+        registry.register("backlog_deliveries", "Open deliveries", self.backlog.family());
         registry.register(
             "oldest_pending_seconds",
             "Age of the oldest open delivery",
-            self.oldest_pending_seconds.clone(),
+            self.oldest_pending_seconds.family(),
         );
+        self.webhook_backlogs.register(registry);
     }
 
     /// The audit log.
@@ -269,7 +291,7 @@ impl Metrics {
         registry.register(
             "actors_restarted",
             "Actors that died and were replaced",
-            self.actors_restarted.clone(),
+            self.actors_restarted.family(),
         );
         registry.register(
             "sweep_left",
@@ -283,12 +305,45 @@ impl Metrics {
         );
     }
 
-    /// The figures in the OpenMetrics text format.
+    /// The figures in a text format.
     #[must_use]
-    pub fn encode(&self) -> String {
-        let mut text = String::new();
+    pub fn encode(&self, format: TextFormat) -> String {
+        let mut page = String::new();
         // Writing to a String cannot fail.
-        let _ = encode(&mut text, &self.registry);
-        text
+        let _ = encode(&mut page, &self.registry);
+        match format {
+            TextFormat::OpenMetrics => page,
+            TextFormat::Prometheus => exposition::to_prometheus(&page),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_ends_in_a_suffix_of_samples() {
+        let page = Metrics::new().encode(TextFormat::OpenMetrics);
+        let names = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        for name in names {
+            for suffix in ["_total", "_created", "_count", "_sum", "_bucket", "_info", "_gcount", "_gsum"] {
+                assert!(!name.ends_with(suffix), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_series_is_there_before_anything_has_happened() {
+        let page = Metrics::new().encode(TextFormat::Prometheus);
+        for series in [
+            "presence_bridge_deliveries_total{outcome=\"dead\"} 0",
+            "presence_bridge_delivery_attempts_total{outcome=\"http_5xx\"} 0",
+            "presence_bridge_upstream_calls_total{outcome=\"rate_limited\"} 0",
+            "presence_bridge_actors_restarted_total{reason=\"dispatcher\"} 0",
+            "presence_bridge_webhooks{webhook_state=\"failing\"} 0",
+        ] {
+            assert!(page.lines().any(|line| line == series), "{series}\n{page}");
+        }
     }
 }
