@@ -225,6 +225,7 @@ impl Worker {
         for (reason, states) in [("stale", recorded.stale), ("duplicate", recorded.duplicates)] {
             self.metrics.states_dropped.of(reason).inc_by(states);
         }
+        self.metrics.count_times_ahead(recorded.times_ahead);
     }
 
     /// Commits change by change, as the database refused the content of one: that one goes to the audit log

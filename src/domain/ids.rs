@@ -127,6 +127,14 @@ fn derived(time: Uuid, ids: &[Uuid]) -> Uuid {
 #[serde(transparent)]
 pub struct AgentId(pub String);
 
+/// A GUID in lower case, as the platform writes its ids: people and other systems write them in upper case
+/// too. Any other text stays as it is.
+#[must_use]
+pub fn canonical_guid(text: String) -> String {
+    let is_guid = text.len() == 36 && Uuid::try_parse(&text).is_ok();
+    if is_guid { text.to_ascii_lowercase() } else { text }
+}
+
 impl fmt::Display for AgentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -136,6 +144,15 @@ impl fmt::Display for AgentId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guid_has_one_spelling_and_nothing_else_is_touched() {
+        let guid = "0E3A4f2b-1111-4ABC-9def-001122334455";
+        assert_eq!(canonical_guid(guid.to_owned()), guid.to_ascii_lowercase());
+        for other in ["Ann", "0E3A4F2B11114ABC9DEF001122334455", "{0E3A4F2B-1111-4ABC-9DEF-0011223344}", ""] {
+            assert_eq!(canonical_guid(other.to_owned()), other);
+        }
+    }
 
     #[test]
     fn the_id_of_a_delivery_never_changes() {

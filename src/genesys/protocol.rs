@@ -7,7 +7,7 @@ use futures_util::future::LocalBoxFuture;
 use time::OffsetDateTime;
 
 use super::socket::Socket;
-use crate::domain::presence::agent_state::AgentState;
+use crate::domain::presence::agent_state::{AgentState, Part};
 use crate::domain::presence::connection::{GapCause, MalformedReason};
 use crate::domain::secret::Secret;
 
@@ -120,6 +120,8 @@ pub struct Snapshot {
     pub person: Person,
     /// Parts that the answer does not hold are `None`.
     pub state: AgentState,
+    /// Times that are missing in it, because they cannot be read.
+    pub unreadable_times: Vec<UnreadableTime>,
     /// The answer's own bytes about this user.
     pub raw: String,
 }
@@ -244,6 +246,16 @@ pub struct Update {
     pub occurred_at: Option<OffsetDateTime>,
     /// The state part by part; `None` in protocol `realtime`.
     pub state: Option<AgentState>,
+    /// Times that are missing in it, because they cannot be read.
+    pub unreadable_times: Vec<UnreadableTime>,
+}
+
+/// A time that upstream gives and nobody can read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadableTime {
+    pub part: Part,
+    /// As upstream gives it, cut.
+    pub text: String,
 }
 
 /// Result of an asynchronous call; not `Send`, since the client behind it lives on one thread.

@@ -1,9 +1,14 @@
 //! Reads times and texts of an untrusted peer so that they can be stored. Pure.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+/// Length of a date such as `2026-11-24`.
+const DATE_CHARS: usize = 10;
 
 /// A text without control characters (a NUL would be refused by the database), trimmed and cut; `None` if
 /// nothing is left.
@@ -72,11 +77,12 @@ fn number(text: &str) -> (usize, Option<&'static str>) {
     (length, (!finite).then_some("null"))
 }
 
-/// RFC 3339 text, or a number of seconds or milliseconds since 1970.
+/// RFC 3339 text (also with an offset such as `+0000` or `+00`), or a number of seconds or milliseconds since
+/// 1970.
 #[must_use]
 pub fn read_time(value: &Value) -> Option<OffsetDateTime> {
     let at = match value {
-        Value::String(text) => OffsetDateTime::parse(text, &Rfc3339).ok()?,
+        Value::String(text) => OffsetDateTime::parse(&with_whole_offset(text.trim()), &Rfc3339).ok()?,
         Value::Number(number) => {
             let number = i128::from(number.as_i64()?);
             // Seconds of today have ten digits, milliseconds thirteen.
@@ -92,10 +98,27 @@ pub fn read_time(value: &Value) -> Option<OffsetDateTime> {
     (1970..=9999).contains(&at.year()).then_some(at)
 }
 
+/// The same text with an offset of ISO 8601's basic form, `+0100` or `+01`, written as RFC 3339 wants it.
+fn with_whole_offset(text: &str) -> Cow<'_, str> {
+    let offset_at = text.rfind(['+', '-']).filter(|at| *at > DATE_CHARS);
+    let Some((head, offset)) = offset_at.and_then(|at| text.split_at_checked(at)) else {
+        return Cow::Borrowed(text);
+    };
+    let digits = offset.get(1..).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    match digits.map(|digits| (digits.len(), digits.split_at_checked(2))) {
+        Some((2 | 4, Some((hours, minutes)))) => {
+            let minutes = if minutes.is_empty() { "00" } else { minutes };
+            Cow::Owned(format!("{head}{}{hours}:{minutes}", offset.get(..1).unwrap_or_default()))
+        }
+        _ => Cow::Borrowed(text),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use serde_json::json;
+    use time::macros::datetime;
 
     use super::*;
 
@@ -124,7 +147,32 @@ mod tests {
         assert!(read_json(&"[".repeat(100_000)).is_err());
     }
 
+    #[test]
+    fn a_time_is_read_in_the_forms_that_platforms_write() {
+        let read = |text: &str| read_time(&json!(text));
+        for text in [
+            "2026-11-24T09:00:00Z",
+            "2026-11-24T09:00:00.000Z",
+            "2026-11-24T09:00:00.000+0000",
+            "2026-11-24T10:00:00+0100",
+            "2026-11-24T06:30:00-0230",
+            "2026-11-24T10:00:00+01",
+            "2026-11-24T09:00:00-00:00",
+        ] {
+            assert_eq!(read(text), Some(datetime!(2026-11-24 09:00 UTC)), "{text}");
+        }
+        for text in ["", "2026-11-24", "2026-11-24T09:00:00", "2026-11-24T09:00:00+000", "+0000", "yesterday"]
+        {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn no_text_makes_the_reader_of_times_fail(text in "\\PC{0,40}|2026-11-24T09:00:00[-+0-9:]{0,7}") {
+            let _ = read_time(&json!(text));
+        }
+
         #[test]
         fn what_our_reader_takes_is_changed_by_nothing(texts in proptest::collection::vec(any::<String>(), 0..4),
                 number in any::<f64>(), other in any::<i64>()) {

@@ -45,6 +45,8 @@ pub struct Metrics {
     pub frames_rejected: CounterBy,
     /// Pushed states that told nothing new, by reason.
     pub states_dropped: CounterBy,
+    /// Times of upstream's that did not count, by reason.
+    pub times_rejected: CounterBy,
     /// States read by REST after a monitoring gap that differed from what was known.
     pub resync_differences: Counter,
     /// Resyncs, by outcome.
@@ -132,6 +134,7 @@ impl Metrics {
             events: Counter::default(),
             frames_rejected: by("reason", &malformed),
             states_dropped: by("reason", &["stale", "duplicate", "handover"]),
+            times_rejected: by("reason", &["ahead", "unreadable"]),
             resync_differences: Counter::default(),
             resyncs: by("outcome", &["ok", "failed"]),
             upstream_calls: by("outcome", UPSTREAM_CALLS),
@@ -174,6 +177,16 @@ impl Metrics {
         metrics
     }
 
+    /// Counts times of upstream's that cannot be read.
+    pub fn count_unreadable_times(&self, times: usize) {
+        self.times_rejected.of("unreadable").inc_by(u64::try_from(times).unwrap_or(u64::MAX));
+    }
+
+    /// Counts times of upstream's that are too far ahead of our clock.
+    pub fn count_times_ahead(&self, times: u64) {
+        self.times_rejected.of("ahead").inc_by(times);
+    }
+
     /// Presence as it comes in.
     fn register_events(&self, registry: &mut Registry) {
         registry.register("events_received", "Presence updates stored", self.events.clone());
@@ -186,6 +199,11 @@ impl Metrics {
             "states_dropped",
             "Pushed states that told nothing new",
             self.states_dropped.family(),
+        );
+        registry.register(
+            "times_rejected",
+            "Times of the platform's that did not count",
+            self.times_rejected.family(),
         );
         registry.register(
             "resync_differences",

@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 
 use crate::domain::ids::{AgentId, ConnectionId, EventId, SourceId};
 use crate::domain::presence::connection::CloseCause;
+use crate::domain::presence::history::is_believable;
 use crate::domain::presence::{Origin, PresenceChange};
 use crate::genesys::definitions::Definitions;
 use crate::genesys::protocol::{ConnectionSpec, Update};
@@ -121,7 +122,7 @@ impl Assignment {
             presence: update.presence,
             state: update.state,
             origin,
-            occurred_at: update.occurred_at,
+            occurred_at: update.occurred_at.filter(|at| is_believable(*at, received_at)),
             received_at,
             raw: raw.into(),
         })

@@ -10,7 +10,8 @@ use std::collections::{HashMap, VecDeque};
 use time::OffsetDateTime;
 
 use crate::domain::ids::AgentId;
-use crate::domain::presence::agent_state::{AgentState, Merged, Seen};
+use crate::domain::presence::agent_state::AgentState;
+use crate::domain::presence::merge::{Merged, Seen};
 use crate::domain::presence::{Origin, PresenceChange};
 
 /// Changes that wait at most.
@@ -123,7 +124,7 @@ mod tests {
 
     fn change(agent: &str, status: &str, second: i64, bytes: usize) -> PresenceChange {
         let at = START + Duration::seconds(second);
-        let routing = Timed { value: status.to_owned(), at: Some(at) };
+        let routing = Timed::new(status.to_owned(), Some(at));
         PresenceChange {
             event_id: EventId::generate(),
             source_id: SourceId::generate(),

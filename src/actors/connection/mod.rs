@@ -199,6 +199,7 @@ impl ConnectionActor {
             Effect::CountMalformed(reason) => {
                 self.deps.metrics.frames_rejected.of(reason.as_str()).inc();
             }
+            Effect::CountUnreadableTimes(times) => self.deps.metrics.count_unreadable_times(times),
             Effect::CountRoundTrip(round_trip) => {
                 self.deps.metrics.upstream_ping_seconds.observe(round_trip.as_secs_f64());
             }

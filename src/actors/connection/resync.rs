@@ -20,7 +20,7 @@ use crate::actors::token::{CachedToken, Tokens};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::presence::Origin;
-use crate::domain::presence::agent_state::{Merged, Seen};
+use crate::domain::presence::merge::{Merged, Seen};
 use crate::genesys::definitions::Definitions;
 use crate::genesys::protocol::{ErrorKind, SNAPSHOT_MAX, Snapshot, Update, Upstream, UpstreamError};
 use crate::genesys::reconnect::ReconnectBackoff;
@@ -49,6 +49,7 @@ impl ConnectionActor {
         let reading = Reading {
             covered,
             ahead: Vec::new(),
+            unreadable_times: 0,
             deps: self.deps.clone(),
             assignment: self.assignment.clone(),
             upstream: self.upstream.clone(),
@@ -91,6 +92,8 @@ struct Reading {
     covered: bool,
     /// States that were ahead of it, with the time of the request.
     ahead: Vec<(OffsetDateTime, Snapshot)>,
+    /// Times in the answers that could not be read.
+    unreadable_times: usize,
     deps: Deps,
     assignment: Assignment,
     upstream: Rc<dyn Upstream>,
@@ -133,6 +136,9 @@ impl Reading {
             .data("agents", agents.len())
             .data("unknown", agents.len().saturating_sub(found))
             .data("differences", differences);
+        if self.unreadable_times > 0 {
+            entry = entry.level(Level::Warn).data("unreadable_times", self.unreadable_times);
+        }
         entry.duration_ms = i32::try_from(began.elapsed().as_millis()).ok();
         entry
     }
@@ -150,6 +156,9 @@ impl Reading {
         let (source, store) = (self.assignment.source_id, &self.deps.store);
         let known = store.known_agents(source, agents).await?;
         let (count, mut profiles) = (snapshots.len(), Vec::new());
+        let unreadable = snapshots.iter().map(|snapshot| snapshot.unreadable_times.len()).sum();
+        self.deps.metrics.count_unreadable_times(unreadable);
+        self.unreadable_times += unreadable;
         for Snapshot { person, .. } in &snapshots {
             let known = known.get(&person.agent_id);
             let differs =
@@ -218,6 +227,7 @@ impl Reading {
             presence: None,
             occurred_at: None,
             state: Some(snapshot.state),
+            unreadable_times: Vec::new(),
         };
         let Some(change) =
             self.assignment.change(update, Origin::Resync, snapshot.raw, asked_at, &self.definitions)

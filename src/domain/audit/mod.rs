@@ -115,6 +115,8 @@ kinds! {
     StateStale = "STATE_STALE",
     /// A state that is known already was dropped.
     StateDuplicate = "STATE_DUPLICATE",
+    /// A time of the platform's that cannot be right, or cannot be read, did not count.
+    TimeRejected = "TIME_REJECTED",
     /// A source has had no live connection for too long.
     SourceStale = "SOURCE_STALE",
     /// A source has a live connection again.

@@ -10,6 +10,8 @@ use notices::{GapNotice, SourceNotice, WebhookNotice};
 pub mod agent_state;
 pub mod connection;
 pub mod event_data;
+pub mod history;
+pub mod merge;
 pub mod notices;
 pub mod numbering;
 pub mod regions;

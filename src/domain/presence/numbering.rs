@@ -5,10 +5,12 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::{AgentId, SourceId, TenantId};
-use crate::domain::presence::agent_state::{AgentState, EventState, Merged, Seen};
+use crate::domain::presence::agent_state::{AgentState, EventState, Part};
+use crate::domain::presence::merge::{Merged, Seen};
 use crate::domain::presence::{Origin, PresenceChange};
 
 /// The agents of a batch.
@@ -45,6 +47,21 @@ pub struct Numbered<'a> {
     pub state: Option<Box<EventState>>,
 }
 
+/// A time of a change that is too far ahead of ours to be one: it does not count.
+pub struct TimeAhead<'a> {
+    pub change: &'a PresenceChange,
+    pub part: Part,
+    pub time: OffsetDateTime,
+}
+
+/// A batch, decided.
+#[derive(Default)]
+pub struct Decided<'a> {
+    pub numbered: Vec<Numbered<'a>>,
+    pub dropped: Vec<Dropped<'a>>,
+    pub times_ahead: Vec<TimeAhead<'a>>,
+}
+
 /// A change that holds nothing new.
 pub struct Dropped<'a> {
     pub change: &'a PresenceChange,
@@ -53,23 +70,22 @@ pub struct Dropped<'a> {
 
 /// Gives each change that is an event the next sequence of its agent and the presence before it; updates the
 /// agents.
-pub fn number<'a>(
-    changes: &'a [PresenceChange],
-    agents: &mut Agents,
-) -> (Vec<Numbered<'a>>, Vec<Dropped<'a>>) {
-    let (mut numbered, mut dropped) = (Vec::with_capacity(changes.len()), Vec::new());
+pub fn number<'a>(changes: &'a [PresenceChange], agents: &mut Agents) -> Decided<'a> {
+    let mut decided = Decided { numbered: Vec::with_capacity(changes.len()), ..Decided::default() };
     for (index, change) in changes.iter().enumerate() {
         let Some(agent) = agents.get_mut(&(change.source_id, change.agent_id.clone())) else {
             continue; // not reached: agents_of made a row for each
         };
         let previous = agent.presence.clone();
+        let ahead = agent.times_ahead(change).into_iter();
+        decided.times_ahead.extend(ahead.map(|(part, time)| TimeAhead { change, part, time }));
         match agent.apply(change) {
             Applied::Event { presence, occurred_at, state } => {
                 agent.sequence += 1;
                 agent.last = Some(index);
                 let (agent_key, sequence) = (agent.agent_key, agent.sequence);
                 let (tenant, external_id) = (agent.tenant, agent.external_id.clone());
-                numbered.push(Numbered {
+                decided.numbered.push(Numbered {
                     change,
                     tenant,
                     agent_key,
@@ -83,10 +99,10 @@ pub fn number<'a>(
             }
             // A resync finds most states unchanged; it counts them itself.
             Applied::Nothing { .. } if change.origin == Origin::Resync => {}
-            Applied::Nothing { stale } => dropped.push(Dropped { change, stale }),
+            Applied::Nothing { stale } => decided.dropped.push(Dropped { change, stale }),
         }
     }
-    (numbered, dropped)
+    decided
 }
 
 enum Applied {
@@ -108,8 +124,7 @@ impl Agent {
             };
         };
         let before = self.state.clone();
-        let seen = Seen { origin: change.origin, at: change.received_at, known_at: self.received_at };
-        let merged = self.state.merge(reported, seen);
+        let merged = self.state.merge(reported, self.seen(change));
         self.touched |= self.state != before;
         let changed = match merged {
             Merged::Changed(changed) => changed,
@@ -121,7 +136,7 @@ impl Agent {
         let since = self.state.presence.as_ref().and_then(|presence| presence.at);
         self.set_presence(&system, since.unwrap_or(change.received_at));
         let state = EventState {
-            state: self.state.clone(),
+            state: self.state.without_history(),
             changed: changed.iter().map(|part| part.as_str().to_owned()).collect(),
             name: self.name.clone(),
             email: self.email.clone(),
@@ -132,6 +147,18 @@ impl Agent {
             occurred_at: occurred_at.or(change.occurred_at),
             state: Some(Box::new(state)),
         }
+    }
+
+    fn seen(&self, change: &PresenceChange) -> Seen {
+        Seen { origin: change.origin, at: change.received_at, known_at: self.received_at }
+    }
+
+    fn times_ahead(&self, change: &PresenceChange) -> Vec<(Part, OffsetDateTime)> {
+        change
+            .state
+            .as_ref()
+            .map(|reported| self.state.times_ahead(reported, self.seen(change)))
+            .unwrap_or_default()
     }
 
     fn set_presence(&mut self, presence: &Option<String>, since: OffsetDateTime) {
@@ -148,13 +175,27 @@ impl Dropped<'_> {
         let (kind, level) =
             if self.stale { (Kind::StateStale, Level::Warn) } else { (Kind::StateDuplicate, Level::Info) };
         let state = self.change.state.as_ref().and_then(|state| serde_json::to_value(state).ok());
-        let mut entry = Entry::new(self.change.received_at, kind)
-            .level(level)
-            .data("topic", self.change.topic.clone())
-            .data("state", state.unwrap_or(Value::Null));
-        entry.source_id = Some(self.change.source_id);
-        entry.connection_id = Some(self.change.connection_id);
-        entry.agent_id = Some(self.change.agent_id.clone());
-        entry
+        entry_about(self.change, kind).level(level).data("state", state.unwrap_or(Value::Null))
     }
+}
+
+impl TimeAhead<'_> {
+    /// Entry of the audit log.
+    pub fn entry(&self) -> Entry {
+        let ahead = self.time - self.change.received_at;
+        entry_about(self.change, Kind::TimeRejected)
+            .level(Level::Warn)
+            .data("reason", "ahead")
+            .data("part", self.part.as_str())
+            .data("time", self.time.format(&Rfc3339).unwrap_or_default())
+            .data("ahead_seconds", ahead.whole_seconds())
+    }
+}
+
+fn entry_about(change: &PresenceChange, kind: Kind) -> Entry {
+    let mut entry = Entry::new(change.received_at, kind).data("topic", change.topic.clone());
+    entry.source_id = Some(change.source_id);
+    entry.connection_id = Some(change.connection_id);
+    entry.agent_id = Some(change.agent_id.clone());
+    entry
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::calls::{Notifications, PAGE_SIZE, ids};
-use super::people::{Page, bulk_presence, person, presence_only};
+use super::people::{Page, bulk_presence, person};
 use crate::domain::secret::Secret;
 use crate::genesys::limiter::Urgency;
 use crate::genesys::protocol::{Person, Snapshot, UpstreamError};
@@ -68,10 +68,13 @@ impl Notifications {
             let entities = read_json::<Vec<_>>(name, &answer)
                 .or_else(|_| read_json::<Page>(name, &answer).map(|page| page.entities))?;
             for entity in &entities {
-                let Some((agent, presence)) = bulk_presence(entity) else { continue };
-                match found.iter_mut().find(|snapshot| snapshot.person.agent_id == agent) {
-                    Some(snapshot) => snapshot.state.presence = Some(presence),
-                    None => found.push(presence_only(agent, presence, entity)),
+                let Some(bulk) = bulk_presence(entity) else { continue };
+                match found.iter_mut().find(|snapshot| snapshot.person.agent_id == bulk.person.agent_id) {
+                    Some(snapshot) => {
+                        snapshot.state.presence = bulk.state.presence;
+                        snapshot.unreadable_times.extend(bulk.unreadable_times);
+                    }
+                    None => found.push(bulk),
                 }
             }
         }

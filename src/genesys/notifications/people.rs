@@ -4,8 +4,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::wire::{activity, presence};
-use crate::domain::presence::agent_state::{AgentState, PresencePart, Timed};
+use super::wire::{activity, presence, unreadable_times};
+use crate::domain::ids::canonical_guid;
+use crate::domain::presence::agent_state::{AgentState, Part};
 use crate::domain::presence::canonical_presence;
 use crate::genesys::protocol::{Definition, Person, Snapshot};
 use crate::genesys::values::{clean, read_json};
@@ -39,7 +40,7 @@ pub(super) fn person(raw: &RawValue) -> Option<Person> {
 fn person_of(user: &Map<String, Value>) -> Option<Person> {
     let text = |name: &str, chars| user.get(name).and_then(Value::as_str).and_then(|text| clean(text, chars));
     Some(Person {
-        agent_id: text("id", ID_CHARS_MAX)?,
+        agent_id: canonical_guid(text("id", ID_CHARS_MAX)?),
         name: text("name", NAME_CHARS_MAX),
         email: text("email", NAME_CHARS_MAX),
     })
@@ -48,24 +49,25 @@ fn person_of(user: &Map<String, Value>) -> Option<Person> {
 /// A user with the parts that were asked for.
 pub(super) fn snapshot(raw: &RawValue) -> Option<Snapshot> {
     let entity = object(raw)?;
-    Some(Snapshot { person: person_of(&entity)?, state: activity(&entity), raw: kept(raw) })
+    Some(Snapshot {
+        person: person_of(&entity)?,
+        state: activity(&entity),
+        unreadable_times: unreadable_times(&entity, None),
+        raw: kept(raw),
+    })
 }
 
-/// A presence of the bulk answer, with its user.
-pub(super) fn bulk_presence(raw: &RawValue) -> Option<(String, Timed<PresencePart>)> {
+/// A presence of the bulk answer, as a snapshot that holds nothing else.
+pub(super) fn bulk_presence(raw: &RawValue) -> Option<Snapshot> {
     let entity = object(raw)?;
     let user = clean(entity.get("userId").and_then(Value::as_str)?, ID_CHARS_MAX)?;
-    Some((user, presence(&entity)?))
-}
-
-/// A snapshot that holds nothing but a presence.
-pub(super) fn presence_only(agent_id: String, presence: Timed<PresencePart>, raw: &RawValue) -> Snapshot {
-    let person = Person { agent_id, ..Person::default() };
-    Snapshot {
-        person,
-        state: AgentState { presence: Some(presence), ..AgentState::default() },
+    let presence = Some(presence(&entity)?);
+    Some(Snapshot {
+        person: Person { agent_id: canonical_guid(user), ..Person::default() },
+        state: AgentState { presence, ..AgentState::default() },
+        unreadable_times: unreadable_times(&entity, Some(Part::Presence)),
         raw: kept(raw),
-    }
+    })
 }
 
 fn kept(raw: &RawValue) -> String {

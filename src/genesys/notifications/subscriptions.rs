@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::calls::{Entities, Notifications, escaped};
+use crate::domain::ids::canonical_guid;
 use crate::domain::presence::topics::{agent_of_topic, notification_topic};
 use crate::domain::secret::Secret;
 use crate::genesys::limiter::Urgency;
@@ -48,7 +49,7 @@ impl Notifications {
         };
         let listed: SubscriptionsAnswer = read_json("list of subscriptions", &answer)?;
         let agents = listed.entities.iter().filter_map(|topic| agent_of_topic(&topic.id));
-        Ok(Some(agents.map(str::to_owned).collect()))
+        Ok(Some(agents.map(|agent| canonical_guid(agent.to_owned())).collect()))
     }
 
     /// Makes a channel listen to these agents and no others; gives those that are rejected.
@@ -127,7 +128,7 @@ impl Notifications {
 /// A topic that cannot be subscribed to, for this reason.
 fn spoils(topic: &str, error: &UpstreamError) -> Option<Rejected> {
     Some(Rejected {
-        agent_id: agent_of_topic(topic)?.to_owned(),
+        agent_id: canonical_guid(agent_of_topic(topic)?.to_owned()),
         topic: topic.to_owned(),
         reason: error.what.clone(),
         missing_permissions: Vec::new(),
@@ -138,7 +139,7 @@ fn rejected(topic: TopicAnswer) -> Option<Rejected> {
     let said = topic.state.as_deref().is_some_and(|state| state.eq_ignore_ascii_case("rejected"));
     let agent = agent_of_topic(&topic.id).filter(|_| said)?;
     Some(Rejected {
-        agent_id: agent.to_owned(),
+        agent_id: canonical_guid(agent.to_owned()),
         reason: topic
             .rejection_reason
             .and_then(|text| clean(&text, REASON_CHARS_MAX))

@@ -5,11 +5,12 @@
 
 use serde_json::{Map, Value};
 
-use crate::domain::presence::agent_state::{AgentState, PresencePart, Timed};
+use crate::domain::ids::canonical_guid;
+use crate::domain::presence::agent_state::{AgentState, Part, PresencePart, Timed};
 use crate::domain::presence::canonical_presence;
 use crate::domain::presence::connection::{GapCause, MalformedReason};
 use crate::domain::presence::topics::agent_of_topic;
-use crate::genesys::protocol::{Frame, Update};
+use crate::genesys::protocol::{Frame, UnreadableTime, Update};
 use crate::genesys::values::{clean, read_json, read_time};
 
 /// Text that asks for a pong.
@@ -20,6 +21,8 @@ const ID_CHARS_MAX: usize = 100;
 const MESSAGE_CHARS_MAX: usize = 500;
 const STATUS_CHARS_MAX: usize = 50;
 const QUEUES_MAX: usize = 500;
+/// Longest time that cannot be read of which all is kept.
+const TIME_CHARS_MAX: usize = 50;
 
 /// Reads one text message.
 #[must_use]
@@ -69,42 +72,85 @@ fn system_frame(name: &str) -> Frame {
 
 fn agent_frame(topic: &str, agent: &str, body: &Map<String, Value>) -> Frame {
     let kind = topic.rsplit('.').next().unwrap_or_default();
-    let state = match kind {
-        "activity" => activity(body),
-        "presence" => AgentState { presence: presence(body), ..AgentState::default() },
-        "routingStatus" => AgentState { routing: routing_of(body), ..AgentState::default() },
-        "outofoffice" => AgentState { out_of_office: out_of_office(body), ..AgentState::default() },
+    let (state, part) = match kind {
+        "activity" => (activity(body), None),
+        "presence" => {
+            (AgentState { presence: presence(body), ..AgentState::default() }, Some(Part::Presence))
+        }
+        "routingStatus" => (AgentState { routing: routing_of(body), ..AgentState::default() }, None),
+        "outofoffice" => {
+            let out_of_office = out_of_office(body);
+            (AgentState { out_of_office, ..AgentState::default() }, Some(Part::OutOfOffice))
+        }
         _ => return Frame::Malformed { reason: MalformedReason::UnknownTopic },
     };
     if state == AgentState::default() {
-        return Frame::Malformed { reason: MalformedReason::NothingTold };
+        // Of a Teams or Zoom account, for instance: whole, and not the agent's presence.
+        let is_secondary = is_secondary(body) || body.get("presence").is_some_and(is_secondary_value);
+        return if is_secondary {
+            Frame::Heartbeat
+        } else {
+            Frame::Malformed { reason: MalformedReason::NothingTold }
+        };
     }
     let Some(agent_id) = clean(agent, ID_CHARS_MAX) else {
         return Frame::Malformed { reason: MalformedReason::UnknownTopic };
     };
-    let part = state.presence.as_ref();
+    let presence = state.presence.as_ref();
     Frame::Update(Box::new(Update {
-        agent_id: Some(agent_id),
+        agent_id: Some(canonical_guid(agent_id)),
         topic: clean(topic, TOPIC_CHARS_MAX),
-        presence: part.and_then(|presence| presence.value.system.clone()),
-        occurred_at: part.and_then(|presence| presence.at),
+        presence: presence.and_then(|presence| presence.value.system.clone()),
+        occurred_at: presence.and_then(|presence| presence.at),
+        unreadable_times: unreadable_times(body, part),
         state: Some(state),
     }))
+}
+
+/// Whether a presence is expressly not the one that counts for the agent.
+fn is_secondary(body: &Map<String, Value>) -> bool {
+    body.get("primary") == Some(&Value::Bool(false))
+}
+
+fn is_secondary_value(body: &Value) -> bool {
+    body.as_object().is_some_and(is_secondary)
+}
+
+/// Times of an object of a user that are given and cannot be read. `own` is the part that `modifiedDate` of
+/// the object itself belongs to.
+pub(super) fn unreadable_times(body: &Map<String, Value>, own: Option<Part>) -> Vec<UnreadableTime> {
+    let inside = |name: &str, field: &str| body.get(name).and_then(|part| part.get(field));
+    let times = [
+        (Some(Part::Presence), inside("presence", "modifiedDate")),
+        (Some(Part::RoutingStatus), inside("routingStatus", "startTime")),
+        (Some(Part::OutOfOffice), inside("outOfOffice", "modifiedDate")),
+        (Some(Part::ActiveQueues), body.get("dateActiveQueuesChanged")),
+        (own, body.get("modifiedDate")),
+    ];
+    let unreadable = times.into_iter().filter_map(|(part, time)| {
+        let time = time.filter(|time| !time.is_null() && read_time(time).is_none())?;
+        let text = time.as_str().map_or_else(|| time.to_string(), str::to_owned);
+        Some(UnreadableTime { part: part?, text: clean(&text, TIME_CHARS_MAX).unwrap_or_default() })
+    });
+    unreadable.collect()
 }
 
 /// All parts that an object of a user may hold: the body of an activity, or a user as REST answers with it.
 pub(super) fn activity(body: &Map<String, Value>) -> AgentState {
     let object = |name: &str| body.get(name).and_then(Value::as_object);
     AgentState {
-        presence: object("presence").and_then(presence),
+        presence: object("presence").filter(|_| !is_secondary(body)).and_then(presence),
         routing: routing_of(body),
         out_of_office: object("outOfOffice").and_then(out_of_office),
         queues: queues(body),
     }
 }
 
-/// A presence: its definition, and since when.
+/// A presence: its definition, and since when; `None` for one that is not the agent's primary presence.
 pub(super) fn presence(body: &Map<String, Value>) -> Option<Timed<PresencePart>> {
+    if is_secondary(body) {
+        return None;
+    }
     let definition = body.get("presenceDefinition").and_then(Value::as_object)?;
     let text =
         |value: Option<&Value>, chars| value.and_then(Value::as_str).and_then(|text| clean(text, chars));
@@ -115,24 +161,24 @@ pub(super) fn presence(body: &Map<String, Value>) -> Option<Timed<PresencePart>>
         message: text(body.get("presenceMessage").or_else(|| body.get("message")), MESSAGE_CHARS_MAX),
     };
     let readable = value.system.is_some() || value.definition_id.is_some();
-    readable.then(|| Timed { value, at: body.get("modifiedDate").and_then(read_time) })
+    readable.then(|| Timed::new(value, body.get("modifiedDate").and_then(read_time)))
 }
 
 fn routing_of(body: &Map<String, Value>) -> Option<Timed<String>> {
     let routing = body.get("routingStatus").and_then(Value::as_object)?;
     let status = clean(routing.get("status").and_then(Value::as_str)?, STATUS_CHARS_MAX)?;
-    Some(Timed { value: status.to_ascii_uppercase(), at: routing.get("startTime").and_then(read_time) })
+    Some(Timed::new(status.to_ascii_uppercase(), routing.get("startTime").and_then(read_time)))
 }
 
 fn out_of_office(body: &Map<String, Value>) -> Option<Timed<bool>> {
     let active = body.get("active").and_then(Value::as_bool)?;
-    Some(Timed { value: active, at: body.get("modifiedDate").and_then(read_time) })
+    Some(Timed::new(active, body.get("modifiedDate").and_then(read_time)))
 }
 
 fn queues(body: &Map<String, Value>) -> Option<Timed<Vec<String>>> {
     let ids = body.get("activeQueueIds").and_then(Value::as_array)?;
     let ids = ids.iter().filter_map(|id| clean(id.as_str()?, ID_CHARS_MAX)).take(QUEUES_MAX).collect();
-    Some(Timed { value: ids, at: body.get("dateActiveQueuesChanged").and_then(read_time) })
+    Some(Timed::new(ids, body.get("dateActiveQueuesChanged").and_then(read_time)))
 }
 
 #[cfg(test)]

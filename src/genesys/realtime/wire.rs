@@ -65,6 +65,7 @@ fn update(frame: &Map<String, Value>) -> Update {
     Update {
         agent_id: None,
         state: None,
+        unreadable_times: Vec::new(),
         topic: topic.and_then(|topic| clean(topic, TOPIC_CHARS_MAX)),
         presence: objects.iter().find_map(|object| presence(object, DEPTH_MAX)),
         occurred_at: objects

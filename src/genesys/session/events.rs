@@ -133,6 +133,8 @@ pub enum Effect {
     CountReconnect(GapCause),
     /// Count a malformed frame.
     CountMalformed(MalformedReason),
+    /// Count times that cannot be read.
+    CountUnreadableTimes(usize),
     /// Count a round trip.
     CountRoundTrip(Duration),
     /// Ask how the connection stands upstream.

@@ -1,9 +1,10 @@
 //! Frames on an open socket: updates, signs of life, announcements, and what cannot be read.
 
 use super::{Effect, Now, Session, audit};
-use crate::domain::audit::{Entry, Kind};
+use crate::domain::audit::{Entry, Kind, Level};
+use crate::domain::ids::AgentId;
 use crate::domain::presence::connection::{MalformedReason, RotateCause};
-use crate::genesys::protocol::Frame;
+use crate::genesys::protocol::{Frame, Update};
 
 impl Session {
     pub(super) fn on_text(
@@ -23,6 +24,7 @@ impl Session {
             Frame::Dead { cause } => self.dead(cause, now, jitter, out),
             Frame::Update(update) => {
                 self.certain_at = Some(now.at);
+                self.note_unreadable_times(&update, now, out);
                 out.push(Effect::Record(update, text));
             }
             Frame::Malformed { reason } => malformed(reason, text.as_bytes(), now, out),
@@ -37,6 +39,23 @@ impl Session {
     pub(super) fn on_pong(&mut self, payload: &[u8], now: Now, out: &mut Vec<Effect>) {
         self.last_frame = Some(now);
         self.answered(|ping| ping != 0 && payload == ping.to_be_bytes(), now, out);
+    }
+
+    /// Counts them all and writes down the first of each socket: a platform that writes a time in another way
+    /// does so in every frame.
+    fn note_unreadable_times(&mut self, update: &Update, now: Now, out: &mut Vec<Effect>) {
+        let Some(first) = update.unreadable_times.first() else { return };
+        out.push(Effect::CountUnreadableTimes(update.unreadable_times.len()));
+        if !std::mem::replace(&mut self.unreadable_time_noted, true) {
+            let mut entry = Entry::new(now.at, Kind::TimeRejected)
+                .level(Level::Warn)
+                .data("reason", "unreadable")
+                .data("part", first.part.as_str())
+                .data("time", first.text.clone())
+                .data("topic", update.topic.clone());
+            entry.agent_id = update.agent_id.clone().map(AgentId);
+            out.push(audit(entry));
+        }
     }
 
     /// Upstream may announce the end of a socket several times.

@@ -80,6 +80,8 @@ pub struct Session {
     latency: LatencyTracker,
     /// The end of the present socket was announced, and an audit entry says so.
     end_announced: bool,
+    /// A time of this socket that cannot be read was written down.
+    unreadable_time_noted: bool,
 }
 
 impl Session {
@@ -111,6 +113,7 @@ impl Session {
             pings: 0,
             latency: LatencyTracker::default(),
             end_announced: false,
+            unreadable_time_noted: false,
         }
     }
 

@@ -28,6 +28,7 @@ impl Session {
         self.whole_at = Some(now.at);
         self.ping = None;
         self.end_announced = false;
+        self.unreadable_time_noted = false;
         let entry = Entry::new(now.at, Kind::WsOpen).data("connectionId", self.upstream_id.clone());
         out.extend([
             Effect::GapClosed,

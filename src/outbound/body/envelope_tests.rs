@@ -100,10 +100,10 @@ fn what_is_known_of_the_agent_is_told() {
         message: Some("back soon".to_owned()),
     };
     let state = AgentState {
-        presence: Some(Timed { value: presence, at }),
-        routing: Some(Timed { value: "IDLE".to_owned(), at }),
-        out_of_office: Some(Timed { value: false, at: None }),
-        queues: Some(Timed { value: vec!["q-1".to_owned()], at }),
+        presence: Some(Timed::new(presence, at)),
+        routing: Some(Timed::new("IDLE".to_owned(), at)),
+        out_of_office: Some(Timed::new(false, None)),
+        queues: Some(Timed::new(vec!["q-1".to_owned()], at)),
     };
     let told = EventState {
         state,

@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use crate::clock;
 use crate::domain::ids::{AgentId, EventId, SourceId, TenantId};
 use crate::domain::presence::agent_state::AgentState;
-use crate::domain::presence::numbering::{Agent, Agents, Dropped, Numbered, number};
+use crate::domain::presence::numbering::{Agent, Agents, Decided, Dropped, Numbered, TimeAhead, number};
 use crate::domain::presence::{Detail, Event, EventKind, PresenceChange};
 use crate::domain::webhook::fan_out::NewEvent;
 use crate::domain::webhook::filter_index::Filters;
@@ -39,6 +39,8 @@ pub struct Recorded {
     pub stale: u64,
     /// Pushed states that were dropped because they are known already.
     pub duplicates: u64,
+    /// Times that were too far ahead of ours to count.
+    pub times_ahead: u64,
 }
 
 impl Store {
@@ -75,7 +77,7 @@ impl Store {
         }
         let mut agents = read.agents;
         let changes = self.filters.ask(|filters| not_too_much(changes, &agents, filters));
-        let (numbered, dropped) = number(changes, &mut agents);
+        let Decided { numbered, dropped, times_ahead } = number(changes, &mut agents);
         update_agents(&mut tx, changes, &agents).await?;
         let now = clock::now();
         let events: Vec<NewEvent> = (read.position..)
@@ -84,7 +86,8 @@ impl Store {
             .collect();
         let planned = self.filters.ask(|filters| self.plan_write(&events, filters, Subscription::wants, now));
         let written = self.write_events(&mut tx, &events, planned).await?;
-        audit::write(&mut tx, &dropped.iter().map(Dropped::entry).collect::<Vec<_>>()).await?;
+        let noted = dropped.iter().map(Dropped::entry).chain(times_ahead.iter().map(TimeAhead::entry));
+        audit::write(&mut tx, &noted.collect::<Vec<_>>()).await?;
         tx.commit().await?;
         let recorded = Recorded {
             changes: changes.len(),
@@ -93,6 +96,7 @@ impl Store {
             superseded: written.superseded,
             stale: count(dropped.iter().filter(|d| d.stale).count()),
             duplicates: count(dropped.iter().filter(|d| !d.stale).count()),
+            times_ahead: count(times_ahead.len()),
         };
         Ok(Some((recorded, written)))
     }

@@ -160,7 +160,7 @@ fn snapshot_event(agent: SnapshotAgent, tenant: TenantId, place: i64, now: Offse
             committed_at: Some(now),
             origin: Origin::Live,
             detail: Some(Detail::Agent(Box::new(EventState {
-                state: agent.state.0,
+                state: agent.state.0.without_history(),
                 changed: Vec::new(),
                 name: agent.name,
                 email: agent.email,
