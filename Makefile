@@ -9,7 +9,7 @@ export RUST_TEST_THREADS ?= $(shell echo $$((1 + $$(getconf _NPROCESSORS_ONLN)))
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test fmt lint doc check bench sqlx-prepare sqlx-check compose-check nginx-check faults fuzz schemathesis deny sbom clean
+.PHONY: help demo test fmt lint doc check bench sqlx-prepare sqlx-check compose-check nginx-check generators-check faults fuzz schemathesis deny sbom clean
 
 help:
 	@echo 'make demo            shows the bridge at work against a simulated Genesys Cloud and a demo CRM'
@@ -27,6 +27,7 @@ help:
 	@echo '                     ARGS=order, outage, isolation, hanging, many, removal, filters, ends, scale, hardship'
 	@echo 'make compose-check   runs the demo of docker-compose.yml, if a Docker engine answers'
 	@echo 'make nginx-check     tests docs/nginx.conf in front of a bridge, if nginx is installed'
+	@echo 'make generators-check  makes clients of openapi.yaml with three generators, and has them use a bridge'
 	@echo 'make faults          injects a fault into each request to the database, one in each run; takes hours.'
 	@echo '                     SECONDS=n tries a part, which the commit chooses; FAULTS_FROM, FAULTS_ONLY: docs/threats-and-tests.md'
 	@echo 'make fuzz            fuzzes each target of fuzz/ for SECONDS=n'
@@ -81,6 +82,10 @@ nginx-check:
 	@scripts/setup demo
 	cargo build --locked --package presence-bridge
 	scripts/nginx-check $(TARGET)/debug/presence-bridge
+
+generators-check:
+	@scripts/setup test
+	cargo test --locked --test it generates_clients
 
 faults:
 	@scripts/setup test

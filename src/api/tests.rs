@@ -72,6 +72,20 @@ fn every_example_of_the_contract_keeps_its_schema() {
     assert!(checked > 10, "only {checked} examples were found");
 }
 
+#[test]
+fn every_item_of_a_batch_is_as_the_body_of_its_type() {
+    let contract = contract();
+    let posts = &contract["paths"]["/v1/webhooks"]["post"]["callbacks"];
+    let batch = &contract["components"]["examples"]["PresenceBatchPost"]["value"]["data"];
+    for item in batch.as_array().unwrap() {
+        let post = &posts[item["type"].as_str().unwrap()]["{$request.body#/url}"]["post"];
+        let body = &post["requestBody"]["content"]["application/json"]["schema"];
+        assert!(body["$ref"].is_string(), "{item}");
+        let errors = errors_of(&contract, body, item);
+        assert!(errors.is_empty(), "{errors:?}");
+    }
+}
+
 /// Looks for media types, which have a schema and examples.
 fn check_examples(contract: &Value, at: &Value, checked: &mut usize) {
     match at {

@@ -20,6 +20,7 @@ mod drains_on_stop;
 mod examines_a_source;
 mod explains;
 mod finds_its_database;
+mod generates_clients;
 mod gives_keys;
 mod hands_its_audit_on;
 mod hands_its_audit_on_safely;
