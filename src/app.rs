@@ -252,9 +252,9 @@ fn spawn_loops(config: &Config, shared: &Shared) {
         Sealer::new(sealed.clone(), key.clone(), counted.clone()).run()
     });
     if let Some(receiver) = config.syslog.clone() {
-        let (pushed, counted) = (store.clone(), metrics.clone());
+        let (pushed, counted, max) = (store.clone(), metrics.clone(), config.syslog_max_bytes);
         spawn_supervised("audit_push", &metrics, move || {
-            audit_push::run(pushed.clone(), receiver.clone(), counted.clone())
+            audit_push::run(pushed.clone(), receiver.clone(), max, counted.clone())
         });
     }
     let retention = Retention { days: config.retention_days, suspended_days: config.parked_retention_days };

@@ -32,13 +32,16 @@ enum PushError {
 }
 
 /// Pushes for as long as the process lives.
-pub async fn run(store: Store, receiver: Receiver, metrics: Metrics) {
+///
+/// Messages are at most `max_bytes` long; longer ones are shortened.
+pub async fn run(store: Store, receiver: Receiver, max_bytes: usize, metrics: Metrics) {
+    let max = receiver.message_max(max_bytes);
     let mut wait = WAIT_FIRST;
     // Error that was logged last, so that each is logged once; `None` once rows were pushed.
     let mut logged = None;
     loop {
         let mut pushed = 0_u64;
-        let Err(error) = push(&store, &receiver, &metrics, &mut pushed, &mut logged).await;
+        let Err(error) = push(&store, &receiver, max, &metrics, &mut pushed, &mut logged).await;
         if pushed > 0 {
             wait = WAIT_FIRST;
         }
@@ -58,6 +61,7 @@ pub async fn run(store: Store, receiver: Receiver, metrics: Metrics) {
 async fn push(
     store: &Store,
     receiver: &Receiver,
+    max: usize,
     metrics: &Metrics,
     pushed: &mut u64,
     logged: &mut Option<String>,
@@ -77,7 +81,7 @@ async fn push(
             false => Vec::new(),
         };
         let messages =
-            rows.iter().map(|row| message(row, receiver)).collect::<Result<Vec<_>, serde_json::Error>>()?;
+            rows.iter().map(|row| message(row, max)).collect::<Result<Vec<_>, serde_json::Error>>()?;
         sink.send(&messages).await?;
         sink.stays_open(COUNTS_AFTER).await?;
         if let Some(last) = rows.last() {
@@ -93,7 +97,7 @@ async fn push(
     }
 }
 
-fn message(row: &Exported, receiver: &Receiver) -> Result<String, serde_json::Error> {
+fn message(row: &Exported, max: usize) -> Result<String, serde_json::Error> {
     let mut ids = vec![("id", row.id.to_string())];
     let of = |name, id: Option<String>| id.map(|id| (name, id));
     ids.extend(of("tenant", row.tenant_id.map(|id| id.to_string())));
@@ -108,5 +112,5 @@ fn message(row: &Exported, receiver: &Receiver) -> Result<String, serde_json::Er
     let text = serde_json::to_string(row)?;
     let message =
         Message { level: &row.level, at: &rfc3339(row.at), kind: &row.kind, ids: &ids, text: &text };
-    Ok(message.write(receiver.transport))
+    Ok(message.write(max))
 }

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use crate::domain::access::tenant_quota::TenantQuota;
 use crate::domain::access::token_bucket::CallRate;
-use crate::domain::audit::syslog::Receiver;
+use crate::domain::audit::syslog::{MESSAGE_MIN, Receiver};
 use crate::domain::presence::source::{
     ENVIRONMENT_SOURCE_NAME, PROTOCOL_NOTIFICATIONS, PROTOCOL_REALTIME, SourceSettings,
 };
@@ -30,6 +30,8 @@ pub use variables::{VARIABLES, Variable, Variables};
 
 /// Length that a chosen API key must have: 32 characters of a random key cannot be guessed.
 const API_KEY_CHARS_MIN: usize = 32;
+/// rsyslog cuts what is longer than 8,096 bytes, unless it is set up otherwise.
+const SYSLOG_MAX_BYTES: usize = 8000;
 /// What is wrong with a text that is no master key.
 const NOT_A_KEY: &str = "must be 32 bytes in base64, such as `openssl rand -base64 32` gives";
 
@@ -85,6 +87,8 @@ pub struct Config {
     pub parked_retention_days: u32,
     /// Who is pushed the audit log, if anybody is.
     pub syslog: Option<Receiver>,
+    /// Longest message that is pushed to them.
+    pub syslog_max_bytes: usize,
     /// The source described by the GENESYS_ variables, if any is set.
     pub source: Option<SourceSettings>,
 }
@@ -134,6 +138,9 @@ impl Config {
             syslog: read.parse("BRIDGE_SYSLOG_URL", None, |text| {
                 let rule = "must be udp://host:port, tcp://host:port or tls://host:port".to_owned();
                 Receiver::parse(text).map(Some).ok_or(rule)
+            }),
+            syslog_max_bytes: read.parse("BRIDGE_SYSLOG_MAX_BYTES", SYSLOG_MAX_BYTES, |text| {
+                within(text, MESSAGE_MIN..=1_048_576)?.try_into().map_err(|_| "is too large".to_owned())
             }),
             source: source(&mut read),
         };
@@ -357,6 +364,7 @@ mod tests {
             ("BRIDGE_RETENTION_DAYS", "0"),
             ("BRIDGE_PARKED_RETENTION_DAYS", "never"),
             ("BRIDGE_SYSLOG_URL", "http://siem.example.com"),
+            ("BRIDGE_SYSLOG_MAX_BYTES", "2047"),
             ("BRIDGE_LOG", "presence=loudest"),
             ("BRIDGE_LISTENN", "127.0.0.1:1"),
         ] {

@@ -82,6 +82,11 @@ pub const VARIABLES: &[Variable] = &[
         "days that deliveries to a paused or unverified webhook wait before they expire, 1 to 3650",
     ),
     plain("BRIDGE_SYSLOG_URL", "none", "syslog receiver of the audit log: udp://, tcp:// or tls://host:port"),
+    plain(
+        "BRIDGE_SYSLOG_MAX_BYTES",
+        "8000",
+        "longest message over tcp:// and tls://, 2048 to 1048576; longer entries are shortened",
+    ),
     plain("GENESYS_PROTOCOL", "notifications", "upstream protocol: notifications or realtime"),
     plain("GENESYS_REGION", "none", "region by domain or AWS name, such as mypurecloud.de or eu-central-1"),
     plain("GENESYS_API_URL", "https://api.REGION", "address of the REST API upstream"),

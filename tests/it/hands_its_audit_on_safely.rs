@@ -73,8 +73,9 @@ async fn over_tls_every_entry_arrives_whole_and_in_order_though_the_receiver_was
     let url = database::create().await;
     let pool = database::pool(&url).await;
     let trusted = trusted.path().to_str().unwrap();
-    let bridge =
-        Bridge::start_on(&url, &[("BRIDGE_SYSLOG_URL", &receiver), ("SSL_CERT_FILE", trusted)]).await;
+    let long = ("BRIDGE_SYSLOG_MAX_BYTES", "100000");
+    let variables = [("BRIDGE_SYSLOG_URL", receiver.as_str()), ("SSL_CERT_FILE", trusted), long];
+    let bridge = Bridge::start_on(&url, &variables).await;
     write(&pool, "BEFORE", 1500).await;
     let mut got = Got::default();
     // It is cut off in the middle of a message, and nobody listens for a while.

@@ -25,6 +25,7 @@ mod gives_keys;
 mod hands_its_audit_on;
 mod hands_its_audit_on_safely;
 mod is_read_by_collectors;
+mod is_read_by_syslog_collectors;
 mod keeps_each_day_by_itself;
 mod keeps_order_per_agent;
 mod keeps_secrets;

@@ -13,16 +13,20 @@ pub fn neighbour(program: &str) -> Option<Command> {
         assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
         std::env::var_os("CARGO_TARGET_DIR")
             .map_or_else(|| package.join("target"), PathBuf::from)
-            .join("neighbours/root/usr")
+            .join("neighbours/root")
     });
-    let found =
-        ["sbin", "bin"].map(|folder| root.join(folder).join(program)).into_iter().find(|p| p.exists());
+    let found = ["usr/sbin", "usr/bin"]
+        .map(|folder| root.join(folder).join(program))
+        .into_iter()
+        .find(|p| p.exists());
     let Some(path) = found else {
         eprintln!("skipped: {program} cannot be had here");
         return None;
     };
-    let libraries = root.join("lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
+    let of_machine = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let libraries = ["lib", "usr/lib"].map(|folder| root.join(folder).join(&of_machine));
     let mut command = Command::new(path);
-    command.env("LD_LIBRARY_PATH", libraries);
+    let own = root.join("usr/lib/syslog-ng");
+    command.env("LD_LIBRARY_PATH", std::env::join_paths(libraries.iter().chain([&own])).expect("no colon"));
     Some(command)
 }
