@@ -39,10 +39,9 @@ use crate::services::caller::Services;
 use crate::status::Status;
 use crate::store::Store;
 use crate::store::access::authenticate::KeyOrigin;
+use crate::store::preflight::Unusable;
 use crate::store::server::Server;
 
-/// Connections for API calls and actors' state.
-const POOL_CONNECTIONS: u32 = 8;
 /// Connections of a subcommand next to a running bridge.
 const CLI_CONNECTIONS: u32 = 2;
 /// How long the start waits for a database that is unavailable.
@@ -89,9 +88,10 @@ pub async fn open_store(config: &Config) -> anyhow::Result<(Store, Option<Embedd
     };
     let by = Instant::now() + DATABASE_WITHIN;
     let store = loop {
-        match server.connect(POOL_CONNECTIONS).await {
+        match server.open(config.database_connections, config.syslog.is_some()).await {
             Ok(store) => break store,
-            Err(error) if error.is_transient() && Instant::now() < by => {
+            Err(Unusable::Refused(why)) => return Err(config_error("DATABASE_URL", &why)),
+            Err(Unusable::Store(error)) if error.is_transient() && Instant::now() < by => {
                 tracing::warn!(%error, "the database does not answer yet; trying again in 1 s");
                 sleep(Duration::from_secs(1)).await;
             }

@@ -59,7 +59,7 @@ pub struct ConnectionMetrics {
 pub struct Status {
     connections: Mutex<HashMap<ConnectionId, ConnectionMetrics>>,
     signs_of_life: Mutex<HashMap<Part, Instant>>,
-    not_storing: Mutex<Option<&'static str>>,
+    not_storing: Mutex<Option<String>>,
 }
 
 impl Status {
@@ -91,14 +91,14 @@ impl Status {
     }
 
     /// Notes why changes cannot be stored at present, or that they can be.
-    pub fn set_not_storing(&self, why: Option<&'static str>) {
+    pub fn set_not_storing(&self, why: Option<String>) {
         *lock(&self.not_storing) = why;
     }
 
     /// Why changes cannot be stored at present.
     #[must_use]
-    pub fn not_storing(&self) -> Option<&'static str> {
-        *lock(&self.not_storing)
+    pub fn not_storing(&self) -> Option<String> {
+        lock(&self.not_storing).clone()
     }
 
     /// Parts that have been silent for too long, or were never heard of.

@@ -157,11 +157,12 @@ impl Worker {
                         self.status.set_not_storing(None);
                     }
                     Err(error) => {
-                        self.status.set_not_storing(Some(error.why_nothing_is_stored()));
+                        let why = self.store.why_nothing_is_stored(&error).await;
+                        self.status.set_not_storing(Some(why.clone()));
                         self.status.alive(Part::Recorder);
                         let delay = backoff.after_failure(random::unit());
                         tracing::warn!(
-                            %error, changes = self.batch.len(), ?delay,
+                            %error, why, changes = self.batch.len(), ?delay,
                             "failed to store presence changes; retrying after the delay"
                         );
                         sleep(delay).await;

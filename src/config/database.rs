@@ -1,11 +1,98 @@
-//! Whether what goes to the database, secrets and presences of people among it, is protected on its way.
+//! The way to the database: what its address may say, and whether what goes there, secrets and presences of
+//! people among it, is protected.
+
+use std::net::IpAddr;
 
 use url::Url;
 
 use super::Variables;
 
+/// Fewest connections that a bridge can work with.
+pub const DATABASE_CONNECTIONS_MIN: u32 = 8;
+/// More than this is a typing error.
+const DATABASE_CONNECTIONS_MAX: u32 = 200;
+
 /// TLS modes that never fall back to plain text.
 const PROTECTED: [&str; 3] = ["require", "verify-ca", "verify-full"];
+
+/// Modes of TLS that sqlx knows.
+const MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+/// Parameters of the address that are obeyed; the connection would be made without any other one.
+const PARAMETERS: [&str; 15] = [
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-mode",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "user",
+];
+
+/// How many connections to the database a bridge may have.
+pub(super) fn connections(text: &str) -> Result<u32, String> {
+    let allowed = DATABASE_CONNECTIONS_MIN..=DATABASE_CONNECTIONS_MAX;
+    text.parse().ok().filter(|number| allowed.contains(number)).ok_or_else(|| {
+        format!("must be a whole number from {DATABASE_CONNECTIONS_MIN} to {DATABASE_CONNECTIONS_MAX}")
+    })
+}
+
+/// Checks that a `DATABASE_URL` says only what is obeyed. No error repeats a part that may hold a password.
+pub(super) fn check(text: &str) -> Result<(), String> {
+    let (scheme, rest) = text.split_once("://").unwrap_or_default();
+    if !["postgres", "postgresql"].contains(&scheme) {
+        return Err("must be a postgres:// URL".to_owned());
+    }
+    let unescaped = || {
+        let rule =
+            "user or password has a character that must be percent-encoded (/ as %2F, ? as %3F, # as %23)";
+        Err(rule.to_owned())
+    };
+    let (authority, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let (path, query) = behind.split_once('?').unwrap_or((behind, ""));
+    let names_hold_at = query.split('&').any(|pair| pair.split('=').next().unwrap_or_default().contains('@'));
+    if behind.contains('#') || path.contains('@') || names_hold_at {
+        return unescaped();
+    }
+    let hosts = authority.rsplit('@').next().unwrap_or_default();
+    let Ok(url) = Url::parse(text) else {
+        let many = hosts.contains(',');
+        return Err(if many { SEVERAL_HOSTS } else { "is not a URL: check host and port" }.to_owned());
+    };
+    if hosts.contains(',') {
+        return Err(SEVERAL_HOSTS.to_owned());
+    }
+    for (name, value) in url.query_pairs() {
+        check_parameter(&name, &value)?;
+    }
+    Ok(())
+}
+
+const SEVERAL_HOSTS: &str = "names several hosts; only one is supported";
+
+fn check_parameter(name: &str, value: &str) -> Result<(), String> {
+    let known = PARAMETERS.contains(&name) || (name.starts_with("options[") && name.ends_with(']'));
+    if !known {
+        let shown: String = name.chars().filter(char::is_ascii_graphic).take(40).collect();
+        return Err(format!("parameter {shown} is not supported; these are: {}", PARAMETERS.join(", ")));
+    }
+    match name {
+        "host" if value.contains(',') => Err(SEVERAL_HOSTS.to_owned()),
+        "sslmode" | "ssl-mode" if !MODES.iter().any(|mode| value.eq_ignore_ascii_case(mode)) => {
+            Err(format!("{name} must be one of {}", MODES.join(", ")))
+        }
+        "hostaddr" if value.parse::<IpAddr>().is_err() => Err("hostaddr must be an IP address".to_owned()),
+        "port" if value.parse::<u16>().is_err() => Err("port must be a number up to 65535".to_owned()),
+        _ => Ok(()),
+    }
+}
 
 /// Whether the way that a `DATABASE_URL` describes stays on this machine, or is TLS. Reads the address as
 /// sqlx does: parameters win over what stands before them, and variables of Postgres' own fill in what is not
@@ -42,6 +129,7 @@ fn is_this_machine(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -71,6 +159,44 @@ mod tests {
             "postgres://localhost.example/b",
         ] {
             assert!(!is_protected(text, &nothing), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_says_more_than_is_obeyed_is_refused_by_name() {
+        for text in [
+            "postgres://u:p@localhost/b",
+            "postgresql://u:p@db:6432/b?sslmode=verify-full&sslrootcert=/etc/ca.pem",
+            "postgres:///b?host=/run/postgresql",
+            "postgres://%2Frun%2Fpostgresql/b",
+            "postgres://u:p@ss@localhost/b",
+            "postgres://u:p%2Fs%23s@localhost/b",
+            "postgres://localhost/b?user=u&password=p@ss",
+            "postgres://localhost/b?options=-csearch_path%3Dbridge&options[jit]=on",
+        ] {
+            assert_eq!(check(text), Ok(()), "{text}");
+        }
+        let escape = "must be percent-encoded";
+        for (text, said) in [
+            ("jdbc:postgresql://db/b", "must be a postgres:// URL"),
+            ("host=db user=u", "must be a postgres:// URL"),
+            ("postgres://u:CANARY/s@localhost/b", escape),
+            ("postgres://u:1/CANARY@localhost/b", escape),
+            ("postgres://u:CANARY?s@localhost/b", escape),
+            ("postgres://u:CANARY#s@localhost/b", escape),
+            ("postgres://u:p@one,two/b", "several hosts"),
+            ("postgres://u:p@one:5432,two:5432/b", "several hosts"),
+            ("postgres:///b?host=one,two", "several hosts"),
+            ("postgres://db/b?schema=bridge", "parameter schema is not supported"),
+            ("postgres://db/b?target_session_attrs=read-write", "parameter target_session_attrs"),
+            ("postgres://db/b?application_name=me", "parameter application_name"),
+            ("postgres://db/b?sslmode=verify_full", "sslmode must be one of"),
+            ("postgres://db/b?hostaddr=db", "hostaddr must be"),
+            ("postgres://db/b?port=x", "port must be"),
+            ("postgres://db:x/b", "is not a URL"),
+        ] {
+            let refused = check(text).unwrap_err();
+            assert!(refused.contains(said) && !refused.contains("CANARY"), "{text}: {refused}");
         }
     }
 

@@ -25,6 +25,7 @@ mod database;
 mod egress;
 mod variables;
 
+pub use database::DATABASE_CONNECTIONS_MIN;
 pub use egress::EgressProxy;
 pub use variables::{VARIABLES, Variable, Variables};
 
@@ -57,6 +58,8 @@ impl fmt::Display for ConfigError {
 pub struct Config {
     /// Postgres; `None`: embedded.
     pub database_url: Option<Secret>,
+    /// Connections to the database that one bridge has at most.
+    pub database_connections: u32,
     /// Where the embedded Postgres and generated keys are kept.
     pub data_dir: PathBuf,
     /// Address of the REST API.
@@ -101,10 +104,9 @@ impl Config {
     pub fn from_variables(variables: &Variables) -> Result<Self, Vec<ConfigError>> {
         let mut read = Reader { variables, errors: unknown(variables) };
         let config = Self {
-            database_url: read.parse("DATABASE_URL", None, |text| {
-                let known = text.starts_with("postgres://") || text.starts_with("postgresql://");
-                known.then(|| Some(Secret::new(text))).ok_or("must be a postgres:// URL".to_owned())
-            }),
+            database_url: read
+                .parse("DATABASE_URL", None, |text| database::check(text).map(|()| Some(Secret::new(text)))),
+            database_connections: read.parse("BRIDGE_DATABASE_CONNECTIONS", 12, database::connections),
             data_dir: PathBuf::from(variables.get("BRIDGE_DATA_DIR").unwrap_or("./data")),
             listen: listen(&mut read),
             api_key: read.parse("BRIDGE_API_KEY", None, |text| {

@@ -34,6 +34,11 @@ pub const VARIABLES: &[Variable] = &[
         "false",
         "true: DATABASE_URL may lead to another machine without TLS",
     ),
+    plain(
+        "BRIDGE_DATABASE_CONNECTIONS",
+        "12",
+        "connections to the database at most, from 8; fewer are used where the server allows fewer",
+    ),
     plain("BRIDGE_DATA_DIR", "./data", "where the embedded Postgres and generated keys are kept"),
     plain("BRIDGE_LISTEN", "127.0.0.1:8080", "address of the REST API"),
     secret(

@@ -90,13 +90,14 @@ impl StoreError {
         }
     }
 
-    /// In words for an operator.
-    pub(crate) fn why_nothing_is_stored(&self) -> &'static str {
-        let code = match self {
-            Self::Database(error) => error.as_database_error().and_then(|error| error.code()),
-            _ => None,
-        };
-        if code.as_deref() == Some(DISK_FULL) { "its disk is full" } else { "changes cannot be stored" }
+    /// Whether no connection was to be had, of which a pool does not say why.
+    pub(super) fn is_no_connection(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::PoolTimedOut))
+    }
+
+    pub(super) fn is_disk_full(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        error.as_database_error().and_then(|error| error.code()).as_deref() == Some(DISK_FULL)
     }
 }
 

@@ -16,11 +16,12 @@
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection, PgPool, Postgres, Transaction};
+use sqlx::{Connection, PgPool, Postgres, Transaction};
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
 use crate::clock;
+use crate::config::DATABASE_CONNECTIONS_MIN;
 use crate::domain::access::tenant::TenantId;
 use crate::domain::ids::ProcessId;
 
@@ -32,6 +33,7 @@ mod event_rows;
 pub mod ingest;
 mod locks;
 mod pool;
+pub mod preflight;
 pub mod recovery;
 pub mod rotation;
 pub mod server;
@@ -45,7 +47,7 @@ pub mod webhooks;
 
 pub use error::{Result, StoreError};
 pub(crate) use pool::LONG_STEP_WITHIN;
-use pool::{FRESH, PING_WITHIN, STATEMENT_TIMEOUT, pool_options, with_long_timeout, with_timeout};
+use pool::{PING_WITHIN, Purpose, pool_options, quiet, with_long_timeout, with_timeout};
 
 /// Difference between the database's clock and this machine's that an operator should know of.
 const WARN_FROM: Duration = Duration::from_secs(1);
@@ -55,6 +57,13 @@ pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// Connections kept for the two hot paths, recording and dispatching, so that API calls cannot hold them up.
 const PIPELINE_CONNECTIONS: u32 = 3;
+/// The one that readiness asks by.
+const READINESS_CONNECTIONS: u32 = 1;
+/// The one that the lock of an audit receiver lives on.
+const PUSH_CONNECTIONS: u32 = 1;
+/// Fewest for API calls and actors' state.
+const POOL_CONNECTIONS_MIN: u32 =
+    DATABASE_CONNECTIONS_MIN - PIPELINE_CONNECTIONS - READINESS_CONNECTIONS - PUSH_CONNECTIONS;
 
 /// The database and the wake-ups. Clones share both.
 #[derive(Clone, Debug)]
@@ -89,35 +98,20 @@ impl Store {
     /// # Errors
     /// If no connection can be made within 5 s.
     pub async fn connect(options: PgConnectOptions, connections: u32) -> Result<Self> {
-        // Whatever BRIDGE_LOG says: sqlx would show statements with what they hold.
         let process = ProcessId::generate();
         let name = format!("presence-bridge {process}"); // as `process_lives` expects it
-        let options = options.disable_statement_logging().application_name(&name).options([
-            ("statement_timeout", STATEMENT_TIMEOUT),
-            ("lock_timeout", STATEMENT_TIMEOUT),
-            ("idle_in_transaction_session_timeout", "10s"),
-            // Our statements are short: compiling one costs more than running it.
-            ("jit", "off"),
-        ]);
-        let pool = pool_options(connections, Duration::ZERO).connect_with(options.clone()).await?;
-        let readiness = pool_options(1, Duration::ZERO).connect_lazy_with(options.clone());
-        // Every statement finds its rows by index. A plan is made once, perhaps while the tables are empty; a
-        // scan of all of `delivery` would seem cheap then, and be kept for ever.
-        let options = options.options([
-            ("plan_cache_mode", "force_generic_plan"),
-            ("enable_seqscan", "off"),
-            ("enable_hashjoin", "off"),
-            ("enable_mergejoin", "off"),
-            ("enable_bitmapscan", "off"),
-        ]);
-        let pipeline_pool = pool_options(PIPELINE_CONNECTIONS, FRESH).connect_lazy_with(options);
+        let options = quiet(options).application_name(&name);
+        let pool = pool_options(connections, Purpose::General).connect_with(options.clone()).await?;
+        // What these two have is kept: another user of a small server could take it meanwhile.
+        let readiness = pool_options(READINESS_CONNECTIONS, Purpose::General).idle_timeout(None);
+        let pipeline_pool = pool_options(PIPELINE_CONNECTIONS, Purpose::Pipeline).idle_timeout(None);
         let mut store = Self {
             pool,
             process,
             began_at: clock::now(),
             tenant: None,
-            pipeline_pool,
-            readiness,
+            pipeline_pool: pipeline_pool.connect_lazy_with(options.clone()),
+            readiness: readiness.connect_lazy_with(options),
             wake: wake::Wake::default(),
             handoff: delivery::direct_dispatch::Handoff::default(),
             quarantined: audit::quarantine::Budgets::default(),
@@ -126,6 +120,39 @@ impl Store {
         store.sync_clock().await?;
         store.began_at = clock::now();
         Ok(store)
+    }
+
+    /// Opens the connections that the bridge cannot do without, those of the two hot paths first.
+    ///
+    /// # Errors
+    /// If the server gives fewer.
+    async fn open_least(&self) -> Result<()> {
+        let wanted = [
+            (&self.pipeline_pool, PIPELINE_CONNECTIONS),
+            (&self.readiness, READINESS_CONNECTIONS),
+            (&self.pool, POOL_CONNECTIONS_MIN),
+        ];
+        let mut opened = Vec::new();
+        for pool in wanted.into_iter().flat_map(|(pool, number)| (0..number).map(move |_| pool)) {
+            opened.push(pool.acquire().await?);
+        }
+        Ok(())
+    }
+
+    /// Why the server opens no connection at present, in its words; `None` if it does.
+    async fn refusal(&self) -> Option<String> {
+        let error = preflight::dial(&self.pool.connect_options()).await.err()?;
+        Some(error.to_string())
+    }
+
+    /// Why a step that stores changes failed, in words for an operator.
+    pub async fn why_nothing_is_stored(&self, error: &StoreError) -> String {
+        let refusal = if error.is_no_connection() { self.refusal().await } else { None };
+        match refusal {
+            Some(refusal) => format!("no connection: {refusal}"),
+            None if error.is_disk_full() => "its disk is full".to_owned(),
+            None => "changes cannot be stored".to_owned(),
+        }
     }
 
     /// Sets our clock by the database's, which counts for all processes that share it.

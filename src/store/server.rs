@@ -5,7 +5,10 @@ use std::str::FromStr;
 
 use sqlx::postgres::PgConnectOptions;
 
-use super::{Result, Store};
+use super::pool::quiet;
+use super::preflight::{self, Limit, Unusable};
+use super::{PIPELINE_CONNECTIONS, PUSH_CONNECTIONS, READINESS_CONNECTIONS, Result, Store};
+use crate::config::DATABASE_CONNECTIONS_MIN;
 
 /// Address and credentials of the database. Its `Debug` shows nothing: that of sqlx's options prints the
 /// password.
@@ -20,7 +23,7 @@ impl fmt::Debug for Server {
 
 impl From<PgConnectOptions> for Server {
     fn from(options: PgConnectOptions) -> Self {
-        Self(options)
+        Self(quiet(options))
     }
 }
 
@@ -29,7 +32,7 @@ impl FromStr for Server {
 
     /// Reads a `postgres://` URL. Do not show the error: it may repeat a part of the URL.
     fn from_str(url: &str) -> Result<Self, sqlx::Error> {
-        Ok(Self(url.parse()?))
+        Ok(PgConnectOptions::from_str(url)?.into())
     }
 }
 
@@ -42,12 +45,50 @@ impl Server {
         over_tcp.then(|| (host.trim_matches(['[', ']']).to_owned(), self.0.get_port()))
     }
 
-    /// Opens the pools ([`Store::connect`]).
+    /// Opens the pools of a subcommand ([`Store::connect`]).
     ///
     /// # Errors
-    /// If no connection can be made within 5 s.
+    /// If no connection can be made within 5 s, in the server's words.
     pub async fn connect(&self, connections: u32) -> Result<Store> {
+        drop(preflight::dial(&self.0).await?);
         Store::connect(self.0.clone(), connections).await
+    }
+
+    /// Opens the pools of a bridge, which has at most `connections` connections in all, one of them for the
+    /// lock of an audit receiver if it `pushes`. Takes fewer if the server allows fewer.
+    ///
+    /// # Errors
+    /// If the database cannot be reached, does not let us in, or gives too few connections.
+    pub async fn open(&self, connections: u32, pushes: bool) -> Result<Store, Unusable> {
+        let least = DATABASE_CONNECTIONS_MIN;
+        let mut whole = connections;
+        let limit = preflight::examine(&self.0).await?;
+        if let Some(Limit { connections: allowed, of }) = limit.filter(|limit| limit.connections < whole) {
+            if allowed < least {
+                return Err(Unusable::Refused(format!(
+                    "{of} may have {allowed} connections, and the bridge needs at least {least}"
+                )));
+            }
+            tracing::warn!(
+                allowed,
+                wanted = whole,
+                least,
+                of,
+                "database allows fewer connections; using those"
+            );
+            whole = allowed;
+        }
+        let push = if pushes { PUSH_CONNECTIONS } else { 0 };
+        let pool = whole.saturating_sub(PIPELINE_CONNECTIONS + READINESS_CONNECTIONS + push);
+        let store = Store::connect(self.0.clone(), pool).await?;
+        if let Err(error) = store.open_least().await {
+            let refusal = store.refusal().await.unwrap_or_else(|| error.to_string());
+            tracing::warn!(least, refusal, "database gives fewer connections than the bridge needs");
+            store.close().await;
+            return Err(error.into());
+        }
+        tracing::info!(connections = whole, least, "opened the database");
+        Ok(store)
     }
 }
 
@@ -72,7 +113,7 @@ mod tests {
     #[tokio::test]
     async fn debug_of_a_store_shows_no_password() {
         let options: PgConnectOptions = "postgres://bridge:CANARY@127.0.0.1:1/b".parse().unwrap();
-        let pool = super::super::pool_options(1, std::time::Duration::ZERO).connect_lazy_with(options);
+        let pool = super::super::pool_options(1, super::super::Purpose::General).connect_lazy_with(options);
         assert!(!format!("{pool:?}").contains("CANARY"));
     }
 }

@@ -1,8 +1,7 @@
 //! The bridge's database user need be no superuser, and the wire to the database no trusted one.
 
-use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use presence_bridge::embedded_postgres::{Embedded, Options};
@@ -11,7 +10,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, UnixStream};
 
-use crate::support::bridge::MASTER_KEY;
+use crate::support::bridge::{MASTER_KEY, complaint};
 use crate::support::shown::{ELSEWHERE, KNOWN, OUTSIDER, Shown, authorities};
 use crate::support::{Bridge, database};
 
@@ -187,25 +186,8 @@ async fn a_database_that_cannot_prove_who_it_is_is_told_nothing() {
     ] {
         let guarded = Guarded::by(shown).await;
         let url = format!("{}?sslmode={mode}&sslrootcert={}", guarded.url, file.path().display());
-        let said = tokio::task::spawn_blocking(move || first_complaint(&url)).await.unwrap();
-        assert!(said.contains(why) && !said.contains("wire-canary"), "{mode}: {said}");
+        let said = tokio::task::spawn_blocking(move || complaint(&url, why)).await.unwrap();
+        assert!(!said.contains("wire-canary"), "{mode}: {said}");
         guarded.heard_only_the_wish();
     }
-}
-
-/// Starts the bridge on a database that it cannot take, until it says so.
-fn first_complaint(url: &str) -> String {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_presence-bridge"))
-        .arg("migrate")
-        .env_clear()
-        .envs([("DATABASE_URL", url), ("BRIDGE_MASTER_KEY", MASTER_KEY), ("BRIDGE_LOG", "warn")])
-        .current_dir(std::env::temp_dir())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    line
 }

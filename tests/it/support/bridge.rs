@@ -278,3 +278,29 @@ async fn try_spawn(
     };
     Ok((child, format!("http://{}", address.unwrap())))
 }
+
+/// `migrate` on this database: its exit code, and what it said to stderr.
+pub fn migrate(url: &str) -> (Option<i32>, String) {
+    let output = command_on(url).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// The first line with this text that `migrate` says on a database that it cannot use; it is ended then.
+pub fn complaint(url: &str, text: &str) -> String {
+    let mut child = command_on(url).spawn().unwrap();
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
+    let line = lines.map_while(Result::ok).find(|line| line.contains(text));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    line.unwrap_or_else(|| panic!("it ended without {text:?}"))
+}
+
+fn command_on(url: &str) -> std::process::Command {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_presence-bridge"));
+    command.arg("migrate").env_clear().current_dir(std::env::temp_dir()).stderr(Stdio::piped()).envs([
+        ("DATABASE_URL", url),
+        ("BRIDGE_MASTER_KEY", MASTER_KEY),
+        ("BRIDGE_LOG", "warn"),
+    ]);
+    command
+}

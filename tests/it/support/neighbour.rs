@@ -1,4 +1,4 @@
-//! The real programs that stand beside a bridge at a site (docs/neighbours.md), started by the test that needs them.
+//! The real programs that run next to a bridge at a site (docs/neighbours.md), started by the test that needs them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
