@@ -20,6 +20,7 @@ mod drains_on_stop;
 mod examines_a_source;
 mod explains;
 mod finds_its_database;
+mod finds_what_is_past;
 mod generates_clients;
 mod gives_keys;
 mod goes_through_poolers;

@@ -78,6 +78,21 @@ impl Query {
         })
     }
 
+    /// Takes a time, or a word that stands for none: `Some(None)`.
+    ///
+    /// # Errors
+    /// If it is neither.
+    pub fn time_or_word(
+        &mut self,
+        name: &str,
+        word: &str,
+    ) -> Result<Option<Option<OffsetDateTime>>, ApiError> {
+        let what = format!("is neither {word} nor an RFC 3339 time such as 2026-01-31T09:30:00Z");
+        self.parsed(name, &what, |text| {
+            if text == word { Some(None) } else { OffsetDateTime::parse(text, &Rfc3339).ok().map(Some) }
+        })
+    }
+
     /// Takes true or false.
     ///
     /// # Errors
@@ -166,6 +181,8 @@ pub enum List {
     Agents,
     /// `/v1/events`
     Events,
+    /// The same with the newest first.
+    EventsNewestFirst,
     /// `/v1/deliveries`
     Deliveries,
     /// `/v1/recoveries`
@@ -200,12 +217,13 @@ pub enum Place {
 impl List {
     /// Every one.
     #[cfg(any(test, feature = "fuzzing"))]
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Webhooks,
         Self::Sources,
         Self::Connections,
         Self::Agents,
         Self::Events,
+        Self::EventsNewestFirst,
         Self::Deliveries,
         Self::Recoveries,
         Self::Audit,
@@ -224,6 +242,7 @@ impl List {
             Self::Connections => b'c',
             Self::Agents => b'a',
             Self::Events => b'e',
+            Self::EventsNewestFirst => b'n',
             Self::Deliveries => b'd',
             Self::Recoveries => b'o',
             Self::Audit => b'l',
@@ -258,7 +277,11 @@ impl List {
                 return None;
             }
             match self {
-                Self::Agents | Self::Events | Self::Audit | Self::RejectedTopics => {
+                Self::Agents
+                | Self::Events
+                | Self::EventsNewestFirst
+                | Self::Audit
+                | Self::RejectedTopics => {
                     let number = i64::from_be_bytes(rest.try_into().ok()?);
                     (number >= 0).then_some(Place::Number(number))
                 }

@@ -63,6 +63,8 @@ pub(in crate::api) async fn list(caller: Caller, request: HttpRequest) -> Reply 
         agents: take_agents(&caller, &mut query).await?,
         event: query.id("event")?.map(EventId),
         state: query.word("state", &STATES)?,
+        since: query.time("since")?,
+        until: query.time("until")?,
     };
     let paging = query.paging(List::Deliveries)?;
     let before = paging.after_id().map(DeliveryId);

@@ -11,7 +11,7 @@ use crate::domain::ids::{EventId, SourceId};
 use crate::domain::presence::Event;
 use crate::domain::presence::event_data::EventData;
 use crate::services::caller::Caller;
-use crate::store::views::events::FeedFilter;
+use crate::store::views::events::{FeedFilter, FeedPlace};
 
 type Reply = Result<HttpResponse, ApiError>;
 
@@ -29,7 +29,8 @@ fn view(event: &Event) -> View<'_> {
     View { data: EventData::new(event, raw, at), position: event.position }
 }
 
-/// A page of the feed. Unlike other lists it always has a cursor: the reader comes back with it later.
+/// A page of the feed, oldest first. Unlike other lists it always has a cursor: the reader comes back with it
+/// later.
 #[derive(Serialize)]
 struct FeedPage<'a> {
     items: Vec<View<'a>>,
@@ -41,12 +42,25 @@ pub(in crate::api) async fn list(caller: Caller, request: HttpRequest) -> Reply 
     let filter = FeedFilter {
         agents: take_agents(&caller, &mut query).await?,
         source: query.id("source")?.map(SourceId),
+        since: query.time("since")?,
+        until: query.time("until")?,
     };
+    let newest_first = query.word("order", &["oldest", "newest"])?.is_some_and(|order| order == "newest");
     query.rename("after", "cursor")?;
+    if newest_first {
+        let paging = query.paging(List::EventsNewestFirst)?;
+        let place = FeedPlace::Before(paging.after_number());
+        let events = caller.store.feed(&filter, place, paging.rows()).await?;
+        return Ok(paging.respond(
+            events.iter().collect(),
+            |event| Place::Number(event.position),
+            |event| view(event),
+        ));
+    }
     let paging = query.paging(List::Events)?;
-    let after = paging.after_number().unwrap_or(0);
-    let events = caller.store.feed(&filter, after, paging.limit()).await?;
-    let reached = events.last().map_or(after, |event| event.position);
+    let after = paging.after_number();
+    let events = caller.store.feed(&filter, FeedPlace::After(after), paging.limit()).await?;
+    let reached = events.last().map_or(after.unwrap_or(0), |event| event.position);
     Ok(HttpResponse::Ok().json(FeedPage {
         items: events.iter().map(view).collect(),
         next_cursor: List::Events.cursor(Place::Number(reached)),

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::api::http::page::{Query, at};
 use crate::api::http::problem::ApiError;
+use crate::api::resources::agents::take_agents;
 use crate::clock;
 use crate::domain::explain::{Step, explain};
 use crate::domain::ids::{DeliveryId, EventId, WebhookId};
@@ -18,13 +19,28 @@ fn step_view(step: &Step) -> Value {
     Value::Object(shown)
 }
 
+/// The event that is named, or the one by which the agent became as it was `at` a time; `None` if there was
+/// none by then.
+async fn take_event(caller: &Caller, query: &mut Query) -> Result<Option<EventId>, ApiError> {
+    let event = query.id("event")?.map(EventId);
+    let agents = take_agents(caller, query).await?;
+    let at = query.time_or_word("at", "last")?;
+    match (event, agents) {
+        (Some(_), Some(_)) => Err(ApiError::parameter("agent", "says the same as event; give one of them")),
+        (Some(_), None) if at.is_some() => Err(ApiError::parameter("at", "is known with agent only")),
+        (Some(event), None) => Ok(Some(event)),
+        (None, Some(agents)) => Ok(caller.store.event_of_agent(&agents, at.flatten()).await?),
+        (None, None) => Err(ApiError::parameter("event", "is missing, and so is agent")),
+    }
+}
+
 pub(in crate::api) async fn get(caller: Caller, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let mut query = Query::read(&request)?;
-    let event = query.id("event")?.map(EventId);
     let webhook = query.id("webhook")?.map(WebhookId);
-    query.finish()?;
-    let event = event.ok_or_else(|| ApiError::parameter("event", "is missing"))?;
     let webhook = webhook.ok_or_else(|| ApiError::parameter("webhook", "is missing"))?;
+    let event = take_event(&caller, &mut query).await?;
+    query.finish()?;
+    let event = event.ok_or_else(ApiError::not_found)?;
     let told = explain(&caller.store.explain(event, webhook).await?, clock::now(), at);
     let matched: Map<String, Value> = told
         .matched

@@ -81,6 +81,10 @@ pub struct DeliveryFilter {
     pub event: Option<EventId>,
     /// Only in this state; `open` and `ended` stand for all of their kind.
     pub state: Option<String>,
+    /// Only of events that arrived at or after this time, as their ids tell it.
+    pub since: Option<OffsetDateTime>,
+    /// Only of events that arrived before this time.
+    pub until: Option<OffsetDateTime>,
 }
 
 /// A page of deliveries.
@@ -104,9 +108,13 @@ impl Store {
         before: Option<DeliveryId>,
         limit: i64,
     ) -> Result<DeliveryPage> {
+        let first = filter.since.map(|since| DeliveryId::bound(milliseconds(since)));
+        let end = filter.until.map(|until| DeliveryId::bound(milliseconds(until)));
         // A caller who goes on where another page was cut off would only wait for the same timeout again.
-        if !before.is_some_and(DeliveryId::is_bound) {
-            match self.deliveries_between(filter, None, before, limit, AT_ONCE).await {
+        let goes_on = before.is_some_and(DeliveryId::is_bound);
+        let before = [before, end].into_iter().flatten().min();
+        if !goes_on {
+            match self.deliveries_between(filter, first, before, limit, AT_ONCE).await {
                 Err(error) if error.is_too_slow() => {}
                 read => return Ok(DeliveryPage { rows: read?, stopped_at: None }),
             }
@@ -116,8 +124,8 @@ impl Store {
         let mut wanted = limit;
         loop {
             let asked = Instant::now();
-            let upto = before.map_or_else(now_in_milliseconds, DeliveryId::milliseconds);
-            let from = upto.checked_sub(piece).map(DeliveryId::bound);
+            let upto = before.map_or_else(|| milliseconds(clock::now()), DeliveryId::milliseconds);
+            let from = upto.checked_sub(piece).map(DeliveryId::bound).max(first);
             match self.deliveries_between(filter, from, before, wanted, PIECE_WITHIN).await {
                 Err(error) if error.is_too_slow() && began.elapsed() < PIECES_WITHIN => {
                     piece = (piece / 16).max(1);
@@ -129,7 +137,7 @@ impl Store {
                     rows.extend(read);
                 }
             }
-            if from.is_none() || wanted <= 0 {
+            if from == first || wanted <= 0 {
                 return Ok(DeliveryPage { rows, stopped_at: None });
             }
             if began.elapsed() >= PIECES_WITHIN {
@@ -211,6 +219,7 @@ impl Store {
     }
 }
 
-fn now_in_milliseconds() -> u64 {
-    u64::try_from(clock::now().unix_timestamp_nanos() / 1_000_000).unwrap_or(0)
+/// Milliseconds since 1970, the way ids tell the time.
+fn milliseconds(at: OffsetDateTime) -> u64 {
+    u64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(0)
 }

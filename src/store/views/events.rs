@@ -1,10 +1,24 @@
 //! `event` as the API shows it: a feed in commit order, and single events.
 
+use time::{Duration, OffsetDateTime};
+
 use crate::domain::ids::{AgentId, EventId, SourceId};
 use crate::domain::presence::Event;
 use crate::store::event_rows::EventRow;
 use crate::store::session::choose_plan_by_values;
 use crate::store::{Result, Store, StoreError};
+
+/// How far the clocks of two processes may be apart: positions follow `committed_at` only so closely.
+const CLOCKS_APART: Duration = Duration::seconds(1);
+
+/// Order of the feed, and the position behind which a page begins; `None` from its start.
+#[derive(Clone, Copy, Debug)]
+pub enum FeedPlace {
+    /// Oldest first.
+    After(Option<i64>),
+    /// Newest first.
+    Before(Option<i64>),
+}
 
 /// Restricts the feed; a field that is `None` lets every event pass.
 #[derive(Clone, Debug, Default)]
@@ -13,18 +27,16 @@ pub struct FeedFilter {
     pub agents: Option<Vec<String>>,
     /// Only of this source.
     pub source: Option<SourceId>,
+    /// Only stored at or after this time.
+    pub since: Option<OffsetDateTime>,
+    /// Only stored before this time.
+    pub until: Option<OffsetDateTime>,
 }
 
-impl Store {
-    /// Presence updates behind a position, oldest first. Positions are given in commit order
-    /// (`store/ingest/record.rs`), so a reader that goes on from the last one it saw misses none.
-    ///
-    /// # Errors
-    /// If the database does not answer.
-    pub async fn feed(&self, filter: &FeedFilter, after: i64, limit: i64) -> Result<Vec<Event>> {
-        let mut tx = self.begin().await?;
-        choose_plan_by_values(&mut tx).await?;
-        let rows = sqlx::query_as!(
+/// Events between two positions that pass, in an order.
+macro_rules! select_feed {
+    ($conn:expr, $filter:expr, $after:expr, $before:expr, $limit:expr, $order:literal) => {
+        sqlx::query_as!(
             EventRow,
             r#"select event_id as "event_id: EventId", position, source_id as "source_id: SourceId", source_name,
                       agent_id as "agent_id: AgentId", sequence, topic, presence, previous, occurred_at,
@@ -32,19 +44,115 @@ impl Store {
                from event
                where kind = 'presence.updated'
                  and position > $1
-                 and ($2::text[] is null or agent_id = any ($2))
-                 and ($3::uuid is null or source_id = $3)
-               order by position
-               limit $4"#,
-            after,
-            filter.agents.as_deref(),
-            filter.source as _,
-            limit,
+                 and position < $2
+                 and ($3::text[] is null or agent_id = any ($3))
+                 and ($4::uuid is null or source_id = $4)
+                 and ($5::timestamptz is null or coalesce(committed_at, received_at) >= $5)
+                 and ($6::timestamptz is null or coalesce(committed_at, received_at) < $6) "#
+                + $order
+                + " limit $7",
+            $after,
+            $before,
+            $filter.agents.as_deref(),
+            $filter.source as _,
+            $filter.since,
+            $filter.until,
+            $limit,
         )
-        .fetch_all(&mut *tx)
-        .await?;
+        .fetch_all($conn)
+        .await?
+    };
+}
+
+impl Store {
+    /// A page of presence updates. Positions are given in commit order (`store/ingest/record.rs`), so a reader
+    /// that goes on from the last one it saw misses none.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn feed(&self, filter: &FeedFilter, place: FeedPlace, limit: i64) -> Result<Vec<Event>> {
+        let since = match filter.since {
+            Some(since) => self.position_at(since.saturating_sub(CLOCKS_APART)).await?.0,
+            None => 0,
+        };
+        let until = match filter.until {
+            Some(until) => self.position_at(until.saturating_add(CLOCKS_APART)).await?.1,
+            None => i64::MAX,
+        };
+        let mut tx = self.begin().await?;
+        choose_plan_by_values(&mut tx).await?;
+        let rows = match place {
+            FeedPlace::After(after) => {
+                let after = after.unwrap_or(0).max(since);
+                select_feed!(&mut *tx, filter, after, until, limit, "order by position")
+            }
+            FeedPlace::Before(before) => {
+                let before = before.unwrap_or(i64::MAX).min(until);
+                select_feed!(&mut *tx, filter, since, before, limit, "order by position desc")
+            }
+        };
         tx.commit().await?;
         Ok(rows.into_iter().map(Event::from).collect())
+    }
+
+    /// The last position of what was stored before a time, and the first of what was not, or the greatest
+    /// number if there is none yet: found by halving, as no index knows the times. Asks about the events of
+    /// all tenants, and tells nothing of them.
+    async fn position_at(&self, time: OffsetDateTime) -> Result<(i64, i64)> {
+        let mut tx = self.pool.begin().await?;
+        let last = sqlx::query_scalar!("select max(position) from event").fetch_one(&mut *tx).await?;
+        let (mut before, mut from, mut highest) = (0, i64::MAX, last.unwrap_or(0));
+        while before < highest {
+            let middle = before + (highest - before) / 2;
+            let found = sqlx::query!(
+                r#"select position, coalesce(committed_at, received_at) as "at!"
+                   from event
+                   where position > $1
+                   order by position
+                   limit 1"#,
+                middle,
+            )
+            .fetch_optional(&mut *tx)
+            .await?;
+            match found {
+                Some(found) if found.at < time => before = found.position,
+                Some(found) => {
+                    from = from.min(found.position);
+                    highest = middle;
+                }
+                None => highest = middle,
+            }
+        }
+        tx.commit().await?;
+        Ok((before, from))
+    }
+
+    /// The presence update after which an agent was as it was at a time, or is now; `None` if there is none.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn event_of_agent(
+        &self,
+        agents: &[String],
+        at: Option<OffsetDateTime>,
+    ) -> Result<Option<EventId>> {
+        let mut tx = self.begin().await?;
+        choose_plan_by_values(&mut tx).await?;
+        let found = sqlx::query_scalar!(
+            r#"select event_id as "event_id: EventId"
+               from event
+               where kind = 'presence.updated'
+                 and agent_id = any ($1)
+                 and ($2::timestamptz is null or received_at <= $2)
+               order by position desc
+               limit 1"#,
+            agents,
+            at,
+        )
+        .fetch_optional(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(found)
     }
 
     /// One presence update.
