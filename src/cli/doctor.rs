@@ -347,7 +347,7 @@ fn remedy(step: &str, error: &UpstreamError) -> &'static str {
             "client id or secret are wrong, or belong to another region: copy both again (Admin > Integrations > OAuth)"
         }
         ("login", _, Some(400)) => {
-            "the OAuth client is disabled, or its grant is not Client Credentials (Admin > Integrations > OAuth)"
+            "the OAuth client is disabled, its grant is not Client Credentials, or its id is mistyped (Admin > Integrations > OAuth)"
         }
         (_, ErrorKind::RateLimited(_), _) => {
             "the OAuth client makes too many requests: see which other program uses it, and give each one its own"
@@ -373,7 +373,25 @@ fn remedy(step: &str, error: &UpstreamError) -> &'static str {
         (_, ErrorKind::BadAnswer, _) => {
             "this is not what the platform answers: see that the address in the settings is Genesys' own"
         }
-        _ => "try again; if it stays, Genesys' support can find the call by its correlation id",
+        (_, ErrorKind::Limit, _) => {
+            "the OAuth client has reached a limit: see which other program uses it, and give each one its own"
+        }
+        (_, _, Some(300..=399)) => {
+            "the address in the settings leads elsewhere: give the one that it leads to, without a path"
+        }
+        (_, _, Some(404 | 405 | 410)) => {
+            "there is nothing at this address: see that those in the settings are Genesys' own (https://api.…, https://login.…), without a path"
+        }
+        (_, _, Some(407)) => "a proxy on the way wants a name and a password: give them in its address",
+        (_, _, Some(400..=499)) => {
+            "the request is refused as it is: see that the ids of agents, queues and groups are those of this organisation, and that the address is Genesys' own"
+        }
+        _ if says("correlation ") => {
+            "the platform fails: try again later; if it stays, Genesys' support can find the call by its correlation id"
+        }
+        _ => {
+            "whoever answers fails and is not Genesys: see that the address in the settings is Genesys' own, and which proxy is on the way"
+        }
     }
 }
 
@@ -402,9 +420,29 @@ mod tests {
             ("rosters", failed(ErrorKind::Status, 404, "status 404"), "does not exist"),
             ("presences", failed(ErrorKind::Forbidden, 403, "status 403"), "labels"),
             ("subscribe", failed(ErrorKind::Forbidden, 403, "status 403"), "every division"),
+            ("subscribe", failed(ErrorKind::Limit, 409, "status 409"), "a limit"),
+            ("login", failed(ErrorKind::Status, 302, "status 302"), "leads elsewhere"),
+            ("login", failed(ErrorKind::Status, 404, "status 404"), "nothing at this address"),
+            ("login", failed(ErrorKind::Status, 405, "status 405"), "nothing at this address"),
+            ("channels", failed(ErrorKind::Status, 407, "status 407"), "a password"),
+            ("rosters", failed(ErrorKind::Status, 400, "status 400, correlation c"), "ids of agents"),
+            ("state", failed(ErrorKind::Status, 502, "status 502"), "not Genesys"),
+            ("state", failed(ErrorKind::Status, 503, "status 503, correlation c-1"), "Genesys' support"),
         ];
         for (step, error, word) in cases {
             assert!(remedy(step, &error).contains(word), "{step}: {}", remedy(step, &error));
+        }
+    }
+
+    #[test]
+    fn nobody_is_sent_to_support_for_what_is_their_own_to_mend() {
+        for step in ["login", "token", "rosters", "presences", "channels", "subscribe", "socket", "state"] {
+            for status in 300..500 {
+                for kind in [ErrorKind::Status, ErrorKind::Limit, ErrorKind::BadAnswer] {
+                    let error = failed(kind, status, &format!("status {status}, correlation c-1"));
+                    assert!(!remedy(step, &error).contains("support"), "{step} {status} {kind:?}");
+                }
+            }
         }
     }
 

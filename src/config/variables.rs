@@ -93,7 +93,11 @@ pub const VARIABLES: &[Variable] = &[
         "longest message over tcp:// and tls://, 2048 to 1048576; longer entries are shortened",
     ),
     plain("GENESYS_PROTOCOL", "notifications", "upstream protocol: notifications or realtime"),
-    plain("GENESYS_REGION", "none", "region by domain or AWS name, such as mypurecloud.de or eu-central-1"),
+    plain(
+        "GENESYS_REGION",
+        "none",
+        "region by domain, host or AWS name, such as mypurecloud.de, api.mypurecloud.de or eu-central-1",
+    ),
     plain("GENESYS_API_URL", "https://api.REGION", "address of the REST API upstream"),
     plain(
         "GENESYS_LOGIN_URL",

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::ids::AgentId;
+use super::ids::{AgentId, canonical_guid};
 use super::violation::{Violation, check_text};
 
 /// Most pairs at once.
@@ -73,6 +73,7 @@ pub fn check_pairs(given: Vec<(Place, String, String)>) -> Result<Vec<Pair>, Vec
     let mut pairs = Vec::with_capacity(given.len());
     let mut wrong = Vec::new();
     for (place, agent, external) in given {
+        let agent = canonical_guid(agent);
         let checked = check_id(AGENT, &agent).and_then(|()| check_id(EXTERNAL, &external)).and_then(|()| {
             match seen.insert(agent.clone(), place) {
                 None => Ok(()),

@@ -135,6 +135,14 @@ pub fn canonical_guid(text: String) -> String {
     if is_guid { text.to_ascii_lowercase() } else { text }
 }
 
+/// Each id of a filter as it was given, and in the case in which GUIDs are kept: it may be meant for an agent
+/// of the platform, or for one of the CRM's own ids, which are compared as they are.
+#[must_use]
+pub fn with_canonical_guids(ids: &[String]) -> Vec<String> {
+    let other = ids.iter().filter_map(|id| Some(canonical_guid(id.clone())).filter(|other| other != id));
+    ids.iter().cloned().chain(other).collect()
+}
+
 impl fmt::Display for AgentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

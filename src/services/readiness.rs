@@ -14,7 +14,7 @@ pub async fn obstacles(services: &Services) -> Vec<String> {
     let mut reasons = Vec::new();
     match timeout(DATABASE_WITHIN, services.whole_store.coverage()).await {
         Ok(Ok(coverage)) => {
-            if coverage.any_source && !coverage.any_open {
+            if coverage.any_wanted && !coverage.any_open {
                 reasons.push("upstream: no connection is open".to_owned());
             }
         }

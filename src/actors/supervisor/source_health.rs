@@ -16,6 +16,8 @@ use crate::store::sources::desired_connections::WantedSource;
 pub struct SourcesHealth {
     /// First check of each source: without any proof, its time without a connection counts from then.
     first_seen: HashMap<SourceId, OffsetDateTime>,
+    /// When a source was last seen to have nobody to watch: it needs no connection until then.
+    empty_at: HashMap<SourceId, OffsetDateTime>,
     /// Sources whose change is being written.
     writing: HashSet<SourceId>,
 }
@@ -38,9 +40,13 @@ impl SourcesHealth {
             live |= figures.open;
             proven = proven.max(figures.proven_at);
         }
+        if source.watches_nobody {
+            live = true;
+            self.empty_at.insert(id, now);
+        }
         // Proofs of a former process count as well: the silence began with its end.
         let proven = proven.max(source.connections.iter().filter_map(|c| c.proven_at).max());
-        let since = proven.unwrap_or(first_seen);
+        let since = proven.max(self.empty_at.get(&id).copied()).unwrap_or(first_seen);
         let silent = now - since >= Duration::seconds(i64::from(source.stale_after_seconds));
         let stale = match (source.stale_since, live) {
             (Some(_), true) => false,
@@ -80,5 +86,6 @@ impl SourcesHealth {
     /// Forgets sources that are gone.
     pub fn forget_all_but(&mut self, wanted: impl Fn(SourceId) -> bool) {
         self.first_seen.retain(|source, _| wanted(*source));
+        self.empty_at.retain(|source, _| wanted(*source));
     }
 }

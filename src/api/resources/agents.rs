@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::api::http::page::{List, Place, Query, at, maybe_at, path_text};
 use crate::api::http::problem::ApiError;
-use crate::domain::ids::{AgentId, EventId, SourceId};
+use crate::domain::ids::{AgentId, EventId, SourceId, canonical_guid};
 use crate::domain::presence::canonical_presence;
 use crate::domain::presence::event_data::{Presence, SourceName, StateData};
 use crate::services;
@@ -73,7 +73,7 @@ pub(in crate::api) async fn list(caller: Caller, request: HttpRequest) -> Reply 
 }
 
 pub(in crate::api) async fn get(caller: Caller, request: HttpRequest) -> Reply {
-    let id = path_text(&request)?;
+    let id = canonical_guid(path_text(&request)?);
     let mut query = Query::read(&request)?;
     let source = query.id("source")?.map(SourceId);
     query.finish()?;

@@ -7,7 +7,7 @@ use crate::api::http::body::{JsonBody, JsonOrCsv};
 use crate::api::http::page::{List, Place, Query, maybe_at, path_text};
 use crate::api::http::problem::{ApiError, Code};
 use crate::domain::external_ids::{self, PAIRS_MAX, check_id, check_pairs, read_csv};
-use crate::domain::ids::{AgentId, SourceId};
+use crate::domain::ids::{AgentId, SourceId, canonical_guid};
 use crate::domain::violation::Violation;
 use crate::services;
 use crate::services::caller::Caller;
@@ -36,7 +36,7 @@ pub(in crate::api) async fn list(caller: Caller, request: HttpRequest) -> Reply 
 
 /// Of one agent.
 pub(in crate::api) async fn update(caller: Caller, request: HttpRequest, mut body: JsonBody) -> Reply {
-    let agent = path_text(&request)?;
+    let agent = canonical_guid(path_text(&request)?);
     // Nothing can be there.
     check_id("id", &agent).map_err(|_| ApiError::not_found())?;
     let mut query = Query::read(&request)?;

@@ -4,6 +4,7 @@
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
+use crate::domain::ids::with_canonical_guids;
 use crate::domain::presence::EventKind;
 use crate::domain::webhook::state::WebhookState;
 
@@ -79,7 +80,10 @@ pub fn matches(event: &EventFacts, webhook: &WebhookFacts) -> Vec<Match> {
     };
     let of = |filter, counts: bool, asked: Vec<String>, has: Vec<Option<String>>| {
         let has: Vec<String> = has.into_iter().flatten().collect();
-        let matches = !counts || asked.is_empty() || has.iter().any(|has| asked.contains(has));
+        let matches = !counts || asked.is_empty() || {
+            let asked = with_canonical_guids(&asked);
+            has.iter().any(|has| asked.contains(has))
+        };
         Match { filter, matches, asked, has }
     };
     let kind = event.kind.as_str().to_owned();

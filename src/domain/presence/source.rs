@@ -3,6 +3,7 @@
 use url::Url;
 
 use crate::domain::closed_set::closed_set;
+use crate::domain::ids::canonical_guid;
 use crate::domain::presence::regions;
 use crate::domain::presence::topics::{self, TopicMatrix};
 use crate::domain::secret::Secret;
@@ -113,7 +114,7 @@ impl Default for SourceSettings {
 }
 
 impl SourceSettings {
-    /// Checks the settings; on success repeats are gone, a region is named by its domain, and an empty
+    /// Checks the settings; on success repeats are gone, GUIDs are in lower case, a region is named by its domain, and an empty
     /// topic matrix has become the one that the protocol `notifications` begins with.
     ///
     /// # Errors
@@ -156,11 +157,13 @@ impl SourceSettings {
             // Where api_url is given, no address follows from the region (tokens come from there too), and it
             // may be any.
             Some(_) if self.protocol == PROTOCOL_NOTIFICATIONS && self.api_url.is_none() => {
-                let what = "is not a region of Genesys Cloud such as mypurecloud.de or eu-central-1";
+                let what = format!("is no region of Genesys Cloud; there are {}", regions::list());
                 found.push(Violation::new("region", what));
             }
             Some(region) if !is_domain(region) => {
-                found.push(Violation::new("region", "is not a domain such as mypurecloud.de"));
+                let what =
+                    format!("is no domain and no region of Genesys Cloud; there are {}", regions::list());
+                found.push(Violation::new("region", what));
             }
             None if self.api_url.is_none() => {
                 found.push(Violation::new("region", "is missing, and so is api_url"));
@@ -187,7 +190,7 @@ impl SourceSettings {
                 found.push(Violation::new(field, "is for protocol notifications"));
             }
         }
-        let given = std::mem::take(&mut self.agents);
+        let given = canonical(std::mem::take(&mut self.agents));
         self.agents = check_texts("agents", given, REALTIME_AGENTS_MAX, ID_CHARS_MAX, found);
     }
 
@@ -204,7 +207,13 @@ impl SourceSettings {
             let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
             let unusable = list.iter().position(|id| !id.chars().all(plain));
             let before = found.len();
-            *list = check_texts(field, std::mem::take(list), items_max, NOTIFICATIONS_ID_CHARS_MAX, found);
+            *list = check_texts(
+                field,
+                canonical(std::mem::take(list)),
+                items_max,
+                NOTIFICATIONS_ID_CHARS_MAX,
+                found,
+            );
             if let Some(index) = unusable
                 && found.len() == before
             {
@@ -244,6 +253,10 @@ impl SourceSettings {
     }
 }
 
+fn canonical(ids: Vec<String>) -> Vec<String> {
+    ids.into_iter().map(canonical_guid).collect()
+}
+
 fn is_domain(text: &str) -> bool {
     text.chars().count() <= REGION_CHARS_MAX
         && text.contains('.')
@@ -272,6 +285,13 @@ fn wrong_with_base_url(text: &str) -> Option<&'static str> {
     }
     if url.query().is_some() || url.fragment().is_some() {
         return Some("has a query or fragment");
+    }
+    let path = url.path().trim_end_matches('/').to_ascii_lowercase();
+    if path.ends_with("/api/v2") {
+        return Some("ends with /api/v2, which the bridge adds by itself; leave it out");
+    }
+    if path.ends_with("/oauth/token") {
+        return Some("ends with /oauth/token, which the bridge adds by itself; leave it out");
     }
     url.host().is_none().then_some("has no host")
 }
@@ -395,6 +415,31 @@ mod tests {
     }
 
     #[test]
+    fn a_region_that_there_is_not_is_answered_with_those_that_there_are() {
+        for settings in [notifications(), good()] {
+            let pasted =
+                SourceSettings { region: Some("https://apps.usw2.pure.cloud/".into()), ..settings.clone() };
+            assert_eq!(pasted.check().unwrap().region.as_deref(), Some("usw2.pure.cloud"));
+            let wrong = SourceSettings { region: Some("https://mypurecloud".into()), ..settings };
+            let what = wrong.check().unwrap_err().remove(0).what;
+            assert!(
+                what.contains("mypurecloud.de (eu-central-1)") && what.contains("usw2.pure.cloud"),
+                "{what}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_guid_is_watched_once_whatever_its_case() {
+        let guid = "0E3A4F2B-1111-4ABC-9DEF-001122334455";
+        for settings in [notifications(), good()] {
+            let agents = vec![guid.to_owned(), guid.to_lowercase(), "Ann".to_owned()];
+            let checked = SourceSettings { agents, ..settings }.check().unwrap();
+            assert_eq!(checked.agents, [guid.to_lowercase(), "Ann".to_owned()]);
+        }
+    }
+
+    #[test]
     fn limits_of_upstream_hold() {
         let agents = (0..11).map(|i| i.to_string()).collect();
         assert_eq!(fields(SourceSettings { agents, ..good() }), ["agents"]);
@@ -406,7 +451,18 @@ mod tests {
 
     #[test]
     fn only_plain_base_addresses_pass() {
-        for wrong in ["", "h", "ftp://h/", "https://h/?a", "https://h/#f", "https://u@h/", "http:///"] {
+        for wrong in [
+            "",
+            "h",
+            "ftp://h/",
+            "https://h/?a",
+            "https://h/#f",
+            "https://u@h/",
+            "http:///",
+            "https://api.mypurecloud.de/api/v2",
+            "https://h/gateway/API/v2/",
+            "https://h/oauth/token",
+        ] {
             let api_url = Some(wrong.to_owned());
             assert_eq!(fields(SourceSettings { api_url, ..good() }), ["api_url"], "{wrong}");
         }

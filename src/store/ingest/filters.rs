@@ -9,7 +9,7 @@ use std::time::Duration;
 use sqlx::PgConnection;
 
 use crate::domain::delivery::settings::{Format, Mode, USUAL_CONCURRENCY};
-use crate::domain::ids::{SourceId, TenantId, WebhookId};
+use crate::domain::ids::{SourceId, TenantId, WebhookId, with_canonical_guids};
 use crate::domain::presence::EventKind;
 use crate::domain::webhook::filter_index::Filters;
 use crate::domain::webhook::matching::Subscription;
@@ -209,7 +209,7 @@ async fn changed(conn: &mut PgConnection, from: i64, begun_at: i64) -> Result<Ve
                 tenant_id: row.tenant_id,
                 version: row.version,
                 events: row.events.iter().filter_map(|name| EventKind::from_name(name)).collect(),
-                agents: row.agents.iter().collect(),
+                agents: with_canonical_guids(&row.agents).iter().collect(),
                 topics: row.topics.iter().collect(),
                 presences: row.presences.iter().collect(),
                 sources: HashSet::from_iter(row.sources),

@@ -3,7 +3,7 @@
 
 use time::OffsetDateTime;
 
-use crate::domain::ids::{AgentId, EventId, RecoveryId, TenantId, WebhookId};
+use crate::domain::ids::{AgentId, EventId, RecoveryId, TenantId, WebhookId, with_canonical_guids};
 use crate::store::session::choose_plan_by_values;
 use crate::store::webhooks::rows::Webhook;
 use crate::store::{Result, Store, session, with_long_timeout, with_timeout};
@@ -56,11 +56,11 @@ macro_rules! select_missed {
             $job.since,
             $job.until,
             $job.read_through,
-            &$webhook.settings.agents,
+            &with_canonical_guids(&$webhook.settings.agents),
             &$webhook.settings.topics,
             &$webhook.settings.presences,
             &$webhook.settings.sources as _,
-            &$job.agents,
+            &with_canonical_guids(&$job.agents),
             $through,
         )
         .fetch_all($conn)

@@ -58,8 +58,8 @@ pub struct ConnectionFilter {
 /// Whether the bridge can see anything at all.
 #[derive(Clone, Copy, Debug)]
 pub struct Coverage {
-    /// Whether there is a source.
-    pub any_source: bool,
+    /// Whether a source has anybody to watch, or does not know yet.
+    pub any_wanted: bool,
     /// Whether a connection is open.
     pub any_open: bool,
 }
@@ -167,14 +167,19 @@ impl Store {
         Ok(row)
     }
 
-    /// Whether there is a source, and whether any connection is open. Also a sign of life of the database.
+    /// Whether a source has anybody to watch, and whether any connection is open. Also a sign of life of the database.
     ///
     /// # Errors
     /// If the database does not answer.
     pub async fn coverage(&self) -> Result<Coverage> {
         let coverage = sqlx::query_as!(
             Coverage,
-            r#"select exists (select from source where deleted_at is null) as "any_source!",
+            r#"select exists (
+                          select from source s
+                          left join source_health h on h.source_id = s.source_id
+                          where s.deleted_at is null
+                            and (h.roster_read_at is null or h.roster_error is not null or h.agents_wanted > 0))
+                          as "any_wanted!",
                       exists (
                           select from connection c
                           join source s on s.source_id = c.source_id

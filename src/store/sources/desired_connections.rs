@@ -63,6 +63,8 @@ pub struct WantedSource {
     pub refreshes_asked: i64,
     /// Last proof of a live connection; `None` unless it is stale.
     pub stale_since: Option<OffsetDateTime>,
+    /// Its rosters are read and empty: there is nothing to connect for.
+    pub watches_nobody: bool,
     pub created_at: OffsetDateTime,
     /// Its connections.
     pub connections: Vec<WantedConnection>,
@@ -144,7 +146,9 @@ impl Store {
                       s.topic_matrix as "topic_matrix: Json<TopicMatrix>",
                       s.origin = 'environment' as "from_environment!",
                       s.heartbeat_interval_ms, s.all_users, s.queues, s.groups, s.language, s.stale_after_seconds,
-                      s.roster_interval_seconds, s.refreshes_asked, s.created_at, h.stale_since as "stale_since?"
+                      s.roster_interval_seconds, s.refreshes_asked, s.created_at, h.stale_since as "stale_since?",
+                      coalesce(h.roster_read_at is not null and h.roster_error is null and h.agents_wanted = 0, false)
+                          as "watches_nobody!"
                from source s
                left join source_health h on h.source_id = s.source_id
                where s.deleted_at is null
@@ -178,6 +182,7 @@ impl Store {
                     roster_interval_seconds: row.roster_interval_seconds,
                     refreshes_asked: row.refreshes_asked,
                     stale_since: row.stale_since,
+                    watches_nobody: row.watches_nobody,
                     created_at: row.created_at,
                     connections: Vec::new(),
                 })

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::external_ids::Pair;
-use crate::domain::ids::{AgentId, SourceId};
+use crate::domain::ids::{AgentId, SourceId, canonical_guid};
 use crate::store::{Result, Store, StoreError, audit};
 
 /// An agent and its id in the CRM.
@@ -205,8 +205,9 @@ impl Store {
         )
         .fetch_all(&mut *self.begin().await?)
         .await?;
-        if !ids.iter().any(|id| id == text) {
-            ids.push(text.to_owned());
+        let agent = canonical_guid(text.to_owned());
+        if !ids.contains(&agent) {
+            ids.push(agent);
         }
         Ok(ids)
     }
