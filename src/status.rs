@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use crate::domain::ids::ConnectionId;
+use crate::domain::ids::{ConnectionId, SourceId};
+use crate::domain::presence::connection::GapCause;
 
 /// A part that must be alive for the bridge to do its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,6 +53,19 @@ pub struct ConnectionMetrics {
     pub proven_at: Option<OffsetDateTime>,
     /// Its socket is open.
     pub open: bool,
+    /// Agents that it watches.
+    pub agents: usize,
+}
+
+/// What happened to the sockets of a source since it was asked last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketNews {
+    /// Sockets that were open and were lost.
+    pub lost: u64,
+    /// Why the last of them was; `None` if there is none.
+    pub lost_by: Option<GapCause>,
+    /// Sockets that another one has replaced while they were open.
+    pub handed_over: u64,
 }
 
 /// Live figures of this process. Cheap to lock: nothing is held while waiting.
@@ -60,6 +74,7 @@ pub struct Status {
     connections: Mutex<HashMap<ConnectionId, ConnectionMetrics>>,
     signs_of_life: Mutex<HashMap<Part, Instant>>,
     not_storing: Mutex<Option<String>>,
+    socket_news: Mutex<HashMap<SourceId, SocketNews>>,
 }
 
 impl Status {
@@ -83,6 +98,25 @@ impl Status {
     #[must_use]
     pub fn proofs(&self) -> Vec<(ConnectionId, OffsetDateTime)> {
         lock(&self.connections).iter().filter_map(|(id, metrics)| Some((*id, metrics.proven_at?))).collect()
+    }
+
+    /// A socket of a source was lost.
+    pub fn socket_lost(&self, source: SourceId, cause: GapCause) {
+        let mut news = lock(&self.socket_news);
+        let news = news.entry(source).or_default();
+        news.lost += 1;
+        news.lost_by = Some(cause);
+    }
+
+    /// Another socket of a source has taken an open one's place.
+    pub fn socket_handed_over(&self, source: SourceId) {
+        lock(&self.socket_news).entry(source).or_default().handed_over += 1;
+    }
+
+    /// What happened to the sockets of a source since this was asked last.
+    #[must_use]
+    pub fn take_socket_news(&self, source: SourceId) -> SocketNews {
+        lock(&self.socket_news).remove(&source).unwrap_or_default()
     }
 
     /// A part says that it is alive; call it at least every few seconds.

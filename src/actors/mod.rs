@@ -14,6 +14,7 @@ pub mod audit_sealer;
 pub mod connection;
 pub mod dispatch;
 pub mod maintenance;
+pub mod receiver_log;
 pub mod recorder;
 pub mod roster;
 pub mod supervisor;

@@ -13,5 +13,6 @@ pub mod presence;
 pub mod retry_backoff;
 pub mod secret;
 pub mod sliding_window;
+pub mod state_log;
 pub mod violation;
 pub mod webhook;

@@ -1,4 +1,4 @@
-//! The audit log in the hands of rsyslog and syslog-ng, set up with the lines of docs/operations.md: one
+//! The audit log as rsyslog and syslog-ng read it, set up with the lines of docs/operations.md: one
 //! record for each entry, whole or shortened, and nothing of one in another.
 
 use std::collections::BTreeMap;

@@ -239,6 +239,7 @@ async fn one_that_fails_too_long_is_disabled_and_found_again_when_it_is_well() {
     sqlx::query(probe).execute(&pool).await.unwrap();
     let enabled = webhook_in(&world, &hook, "active").await;
     assert_eq!((&enabled["state_reason"], &enabled["health"]["failures"]), (&json!(null), &json!(0)));
+    assert_eq!(enabled["health"]["last_outcome"], json!(null));
     let told = notices_are(&world, 3).await;
     assert_eq!(told[2].0, "webhook.recovered");
     let posts = eventually("the present state", || async {
@@ -255,7 +256,7 @@ async fn failing_and_recovered_are_told_once_each_however_the_failures_come() {
     let agents = ["ann", "bob", "cid", "dan", "eve", "fay", "gus"];
     let world = World::watching(&agents).await;
     let pool = database::pool(&world.bridge.database_url).await;
-    world.register("/hooks/a").await;
+    let hook = world.register("/hooks/a").await;
     world.register_with("/hooks/alarm", json!({"events": NOTICES})).await;
     // As it is for a webhook from before the upgrade: nothing is kept of its health.
     sqlx::query("delete from webhook_health").execute(&pool).await.unwrap();
@@ -266,10 +267,19 @@ async fn failing_and_recovered_are_told_once_each_however_the_failures_come() {
     let told = notices_are(&world, 1).await;
     assert_eq!(told[0].0, "webhook.failing");
     assert!(told[0].1["failures"].as_u64().unwrap() >= 5, "{told:?}");
+    eventually("its health says why", || async {
+        (webhook(&world, &hook).await["health"]["last_outcome"] == "http_5xx").then_some(())
+    })
+    .await;
     world.crm.always("/hooks/a", Behaviour::status(204));
     world.drained(&pool).await;
     let told = notices_are(&world, 2).await;
     assert_eq!(told[1].0, "webhook.recovered");
+    let well = json!({"failures": 0, "failing_since": null, "hold_until": null, "last_outcome": null});
+    eventually("of its failures nothing is left", || async {
+        (webhook(&world, &hook).await["health"] == well).then_some(())
+    })
+    .await;
     assert_eq!(
         (world.audit("WEBHOOK_FAILING").await.len(), world.audit("WEBHOOK_RECOVERED").await.len()),
         (1, 1)

@@ -38,6 +38,7 @@ mod keeps_within_limits;
 mod knows_why_its_database_refuses;
 mod leaves_failing_receivers_alone;
 mod leaves_nothing_upstream;
+mod logs_trouble;
 mod maps_agents;
 mod matches_from_the_first;
 mod matches_openapi;

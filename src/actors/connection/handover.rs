@@ -46,7 +46,7 @@ impl ConnectionActor {
             return;
         }
         let connection = self.assignment.connection_id;
-        tracing::info!(%connection, cause = cause.as_str(), "replacing a connection while it is open");
+        tracing::debug!(%connection, cause = cause.as_str(), "replacing a connection while it is open");
         self.awaits_slot = true;
         let slot = self.spare_slots.clone().acquire_owned();
         ctx.spawn(slot.into_actor(self).map(move |slot, actor, ctx| {
@@ -186,6 +186,7 @@ impl ConnectionActor {
             return;
         };
         self.journal.audit(Entry::new(clock::now(), Kind::ChannelRotated));
+        self.deps.status.socket_handed_over(self.assignment.source_id);
         self.feed(drained, Input::Terminate(CloseCause::Rotated), ctx);
         // If the former link died before it could prove that it reported everything.
         self.read_after_all(ctx);

@@ -194,6 +194,9 @@ impl ConnectionActor {
             Effect::GapOpened { .. } | Effect::GapClosed => {}
             Effect::Save => self.journal.save(),
             Effect::CountReconnect(cause) => {
+                if role == Role::Active {
+                    self.deps.status.socket_lost(self.assignment.source_id, cause);
+                }
                 self.deps.metrics.upstream_reconnects.of(cause.as_str()).inc();
             }
             Effect::CountMalformed(reason) => {
@@ -261,6 +264,7 @@ impl ConnectionActor {
                 attempt_count: active.session.attempts(),
                 proven_at: proven_at(active),
                 open: active.is_open(),
+                agents: self.assignment.agents.list.len(),
             },
         );
     }

@@ -80,6 +80,7 @@ impl Dispatch {
         let webhook_id = posted.webhook;
         let Some(queue) = self.queues.get_mut(webhook_id) else { return };
         let accepted = queue.receiver.accept();
+        self.receiver_log.is_well(webhook_id, queue.host());
         // Who sends a test asks whether the receiver is back.
         let is_test = posted.items.iter().any(is_test);
         if accepted.changed || is_test {
@@ -105,6 +106,7 @@ impl Dispatch {
         let circuit = queue.receiver.circuit.clone();
         let class = outcome.class();
         if begins_hold {
+            self.receiver_log.is_failing(webhook_id, queue.host(), class, circuit.failures);
             let (store, circuit) = (self.deps.store.clone(), circuit.clone());
             spawn_notice(
                 webhook_id,
@@ -132,20 +134,30 @@ impl Dispatch {
         }
         let store = self.deps.store.clone();
         start(&self.report, async move {
-            match store.disable_webhook(webhook, reason, now).await {
-                Ok(()) => store.wake.deliveries_due(),
-                Err(error) => tracing::warn!(
-                    %error, %webhook, reason = reason.as_str(),
-                    "failed to disable a webhook; its next failed delivery tries again"
-                ),
+            let disabled = match store.disable_webhook(webhook, reason, now).await {
+                Ok(disabled) => disabled,
+                Err(error) => {
+                    tracing::warn!(
+                        %error, %webhook, reason = reason.as_str(),
+                        "failed to disable a webhook; its next failed delivery tries again"
+                    );
+                    false
+                }
+            };
+            if disabled {
+                store.wake.deliveries_due();
             }
-            Report::Disabled { webhook }
+            Report::Disabled { webhook, reason: disabled.then_some(reason) }
         });
     }
 
     /// A webhook was disabled, or could not be.
-    pub(super) fn on_disabled(&mut self, webhook: WebhookId) {
-        if self.queues.get_mut(webhook).is_some_and(|queue| queue.end_disabling()) {
+    pub(super) fn on_disabled(&mut self, webhook: WebhookId, reason: Option<DisableReason>) {
+        let Some(queue) = self.queues.get_mut(webhook) else { return };
+        if let Some(reason) = reason {
+            self.receiver_log.is_disabled(webhook, queue.host(), reason);
+        }
+        if queue.end_disabling() {
             self.read_config(webhook);
         }
     }

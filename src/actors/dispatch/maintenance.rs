@@ -30,6 +30,8 @@ pub(super) struct Progress {
     scan: LeaseScan,
     /// Recoveries leased to this process.
     recovering: HashSet<RecoveryId>,
+    /// Deliveries of dead dispatchers that this scan has released.
+    taken_over: u64,
 }
 
 /// Result of one run.
@@ -115,7 +117,12 @@ impl Dispatch {
         if !self.draining {
             self.cycle.add_lanes(result.lanes);
         }
+        self.progress.taken_over += result.freed;
         if let Some(leased) = result.leased {
+            let deliveries = std::mem::take(&mut self.progress.taken_over);
+            if deliveries > 0 {
+                tracing::info!(deliveries, "took over deliveries that a bridge had leased when it ended");
+            }
             self.return_unknown(leased, Instant::now());
         }
     }

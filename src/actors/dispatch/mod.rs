@@ -17,8 +17,10 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
+use crate::actors::receiver_log::ReceiverLog;
 use crate::clock;
 use crate::domain::ids::{DispatcherId, RecoveryId, WebhookId};
+use crate::domain::webhook::state::DisableReason;
 use crate::random;
 use crate::status::Part;
 use crate::store::StoreError;
@@ -61,8 +63,8 @@ enum Report {
     ConfigRead { webhook: WebhookId, result: Box<Result<WebhookTarget, StoreError>> },
     /// A batch was formed; empty if there was nothing to form.
     BatchFormed { webhook: WebhookId, result: Result<Vec<Claimed>, StoreError> },
-    /// A webhook was disabled, or could not be.
-    Disabled { webhook: WebhookId },
+    /// A webhook was disabled; `None`: it could not be, or need not be any more.
+    Disabled { webhook: WebhookId, reason: Option<DisableReason> },
     /// A recovery ended, or is leased to another process.
     RecoveryEnded(RecoveryId),
     /// A run of maintenance ended.
@@ -109,6 +111,7 @@ pub(super) struct Dispatch {
     timers: Timers,
     progress: Progress,
     rendered: RenderedEvents,
+    receiver_log: ReceiverLog,
     draining: bool,
     task_panicked: bool,
     report: mpsc::UnboundedSender<Report>,
@@ -130,6 +133,7 @@ impl Dispatch {
             timers: Timers::new(now),
             progress: Progress::default(),
             rendered: RenderedEvents::default(),
+            receiver_log: ReceiverLog::default(),
             draining: false,
             task_panicked: false,
             report,
@@ -244,7 +248,7 @@ impl Dispatch {
             Report::Cycle { work, result } => self.on_cycle(*work, result),
             Report::ConfigRead { webhook, result } => self.on_config_read(webhook, *result),
             Report::BatchFormed { webhook, result } => self.on_batch_formed(webhook, result),
-            Report::Disabled { webhook } => self.on_disabled(webhook),
+            Report::Disabled { webhook, reason } => self.on_disabled(webhook, reason),
             Report::RecoveryEnded(id) => self.on_recovery_ended(id),
             Report::Maintained(result) => self.on_maintained(result),
             Report::TaskPanicked => self.task_panicked = true,

@@ -307,6 +307,11 @@ impl WebhookQueue {
         self.ready.len() + posts + batch.map_or(0, |batch| slots::of_batch(batch.max_items))
     }
 
+    /// Host and port that its POSTs go to; `None` until it is read.
+    pub(super) fn host(&self) -> Option<&str> {
+        self.owner().map(|owner| &*owner.host)
+    }
+
     /// Who has its places; `None` until it is read.
     pub(super) fn owner(&self) -> Option<&Owner> {
         self.config.as_ref().map(|config| &config.owner)

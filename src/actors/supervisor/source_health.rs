@@ -62,12 +62,8 @@ impl SourcesHealth {
                 store.source_recovered(id, now).await
             };
             match written {
-                Ok(()) if stale => {
-                    tracing::error!(source = %name, "source is stale: no live connection for too long");
-                }
-                Ok(()) => {
-                    tracing::info!(source = %name, "source has recovered: it has a live connection again")
-                }
+                // The log tells of it when it is read again (source_log.rs).
+                Ok(()) => {}
                 Err(error) => {
                     tracing::warn!(%error, source = %name, "failed to write a source's health; retrying")
                 }

@@ -42,7 +42,7 @@ pub(in crate::store) async fn write(
              set failures = n.failures,
                  failing_since = n.failing_since,
                  hold_until = n.hold_until,
-                 last_outcome = coalesce(n.last_outcome, h.last_outcome),
+                 last_outcome = case when n.failures > 0 then coalesce(n.last_outcome, h.last_outcome) end,
                  succeeded_at = case when n.succeeds then coalesce(h.succeeded_at, $7) else h.succeeded_at end
              from unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::timestamptz[], $5::text[], $6::boolean[],
                          $8::boolean[])
@@ -171,7 +171,7 @@ impl Store {
     }
 
     /// Disables a webhook: it gets no more deliveries, and its open ones end soon. One that was failing is
-    /// probed from time to time.
+    /// probed from time to time. False if it takes no deliveries already.
     ///
     /// # Errors
     /// If the database is unavailable.
@@ -180,7 +180,7 @@ impl Store {
         id: WebhookId,
         reason: DisableReason,
         now: OffsetDateTime,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         with_timeout(async {
             let mut tx = self.begin().await?;
             let told = receiver_notices::lock(&mut tx, EventKind::WebhookDisabled, id).await?;
@@ -201,7 +201,7 @@ impl Store {
             .execute(&mut *tx)
             .await?;
             if changed.rows_affected() == 0 {
-                return Ok(());
+                return Ok(false);
             }
             sqlx::query!(
                 "insert into webhook_health (webhook_id, noticed, probe_at)
@@ -228,7 +228,7 @@ impl Store {
             )
             .await?;
             tx.commit().await?;
-            Ok(())
+            Ok(true)
         })
         .await
     }
@@ -335,7 +335,8 @@ async fn enable(conn: &mut PgConnection, id: WebhookId, now: OffsetDateTime) -> 
          set failures = 0,
              failing_since = null,
              hold_until = null,
-             probe_at = null
+             probe_at = null,
+             last_outcome = null
          where webhook_id = $1",
         id as _,
     )
