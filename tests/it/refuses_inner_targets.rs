@@ -65,3 +65,23 @@ async fn a_source_from_the_api_is_checked_again_whenever_it_is_dialled() {
         assert_eq!(requests(), asked, "{url}: something came");
     }
 }
+
+/// What docker-compose.yml opens by itself: two services of the demo, and not this machine behind their network.
+#[tokio::test(flavor = "multi_thread")]
+async fn compose_opens_the_services_of_the_demo_and_nothing_without_them() {
+    let compose = include_str!("../../docker-compose.yml");
+    let opened = compose.split_once("${BRIDGE_ALLOW_TARGETS:-").unwrap().1.split_once('}').unwrap().0;
+    let services: Vec<_> = compose.split("\n\n").filter(|block| block.contains("    image: ")).collect();
+    for address in opened.split(',').map(|network| network.strip_suffix("/32").expect("one address")) {
+        let holders =
+            services.iter().filter(|service| service.contains(&format!("ipv4_address: {address}}}")));
+        assert!(holders.clone().count() == 1 && holders.clone().all(|one| one.contains("profiles: [demo]")));
+    }
+    assert_eq!(compose.matches("    image: ").count(), compose.matches("    logging: *logging\n").count());
+    assert!(compose.contains("max-size: ") && compose.contains("max-file: "));
+    let bridge = Bridge::start(&[("BRIDGE_ALLOW_TARGETS", opened)]).await;
+    for (address, status) in [("10.213.77.11:9091", 201), ("10.213.77.1", 422), ("10.213.77.129", 422)] {
+        let answer = bridge.post("/v1/webhooks", &json!({"url": format!("http://{address}/presence")})).await;
+        assert_eq!(answer.status, status, "{address}: {}", answer.text());
+    }
+}
