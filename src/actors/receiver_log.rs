@@ -16,7 +16,7 @@ enum Condition {
 }
 
 /// What the log has said of receivers. `host` is host and port that a webhook's POSTs go to.
-pub struct ReceiverLog(StateLog<WebhookId, Condition>);
+pub struct ReceiverLog(StateLog<WebhookId, Condition, Instant>);
 
 impl Default for ReceiverLog {
     fn default() -> Self {

@@ -359,8 +359,10 @@ mod tests {
         start(&report, async { panic!("on purpose") });
         assert!(matches!(reports.recv().await, Some(Report::TaskPanicked)));
         let webhook = WebhookId::generate();
-        start(&report, async move { Report::Disabled { webhook } });
-        assert!(matches!(reports.recv().await, Some(Report::Disabled { webhook: told }) if told == webhook));
+        start(&report, async move { Report::Disabled { webhook, reason: None } });
+        assert!(
+            matches!(reports.recv().await, Some(Report::Disabled { webhook: told, .. }) if told == webhook)
+        );
         drop(report);
         assert!(reports.recv().await.is_none(), "nothing more is told of it");
     }

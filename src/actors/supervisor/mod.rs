@@ -32,7 +32,6 @@ use desired::{DesiredSource, read_desired};
 use rosters::Rosters;
 use source_clients::{Shared, SharedClients};
 use source_health::SourcesHealth;
-use source_log::SourceLog;
 
 mod cleanups;
 mod desired;
@@ -89,7 +88,6 @@ pub struct Supervisor {
     /// Planners of sources that need one.
     rosters: Rosters,
     health: SourcesHealth,
-    log: SourceLog,
     /// Agents over a source's limit that were reported already.
     over_limit: HashMap<SourceId, Vec<String>>,
     cleanups: CleanUps,
@@ -110,7 +108,6 @@ impl Supervisor {
             shared,
             rosters: Rosters::default(),
             health: SourcesHealth::default(),
-            log: SourceLog::default(),
             over_limit: HashMap::new(),
             cleanups: CleanUps::default(),
             comparing: false,
@@ -171,16 +168,14 @@ impl Supervisor {
                 self.apply_one(source, connection, agents, unwanted, ctx);
             }
             self.health.check(source, &self.deps, ctx);
-            self.log.look(source, &self.deps.status, Instant::now());
         }
         let stale = desired.iter().filter(|one| !one.source.deleted && one.source.stale_since.is_some());
         self.deps.metrics.sources_stale.set(i64::try_from(stale.count()).unwrap_or(i64::MAX));
         self.rosters.end_all_but(|id| {
             desired.iter().any(|one| one.source.source_id == id && one.source.is_planned())
         });
-        let is_there = |id| desired.iter().any(|one| one.source.source_id == id && !one.source.deleted);
-        self.health.forget_all_but(is_there);
-        self.log.forget_all_but(is_there);
+        self.health
+            .forget_all_but(|id| desired.iter().any(|one| one.source.source_id == id && !one.source.deleted));
         // A row that vanished (only the supervisor removes rows, so the database was replaced).
         let known: Vec<_> = desired.iter().flat_map(|one| &one.source.connections).collect();
         for (id, managed) in &mut self.managed {

@@ -2,10 +2,12 @@
 //! supervisor each second.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Instant;
 
 use actix::prelude::*;
 use time::{Duration, OffsetDateTime};
 
+use crate::actors::supervisor::source_log::SourceLog;
 use crate::actors::supervisor::{Deps, Supervisor};
 use crate::clock;
 use crate::domain::ids::SourceId;
@@ -20,12 +22,16 @@ pub struct SourcesHealth {
     empty_at: HashMap<SourceId, OffsetDateTime>,
     /// Sources whose change is being written.
     writing: HashSet<SourceId>,
+    log: SourceLog,
 }
 
 impl SourcesHealth {
-    /// Compares a source's proofs of coverage with its health as it is written.
+    /// Compares a source's proofs of coverage with its health as it is written, and has the log tell of it.
     pub fn check(&mut self, source: &WantedSource, deps: &Deps, ctx: &mut Context<Supervisor>) {
         let id = source.source_id;
+        if !source.deleted {
+            self.log.look(source, &deps.status, Instant::now());
+        }
         // An operator who ended all of them by hand needs no notice.
         let ended = !source.connections.is_empty()
             && source.connections.iter().all(|connection| connection.desired != DesiredState::Open);
@@ -82,6 +88,7 @@ impl SourcesHealth {
     /// Forgets sources that are gone.
     pub fn forget_all_but(&mut self, wanted: impl Fn(SourceId) -> bool) {
         self.first_seen.retain(|source, _| wanted(*source));
+        self.log.forget_all_but(&wanted);
         self.empty_at.retain(|source, _| wanted(*source));
     }
 }

@@ -22,9 +22,9 @@ enum Condition {
 
 /// What the log has said of sources.
 pub struct SourceLog {
-    conditions: StateLog<SourceId, Condition>,
+    conditions: StateLog<SourceId, Condition, Instant>,
     /// Hand-overs so far: each number is another state.
-    handovers: StateLog<SourceId, u64>,
+    handovers: StateLog<SourceId, u64, Instant>,
     handed_over: HashMap<SourceId, u64>,
 }
 
