@@ -8,6 +8,7 @@ use std::time::Duration;
 use genesys_simulator::crm::{Behaviour, Post};
 use presence_bridge::domain::ids::{DispatcherId, WebhookId};
 use presence_bridge::store::Store;
+use presence_bridge::store::delivery::batches::BatchLimits;
 use serde_json::{Value, json};
 use sqlx::types::Uuid;
 
@@ -201,8 +202,9 @@ async fn what_a_failed_cycle_gives_back_is_never_a_batch_that_is_being_formed() 
     let (us, now) =
         (DispatcherId::generate(), genesys_simulator::clock::parse_rfc3339("2126-01-01T00:00:00Z").unwrap());
     store.begin_dispatcher(us, now).await.unwrap();
-    let formed = store.form_batch(us, WebhookId(hook), 100, now).await.unwrap();
-    assert_eq!(formed.len(), 3);
+    let limits = BatchLimits { max_items: 100, max_bytes: 0 };
+    let formed = store.form_batch(us, WebhookId(hook), limits, now, |_| 0).await.unwrap();
+    assert_eq!(formed.items.len(), 3);
     store.reconcile_after_unknown_commit(us, now, &[], &[]).await.unwrap();
     let ours = "select count(*) from delivery where leased_by = $1 and attempt = 1";
     let pool = database::pool(url).await;

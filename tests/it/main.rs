@@ -21,6 +21,7 @@ mod examines_a_source;
 mod explains;
 mod finds_its_database;
 mod finds_what_is_past;
+mod fits_its_receivers;
 mod generates_clients;
 mod gives_keys;
 mod goes_through_poolers;

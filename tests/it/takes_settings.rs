@@ -49,8 +49,8 @@ async fn every_setting_is_kept_and_null_clears() {
     let world = World::watching(&["ann"]).await;
     let wanted = json!({
         "mode": "latest", "max_age_seconds": 300, "min_dwell_ms": 250,
-        "batch": {"max_items": 50, "max_wait_ms": 500}, "retry_schedule_seconds": [1, 60], "timeout_ms": 2000,
-        "max_concurrency": 7, "rate_limit": {"requests": 20, "per_seconds": 2}, "disable_after_seconds": 3600,
+        "batch": {"max_items": 50, "max_wait_ms": 500, "max_bytes": 2048}, "retry_schedule_seconds": [1, 60],
+        "timeout_ms": 2000, "max_concurrency": 7, "rate_limit": {"requests": 20, "per_seconds": 2}, "disable_after_seconds": 3600,
         "format": "cloudevents-structured", "events": ["presence.updated", "presence.gap", "webhook.failing"],
     });
     let made = world.register_with("/hooks/a", wanted.clone()).await;

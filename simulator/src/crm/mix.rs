@@ -71,13 +71,17 @@ pub enum Standing {
     Same(Behaviour),
     /// Drawn for each POST.
     Mixed(Mix),
+    /// 204 for a body of at most this many bytes, 413 for a larger one.
+    UpTo(usize),
 }
 
 impl Standing {
-    pub(super) fn treat(&mut self) -> Behaviour {
+    /// What is done with a POST whose body has this many bytes.
+    pub(super) fn treat(&mut self, bytes: usize) -> Behaviour {
         match self {
             Self::Same(behaviour) => behaviour.clone(),
             Self::Mixed(mix) => mix.draw(),
+            Self::UpTo(most) => Behaviour::status(if bytes > *most { 413 } else { 204 }),
         }
     }
 }

@@ -85,7 +85,7 @@ impl Desk {
         let mut state = self.state();
         state.count += 1;
         post.number = state.count;
-        post.behaviour = state.plan(post.path());
+        post.behaviour = state.plan(post.path(), post.body.len());
         let post = Arc::new(post);
         if self.keep > 0 {
             state.posts.push(post.clone());
@@ -189,10 +189,11 @@ impl Desk {
 }
 
 impl State {
-    fn plan(&mut self, path: &str) -> Behaviour {
+    fn plan(&mut self, path: &str, bytes: usize) -> Behaviour {
         let plan = self.plans.get_mut(path);
-        let planned =
-            plan.and_then(|plan| plan.next.pop_front().or_else(|| plan.then.as_mut().map(Standing::treat)));
-        planned.unwrap_or_else(|| self.fallback.treat())
+        let planned = plan.and_then(|plan| {
+            plan.next.pop_front().or_else(|| plan.then.as_mut().map(|standing| standing.treat(bytes)))
+        });
+        planned.unwrap_or_else(|| self.fallback.treat(bytes))
     }
 }

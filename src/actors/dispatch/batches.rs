@@ -5,12 +5,17 @@ use std::time::{Duration, Instant};
 
 use super::{Dispatch, Report, start};
 use crate::clock;
-use crate::domain::delivery::outcome::EndState;
+use crate::domain::delivery::outcome::{EndState, Outcome};
 use crate::domain::delivery::settings::Batch;
-use crate::domain::ids::{BatchId, WebhookId};
+use crate::domain::ids::{BatchId, DeliveryId, WebhookId};
 use crate::domain::webhook::state::WebhookState;
+use crate::outbound::body::envelope::{self, Item, RenderedEvent};
 use crate::store::StoreError;
+use crate::store::delivery::batches::{BatchLimits, FormedBatch};
 use crate::store::delivery::types::Claimed;
+
+/// The answer of a receiver for which a POST was too large.
+const CONTENT_TOO_LARGE: u16 = 413;
 
 /// Deliveries of one webhook that wait in the database for their batch, as far as this process was told.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,6 +25,12 @@ pub(super) struct BatchBuffer {
     since: Option<Instant>,
     /// A batch is being formed.
     forming: bool,
+    /// One of the deliveries of the last batch, until their settlement is written: no other batch is formed.
+    settling: Option<DeliveryId>,
+    /// How many deliveries the last batch held, if it was full by its bytes.
+    cut_at: Option<usize>,
+    /// Bytes of the smallest batch of several that was too large for the receiver.
+    refused: Option<usize>,
 }
 
 impl BatchBuffer {
@@ -49,17 +60,38 @@ impl BatchBuffer {
         self.forming
     }
 
+    pub(super) fn is_settling(&self) -> bool {
+        self.settling.is_some()
+    }
+
+    /// Settlements were written: the one of the last batch too, unless it is among the others.
+    pub(super) fn end_settling(&mut self, is_unsettled: impl Fn(DeliveryId) -> bool) {
+        self.settling = self.settling.filter(|id| is_unsettled(*id));
+    }
+
+    /// Forgets what earlier batches told about sizes: the webhook has changed.
+    pub(super) fn forget_sizes(&mut self) {
+        (self.cut_at, self.refused) = (None, None);
+    }
+
+    /// Most bytes of the next batch. After one that was too large it is half of that, so that not each new
+    /// batch is refused first.
+    fn max_bytes(&self, batch: Batch) -> usize {
+        self.refused.map_or(batch.max_bytes, |bytes| batch.max_bytes.min(bytes / 2))
+    }
+
     /// When the next batch is to be formed by these settings; `None` if nothing waits for one, or one is
     /// under way.
     pub(super) fn due_at(&self, batch: Option<Batch>, has_post: bool) -> Option<Instant> {
-        let since = self.since.filter(|_| !self.forming)?;
+        let since = self.since.filter(|_| !self.forming && self.settling.is_none())?;
         let Some(batch) = batch else {
             return Some(since); // formed before the webhook gave up batches, and not sent alone
         };
         if has_post {
             return None;
         }
-        Some(if self.waiting >= batch.max_items { since } else { since + batch.max_wait })
+        let full_at = self.cut_at.map_or(batch.max_items, |cut_at| cut_at.min(batch.max_items));
+        Some(if self.waiting >= full_at { since } else { since + batch.max_wait })
     }
 }
 
@@ -104,28 +136,29 @@ impl Dispatch {
             return;
         }
         // A webhook that takes no batches any more may have one to be tried again.
-        let (max_items, max_wait) =
-            config.settings.batch.map_or((0, Duration::ZERO), |batch| (batch.max_items, batch.max_wait));
+        let none = Batch { max_items: 0, max_wait: Duration::ZERO, max_bytes: 0 };
+        let batch = config.settings.batch.unwrap_or(none);
         if let Err(wait) = queue.acquire_rate(uptime) {
             let due_at = Instant::now() + wait;
-            queue.batch.add_since(due_at.checked_sub(max_wait).unwrap_or(due_at));
+            queue.batch.add_since(due_at.checked_sub(batch.max_wait).unwrap_or(due_at));
             return;
         }
         queue.batch.forming = true;
+        let max_bytes = queue.batch.max_bytes(batch).saturating_sub(envelope::BATCH_FRAME);
+        let limits = BatchLimits { max_items: batch.max_items, max_bytes };
         let (store, id) = (self.deps.store.clone(), self.id);
         start(&self.report, async move {
-            let result = store.form_batch(id, webhook, max_items, clock::now()).await;
+            let result = store.form_batch(id, webhook, limits, clock::now(), len_in_batch).await;
             Report::BatchFormed { webhook, result }
         });
     }
 
     /// Sends a batch that was formed.
-    pub(super) fn on_batch_formed(&mut self, webhook: WebhookId, result: Result<Vec<Claimed>, StoreError>) {
+    pub(super) fn on_batch_formed(&mut self, webhook: WebhookId, result: Result<FormedBatch, StoreError>) {
         let Some(queue) = self.queues.get_mut(webhook) else { return };
         queue.batch.forming = false;
-        let max_items = queue.settings().batch.map_or(1, |batch| batch.max_items);
-        let items = match result {
-            Ok(items) => items,
+        let FormedBatch { items, is_full, is_cut } = match result {
+            Ok(formed) => formed,
             Err(error) => {
                 tracing::warn!(%error, %webhook, "failed to form a batch; the next poll finds its deliveries");
                 // If the commit was lost, the leases that it wrote are returned as unknown.
@@ -135,7 +168,8 @@ impl Dispatch {
         if items.is_empty() {
             return queue.cancel_rate();
         }
-        if items.len() >= max_items {
+        queue.batch.cut_at = is_cut.then_some(items.len());
+        if is_full {
             self.collect_due(webhook); // there may be more
         }
         self.leases.add_batch(&items);
@@ -151,6 +185,24 @@ impl Dispatch {
         }
         let ids: Vec<_> = items.iter().map(|claimed| claimed.delivery_id).collect();
         self.send(webhook, items, Some(BatchId::of(&ids).to_string()));
+    }
+
+    /// The POST of a batch has ended; the next one is formed once its settlement is written.
+    pub(super) fn settle_batch(&mut self, webhook: WebhookId, delivery: DeliveryId) {
+        if let Some(queue) = self.queues.get_mut(webhook) {
+            queue.batch.settling = Some(delivery);
+        }
+    }
+
+    /// A batch of this size was too large for its receiver. That is no failure of the receiver's: its halves
+    /// go at once.
+    pub(super) fn halve_batch(&mut self, webhook: WebhookId, bytes: usize) {
+        if let Some(queue) = self.queues.get_mut(webhook) {
+            let smallest = queue.batch.refused.map_or(bytes, |refused| refused.min(bytes));
+            queue.batch.refused = Some(smallest);
+        }
+        // The cycle that writes the settlements finds the first half.
+        self.cycle.claim_for_all();
     }
 
     /// Ends the deliveries of a batch that are too old or whose event is gone. Gives the rest, a batch with
@@ -179,11 +231,88 @@ impl Dispatch {
     }
 }
 
+/// Bytes that a delivery takes in the body of a batch; one whose event is gone is not sent.
+fn len_in_batch(claimed: &Claimed) -> usize {
+    let Some(event) = &claimed.event else { return 0 };
+    let item = Item {
+        event: &RenderedEvent::of(event),
+        delivery_id: claimed.delivery_id,
+        superseded: claimed.superseded,
+        sent_at: claimed.sent_at,
+    };
+    envelope::len_in_batch(&item, claimed.format)
+}
+
+/// The two batches in which the deliveries of one go again that was too large for its receiver.
+pub(super) struct Halves {
+    first: BatchId,
+    second: BatchId,
+    /// Place at which the second begins.
+    middle: usize,
+    /// How long its receiver asks to wait.
+    pub(super) wait: Duration,
+}
+
+impl Halves {
+    /// `None` if the batch held one delivery, or was not refused for its size.
+    pub(super) fn of(items: &[Claimed], outcome: &Outcome) -> Option<Self> {
+        let Outcome::Answered { status: CONTENT_TOO_LARGE, retry_after } = *outcome else {
+            return None;
+        };
+        let ids: Vec<_> = items.iter().map(|claimed| claimed.delivery_id).collect();
+        if ids.len() < 2 {
+            return None;
+        }
+        let (first, second) = ids.split_at(ids.len().div_ceil(2));
+        let (middle, wait) = (first.len(), retry_after.unwrap_or_default());
+        Some(Self { first: BatchId::of(first), second: BatchId::of(second), middle, wait })
+    }
+
+    /// The batch of the delivery at this place of the POST.
+    pub(super) fn at(&self, place: usize) -> BatchId {
+        if place < self.middle { self.first } else { self.second }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::ids::EventId;
 
-    const BATCH: Batch = Batch { max_items: 3, max_wait: Duration::from_secs(5) };
+    const BATCH: Batch = Batch { max_items: 3, max_wait: Duration::from_secs(5), max_bytes: 96_000 };
+
+    #[test]
+    fn a_batch_that_its_bytes_filled_says_how_many_fill_the_next() {
+        let (mut buffer, start) = (BatchBuffer::default(), Instant::now());
+        buffer.add(2, start);
+        buffer.cut_at = Some(2);
+        assert_eq!(buffer.due_at(Some(BATCH), false), Some(start));
+        buffer.forget_sizes();
+        assert_eq!(buffer.due_at(Some(BATCH), false), Some(start + BATCH.max_wait));
+    }
+
+    #[test]
+    fn after_a_batch_that_was_too_large_the_next_are_half_as_large_until_the_webhook_changes() {
+        let mut buffer = BatchBuffer { refused: Some(50_000), ..BatchBuffer::default() };
+        assert_eq!(buffer.max_bytes(BATCH), 25_000);
+        buffer.refused = Some(1_000_000);
+        assert_eq!(buffer.max_bytes(BATCH), BATCH.max_bytes);
+        buffer.refused = Some(50_000);
+        buffer.forget_sizes();
+        assert_eq!(buffer.max_bytes(BATCH), BATCH.max_bytes);
+    }
+
+    #[test]
+    fn a_batch_waits_until_the_settlement_of_the_one_before_it_is_written() {
+        let (mut buffer, start) = (BatchBuffer::default(), Instant::now());
+        let delivery = DeliveryId::of(EventId::generate(), WebhookId::generate());
+        buffer.add(3, start);
+        buffer.settling = Some(delivery);
+        buffer.end_settling(|id| id == delivery);
+        assert_eq!(buffer.due_at(Some(BATCH), false), None, "that was another settlement");
+        buffer.end_settling(|_| false);
+        assert_eq!(buffer.due_at(Some(BATCH), false), Some(start));
+    }
 
     #[test]
     fn a_batch_is_due_when_it_is_full_or_has_waited_long_enough() {

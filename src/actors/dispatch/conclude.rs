@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
+use super::batches::Halves;
 use super::{Dispatch, Report, start};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
@@ -29,7 +30,16 @@ pub(super) struct Posted {
     pub(super) items: Vec<Claimed>,
     /// `None` if it was no batch.
     pub(super) batch_id: Option<String>,
+    /// Size of its body.
+    pub(super) bytes: usize,
     pub(super) answer: Answer,
+}
+
+impl Posted {
+    /// The batches in which its deliveries go again if it was a batch that was too large for its receiver.
+    fn halves(&self) -> Option<Halves> {
+        self.batch_id.as_ref().and_then(|_| Halves::of(&self.items, &self.answer.outcome))
+    }
 }
 
 impl Dispatch {
@@ -47,13 +57,18 @@ impl Dispatch {
             queue.end_post(*number, Instant::now(), uptime);
             settings = queue.settings();
         }
-        self.apply_outcome(posted, settings.disable_after, now);
+        let halves = posted.halves();
+        if halves.is_some() {
+            self.halve_batch(*webhook, posted.bytes);
+        } else {
+            self.apply_outcome(posted, settings.disable_after, now);
+        }
         let promotes_next = !self.draining && self.queues.can_promote_next(*webhook, now);
         let conclusion =
-            Conclusion { posted, settings: &settings, now, jitter: random::unit(), promotes_next };
-        for claimed in &posted.items {
+            Conclusion { posted, halves, settings: &settings, now, jitter: random::unit(), promotes_next };
+        for (place, claimed) in posted.items.iter().enumerate() {
             let attempt = self.leases.remove(claimed);
-            let settlement = conclusion.settlement(claimed, attempt);
+            let settlement = conclusion.settlement(place, claimed, attempt);
             if let Disposition::Ended(end) = settlement.disposition {
                 metrics.deliveries_ended.of(end.as_str()).inc();
                 if end == EndState::Delivered {
@@ -63,6 +78,9 @@ impl Dispatch {
             }
             let entry = conclusion.entry(claimed, &settlement);
             self.cycle.add(settlement, Some(entry));
+        }
+        if let (Some(_), Some(first)) = (&posted.batch_id, posted.items.first()) {
+            self.settle_batch(*webhook, first.delivery_id);
         }
         self.send_ready(*webhook);
     }
@@ -166,6 +184,8 @@ impl Dispatch {
 /// What the deliveries of one POST have in common when they are settled.
 struct Conclusion<'a> {
     posted: &'a Posted,
+    /// Its batch was too large and goes again in halves.
+    halves: Option<Halves>,
     settings: &'a DeliverySettings,
     now: OffsetDateTime,
     /// Random, at least 0 and below 1.
@@ -175,12 +195,12 @@ struct Conclusion<'a> {
 }
 
 impl Conclusion<'_> {
-    /// What the attempt leaves of a delivery.
-    fn settlement(&self, claimed: &Claimed, attempt: i32) -> Settlement {
+    /// What the attempt leaves of the delivery at this place of the POST.
+    fn settlement(&self, place: usize, claimed: &Claimed, attempt: i32) -> Settlement {
         let outcome = &self.posted.answer.outcome;
         let ended = Attempt {
             outcome,
-            number: u32::try_from(attempt).unwrap_or(1),
+            number: u32::try_from(attempt - i32::from(claimed.halvings)).unwrap_or(1),
             now: self.now,
             expires_at: self.settings.expires_at(received_at(claimed, self.now)),
         };
@@ -188,7 +208,11 @@ impl Conclusion<'_> {
         Settlement {
             delivery_id: claimed.delivery_id,
             attempt,
-            disposition: judge(ended, self.settings, self.jitter),
+            disposition: match &self.halves {
+                Some(halves) => Disposition::RetryAt(self.now + halves.wait),
+                None => judge(ended, self.settings, self.jitter),
+            },
+            half: self.halves.as_ref().map(|halves| halves.at(place)),
             status: outcome.status().map(i32::from),
             outcome: outcome.class(),
             promotes_next: self.promotes_next && is_single,
@@ -226,6 +250,9 @@ impl Conclusion<'_> {
         if !excerpt.is_empty() && !outcome.is_success() {
             let quoted = String::from_utf8_lossy(excerpt.get(..EXCERPT_BYTES).unwrap_or(excerpt));
             entry = entry.data("answer", quoted.into_owned());
+        }
+        if let Some(half) = settlement.half {
+            entry = entry.data("halved_into", half.to_string());
         }
         match &self.posted.batch_id {
             Some(batch) => entry.data("batch", batch.as_str()),
@@ -272,6 +299,7 @@ mod tests {
 
     use super::*;
     use crate::actors::dispatch::testing::claimed;
+    use crate::domain::ids::BatchId;
 
     const NOW: OffsetDateTime = datetime!(2026-11-23 15:00:00 UTC);
 
@@ -280,13 +308,14 @@ mod tests {
         let outcome = Outcome::Answered { status, retry_after: None };
         let answer = Answer { outcome, duration: Duration::from_millis(12), excerpt: excerpt.into() };
         let batch_id = batch_id.map(str::to_owned);
-        Posted { webhook, number: 1, items: vec![claimed(webhook)], batch_id, answer }
+        Posted { webhook, number: 1, items: vec![claimed(webhook)], batch_id, bytes: 0, answer }
     }
 
     fn conclude(posted: &Posted, settings: &DeliverySettings) -> (Settlement, Entry) {
-        let conclusion = Conclusion { posted, settings, now: NOW, jitter: 0.0, promotes_next: true };
+        let halves = posted.halves();
+        let conclusion = Conclusion { posted, halves, settings, now: NOW, jitter: 0.0, promotes_next: true };
         let claimed = claimed(posted.webhook);
-        let settlement = conclusion.settlement(&claimed, claimed.attempt);
+        let settlement = conclusion.settlement(0, &claimed, claimed.attempt);
         let entry = conclusion.entry(&claimed, &settlement);
         (settlement, entry)
     }
@@ -328,6 +357,35 @@ mod tests {
         assert!(!settlement.promotes_next && !settlement.latest_only);
         assert_eq!(entry.data.get("batch").and_then(|text| text.as_str()), Some("batch-1"));
         assert!(conclude(&posted(200, "", None), &settings).0.latest_only);
+    }
+
+    #[test]
+    fn a_batch_that_is_too_large_goes_again_at_once_in_halves_and_uses_up_no_attempt() {
+        let settings = DeliverySettings { retry_schedule: Some(vec![]), ..DeliverySettings::default() };
+        let mut posted = posted(413, "", Some("batch-1"));
+        let (alone, _) = conclude(&posted, &settings);
+        assert_eq!((alone.disposition, alone.half), (Disposition::Ended(EndState::Dead), None));
+        posted.items = (0..3).map(|_| claimed(posted.webhook)).collect();
+        let ids: Vec<_> = posted.items.iter().map(|claimed| claimed.delivery_id).collect();
+        let (halved, entry) = conclude(&posted, &settings);
+        assert_eq!(halved.disposition, Disposition::RetryAt(NOW));
+        assert_eq!(halved.half, Some(BatchId::of(&ids[..2])));
+        assert_eq!(posted.halves().map(|halves| halves.at(2)), Some(BatchId::of(&ids[2..])));
+        assert!(entry.end_state.is_none() && entry.data.contains_key("halved_into"));
+
+        let settings = DeliverySettings { retry_schedule: Some(vec![60]), ..DeliverySettings::default() };
+        posted.items.truncate(1);
+        let halved_before = Claimed { attempt: 10, halvings: 9, ..posted.items[0].clone() };
+        let conclusion = Conclusion {
+            posted: &posted,
+            halves: None,
+            settings: &settings,
+            now: NOW,
+            jitter: 0.0,
+            promotes_next: true,
+        };
+        let settlement = conclusion.settlement(0, &halved_before, 10);
+        assert_eq!(settlement.disposition, Disposition::RetryAt(NOW + Duration::from_secs(60)));
     }
 
     #[test]

@@ -57,6 +57,8 @@ impl Dispatch {
             }
         };
         self.cycle.succeed(work.health, &cycle);
+        let unsettled = &self.cycle;
+        self.queues.end_settling(|id| unsettled.unsettled().any(|other| other == id));
         if let Some(took) = cycle.claim_took {
             self.deps.metrics.claim_seconds.observe(took.as_secs_f64());
         }

@@ -170,6 +170,7 @@ mod tests {
             delivery_id: DeliveryId::of(EventId::generate(), WebhookId::generate()),
             attempt: 1,
             disposition: Disposition::Ended(EndState::Delivered),
+            half: None,
             status: Some(204),
             outcome: "ok",
             promotes_next: false,

@@ -24,9 +24,10 @@ use crate::domain::webhook::state::DisableReason;
 use crate::random;
 use crate::status::Part;
 use crate::store::StoreError;
+use crate::store::delivery::batches::FormedBatch;
 use crate::store::delivery::direct_dispatch::DirectDispatch;
 use crate::store::delivery::targets::WebhookTarget;
-use crate::store::delivery::types::{Claimed, Cycle, Work};
+use crate::store::delivery::types::{Cycle, Work};
 use actor::{DispatcherDeps, Order};
 use conclude::Posted;
 use cycle_state::CycleState;
@@ -62,7 +63,7 @@ enum Report {
     /// A webhook's settings, address and keys were read.
     ConfigRead { webhook: WebhookId, result: Box<Result<WebhookTarget, StoreError>> },
     /// A batch was formed; empty if there was nothing to form.
-    BatchFormed { webhook: WebhookId, result: Result<Vec<Claimed>, StoreError> },
+    BatchFormed { webhook: WebhookId, result: Result<FormedBatch, StoreError> },
     /// A webhook was disabled; `None`: it could not be, or need not be any more.
     Disabled { webhook: WebhookId, reason: Option<DisableReason> },
     /// A recovery ended, or is leased to another process.
@@ -284,6 +285,7 @@ mod testing {
     use crate::domain::webhook::state::WebhookState;
     use crate::domain::webhook::target::TargetPolicy;
     use crate::outbound::post::Poster;
+    use crate::store::delivery::types::Claimed;
 
     /// A webhook that is active and whose receiver has accepted a POST, in its first version, as it is read.
     pub fn webhook_target(settings: DeliverySettings) -> WebhookTarget {
@@ -338,6 +340,7 @@ mod testing {
             webhook_version: 1,
             lane: 1,
             attempt: 1,
+            halvings: 0,
             superseded: 0,
             sent_at: at,
             format: Format::default(),

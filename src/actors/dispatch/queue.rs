@@ -165,6 +165,9 @@ impl WebhookQueue {
         }
         let same_address = self.config.as_ref().is_some_and(|config| config.url == read.url);
         self.receiver.on_read(read.is_proven, read.noticed, same_address);
+        if known.is_some_and(|version| version < read.version) {
+            self.batch.forget_sizes();
+        }
         self.config = Some(Arc::new(WebhookConfig::new(read, target)));
     }
 
@@ -382,6 +385,7 @@ impl WebhookQueue {
             && self.config_read == ConfigRead::Idle
             && !self.disabling
             && !self.batch.is_forming()
+            && !self.batch.is_settling()
     }
 }
 

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use super::queue::WebhookQueue;
 use crate::domain::delivery::capacity::DispatchCapacity;
 use crate::domain::delivery::slots::{Places, Risk, WINDOW_FIRST, WINDOW_UNPROVEN};
-use crate::domain::ids::{DispatcherId, WebhookId};
+use crate::domain::ids::{DeliveryId, DispatcherId, WebhookId};
 use crate::store::delivery::types::{ClaimRoom, WebhookRoom};
 
 /// Queues of all webhooks that this process works for.
@@ -204,6 +204,16 @@ impl WebhookQueues {
         self.queues.values().any(|queue| queue.batch.is_forming())
     }
 
+    /// Settlements were written: lets the next batch of each webhook be formed, unless the settlement of the
+    /// one before it still waits.
+    pub(super) fn end_settling(&mut self, is_unsettled: impl Fn(DeliveryId) -> bool) {
+        for webhook in &self.busy {
+            if let Some(queue) = self.queues.get_mut(webhook) {
+                queue.batch.end_settling(&is_unsettled);
+            }
+        }
+    }
+
     /// When a rate limit or a batch is due; `forms_batches` is false in the drain.
     pub(super) fn next_at(&self, wall: OffsetDateTime, forms_batches: bool) -> Option<Instant> {
         let batch_at = |queue: &WebhookQueue| {
@@ -286,7 +296,7 @@ mod tests {
     #[test]
     fn a_batch_that_is_due_wakes_the_loop_but_not_in_the_drain() {
         let mut queues = WebhookQueues::default();
-        let batch = Some(Batch { max_items: 10, max_wait: Duration::from_secs(5) });
+        let batch = Some(Batch { max_items: 10, max_wait: Duration::from_secs(5), max_bytes: 96_000 });
         let webhook = open(&mut queues, DeliverySettings { batch, ..DeliverySettings::default() });
         let start = Instant::now();
         queues.open(webhook).batch.add(1, start);

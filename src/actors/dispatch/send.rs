@@ -141,6 +141,7 @@ impl Dispatch {
                 delivery_id: claimed.delivery_id,
                 attempt: self.leases.remove(&claimed),
                 disposition: Disposition::Returned(due_at),
+                half: None,
                 status: None,
                 outcome: "",
                 promotes_next: false,
@@ -167,8 +168,9 @@ impl Dispatch {
         let poster = self.deps.poster.clone();
         start(&self.report, async move {
             let post = post(&config, &items, &rendered, batch_id.clone());
+            let bytes = post.rendered.body.len();
             let answer = poster.post(post).await;
-            Report::Posted(Posted { webhook, number, items, batch_id, answer })
+            Report::Posted(Posted { webhook, number, items, batch_id, bytes, answer })
         });
     }
 
@@ -191,6 +193,7 @@ impl Dispatch {
             delivery_id: claimed.delivery_id,
             attempt: self.leases.remove(claimed),
             disposition: Disposition::Ended(end),
+            half: None,
             status: None,
             outcome,
             promotes_next: promotes_next && !self.draining,

@@ -9,6 +9,9 @@ use crate::domain::closed_set::closed_set;
 
 /// POSTs under way at once at most, unless its owner says otherwise; with fewer a webhook is limited.
 pub const USUAL_CONCURRENCY: u16 = 100;
+/// Bytes of a batch's body at most, unless its owner says otherwise: what Express' `raw()`, the smallest of
+/// the usual limits, takes.
+pub const USUAL_BATCH_BYTES: usize = 96_000;
 
 /// Whether every change is sent, or only the latest state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -92,6 +95,8 @@ pub struct Batch {
     pub max_items: usize,
     /// Longest wait for a batch to fill.
     pub max_wait: Duration,
+    /// Most bytes of its body; one item that is larger goes alone.
+    pub max_bytes: usize,
 }
 
 /// Most POSTs in any window of time.

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::domain::delivery::settings::{
-    Batch, DeliverySettings, Format, Mode, RateLimit, Signatures, Verification,
+    Batch, DeliverySettings, Format, Mode, RateLimit, Signatures, USUAL_BATCH_BYTES, Verification,
 };
 use crate::domain::violation::Violation;
 
@@ -21,8 +21,8 @@ pub struct DeliveryInput {
     pub max_age_seconds: Option<Option<i32>>,
     /// A state must last this long before it is sent.
     pub min_dwell_ms: Option<i32>,
-    /// Several deliveries in one POST: how many at most, and how long a batch may wait to fill.
-    pub batch: Option<Option<(i32, i32)>>,
+    /// Several deliveries in one POST.
+    pub batch: Option<Option<BatchInput>>,
     /// Waits after the first, second … failure.
     pub retry_schedule_seconds: Option<Option<Vec<i32>>>,
     /// Deadline of one attempt.
@@ -39,6 +39,17 @@ pub struct DeliveryInput {
     pub signatures: Option<Vec<String>>,
     /// How the receiver must show that it wants the POSTs.
     pub verification: Option<String>,
+}
+
+/// Several deliveries in one POST, as given.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchInput {
+    /// How many at most.
+    pub max_items: i32,
+    /// How long a batch may wait to fill.
+    pub max_wait_ms: i32,
+    /// How large its body may be; `None`: as usual.
+    pub max_bytes: Option<i32>,
 }
 
 /// The same settings within their ranges; `None`: not mentioned.
@@ -115,10 +126,14 @@ impl DeliveryInput {
     pub(in crate::domain) fn check(self, found: &mut Vec<Violation>) -> DeliveryChanges {
         let mut r = Ranges { found };
         let max_age = r.nullable(self.max_age_seconds, |r, n| r.seconds("max_age_seconds", n, 1..=2_592_000));
-        let batch = r.nullable(self.batch, |r, (items, wait)| {
-            let max_items = r.number("batch/max_items", items, 1..=1000);
-            let max_wait = r.millis("batch/max_wait_ms", wait, 0..=60_000);
-            Some(Batch { max_items: max_items?, max_wait: max_wait? })
+        let batch = r.nullable(self.batch, |r, given| {
+            let max_items = r.number("batch/max_items", given.max_items, 1..=1000);
+            let max_wait = r.millis("batch/max_wait_ms", given.max_wait_ms, 0..=60_000);
+            let max_bytes = match given.max_bytes {
+                Some(bytes) => r.number("batch/max_bytes", bytes, 1024..=1_048_576),
+                None => Some(USUAL_BATCH_BYTES),
+            };
+            Some(Batch { max_items: max_items?, max_wait: max_wait?, max_bytes: max_bytes? })
         });
         let retry_schedule = r.nullable(self.retry_schedule_seconds, |r, waits| {
             if waits.len() > SCHEDULE_MAX {

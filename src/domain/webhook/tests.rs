@@ -8,6 +8,7 @@ use crate::domain::delivery::access::Auth;
 use crate::domain::delivery::settings::{Batch, Mode};
 use crate::domain::secret::Secret;
 use crate::domain::webhook::access_input::AuthInput;
+use crate::domain::webhook::delivery_settings_input::BatchInput;
 
 fn fields(violations: &[Violation]) -> Vec<&str> {
     violations.iter().map(|v| v.field.as_str()).collect()
@@ -26,7 +27,7 @@ fn everything_wrong_is_named_at_once() {
         topics: Some(vec!["t".into(); 101]),
         delivery: DeliveryInput {
             mode: Some("newest".into()),
-            batch: Some(Some((0, 60_001))),
+            batch: Some(Some(BatchInput { max_items: 0, max_wait_ms: 60_001, max_bytes: Some(1_048_577) })),
             retry_schedule_seconds: Some(Some(vec![1, 0])),
             signatures: Some(vec!["v1".into(), "v2".into()]),
             ..DeliveryInput::default()
@@ -49,6 +50,7 @@ fn everything_wrong_is_named_at_once() {
         "mode",
         "batch/max_items",
         "batch/max_wait_ms",
+        "batch/max_bytes",
         "retry_schedule_seconds/1",
         "signatures/1",
         "headers/Webhook-Id",
@@ -93,14 +95,15 @@ fn what_is_not_mentioned_stays_and_null_clears() {
     let given = DeliveryInput {
         mode: Some("latest".into()),
         max_age_seconds: Some(Some(60)),
-        batch: Some(Some((100, 500))),
+        batch: Some(Some(BatchInput { max_items: 100, max_wait_ms: 500, max_bytes: None })),
         retry_schedule_seconds: Some(Some(Vec::new())),
         ..DeliveryInput::default()
     };
     let changes = check(WebhookInput { delivery: given, ..WebhookInput::default() }).unwrap();
     let first = changes.over(&WebhookSettings::default());
     assert_eq!(first.delivery.mode, Mode::Latest);
-    assert_eq!(first.delivery.batch, Some(Batch { max_items: 100, max_wait: Duration::from_millis(500) }));
+    let batch = Batch { max_items: 100, max_wait: Duration::from_millis(500), max_bytes: 96_000 };
+    assert_eq!(first.delivery.batch, Some(batch));
     assert_eq!(first.delivery.retry_schedule, Some(Vec::new()), "no retries");
     assert_eq!(first.delivery.timeout, Duration::from_secs(15));
     let cleared =
@@ -117,7 +120,7 @@ fn a_batch_cannot_be_described_by_headers() {
     let mut settings = WebhookSettings::default();
     settings.delivery.format = Format::CloudEventsBinary;
     assert!(settings.check().is_ok());
-    settings.delivery.batch = Some(Batch { max_items: 2, max_wait: Duration::ZERO });
+    settings.delivery.batch = Some(Batch { max_items: 2, max_wait: Duration::ZERO, max_bytes: 1024 });
     assert_eq!(settings.check().unwrap_err().field, "batch");
 }
 

@@ -148,6 +148,17 @@ pub fn render(item: &Item<'_>, format: Format) -> Rendered {
     Rendered { body: body.into(), headers }
 }
 
+/// Most bytes of a batch's body besides its items.
+pub const BATCH_FRAME: usize = 80;
+
+/// Bytes that a delivery takes in the body of a batch, with the comma behind it.
+#[must_use]
+pub fn len_in_batch(item: &Item<'_>, format: Format) -> usize {
+    let mut written = Vec::with_capacity(item.event.open_data.len() + ROOM);
+    write_in_batch(&mut written, item, format);
+    written.len() + 1
+}
+
 /// The POST of several deliveries, oldest first. There is no binary form of it; that format is sent
 /// structured.
 #[must_use]
@@ -165,12 +176,7 @@ pub fn render_batch(items: &[Item<'_>], format: Format) -> Rendered {
         if place > 0 {
             body.push(b',');
         }
-        if standard {
-            let _ = write!(body, r#"{{"id":"{}","#, item.delivery_id);
-            write_standard(&mut body, item);
-        } else {
-            write_cloudevent(&mut body, item);
-        }
+        write_in_batch(&mut body, item, format);
     }
     body.push(b']');
     if standard {
@@ -179,6 +185,15 @@ pub fn render_batch(items: &[Item<'_>], format: Format) -> Rendered {
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(CONTENT_TYPE, if standard { JSON } else { CLOUDEVENTS });
     Rendered { body: body.into(), headers }
+}
+
+fn write_in_batch(body: &mut Vec<u8>, item: &Item<'_>, format: Format) {
+    if format == Format::Standard {
+        let _ = write!(body, r#"{{"id":"{}","#, item.delivery_id);
+        write_standard(body, item);
+    } else {
+        write_cloudevent(body, item);
+    }
 }
 
 /// From behind the opening brace to the closing one. Kinds and times hold nothing that JSON would escape.

@@ -68,6 +68,7 @@ pub(in crate::store) async fn claim(
                 webhook_version: row.webhook_version,
                 lane: row.lane,
                 attempt: row.attempt,
+                halvings: 0, // what is in a batch is leased with it
                 superseded: row.superseded,
                 sent_at: row.sent_at.unwrap_or(now),
                 format: format(row.sent_format.as_deref()),

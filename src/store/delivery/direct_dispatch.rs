@@ -228,6 +228,7 @@ pub(in crate::store) fn direct_dispatches(
                 webhook_version: planned.webhook_version,
                 lane: planned.lane,
                 attempt: 1,
+                halvings: 0,
                 superseded: planned.superseded,
                 sent_at: now,
                 format: planned.format,

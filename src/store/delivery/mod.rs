@@ -1,6 +1,6 @@
 //! The dispatcher's statements: leases, claims, batches, results of attempts, and the health of receivers.
 
-pub(super) mod batches;
+pub mod batches;
 pub(super) mod claim;
 pub mod cycle;
 pub mod direct_dispatch;

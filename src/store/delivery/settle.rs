@@ -48,6 +48,7 @@ impl SettleRow {
             webhook_version: self.webhook_version?,
             lane: self.lane?,
             attempt: self.attempt?,
+            halvings: 0, // what is in a batch is leased with it
             superseded: self.superseded?,
             sent_at: self.sent_at?,
             format: format(self.sent_format.as_deref()),
@@ -105,6 +106,7 @@ pub(in crate::store) async fn settle(
         now,
         &column(&work.lanes, |(webhook, _)| *webhook) as _,
         &column(&work.lanes, |(_, lane)| *lane),
+        &column(settlements, |s| s.half) as _,
     )
     .fetch_all(&mut *conn)
     .await?;

@@ -10,7 +10,7 @@ use crate::domain::delivery::circuit::Circuit;
 use crate::domain::delivery::outcome::Disposition;
 use crate::domain::delivery::settings::Format;
 use crate::domain::delivery::slots::Risk;
-use crate::domain::ids::{DeliveryId, EventId, WebhookId};
+use crate::domain::ids::{BatchId, DeliveryId, EventId, WebhookId};
 use crate::domain::presence::Event;
 
 /// A delivery that is leased to this dispatcher.
@@ -26,6 +26,8 @@ pub struct Claimed {
     pub lane: i64,
     /// Number of this attempt, from 1.
     pub attempt: i32,
+    /// Attempts before it that ended with its batch halved; the retry schedule does not count them.
+    pub halvings: i16,
     /// Older states that it superseded.
     pub superseded: i32,
     /// When its first POST began.
@@ -59,6 +61,8 @@ pub struct Settlement {
     pub attempt: i32,
     /// Whether it ended, or when it is due again.
     pub disposition: Disposition,
+    /// Half of its batch, with which it goes again; `None`: with the whole, or in none.
+    pub half: Option<BatchId>,
     /// HTTP status; `None`: no answer.
     pub status: Option<i32>,
     /// Outcome class.

@@ -2,7 +2,7 @@
 -- delivery of each lane that lost its head is leased or becomes due. One statement and not several, since the
 -- cycle lock keeps every other dispatcher out while an answer travels. Called by store/delivery/settle.rs.
 --
--- Parameters: $1 to $9 are columns of the settlements, one element for each.
+-- Parameters: $1 to $9 and $14 are columns of the settlements, one element for each.
 --   $1  uuid[]         delivery
 --   $2  int[]          attempt that was leased; of another attempt, or if the lease is gone, nothing changes
 --   $3  timestamptz[]  when it is due again; null: it ends
@@ -16,6 +16,7 @@
 --   $11 timestamptz    now
 --   $12 uuid[]         webhook ..
 --   $13 bigint[]       .. and lane of lanes whose head may be unknown to every dispatcher: it is leased, too
+--   $14 uuid[]         the half of its batch with which it goes again; null: its batch stays whole
 --
 -- Steps:
 --   settled   settlements that apply, each with its row
@@ -37,7 +38,7 @@
 with settled as (
     -- Rows are found once by their id, and from then on by their place (ctid).
     select d.place, d.delivery_id, d.webhook_id, d.lane, d.position, d.event_id, d.superseded,
-           s.attempt, s.due_at, s.is_returned, s.status, s.outcome, s.promotes_next, s.ends_superseded,
+           s.attempt, s.due_at, s.is_returned, s.status, s.outcome, s.promotes_next, s.ends_superseded, s.half,
            -- A state that is to be tried again, but a newer one of its lane is there already.
            s.is_latest_only and d.is_state and s.due_at is not null and exists (
                select
@@ -47,9 +48,9 @@ with settled as (
                  and n.position > d.position
                  and n.is_state) as has_newer_state
     from unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::boolean[], $5::int[], $6::text[],
-                $7::boolean[], $8::boolean[], $9::boolean[])
+                $7::boolean[], $8::boolean[], $9::boolean[], $14::uuid[])
          as s (delivery_id, attempt, due_at, is_returned, status, outcome, promotes_next, is_latest_only,
-               ends_superseded)
+               ends_superseded, half)
     cross join lateral (
         -- So that each is looked up: where the table was empty when it was analyzed last, a join would go
         -- through all of it, and through all settlements for each of its rows.
@@ -67,6 +68,8 @@ waiting as (
         leased_by = null,
         attempt = d.attempt - case when s.is_returned then 1 else 0 end,
         goes_alone = d.goes_alone or (not s.is_returned and d.batch_id is null),
+        batch_id = coalesce(s.half, d.batch_id),
+        halvings = case when s.half is null then d.halvings else coalesce(d.halvings, 0) + 1 end,
         last_status = case when s.is_returned then d.last_status else s.status end,
         last_outcome = case when s.is_returned then d.last_outcome else s.outcome end
     from settled s

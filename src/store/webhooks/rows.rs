@@ -135,6 +135,7 @@ struct Row {
     min_dwell_ms: i32,
     batch_max_items: Option<i32>,
     batch_max_wait_ms: Option<i32>,
+    batch_max_bytes: i32,
     retry_schedule_seconds: Option<Vec<i32>>,
     timeout_ms: i32,
     max_concurrency: i32,
@@ -189,6 +190,7 @@ impl TryFrom<Row> for Webhook {
             batch: row.batch_max_items.zip(row.batch_max_wait_ms).map(|(max_items, max_wait)| Batch {
                 max_items: number(max_items),
                 max_wait: millis(max_wait),
+                max_bytes: number(row.batch_max_bytes),
             }),
             retry_schedule: row.retry_schedule_seconds.map(|waits| waits.into_iter().map(number).collect()),
             timeout: millis(row.timeout_ms),
@@ -247,8 +249,8 @@ macro_rules! whole {
             Row,
             r#"select w.webhook_id as "webhook_id: WebhookId", url, description, agents, topics, presences,
                       sources as "sources: Vec<SourceId>", events, mode, max_age_seconds, min_dwell_ms,
-                      batch_max_items, batch_max_wait_ms, retry_schedule_seconds, timeout_ms, max_concurrency,
-                      rate_limit_requests, rate_limit_per_seconds, disable_after_seconds, format, signatures,
+                      batch_max_items, batch_max_wait_ms, batch_max_bytes, retry_schedule_seconds, timeout_ms,
+                      max_concurrency, rate_limit_requests, rate_limit_per_seconds, disable_after_seconds, format, signatures,
                       verification, auth_kind, access_sealed, header_names, state as "state: WebhookState",
                       state_reason as "state_reason: StateReason", version,
                       coalesce(h.failures, 0) as "failures!", h.failing_since as "failing_since?",
@@ -325,7 +327,8 @@ pub(in crate::store) async fn write(
              retry_schedule_seconds = $14, timeout_ms = $15, max_concurrency = $16, rate_limit_requests = $17,
              rate_limit_per_seconds = $18, disable_after_seconds = $19, format = $20, signatures = $21,
              verification = $22, auth_kind = $23, access_sealed = $24, header_names = $25, state = $26,
-             state_reason = $27, version = version + 1, updated_at = $28
+             state_reason = $27, version = version + 1, updated_at = $28,
+             batch_max_bytes = coalesce($29, batch_max_bytes)
          where webhook_id = $1",
         id as _,
         settings.url,
@@ -355,6 +358,7 @@ pub(in crate::store) async fn write(
         update.state as _,
         update.state_reason as _,
         update.now,
+        delivery.batch.map(|batch| column(batch.max_bytes)),
     )
     .execute(conn)
     .await?;

@@ -8,7 +8,7 @@ use crate::domain::delivery::signature::SigningKey;
 use crate::domain::ids::SourceId;
 use crate::domain::secret::Secret;
 use crate::domain::webhook::access_input::{AccessInput, AuthInput};
-use crate::domain::webhook::delivery_settings_input::DeliveryInput;
+use crate::domain::webhook::delivery_settings_input::{BatchInput, DeliveryInput};
 use crate::domain::webhook::{WebhookChanges, WebhookInput, WebhookSettings};
 use crate::services;
 use crate::services::caller::Caller;
@@ -39,7 +39,7 @@ fn take_delivery(body: &mut JsonBody) -> DeliveryInput {
         mode: body.text("mode"),
         max_age_seconds: body.integer_or_null("max_age_seconds"),
         min_dwell_ms: body.integer("min_dwell_ms"),
-        batch: body.object_or_null("batch", |batch| take_two(batch, "max_items", "max_wait_ms")),
+        batch: body.object_or_null("batch", take_batch),
         retry_schedule_seconds: body.integers_or_null("retry_schedule_seconds"),
         timeout_ms: body.integer("timeout_ms"),
         max_concurrency: body.integer("max_concurrency"),
@@ -49,6 +49,13 @@ fn take_delivery(body: &mut JsonBody) -> DeliveryInput {
         signatures: body.texts("signatures"),
         verification: body.text("verification"),
     }
+}
+
+fn take_batch(batch: &mut JsonBody) -> Option<BatchInput> {
+    let numbers = take_two(batch, "max_items", "max_wait_ms");
+    let max_bytes = batch.integer("max_bytes");
+    let (max_items, max_wait_ms) = numbers?;
+    Some(BatchInput { max_items, max_wait_ms, max_bytes })
 }
 
 /// Two whole numbers, both of which must be given.

@@ -39,6 +39,7 @@ fn view(caller: &Caller, webhook: &Webhook) -> Result<Value, ApiError> {
         "batch": delivery.batch.map(|batch| json!({
             "max_items": batch.max_items,
             "max_wait_ms": millis(batch.max_wait),
+            "max_bytes": batch.max_bytes,
         })),
         "retry_schedule_seconds": delivery.retry_schedule,
         "timeout_ms": millis(delivery.timeout),
