@@ -6,7 +6,7 @@ use crate::domain::delivery::signature::SigningKey;
 use crate::domain::ids::WebhookId;
 use crate::domain::violation::Violation;
 use crate::domain::webhook::{
-    FORMER_SECRET_SIGNS_ON, OVERLAP_SECONDS_MAX, WebhookChanges, WebhookInput, WebhookSettings,
+    FORMER_SECRET_SIGNS_ON, OVERLAP_SECONDS_MAX, WebhookChanges, WebhookInput, WebhookSettings, filters,
 };
 use crate::random;
 use crate::store::webhooks::{NewWebhook, Webhook};
@@ -54,6 +54,24 @@ pub async fn create(
 pub async fn update(caller: &Caller, id: WebhookId, changes: &WebhookChanges) -> Result<Webhook> {
     let (quota, master_key) = (caller.services.tenant_quota, &caller.services.master_key);
     Ok(caller.store.update_webhook(id, changes, quota, master_key, caller.principal.as_str()).await?)
+}
+
+/// What can never match among the filters: names that the platform does not have, and agents that nobody has
+/// named yet. They may come: it is no violation.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn never_matching(caller: &Caller, settings: &WebhookSettings) -> Result<Vec<Violation>> {
+    let mut found = filters::never_matching(settings);
+    for unknown in caller.store.unknown_agents(&settings.agents).await? {
+        if let Some(i) = settings.agents.iter().position(|agent| *agent == unknown) {
+            found.push(Violation::new(
+                format!("agents/{i}"),
+                "is no agent that was seen or is watched, by Genesys id or external id",
+            ));
+        }
+    }
+    Ok(found)
 }
 
 /// How long a replaced secret signs on, by the seconds that are given.

@@ -43,6 +43,7 @@ mod logs_trouble;
 mod maps_agents;
 mod matches_from_the_first;
 mod matches_openapi;
+mod narrows_by_state;
 mod owns_what_it_made;
 mod recovers_missed_events;
 mod refuses_inner_targets;

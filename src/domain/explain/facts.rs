@@ -26,6 +26,12 @@ pub struct EventFacts {
     pub topic: Option<String>,
     /// System presence.
     pub presence: Option<String>,
+    /// System presence before.
+    pub previous: Option<String>,
+    /// Queues that the agent worked in, or had just left.
+    pub queues: Vec<String>,
+    /// Routing status.
+    pub routing_status: Option<String>,
 }
 
 /// What is known of the webhook.
@@ -47,6 +53,12 @@ pub struct WebhookFacts {
     pub presences: Vec<String>,
     /// Only these sources.
     pub sources: Vec<SourceId>,
+    /// Only agents in these queues.
+    pub queues: Vec<String>,
+    /// Only these routing statuses.
+    pub routing_statuses: Vec<String>,
+    /// Only these changes of the presence.
+    pub transitions: Vec<String>,
     /// Nothing is sent before.
     pub hold_until: Option<OffsetDateTime>,
     /// Whether it limits how fast POSTs follow each other, or gathers them.

@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use crate::domain::ids::with_canonical_guids;
 use crate::domain::presence::EventKind;
 use crate::domain::webhook::state::WebhookState;
+use crate::domain::webhook::transition::transitions_of;
 
 mod facts;
 
@@ -65,7 +66,7 @@ pub fn explain(facts: &Facts, now: OffsetDateTime, write: fn(OffsetDateTime) -> 
 }
 
 /// Holds each filter against the event. A filter counts where the kind of event has what it asks about:
-/// topics and presences for changes of presence, agents for those and for gaps, sources for all that comes
+/// what concerns the state for changes of presence, agents for those and for gaps, sources for all that comes
 /// from one.
 #[must_use]
 pub fn matches(event: &EventFacts, webhook: &WebhookFacts) -> Vec<Match> {
@@ -87,6 +88,7 @@ pub fn matches(event: &EventFacts, webhook: &WebhookFacts) -> Vec<Match> {
         Match { filter, matches, asked, has }
     };
     let kind = event.kind.as_str().to_owned();
+    let transitions = transitions_of(event.previous.as_deref(), event.presence.as_deref());
     let agent_id = event.agent_id.as_ref().map(|id| id.0.clone());
     let sources = webhook.sources.iter().map(ToString::to_string).collect();
     vec![
@@ -95,6 +97,14 @@ pub fn matches(event: &EventFacts, webhook: &WebhookFacts) -> Vec<Match> {
         of("topics", presence, webhook.topics.clone(), vec![event.topic.clone()]),
         of("presences", presence, webhook.presences.clone(), vec![event.presence.clone()]),
         of("sources", source, sources, vec![event.source_id.map(|id| id.to_string())]),
+        of("queues", presence, webhook.queues.clone(), event.queues.iter().cloned().map(Some).collect()),
+        of(
+            "routing_statuses",
+            presence,
+            webhook.routing_statuses.clone(),
+            vec![event.routing_status.clone()],
+        ),
+        of("transitions", presence, webhook.transitions.clone(), transitions.into_iter().map(Some).collect()),
     ]
 }
 
@@ -259,7 +269,8 @@ fn took_no_part(facts: &Facts, at: OffsetDateTime) -> bool {
 
 fn changes_filters(entry: &EntryFacts) -> bool {
     let fields = entry.data.get("fields").and_then(Value::as_array);
-    let filters = ["events", "agents", "topics", "presences", "sources"];
+    let filters =
+        ["events", "agents", "topics", "presences", "sources", "queues", "routing_statuses", "transitions"];
     entry.kind == "WEBHOOK_UPDATED"
         && fields.is_some_and(|fields| fields.iter().filter_map(Value::as_str).any(|f| filters.contains(&f)))
 }

@@ -149,6 +149,12 @@ impl Part {
 }
 
 impl AgentState {
+    /// Ids of the queues that the agent works in; empty if they are not known.
+    #[must_use]
+    pub fn active_queues(&self) -> &[String] {
+        self.queues.as_ref().map_or(&[], |queues| &queues.value)
+    }
+
     /// The same state without what was recorded before, as events carry it.
     #[must_use]
     pub fn without_history(&self) -> Self {
@@ -192,6 +198,9 @@ pub struct EventState {
     pub state: AgentState,
     /// Names of the parts that the event changed.
     pub changed: Vec<String>,
+    /// Queues that the agent worked in before the event and does not any more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_queues: Vec<String>,
     /// The agent's name at that time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -241,6 +250,7 @@ mod tests {
         let state = EventState {
             state: both("ON_QUEUE", 1, "IDLE", 2),
             changed: vec!["presence".to_owned()],
+            left_queues: vec!["q-1".to_owned()],
             name: Some("Ann".to_owned()),
             email: None,
         };

@@ -22,6 +22,10 @@ pub mod topics;
 pub const SYSTEM_PRESENCES: [&str; 10] =
     ["AVAILABLE", "AWAY", "BREAK", "BUSY", "IDLE", "MEAL", "MEETING", "OFFLINE", "ON_QUEUE", "TRAINING"];
 
+/// Routing statuses of Genesys Cloud.
+pub const ROUTING_STATUSES: [&str; 5] =
+    ["OFF_QUEUE", "IDLE", "INTERACTING", "NOT_RESPONDING", "COMMUNICATING"];
+
 /// Longest presence text we keep, in characters; a longer one is cut, the raw frame has it whole.
 const PRESENCE_CHARS_MAX: usize = 100;
 

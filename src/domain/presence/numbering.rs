@@ -135,9 +135,12 @@ impl Agent {
         let system = self.state.presence.as_ref().and_then(|presence| presence.value.system.clone());
         let since = self.state.presence.as_ref().and_then(|presence| presence.at);
         self.set_presence(&system, since.unwrap_or(change.received_at));
+        let active = self.state.active_queues();
+        let left_queues = before.active_queues().iter().filter(|queue| !active.contains(queue));
         let state = EventState {
             state: self.state.without_history(),
             changed: changed.iter().map(|part| part.as_str().to_owned()).collect(),
+            left_queues: left_queues.cloned().collect(),
             name: self.name.clone(),
             email: self.email.clone(),
         };

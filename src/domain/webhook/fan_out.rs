@@ -12,10 +12,11 @@ use crate::domain::delivery::outcome::EndState;
 use crate::domain::delivery::settings::{Format, Mode};
 use crate::domain::delivery::slots::WINDOW_UNPROVEN;
 use crate::domain::ids::{ConnectionId, DeliveryId, EventId, TenantId, WebhookId};
-use crate::domain::presence::{Event, EventKind};
+use crate::domain::presence::{Detail, Event, EventKind};
 use crate::domain::webhook::filter_index::Filters;
 use crate::domain::webhook::filter_key::Key;
 use crate::domain::webhook::matching::{Facts, Subscription};
+use crate::domain::webhook::transition::transitions_of;
 
 /// An event about to be written.
 pub struct NewEvent {
@@ -29,6 +30,13 @@ impl NewEvent {
     /// What filters look at; `None` if the event is about no source.
     pub fn facts(&self) -> Option<Facts> {
         let event = &self.event;
+        let told = match &event.detail {
+            Some(Detail::Agent(told)) => Some(told),
+            _ => None,
+        };
+        let queues = told.iter().flat_map(|told| told.state.active_queues().iter().chain(&told.left_queues));
+        let routing = told.and_then(|told| told.state.routing.as_ref());
+        let transitions = transitions_of(event.previous.as_deref(), event.presence.as_deref());
         Some(Facts {
             tenant: self.tenant,
             source: event.source.as_ref()?.0,
@@ -36,6 +44,9 @@ impl NewEvent {
             external_id: event.external_id.as_deref().map(Key::of),
             topic: event.topic.as_deref().map(Key::of),
             presence: event.presence.as_deref().map(Key::of),
+            queues: queues.map(|queue| Key::of(queue)).collect(),
+            routing_status: routing.map(|routing| Key::of(&routing.value)),
+            transitions: transitions.iter().map(|name| Key::of(name)).collect(),
         })
     }
 }

@@ -23,6 +23,9 @@ fn subscription(number: u8, tenant: u8, agents: &[&str], debounces: bool) -> Arc
         topics: Keys::default(),
         presences: Keys::default(),
         sources: std::collections::HashSet::new(),
+        queues: Keys::default(),
+        routing_statuses: Keys::default(),
+        transitions: Keys::default(),
         mode: Mode::Every,
         min_dwell: Duration::from_secs(debounces.into()),
         batch_wait: None,
@@ -40,6 +43,9 @@ fn facts(tenant: u8, agent: &str, external_id: Option<&str>) -> Facts {
         external_id: external_id.map(Key::of),
         topic: None,
         presence: None,
+        queues: Vec::new(),
+        routing_status: None,
+        transitions: Vec::new(),
     }
 }
 

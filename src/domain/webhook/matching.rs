@@ -28,6 +28,12 @@ pub struct Subscription {
     pub presences: Keys,
     /// Only these sources; empty: all.
     pub sources: HashSet<SourceId>,
+    /// Only agents that work in one of these queues, or have just left one; empty: all.
+    pub queues: Keys,
+    /// Only states with these routing statuses; empty: all.
+    pub routing_statuses: Keys,
+    /// Only these changes of the presence, by the names of `transition`; empty: all.
+    pub transitions: Keys,
     /// Every change, or the latest.
     pub mode: Mode,
     /// A state must last this long before it is sent.
@@ -44,7 +50,7 @@ pub struct Subscription {
 }
 
 /// What filters look at. `None` is what the event does not say; it is in no list.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Facts {
     /// Whose event it is.
     pub tenant: TenantId,
@@ -58,6 +64,12 @@ pub struct Facts {
     pub topic: Option<Key>,
     /// System presence.
     pub presence: Option<Key>,
+    /// Queues that the agent works in, or has just left.
+    pub queues: Vec<Key>,
+    /// Routing status.
+    pub routing_status: Option<Key>,
+    /// Every name of the change of the presence.
+    pub transitions: Vec<Key>,
 }
 
 impl Subscription {
@@ -90,7 +102,13 @@ impl Subscription {
     fn fits(&self, facts: &Facts) -> bool {
         let holds =
             |list: &Keys, value: Option<Key>| list.is_empty() || value.is_some_and(|value| list.holds(value));
-        holds(&self.topics, facts.topic) && holds(&self.presences, facts.presence)
+        let holds_any =
+            |list: &Keys, values: &[Key]| list.is_empty() || values.iter().any(|value| list.holds(*value));
+        holds(&self.topics, facts.topic)
+            && holds(&self.presences, facts.presence)
+            && holds(&self.routing_statuses, facts.routing_status)
+            && holds_any(&self.queues, &facts.queues)
+            && holds_any(&self.transitions, &facts.transitions)
     }
 }
 
@@ -111,6 +129,9 @@ mod tests {
             topics: Keys::default(),
             presences: Keys::default(),
             sources: HashSet::new(),
+            queues: Keys::default(),
+            routing_statuses: Keys::default(),
+            transitions: Keys::default(),
             mode: Mode::Every,
             min_dwell: Duration::ZERO,
             batch_wait: None,
@@ -128,6 +149,9 @@ mod tests {
             external_id: Some(Key::of("crm-7")),
             topic: Some(Key::of("t")),
             presence: Some(Key::of("AVAILABLE")),
+            queues: vec![Key::of("q-1"), Key::of("q-2")],
+            routing_status: Some(Key::of("IDLE")),
+            transitions: vec![Key::of("AWAY -> AVAILABLE"), Key::of("* -> AVAILABLE")],
         }
     }
 
@@ -161,6 +185,24 @@ mod tests {
         assert!(!Subscription { topics: set(&["other"]), ..everything() }.wants(updated, &facts()));
         let elsewhere = HashSet::from([SourceId(Uuid::from_u128(9))]);
         assert!(!Subscription { sources: elsewhere, ..everything() }.wants(updated, &facts()));
+    }
+
+    #[test]
+    fn queue_routing_status_and_transition_narrow_as_the_other_filters_do() {
+        let all = everything;
+        for (asks, wanted) in [
+            (Subscription { queues: set(&["q-2", "q-9"]), ..all() }, true),
+            (Subscription { queues: set(&["q-9"]), ..all() }, false),
+            (Subscription { routing_statuses: set(&["IDLE"]), ..all() }, true),
+            (Subscription { routing_statuses: set(&["INTERACTING"]), ..all() }, false),
+            (Subscription { transitions: set(&["* -> AVAILABLE"]), ..all() }, true),
+            (Subscription { transitions: set(&["BUSY -> AVAILABLE"]), ..all() }, false),
+        ] {
+            assert_eq!(asks.wants(EventKind::PresenceUpdated, &facts()), wanted, "{asks:?}");
+            let unknown =
+                Facts { queues: Vec::new(), routing_status: None, transitions: Vec::new(), ..facts() };
+            assert!(!asks.shows(&unknown), "{asks:?}");
+        }
     }
 
     #[test]

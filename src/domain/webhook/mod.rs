@@ -19,6 +19,7 @@ pub mod filters;
 pub mod matching;
 pub mod state;
 pub mod target;
+pub mod transition;
 
 use access_input::{AccessChanges, AccessInput};
 use delivery_settings_input::{DeliveryChanges, DeliveryInput};
@@ -57,6 +58,12 @@ pub struct WebhookInput {
     pub presences: Option<Vec<String>>,
     /// Only these sources; empty: all.
     pub sources: Option<Vec<SourceId>>,
+    /// Only agents that work in one of these queues, or have just left one; empty: all.
+    pub queues: Option<Vec<String>>,
+    /// Only changes to states with these routing statuses; empty: all.
+    pub routing_statuses: Option<Vec<String>>,
+    /// Only these changes of the system presence (`transition`); empty: all.
+    pub transitions: Option<Vec<String>>,
     /// Kinds of event it is sent.
     pub events: Option<Vec<String>>,
     /// How it wants them.
@@ -80,6 +87,12 @@ pub struct WebhookChanges {
     pub presences: Option<Vec<String>>,
     /// Only these sources; empty: all.
     pub sources: Option<Vec<SourceId>>,
+    /// Only agents that work in one of these queues, or have just left one; empty: all.
+    pub queues: Option<Vec<String>>,
+    /// Only changes to states with these routing statuses; empty: all.
+    pub routing_statuses: Option<Vec<String>>,
+    /// Only these changes of the system presence (`transition`); empty: all.
+    pub transitions: Option<Vec<String>>,
     /// Kinds of event it is sent.
     pub events: Option<Vec<String>>,
     /// How it wants them.
@@ -103,6 +116,12 @@ pub struct WebhookSettings {
     pub presences: Vec<String>,
     /// Only these sources; empty: all.
     pub sources: Vec<SourceId>,
+    /// Only agents that work in one of these queues, or have just left one; empty: all.
+    pub queues: Vec<String>,
+    /// Only changes to states with these routing statuses; empty: all.
+    pub routing_statuses: Vec<String>,
+    /// Only these changes of the system presence (`transition`); empty: all.
+    pub transitions: Vec<String>,
     /// Kinds of event it is sent.
     pub events: Vec<String>,
     /// How it wants them.
@@ -122,6 +141,9 @@ impl Default for WebhookSettings {
             topics: Vec::new(),
             presences: Vec::new(),
             sources: Vec::new(),
+            queues: Vec::new(),
+            routing_statuses: Vec::new(),
+            transitions: Vec::new(),
             events: vec!["presence.updated".to_owned()],
             delivery: DeliverySettings::default(),
             signatures: Signatures::default(),
@@ -146,6 +168,10 @@ impl WebhookInput {
         let topics = self.topics.map(|texts| filters::check_topics(texts, &mut found));
         let presences = self.presences.map(|texts| filters::check_presences(texts, &mut found));
         let sources = self.sources.map(|sources| filters::check_sources(sources, &mut found));
+        let queues = self.queues.map(|texts| filters::check_queues(texts, &mut found));
+        let routing_statuses =
+            self.routing_statuses.map(|texts| filters::check_routing_statuses(texts, &mut found));
+        let transitions = self.transitions.map(|texts| filters::check_transitions(&texts, &mut found));
         let events = self.events.map(without_repeats);
         if let Some(events) = &events {
             filters::check_events(events, &mut found);
@@ -162,6 +188,9 @@ impl WebhookInput {
             topics,
             presences,
             sources,
+            queues,
+            routing_statuses,
+            transitions,
             events,
             delivery,
             access,
@@ -183,6 +212,9 @@ impl WebhookChanges {
             topics: or(self.topics.as_ref(), &present.topics),
             presences: or(self.presences.as_ref(), &present.presences),
             sources: or(self.sources.as_ref(), &present.sources),
+            queues: or(self.queues.as_ref(), &present.queues),
+            routing_statuses: or(self.routing_statuses.as_ref(), &present.routing_statuses),
+            transitions: or(self.transitions.as_ref(), &present.transitions),
             events: or(self.events.as_ref(), &present.events),
             delivery: self.delivery.over(&present.delivery),
             signatures: self.delivery.signatures.unwrap_or(present.signatures),
@@ -209,7 +241,15 @@ impl WebhookSettings {
     /// Items of its filters.
     #[must_use]
     pub fn filter_items(&self) -> usize {
-        self.agents.len() + self.topics.len() + self.presences.len() + self.sources.len()
+        let texts = [
+            &self.agents,
+            &self.topics,
+            &self.presences,
+            &self.queues,
+            &self.routing_statuses,
+            &self.transitions,
+        ];
+        self.sources.len() + texts.iter().map(|items| items.len()).sum::<usize>()
     }
 
     /// Names of the fields in which the two differ. Names alone are written down: an address may hold a
@@ -224,6 +264,9 @@ impl WebhookSettings {
             ("topics", self.topics != after.topics),
             ("presences", self.presences != after.presences),
             ("sources", self.sources != after.sources),
+            ("queues", self.queues != after.queues),
+            ("routing_statuses", self.routing_statuses != after.routing_statuses),
+            ("transitions", self.transitions != after.transitions),
             ("events", self.events != after.events),
             ("mode", a.mode != b.mode),
             ("max_age_seconds", a.max_age != b.max_age),

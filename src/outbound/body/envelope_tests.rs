@@ -108,6 +108,7 @@ fn what_is_known_of_the_agent_is_told() {
     let told = EventState {
         state,
         changed: vec!["presence".to_owned(), "routing_status".to_owned()],
+        left_queues: vec!["q-2".to_owned()],
         name: Some("Ann".to_owned()),
         email: Some("ann@example.com".to_owned()),
     };

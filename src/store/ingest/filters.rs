@@ -174,7 +174,7 @@ async fn changed(conn: &mut PgConnection, from: i64, begun_at: i64) -> Result<Ve
         r#"select w.webhook_id as "webhook_id: WebhookId", w.changed_generation as "generation!",
                   w.deleted_at is null and w.state in ('active', 'paused') as "takes_part!",
                   w.tenant_id as "tenant_id: TenantId", w.version, w.events, w.agents, w.topics, w.presences,
-                  w.sources as "sources: Vec<SourceId>", w.mode, w.min_dwell_ms, w.batch_max_wait_ms, w.format,
+                  w.sources as "sources: Vec<SourceId>", w.queues, w.routing_statuses, w.transitions, w.mode, w.min_dwell_ms, w.batch_max_wait_ms, w.format,
                   w.state = 'paused' as "paused!",
                   (w.rate_limit_requests is not null or w.max_concurrency < $5) as "limited!"
            from (
@@ -213,6 +213,9 @@ async fn changed(conn: &mut PgConnection, from: i64, begun_at: i64) -> Result<Ve
                 topics: row.topics.iter().collect(),
                 presences: row.presences.iter().collect(),
                 sources: HashSet::from_iter(row.sources),
+                queues: row.queues.iter().collect(),
+                routing_statuses: row.routing_statuses.iter().collect(),
+                transitions: row.transitions.iter().collect(),
                 mode: Mode::from_name(&row.mode).unwrap_or_default(),
                 min_dwell: ms(row.min_dwell_ms),
                 batch_wait: row.batch_max_wait_ms.map(ms),

@@ -160,6 +160,9 @@ fn not_too_much<'a>(
                 external_id: agent.external_id.as_deref().map(Key::of),
                 topic: None,
                 presence: None,
+                queues: Vec::new(),
+                routing_status: None,
+                transitions: Vec::new(),
             })
         });
         let fits = watching <= room;

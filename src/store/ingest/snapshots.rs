@@ -162,6 +162,7 @@ fn snapshot_event(agent: SnapshotAgent, tenant: TenantId, place: i64, now: Offse
             detail: Some(Detail::Agent(Box::new(EventState {
                 state: agent.state.0.without_history(),
                 changed: Vec::new(),
+                left_queues: Vec::new(),
                 name: agent.name,
                 email: agent.email,
             }))),

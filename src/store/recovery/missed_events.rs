@@ -51,6 +51,13 @@ macro_rules! select_missed {
                      and ($6::text[] = '{}' or presence = any ($6))
                      and ($7::uuid[] = '{}' or source_id = any ($7))
                      and ($8::text[] = '{}' or agent_id = any ($8) or external_id = any ($8))
+                     and ($10::text[] = '{}' or state -> 'queues' -> 'is' ?| $10 or state -> 'left_queues' ?| $10)
+                     and ($11::text[] = '{}' or state -> 'routing' ->> 'is' = any ($11))
+                     and ($12::text[] = '{}'
+                          or presence is not null
+                             and presence is distinct from previous
+                             and $12 && array['* -> ' || presence, '* -> *', previous || ' -> ' || presence,
+                                              previous || ' -> *'])
                  "#
                 + $end,
             $job.since,
@@ -62,6 +69,9 @@ macro_rules! select_missed {
             &$webhook.settings.sources as _,
             &with_canonical_guids(&$job.agents),
             $through,
+            &$webhook.settings.queues,
+            &$webhook.settings.routing_statuses,
+            &$webhook.settings.transitions,
         )
         .fetch_all($conn)
         .await?

@@ -213,6 +213,37 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Of these texts, those that are neither the id of an agent that was seen or is to be watched nor an
+    /// external id.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn unknown_agents(&self, texts: &[String]) -> Result<Vec<String>> {
+        if texts.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(sqlx::query_scalar!(
+            r#"select wanted as "wanted!"
+               from unnest($1::text[]) wanted
+               where not exists (
+                       select from source s
+                       join agent a on a.source_id = s.source_id and a.agent_id = wanted
+                       where coalesce(s.tenant_id = tenant_asking(), true) and s.deleted_at is null)
+                 and not exists (select from agent_external_id x where x.external_id = wanted)
+                 and not exists (select from connection_agent c where c.agent_id = wanted)
+                 and not exists (
+                       select from source s
+                       where wanted = any (s.agents)
+                         and coalesce(s.tenant_id = tenant_asking(), true)
+                         and s.deleted_at is null)"#,
+            texts,
+        )
+        .fetch_all(&mut *self.begin().await?)
+        .await?)
+    }
+}
+
 /// Keeps other changes of the source's pairs out. Events and connections of the source may still be written.
 async fn lock(conn: &mut PgConnection, source: SourceId) -> Result<()> {
     sqlx::query_scalar!(

@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 use crate::domain::explain::{EntryFacts, EventFacts, Facts, OpenFacts, WebhookFacts};
 use crate::domain::ids::{AgentId, DeliveryId, EventId, SourceId, WebhookId};
 use crate::domain::presence::EventKind;
+use crate::domain::presence::agent_state::EventState;
 use crate::domain::webhook::state::WebhookState;
 use crate::store::{Result, Store, StoreError};
 
@@ -35,7 +36,7 @@ impl Store {
 async fn event_facts(conn: &mut PgConnection, event_id: EventId) -> Result<EventFacts> {
     let event = sqlx::query!(
         r#"select kind, received_at, committed_at, source_id as "source_id: SourceId",
-                  agent_id as "agent_id: AgentId", external_id, topic, presence
+                  agent_id as "agent_id: AgentId", external_id, topic, presence, previous, state
            from event
            where event_id = $1"#,
         event_id as _,
@@ -43,6 +44,10 @@ async fn event_facts(conn: &mut PgConnection, event_id: EventId) -> Result<Event
     .fetch_optional(conn)
     .await?
     .ok_or(StoreError::NotFound("event"))?;
+    // Of an event about no agent it is something else, and no filter asks about it.
+    let told: EventState =
+        event.state.and_then(|state| serde_json::from_value(state).ok()).unwrap_or_default();
+    let queues = told.state.active_queues().iter().chain(&told.left_queues);
     Ok(EventFacts {
         kind: EventKind::from_name(&event.kind).ok_or(StoreError::NotFound("event"))?,
         received_at: event.received_at,
@@ -52,6 +57,9 @@ async fn event_facts(conn: &mut PgConnection, event_id: EventId) -> Result<Event
         external_id: event.external_id,
         topic: event.topic,
         presence: event.presence,
+        previous: event.previous,
+        queues: queues.cloned().collect(),
+        routing_status: told.state.routing.map(|routing| routing.value),
     })
 }
 
@@ -59,7 +67,7 @@ async fn webhook_facts(conn: &mut PgConnection, webhook_id: WebhookId) -> Result
     sqlx::query_as!(
         WebhookFacts,
         r#"select created_at, deleted_at, state as "state: WebhookState", events, agents, topics, presences,
-                  sources as "sources: Vec<SourceId>", h.hold_until as "hold_until?",
+                  sources as "sources: Vec<SourceId>", queues, routing_statuses, transitions, h.hold_until as "hold_until?",
                   (rate_limit_requests is not null or batch_max_items is not null) as "limits!"
            from webhook w
            left join webhook_health h on h.webhook_id = w.webhook_id

@@ -129,6 +129,9 @@ struct Row {
     topics: Vec<String>,
     presences: Vec<String>,
     sources: Vec<SourceId>,
+    queues: Vec<String>,
+    routing_statuses: Vec<String>,
+    transitions: Vec<String>,
     events: Vec<String>,
     mode: String,
     max_age_seconds: Option<i32>,
@@ -209,6 +212,9 @@ impl TryFrom<Row> for Webhook {
             topics: row.topics,
             presences: row.presences,
             sources: row.sources,
+            queues: row.queues,
+            routing_statuses: row.routing_statuses,
+            transitions: row.transitions,
             events: row.events,
             delivery,
             signatures: Signatures::from_words(&row.signatures),
@@ -248,9 +254,10 @@ macro_rules! whole {
         sqlx::query_as!(
             Row,
             r#"select w.webhook_id as "webhook_id: WebhookId", url, description, agents, topics, presences,
-                      sources as "sources: Vec<SourceId>", events, mode, max_age_seconds, min_dwell_ms,
-                      batch_max_items, batch_max_wait_ms, batch_max_bytes, retry_schedule_seconds, timeout_ms,
-                      max_concurrency, rate_limit_requests, rate_limit_per_seconds, disable_after_seconds, format, signatures,
+                      sources as "sources: Vec<SourceId>", queues, routing_statuses, transitions, events, mode,
+                      max_age_seconds, min_dwell_ms, batch_max_items, batch_max_wait_ms, batch_max_bytes,
+                      retry_schedule_seconds, timeout_ms, max_concurrency, rate_limit_requests,
+                      rate_limit_per_seconds, disable_after_seconds, format, signatures,
                       verification, auth_kind, access_sealed, header_names, state as "state: WebhookState",
                       state_reason as "state_reason: StateReason", version,
                       coalesce(h.failures, 0) as "failures!", h.failing_since as "failing_since?",
@@ -328,7 +335,8 @@ pub(in crate::store) async fn write(
              rate_limit_per_seconds = $18, disable_after_seconds = $19, format = $20, signatures = $21,
              verification = $22, auth_kind = $23, access_sealed = $24, header_names = $25, state = $26,
              state_reason = $27, version = version + 1, updated_at = $28,
-             batch_max_bytes = coalesce($29, batch_max_bytes)
+             batch_max_bytes = coalesce($29, batch_max_bytes), queues = $30, routing_statuses = $31,
+             transitions = $32
          where webhook_id = $1",
         id as _,
         settings.url,
@@ -359,6 +367,9 @@ pub(in crate::store) async fn write(
         update.state_reason as _,
         update.now,
         delivery.batch.map(|batch| column(batch.max_bytes)),
+        &settings.queues,
+        &settings.routing_statuses,
+        &settings.transitions,
     )
     .execute(conn)
     .await?;

@@ -32,6 +32,9 @@ fn view(caller: &Caller, webhook: &Webhook) -> Result<Value, ApiError> {
         "topics": settings.topics,
         "presences": settings.presences,
         "sources": settings.sources,
+        "queues": settings.queues,
+        "routing_statuses": settings.routing_statuses,
+        "transitions": settings.transitions,
         "events": settings.events,
         "mode": delivery.mode.as_str(),
         "max_age_seconds": delivery.max_age.map(|age| age.as_secs()),
@@ -79,6 +82,19 @@ fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The same with what can never match among its filters.
+async fn with_warnings(caller: &Caller, webhook: &Webhook, mut shown: Value) -> Result<Value, ApiError> {
+    let warnings: Vec<Value> = services::webhooks::never_matching(caller, &webhook.settings)
+        .await?
+        .iter()
+        .map(|warning| json!({"pointer": format!("/{}", warning.field), "detail": warning.what}))
+        .collect();
+    if let Some(fields) = shown.as_object_mut() {
+        fields.insert("warnings".to_owned(), Value::Array(warnings));
+    }
+    Ok(shown)
+}
+
 /// The only two answers that show a secret: the one to its making, and the one to its replacement.
 fn view_with_secret(caller: &Caller, webhook: &Webhook, secret: &SigningKey) -> Result<Value, ApiError> {
     let mut shown = view(caller, webhook)?;
@@ -104,9 +120,10 @@ pub(in crate::api) async fn create(caller: Caller, mut body: JsonBody) -> Reply 
     let snapshot = body.boolean("snapshot").unwrap_or(false);
     let changes = take_changes(&caller, body, &WebhookSettings::default()).await?;
     let (webhook, secret) = services::webhooks::create(&caller, &changes, secret, snapshot).await?;
+    let shown = with_warnings(&caller, &webhook, view_with_secret(&caller, &webhook, &secret)?).await?;
     Ok(HttpResponse::Created()
         .insert_header((header::LOCATION, format!("/v1/webhooks/{}", webhook.webhook_id)))
-        .json(view_with_secret(&caller, &webhook, &secret)?))
+        .json(shown))
 }
 
 pub(in crate::api) async fn get(caller: Caller, request: HttpRequest) -> Reply {
@@ -119,7 +136,8 @@ pub(in crate::api) async fn update(caller: Caller, request: HttpRequest, body: J
     let present = caller.store.webhook(id).await?;
     let changes = take_changes(&caller, body, &present.settings).await?;
     let webhook = services::webhooks::update(&caller, id, &changes).await?;
-    Ok(HttpResponse::Ok().json(view(&caller, &webhook)?))
+    let shown = with_warnings(&caller, &webhook, view(&caller, &webhook)?).await?;
+    Ok(HttpResponse::Ok().json(shown))
 }
 
 pub(in crate::api) async fn delete(caller: Caller, request: HttpRequest) -> Reply {
