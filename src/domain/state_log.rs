@@ -65,6 +65,8 @@ where
         });
         let is_change = thing.reported.replace(state) != Some(state);
         if thing.logged == Some(state) {
+            // If it changes back to what the log says, it had changed without a line.
+            self.omitted += u64::from(is_change);
             return None;
         }
         let fits =
