@@ -18,7 +18,7 @@ fn queues(agent: &str, queues: &[&str]) -> Deed {
 }
 
 /// Has the platform do something to ann, and waits until it is an event; gives the event.
-async fn told(world: &CloudWorld, deed: Deed) -> Value {
+async fn event_of(world: &CloudWorld, deed: Deed) -> Value {
     let before = world.events_of("ann").await.len();
     let number = world.cloud.obey(deed);
     world.cloud.settled(number).await;
@@ -60,7 +60,7 @@ async fn a_webhook_gets_what_its_queues_routing_statuses_and_transitions_match()
         routing("IDLE"),
         presence("Busy"),
     ] {
-        number.push(told(&world, deed).await["sequence"].as_u64().unwrap());
+        number.push(event_of(&world, deed).await["sequence"].as_u64().unwrap());
     }
     let wanted = [vec![number[2], number[3], number[4]], vec![number[3], number[4]], vec![number[1]]];
     let all_came = async || {

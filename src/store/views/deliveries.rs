@@ -111,9 +111,9 @@ impl Store {
         let first = filter.since.map(|since| DeliveryId::bound(milliseconds(since)));
         let end = filter.until.map(|until| DeliveryId::bound(milliseconds(until)));
         // A caller who goes on where another page was cut off would only wait for the same timeout again.
-        let goes_on = before.is_some_and(DeliveryId::is_bound);
+        let is_continued = before.is_some_and(DeliveryId::is_bound);
         let before = [before, end].into_iter().flatten().min();
-        if !goes_on {
+        if !is_continued {
             match self.deliveries_between(filter, first, before, limit, AT_ONCE).await {
                 Err(error) if error.is_too_slow() => {}
                 read => return Ok(DeliveryPage { rows: read?, stopped_at: None }),

@@ -65,8 +65,8 @@ macro_rules! select_feed {
 }
 
 impl Store {
-    /// A page of presence updates. Positions are given in commit order (`store/ingest/record.rs`), so a reader
-    /// that goes on from the last one it saw misses none.
+    /// A page of presence updates. Positions are given in commit order (`store/ingest/record.rs`), so a
+    /// reader that goes on from the last one it saw misses none.
     ///
     /// # Errors
     /// If the database does not answer.

@@ -181,10 +181,22 @@ fn millis(column: i32) -> Duration {
     Duration::from_millis(number::<u32>(column).into())
 }
 
+fn health_of(row: &Row) -> WebhookHealth {
+    WebhookHealth {
+        failures: row.failures,
+        failing_since: row.failing_since,
+        hold_until: row.hold_until,
+        last_outcome: row.last_outcome.clone(),
+        noticed: row.noticed,
+        is_proven: row.is_proven,
+    }
+}
+
 impl TryFrom<Row> for Webhook {
     type Error = StoreError;
 
     fn try_from(row: Row) -> Result<Self> {
+        let health = health_of(&row);
         let unknown = |column| corrupt(row.webhook_id, column, "holds a word that is not known".to_owned());
         let delivery = DeliverySettings {
             mode: Mode::from_name(&row.mode).ok_or_else(|| unknown("mode"))?,
@@ -229,14 +241,7 @@ impl TryFrom<Row> for Webhook {
             version: row.version,
             auth_kind: row.auth_kind,
             header_names: row.header_names,
-            health: WebhookHealth {
-                failures: row.failures,
-                failing_since: row.failing_since,
-                hold_until: row.hold_until,
-                last_outcome: row.last_outcome,
-                noticed: row.noticed,
-                is_proven: row.is_proven,
-            },
+            health,
             tenant_id: row.tenant_id,
             former_secrets_expire_at: row.former_secrets_expire_at,
             created_at: row.created_at,
