@@ -35,9 +35,12 @@ fn sender(access: Access) -> Sender {
 async fn credentials_and_headers_of_its_own_go_with_every_post() {
     let token = Secret::new("t0k-en");
     let basic = Auth::Basic { username: "me".to_owned(), password: Secret::new("p:w ß") };
+    let own_scheme =
+        Auth::Scheme { scheme: "Token".to_owned(), credentials: Secret::new(r#"token="t0k-en", v=1"#) };
     for (auth, line) in [
         (Auth::None, None),
         (Auth::Bearer { token }, Some("authorization: Bearer t0k-en")),
+        (own_scheme, Some("authorization: Token token=\"t0k-en\", v=1")),
         (basic, Some("authorization: Basic bWU6cDp3IMOf")),
     ] {
         let (url, heard) = listener().await;

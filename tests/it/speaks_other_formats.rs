@@ -108,18 +108,20 @@ async fn own_headers_and_credentials_come_with_every_post() {
     for (path, auth) in [
         ("/hooks/basic", json!({"kind": "basic", "username": "ann", "password": "pa:ss"})),
         ("/hooks/bearer", json!({"kind": "bearer", "token": "tok-1"})),
+        ("/hooks/scheme", json!({"kind": "scheme", "scheme": "Splunk", "credentials": "tok-2"})),
     ] {
         let headers = json!({"X-Tenant": "t-1", "cookie": "a=b"});
         world.register_with(path, json!({"auth": auth, "headers": headers})).await;
     }
     world.crm.next("/hooks/bearer", [Behaviour::status(204), Behaviour::status(500)]);
     world.genesys.set_presence("ann", "AVAILABLE").await;
-    let posts = world.crm.wait_for(2, SOON).await.unwrap();
+    let posts = world.crm.wait_for(3, SOON).await.unwrap();
     for post in &posts {
         assert!(post.verified());
         assert_eq!((post.header("x-tenant"), post.header("cookie")), (Some("t-1"), Some("a=b")));
         let expected = match post.path() {
             "/hooks/basic" => format!("Basic {}", BASE64.encode("ann:pa:ss")),
+            "/hooks/scheme" => "Splunk tok-2".to_owned(),
             _ => "Bearer tok-1".to_owned(),
         };
         assert_eq!(post.header("authorization"), Some(expected.as_str()));

@@ -2,31 +2,28 @@
 
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use crate::api::http::page::{List, Place, Query, at, path_id};
 use crate::api::http::problem::ApiError;
 use crate::api::resources::agents::take_agents;
 use crate::domain::ids::{EventId, SourceId};
 use crate::domain::presence::Event;
-use crate::domain::presence::event_data::EventData;
+use crate::domain::presence::event_data::{EventData, ShownFrame};
 use crate::services::caller::Caller;
 use crate::store::views::events::{FeedFilter, FeedPlace};
 
 type Reply = Result<HttpResponse, ApiError>;
 
-/// An event with the fields of a POST's `data`, and its place in the feed. The frame is as it came, byte for
-/// byte; null if it is no JSON that could stand here.
+/// An event with the fields of a POST's `data`, and its place in the feed. The frame is null if it is no JSON.
 #[derive(Serialize)]
 struct View<'a> {
     #[serde(flatten)]
-    data: EventData<'a, Option<Box<RawValue>>>,
+    data: EventData<'a, Option<ShownFrame<'a>>>,
     position: i64,
 }
 
 fn view(event: &Event) -> View<'_> {
-    let raw = serde_json::from_slice(&event.raw).ok();
-    View { data: EventData::new(event, raw, at), position: event.position }
+    View { data: EventData::new(event, ShownFrame::of_json(&event.raw), at), position: event.position }
 }
 
 /// A page of the feed, oldest first. Unlike other lists it always has a cursor: the reader comes back with it

@@ -39,6 +39,13 @@ pub enum Auth {
         /// As the receiver issued it.
         token: Secret,
     },
+    /// A scheme of the receiver's own (RFC 9110, section 11.4), such as `Token …` or `Splunk …`.
+    Scheme {
+        /// What stands before the blank.
+        scheme: String,
+        /// What stands behind it.
+        credentials: Secret,
+    },
     /// RFC 6749, section 4.4: a token by client credentials, kept until shortly before it ends.
     Oauth2 {
         /// Where tokens are issued; checked like the webhook's own address.
@@ -64,6 +71,7 @@ impl Auth {
             Self::None => "none",
             Self::Basic { .. } => "basic",
             Self::Bearer { .. } => "bearer",
+            Self::Scheme { .. } => "scheme",
             Self::Oauth2 { .. } => "oauth2",
         }
     }

@@ -1,11 +1,67 @@
 //! Fields of a presence change, in one shape for the POST to a webhook and for the feed.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
+use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 use crate::domain::ids::{AgentId, EventId, SourceId};
 use crate::domain::presence::agent_state::{AgentState, EventState};
 use crate::domain::presence::{Detail, Event};
+
+/// Levels of nesting of a frame that is shown as JSON. Parsers of receivers refuse a body that is nested more
+/// deeply than they like, the smallest of the usual limits being 64, and no frame of the platform comes near.
+const FRAME_LEVELS_MAX: usize = 32;
+
+/// An upstream frame as it is shown: its JSON byte for byte, or its text as a JSON string.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum ShownFrame<'a> {
+    /// It is JSON.
+    Json(&'a RawValue),
+    /// It is none, or is nested too deeply.
+    Text(Cow<'a, str>),
+}
+
+impl<'a> ShownFrame<'a> {
+    /// A frame that is JSON; `None` if it is not.
+    #[must_use]
+    pub fn of_json(frame: &'a [u8]) -> Option<Self> {
+        let json = serde_json::from_slice::<&RawValue>(frame).ok()?;
+        Some(if levels(json.get()) > FRAME_LEVELS_MAX {
+            Self::Text(Cow::Borrowed(json.get()))
+        } else {
+            Self::Json(json)
+        })
+    }
+
+    /// Any frame. Mended text could be JSON too, but it would not be the frame.
+    #[must_use]
+    pub fn of(frame: &'a [u8]) -> Self {
+        Self::of_json(frame).unwrap_or_else(|| Self::Text(String::from_utf8_lossy(frame)))
+    }
+}
+
+/// How many levels of objects and arrays a JSON text has.
+fn levels(json: &str) -> usize {
+    let (mut level, mut most, mut in_text, mut escaped) = (0_usize, 0, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            _ if in_text => {}
+            b'{' | b'[' => {
+                level += 1;
+                most = most.max(level);
+            }
+            b'}' | b']' => level = level.saturating_sub(1),
+            _ => {}
+        }
+    }
+    most
+}
 
 /// The fields of a presence change, in this order for ever. `R` is the upstream frame.
 #[derive(Serialize)]
@@ -152,5 +208,34 @@ impl<'a, R: Serialize> EventData<'a, R> {
             committed_at: event.committed_at.map(&write),
             raw,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn shown(frame: &str) -> String {
+        serde_json::to_string(&ShownFrame::of(frame.as_bytes())).unwrap()
+    }
+
+    #[test]
+    fn a_frame_of_more_than_32_levels_is_shown_as_text() {
+        let nested = |levels: usize| format!("{}{}", r#"{"a":"#.repeat(levels) + "1", "}".repeat(levels));
+        assert_eq!(shown(&nested(32)), nested(32));
+        for levels in [33, 3000, 100_000] {
+            let text: String = serde_json::from_str(&shown(&nested(levels))).unwrap();
+            assert_eq!(text, nested(levels));
+        }
+        assert_eq!(shown(&"[".repeat(40)), serde_json::to_string(&"[".repeat(40)).unwrap(), "no JSON");
+    }
+
+    #[test]
+    fn only_levels_count_and_not_what_stands_in_texts_or_side_by_side() {
+        let flat = format!(r#"{{"a":[{}],"b":"\\\"{}"}}"#, vec!["{}"; 50].join(","), "[{".repeat(50));
+        assert_eq!(shown(&flat), flat);
+        assert_eq!(levels(&flat), 3);
+        assert_eq!(levels("1"), 0);
     }
 }

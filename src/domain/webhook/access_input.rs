@@ -17,6 +17,7 @@ use crate::domain::webhook::target::TargetPolicy;
 const HEADERS_MAX: usize = 20;
 const HEADER_NAME_BYTES_MAX: usize = 100;
 const HEADER_VALUE_BYTES_MAX: usize = 4096;
+const SCHEME_BYTES_MAX: usize = 100;
 /// User names, passwords, tokens and the like.
 const CREDENTIAL_BYTES_MAX: usize = 4096;
 const CHAIN_BYTES_MAX: usize = 64 * 1024;
@@ -52,7 +53,7 @@ pub struct AccessInput {
 /// Credentials as given: the kind, and what goes with it.
 #[derive(Debug, Default)]
 pub struct AuthInput {
-    /// `none`, `basic`, `bearer` or `oauth2`.
+    /// `none`, `basic`, `bearer`, `scheme` or `oauth2`.
     pub kind: String,
     /// Of `basic`.
     pub username: Option<String>,
@@ -60,6 +61,10 @@ pub struct AuthInput {
     pub password: Option<Secret>,
     /// Of `bearer`.
     pub token: Option<Secret>,
+    /// Of `scheme`: its name.
+    pub scheme: Option<String>,
+    /// Of `scheme`: what stands behind the name.
+    pub credentials: Option<Secret>,
     /// Of `oauth2`, as everything below.
     pub token_url: Option<String>,
     /// Whom tokens are issued to.
@@ -189,6 +194,12 @@ impl AuthInput {
                 }
                 Auth::Bearer { token }
             }
+            "scheme" => {
+                let scheme = self.scheme.unwrap_or_default();
+                let credentials = self.credentials.unwrap_or_else(|| Secret::new(""));
+                check_scheme(&scheme, credentials.expose(), found);
+                Auth::Scheme { scheme, credentials }
+            }
             "oauth2" => {
                 let token_url = self.token_url.unwrap_or_default();
                 let token_url = check_url("auth/token_url", &token_url, targets, found);
@@ -211,11 +222,25 @@ impl AuthInput {
                 }
             }
             _ => {
-                found.push(Violation::new("auth/kind", "is none of none, basic, bearer, oauth2"));
+                found.push(Violation::new("auth/kind", "is none of none, basic, bearer, scheme, oauth2"));
                 return None;
             }
         };
         (found.len() == before).then_some(auth)
+    }
+}
+
+/// What both become is one header; a blank at an end of it would be lost on the way.
+fn check_scheme(scheme: &str, credentials: &str, found: &mut Vec<Violation>) {
+    if scheme.is_empty() || scheme.len() > SCHEME_BYTES_MAX || !scheme.bytes().all(is_token) {
+        let what = format!("is not one word of 1 to {SCHEME_BYTES_MAX} bytes, such as Token");
+        found.push(Violation::new("auth/scheme", what));
+    }
+    check_credential("auth/credentials", credentials, found);
+    if !credentials.bytes().all(|byte| is_visible(byte) || byte == b' ') || credentials.trim() != credentials
+    {
+        let what = "has other characters than visible ASCII and blanks between them";
+        found.push(Violation::new("auth/credentials", what));
     }
 }
 

@@ -177,6 +177,16 @@ fn credentials_are_checked_by_their_kind_and_token_addresses_like_our_targets() 
     assert!(check(basic).is_ok(), "a password may be empty");
     let bearer = AuthInput { token: Some(Secret::new("two words")), ..of("bearer") };
     assert_eq!(fields(&check(bearer).unwrap_err()), ["auth/token"]);
+    let scheme = |scheme: &str, credentials: &str| AuthInput {
+        scheme: Some(scheme.to_owned()),
+        credentials: Some(Secret::new(credentials)),
+        ..of("scheme")
+    };
+    assert!(check(scheme("Token", r#"token="abc", v=1"#)).is_ok());
+    assert_eq!(fields(&check(scheme("Token:", "abc")).unwrap_err()), ["auth/scheme"]);
+    for credentials in ["", " abc", "abc\r\nx: y", "\u{df}"] {
+        assert!(check(scheme("GenieKey", credentials)).is_err(), "{credentials:?}");
+    }
     let oauth2 = |url: &str| AuthInput {
         token_url: Some(url.to_owned()),
         client_id: Some("id".into()),

@@ -1,11 +1,10 @@
 //! What a receiver is told of an event: the `data` of its body, up to what depends on the delivery. Pure.
 
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use crate::clock::rfc3339;
 use crate::domain::ids::{ConnectionId, EventId, GapId, WebhookId};
-use crate::domain::presence::event_data::{Agent, EventData, SourceName};
+use crate::domain::presence::event_data::{Agent, EventData, ShownFrame, SourceName};
 use crate::domain::presence::notices::{GapNotice, NoticedGap, SourceNotice, WebhookNotice};
 use crate::domain::presence::{Detail, Event, EventKind};
 
@@ -104,16 +103,8 @@ pub fn open_data(event: &Event) -> Vec<u8> {
     written
 }
 
-/// The frame goes in as it was if it is JSON, else as a JSON string of its text: mended text could be JSON
-/// too, but it would not be the frame.
 fn write_presence(written: &mut Vec<u8>, event: &Event) -> serde_json::Result<()> {
-    match serde_json::from_slice::<&RawValue>(&event.raw) {
-        Ok(frame) => serde_json::to_writer(written, &EventData::new(event, frame, rfc3339)),
-        Err(_) => {
-            let text = String::from_utf8_lossy(&event.raw);
-            serde_json::to_writer(written, &EventData::new(event, text, rfc3339))
-        }
-    }
+    serde_json::to_writer(written, &EventData::new(event, ShownFrame::of(&event.raw), rfc3339))
 }
 
 fn source_name(event: &Event) -> Option<SourceName<'_>> {

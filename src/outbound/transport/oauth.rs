@@ -95,8 +95,11 @@ impl Tokens {
             form.append_pair("client_id", client_id).append_pair("client_secret", client_secret.expose());
             None
         } else {
-            // Section 2.3.1: both are encoded as in a form first.
-            let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+            // Section 2.3.1: both are encoded as in a form first. A blank as %20, which every decoder reads:
+            // Authlib takes a + for a plus.
+            let encoded = |text: &str| {
+                form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+            };
             Some(basic(&encoded(client_id), &encoded(client_secret.expose()))?)
         };
         Some(Self(Arc::new(TokenCache {

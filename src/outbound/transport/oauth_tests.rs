@@ -96,9 +96,9 @@ async fn the_endpoint_is_asked_as_the_standard_says() {
     let [basic, form] = heard.as_slice() else { panic!("{heard:?}") };
     assert!(basic.starts_with("POST /token?tenant=1 HTTP/1.1\r\n"), "{basic}");
     assert!(basic.contains("\r\ncontent-type: application/x-www-form-urlencoded\r\n"));
-    // Both parts are encoded before they are joined.
+    // Both parts are encoded before they are joined, their blanks as %20.
     assert!(
-        basic.contains("\r\nauthorization: Basic dXMrJTI2K3RoZW06cyUzQWVjcmV0JTJGJUMzJTlG\r\n"),
+        basic.contains("\r\nauthorization: Basic dXMlMjAlMjYlMjB0aGVtOnMlM0FlY3JldCUyRiVDMyU5Rg==\r\n"),
         "{basic}"
     );
     assert!(basic.ends_with("\r\n\r\ngrant_type=client_credentials&scope=presence+write"), "{basic}");

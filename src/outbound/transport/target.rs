@@ -120,6 +120,9 @@ impl Way {
             Auth::Bearer { token } => {
                 headers.insert(AUTHORIZATION, hidden(&format!("Bearer {}", token.expose()))?);
             }
+            Auth::Scheme { scheme, credentials } => {
+                headers.insert(AUTHORIZATION, hidden(&format!("{scheme} {}", credentials.expose()))?);
+            }
             Auth::Oauth2 { .. } => tokens = Some(Tokens::new(wire.clone(), &access.auth, timeout)?),
         }
         Some(Self { address: address(url)?, wire, headers, tokens })
@@ -170,6 +173,13 @@ fn secrets(access: &Access) -> Vec<Vec<u8>> {
             BASE64.encode(format!("{username}:{}", password.expose())),
         ]),
         Auth::Bearer { token } => secrets.push(token.expose().to_owned()),
+        Auth::Scheme { credentials, .. } => {
+            let whole = credentials.expose();
+            secrets.push(whole.to_owned());
+            // As in `Token token="…"`, of which a receiver may repeat the inner part alone.
+            secrets
+                .extend(whole.split('"').skip(1).step_by(2).filter(|part| part.len() > 3).map(str::to_owned));
+        }
         Auth::Oauth2 { client_secret, .. } => secrets.push(client_secret.expose().to_owned()),
     }
     secrets.into_iter().map(String::into_bytes).collect()

@@ -97,6 +97,11 @@ fn take_auth(auth: &mut JsonBody) -> Option<AuthInput> {
             auth.must_be_given(&["token"]);
             input.token = auth.text("token").map(Secret::new);
         }
+        "scheme" => {
+            auth.must_be_given(&["scheme", "credentials"]);
+            input.scheme = auth.text("scheme");
+            input.credentials = auth.text("credentials").map(Secret::new);
+        }
         "oauth2" => {
             auth.must_be_given(&["token_url", "client_id", "client_secret"]);
             input.token_url = auth.text("token_url");

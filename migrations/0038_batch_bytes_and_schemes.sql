@@ -1,4 +1,5 @@
--- A batch has a size in bytes, too, and one that is too large for its receiver is sent in halves (docs/adr/0045).
+-- Receivers as they are. A batch has a size in bytes, too, and one that is too large for its receiver is sent in halves (docs/adr/0045).
+-- Credentials may have a scheme of the receiver's own.
 
 alter table webhook
     add column batch_max_bytes integer not null default 96000,
@@ -8,3 +9,7 @@ comment on column webhook.batch_max_bytes is 'Most bytes of the body of a batch;
 alter table delivery
     add column halvings smallint;
 comment on column delivery.halvings is 'Attempts that ended with its batch too large for the receiver and halved: they use up nothing of the retry schedule. Null: none.';
+
+alter table webhook
+    drop constraint webhook_auth_known,
+    add constraint webhook_auth_known check (auth_kind in ('none', 'basic', 'bearer', 'scheme', 'oauth2'));
