@@ -202,9 +202,10 @@ async fn prepare_database(config: &Config, store: &Store, master_key: &MasterKey
 }
 
 fn own_address_watcher(config: &Config, shared: &Shared) -> anyhow::Result<OwnAddressWatcher> {
-    let proxy = config.egress_proxy.as_ref().map(|proxy| (proxy.host.clone(), proxy.port));
+    let proxies = [&config.egress_proxy, &config.genesys_proxy].into_iter().flatten();
+    let proxies = proxies.map(|proxy| (proxy.host.clone(), proxy.port));
     let database = server(config)?.and_then(|server| server.endpoint());
-    let others = database.into_iter().chain(proxy);
+    let others = database.into_iter().chain(proxies);
     Ok(OwnAddressWatcher::new(shared.targets.clone(), others).listening(vec![config.listen]))
 }
 
@@ -239,6 +240,7 @@ fn start_actors(
         metrics: metrics.clone(),
         master_key: master_key.clone(),
         targets,
+        genesys_proxy: config.genesys_proxy.clone(),
     });
     let dispatcher = DispatcherActor::new(DispatcherDeps { store, poster, master_key, status, metrics });
     Ok((supervisor.start(), dispatcher.start()))

@@ -3,8 +3,8 @@
 //! Modules in floor order; a module imports only from floors below it (`tests/floors.rs` holds this):
 //!
 //! - 0 [`domain`]: words and rules, pure
-//! - 1 [`clock`], [`config`], [`embedded_postgres`], [`keyfile`], [`metrics`], [`random`], [`status`],
-//!   [`telemetry`], [`tls`]: the ground
+//! - 1 [`clock`], [`config`], [`dial`], [`embedded_postgres`], [`keyfile`], [`metrics`], [`random`],
+//!   [`status`], [`telemetry`], [`tls`], [`tunnel`]: the ground
 //! - 2 [`genesys`] (sockets in), [`store`] (SQL), [`outbound`] (POSTs out): three edges that never meet
 //! - 3 [`actors`] (long-lived loops), [`services`] (what callers may ask for) and above it [`api`] (REST)
 //! - 4 [`app`] (builds everything once), [`lifecycle`] (stops it), [`cli`] (subcommands), `main`, and with
@@ -16,6 +16,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod dial;
 pub mod domain;
 pub mod embedded_postgres;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -31,6 +32,7 @@ pub mod status;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+pub mod tunnel;
 
 /// Version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

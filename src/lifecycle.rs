@@ -46,6 +46,12 @@ pub async fn run(config: Config) -> anyhow::Result<Ending> {
     // First of all, since without them a signal ends the process, or, if it is the first of a container, does
     // nothing.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    for variable in &config.ignored_proxies {
+        tracing::warn!(
+            variable,
+            "this proxy is ignored; BRIDGE_GENESYS_PROXY and BRIDGE_EGRESS_PROXY name those that are used"
+        );
+    }
     let opened = tokio::select! {
         opened = app::open_store(&config) => opened?,
         () = either(&mut interrupt, &mut terminate) => return Ok(Ending::Graceful),

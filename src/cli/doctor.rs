@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::config::{Config, ConfigError};
+use crate::cli::remedies::remedy;
+use crate::config::{Config, ConfigError, EgressProxy};
 use crate::domain::presence::source::{PROTOCOL_NOTIFICATIONS, SourceSettings};
 use crate::domain::presence::topics;
 use crate::genesys::client::ClientSettings;
 use crate::genesys::plan::{CHANNEL_AGENTS_MAX, CHANNELS_MAX, REALTIME_CONNECTIONS_MAX};
 use crate::genesys::protocol::{
-    ConnectionSpec, ErrorKind, Frame, Listed, Person, Provisioned, Rejected, Token, Upstream, UpstreamError,
-    Watch,
+    ConnectionSpec, Frame, Listed, Person, Provisioned, Rejected, Token, Upstream, UpstreamError, Watch,
 };
 use crate::genesys::socket::Incoming;
 
@@ -73,7 +73,13 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         rule: "there is no source in the configuration: set region, client id and secret, and whom to watch"
             .to_owned(),
     })?;
-    let works = examine(&source, std::io::stdout()).await?;
+    let mut out = std::io::stdout();
+    for variable in &config.ignored_proxies {
+        writeln!(out, "{:<8} {:<12} {variable} is set and not read", "warning", "proxy")?;
+        let remedy = "if the way to Genesys leads through a proxy, name it in BRIDGE_GENESYS_PROXY";
+        writeln!(out, "{:<8} {:<12} what to do: {remedy}", "", "")?;
+    }
+    let works = examine(&source, config.genesys_proxy, out).await?;
     Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -81,7 +87,11 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
 ///
 /// # Errors
 /// If TLS cannot be set up, or nothing can be written.
-pub async fn examine(settings: &SourceSettings, out: impl Write) -> anyhow::Result<bool> {
+pub async fn examine(
+    settings: &SourceSettings,
+    proxy: Option<EgressProxy>,
+    out: impl Write,
+) -> anyhow::Result<bool> {
     let client = ClientSettings {
         protocol: settings.protocol.clone(),
         region: settings.region.clone(),
@@ -91,15 +101,23 @@ pub async fn examine(settings: &SourceSettings, out: impl Write) -> anyhow::Resu
         client_secret: settings.client_secret.clone(),
         language: settings.language.clone(),
         targets: None,
+        proxy,
         calls: None,
     };
     let upstream = client.upstream(std::rc::Rc::default())?;
     let mut doctor = Doctor { settings, upstream: &*upstream, out, failed: 0 };
     let (api_url, login_url) = client.addresses();
-    doctor.say(
-        "settings",
-        &Finding::Good(format!("{}, {api_url}, tokens from {login_url}", settings.protocol)),
-    )?;
+    let mut words = format!("{}, {api_url}, tokens from {login_url}", settings.protocol);
+    if let Some(proxy) = &client.proxy {
+        words.push_str(&format!(", all through the proxy {}:{}", proxy.host, proxy.port));
+    }
+    doctor.say("settings", &Finding::Good(words))?;
+    if let Some(opened) = client.try_proxy().await {
+        let good = |to: &String| Finding::Good(format!("opens connections to {to}"));
+        if doctor.tell("proxy", opened, good)?.is_none() {
+            return Ok(false);
+        }
+    }
     doctor.examine().await?;
     Ok(doctor.failed == 0)
 }
@@ -333,118 +351,9 @@ fn allowed(wanted: &[String], rejected: &[Rejected]) -> Finding {
     })
 }
 
-/// What to do about a failed call.
-fn remedy(step: &str, error: &UpstreamError) -> &'static str {
-    let says = |code: &str| error.what.contains(code);
-    match (step, error.kind, error.status) {
-        (_, ErrorKind::Transport | ErrorKind::TimedOut, _) => {
-            "see that this machine reaches the address: name resolution, firewall, proxy, and the region in the settings"
-        }
-        _ if says("ip.not.authorized") => {
-            "the organisation allows only listed addresses: add this machine's public address (Admin > Organization Settings)"
-        }
-        ("login", _, Some(401)) => {
-            "client id or secret are wrong, or belong to another region: copy both again (Admin > Integrations > OAuth)"
-        }
-        ("login", _, Some(400)) => {
-            "the OAuth client is disabled, its grant is not Client Credentials, or its id is mistyped (Admin > Integrations > OAuth)"
-        }
-        (_, ErrorKind::RateLimited(_), _) => {
-            "the OAuth client makes too many requests: see which other program uses it, and give each one its own"
-        }
-        ("rosters", _, Some(404)) => {
-            "a queue or group does not exist, or lies in a division in which the client has no role"
-        }
-        ("rosters", _, Some(403)) => {
-            "give the client's role the permission Routing > Queue > View (for queues)"
-        }
-        ("presences", ErrorKind::Forbidden, _) => {
-            "labels will be missing: give the client's role the permission Presence > PresenceDefinition > View"
-        }
-        (_, ErrorKind::Unauthorized, _) => {
-            "the platform refuses the token: see that the client is active, then try again"
-        }
-        (_, ErrorKind::Forbidden, _) => {
-            "give the OAuth client a role with the permission that is named, in every division"
-        }
-        (_, ErrorKind::ForeignHost, _) => {
-            "the platform names a socket on another host: see that the address in the settings is Genesys' own"
-        }
-        (_, ErrorKind::BadAnswer, _) => {
-            "this is not what the platform answers: see that the address in the settings is Genesys' own"
-        }
-        (_, ErrorKind::Limit, _) => {
-            "the OAuth client has reached a limit: see which other program uses it, and give each one its own"
-        }
-        (_, _, Some(300..=399)) => {
-            "the address in the settings leads elsewhere: give the one that it leads to, without a path"
-        }
-        (_, _, Some(404 | 405 | 410)) => {
-            "there is nothing at this address: see that those in the settings are Genesys' own (https://api.…, https://login.…), without a path"
-        }
-        (_, _, Some(407)) => "a proxy on the way wants a name and a password: give them in its address",
-        (_, _, Some(400..=499)) => {
-            "the request is refused as it is: see that the ids of agents, queues and groups are those of this organisation, and that the address is Genesys' own"
-        }
-        _ if says("correlation ") => {
-            "the platform fails: try again later; if it stays, Genesys' support can find the call by its correlation id"
-        }
-        _ => {
-            "whoever answers fails and is not Genesys: see that the address in the settings is Genesys' own, and which proxy is on the way"
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn failed(kind: ErrorKind, status: u16, what: &str) -> UpstreamError {
-        UpstreamError { kind, status: Some(status), what: what.to_owned() }
-    }
-
-    #[test]
-    fn each_trouble_has_its_own_remedy() {
-        let cases = [
-            (
-                "login",
-                failed(ErrorKind::Unauthorized, 401, "token: status 401, code invalid_client"),
-                "secret are wrong",
-            ),
-            ("login", failed(ErrorKind::Status, 400, "token: status 400, code invalid_client"), "disabled"),
-            (
-                "token",
-                failed(ErrorKind::Unauthorized, 401, "status 401, code ip.not.authorized"),
-                "public address",
-            ),
-            ("rosters", failed(ErrorKind::Status, 404, "status 404"), "does not exist"),
-            ("presences", failed(ErrorKind::Forbidden, 403, "status 403"), "labels"),
-            ("subscribe", failed(ErrorKind::Forbidden, 403, "status 403"), "every division"),
-            ("subscribe", failed(ErrorKind::Limit, 409, "status 409"), "a limit"),
-            ("login", failed(ErrorKind::Status, 302, "status 302"), "leads elsewhere"),
-            ("login", failed(ErrorKind::Status, 404, "status 404"), "nothing at this address"),
-            ("login", failed(ErrorKind::Status, 405, "status 405"), "nothing at this address"),
-            ("channels", failed(ErrorKind::Status, 407, "status 407"), "a password"),
-            ("rosters", failed(ErrorKind::Status, 400, "status 400, correlation c"), "ids of agents"),
-            ("state", failed(ErrorKind::Status, 502, "status 502"), "not Genesys"),
-            ("state", failed(ErrorKind::Status, 503, "status 503, correlation c-1"), "Genesys' support"),
-        ];
-        for (step, error, word) in cases {
-            assert!(remedy(step, &error).contains(word), "{step}: {}", remedy(step, &error));
-        }
-    }
-
-    #[test]
-    fn nobody_is_sent_to_support_for_what_is_their_own_to_mend() {
-        for step in ["login", "token", "rosters", "presences", "channels", "subscribe", "socket", "state"] {
-            for status in 300..500 {
-                for kind in [ErrorKind::Status, ErrorKind::Limit, ErrorKind::BadAnswer] {
-                    let error = failed(kind, status, &format!("status {status}, correlation c-1"));
-                    assert!(!remedy(step, &error).contains("support"), "{step} {status} {kind:?}");
-                }
-            }
-        }
-    }
 
     #[test]
     fn rejected_agents_are_counted_and_some_are_named() {

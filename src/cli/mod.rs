@@ -5,5 +5,6 @@ pub mod check_config;
 pub mod doctor;
 pub mod healthcheck;
 pub mod migrate;
+mod remedies;
 pub mod rotate_master_key;
 pub mod serve;

@@ -1,4 +1,5 @@
-//! `BRIDGE_EGRESS_PROXY`: the only way out to receivers, if it is set.
+//! `BRIDGE_EGRESS_PROXY` and `BRIDGE_GENESYS_PROXY`: the only ways out to receivers and to Genesys, if they
+//! are set.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;

@@ -72,6 +72,10 @@ pub struct Config {
     pub new_master_key: Option<Secret>,
     /// The only way out to receivers; `None`: straight.
     pub egress_proxy: Option<EgressProxy>,
+    /// The only way to Genesys; `None`: straight.
+    pub genesys_proxy: Option<EgressProxy>,
+    /// Variables that name a proxy to other programs, and are not read.
+    pub ignored_proxies: Vec<String>,
     /// Targets that webhooks may reach although they are not public.
     pub allow_targets: Vec<IpNet>,
     /// Proxies whose word counts on where a call comes from.
@@ -123,10 +127,9 @@ impl Config {
                 let key = MasterKey::from_base64(text).map(|_| Some(Secret::new(text)));
                 key.ok_or_else(|| NOT_A_KEY.to_owned())
             }),
-            egress_proxy: read.parse("BRIDGE_EGRESS_PROXY", None, |text| {
-                let rule = "must be http://host:port or http://user:password@host:port";
-                EgressProxy::parse(text).map(Some).ok_or_else(|| rule.to_owned())
-            }),
+            egress_proxy: read.parse("BRIDGE_EGRESS_PROXY", None, proxy),
+            genesys_proxy: read.parse("BRIDGE_GENESYS_PROXY", None, proxy),
+            ignored_proxies: ignored_proxies(variables),
             allow_targets: read.parse("BRIDGE_ALLOW_TARGETS", Vec::new(), cidrs),
             trusted_proxies: read.parse("BRIDGE_TRUSTED_PROXIES", Vec::new(), cidrs),
             api_rate: read.parse("BRIDGE_API_RATE", Some(CallRate::DEFAULT), CallRate::read),
@@ -233,6 +236,17 @@ impl Reader<'_> {
     fn list(&self, name: &str) -> Vec<String> {
         list(self.variables.get(name).unwrap_or_default()).map(str::to_owned).collect()
     }
+}
+
+fn proxy(text: &str) -> Result<Option<EgressProxy>, String> {
+    let rule = "must be http://host:port or http://user:password@host:port";
+    EgressProxy::parse(text).map(Some).ok_or_else(|| rule.to_owned())
+}
+
+/// Many programs read these, so who sets them for all of a machine may think that we do.
+fn ignored_proxies(variables: &Variables) -> Vec<String> {
+    let others = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+    others.into_iter().filter(|name| variables.get(name).is_some()).map(str::to_owned).collect()
 }
 
 fn cidrs(text: &str) -> Result<Vec<IpNet>, String> {
@@ -356,6 +370,7 @@ mod tests {
             ("BRIDGE_MASTER_KEY", "CANARY"),
             ("BRIDGE_NEW_MASTER_KEY", "CANARY"),
             ("BRIDGE_EGRESS_PROXY", "socks5://user:CANARY@proxy"),
+            ("BRIDGE_GENESYS_PROXY", "https://user:CANARY@proxy"),
             ("BRIDGE_ALLOW_PLAIN_DATABASE", "perhaps"),
             ("BRIDGE_ALLOW_TARGETS", "10.0.0.0/8,ten"),
             ("BRIDGE_TRUSTED_PROXIES", "proxy.example"),
@@ -487,6 +502,8 @@ mod tests {
             ("BRIDGE_MASTER_KEY", KEY),
             ("BRIDGE_NEW_MASTER_KEY", KEY),
             ("BRIDGE_EGRESS_PROXY", "http://user:CANARY@proxy:3128"),
+            ("BRIDGE_GENESYS_PROXY", "http://user:CANARY@proxy:3128"),
+            ("HTTPS_PROXY", "http://user:CANARY@proxy:3128"),
             ("GENESYS_REGION", "mypurecloud.de"),
             ("GENESYS_CLIENT_ID", "id"),
             ("GENESYS_CLIENT_SECRET", "CANARY"),

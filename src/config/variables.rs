@@ -62,6 +62,11 @@ pub const VARIABLES: &[Variable] = &[
         "none",
         "http://[user:password@]host:port that all POSTs to webhooks go through",
     ),
+    secret(
+        "BRIDGE_GENESYS_PROXY",
+        "none",
+        "http://[user:password@]host:port that all calls and sockets to Genesys go through",
+    ),
     plain(
         "BRIDGE_TRUSTED_PROXIES",
         "none",

@@ -3,10 +3,15 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use url::Url;
+
+use super::dialer::Dialer;
 use super::limiter::Limiter;
 use super::notifications::{Notifications, NotificationsSettings};
-use super::protocol::Upstream;
+use super::protocol::{ErrorKind, Upstream, UpstreamError};
 use super::realtime::{Realtime, RealtimeSettings};
+use super::rest::CALL_WITHIN;
+use crate::config::EgressProxy;
 use crate::domain::presence::regions;
 use crate::domain::presence::source::PROTOCOL_NOTIFICATIONS;
 use crate::domain::secret::Secret;
@@ -28,6 +33,8 @@ pub struct ClientSettings {
     pub language: String,
     /// Which addresses may be dialled; `None`: all.
     pub targets: Option<TargetPolicy>,
+    /// The only way to them; `None`: straight.
+    pub proxy: Option<EgressProxy>,
     /// Counts calls by their outcome.
     pub calls: Option<CounterBy>,
 }
@@ -50,6 +57,21 @@ impl ClientSettings {
         (api_url, login_url)
     }
 
+    /// Whether the proxy opens a connection to where tokens come from; the host that was asked for. `None` if
+    /// there is no proxy.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub async fn try_proxy(&self) -> Option<Result<String, UpstreamError>> {
+        let proxy = self.proxy.as_ref()?;
+        let failed = |what: String| UpstreamError { kind: ErrorKind::Transport, status: None, what };
+        let login = Url::parse(&self.addresses().1).ok()?;
+        let (host, port) = (login.host_str()?.trim_matches(['[', ']']), login.port_or_known_default()?);
+        let dialer = Dialer::new(self.targets.clone(), None, CALL_WITHIN);
+        let opened = dialer.dial_through(proxy, login.scheme() == "https", host, port).await;
+        Some(opened.map(|_| format!("{host}:{port}")).map_err(|error| failed(error.to_string())))
+    }
+
     /// A client; those of one OAuth client share the limiter.
     ///
     /// # Errors
@@ -57,14 +79,23 @@ impl ClientSettings {
     pub fn upstream(&self, limiter: Rc<RefCell<Limiter>>) -> Result<Rc<dyn Upstream>, rustls::Error> {
         let (api_url, login_url) = self.addresses();
         let (client_id, client_secret) = (self.client_id.clone(), self.client_secret.clone());
-        let (targets, calls) = (self.targets.clone(), self.calls.clone());
+        let (targets, proxy, calls) = (self.targets.clone(), self.proxy.clone(), self.calls.clone());
         if self.protocol != PROTOCOL_NOTIFICATIONS {
-            let settings = RealtimeSettings { api_url, login_url, client_id, client_secret, targets, calls };
+            let settings =
+                RealtimeSettings { api_url, login_url, client_id, client_secret, targets, proxy, calls };
             return Ok(Rc::new(Realtime::new(settings)?));
         }
         let language = self.language.clone();
-        let settings =
-            NotificationsSettings { api_url, login_url, client_id, client_secret, language, targets, calls };
+        let settings = NotificationsSettings {
+            api_url,
+            login_url,
+            client_id,
+            client_secret,
+            language,
+            targets,
+            proxy,
+            calls,
+        };
         Ok(Rc::new(Notifications::new(settings, limiter)?))
     }
 }
@@ -89,6 +120,7 @@ mod tests {
             client_secret: Secret::new("x"),
             language: String::new(),
             targets: None,
+            proxy: None,
             calls: None,
         };
         settings.addresses()

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use awc::error::{ConnectError, SendRequestError};
 use awc::http::StatusCode;
 use awc::http::header::{AUTHORIZATION, RETRY_AFTER};
 use awc::{Client, ClientRequest, ClientResponse, Connector};
@@ -19,10 +20,12 @@ use url::Url;
 use super::dialer::Dialer;
 use super::protocol::{ErrorKind, Provisioned, Token, UpstreamError};
 use super::socket::Socket;
+use crate::config::EgressProxy;
 use crate::domain::secret::Secret;
 use crate::domain::webhook::target::TargetPolicy;
 use crate::metrics::by_label::CounterBy;
 use crate::tls;
+use crate::tunnel::TunnelError;
 
 /// The whole of one call, from the look-up of the host to the last byte of the answer. Shorter where tests
 /// wait for it.
@@ -70,13 +73,18 @@ struct TokenAnswer {
 }
 
 impl Rest {
-    /// New clients that dial only what the policy allows; without a policy, everything.
+    /// New clients that dial only what the policy allows; without a policy, everything. With a proxy, all
+    /// goes through it.
     ///
     /// # Errors
     /// If TLS cannot be set up.
-    pub fn new(targets: Option<TargetPolicy>, calls: Option<CounterBy>) -> Result<Self, rustls::Error> {
+    pub fn new(
+        targets: Option<TargetPolicy>,
+        proxy: Option<EgressProxy>,
+        calls: Option<CounterBy>,
+    ) -> Result<Self, rustls::Error> {
         let tls = Arc::new(tls::client_config()?);
-        let dialer = Dialer::new(targets, CALL_WITHIN);
+        let dialer = Dialer::new(targets, proxy, CALL_WITHIN);
         let client = |connections| {
             let connector = Connector::new()
                 .connector(dialer.clone())
@@ -113,8 +121,8 @@ impl Rest {
                 Err(failed(kind, Some(status.as_u16()), &what))
             }
             // The error's own text may quote what the peer sent.
-            Ok(Err(awc::error::WsClientError::SendRequest(_))) => {
-                Err(failed(ErrorKind::Transport, None, "no connection"))
+            Ok(Err(awc::error::WsClientError::SendRequest(error))) => {
+                Err(failed(ErrorKind::Transport, None, &why_unsent(&error, "no connection")))
             }
             Ok(Err(_)) => {
                 Err(failed(ErrorKind::BadAnswer, None, "the handshake was not answered as it must be"))
@@ -218,7 +226,7 @@ async fn exchange(
             .force_close()
             .send_body(body)
             .await
-            .map_err(|_| failed(ErrorKind::Transport, "no answer"))?;
+            .map_err(|error| failed(ErrorKind::Transport, &why_unsent(&error, "no answer")))?;
         let status = answer.status();
         let retry_after =
             header(&answer, RETRY_AFTER.as_str()).or_else(|| header(&answer, "inin-ratelimit-reset"));
@@ -243,6 +251,14 @@ async fn exchange(
     timeout(CALL_WITHIN, whole)
         .await
         .unwrap_or_else(|_| Err(failed(ErrorKind::TimedOut, "no answer in time")))
+}
+
+/// What became of a request without an answer: the proxy's part in it, or else these words. The error's own
+/// text may quote what the peer sent.
+fn why_unsent(error: &SendRequestError, otherwise: &str) -> String {
+    let SendRequestError::Connect(ConnectError::Io(error)) = error else { return otherwise.to_owned() };
+    let proxy = error.get_ref().and_then(|inner| inner.downcast_ref::<TunnelError>());
+    proxy.map_or_else(|| otherwise.to_owned(), TunnelError::to_string)
 }
 
 /// Reads the body up to the limit; `None` if it is longer or breaks off.

@@ -3,8 +3,8 @@
 //! - `body/`: what is sent, pure. `data` has the fields of an event, `envelope` the whole body and its
 //!   headers.
 //! - `transport/`: the way to a receiver. `guard` resolves a name and validates its addresses,
-//!   `own_addresses` tells the policy our own ones, `proxy` goes through an egress proxy, `dial` tries one
-//!   address after another, `connector` opens a connection, `wire` carries one request and its answer,
+//!   `own_addresses` tells the policy our own ones, `connector` opens a connection, `wire` carries one
+//!   request and its answer,
 //!   `target` is one webhook's receiver with its headers and credentials, `oauth` caches its token.
 //! - `post` makes one attempt, `verify` asks a receiver whether it wants any, `redact` keeps secrets out of
 //!   what is stored, `syslog` carries the audit log to its receiver.

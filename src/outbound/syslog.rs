@@ -15,8 +15,8 @@ use tokio::net::{TcpStream, UdpSocket, lookup_host};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
+use crate::dial::first_of;
 use crate::domain::audit::syslog::{Receiver, Transport};
-use crate::outbound::transport::dial::first_of;
 use crate::tls;
 
 /// To open a connection, TLS included, and to write a batch.

@@ -45,6 +45,7 @@ mod matches_from_the_first;
 mod matches_openapi;
 mod narrows_by_state;
 mod owns_what_it_made;
+mod reaches_genesys_through_a_proxy;
 mod recovers_missed_events;
 mod refuses_inner_targets;
 mod refuses_wrong_configuration;

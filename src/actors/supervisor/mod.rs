@@ -15,6 +15,7 @@ use super::connection::{self, ConnectionActor, Reassign, Terminate};
 use crate::actors::connection::assignment::{Agents, Assignment};
 use crate::actors::recorder::Recorder;
 use crate::clock;
+use crate::config::EgressProxy;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::{ConnectionId, SourceId};
 use crate::domain::presence::connection::{CloseCause, DesiredState};
@@ -61,6 +62,8 @@ pub struct Deps {
     pub master_key: MasterKey,
     /// Policy for addresses of sources that are not the operator's own.
     pub targets: TargetPolicy,
+    /// The only way to Genesys; `None`: straight.
+    pub genesys_proxy: Option<EgressProxy>,
 }
 
 /// Closes every socket properly and deletes our connections upstream; answered when that is done, or time is
@@ -101,7 +104,7 @@ impl Supervisor {
     /// A supervisor that starts to compare when it is started.
     #[must_use]
     pub fn new(deps: Deps) -> Self {
-        let shared = SharedClients::new(deps.store.clone(), deps.metrics.clone(), deps.targets.clone());
+        let shared = SharedClients::new(&deps);
         Self {
             deps,
             managed: HashMap::new(),

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+use crate::actors::supervisor::Deps;
 use crate::actors::token::Tokens;
+use crate::config::EgressProxy;
 use crate::domain::ids::SourceId;
 use crate::domain::webhook::target::TargetPolicy;
 use crate::genesys::client::ClientSettings;
@@ -40,6 +42,7 @@ pub struct SharedClients {
     metrics: Metrics,
     /// Policy for addresses of sources that are not the operator's own.
     targets: TargetPolicy,
+    proxy: Option<EgressProxy>,
     by_source: HashMap<SourceId, Shared>,
     /// The platform counts calls by OAuth client, whichever source makes them; it goes on counting when a
     /// source changes.
@@ -49,11 +52,12 @@ pub struct SharedClients {
 }
 
 impl SharedClients {
-    pub fn new(store: Store, metrics: Metrics, targets: TargetPolicy) -> Self {
+    pub fn new(deps: &Deps) -> Self {
         Self {
-            store,
-            metrics,
-            targets,
+            store: deps.store.clone(),
+            metrics: deps.metrics.clone(),
+            targets: deps.targets.clone(),
+            proxy: deps.genesys_proxy.clone(),
             by_source: HashMap::new(),
             limiters: HashMap::new(),
             spare_slots: HashMap::new(),
@@ -67,7 +71,7 @@ impl SharedClients {
         {
             return Some(shared.clone());
         }
-        let settings = settings(source, &self.targets, &self.metrics);
+        let settings = self.settings(source);
         let client = (settings.addresses().0, settings.client_id.clone());
         let slots = || Arc::new(Semaphore::new(CHANNELS_SPARE));
         let spare_slots = self.spare_slots.entry(client.clone()).or_insert_with(slots).clone();
@@ -91,18 +95,19 @@ impl SharedClients {
     pub fn forget_all_but(&mut self, wanted: impl Fn(SourceId) -> bool) {
         self.by_source.retain(|source, _| wanted(*source));
     }
-}
 
-fn settings(source: &WantedSource, targets: &TargetPolicy, metrics: &Metrics) -> ClientSettings {
-    ClientSettings {
-        protocol: source.protocol.clone(),
-        region: source.region.clone(),
-        api_url: source.api_url.clone(),
-        login_url: source.login_url.clone(),
-        client_id: source.client_id.clone(),
-        client_secret: source.client_secret.clone(),
-        language: source.language.clone(),
-        targets: (!source.from_environment).then(|| targets.clone()),
-        calls: Some(metrics.upstream_calls.clone()),
+    fn settings(&self, source: &WantedSource) -> ClientSettings {
+        ClientSettings {
+            protocol: source.protocol.clone(),
+            region: source.region.clone(),
+            api_url: source.api_url.clone(),
+            login_url: source.login_url.clone(),
+            client_id: source.client_id.clone(),
+            client_secret: source.client_secret.clone(),
+            language: source.language.clone(),
+            targets: (!source.from_environment).then(|| self.targets.clone()),
+            proxy: self.proxy.clone(),
+            calls: Some(self.metrics.upstream_calls.clone()),
+        }
     }
 }

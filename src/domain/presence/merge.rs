@@ -114,7 +114,8 @@ fn merge_part<T: PartValue>(
         (_, None) => false,
     };
     let equal = kept.value.is_same(&reported.value);
-    if !equal && !(is_newer && kept_at.is_some()) && seen.is_asked_too_early() {
+    let is_decided_by_times = is_newer && kept_at.is_some();
+    if !equal && !is_decided_by_times && seen.is_asked_too_early() {
         return PartMerge::Older;
     }
     if !is_newer && seen.origin == Origin::Live && kept.has_recorded(&reported.value, time, ahead) {

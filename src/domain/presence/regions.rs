@@ -32,10 +32,20 @@ pub fn domain(text: &str) -> Option<&'static str> {
     let host = address.split(['/', '?', '#', ':']).next().unwrap_or_default().trim_end_matches('.');
     let aws_name = host.replace('_', "-");
     let is_meant = |domain: &str, aws: &str, short: &str| {
-        let is_inside = host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-        is_inside || aws_name == aws || aws_name == short
+        is_inside(host, domain) || aws_name == aws || aws_name == short
     };
     REGIONS.iter().find(|(domain, aws, short)| is_meant(domain, aws, short)).map(|(domain, ..)| *domain)
+}
+
+/// Whether a host is in the domain of a region.
+#[must_use]
+pub fn has_host(host: &str) -> bool {
+    let host = host.to_ascii_lowercase();
+    REGIONS.iter().any(|(domain, ..)| is_inside(&host, domain))
+}
+
+fn is_inside(host: &str, domain: &str) -> bool {
+    host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 /// Every region, for whoever named one that there is not.

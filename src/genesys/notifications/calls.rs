@@ -12,6 +12,7 @@ use serde::Deserialize;
 use tokio::time::sleep;
 use url::form_urlencoded::byte_serialize;
 
+use crate::config::EgressProxy;
 use crate::domain::secret::Secret;
 use crate::domain::webhook::target::TargetPolicy;
 use crate::genesys::limiter::{Limiter, Urgency};
@@ -39,6 +40,8 @@ pub struct NotificationsSettings {
     pub language: String,
     /// Which addresses may be dialled; `None`: all.
     pub targets: Option<TargetPolicy>,
+    /// The only way to them; `None`: straight.
+    pub proxy: Option<EgressProxy>,
     /// Counts calls by their outcome.
     pub calls: Option<CounterBy>,
 }
@@ -65,7 +68,7 @@ impl Notifications {
         settings: NotificationsSettings,
         limiter: Rc<RefCell<Limiter>>,
     ) -> Result<Self, rustls::Error> {
-        let rest = Rest::new(settings.targets.clone(), settings.calls.clone())?;
+        let rest = Rest::new(settings.targets.clone(), settings.proxy.clone(), settings.calls.clone())?;
         Ok(Self { settings, rest, limiter })
     }
 

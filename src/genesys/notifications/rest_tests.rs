@@ -26,6 +26,7 @@ async fn server(answer: impl Fn(&str, &str) -> String + 'static) -> (Notificatio
         client_secret: Secret::new("CANARY:secret"),
         language: "de_DE".to_owned(),
         targets: None,
+        proxy: None,
         calls: None,
     };
     let client = Notifications::new(settings, Rc::default()).unwrap();

@@ -10,6 +10,7 @@ use serde_json::Value;
 use url::form_urlencoded::Serializer;
 
 use super::wire;
+use crate::config::EgressProxy;
 use crate::domain::secret::Secret;
 use crate::domain::webhook::target::TargetPolicy;
 use crate::genesys::protocol::{
@@ -35,6 +36,8 @@ pub struct RealtimeSettings {
     pub client_secret: Secret,
     /// Which addresses may be dialled; `None`: all.
     pub targets: Option<TargetPolicy>,
+    /// The only way to them; `None`: straight.
+    pub proxy: Option<EgressProxy>,
     /// Counts calls by their outcome.
     pub calls: Option<CounterBy>,
 }
@@ -97,7 +100,7 @@ impl Realtime {
     /// # Errors
     /// If TLS cannot be set up.
     pub fn new(settings: RealtimeSettings) -> Result<Self, rustls::Error> {
-        let rest = Rest::new(settings.targets.clone(), settings.calls.clone())?;
+        let rest = Rest::new(settings.targets.clone(), settings.proxy.clone(), settings.calls.clone())?;
         Ok(Self { settings, rest })
     }
 

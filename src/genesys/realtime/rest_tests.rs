@@ -21,6 +21,7 @@ fn realtime(api_url: &str) -> Realtime {
         client_id: "the client".to_owned(),
         client_secret: Secret::new("CANARY&secret"),
         targets: None,
+        proxy: None,
         calls: None,
     };
     Realtime::new(settings).unwrap()

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
-use crate::outbound::transport::dial::first_of;
+use crate::dial::first_of;
 use crate::outbound::transport::guard::{Guard, GuardError, without_brackets};
 
 /// Bytes that a connection may read for each request that it may have carried, and before the first: heads,

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::config::EgressProxy;
 use crate::domain::webhook::target::TargetPolicy;
-use crate::outbound::transport::proxy;
+use crate::tunnel::tunnel;
 
 /// Longest wait for the resolver; an attempt has more to do within its deadline.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
@@ -83,7 +83,7 @@ impl Guard {
     /// If there is none to be had.
     pub async fn dial(&self, address: SocketAddr, within: Duration) -> io::Result<TcpStream> {
         match &self.proxy {
-            Some(proxy) => proxy::tunnel(proxy, address, within).await,
+            Some(proxy) => tunnel(proxy, address, within).await,
             None => TcpStream::connect(address).await,
         }
     }

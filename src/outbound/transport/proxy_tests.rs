@@ -1,11 +1,14 @@
+//! POSTs by way of the operator's egress proxy.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
 use std::sync::{Arc, Mutex};
 
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
+use crate::config::EgressProxy;
 use crate::domain::delivery::outcome::Outcome;
 use crate::outbound::testing::{Sender, acceptor, read_post, reply, server};
-use crate::outbound::transport::proxy::*;
 
 /// A proxy that answers `CONNECT` with this head, carries on if it is a 200, and keeps what it was told.
 async fn proxy(head: &'static str) -> (EgressProxy, Arc<Mutex<Vec<String>>>) {
@@ -86,7 +89,7 @@ async fn whatever_else_the_proxy_answers_is_no_connection() {
         let answer = sender.post(&format!("http://{receiver}/h")).await;
         assert_eq!(answer.outcome, Outcome::NotConnected, "{head}");
     }
-    let endless: &'static str = "x".repeat(HEAD_BYTES_MAX + 1).leak();
+    let endless: &'static str = "x".repeat(8 * 1024 + 1).leak();
     let sender = Sender::allowing("127.0.0.0/8").through(proxy(endless).await.0);
     assert_eq!(sender.post(&format!("http://{receiver}/h")).await.outcome, Outcome::NotConnected);
 }

@@ -1,4 +1,4 @@
-//! Addresses of one host, dialled one after another.
+//! Floor 1: addresses of one host, dialled one after another.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
