@@ -104,11 +104,10 @@ impl Supervisor {
     /// A supervisor that starts to compare when it is started.
     #[must_use]
     pub fn new(deps: Deps) -> Self {
-        let shared = SharedClients::new(&deps);
         Self {
+            shared: SharedClients::new(&deps),
             deps,
             managed: HashMap::new(),
-            shared,
             rosters: Rosters::default(),
             health: SourcesHealth::default(),
             over_limit: HashMap::new(),
