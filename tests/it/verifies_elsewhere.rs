@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use genesys_simulator::crm::Post;
-use serde_json::json;
+use genesys_simulator::crm::{Behaviour, Post};
+use serde_json::{Value, json};
 
 use crate::support::{SOON, World};
 
@@ -20,27 +20,36 @@ fn install() {
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
 }
 
-/// Whether each library accepts the POST, by language.
-fn verdicts(secret: &str, post: &Post, body: &[u8]) -> BTreeMap<&'static str, bool> {
+/// A POST as the scripts read it.
+fn told(secret: &str, post: &Post, body: &[u8]) -> Value {
     let headers: BTreeMap<_, _> = post.headers.iter().cloned().collect();
-    let told = json!({"secret": secret, "headers": headers, "body": BASE64.encode(body)});
+    json!({"secret": secret, "headers": headers, "body": BASE64.encode(body)})
+}
+
+/// What the script of each language comes to, by language.
+fn run(script: &str, told: &Value) -> [(&'static str, Output); 2] {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), told.to_string()).unwrap();
     let verifiers = Path::new(ROOT).join("target/verifiers");
     let scripts = Path::new(ROOT).join("tests/official");
     let python = Command::new(verifiers.join("python/bin/python"))
-        .arg(scripts.join("verify.py"))
+        .arg(scripts.join(format!("{script}.py")))
         .arg(file.path())
         .output()
         .unwrap();
     let node = Command::new("node")
-        .arg(scripts.join("verify.js"))
+        .arg(scripts.join(format!("{script}.js")))
         .arg(file.path())
         .env("NODE_PATH", verifiers.join("node/node_modules"))
         .output()
         .unwrap();
+    [("javascript", node), ("python", python)]
+}
+
+/// Whether each library accepts the POST, by language.
+fn verdicts(secret: &str, post: &Post, body: &[u8]) -> BTreeMap<&'static str, bool> {
     let mut verdicts = BTreeMap::new();
-    for (language, ran) in [("javascript", node), ("python", python)] {
+    for (language, ran) in run("verify", &told(secret, post, body)) {
         let said = String::from_utf8_lossy(&ran.stderr).into_owned();
         // A refusal, and not a missing library or a broken script.
         let refused = said.contains("WebhookVerificationError");
@@ -75,4 +84,40 @@ async fn official_libraries_accept_our_posts_and_refuse_changed_ones() {
     assert_eq!(signatures.split(' ').count(), 2, "old and new sign side by side: {signatures}");
     assert_eq!(verdicts(first, &post, &post.body), accepted);
     assert_eq!(verdicts(second, &post, &post.body), accepted);
+}
+
+/// What docs/webhooks.md tells receivers of their libraries; if one behaves otherwise, the page is to follow.
+#[tokio::test(flavor = "multi_thread")]
+async fn libraries_of_receivers_read_our_posts_as_the_page_says() {
+    install();
+    let world = World::watching(&["ann"]).await;
+    let token = Behaviour::status(200).body(r#"{"access_token": "t", "token_type": "Bearer"}"#);
+    world.crm.next("/token", [token]);
+    let oauth = json!({
+        "kind": "oauth2", "token_url": world.crm.url("/token"), "client_id": "us & them",
+        "client_secret": "s:ecret ß",
+    });
+    let mut secrets = BTreeMap::new();
+    for (name, fields) in [
+        ("both", json!({"signatures": ["v1", "v1a"], "auth": oauth})),
+        ("only_v1a", json!({"signatures": ["v1a"]})),
+        ("structured", json!({"format": "cloudevents-structured"})),
+        ("binary", json!({"format": "cloudevents-binary"})),
+        ("batch", json!({"format": "cloudevents-structured", "batch": {"max_items": 1, "max_wait_ms": 0}})),
+    ] {
+        let made = world.register_with(&format!("/hooks/{name}"), fields).await;
+        secrets.insert(name, made["secret"].as_str().unwrap().to_owned());
+    }
+    world.genesys.set_presence("ann", "AVAILABLE").await;
+    world.crm.wait_for(6, SOON).await.unwrap();
+    let mut all = json!({
+        "authorization": world.crm.received("/token")[0].header("authorization"),
+    });
+    for (name, secret) in &secrets {
+        let post = &world.crm.received(&format!("/hooks/{name}"))[0];
+        all[*name] = told(secret, post, &post.body);
+    }
+    for (language, ran) in run("libraries", &all) {
+        assert!(ran.status.success(), "{language}: {}", String::from_utf8_lossy(&ran.stderr));
+    }
 }
