@@ -128,11 +128,12 @@ impl Behaviour {
             | Self::DripChunks { status, .. }
             | Self::EndlessBody { status }
             | Self::EndlessExtension { status }
-            | Self::EndlessTrailers { status } => *status >= 200 && *status < 300,
-            Self::Length { status, declared, sent } => {
-                (200..300).contains(status) && u64::try_from(*sent).is_ok_and(|sent| sent >= *declared)
+            | Self::EndlessTrailers { status }
+            | Self::Length { status, .. } => *status >= 200 && *status < 300,
+            // The head says it, whatever becomes of the rest.
+            Self::Raw(bytes) | Self::Spill(bytes) => {
+                bytes.starts_with(b"HTTP/1.1 2") && bytes.windows(4).any(|end| end == b"\r\n\r\n")
             }
-            Self::Spill(bytes) => bytes.starts_with(b"HTTP/1.1 2"),
             _ => false,
         }
     }
@@ -203,6 +204,7 @@ mod tests {
         assert!(!Behaviour::retry_after(429, "5").accepts());
         assert!(!Behaviour::Hang.accepts());
         assert!(Behaviour::Interim { interim: 103, wait: Duration::ZERO, status: 200 }.accepts());
+        assert!(!Behaviour::Raw("HTTP/1.1 204".into()).accepts());
         assert!(Behaviour::Spill("HTTP/1.1 204 No Content\r\n\r\nmore".into()).accepts());
         assert!(!Behaviour::Spill("HTTP/1.1 500 No\r\n\r\nHTTP/1.1 200 OK\r\n\r\n".into()).accepts());
     }

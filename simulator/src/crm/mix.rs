@@ -73,15 +73,20 @@ pub enum Standing {
     Mixed(Mix),
     /// 204 for a body of at most this many bytes, 413 for a larger one.
     UpTo(usize),
+    /// The first POST of each connection like this, and any later one like that: a server that ends
+    /// connections at the moment of their use.
+    PerConnection { first: Behaviour, later: Behaviour },
 }
 
 impl Standing {
-    /// What is done with a POST whose body has this many bytes.
-    pub(super) fn treat(&mut self, bytes: usize) -> Behaviour {
+    /// What is done with a POST whose body has this many bytes, the `nth` of its connection, from 1.
+    pub(super) fn treat(&mut self, bytes: usize, nth: u64) -> Behaviour {
         match self {
             Self::Same(behaviour) => behaviour.clone(),
             Self::Mixed(mix) => mix.draw(),
             Self::UpTo(most) => Behaviour::status(if bytes > *most { 413 } else { 204 }),
+            Self::PerConnection { first, .. } if nth == 1 => first.clone(),
+            Self::PerConnection { later, .. } => later.clone(),
         }
     }
 }

@@ -80,12 +80,12 @@ impl Desk {
 
     /// Numbers a POST, decides what happens to it, and writes it down.
     ///
-    /// All under one lock, so that the record, the stream and the numbers have the same order.
-    pub(super) fn record(&self, mut post: Post) -> Arc<Post> {
+    /// `nth` is its number on its connection. All under one lock, so that the record, the stream and the numbers have the same order.
+    pub(super) fn record(&self, mut post: Post, nth: u64) -> Arc<Post> {
         let mut state = self.state();
         state.count += 1;
         post.number = state.count;
-        post.behaviour = state.plan(post.path(), post.body.len());
+        post.behaviour = state.plan(post.path(), post.body.len(), nth);
         let post = Arc::new(post);
         if self.keep > 0 {
             state.posts.push(post.clone());
@@ -189,11 +189,11 @@ impl Desk {
 }
 
 impl State {
-    fn plan(&mut self, path: &str, bytes: usize) -> Behaviour {
+    fn plan(&mut self, path: &str, bytes: usize, nth: u64) -> Behaviour {
         let plan = self.plans.get_mut(path);
         let planned = plan.and_then(|plan| {
-            plan.next.pop_front().or_else(|| plan.then.as_mut().map(|standing| standing.treat(bytes)))
+            plan.next.pop_front().or_else(|| plan.then.as_mut().map(|standing| standing.treat(bytes, nth)))
         });
-        planned.unwrap_or_else(|| self.fallback.treat(bytes))
+        planned.unwrap_or_else(|| self.fallback.treat(bytes, nth))
     }
 }

@@ -45,6 +45,7 @@ async fn converse(desk: Arc<Desk>, mut stream: TcpStream, connection: u64) {
     let _ = stream.set_nodelay(true);
     let Ok(peer) = stream.peer_addr() else { return };
     let mut buffer = BytesMut::new();
+    let mut posts = 0;
     loop {
         let request = match request::read(&mut stream, &mut buffer).await {
             Ok(request) => request,
@@ -95,7 +96,8 @@ async fn converse(desk: Arc<Desk>, mut stream: TcpStream, connection: u64) {
             peer,
             event,
         };
-        let post = desk.record(post);
+        posts += 1;
+        let post = desk.record(post, posts);
         if let Some(observer) = &desk.observer {
             observer.arrived(&post);
         }
