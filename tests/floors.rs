@@ -152,7 +152,7 @@ const CRATES: &[(&str, &str)] = &[
     ("sqlx", "store embedded_postgres"),
     ("awc", "genesys"), ("actix_http", "genesys api"), ("actix_codec", "genesys"),
     ("backoff", "genesys"),
-    ("hyper", "outbound"), ("hyper_util", "outbound"), ("tower_service", "outbound"),
+    ("hyper", "outbound"), ("hyper_util", "outbound"),
     ("h2", "outbound"),
     ("actix", "actors app lifecycle main"), ("actix_rt", "actors app lifecycle main"),
     ("actix_web", "api app"), ("actix_server", "api"), ("actix_service", "api genesys"),

@@ -25,10 +25,17 @@ impl Default for ReceiverLog {
 }
 
 impl ReceiverLog {
-    /// A receiver is left alone since it failed several times in a row.
-    pub fn is_failing(&mut self, webhook: WebhookId, host: Option<&str>, outcome: &str, failures: u32) {
+    /// A receiver is left alone since it failed several times in a row; `reason` says in words why.
+    pub fn is_failing(
+        &mut self,
+        webhook: WebhookId,
+        host: Option<&str>,
+        outcome: &str,
+        reason: Option<&str>,
+        failures: u32,
+    ) {
         if let Some(Line { omitted }) = self.0.report(webhook, Condition::Failing, Instant::now()) {
-            tracing::warn!(%webhook, host, outcome, failures, omitted, "a webhook's receiver fails");
+            tracing::warn!(%webhook, host, outcome, reason, failures, omitted, "a webhook's receiver fails");
         }
     }
 

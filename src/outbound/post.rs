@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::Full;
-use hyper::header::{HeaderMap, HeaderValue, RETRY_AFTER};
+use hyper::header::{HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use hyper::{Method, Request};
 use rustls::ClientConfig;
+use url::Url;
 
 use super::redact::redact;
 use crate::clock;
 use crate::config::EgressProxy;
 use crate::domain::delivery::access::Access;
 use crate::domain::delivery::outcome::Outcome;
+use crate::domain::delivery::reason::{Failure, Reason};
 use crate::domain::delivery::retry_schedule::parse_retry_after;
 use crate::domain::delivery::signature::Signer;
 use crate::domain::webhook::target::TargetPolicy;
@@ -45,8 +47,12 @@ pub struct Post {
 /// Result of one attempt.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// The answer, or why there is none.
+    /// The answer, or what came instead.
     pub outcome: Outcome,
+    /// Why, in words, where there is more to say than the outcome does.
+    pub reason: Option<Reason>,
+    /// A kept connection broke, and the POST was made again at once on a fresh one, as the same attempt.
+    pub remade: bool,
     /// How long the attempt took.
     pub duration: Duration,
     /// The beginning of the answer's body, at most 4 KiB; of a refusal's without the webhook's secrets, for
@@ -96,10 +102,13 @@ impl Poster {
                 let retry_after = retry_after_of(&reply.headers);
                 let outcome = Outcome::Answered { status: reply.status, retry_after };
                 let duration = start.elapsed();
+                let (reason, remade) = (redirect(&post, &reply), reply.remade);
                 let excerpt = excerpt(&post, reply, outcome.is_success());
-                Answer { outcome, duration, excerpt }
+                Answer { outcome, reason, remade, duration, excerpt }
             }
-            Err(outcome) => Answer { outcome, duration: start.elapsed(), excerpt: Vec::new() },
+            Err(Failure { outcome, reason, remade }) => {
+                Answer { outcome, reason, remade, duration: start.elapsed(), excerpt: Vec::new() }
+            }
         }
     }
 }
@@ -110,16 +119,41 @@ fn excerpt(post: &Post, mut reply: Reply, is_success: bool) -> Vec<u8> {
         reply.body.truncate(ANSWER_KEPT_MAX);
         return reply.body;
     }
+    redact(&reply.body, !reply.whole, &secrets(post, &reply), ANSWER_KEPT_MAX)
+}
+
+/// What nothing that is kept of an answer may show.
+fn secrets(post: &Post, reply: &Reply) -> Vec<Vec<u8>> {
     let mut secrets = post.target.secrets().to_vec();
     let bare =
         |token: &HeaderValue| token.as_bytes().strip_prefix(b"Bearer ").unwrap_or(token.as_bytes()).to_vec();
     secrets.extend(reply.tokens.iter().map(bare));
     secrets.extend(post.keys.iter().map(|key| key.secret().to_vec()));
-    redact(&reply.body, !reply.whole, &secrets, ANSWER_KEPT_MAX)
+    secrets
+}
+
+/// Where a redirect leads, by origin and path alone: a query may hold anything. Our own path, which may be a
+/// secret, is written as `…`.
+fn redirect(post: &Post, reply: &Reply) -> Option<Reason> {
+    if !(300..=399).contains(&reply.status) {
+        return None;
+    }
+    let Some(location) = reply.headers.get(LOCATION) else {
+        return Some(Reason::new("redirects nowhere: no Location"));
+    };
+    let own = Url::parse(&post.target.address()?.to_string()).ok()?;
+    let leads_to = location.to_str().ok().and_then(|location| own.join(location).ok());
+    let Some(to) = leads_to.filter(|to| matches!(to.scheme(), "http" | "https")) else {
+        return Some(Reason::new("redirects to what is no address of a receiver"));
+    };
+    let path = if own.path().len() > 1 { to.path().replace(own.path(), "…") } else { to.path().to_owned() };
+    let shown = format!("redirects to {}{path}", to.origin().ascii_serialization());
+    let shown = redact(shown.as_bytes(), false, &secrets(post, reply), 4 * Reason::LONGEST);
+    Some(Reason::new(&String::from_utf8_lossy(&shown)))
 }
 
 /// Sends a POST and reads the answer, of whose body it keeps at most `keep` bytes.
-pub(super) async fn ask(post: &Post, keep: usize) -> Result<Reply, Outcome> {
+pub(super) async fn ask(post: &Post, keep: usize) -> Result<Reply, Failure> {
     let deadline = post.target.deadline();
     let mut request = Request::new(Full::new(post.rendered.body.clone()));
     *request.method_mut() = Method::POST;
@@ -152,3 +186,11 @@ mod h2_tests;
 #[cfg(test)]
 #[path = "post_access_tests.rs"]
 mod access_tests;
+
+#[cfg(test)]
+#[path = "post_kept_tests.rs"]
+mod kept_tests;
+
+#[cfg(test)]
+#[path = "post_reason_tests.rs"]
+mod reason_tests;

@@ -149,7 +149,9 @@ async fn verified(
     let sender = Sender::allowing("127.0.0.0/8");
     let keys = [Signer::Hmac(SigningKey::from_bytes(&[1; 32]).unwrap())];
     let target = sender.target(&url);
-    sender.poster.verify(&target, verification, "v-1", CHALLENGE, keys.into(), 1_700_000_000).await
+    let verified =
+        sender.poster.verify(&target, verification, "v-1", CHALLENGE, keys.into(), 1_700_000_000).await;
+    verified.map_err(|refusal| refusal.word)
 }
 
 #[tokio::test]

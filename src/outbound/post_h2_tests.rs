@@ -265,6 +265,76 @@ async fn a_post_that_was_not_looked_at_is_sent_again_at_once() {
     assert!(connections.load(Ordering::SeqCst) <= 3);
 }
 
+/// The second POST on a kept connection meets its end, in each way that there is.
+#[tokio::test]
+async fn a_kept_http_2_connection_that_dies_costs_no_post() {
+    let ends: [(&str, Option<Vec<u8>>, bool); 6] = [
+        ("goaway", Some(goaway(1, 0)), true),
+        ("goaway with an error", Some(goaway(0, 11)), true),
+        ("refused stream", Some(frame(RST_STREAM, 0, 3, &[0, 0, 0, 7])), true),
+        ("end of the connection", Some(Vec::new()), true),
+        ("reset of the connection", None, true),
+        // An answer, though an odd one: the receiver has seen this POST.
+        ("reset of the stream", Some(frame(RST_STREAM, 0, 3, &[0, 0, 0, 2])), false),
+    ];
+    for (name, end, remade) in ends {
+        let last_words = end.clone();
+        let (url, _) = receiver(&[], move |mut io, number| {
+            let end = last_words.clone();
+            async move {
+                let first = next_post(&mut io).await?;
+                io.write_all(&answer(first, 204)).await.ok()?;
+                if number == 0 {
+                    next_post(&mut io).await?;
+                    match &end {
+                        Some(bytes) => io.write_all(bytes).await.ok()?,
+                        None => io.get_ref().0.set_zero_linger().ok()?,
+                    }
+                    if name != "refused stream" && name != "reset of the stream" {
+                        return Some(());
+                    }
+                }
+                loop {
+                    let stream = next_post(&mut io).await?;
+                    io.write_all(&answer(stream, 204)).await.ok()?;
+                }
+            }
+        })
+        .await;
+        let sender = Sender::over_tls(true);
+        assert_eq!(sender.post(&url).await.outcome.status(), Some(204), "{name}");
+        let answer = sender.post(&url).await;
+        assert_eq!((answer.outcome.is_success(), answer.remade), (remade, remade), "{name}: {answer:?}");
+        let after = sender.post(&url).await;
+        assert_eq!((after.outcome.status(), after.remade), (Some(204), false), "{name}");
+    }
+}
+
+/// Streams that share a connection die with it, and share the next one.
+#[tokio::test]
+async fn streams_of_a_connection_that_dies_are_made_again_over_one_new_one() {
+    const AT_ONCE: usize = 30;
+    let (url, connections) = receiver(&[], |mut io, number| async move {
+        let first = next_post(&mut io).await?;
+        io.write_all(&answer(first, 204)).await.ok()?;
+        for _ in 0..AT_ONCE {
+            let stream = next_post(&mut io).await?;
+            if number > 0 {
+                io.write_all(&answer(stream, 204)).await.ok()?;
+            }
+        }
+        if number > 0 { next(&mut io).await.map(|_| ()) } else { Some(()) }
+    })
+    .await;
+    let sender = Sender::over_tls(true);
+    assert!(sender.post(&url).await.outcome.is_success());
+    let posts = (0..AT_ONCE).map(|_| sender.post(&url));
+    for answer in futures_util::future::join_all(posts).await {
+        assert_eq!((answer.outcome.status(), answer.remade), (Some(204), true));
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 2);
+}
+
 #[tokio::test]
 async fn a_receiver_that_breaks_http_2_off_is_one_that_disconnected() {
     let attacks: [(&str, Vec<u8>); 9] = [
@@ -338,7 +408,7 @@ async fn a_flood_of_frames_ends_at_the_limit_and_not_at_the_deadline() {
         .await;
         let sender = Sender::over_tls(true).timeout(LONG);
         let answer = sender.post(&url).await;
-        assert!(!answer.outcome.is_success(), "{name}: {:?}", answer.outcome);
+        assert_eq!(answer.outcome.is_success(), name == "empty data", "{name}: {:?}", answer.outcome);
         assert!(answer.duration < LONG / 2, "{name}: {:?}", answer.duration);
         let sent = tokio::time::timeout(LONG, end.recv()).await.expect(name).unwrap();
         assert!(sent < 16 * 1024 * 1024, "{name}: {sent} bytes");

@@ -73,7 +73,7 @@ async fn a_receiver_that_drips_ends_at_the_deadline() {
     })
     .await;
     let answer = Sender::allowing("127.0.0.0/8").post(&format!("http://{address}/")).await;
-    assert_eq!(answer.outcome, Outcome::TimedOut);
+    assert_eq!(answer.outcome.class(), "ok", "its head said so");
     assert!(answer.duration >= SHORT && answer.duration < SHORT * 3, "{:?}", answer.duration);
 }
 
@@ -119,10 +119,10 @@ async fn what_went_wrong_is_told_apart() {
     };
     for (url, outcome) in [
         (format!("http://{closes}/"), Outcome::Disconnected),
-        (format!("http://{stops}/"), Outcome::Disconnected),
-        (format!("http://{babbles}/"), Outcome::BadAnswer),
-        (format!("http://{switches}/"), Outcome::BadAnswer),
-        (format!("http://{unassigned}/"), Outcome::BadAnswer),
+        (format!("http://{stops}/"), Outcome::Answered { status: 200, retry_after: None }),
+        (format!("http://{babbles}/"), Outcome::BadAnswer { status: None }),
+        (format!("http://{switches}/"), Outcome::BadAnswer { status: Some(101) }),
+        (format!("http://{unassigned}/"), Outcome::BadAnswer { status: Some(799) }),
         (format!("http://{hangs}/"), Outcome::TimedOut),
         (format!("http://{nobody}/"), Outcome::NotConnected),
         (format!("https://{}.invalid/", "x".repeat(64)), Outcome::NotResolved),
@@ -216,7 +216,7 @@ async fn an_answer_that_never_ends_ends_at_the_deadline_at_the_latest() {
         .await;
         let answer = Sender::allowing("127.0.0.0/8").post(&format!("http://{address}/")).await;
         let Answer { outcome, duration, .. } = answer;
-        assert!(!outcome.is_success(), "{head:?} {again:?}: {outcome:?}");
+        assert_eq!(outcome.is_success(), head.contains("\r\n\r\n"), "{head:?} {again:?}: {outcome:?}");
         assert!(duration < SHORT * 3, "{head:?} {again:?}: {duration:?}");
     });
     futures_util::future::join_all(posts).await;
@@ -244,8 +244,9 @@ async fn reading_stops_at_the_16th_kib() {
         let frame = hyper::body::Frame::data(Bytes::from_static(&[b'x'; 1024]));
         std::task::Poll::Ready(Some(Ok::<_, std::io::Error>(frame)))
     });
-    let (kept, whole) = read(http_body_util::StreamBody::new(frames), 4 * 1024).await.unwrap();
-    assert_eq!((kept.len(), whole, taken), (4 * 1024, false, 16));
+    let deadline = tokio::time::Instant::now() + SHORT;
+    let read = read(http_body_util::StreamBody::new(frames), deadline, 4 * 1024).await;
+    assert_eq!((read.body.len(), read.whole, read.ended, taken), (4 * 1024, false, false, 16));
 }
 
 #[tokio::test]
@@ -253,7 +254,7 @@ async fn a_name_is_validated_again_whenever_it_is_dialled() {
     static ASKED: AtomicUsize = AtomicUsize::new(0);
     let poster = Sender::that_asks("127.0.0.1/32", |_| {
         let last = if ASKED.fetch_add(1, Ordering::SeqCst) == 0 { 1 } else { 2 };
-        Box::pin(std::future::ready(vec![[127, 0, 0, last].into()]))
+        Box::pin(std::future::ready(Ok(vec![[127, 0, 0, last].into()])))
     });
     let (address, connections) = receiver(|stream, _| async move {
         say(stream, "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
@@ -338,7 +339,7 @@ async fn an_address_that_swallows_packets_leaves_time_for_the_next() {
     // The shortest deadline that a webhook may have, and one that is longer than any address may take.
     for timeout in [Duration::from_secs(1), Duration::from_secs(6)] {
         let look_up: LookUp =
-            |_| Box::pin(std::future::ready(vec![[127, 0, 0, 1].into(), [127, 0, 0, 2].into()]));
+            |_| Box::pin(std::future::ready(Ok(vec![[127, 0, 0, 1].into(), [127, 0, 0, 2].into()])));
         let poster = Sender::that_asks("127.0.0.0/8", look_up).timeout(timeout);
         let url = format!("http://two.test:{}/h", hole.port());
         let answer = poster.post(&url).await;

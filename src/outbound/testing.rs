@@ -133,7 +133,7 @@ impl Sender {
     /// May reach loopback; every name is 127.0.0.1. Trusts the certificate above, or only what the system
     /// trusts.
     pub fn over_tls(trusts: bool) -> Self {
-        let look_up: LookUp = |_| Box::pin(std::future::ready(vec![[127, 0, 0, 1].into()]));
+        let look_up: LookUp = |_| Box::pin(std::future::ready(Ok(vec![[127, 0, 0, 1].into()])));
         let tls = if trusts { trusting() } else { systems() };
         Self::with(Poster::with(policy("127.0.0.0/8"), look_up, tls))
     }

@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 use super::post::{Post, Poster, Target, ask};
 use crate::clock::rfc3339;
 use crate::domain::delivery::outcome::Outcome;
+use crate::domain::delivery::reason::{Failure, Reason};
 use crate::domain::delivery::settings::Verification;
 use crate::domain::delivery::signature::Signer;
 use crate::outbound::body::envelope::Rendered;
@@ -29,6 +30,15 @@ const ALLOWED_RATE: &str = "webhook-allowed-rate";
 pub struct Allowed {
     /// POSTs a minute; `None`: it sets no limit.
     pub per_minute: Option<u32>,
+}
+
+/// What is wrong with an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// A stable word: the class of the outcome, `no_challenge`, or `origin_not_allowed`.
+    pub word: &'static str,
+    /// Why, where there is more to say.
+    pub reason: Option<Reason>,
 }
 
 #[derive(Serialize)]
@@ -48,7 +58,7 @@ impl Poster {
     /// letters and digits.
     ///
     /// # Errors
-    /// A stable word for what is wrong: the class of the outcome, `no_challenge`, or `origin_not_allowed`.
+    /// What is wrong with the answer.
     pub async fn verify(
         &self,
         target: &Target,
@@ -57,7 +67,7 @@ impl Poster {
         challenge: &str,
         keys: Arc<[Signer]>,
         timestamp: i64,
-    ) -> Result<Allowed, &'static str> {
+    ) -> Result<Allowed, Refusal> {
         match verification {
             Verification::None => Ok(Allowed::default()),
             Verification::Echo => {
@@ -68,14 +78,18 @@ impl Poster {
                 let wanted = challenge.as_bytes();
                 let echoed =
                     !wanted.is_empty() && reply.body.windows(wanted.len()).any(|part| part == wanted);
-                if echoed { Ok(Allowed::default()) } else { Err("no_challenge") }
+                if echoed {
+                    Ok(Allowed::default())
+                } else {
+                    Err(Refusal { word: "no_challenge", reason: None })
+                }
             }
             Verification::Options => {
                 let mut request = Request::new(Full::new(Bytes::new()));
                 *request.method_mut() = Method::OPTIONS;
                 request.headers_mut().insert(REQUEST_ORIGIN, HeaderValue::from_static(ORIGIN));
                 let reply = well(target.ask(request, target.deadline(), 0).await)?;
-                allowed(&reply.headers).ok_or("origin_not_allowed")
+                allowed(&reply.headers).ok_or(Refusal { word: "origin_not_allowed", reason: None })
             }
         }
     }
@@ -94,11 +108,15 @@ fn rendered(challenge: &str, timestamp: i64) -> Rendered {
     Rendered { body, headers }
 }
 
-/// The answer if it is a good one, else the word for what it is.
-fn well(answer: Result<Reply, Outcome>) -> Result<Reply, &'static str> {
-    let reply = answer.map_err(|outcome| outcome.class())?;
+/// The answer if it is a good one, else what it is.
+fn well(answer: Result<Reply, Failure>) -> Result<Reply, Refusal> {
+    let reply = answer.map_err(|failure| refusal(failure.outcome, failure.reason))?;
     let outcome = Outcome::Answered { status: reply.status, retry_after: None };
-    if outcome.is_success() { Ok(reply) } else { Err(outcome.class()) }
+    if outcome.is_success() { Ok(reply) } else { Err(refusal(outcome, None)) }
+}
+
+fn refusal(outcome: Outcome, reason: Option<Reason>) -> Refusal {
+    Refusal { word: outcome.class(), reason }
 }
 
 fn allowed(headers: &HeaderMap) -> Option<Allowed> {

@@ -44,6 +44,7 @@ mod maps_agents;
 mod matches_from_the_first;
 mod matches_openapi;
 mod narrows_by_state;
+mod outlives_connections;
 mod owns_what_it_made;
 mod reaches_genesys_through_a_proxy;
 mod recovers_missed_events;

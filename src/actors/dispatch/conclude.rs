@@ -10,6 +10,7 @@ use super::{Dispatch, Report, start};
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::delivery::outcome::{Attempt, Disposition, EndState, Outcome, judge};
+use crate::domain::delivery::reason::Reason;
 use crate::domain::delivery::settings::{DeliverySettings, Format, Mode};
 use crate::domain::ids::WebhookId;
 use crate::domain::presence::EventKind;
@@ -104,7 +105,14 @@ impl Dispatch {
         if accepted.changed || is_test {
             let circuit = queue.receiver.circuit.clone();
             let is_back = accepted.was_failing || is_test;
-            let change = HealthChange { webhook_id, circuit, last_outcome: None, is_back, succeeds: true };
+            let change = HealthChange {
+                webhook_id,
+                circuit,
+                last_outcome: None,
+                last_reason: None,
+                is_back,
+                succeeds: true,
+            };
             self.cycle.add_health(change);
         }
         if accepted.was_failing {
@@ -118,24 +126,31 @@ impl Dispatch {
     }
 
     fn apply_failure(&mut self, posted: &Posted, disable_after: Duration, now: OffsetDateTime) {
-        let (webhook_id, outcome) = (posted.webhook, &posted.answer.outcome);
+        let Answer { outcome, reason, .. } = &posted.answer;
+        let webhook_id = posted.webhook;
         let Some(queue) = self.queues.get_mut(webhook_id) else { return };
         let begins_hold = queue.receiver.fail(now, rest(outcome), random::unit());
         let circuit = queue.receiver.circuit.clone();
         let class = outcome.class();
         if begins_hold {
-            self.receiver_log.is_failing(webhook_id, queue.host(), class, circuit.failures);
-            let (store, circuit) = (self.deps.store.clone(), circuit.clone());
-            spawn_notice(
-                webhook_id,
-                async move { store.webhook_fails(webhook_id, &circuit, class, now).await },
-            );
+            let why = reason.as_ref().map(Reason::as_str);
+            self.receiver_log.is_failing(webhook_id, queue.host(), class, why, circuit.failures);
+            let (store, circuit, reason) = (self.deps.store.clone(), circuit.clone(), reason.clone());
+            spawn_notice(webhook_id, async move {
+                store.webhook_fails(webhook_id, &circuit, class, reason.as_ref(), now).await
+            });
         }
         let failing_for = circuit.failing_since.map_or(time::Duration::ZERO, |since| now - since);
-        let change =
-            HealthChange { webhook_id, circuit, last_outcome: Some(class), is_back: false, succeeds: false };
+        let change = HealthChange {
+            webhook_id,
+            circuit,
+            last_outcome: Some(class),
+            last_reason: reason.clone(),
+            is_back: false,
+            succeeds: false,
+        };
         self.cycle.add_health(change);
-        if outcome.status() == Some(410) {
+        if outcome.is_gone() {
             self.disable(webhook_id, DisableReason::Gone, now);
         } else if failing_for >= disable_after {
             self.disable(webhook_id, DisableReason::Failing, now);
@@ -222,7 +237,7 @@ impl Conclusion<'_> {
 
     /// Audit entry of the attempt. Only a refusal is quoted: its text helps.
     fn entry(&self, claimed: &Claimed, settlement: &Settlement) -> Entry {
-        let Answer { outcome, duration, excerpt } = &self.posted.answer;
+        let Answer { outcome, reason, remade, duration, excerpt } = &self.posted.answer;
         let mut entry = claimed.entry(self.now, Kind::DeliveryAttempt);
         let source = claimed.event.as_ref().and_then(|event| event.source.as_ref());
         entry.source_id = source.map(|(source, _)| *source);
@@ -246,6 +261,12 @@ impl Conclusion<'_> {
             Disposition::RetryAt(at) | Disposition::Returned(at) => {
                 entry = entry.level(Level::Warn).data("retry_at", clock::rfc3339(at));
             }
+        }
+        if let Some(reason) = reason {
+            entry = entry.data("reason", reason.as_str());
+        }
+        if *remade {
+            entry = entry.data("remade", true);
         }
         if !excerpt.is_empty() && !outcome.is_success() {
             let quoted = String::from_utf8_lossy(excerpt.get(..EXCERPT_BYTES).unwrap_or(excerpt));
@@ -306,7 +327,13 @@ mod tests {
     fn posted(status: u16, excerpt: &str, batch_id: Option<&str>) -> Posted {
         let webhook = WebhookId::generate();
         let outcome = Outcome::Answered { status, retry_after: None };
-        let answer = Answer { outcome, duration: Duration::from_millis(12), excerpt: excerpt.into() };
+        let answer = Answer {
+            outcome,
+            reason: None,
+            remade: false,
+            duration: Duration::from_millis(12),
+            excerpt: excerpt.into(),
+        };
         let batch_id = batch_id.map(str::to_owned);
         Posted { webhook, number: 1, items: vec![claimed(webhook)], batch_id, bytes: 0, answer }
     }
@@ -339,6 +366,19 @@ mod tests {
         assert_eq!((entry.level, entry.end_state, entry.duration_ms), (Level::Warn, None, Some(12)));
         assert_eq!(entry.data.get("answer").and_then(|text| text.as_str()), Some("out of order"));
         assert!(entry.data.contains_key("retry_at"));
+    }
+
+    #[test]
+    fn the_reason_and_a_second_try_at_once_are_written_down() {
+        let mut posted = posted(204, "", None);
+        posted.answer.remade = true;
+        let (settlement, entry) = conclude(&posted, &DeliverySettings::default());
+        assert_eq!(settlement.disposition, Disposition::Ended(EndState::Delivered));
+        assert_eq!(entry.data.get("remade"), Some(&true.into()));
+        posted.answer.outcome = Outcome::TlsFailed;
+        posted.answer.reason = Some(Reason::new("its certificate has expired"));
+        let (_, entry) = conclude(&posted, &DeliverySettings::default());
+        assert_eq!(entry.data.get("reason"), Some(&"its certificate has expired".into()));
     }
 
     #[test]

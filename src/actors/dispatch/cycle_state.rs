@@ -180,7 +180,14 @@ mod tests {
 
     fn health(webhook_id: WebhookId, failures: u32) -> HealthChange {
         let circuit = Circuit { failures, ..Circuit::default() };
-        HealthChange { webhook_id, circuit, last_outcome: None, succeeds: false, is_back: false }
+        HealthChange {
+            webhook_id,
+            circuit,
+            last_outcome: None,
+            last_reason: None,
+            succeeds: false,
+            is_back: false,
+        }
     }
 
     fn room(total: i64) -> ClaimRoom {

@@ -12,6 +12,7 @@ use crate::domain::presence::{Event, EventKind, Origin};
 use crate::domain::webhook::state::WebhookState;
 use crate::outbound::body::envelope::{self, Item, RenderedEvent};
 use crate::outbound::post::Post;
+use crate::outbound::verify::Refusal;
 use crate::random;
 
 /// Probes a webhook's receiver, and writes the result.
@@ -29,12 +30,20 @@ pub(super) async fn probe(deps: DispatcherDeps, webhook: WebhookId) {
         let now = clock::now();
         let level = if result.is_ok() { Level::Info } else { Level::Warn };
         let mut entry = Entry::new(now, Kind::WebhookProbed).level(level);
-        entry.outcome = Some(result.err().unwrap_or("ok"));
-        // To be known, not obeyed: limits are for the owner to set.
-        if let Ok(Some(per_minute)) = result {
-            entry = entry.data("allowed_per_minute", per_minute);
+        entry.outcome = Some("ok");
+        let is_well = result.is_ok();
+        match result {
+            // To be known, not obeyed: limits are for the owner to set.
+            Ok(Some(per_minute)) => entry = entry.data("allowed_per_minute", per_minute),
+            Ok(None) => {}
+            Err(Refusal { word, reason }) => {
+                entry.outcome = Some(word);
+                if let Some(reason) = reason {
+                    entry = entry.data("reason", reason.as_str());
+                }
+            }
         }
-        deps.store.end_probe(webhook, entry, result.is_ok(), now).await
+        deps.store.end_probe(webhook, entry, is_well, now).await
     };
     if let Err(error) = probed.await {
         tracing::warn!(%error, %webhook, "failed to probe a webhook or to write the result; probing it again later");
@@ -48,7 +57,7 @@ async fn verify(
     config: &WebhookConfig,
     webhook: WebhookId,
     verification: Verification,
-) -> Result<Option<u32>, &'static str> {
+) -> Result<Option<u32>, Refusal> {
     let now = clock::now();
     let challenge: String = random::bytes::<24>().iter().map(|byte| format!("{byte:02x}")).collect();
     let id = DeliveryId::of(EventId::generate(), webhook).to_string();
@@ -64,7 +73,7 @@ async fn ping(
     deps: &DispatcherDeps,
     config: &WebhookConfig,
     webhook: WebhookId,
-) -> Result<Option<u32>, &'static str> {
+) -> Result<Option<u32>, Refusal> {
     let now = clock::now();
     let event = Arc::new(Event {
         event_id: EventId::generate(),
@@ -95,6 +104,9 @@ async fn ping(
         keys: config.keys(now),
         timestamp: now.unix_timestamp(),
     };
-    let outcome = deps.poster.post(post).await.outcome;
-    if outcome.is_success() { Ok(None) } else { Err(outcome.class()) }
+    let answer = deps.poster.post(post).await;
+    if answer.outcome.is_success() {
+        return Ok(None);
+    }
+    Err(Refusal { word: answer.outcome.class(), reason: answer.reason })
 }

@@ -5,6 +5,7 @@ pub mod capacity;
 pub mod circuit;
 pub mod outcome;
 pub mod rate_limit;
+pub mod reason;
 pub mod receiver;
 pub mod recovery;
 pub mod retry_schedule;

@@ -4,9 +4,9 @@
 //! |---|---|---|---|
 //! | answered 2xx | `ok` | yes | delivered |
 //! | answered 3xx, 4xx, 5xx | `http_3xx`, `http_4xx`, `http_5xx` | yes, and refused it | retry |
-//! | not HTTP, or a status that is none | `bad_answer` | unknown | retry |
-//! | no whole answer by the deadline | `timeout` | unknown | retry |
-//! | connection ended before a whole answer | `disconnected` | unknown | retry |
+//! | not HTTP, a status that is none, or a head that can be read in two ways | `bad_answer` | unknown | retry |
+//! | no head of an answer by the deadline | `timeout` | unknown | retry |
+//! | connection ended before the head of an answer | `disconnected` | unknown | retry |
 //! | host has no address | `dns` | no | retry |
 //! | an address that is not allowed | `target_refused` | no | retry |
 //! | no TCP connection | `connect` | no | retry |
@@ -16,7 +16,8 @@
 //!
 //! A retry waits for the schedule's delay, or for the receiver's `Retry-After` if that is longer. After the
 //! last attempt of the schedule the delivery is dead; if it would be too old by then it is expired. 410
-//! disables the webhook. Where "unknown" is retried a receiver may see a delivery twice, under the same id.
+//! disables the webhook. Where "unknown" is retried a receiver may see a delivery twice, under the same id. An
+//! answer counts from its head on: whatever becomes of its body changes nothing (docs/adr/0042).
 
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ use crate::domain::delivery::settings::DeliverySettings;
 /// Outcome of one POST.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// A whole answer.
+    /// The head of an answer was read.
     Answered {
         /// HTTP status, 200 to 599.
         status: u16,
@@ -47,10 +48,13 @@ pub enum Outcome {
     TlsFailed,
     /// The token endpoint gave no access token, for whatever reason; nothing was sent.
     TokenRefused,
-    /// The connection ended before a whole answer: the receiver may or may not have taken it.
+    /// The connection ended before the head of an answer: the receiver may or may not have taken it.
     Disconnected,
-    /// What came back is not an HTTP answer.
-    BadAnswer,
+    /// What came back is not an HTTP answer, or one that can be read in two ways.
+    BadAnswer {
+        /// Status that it claims, 101 or 200 to 599, where one can be seen; it counts for nothing.
+        status: Option<u16>,
+    },
     /// The address cannot be made into a request.
     NotBuilt,
 }
@@ -81,7 +85,7 @@ impl Outcome {
             Self::Answered { status: 300..=399, .. } => "http_3xx",
             Self::Answered { status: 400..=499, .. } => "http_4xx",
             Self::Answered { status: 500..=599, .. } => "http_5xx",
-            Self::Answered { .. } | Self::BadAnswer => "bad_answer",
+            Self::Answered { .. } | Self::BadAnswer { .. } => "bad_answer",
             Self::TimedOut => "timeout",
             Self::NotResolved => "dns",
             Self::TargetRefused => "target_refused",
@@ -93,13 +97,20 @@ impl Outcome {
         }
     }
 
-    /// HTTP status of the answer; `None` if there was none.
+    /// HTTP status of the answer, to be shown; `None` if there was none.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::Answered { status, .. } => Some(*status),
+            Self::BadAnswer { status } => *status,
             _ => None,
         }
+    }
+
+    /// The receiver wants no more of them.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Answered { status: 410, .. })
     }
 
     /// Only 2xx is success: a redirect is not followed, an interim answer is none.
@@ -183,7 +194,7 @@ pub fn judge(attempt: Attempt<'_>, settings: &DeliverySettings, jitter: f64) -> 
     if outcome.is_success() {
         return Disposition::Ended(EndState::Delivered);
     }
-    if outcome.status() == Some(410) {
+    if outcome.is_gone() {
         return Disposition::Ended(EndState::WebhookDisabled);
     }
     let Some(delay) = retry_schedule::delay_after(number, settings.retry_schedule.as_deref(), jitter) else {
@@ -264,7 +275,8 @@ mod tests {
             (answered(307), "http_3xx", Some(307)),
             (answered(410), "http_4xx", Some(410)),
             (answered(503), "http_5xx", Some(503)),
-            (Outcome::BadAnswer, "bad_answer", None),
+            (Outcome::BadAnswer { status: None }, "bad_answer", None),
+            (Outcome::BadAnswer { status: Some(200) }, "bad_answer", Some(200)),
             (Outcome::TimedOut, "timeout", None),
             (Outcome::Disconnected, "disconnected", None),
             (Outcome::NotResolved, "dns", None),
@@ -292,7 +304,8 @@ mod tests {
             Outcome::TlsFailed,
             Outcome::TokenRefused,
             Outcome::Disconnected,
-            Outcome::BadAnswer,
+            Outcome::BadAnswer { status: Some(200) },
+            Outcome::BadAnswer { status: Some(410) },
             Outcome::NotBuilt,
         ] {
             assert!(matches!(judge(&outcome, 10, NOW, 0.9), RetryAt(_)), "{outcome:?}");

@@ -109,6 +109,20 @@ pub struct EntryFacts {
     pub data: Value,
 }
 
+impl EntryFacts {
+    /// Why an attempt failed, in words.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        self.data.get("reason").and_then(Value::as_str)
+    }
+
+    /// The attempt was made twice: a kept connection broke before the answer.
+    #[must_use]
+    pub fn is_remade(&self) -> bool {
+        self.data.get("remade") == Some(&Value::Bool(true))
+    }
+}
+
 /// Everything that is kept of one event and one webhook.
 #[derive(Clone, Debug)]
 pub struct Facts {

@@ -13,6 +13,8 @@ mod facts;
 
 pub use facts::{EntryFacts, EventFacts, Facts, OpenFacts, Verdict, WebhookFacts};
 
+const ATTEMPT: &str = "DELIVERY_ATTEMPT";
+
 /// One step on the way.
 #[derive(Clone, Debug)]
 pub struct Step {
@@ -58,7 +60,7 @@ pub fn explain(facts: &Facts, now: OffsetDateTime, write: fn(OffsetDateTime) -> 
     let matched = matches(&facts.event, &facts.webhook);
     let end = facts.of_delivery.iter().rev().find(|entry| entry.end_state.is_some());
     let (verdict, reason) = match (&facts.open, end) {
-        (Some(open), _) => of_open(open, &facts.webhook, now, write),
+        (Some(open), _) => of_open(open, facts, now, write),
         (None, Some(end)) => of_ended(end, write),
         (None, None) => of_nothing(facts, &matched, write),
     };
@@ -110,10 +112,16 @@ pub fn matches(event: &EventFacts, webhook: &WebhookFacts) -> Vec<Match> {
 
 fn of_open(
     open: &OpenFacts,
-    webhook: &WebhookFacts,
+    facts: &Facts,
     now: OffsetDateTime,
     write: fn(OffsetDateTime) -> String,
 ) -> (Verdict, String) {
+    let webhook = &facts.webhook;
+    let last = facts.of_delivery.iter().rev().find(|entry| entry.kind == ATTEMPT);
+    let failed = open.last_outcome.as_deref().map(|outcome| {
+        let reason = last.and_then(EntryFacts::reason);
+        format!("{} failed ({})", open.attempt, in_words(outcome, open.last_status, reason))
+    });
     match open.state.as_str() {
         "sending" => (Verdict::Sending, format!("Attempt {} is under way.", open.attempt.max(1))),
         "blocked" => {
@@ -124,26 +132,23 @@ fn of_open(
         _ if webhook.state == WebhookState::Paused => {
             (Verdict::Paused, "Its webhook is paused; it leaves after resume.".to_owned())
         }
-        _ => match (webhook.hold_until.filter(|until| *until > now), open.not_before, &open.last_outcome) {
-            (Some(until), ..) => (
-                Verdict::Held,
-                format!(
-                    "Its receiver fails or asked for rest: nothing is sent before {}{}.",
-                    write(until),
-                    failed(open.attempt, open.last_outcome.as_deref(), open.last_status)
-                ),
-            ),
+        _ => match (webhook.hold_until.filter(|until| *until > now), open.not_before, failed) {
+            (Some(until), _, failed) => {
+                let failed =
+                    failed.map_or_else(String::new, |failed| format!("; attempt {failed} of this delivery"));
+                let until = write(until);
+                (
+                    Verdict::Held,
+                    format!("Its receiver fails or asked for rest: nothing is sent before {until}{failed}."),
+                )
+            }
             (None, Some(not_before), _) if not_before > now => (
                 Verdict::Waiting,
                 format!("The state must last until {} before it is sent.", write(not_before)),
             ),
-            (None, _, Some(outcome)) => {
-                let status = open.last_status.map_or_else(String::new, |status| format!(", status {status}"));
+            (None, _, Some(failed)) => {
                 let again = open.due_at.map_or_else(|| "later".to_owned(), |at| format!("at {}", write(at)));
-                let attempt = open.attempt;
-                let reason =
-                    format!("Attempt {attempt} failed ({outcome}{status}); it is tried again {again}.");
-                (Verdict::Waiting, reason)
+                (Verdict::Waiting, format!("Attempt {failed}; it is tried again {again}."))
             }
             (None, _, None) if webhook.limits => (
                 Verdict::Waiting,
@@ -154,12 +159,11 @@ fn of_open(
     }
 }
 
-fn failed(attempt: i32, outcome: Option<&str>, status: Option<i32>) -> String {
-    let Some(outcome) = outcome else {
-        return String::new();
-    };
+/// What came of an attempt: its class, status and reason.
+fn in_words(outcome: &str, status: Option<i32>, reason: Option<&str>) -> String {
     let status = status.map_or_else(String::new, |status| format!(", status {status}"));
-    format!("; attempt {attempt} of this delivery failed ({outcome}{status})")
+    let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+    format!("{outcome}{status}{reason}")
 }
 
 fn of_ended(end: &EntryFacts, write: fn(OffsetDateTime) -> String) -> (Verdict, String) {
@@ -173,7 +177,8 @@ fn of_ended(end: &EntryFacts, write: fn(OffsetDateTime) -> String) -> (Verdict, 
         }
         Verdict::Dead => {
             let attempts = end.attempt.unwrap_or_default();
-            format!("It was given up at {at} after {attempts} attempts; the last one: {outcome}{status}.")
+            let last = in_words(outcome, end.status, end.reason());
+            format!("It was given up at {at} after {attempts} attempts; the last one: {last}.")
         }
         Verdict::Superseded => {
             let newer = end.data.get("superseded_by").and_then(Value::as_str);
@@ -312,11 +317,13 @@ fn steps(facts: &Facts, now: OffsetDateTime, write: fn(OffsetDateTime) -> String
 
 fn of_entry(entry: &EntryFacts) -> Option<Step> {
     let outcome = entry.outcome.as_deref().unwrap_or_default();
-    let status = entry.status.map_or_else(String::new, |status| format!(", status {status}"));
     let (what, detail) = match entry.kind.as_str() {
-        "DELIVERY_ATTEMPT" => {
+        ATTEMPT => {
             let attempt = entry.attempt.unwrap_or_default();
-            ("attempt", format!("Attempt {attempt}: {outcome}{status}."))
+            let came_of_it = in_words(outcome, entry.status, entry.reason());
+            let again =
+                if entry.is_remade() { " It was made again at once: a kept connection broke." } else { "" };
+            ("attempt", format!("Attempt {attempt}: {came_of_it}.{again}"))
         }
         "DELIVERY_RETRIED" => {
             let by = entry.principal.as_deref().unwrap_or("an operator");

@@ -107,6 +107,14 @@ fn an_open_delivery_tells_what_it_waits_for() {
     });
     assert_eq!(retried.0, Verdict::Waiting);
     assert_eq!(retried.1, "Attempt 2 failed (http_5xx, status 503); it is tried again at +5.");
+    let no_tls = of("waiting", |facts| {
+        let open = facts.open.as_mut().unwrap();
+        (open.attempt, open.last_outcome) = (2, Some("tls".to_owned()));
+        let mut failed = entry(1, "DELIVERY_ATTEMPT");
+        failed.data = json!({"reason": "its certificate has expired"});
+        facts.of_delivery.push(failed);
+    });
+    assert_eq!(no_tls.1, "Attempt 2 failed (tls: its certificate has expired); it is tried again at +5.");
     let held = of("waiting", |facts| facts.webhook.hold_until = Some(at(30)));
     assert_eq!(held.0, Verdict::Held);
     assert!(held.1.contains("+30"), "{}", held.1);

@@ -66,6 +66,9 @@ pub struct WebhookNotice {
     /// An outcome class, `gone` or `failing`; `None` when it has recovered.
     #[serde(default)]
     pub reason: Option<String>,
+    /// Why the last attempt failed, in words, where there is more to say than its class does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
     /// First failure since the last success; `None` if it never failed.
     #[serde(default, with = "time::serde::rfc3339::option")]
     pub failing_since: Option<OffsetDateTime>,

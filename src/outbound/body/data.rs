@@ -64,6 +64,9 @@ struct WebhookData<'a> {
     event_id: EventId,
     webhook: Option<Webhook<'a>>,
     reason: Option<&'a str>,
+    /// Left out, and not null, where there is none: a notice from before it was known is repeated as it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
     failing_since: Option<String>,
     failures: u32,
     received_at: String,
@@ -169,6 +172,7 @@ fn webhook_data(event: &Event) -> WebhookData<'_> {
         event_id: event.event_id,
         webhook: notice.map(|notice| Webhook { id: notice.id, description: &notice.description }),
         reason: notice.and_then(|notice| notice.reason.as_deref()),
+        detail: notice.and_then(|notice| notice.detail.as_deref()),
         failing_since: notice.and_then(|notice| notice.failing_since).map(rfc3339),
         failures: notice.map_or(0, |notice| notice.failures),
         received_at: rfc3339(event.received_at),

@@ -187,6 +187,7 @@ fn about_a_webhook() -> Event {
         id: WebhookId(Uuid::from_u128(6)),
         description: "the \"old\" CRM".to_owned(),
         reason: Some("failing".to_owned()),
+        detail: None,
         failing_since: Some(AT),
         failures: 12,
     };
@@ -215,6 +216,17 @@ fn a_notice_about_a_webhook_says_why() {
             r#""superseded":3,"sent_at":"2026-11-23T15:00:00.300Z"}}"#
         )
     );
+}
+
+#[test]
+fn a_notice_of_failing_says_in_words_why_where_there_are_any() {
+    let mut event = about_a_webhook();
+    if let Some(Detail::Webhook(notice)) = &mut event.detail {
+        (notice.reason, notice.detail) =
+            (Some("tls".to_owned()), Some("its certificate has expired".to_owned()));
+    }
+    let told = r#""reason":"tls","detail":"its certificate has expired","failing_since""#;
+    assert!(body(&event).contains(told), "{}", body(&event));
 }
 
 #[test]

@@ -25,28 +25,62 @@ const ADDRESSES_MAX: usize = 4;
 /// Why there is nothing to dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GuardError {
-    /// The host has no address, or could not be looked up in time.
+    /// The host has no address.
     #[error("the host has no address")]
-    NotResolved,
+    NoAddress,
+    /// Whoever knows the addresses does not tell.
+    #[error("the host cannot be looked up")]
+    NotResolved(LookUpError),
     /// An address is not allowed.
     #[error("the host leads to an address that is not allowed")]
     Refused,
 }
 
-/// Asks for the addresses of a name; none if it has none or cannot be looked up.
-pub type LookUp = fn(String) -> Pin<Box<dyn Future<Output = Vec<IpAddr>> + Send>>;
+/// Why the addresses of a name are not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LookUpError {
+    /// There is no such name.
+    #[error("no such name")]
+    NoSuchName,
+    /// The name server could not be asked, or failed.
+    #[error("the name server failed")]
+    ServerFailed,
+    /// It did not answer in time.
+    #[error("the name server does not answer")]
+    TimedOut,
+}
+
+/// Addresses of a name, or why there are none.
+pub type Addresses = Result<Vec<IpAddr>, LookUpError>;
+
+/// Asks for the addresses of a name.
+pub type LookUp = fn(String) -> Pin<Box<dyn Future<Output = Addresses> + Send>>;
 
 /// Where the addresses of a name will be.
-type Found = watch::Receiver<Option<Vec<IpAddr>>>;
+type Found = watch::Receiver<Option<Addresses>>;
 
 /// Asks the system's resolver.
-pub fn ask_the_system(name: String) -> Pin<Box<dyn Future<Output = Vec<IpAddr>> + Send>> {
+pub fn ask_the_system(name: String) -> Pin<Box<dyn Future<Output = Addresses> + Send>> {
     Box::pin(async move {
-        lookup_host((name, 0))
-            .await
-            .map(|found| found.map(|address| address.ip()).collect())
-            .unwrap_or_default()
+        let found = lookup_host((name, 0)).await.map_err(|error| why_not_found(&error.to_string()))?;
+        Ok(found.map(|address| address.ip()).collect())
     })
+}
+
+/// The resolver's number is not told, only the text that stands for it: these are glibc's and musl's for
+/// names that do not exist, or have no address.
+fn why_not_found(text: &str) -> LookUpError {
+    let no_such = [
+        "Name or service not known",
+        "No address associated with",
+        "Name does not resolve",
+        "Name has no usable address",
+    ];
+    if no_such.iter().any(|known| text.contains(known)) {
+        LookUpError::NoSuchName
+    } else {
+        LookUpError::ServerFailed
+    }
 }
 
 /// Looks hosts up and validates their addresses. Clones share the questions under way.
@@ -96,10 +130,10 @@ impl Guard {
         let bare = without_brackets(host);
         let found = match bare.parse() {
             Ok(ip) => vec![ip],
-            Err(_) => self.ask(bare).await,
+            Err(_) => self.ask(bare).await.map_err(GuardError::NotResolved)?,
         };
         if found.is_empty() {
-            return Err(GuardError::NotResolved);
+            return Err(GuardError::NoAddress);
         }
         if found.iter().any(|ip| self.policy.check_address(https, *ip, port).is_err()) {
             return Err(GuardError::Refused);
@@ -107,7 +141,7 @@ impl Guard {
         Ok(found.into_iter().take(ADDRESSES_MAX).map(|ip| SocketAddr::new(ip, port)).collect())
     }
 
-    async fn ask(&self, name: &str) -> Vec<IpAddr> {
+    async fn ask(&self, name: &str) -> Addresses {
         let mut answer = {
             let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
             match under_way.get(name) {
@@ -121,14 +155,15 @@ impl Guard {
             }
         };
         match timeout(self.within, answer.wait_for(Option::is_some)).await {
-            Ok(Ok(found)) => found.clone().unwrap_or_default(),
-            _ => Vec::new(),
+            Ok(Ok(found)) => found.clone().unwrap_or(Err(LookUpError::ServerFailed)),
+            Ok(Err(_)) => Err(LookUpError::ServerFailed),
+            Err(_) => Err(LookUpError::TimedOut),
         }
     }
 
     /// Runs as a task of its own: it must go on when those who asked have given up, or the thread would be
     /// held and the next one to ask would take another.
-    async fn find(self, name: String, tell: watch::Sender<Option<Vec<IpAddr>>>) {
+    async fn find(self, name: String, tell: watch::Sender<Option<Addresses>>) {
         let found = (self.look_up)(name.clone()).await;
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
         tell.send_replace(Some(found));
@@ -153,9 +188,9 @@ mod tests {
     }
 
     /// `a-b.test` has the addresses a and b; what is no address is left out.
-    fn written_in_the_name(name: String) -> Pin<Box<dyn Future<Output = Vec<IpAddr>> + Send>> {
+    fn written_in_the_name(name: String) -> Pin<Box<dyn Future<Output = Addresses> + Send>> {
         let found = name.trim_end_matches(".test").split('-').filter_map(|text| text.parse().ok()).collect();
-        Box::pin(std::future::ready(found))
+        Box::pin(std::future::ready(Ok(found)))
     }
 
     #[tokio::test]
@@ -170,7 +205,7 @@ mod tests {
             (false, "10.0.0.1-93.184.216.34.test", Err(GuardError::Refused)),
             (true, "1.1.1.1-1.1.1.2-1.1.1.3-1.1.1.4-1.1.1.5.test", Ok(4)),
             (true, "1.1.1.1-1.1.1.2-1.1.1.3-1.1.1.4-10.0.0.1-::1.test", Err(GuardError::Refused)),
-            (true, "none.test", Err(GuardError::NotResolved)),
+            (true, "none.test", Err(GuardError::NoAddress)),
             (true, "[::1]", Err(GuardError::Refused)),
             (true, "169.254.169.254", Err(GuardError::Refused)),
         ] {
@@ -187,7 +222,23 @@ mod tests {
         assert!(open.resolve(false, "localhost", 80).await.is_ok());
         // A label over 63 letters has no address anywhere, and no name server need be asked to know.
         let nowhere = "x".repeat(64);
-        assert_eq!(open.resolve(true, &nowhere, 80).await, Err(GuardError::NotResolved));
+        let unknown = GuardError::NotResolved(LookUpError::NoSuchName);
+        assert_eq!(open.resolve(true, &nowhere, 80).await, Err(unknown));
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_told_apart_from_a_server_that_fails() {
+        let failed = "failed to lookup address information: ";
+        for (text, expected) in [
+            ("Name or service not known", LookUpError::NoSuchName),
+            ("No address associated with hostname", LookUpError::NoSuchName),
+            ("Name does not resolve", LookUpError::NoSuchName),
+            ("Temporary failure in name resolution", LookUpError::ServerFailed),
+            ("Try again", LookUpError::ServerFailed),
+            ("Non-recoverable failure in name resolution", LookUpError::ServerFailed),
+        ] {
+            assert_eq!(why_not_found(&format!("{failed}{text}")), expected, "{text}");
+        }
     }
 
     #[tokio::test]
@@ -201,7 +252,7 @@ mod tests {
         for _ in 0..3 {
             let askers = (0..100).map(|_| guard.resolve(true, "slow.test", 443));
             for found in futures_util::future::join_all(askers).await {
-                assert_eq!(found, Err(GuardError::NotResolved));
+                assert_eq!(found, Err(GuardError::NotResolved(LookUpError::TimedOut)));
             }
         }
         assert_eq!(ASKED.load(Ordering::SeqCst), 1);
@@ -213,7 +264,7 @@ mod tests {
         let guard = guard(&[], |_| {
             let inner = ASKED.fetch_add(1, Ordering::SeqCst) > 0;
             let found = if inner { [10, 0, 0, 1] } else { [1, 1, 1, 1] };
-            Box::pin(std::future::ready(vec![found.into()]))
+            Box::pin(std::future::ready(Ok(vec![found.into()])))
         });
         assert!(guard.resolve(true, "turncoat.test", 443).await.is_ok());
         assert_eq!(guard.resolve(true, "turncoat.test", 443).await, Err(GuardError::Refused));

@@ -7,12 +7,15 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Uri};
+use rustls::ClientConfig;
 use serde::Deserialize;
 use tokio::sync::watch;
-use tokio::time::timeout;
 use url::form_urlencoded;
 
 use crate::domain::delivery::access::Auth;
+use crate::domain::delivery::outcome::Outcome;
+use crate::domain::delivery::reason::Failure;
+use crate::outbound::transport::guard::Guard;
 use crate::outbound::transport::request_parts::{address, basic, hidden};
 use crate::outbound::transport::wire::{ANSWER_READ_MAX, Wire};
 
@@ -40,9 +43,9 @@ pub struct Token {
 struct State {
     token: Option<Kept>,
     /// Where the token that is being asked for will be.
-    under_way: Option<watch::Receiver<Option<Option<Token>>>>,
-    /// The endpoint is not asked before; `None`: it may be.
-    rest_until: Option<Instant>,
+    under_way: Option<watch::Receiver<Option<Result<Token, Failure>>>>,
+    /// Why there was none the last time, and how long the endpoint is not asked again.
+    failed: Option<(Failure, Instant)>,
     /// Tokens issued so far.
     issued: u64,
 }
@@ -79,8 +82,9 @@ struct Issued {
 }
 
 impl Tokens {
-    /// `None` if no request can be made of it, or it is another kind of credentials.
-    pub fn new(wire: Wire, auth: &Auth, within: Duration) -> Option<Self> {
+    /// `None` if no request can be made of it, or it is another kind of credentials. The endpoint has
+    /// connections of its own.
+    pub fn new(guard: Guard, tls: Arc<ClientConfig>, auth: &Auth, within: Duration) -> Option<Self> {
         let Auth::Oauth2 { token_url, client_id, client_secret, scope, audience, in_body } = auth else {
             return None;
         };
@@ -102,9 +106,10 @@ impl Tokens {
             };
             Some(basic(&encoded(client_id), &encoded(client_secret.expose()))?)
         };
+        let endpoint = address(token_url)?;
         Some(Self(Arc::new(TokenCache {
-            wire,
-            endpoint: address(token_url)?,
+            wire: Wire::new(guard, tls, within, endpoint.clone()),
+            endpoint,
             authorization,
             form: form.finish().into(),
             within,
@@ -113,34 +118,39 @@ impl Tokens {
     }
 
     /// A token that should be good for a while. One request at a time is made for it, and everybody who waits
-    /// shares what comes of it. `None`: there is none to be had now.
-    pub async fn get(&self) -> Option<Token> {
+    /// shares what comes of it.
+    ///
+    /// # Errors
+    /// [`Outcome::TokenRefused`], and why there is none to be had now.
+    pub async fn get(&self) -> Result<Token, Failure> {
         let mut issued = {
             let mut state = self.state();
             let now = Instant::now();
             let kept = state.token.as_ref().filter(|kept| kept.ends_at > now);
             let token = kept.map(|kept| kept.token.clone());
             let fresh = kept.is_some_and(|kept| kept.refresh_at > now);
-            let resting = state.rest_until.is_some_and(|until| until > now);
+            let resting = state.failed.clone().filter(|(_, until)| *until > now).map(|(failure, _)| failure);
             // One whose task died is none.
             let under_way = state.under_way.clone().filter(|issued| issued.has_changed().is_ok());
             let issued = match under_way {
-                Some(issued) => Some(issued),
-                None if fresh || resting => None,
+                Some(issued) => Ok(issued),
+                None if fresh => Err(no_token("the token endpoint is not asked")),
+                None if resting.is_some() => Err(resting.unwrap_or(Outcome::TokenRefused.into())),
                 None => {
                     let (tell, issued) = watch::channel(None);
                     state.under_way = Some(issued.clone());
                     tokio::spawn(self.clone().fetch(tell));
-                    Some(issued)
+                    Ok(issued)
                 }
             };
             // Nobody waits for a refresh that comes in good time.
-            if token.is_some() {
-                return token;
+            if let Some(token) = token {
+                return Ok(token);
             }
             issued?
         };
-        issued.wait_for(Option::is_some).await.ok()?.clone().flatten()
+        let told = issued.wait_for(Option::is_some).await.ok().and_then(|told| told.clone());
+        told.unwrap_or_else(|| Err(Outcome::TokenRefused.into()))
     }
 
     /// The receiver took it for good.
@@ -167,11 +177,12 @@ impl Tokens {
     }
 
     /// Runs as a task of its own: it goes on when the attempt that asked has run out of time.
-    async fn fetch(self, tell: watch::Sender<Option<Option<Token>>>) {
-        let issued = timeout(self.0.within, self.ask()).await.ok().flatten();
+    async fn fetch(self, tell: watch::Sender<Option<Result<Token, Failure>>>) {
+        let issued = self.ask().await;
         let mut state = self.state();
         let now = Instant::now();
         state.under_way = None;
+        state.failed = issued.as_ref().err().map(|failure| (failure.clone(), now + REST));
         let token = issued.map(|(header, life)| {
             state.issued += 1;
             let token = Token { header, number: state.issued };
@@ -184,37 +195,49 @@ impl Tokens {
             });
             token
         });
-        state.rest_until = token.is_none().then(|| now + REST);
         drop(state);
         tell.send_replace(Some(token));
     }
 
-    async fn ask(&self) -> Option<(HeaderValue, Duration)> {
-        let mut request = Request::builder()
-            .method(Method::POST)
-            .uri(self.0.endpoint.clone())
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .header(ACCEPT, "application/json")
-            .body(Full::new(self.0.form.clone()))
-            .ok()?;
+    async fn ask(&self) -> Result<(HeaderValue, Duration), Failure> {
+        let mut request = Request::new(Full::new(self.0.form.clone()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.0.endpoint.clone();
+        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+        request.headers_mut().insert(CONTENT_TYPE, form);
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
         if let Some(authorization) = &self.0.authorization {
             request.headers_mut().insert(AUTHORIZATION, authorization.clone());
         }
-        let reply = self.0.wire.ask(request, ANSWER_READ_MAX).await.ok()?;
-        if reply.status != 200 || !reply.whole {
-            return None;
+        let deadline = (Instant::now() + self.0.within).into();
+        let asked = self.0.wire.ask(request, deadline, ANSWER_READ_MAX).await;
+        let reply = asked.map_err(|failure| {
+            let why = failure.reason.as_ref().map_or("", |reason| reason.as_str());
+            no_token(&format!("the token endpoint: {} {why}", failure.outcome.class()))
+        })?;
+        if reply.status != 200 {
+            return Err(no_token(&format!("the token endpoint answered {}", reply.status)));
         }
-        let issued: Issued = serde_json::from_slice(&reply.body).ok()?;
+        let unusable = || no_token("the token endpoint's answer holds no bearer token that can be used");
+        if !reply.whole {
+            return Err(unusable());
+        }
+        let issued: Issued = serde_json::from_slice(&reply.body).map_err(|_| unusable())?;
         let bearer = issued.token_type.as_deref().is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
         if !bearer || issued.access_token.is_empty() {
-            return None;
+            return Err(unusable());
         }
-        Some((hidden(&format!("Bearer {}", issued.access_token))?, life(issued.expires_in.as_ref())))
+        let header = hidden(&format!("Bearer {}", issued.access_token)).ok_or_else(unusable)?;
+        Ok((header, life(issued.expires_in.as_ref())))
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn no_token(reason: &str) -> Failure {
+    Failure::because(Outcome::TokenRefused, reason)
 }
 
 /// How long a token lives. Some servers write the number as a text.

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::domain::delivery::access::{Access, Auth};
 use crate::domain::delivery::outcome::Outcome;
+use crate::domain::delivery::reason::Failure;
 use crate::outbound::transport::guard::Guard;
 use crate::outbound::transport::oauth::Tokens;
 use crate::outbound::transport::request_parts::{address, basic, hidden};
@@ -85,9 +86,14 @@ impl Target {
         request: Request<Full<Bytes>>,
         deadline: Instant,
         keep: usize,
-    ) -> Result<Reply, Outcome> {
+    ) -> Result<Reply, Failure> {
         let way = self.0.way.as_ref().ok_or(Outcome::NotBuilt)?;
-        timeout_at(deadline, way.ask(request, deadline, keep)).await.unwrap_or(Err(Outcome::TimedOut))
+        way.ask(request, deadline, keep).await
+    }
+
+    /// Its address; `None` if it was none.
+    pub(in crate::outbound) fn address(&self) -> Option<&Uri> {
+        self.0.way.as_ref().map(|way| &way.address)
     }
 }
 
@@ -106,7 +112,8 @@ impl Way {
                 Arc::new(identity.shown_by(tls))
             }
         };
-        let wire = Wire::new(guard.clone(), tls, timeout);
+        let address = address(url)?;
+        let wire = Wire::new(guard.clone(), tls.clone(), timeout, address.clone());
         let mut headers = HeaderMap::with_capacity(access.headers.len() + 1);
         for (name, value) in &access.headers {
             headers.insert(HeaderName::try_from(name).ok()?, hidden(value.expose())?);
@@ -123,9 +130,9 @@ impl Way {
             Auth::Scheme { scheme, credentials } => {
                 headers.insert(AUTHORIZATION, hidden(&format!("{scheme} {}", credentials.expose()))?);
             }
-            Auth::Oauth2 { .. } => tokens = Some(Tokens::new(wire.clone(), &access.auth, timeout)?),
+            Auth::Oauth2 { .. } => tokens = Some(Tokens::new(guard.clone(), tls, &access.auth, timeout)?),
         }
-        Some(Self { address: address(url)?, wire, headers, tokens })
+        Some(Self { address, wire, headers, tokens })
     }
 
     async fn ask(
@@ -133,19 +140,22 @@ impl Way {
         mut request: Request<Full<Bytes>>,
         deadline: Instant,
         keep: usize,
-    ) -> Result<Reply, Outcome> {
+    ) -> Result<Reply, Failure> {
         *request.uri_mut() = self.address.clone();
         let ours = std::mem::replace(request.headers_mut(), self.headers.clone());
         request.headers_mut().extend(ours);
         let Some(tokens) = &self.tokens else {
-            return self.wire.ask(request, keep).await;
+            return self.wire.ask(request, deadline, keep).await;
         };
         // By the same deadline, so that it is the token that is told to be missing.
-        let get =
-            async || timeout_at(deadline, tokens.get()).await.ok().flatten().ok_or(Outcome::TokenRefused);
+        let get = async || {
+            let late =
+                || Failure::because(Outcome::TokenRefused, "the token endpoint did not answer in time");
+            timeout_at(deadline, tokens.get()).await.unwrap_or_else(|_| Err(late()))
+        };
         let token = get().await?;
         request.headers_mut().insert(AUTHORIZATION, token.header.clone());
-        let mut reply = self.wire.ask(request.clone(), keep).await?;
+        let mut reply = self.wire.ask(request.clone(), deadline, keep).await?;
         reply.tokens.push(token.header.clone());
         if reply.status != UNAUTHORIZED {
             tokens.accepted(&token);
@@ -156,7 +166,7 @@ impl Way {
         }
         let renewed = get().await?;
         request.headers_mut().insert(AUTHORIZATION, renewed.header.clone());
-        let mut reply = self.wire.ask(request, keep).await?;
+        let mut reply = self.wire.ask(request, deadline, keep).await?;
         reply.tokens.extend([token.header, renewed.header]);
         Ok(reply)
     }

@@ -1,42 +1,33 @@
 //! One question and its answer, over connections that belong to one webhook. Never more of an answer than its
-//! limits.
+//! limits. Whatever makes requests comes through [`Wire::ask`]: it alone knows connections.
 
-use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Body;
+use hyper::body::{Body, Incoming};
 use hyper::header::HeaderValue;
-use hyper::{HeaderMap, Request};
-use hyper_util::client::legacy::{Client, Error};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper::{HeaderMap, Request, Response, StatusCode, Uri};
 use rustls::ClientConfig;
+use tokio::time::{Instant, timeout_at};
 
 use crate::domain::delivery::outcome::Outcome;
-use crate::outbound::transport::connector::{ConnectError, Connector, Requests, UnderWay};
-use crate::outbound::transport::guard::{Guard, GuardError};
+use crate::domain::delivery::reason::Failure;
+use crate::outbound::transport::connector::{Connector, Requests, UnderWay};
+use crate::outbound::transport::failure::{
+    is_of_stream, may_be_made_again, of_connect, of_exchange, timed_out,
+};
+use crate::outbound::transport::guard::Guard;
+use crate::outbound::transport::pool::{Line, Pool};
 
 /// Bytes of an answer's body that are read; what comes after costs the connection.
 pub const ANSWER_READ_MAX: usize = 16 * 1024;
-/// Longest head of an answer, and most of an answer that is held at once. The client's own limit, 400 KiB,
-/// times the attempts under way is more than the machine has.
-const ANSWER_HELD_MAX: u32 = 16 * 1024;
-/// Most of an HTTP/2 connection's answers together that the receiver may send before they are read.
-const CONNECTION_HELD_MAX: u32 = 256 * 1024;
-/// How long idle connections are kept, and how many.
-const IDLE_WITHIN: Duration = Duration::from_secs(30);
-const IDLE_MAX: usize = 100;
-/// An HTTP/2 connection with pending requests is pinged this often, and has this long to answer:
-/// it is shared, so unlike an HTTP/1.1 one it is not given up with an attempt that ran out of time.
-const PING_EVERY: Duration = Duration::from_secs(5);
-const PONG_WITHIN: Duration = Duration::from_secs(5);
 
 /// A way to ask. Clones share connections.
 #[derive(Clone)]
 pub struct Wire {
-    client: Client<Connector, Full<Bytes>>,
+    pool: Pool,
     requests: Arc<Requests>,
 }
 
@@ -52,105 +43,125 @@ pub struct Reply {
     pub whole: bool,
     /// Access tokens that it was asked with.
     pub tokens: Vec<HeaderValue>,
+    /// It was asked for twice: the first time a kept connection broke.
+    pub remade: bool,
+}
+
+/// How far a request has come.
+#[derive(Default)]
+struct Progress {
+    connected: bool,
+    remade: bool,
 }
 
 impl Wire {
-    /// Connections of its own, each open within this time.
-    pub fn new(guard: Guard, tls: Arc<ClientConfig>, within: Duration) -> Self {
+    /// Connections of its own to the receiver of this address, each open within this time.
+    pub fn new(guard: Guard, tls: Arc<ClientConfig>, within: Duration, receiver: Uri) -> Self {
         let requests = Arc::<Requests>::default();
-        let held = usize::try_from(ANSWER_HELD_MAX).unwrap_or(usize::MAX);
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_WITHIN)
-            .pool_max_idle_per_host(IDLE_MAX)
-            .http1_max_buf_size(held)
-            .http2_max_header_list_size(ANSWER_HELD_MAX)
-            .http2_initial_stream_window_size(ANSWER_HELD_MAX)
-            .http2_initial_connection_window_size(CONNECTION_HELD_MAX)
-            .http2_keep_alive_interval(PING_EVERY)
-            .http2_keep_alive_timeout(PONG_WITHIN)
-            .build(Connector::new(guard, tls, within, requests.clone()));
-        Self { client, requests }
+        let connector = Connector::new(guard, tls, within, requests.clone());
+        Self { pool: Pool::new(connector, receiver), requests }
     }
 
-    /// Asks once, or twice if the receiver said that it did not look at the first. Does not end by itself:
-    /// the caller has a deadline. Keeps at most `keep` bytes of the body.
+    /// Asks once, and once more at once if a kept connection broke before the answer, or the receiver said
+    /// that it did not look at the request. Always ends by the deadline. Keeps at most `keep` bytes of the
+    /// body. The head of an answer counts, whatever becomes of its body.
     ///
     /// # Errors
     /// Why there is no answer.
-    pub async fn ask(&self, request: Request<Full<Bytes>>, keep: usize) -> Result<Reply, Outcome> {
+    pub async fn ask(
+        &self,
+        request: Request<Full<Bytes>>,
+        deadline: Instant,
+        keep: usize,
+    ) -> Result<Reply, Failure> {
         let _under_way = UnderWay::begin(&self.requests);
-        let answer = match self.client.request(request.clone()).await {
-            Err(error) if was_not_looked_at(&error) => {
-                self.client.request(request).await.map_err(|error| why(&error))?
-            }
-            answer => answer.map_err(|error| why(&error))?,
-        };
+        let mut progress = Progress::default();
+        let asked = timeout_at(deadline, self.head(request, &mut progress)).await;
+        let Progress { connected, remade } = progress;
+        let (answer, line) = asked
+            .unwrap_or_else(|_| Err(timed_out(connected)))
+            .map_err(|failure| Failure { remade, ..failure })?;
         let status = answer.status().as_u16();
         if !(200..=599).contains(&status) {
-            return Err(Outcome::BadAnswer);
+            let reason = match answer.status() {
+                StatusCode::SWITCHING_PROTOCOLS => "101 Switching Protocols, which nobody asked for",
+                _ => "a status that is none",
+            };
+            let failure = Failure::because(Outcome::BadAnswer { status: Some(status) }, reason);
+            return Err(Failure { remade, ..failure });
         }
         let (head, body) = answer.into_parts();
-        let (body, whole) = read(body, keep).await.ok_or(Outcome::Disconnected)?;
-        Ok(Reply { status, headers: head.headers, body, whole, tokens: Vec::new() })
+        let read = read(body, deadline, keep).await;
+        if read.ended {
+            self.pool.put_back(line).await;
+        }
+        let Read { body, whole, .. } = read;
+        Ok(Reply { status, headers: head.headers, body, whole, tokens: Vec::new(), remade })
+    }
+
+    async fn head(
+        &self,
+        request: Request<Full<Bytes>>,
+        progress: &mut Progress,
+    ) -> Result<(Response<Incoming>, Line), Failure> {
+        let mut line = self.pool.line().await.map_err(|error| of_connect(&error))?;
+        progress.connected = true;
+        let error = match line.ask(request.clone()).await {
+            Ok(answer) => return Ok((answer, line)),
+            Err(error) => error,
+        };
+        if !is_of_stream(&error) {
+            self.pool.forget(&line);
+        }
+        if !may_be_made_again(&error, &line) {
+            return Err(of_exchange(&error, &line));
+        }
+        *progress = Progress { connected: false, remade: true };
+        let again = if is_of_stream(&error) { self.pool.line().await } else { self.pool.fresh(&line).await };
+        let mut line = again.map_err(|error| of_connect(&error))?;
+        progress.connected = true;
+        match line.ask(request).await {
+            Ok(answer) => Ok((answer, line)),
+            Err(error) => {
+                if !is_of_stream(&error) {
+                    self.pool.forget(&line);
+                }
+                Err(of_exchange(&error, &line))
+            }
+        }
     }
 }
 
-/// Reads the body to its end or to the limit, whichever comes first, and says whether what is kept is all of
-/// it; `None` if the connection broke before. What is left unread makes hyper drop the connection (or the
-/// stream), so it cannot be taken for the next answer.
+/// The body of an answer, as far as it was read.
+pub(in crate::outbound) struct Read {
+    /// Its beginning, as much as was asked for.
+    pub body: Vec<u8>,
+    /// Whether that is all of it.
+    pub whole: bool,
+    /// It was read to its end.
+    pub ended: bool,
+}
+
+/// Reads the body until its end, the limit or the deadline, or until it breaks off. What is left unread makes
+/// hyper drop the connection (or the stream), so it cannot be taken for the next answer.
 pub(in crate::outbound) async fn read(
     mut body: impl Body<Data = Bytes> + Unpin,
+    deadline: Instant,
     keep: usize,
-) -> Option<(Vec<u8>, bool)> {
+) -> Read {
     let (mut seen, mut kept) = (0, Vec::new());
     while seen < ANSWER_READ_MAX {
-        let Some(frame) = body.frame().await else {
-            return Some((kept, seen <= keep));
+        let Ok(frame) = timeout_at(deadline, body.frame()).await else { break };
+        let data = match frame {
+            None => return Read { body: kept, whole: seen <= keep, ended: true },
+            Some(Ok(frame)) => frame.into_data(),
+            Some(Err(_)) => break,
         };
-        if let Ok(data) = frame.ok()?.into_data() {
+        if let Ok(data) = data {
             seen += data.len();
             let room = keep.saturating_sub(kept.len());
             kept.extend_from_slice(data.get(..room.min(data.len())).unwrap_or_default());
         }
     }
-    Some((kept, false))
-}
-
-/// Over HTTP/2 a receiver can say that a request came too late for this connection, as it does when it closes
-/// it.
-fn was_not_looked_at(error: &Error) -> bool {
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        if let Some(http2) = inner.downcast_ref::<h2::Error>() {
-            let refused = http2.reason() == Some(h2::Reason::REFUSED_STREAM);
-            let leaving = http2.is_go_away() && http2.reason() == Some(h2::Reason::NO_ERROR);
-            return http2.is_remote() && (refused || leaving);
-        }
-        cause = inner.source();
-    }
-    false
-}
-
-fn why(error: &Error) -> Outcome {
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        if let Some(connect) = inner.downcast_ref::<ConnectError>() {
-            return match connect {
-                ConnectError::Guard(GuardError::NotResolved) => Outcome::NotResolved,
-                ConnectError::Guard(GuardError::Refused) => Outcome::TargetRefused,
-                ConnectError::NotConnected => Outcome::NotConnected,
-                ConnectError::TimedOut => Outcome::TimedOut,
-                ConnectError::Tls(_) => Outcome::TlsFailed,
-            };
-        }
-        if let Some(http) = inner.downcast_ref::<hyper::Error>()
-            && http.is_parse()
-        {
-            return Outcome::BadAnswer;
-        }
-        cause = inner.source();
-    }
-    Outcome::Disconnected
+    Read { body: kept, whole: false, ended: false }
 }

@@ -8,10 +8,11 @@ use time::OffsetDateTime;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::delivery::circuit::Circuit;
 use crate::domain::delivery::outcome::EndState;
+use crate::domain::delivery::reason::Reason;
 use crate::domain::ids::WebhookId;
 use crate::domain::presence::EventKind;
 use crate::domain::webhook::state::DisableReason;
-use crate::store::delivery::receiver_notices;
+use crate::store::delivery::receiver_notices::{self, Why};
 use crate::store::delivery::types::HealthChange;
 use crate::store::webhooks::work::{self, WebhookWork};
 use crate::store::{Result, Store, audit, with_timeout};
@@ -43,10 +44,14 @@ pub(in crate::store) async fn write(
                  failing_since = n.failing_since,
                  hold_until = n.hold_until,
                  last_outcome = case when n.failures > 0 then coalesce(n.last_outcome, h.last_outcome) end,
+                 last_reason = case when n.failures = 0 then null
+                                    when n.last_outcome is null then h.last_reason
+                                    else n.last_reason end,
                  succeeded_at = case when n.succeeds then coalesce(h.succeeded_at, $7) else h.succeeded_at end
              from unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::timestamptz[], $5::text[], $6::boolean[],
-                         $8::boolean[])
-                  as n (webhook_id, failures, failing_since, hold_until, last_outcome, is_back, succeeds)
+                         $8::boolean[], $9::text[])
+                  as n (webhook_id, failures, failing_since, hold_until, last_outcome, is_back, succeeds,
+                        last_reason)
              where h.webhook_id = n.webhook_id
                and h.webhook_id = any (array(
                    select webhook_id
@@ -72,6 +77,7 @@ pub(in crate::store) async fn write(
         &changes.iter().map(|c| c.is_back).collect::<Vec<_>>(),
         now,
         &changes.iter().map(|c| c.succeeds).collect::<Vec<_>>(),
+        &changes.iter().map(|c| c.last_reason.as_ref().map(Reason::as_str)).collect::<Vec<_>>() as _,
     )
     .fetch_all(&mut *conn)
     .await?;
@@ -113,6 +119,7 @@ impl Store {
         id: WebhookId,
         circuit: &Circuit,
         outcome: &str,
+        reason: Option<&Reason>,
         now: OffsetDateTime,
     ) -> Result<()> {
         with_timeout(async {
@@ -124,8 +131,9 @@ impl Store {
             }
             let told = receiver_notices::lock(&mut tx, EventKind::WebhookFailing, id).await?;
             let first = sqlx::query!(
-                "insert into webhook_health as h (webhook_id, failures, failing_since, last_outcome, noticed)
-                 select webhook_id, $2, $3, $4, true
+                "insert into webhook_health as h
+                     (webhook_id, failures, failing_since, last_outcome, last_reason, noticed)
+                 select webhook_id, $2, $3, $4, $5, true
                  from webhook
                  where webhook_id = $1
                    and deleted_at is null
@@ -133,20 +141,26 @@ impl Store {
                  set failures = greatest(h.failures, excluded.failures),
                      failing_since = coalesce(h.failing_since, excluded.failing_since),
                      last_outcome = excluded.last_outcome,
+                     last_reason = excluded.last_reason,
                      noticed = true
                  where not h.noticed",
                 id as _,
                 i32::try_from(circuit.failures).unwrap_or(i32::MAX),
                 circuit.failing_since,
                 outcome,
+                reason.map(Reason::as_str),
             )
             .execute(&mut *tx)
             .await?;
             if first.rows_affected() > 0 {
-                let entry = Entry::new(now, Kind::WebhookFailing).level(Level::Warn).data("outcome", outcome);
+                let mut entry =
+                    Entry::new(now, Kind::WebhookFailing).level(Level::Warn).data("outcome", outcome);
+                if let Some(reason) = reason {
+                    entry = entry.data("reason", reason.as_str());
+                }
                 audit::write(&mut tx, &[about(entry, id)]).await?;
-                receiver_notices::tell(&mut tx, EventKind::WebhookFailing, id, Some(outcome), now, &told)
-                    .await?;
+                let why = Why { word: Some(outcome), detail: reason.map(Reason::as_str) };
+                receiver_notices::tell(&mut tx, EventKind::WebhookFailing, id, why, now, &told).await?;
             }
             tx.commit().await?;
             Ok(())
@@ -218,15 +232,8 @@ impl Store {
             let entry =
                 Entry::new(now, Kind::WebhookDisabled).level(Level::Error).data("reason", reason.as_str());
             audit::write(&mut tx, &[about(entry, id)]).await?;
-            receiver_notices::tell(
-                &mut tx,
-                EventKind::WebhookDisabled,
-                id,
-                Some(reason.as_str()),
-                now,
-                &told,
-            )
-            .await?;
+            let why = Why { word: Some(reason.as_str()), detail: None };
+            receiver_notices::tell(&mut tx, EventKind::WebhookDisabled, id, why, now, &told).await?;
             tx.commit().await?;
             Ok(true)
         })
@@ -279,19 +286,25 @@ impl Store {
     ) -> Result<()> {
         with_timeout(async {
             let mut tx = self.begin().await?;
+            let outcome = entry.outcome;
+            let reason = entry.data.get("reason").and_then(|reason| reason.as_str()).map(str::to_owned);
             audit::write(&mut tx, &[about(entry, id)]).await?;
             if is_well {
                 enable(&mut tx, id, now).await?;
             } else {
                 sqlx::query!(
                     "update webhook_health h
-                     set probe_at = case when w.state = 'unverified' then $2::timestamptz else $3::timestamptz end
+                     set probe_at = case when w.state = 'unverified' then $2::timestamptz else $3::timestamptz end,
+                         last_outcome = $4,
+                         last_reason = $5
                      from webhook w
                      where h.webhook_id = $1
                        and w.webhook_id = h.webhook_id",
                     id as _,
                     now + VERIFY_EVERY,
                     now + PROBE_EVERY,
+                    outcome,
+                    reason,
                 )
                 .execute(&mut *tx)
                 .await?;
@@ -336,7 +349,8 @@ async fn enable(conn: &mut PgConnection, id: WebhookId, now: OffsetDateTime) -> 
              failing_since = null,
              hold_until = null,
              probe_at = null,
-             last_outcome = null
+             last_outcome = null,
+             last_reason = null
          where webhook_id = $1",
         id as _,
     )
@@ -363,7 +377,7 @@ async fn recovered(
     .await?;
     if noticed.rows_affected() > 0 {
         audit::write(conn, &[about(Entry::new(now, Kind::WebhookRecovered), id)]).await?;
-        receiver_notices::tell(conn, EventKind::WebhookRecovered, id, None, now, told).await?;
+        receiver_notices::tell(conn, EventKind::WebhookRecovered, id, Why::default(), now, told).await?;
     }
     Ok(())
 }

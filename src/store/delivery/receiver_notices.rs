@@ -37,13 +37,22 @@ pub(in crate::store) async fn lock(
     Ok(locked)
 }
 
+/// Why a notice is written.
+#[derive(Clone, Copy, Default)]
+pub(in crate::store) struct Why<'a> {
+    /// An outcome class, `gone` or `failing`.
+    pub word: Option<&'a str>,
+    /// The reason in words.
+    pub detail: Option<&'a str>,
+}
+
 /// Inserts the event and its deliveries to the webhooks that were [locked](lock) for it, in the lane of
 /// events without an agent.
 pub(in crate::store) async fn tell(
     conn: &mut PgConnection,
     kind: EventKind,
     about: WebhookId,
-    reason: Option<&str>,
+    why: Why<'_>,
     now: OffsetDateTime,
     told: &[WebhookId],
 ) -> Result<()> {
@@ -62,7 +71,8 @@ pub(in crate::store) async fn tell(
     let notice = WebhookNotice {
         id: about,
         description: known.description,
-        reason: reason.map(str::to_owned),
+        reason: why.word.map(str::to_owned),
+        detail: why.detail.map(str::to_owned),
         failing_since: known.failing_since,
         failures: u32::try_from(known.failures).unwrap_or(0),
     };

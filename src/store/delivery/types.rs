@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::delivery::circuit::Circuit;
 use crate::domain::delivery::outcome::Disposition;
+use crate::domain::delivery::reason::Reason;
 use crate::domain::delivery::settings::Format;
 use crate::domain::delivery::slots::Risk;
 use crate::domain::ids::{BatchId, DeliveryId, EventId, WebhookId};
@@ -83,6 +84,8 @@ pub struct HealthChange {
     pub circuit: Circuit,
     /// Outcome class of the last failure.
     pub last_outcome: Option<&'static str>,
+    /// Why it failed, in words.
+    pub last_reason: Option<Reason>,
     /// It accepts POSTs: from now on it is proven.
     pub succeeds: bool,
     /// It accepts POSTs again after failures: deliveries that wait for their next attempt need not wait.

@@ -90,7 +90,8 @@ impl Store {
                          failing_since = null,
                          hold_until = null,
                          probe_at = null,
-                         last_outcome = null",
+                         last_outcome = null,
+                         last_reason = null",
                     id as _,
                 )
                 .execute(&mut *tx)

@@ -60,6 +60,8 @@ pub struct WebhookHealth {
     pub hold_until: Option<OffsetDateTime>,
     /// Outcome class of the last failed attempt.
     pub last_outcome: Option<String>,
+    /// Why it failed, in words.
+    pub last_reason: Option<String>,
     /// `webhook.failing` was written, and no `webhook.recovered` since.
     pub noticed: bool,
     /// Its present address has accepted a POST.
@@ -158,6 +160,7 @@ struct Row {
     failing_since: Option<OffsetDateTime>,
     hold_until: Option<OffsetDateTime>,
     last_outcome: Option<String>,
+    last_reason: Option<String>,
     noticed: bool,
     is_proven: bool,
     tenant_id: TenantId,
@@ -187,6 +190,7 @@ fn health_of(row: &Row) -> WebhookHealth {
         failing_since: row.failing_since,
         hold_until: row.hold_until,
         last_outcome: row.last_outcome.clone(),
+        last_reason: row.last_reason.clone(),
         noticed: row.noticed,
         is_proven: row.is_proven,
     }
@@ -267,6 +271,7 @@ macro_rules! whole {
                       state_reason as "state_reason: StateReason", version,
                       coalesce(h.failures, 0) as "failures!", h.failing_since as "failing_since?",
                       h.hold_until as "hold_until?", h.last_outcome as "last_outcome?",
+                      h.last_reason as "last_reason?",
                       coalesce(h.noticed, false) as "noticed!", h.succeeded_at is not null as "is_proven!",
                       w.tenant_id as "tenant_id: TenantId",
                       (select max(expires_at) from webhook_secret s

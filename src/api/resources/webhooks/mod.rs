@@ -65,6 +65,7 @@ fn view(caller: &Caller, webhook: &Webhook) -> Result<Value, ApiError> {
             "failing_since": maybe_at(health.failing_since),
             "hold_until": maybe_at(health.hold_until),
             "last_outcome": health.last_outcome,
+            "last_reason": health.last_reason,
         },
         "version": webhook.version,
         "former_secrets_expire_at": maybe_at(webhook.former_secrets_expire_at),
