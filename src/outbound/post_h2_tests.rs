@@ -274,7 +274,7 @@ async fn a_kept_http_2_connection_that_dies_costs_no_post() {
         ("refused stream", Some(frame(RST_STREAM, 0, 3, &[0, 0, 0, 7])), true),
         ("end of the connection", Some(Vec::new()), true),
         ("reset of the connection", None, true),
-        // An answer, though an odd one: the receiver has seen this POST.
+        // An answer of a kind: the receiver has seen this POST.
         ("reset of the stream", Some(frame(RST_STREAM, 0, 3, &[0, 0, 0, 2])), false),
     ];
     for (name, end, remade) in ends {

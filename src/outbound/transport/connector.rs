@@ -116,7 +116,7 @@ impl Connector {
         // A POST is one small write that must not wait for an acknowledgement.
         let _ = tcp.set_nodelay(true);
         let tcp = Socket::new(tcp);
-        let (peephole, heard) = (tcp.peephole(), Arc::<Heard>::default());
+        let (peephole, heard) = (tcp.peephole(), Arc::<AnswerStart>::default());
         if !https {
             let io: Box<dyn Duplex> = Box::new(Metered::per_write(tcp, heard.clone()));
             return Ok(Opened { io, h2: false, peephole, heard });
@@ -139,7 +139,7 @@ pub struct Opened {
     pub h2: bool,
     pub peephole: Peephole,
     /// What is read of answers over HTTP/1.1.
-    pub heard: Arc<Heard>,
+    pub heard: Arc<AnswerStart>,
 }
 
 /// Both directions of a connection.
@@ -148,9 +148,9 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// The first bytes of an HTTP/1.1 answer, as they came: as many as show its status.
 #[derive(Default)]
-pub struct Heard(Mutex<Vec<u8>>);
+pub struct AnswerStart(Mutex<Vec<u8>>);
 
-impl Heard {
+impl AnswerStart {
     const KEPT: usize = "HTTP/1.1 200".len();
 
     /// What follows belongs to another answer.
@@ -199,7 +199,7 @@ struct Metered<T> {
 /// When there is [`READ_PER_REQUEST`] more.
 enum Refill {
     /// Over HTTP/1.1 nothing is written but requests, one at a time: each write begins another.
-    PerWrite(Arc<Heard>),
+    PerWrite(Arc<AnswerStart>),
     /// Over HTTP/2, and within TLS, the other end can make us write. So each request counts that may be
     /// carried: what was under way when the connection was opened, and what is begun later. What it leaves is
     /// not saved up.
@@ -211,7 +211,7 @@ enum Refill {
 }
 
 impl<T> Metered<T> {
-    fn per_write(io: T, heard: Arc<Heard>) -> Self {
+    fn per_write(io: T, heard: Arc<AnswerStart>) -> Self {
         Self { io, left: READ_PER_REQUEST, refill: Refill::PerWrite(heard) }
     }
 

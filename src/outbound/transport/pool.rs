@@ -17,7 +17,7 @@ use tokio::select;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
 
-use crate::outbound::transport::connector::{ConnectError, Connector, Heard, Opened};
+use crate::outbound::transport::connector::{AnswerStart, ConnectError, Connector, Opened};
 use crate::outbound::transport::socket::{Peephole, Unread};
 
 /// Longest head of an answer, and most of an answer that is held at once. The client's own limit, 400 KiB,
@@ -39,9 +39,9 @@ const PONG_WITHIN: Duration = Duration::from_secs(5);
 
 /// Connections to one receiver. Clones share them.
 #[derive(Clone)]
-pub struct Pool(Arc<Parts>);
+pub struct Pool(Arc<PoolParts>);
 
-struct Parts {
+struct PoolParts {
     connector: Connector,
     /// Of the receiver; its path does not matter.
     origin: Uri,
@@ -63,14 +63,14 @@ struct State {
     /// What the receiver chose last.
     speaks_h2: bool,
     /// A task throws out what is idle for too long.
-    is_swept: bool,
+    is_expiring: bool,
 }
 
 /// A connection.
 pub struct Line {
     sender: Sender,
     peephole: Peephole,
-    heard: Arc<Heard>,
+    heard: Arc<AnswerStart>,
     /// Counts the connections of its pool.
     number: u64,
     /// It has carried an answer.
@@ -102,7 +102,7 @@ impl Line {
     }
 
     /// What was read of an answer that was never whole; always nothing over HTTP/2, whose frames tell.
-    pub fn heard(&self) -> &Heard {
+    pub fn heard(&self) -> &AnswerStart {
         &self.heard
     }
 
@@ -130,7 +130,7 @@ impl Line {
 
 impl Pool {
     pub fn new(connector: Connector, origin: Uri) -> Self {
-        Self(Arc::new(Parts {
+        Self(Arc::new(PoolParts {
             connector,
             origin,
             state: Mutex::default(),
@@ -204,7 +204,7 @@ impl Pool {
         let mut state = self.state();
         if state.idle.len() < IDLE_MAX {
             state.idle.push((line, Instant::now()));
-            self.sweep_later(&mut state);
+            self.expire_later(&mut state);
         }
         drop(state);
         self.0.freed.notify_one();
@@ -269,15 +269,15 @@ impl Pool {
             return Ok(first);
         }
         state.shared = Some((shared, Instant::now()));
-        self.sweep_later(&mut state);
+        self.expire_later(&mut state);
         drop(state);
         self.0.freed.notify_waiters();
         Ok(line)
     }
 
     /// Sees to it that what is kept now is thrown out in time.
-    fn sweep_later(&self, state: &mut State) {
-        if std::mem::replace(&mut state.is_swept, true) {
+    fn expire_later(&self, state: &mut State) {
+        if std::mem::replace(&mut state.is_expiring, true) {
             return;
         }
         let parts = Arc::downgrade(&self.0);
@@ -289,8 +289,8 @@ impl Pool {
                 let is_young = |since: &Instant| since.elapsed() < IDLE_WITHIN;
                 state.idle.retain(|(_, since)| is_young(since));
                 state.shared = state.shared.take().filter(|(_, used_at)| is_young(used_at));
-                state.is_swept = !state.idle.is_empty() || state.shared.is_some();
-                if !state.is_swept {
+                state.is_expiring = !state.idle.is_empty() || state.shared.is_some();
+                if !state.is_expiring {
                     return;
                 }
             }

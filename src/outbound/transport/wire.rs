@@ -49,7 +49,7 @@ pub struct Reply {
 
 /// How far a request has come.
 #[derive(Default)]
-struct Progress {
+struct AskProgress {
     connected: bool,
     remade: bool,
 }
@@ -75,9 +75,9 @@ impl Wire {
         keep: usize,
     ) -> Result<Reply, Failure> {
         let _under_way = UnderWay::begin(&self.requests);
-        let mut progress = Progress::default();
+        let mut progress = AskProgress::default();
         let asked = timeout_at(deadline, self.head(request, &mut progress)).await;
-        let Progress { connected, remade } = progress;
+        let AskProgress { connected, remade } = progress;
         let (answer, line) = asked
             .unwrap_or_else(|_| Err(timed_out(connected)))
             .map_err(|failure| Failure { remade, ..failure })?;
@@ -95,14 +95,14 @@ impl Wire {
         if read.ended {
             self.pool.put_back(line).await;
         }
-        let Read { body, whole, .. } = read;
+        let ReadBody { body, whole, .. } = read;
         Ok(Reply { status, headers: head.headers, body, whole, tokens: Vec::new(), remade })
     }
 
     async fn head(
         &self,
         request: Request<Full<Bytes>>,
-        progress: &mut Progress,
+        progress: &mut AskProgress,
     ) -> Result<(Response<Incoming>, Line), Failure> {
         let mut line = self.pool.line().await.map_err(|error| of_connect(&error))?;
         progress.connected = true;
@@ -116,7 +116,7 @@ impl Wire {
         if !may_be_made_again(&error, &line) {
             return Err(of_exchange(&error, &line));
         }
-        *progress = Progress { connected: false, remade: true };
+        *progress = AskProgress { connected: false, remade: true };
         let again = if is_of_stream(&error) { self.pool.line().await } else { self.pool.fresh(&line).await };
         let mut line = again.map_err(|error| of_connect(&error))?;
         progress.connected = true;
@@ -133,7 +133,7 @@ impl Wire {
 }
 
 /// The body of an answer, as far as it was read.
-pub(in crate::outbound) struct Read {
+pub(in crate::outbound) struct ReadBody {
     /// Its beginning, as much as was asked for.
     pub body: Vec<u8>,
     /// Whether that is all of it.
@@ -148,12 +148,12 @@ pub(in crate::outbound) async fn read(
     mut body: impl Body<Data = Bytes> + Unpin,
     deadline: Instant,
     keep: usize,
-) -> Read {
+) -> ReadBody {
     let (mut seen, mut kept) = (0, Vec::new());
     while seen < ANSWER_READ_MAX {
         let Ok(frame) = timeout_at(deadline, body.frame()).await else { break };
         let data = match frame {
-            None => return Read { body: kept, whole: seen <= keep, ended: true },
+            None => return ReadBody { body: kept, whole: seen <= keep, ended: true },
             Some(Ok(frame)) => frame.into_data(),
             Some(Err(_)) => break,
         };
@@ -163,5 +163,5 @@ pub(in crate::outbound) async fn read(
             kept.extend_from_slice(data.get(..room.min(data.len())).unwrap_or_default());
         }
     }
-    Read { body: kept, whole: false, ended: false }
+    ReadBody { body: kept, whole: false, ended: false }
 }
