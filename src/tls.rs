@@ -1,13 +1,26 @@
-//! Floor 1: the TLS that both edges speak: rustls with ring, the system's certificates.
+//! Floor 1: the TLS that both edges speak: rustls with AWS-LC, the system's certificates.
 
 use std::sync::Arc;
 
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, NamedGroup, RootCertStore};
 use rustls_platform_verifier::BuilderVerifierExt;
+
+mod secp521r1;
+
+/// Algorithms of both edges: all that rustls has with AWS-LC, and P-521 (docs/adr/0039). The post-quantum
+/// group is offered, not begun with: its share would make the first message longer than one packet.
+#[must_use]
+pub fn provider() -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    let classical =
+        provider.kx_groups.iter().filter(|group| group.name() != NamedGroup::X25519MLKEM768).count();
+    provider.kx_groups.insert(classical, &secp521r1::Secp521r1);
+    provider
+}
 
 /// A client configuration that trusts what the system trusts (a company's own authorities included), and the
 /// bundled Mozilla set where the system has no store, as in an empty container image.
@@ -18,7 +31,7 @@ use rustls_platform_verifier::BuilderVerifierExt;
 /// # Errors
 /// If the cryptographic provider does not support the protocol versions we ask for.
 pub fn client_config() -> Result<ClientConfig, rustls::Error> {
-    let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
+    let provider = Arc::new(provider());
     let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let mut config = match versions.clone().with_platform_verifier() {
         Ok(verified) => verified.with_no_client_auth(),
@@ -63,7 +76,7 @@ impl Identity {
             return Err(IdentityError::NoChain);
         }
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| IdentityError::NoKey)?;
-        match CertifiedKey::from_der(chain, key, &ring::default_provider()) {
+        match CertifiedKey::from_der(chain, key, &provider()) {
             Ok(identity) => Ok(Self(Arc::new(identity))),
             Err(rustls::Error::InconsistentKeys(_)) => Err(IdentityError::OtherKey),
             Err(rustls::Error::InvalidCertificate(_)) => Err(IdentityError::NoChain),

@@ -62,7 +62,7 @@ async fn what_is_wrong_with_tls_is_said() {
     .await;
     let expired = {
         let key = PrivateKeyDer::from_pem_slice(key_pem().as_bytes()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let chain = vec![CertificateDer::from(BASE64.decode(EXPIRED).unwrap())];
         let config = builder.unwrap().with_no_client_auth().with_single_cert(chain, key).unwrap();

@@ -74,7 +74,7 @@ fn roots() -> Arc<RootCertStore> {
 /// A server's side of TLS that offers these protocols; one that asks for a certificate takes the one above.
 pub fn acceptor(protocols: &[&str], asks_for_certificate: bool) -> TlsAcceptor {
     let key = PrivateKeyDer::try_from(BASE64.decode(KEY).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder =
         ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
     let builder = if asks_for_certificate {
@@ -90,7 +90,7 @@ pub fn acceptor(protocols: &[&str], asks_for_certificate: bool) -> TlsAcceptor {
 
 /// A client's side that trusts the certificate above.
 pub fn trusting() -> ClientConfig {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()

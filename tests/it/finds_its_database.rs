@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, UnixStream};
 
 use crate::support::bridge::{MASTER_KEY, complaint};
-use crate::support::shown::{ELSEWHERE, KNOWN, OUTSIDER, Shown, authorities};
+use crate::support::shown::{ELSEWHERE, KNOWN, OUTSIDER, P521, Shown, authorities};
 use crate::support::{Bridge, database};
 
 /// A cluster that has never seen a bridge: roles are a whole cluster's, and the other tests' one has ours.
@@ -167,10 +167,22 @@ impl Guarded {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_whose_certificate_is_vouched_for_is_spoken_to_in_secret() {
+    for shown in [KNOWN, P521] {
+        let guarded = Guarded::by(Some(shown)).await;
+        let file = authorities();
+        let url = format!("{}?sslmode=verify-full&sslrootcert={}", guarded.url, file.path().display());
+        let bridge = Bridge::start_on(&url, &[]).await;
+        assert_eq!(bridge.get("/v1/webhooks").await.status, 200);
+        guarded.heard_only_the_wish();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_that_the_system_trusts_is_enough() {
     let guarded = Guarded::by(Some(KNOWN)).await;
     let file = authorities();
-    let url = format!("{}?sslmode=verify-full&sslrootcert={}", guarded.url, file.path().display());
-    let bridge = Bridge::start_on(&url, &[]).await;
+    let variables = [("SSL_CERT_FILE", file.path().to_str().unwrap())];
+    let bridge = Bridge::start_on(&format!("{}?sslmode=verify-full", guarded.url), &variables).await;
     assert_eq!(bridge.get("/v1/webhooks").await.status, 200);
     guarded.heard_only_the_wish();
 }

@@ -131,7 +131,7 @@ async fn a_page_of_a_past_time_does_not_read_what_came_before_or_after() {
             pages.set(pages.get() + 1);
             let (world, pool, path, event) = (&world, &pool, &path, &event);
             async move {
-                assert_eq!(items(world, path).await, [event.clone()]);
+                assert_eq!(items(world, path).await, std::slice::from_ref(event));
                 Some(rows_read(pool).await - before).filter(|read| *read > 0)
             }
         })

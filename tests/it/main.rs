@@ -72,6 +72,7 @@ mod survives_database_loss;
 mod survives_each_answer;
 mod survives_late_commits;
 mod takes_settings;
+mod takes_the_certificates_of_companies;
 mod takes_what_people_paste;
 mod tells_how_sources_stand;
 mod tells_of_gaps;

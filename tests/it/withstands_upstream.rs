@@ -217,7 +217,7 @@ impl Hostile {
     async fn talk(&self, mut stream: TcpStream, key: &str) {
         const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
         let text = format!("{key}{GUID}");
-        let hash = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
         let head = format!(
             "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
              sec-websocket-accept: {}\r\n\r\n",

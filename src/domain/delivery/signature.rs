@@ -7,10 +7,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::{Hmac, KeyInit, Mac};
-use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use sha2::Sha256;
 
 use crate::domain::closed_set::closed_set;
@@ -274,7 +274,7 @@ mod tests {
         let signature = BASE64.decode(v1a.strip_prefix("v1a,").unwrap()).unwrap();
         assert_eq!(signature.len(), 64);
         let public = BASE64.decode(pair.public_text().strip_prefix("whpk_").unwrap()).unwrap();
-        let public = ring::signature::UnparsedPublicKey::new(&ring::signature::ED25519, public);
+        let public = aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ED25519, public);
         assert!(public.verify(b"msg_1.1700000000.{}", &signature).is_ok());
         assert!(public.verify(b"msg_2.1700000000.{}", &signature).is_err());
         assert_eq!(SigningPair::from_seed(pair.seed()).unwrap().public_text(), pair.public_text());

@@ -1,8 +1,8 @@
 //! The pair behind `v1a` signatures: what is kept is the seed, what receivers are shown is the public key.
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use ring::signature::{Ed25519KeyPair, KeyPair};
 
 const PREFIX: &str = "whpk_";
 

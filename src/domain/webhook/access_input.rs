@@ -276,7 +276,7 @@ fn check_certificate(chain: String, key: Secret, found: &mut Vec<Violation>) -> 
         wrong("key", "holds no private key in PEM, or an encrypted one");
     }
     if let (Some(private), false) = (private, certificates.is_empty()) {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         if CertifiedKey::from_der(certificates, private, &provider).is_err() {
             wrong("key", "is of no kind that we can use, or is not the key of the certificate");
         }

@@ -33,6 +33,26 @@ pub const KNOWN: Shown = Shown {
     ),
 };
 
+/// The same of itself, with the curve that some companies' authorities use.
+pub const P521: Shown = Shown {
+    certificate: concat!(
+        "MIICGzCCAX2gAwIBAgIUM/9BUzGjIV40lsAn/1i+1XWZFSYwCgYIKoZIzj0EAwQwEjEQMA4GA1UEAwwHY29tcGFueTAgFw0yNjEx",
+        "MzAxNTE1MDFaGA8yMTI1MDYyNDE1MTUwMVowEjEQMA4GA1UEAwwHY29tcGFueTCBmzAQBgcqhkjOPQIBBgUrgQQAIwOBhgAEAcp2",
+        "zYtkSN48rTnXoy90vz83LBNIvH7EeMWlPVHn6VDRIBOtbdFLvICq+JUW9E7foisLeyW7g1STAQj0YHQNRePpAcruk2SY1Vqi/icF",
+        "yN/vWRZY9GG5ReHg1ipuFxUGYUMFuYGeICatmxYaFxsoX920YFUxPY5pnM0otUo0CY2Zpr7co2wwajAdBgNVHQ4EFgQUPwsKxp+k",
+        "dbVFK054bgzREwe4kzMwHwYDVR0jBBgwFoAUPwsKxp+kdbVFK054bgzREwe4kzMwGgYDVR0RBBMwEYIJbG9jYWxob3N0hwR/AAAB",
+        "MAwGA1UdEwEB/wQCMAAwCgYIKoZIzj0EAwQDgYsAMIGHAkIBb/Hmjd8uett/vjbIn2A5coHQXz6+Qc5Q7PWVU5guJ/YS/kn1IeRZ",
+        "6lIR1V/cVCH0VdFEUjbB9PiFTwFqnQBFJ8wCQW5qsEMPdB5fYGlLNAyMG/NYmkW95ZDrvdmut13o3/Fyh7ELpjp87CfQJQV0Fr6W",
+        "Zp8Rt+yb2PZ5ujjFSMCX0+38",
+    ),
+    key: concat!(
+        "MIHuAgEAMBAGByqGSM49AgEGBSuBBAAjBIHWMIHTAgEBBEIAEgzGoNPTOdT0giOlKWoMy/kTzwb/Tdj8W+70LQ7FSOBG9MoUss72",
+        "12LnD+/Xu+mBH5ZrTrVG4CvUSC1EOMUHaRWhgYkDgYYABAHKds2LZEjePK0516MvdL8/NywTSLx+xHjFpT1R5+lQ0SATrW3RS7yA",
+        "qviVFvRO36IrC3slu4NUkwEI9GB0DUXj6QHK7pNkmNVaov4nBcjf71kWWPRhuUXh4NYqbhcVBmFDBbmBniAmrZsWGhcbKF/dtGBV",
+        "MT2OaZzNKLVKNAmNmaa+3A==",
+    ),
+};
+
 /// Says the same of itself, but nobody vouches for it.
 pub const OUTSIDER: Shown = Shown {
     certificate: concat!(
@@ -80,12 +100,13 @@ impl Shown {
     pub fn acceptor(self) -> TlsAcceptor {
         let certificate = CertificateDer::from(BASE64.decode(self.certificate).unwrap());
         let key = PrivateKeyDer::try_from(BASE64.decode(self.key).unwrap()).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)
-            .unwrap();
+        let config =
+            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![certificate], key)
+                .unwrap();
         TlsAcceptor::from(Arc::new(config))
     }
 }
@@ -93,6 +114,6 @@ impl Shown {
 /// A file of the authorities that are trusted: none of them vouches for the outsider.
 pub fn authorities() -> NamedTempFile {
     let mut file = NamedTempFile::new().unwrap();
-    file.write_all((KNOWN.pem() + &ELSEWHERE.pem()).as_bytes()).unwrap();
+    file.write_all((KNOWN.pem() + &P521.pem() + &ELSEWHERE.pem()).as_bytes()).unwrap();
     file
 }
