@@ -21,15 +21,15 @@ fn install() {
 }
 
 /// A POST as the scripts read it.
-fn told(secret: &str, post: &Post, body: &[u8]) -> Value {
+fn case_of(secret: &str, post: &Post, body: &[u8]) -> Value {
     let headers: BTreeMap<_, _> = post.headers.iter().cloned().collect();
     json!({"secret": secret, "headers": headers, "body": BASE64.encode(body)})
 }
 
 /// What the script of each language comes to, by language.
-fn run(script: &str, told: &Value) -> [(&'static str, Output); 2] {
+fn run(script: &str, cases: &Value) -> [(&'static str, Output); 2] {
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), told.to_string()).unwrap();
+    std::fs::write(file.path(), cases.to_string()).unwrap();
     let verifiers = Path::new(ROOT).join("target/verifiers");
     let scripts = Path::new(ROOT).join("tests/official");
     let python = Command::new(verifiers.join("python/bin/python"))
@@ -49,7 +49,7 @@ fn run(script: &str, told: &Value) -> [(&'static str, Output); 2] {
 /// Whether each library accepts the POST, by language.
 fn verdicts(secret: &str, post: &Post, body: &[u8]) -> BTreeMap<&'static str, bool> {
     let mut verdicts = BTreeMap::new();
-    for (language, ran) in run("verify", &told(secret, post, body)) {
+    for (language, ran) in run("verify", &case_of(secret, post, body)) {
         let said = String::from_utf8_lossy(&ran.stderr).into_owned();
         // A refusal, and not a missing library or a broken script.
         let refused = said.contains("WebhookVerificationError");
@@ -115,7 +115,7 @@ async fn libraries_of_receivers_read_our_posts_as_the_page_says() {
     });
     for (name, secret) in &secrets {
         let post = &world.crm.received(&format!("/hooks/{name}"))[0];
-        all[*name] = told(secret, post, &post.body);
+        all[*name] = case_of(secret, post, &post.body);
     }
     for (language, ran) in run("libraries", &all) {
         assert!(ran.status.success(), "{language}: {}", String::from_utf8_lossy(&ran.stderr));
