@@ -21,7 +21,7 @@ use crate::actors::dispatch::actor::{DispatcherActor, DispatcherDeps};
 use crate::actors::maintenance::{self, Retention};
 use crate::actors::recorder::Recorder;
 use crate::actors::supervisor::{Deps, Supervisor};
-use crate::actors::{RESTART_AFTER, audit_push};
+use crate::actors::{RESTART_AFTER, audit_push, erasures};
 use crate::api::{self, ApiState, ClientLimits};
 use crate::clock;
 use crate::config::{Config, ConfigError};
@@ -246,7 +246,8 @@ fn start_actors(
     Ok((supervisor.start(), dispatcher.start()))
 }
 
-/// Starts the loops that nothing waits for: sealing and pushing the audit log, maintenance of the database.
+/// Starts the loops that nothing waits for: sealing and pushing the audit log, erasures, maintenance of the
+/// database.
 fn spawn_loops(config: &Config, shared: &Shared) {
     let Shared { store, metrics, master_key, .. } = shared.clone();
     let (sealed, key, counted) = (store.clone(), master_key.clone(), metrics.clone());
@@ -259,6 +260,10 @@ fn spawn_loops(config: &Config, shared: &Shared) {
             audit_push::run(pushed.clone(), receiver.clone(), max, counted.clone())
         });
     }
+    let (erased, key, counted) = (store.clone(), master_key.clone(), metrics.clone());
+    spawn_supervised("erasures", &metrics, move || {
+        erasures::run(erased.clone(), key.clone(), counted.clone())
+    });
     let retention = Retention { days: config.retention_days, suspended_days: config.parked_retention_days };
     let (counted, webhooks_shown) = (metrics.clone(), config.metrics_webhooks);
     spawn_supervised("sweep", &metrics, move || {

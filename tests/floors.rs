@@ -48,6 +48,7 @@ const ARROWS: &[(&str, &str)] = &[
 const SECOND: &[(&str, &str)] = &[
     ("store/sources",         "audit delivery ingest locks mod session"),
     ("store/recovery",        "audit delivery mod session webhooks"),
+    ("store/erasure",         "audit locks mod session transaction"),
     ("store/ingest",          "audit delivery locks mod types"),
     ("store/delivery",        "audit event_rows locks mod session types webhooks"),
     ("store/views",           "audit event_rows mod pool session"),
@@ -75,6 +76,7 @@ const SECOND: &[(&str, &str)] = &[
     ("actors/audit_push",     ""),
     ("actors/receiver_log",   ""),
     ("actors/audit_sealer",   ""),
+    ("actors/erasures",       ""),
     ("actors/maintenance",    ""),
     ("actors/mod",            ""),
     ("metrics/mod",           "by_label exposition"),
@@ -100,6 +102,7 @@ const SECOND: &[(&str, &str)] = &[
     ("domain/access",         "closed_set ids violation"),
     ("domain/mod",            ""),
     ("domain/external_ids",   "ids violation"),
+    ("domain/erasure",        "closed_set"),
     ("domain/secret",         ""),
     ("domain/violation",      ""),
     ("domain/ids",            ""),

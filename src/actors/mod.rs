@@ -6,6 +6,7 @@
 //! - [`roster`] decides which agents a source of protocol `notifications` watches, and on which connection.
 //! - [`recorder`] stores the presence changes of all connections.
 //! - [`dispatch`] sends pending deliveries.
+//! - [`erasures`] erases persons, piece by piece.
 //!
 //! Mailboxes are bounded: a sender waits for the answer, or gives up; data never goes by `do_send`.
 
@@ -13,6 +14,7 @@ pub mod audit_push;
 pub mod audit_sealer;
 pub mod connection;
 pub mod dispatch;
+pub mod erasures;
 pub mod maintenance;
 pub mod receiver_log;
 pub mod recorder;

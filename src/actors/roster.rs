@@ -203,7 +203,9 @@ impl RosterDeps {
         })
     }
 
-    async fn plan(&self, people: Vec<Person>, over_limit_before: usize) -> Result<usize, StoreError> {
+    async fn plan(&self, mut people: Vec<Person>, over_limit_before: usize) -> Result<usize, StoreError> {
+        let excluded = self.store.excluded_agents(self.source_id).await?;
+        people.retain(|person| !excluded.contains(&person.agent_id));
         let connections = self.store.assignments(self.source_id).await?;
         let wanted: Vec<String> = people.iter().map(|person| person.agent_id.clone()).collect();
         let watched: Vec<Vec<String>> = connections.iter().map(|assigned| assigned.agents.clone()).collect();

@@ -24,8 +24,8 @@ use crate::metrics::Metrics;
 use crate::services::caller::Services;
 use http::problem::{ApiError, Code};
 use resources::{
-    agents, api_keys, audit, connections, deliveries, events, explain, external_ids, gaps, quarantine,
-    recoveries, rejected_topics, sources, tenants, webhooks,
+    agents, api_keys, audit, connections, deliveries, erasures, events, explain, external_ids, gaps,
+    quarantine, recoveries, rejected_topics, sources, tenants, webhooks,
 };
 
 mod health;
@@ -121,6 +121,9 @@ pub const ROUTES: &[Endpoint] = &[
     Endpoint::new(Scope::Webhooks, "PUT", "/v1/agents/external-ids", |r| r.to(external_ids::put)),
     Endpoint::new(Scope::Read, "GET", "/v1/agents/{id}", |r| r.to(agents::get)),
     Endpoint::new(Scope::Webhooks, "PATCH", "/v1/agents/{id}", |r| r.to(external_ids::update)),
+    Endpoint::new(Scope::Sources, "DELETE", "/v1/agents/{id}/data", |r| r.to(erasures::erase)),
+    Endpoint::new(Scope::Read, "GET", "/v1/erasures", |r| r.to(erasures::list)),
+    Endpoint::new(Scope::Read, "GET", "/v1/erasures/{id}", |r| r.to(erasures::get)),
     Endpoint::new(Scope::Read, "GET", "/v1/events", |r| r.to(events::list)),
     Endpoint::new(Scope::Read, "GET", "/v1/events/{id}", |r| r.to(events::get)),
     Endpoint::new(Scope::Read, "GET", "/v1/deliveries", |r| r.to(deliveries::list)),

@@ -124,6 +124,7 @@ fn as_json_of(verdict: &ChainVerdict) -> serde_json::Value {
         "ok": verdict.fault.is_none(),
         "seals": verdict.seals,
         "rows": verdict.rows,
+        "rows_erased": verdict.rows_erased,
         "rows_dropped": verdict.rows_dropped,
         "unsealed": verdict.unsealed,
         "head": verdict.head.map(|head| head.to_string()),
@@ -137,11 +138,12 @@ fn as_json_of(verdict: &ChainVerdict) -> serde_json::Value {
 }
 
 fn in_words(verdict: &ChainVerdict) -> String {
-    let ChainVerdict { seals, rows, rows_dropped, unsealed, .. } = verdict;
+    let ChainVerdict { seals, rows, rows_erased, rows_dropped, unsealed, .. } = verdict;
     let head = verdict.head.map_or("none".to_owned(), |head| head.to_string());
     match &verdict.fault {
         None => format!(
             "OK: {rows} rows in {seals} seals are as they were sealed\n\
+             of {rows_erased} of them the particulars were erased by this bridge\n\
              {unsealed} newest rows are not sealed yet, {rows_dropped} were dropped with their day by retention\n\
              head {head}\n"
         ),
@@ -171,6 +173,12 @@ fn blamed(fault: &Fault) -> String {
         FaultKind::DropForged => {
             format!("it was not this bridge that dropped a day{day} (up to seal {seal})")
         }
+        FaultKind::ErasureForged => {
+            format!(
+                "it was not this bridge that erased {row}, or what is kept of that was altered (seal {seal}{day})"
+            )
+        }
+        FaultKind::ErasedRowEdited => format!("{row} was edited after it was erased (seal {seal}{day})"),
         FaultKind::Truncated => {
             format!("the log ends before seal {seal} of the given head: its end was cut off")
         }

@@ -54,6 +54,8 @@ uuid_id! {
     QuarantineId;
     /// A request to owe a webhook again what it missed.
     RecoveryId;
+    /// A request to erase the person behind an agent.
+    ErasureId;
     /// One dispatch loop; what it holds carries its id.
     DispatcherId;
     /// One process on a database, from its start to its end.

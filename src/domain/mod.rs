@@ -6,6 +6,7 @@ pub mod access;
 pub mod audit;
 mod closed_set;
 pub mod delivery;
+pub mod erasure;
 pub mod explain;
 pub mod external_ids;
 pub mod ids;

@@ -1,10 +1,11 @@
-//! Agents by an id that several sources may know, and the CRM's ids of agents.
+//! Agents by an id that several sources may know, the CRM's ids of agents, and erasures of persons.
 
 use super::caller::Caller;
 use super::{Result, ServiceError};
 use crate::domain::external_ids::Pair;
 use crate::domain::ids::{AgentId, SourceId};
 use crate::store::StoreError;
+use crate::store::erasure::requests::Erasure;
 use crate::store::sources::external_ids::{Counts, ExternalIdRow, Meant};
 use crate::store::views::agents::AgentRow;
 
@@ -18,6 +19,21 @@ pub async fn get(caller: &Caller, id: &str, source: Option<SourceId>) -> Result<
         return Err(ServiceError::AmbiguousAgent);
     }
     rows.pop().ok_or(ServiceError::Store(StoreError::NotFound("agent")))
+}
+
+/// Asks to erase the person behind an agent; `watch`: the agent is watched further.
+///
+/// # Errors
+/// If no source is named and not exactly one can be meant, there is no such agent, another request for it
+/// runs, or the database refuses.
+pub async fn erase(
+    caller: &Caller,
+    source: Option<SourceId>,
+    agent: &AgentId,
+    watch: bool,
+) -> Result<Erasure> {
+    let source = source_or_only(caller, source, Some(&agent.0)).await?;
+    Ok(caller.store.request_erasure(source, agent, watch, caller.principal.as_str()).await?)
 }
 
 /// Sets or removes the CRM's id of one agent.

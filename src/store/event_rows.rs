@@ -32,6 +32,7 @@ pub(super) struct EventRow {
     pub(super) kind: String,
     pub(super) state: Option<Value>,
     pub(super) raw: Vec<u8>,
+    pub(super) erased_at: Option<OffsetDateTime>,
 }
 
 impl From<EventRow> for Event {
@@ -54,6 +55,7 @@ impl From<EventRow> for Event {
             origin: Origin::from_name(&row.origin),
             detail: row.state.and_then(|state| detail(kind, state)),
             raw: Bytes::from(row.raw),
+            erased_at: row.erased_at,
         }
     }
 }
@@ -70,7 +72,7 @@ pub(super) async fn read_events(
         EventRow,
         r#"select e.event_id as "event_id: EventId", position, source_id as "source_id: SourceId", source_name,
                   agent_id as "agent_id: AgentId", sequence, topic, presence, previous, occurred_at,
-                  received_at, external_id, committed_at, origin, kind, state, raw
+                  received_at, external_id, committed_at, origin, kind, state, raw, erased_at
            from unnest($1::uuid[]) as wanted (event_id)
            join event e on e.event_id = wanted.event_id"#,
         ids as _,

@@ -5,7 +5,7 @@
 //!
 //! Folders, in the order of a presence change: `sources` (what is watched, and how each connection stands),
 //! `ingest` (changes become events and pending deliveries), `webhooks` (receivers and their settings),
-//! `delivery` (leases, claims, results), `recovery` (events of a past time once more), `views` (what the API
+//! `delivery` (leases, claims, results), `recovery` (events of a past time once more), `erasure` (a person goes), `views` (what the API
 //! lists), `audit` (the log, its seals and its export), `access` (keys, tenants, idempotent calls).
 //!
 //! Files: `transaction` (one for each step, or for a whole call), `pool` (connections and timeouts),
@@ -28,6 +28,7 @@ use crate::domain::ids::ProcessId;
 pub mod access;
 pub mod audit;
 pub mod delivery;
+pub mod erasure;
 mod error;
 mod event_rows;
 pub mod ingest;

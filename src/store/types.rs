@@ -9,8 +9,9 @@ use uuid::Uuid;
 
 use crate::domain::delivery::recovery::RecoveryFailure;
 use crate::domain::delivery::signature::SecretKind;
+use crate::domain::erasure::ErasureState;
 use crate::domain::ids::{
-    AgentId, ApiKeyId, BatchId, ConnectionId, DeliveryId, DispatcherId, EventId, GapId, ProcessId,
+    AgentId, ApiKeyId, BatchId, ConnectionId, DeliveryId, DispatcherId, ErasureId, EventId, GapId, ProcessId,
     ProvisioningId, QuarantineId, RecoveryId, SourceId, TenantId, WebhookId, WebhookSecretId,
 };
 use crate::domain::presence::connection::{ConnectionState, DesiredState};
@@ -46,7 +47,7 @@ macro_rules! column_type {
     )+};
 }
 
-column_type!(Uuid: ApiKeyId, BatchId, ConnectionId, DeliveryId, DispatcherId, EventId, GapId, ProcessId, ProvisioningId, QuarantineId, RecoveryId, SourceId, TenantId, WebhookId, WebhookSecretId);
+column_type!(Uuid: ApiKeyId, BatchId, ConnectionId, DeliveryId, DispatcherId, ErasureId, EventId, GapId, ProcessId, ProvisioningId, QuarantineId, RecoveryId, SourceId, TenantId, WebhookId, WebhookSecretId);
 column_type!(String: AgentId);
 
 /// Enums whose values stand in a text column by their names.
@@ -77,6 +78,7 @@ macro_rules! word_type {
 word_type!(
     ConnectionState,
     DesiredState,
+    ErasureState,
     RecoveryFailure,
     SecretKind,
     SourceOrigin,

@@ -17,6 +17,7 @@ mod changes_webhooks_at_once;
 mod delivers_in_batches;
 mod delivers_signed_posts;
 mod drains_on_stop;
+mod erases_a_person;
 mod examines_a_source;
 mod explains;
 mod finds_its_database;

@@ -205,15 +205,16 @@ impl Dispatch {
         self.cycle.claim_for_all();
     }
 
-    /// Ends the deliveries of a batch that are too old or whose event is gone. Gives the rest, a batch with
+    /// Ends the deliveries of a batch that are too old, or whose event is gone or erased. Gives the rest, a batch with
     /// another id.
     fn end_unsendable(&mut self, webhook: WebhookId, items: Vec<Claimed>) -> Vec<Claimed> {
         let Some(config) = self.queues.get(webhook).and_then(|queue| queue.config().cloned()) else {
             return items;
         };
         let now = clock::now();
-        let end_of = |claimed: &Claimed| match &claimed.event {
+        let end_of = |dispatch: &Self, claimed: &Claimed| match &claimed.event {
             None => Some((EndState::Dead, "event_gone")),
+            Some(_) if dispatch.is_erased(claimed) => Some((EndState::Erased, "erased")),
             Some(event) => config
                 .settings
                 .expires_at(event.received_at)
@@ -222,7 +223,7 @@ impl Dispatch {
         };
         let mut rest = Vec::with_capacity(items.len());
         for claimed in items {
-            match end_of(&claimed) {
+            match end_of(self, &claimed) {
                 Some((end, outcome)) => self.end_unsent(&claimed, end, outcome, false),
                 None => rest.push(claimed),
             }

@@ -163,6 +163,7 @@ impl Run {
         for webhook in store.begin_probes(now).await? {
             tokio::spawn(probe(deps.clone(), webhook));
         }
+        store.learn_erasures().await?;
         let recoveries = self.take_recoveries(now).await?;
         let more_snapshots = store.write_snapshots(PIECES_WITHIN).await?;
         let worked = store.work_on_webhooks(PIECES_WITHIN).await?;

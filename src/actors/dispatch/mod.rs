@@ -333,6 +333,7 @@ mod testing {
             origin: Origin::Live,
             detail: None,
             raw: bytes::Bytes::new(),
+            erased_at: None,
         };
         Claimed {
             delivery_id: DeliveryId::of(event_id, webhook_id),

@@ -92,6 +92,7 @@ async fn ping(
         origin: Origin::Live,
         detail: None,
         raw: bytes::Bytes::new(),
+        erased_at: None,
     });
     let delivery_id = DeliveryId::of(event.event_id, webhook);
     let event = RenderedEvent::of(&event);

@@ -106,9 +106,16 @@ impl Dispatch {
         let leader = self.queues.is_leader();
         loop {
             let Some(queue) = self.queues.get_mut(webhook) else { return };
-            match queue.decide(clock::now(), self.started.elapsed(), leader) {
+            let decision = queue.decide(clock::now(), self.started.elapsed(), leader);
+            match decision {
                 QueueDecision::Wait => return,
                 QueueDecision::ReturnUntil(due_at) => return self.return_to_queue(webhook, due_at),
+                QueueDecision::Send(claimed) if self.is_erased(&claimed) => {
+                    if let Some(queue) = self.queues.get_mut(webhook) {
+                        queue.cancel_rate();
+                    }
+                    self.end_unsent(&claimed, EndState::Erased, "erased", true);
+                }
                 QueueDecision::Send(claimed) => self.send(webhook, vec![claimed], None),
                 QueueDecision::End(claimed, unsent) => {
                     let (end, outcome) = match unsent {
@@ -121,6 +128,13 @@ impl Dispatch {
                 }
             }
         }
+    }
+
+    /// Whether the person that a delivery is about was erased, in the database or by a request just now.
+    pub(super) fn is_erased(&self, claimed: &Claimed) -> bool {
+        claimed.event.as_ref().is_some_and(|event| {
+            event.erased_at.is_some() || self.deps.store.handoff.is_erased(claimed.lane, event.position)
+        })
     }
 
     /// Sends what rate limits allow by now.

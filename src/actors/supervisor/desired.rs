@@ -36,7 +36,9 @@ pub async fn read_desired(
             // No agent is wanted, or a planner assigns them (actors/roster.rs).
             ConnectionPlan { remove: connected, ..ConnectionPlan::default() }
         } else {
-            plan(&source.agents, &connected, REALTIME_CONNECTIONS_MAX)
+            let mut wanted = source.agents.clone();
+            wanted.retain(|agent| !source.excluded.contains(agent));
+            plan(&wanted, &connected, REALTIME_CONNECTIONS_MAX)
         };
         DesiredSource { source, plan, agents: HashMap::new() }
     };

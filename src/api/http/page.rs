@@ -187,6 +187,8 @@ pub enum List {
     Deliveries,
     /// `/v1/recoveries`
     Recoveries,
+    /// `/v1/erasures`
+    Erasures,
     /// `/v1/audit`
     Audit,
     /// `/v1/gaps`
@@ -217,7 +219,7 @@ pub enum Place {
 impl List {
     /// Every one.
     #[cfg(any(test, feature = "fuzzing"))]
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Webhooks,
         Self::Sources,
         Self::Connections,
@@ -226,6 +228,7 @@ impl List {
         Self::EventsNewestFirst,
         Self::Deliveries,
         Self::Recoveries,
+        Self::Erasures,
         Self::Audit,
         Self::Gaps,
         Self::Quarantine,
@@ -245,6 +248,7 @@ impl List {
             Self::EventsNewestFirst => b'n',
             Self::Deliveries => b'd',
             Self::Recoveries => b'o',
+            Self::Erasures => b'p',
             Self::Audit => b'l',
             Self::Gaps => b'g',
             Self::Quarantine => b'q',
@@ -291,6 +295,7 @@ impl List {
                 | Self::Connections
                 | Self::Deliveries
                 | Self::Recoveries
+                | Self::Erasures
                 | Self::Gaps
                 | Self::ApiKeys
                 | Self::Tenants

@@ -33,6 +33,8 @@ struct View<'a> {
     event_id: Option<EventId>,
     connected: bool,
     rejected: Option<&'a str>,
+    erased_at: Option<String>,
+    watched: bool,
 }
 
 fn view(row: &AgentRow) -> Value {
@@ -52,6 +54,8 @@ fn view(row: &AgentRow) -> Value {
         event_id: row.event_id,
         connected: row.connected,
         rejected: row.rejected.as_deref(),
+        erased_at: maybe_at(row.erased_at),
+        watched: row.watched,
     };
     json!(view)
 }

@@ -13,7 +13,7 @@ use crate::store::views::deliveries::{AttemptRow, DeliveryFilter, DeliveryRow};
 
 type Reply = Result<HttpResponse, ApiError>;
 
-const STATES: [&str; 12] = [
+const STATES: [&str; 13] = [
     "open",
     "ended",
     "waiting",
@@ -26,6 +26,7 @@ const STATES: [&str; 12] = [
     "expired",
     "webhook_gone",
     "webhook_disabled",
+    "erased",
 ];
 
 fn view(row: &DeliveryRow) -> Value {

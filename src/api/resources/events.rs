@@ -3,7 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 
-use crate::api::http::page::{List, Place, Query, at, path_id};
+use crate::api::http::page::{List, Place, Query, at, maybe_at, path_id};
 use crate::api::http::problem::ApiError;
 use crate::api::resources::agents::take_agents;
 use crate::domain::ids::{EventId, SourceId};
@@ -20,10 +20,15 @@ struct View<'a> {
     #[serde(flatten)]
     data: EventData<'a, Option<ShownFrame<'a>>>,
     position: i64,
+    erased_at: Option<String>,
 }
 
 fn view(event: &Event) -> View<'_> {
-    View { data: EventData::new(event, ShownFrame::of_json(&event.raw), at), position: event.position }
+    View {
+        data: EventData::new(event, ShownFrame::of_json(&event.raw), at),
+        position: event.position,
+        erased_at: maybe_at(event.erased_at),
+    }
 }
 
 /// A page of the feed, oldest first. Unlike other lists it always has a cursor: the reader comes back with it

@@ -5,6 +5,7 @@ pub(super) mod api_keys;
 pub(super) mod audit;
 pub(super) mod connections;
 pub(super) mod deliveries;
+pub(super) mod erasures;
 pub(super) mod events;
 pub(super) mod explain;
 pub(super) mod external_ids;

@@ -172,6 +172,8 @@ kinds! {
     RecoveryEnded = "RECOVERY_ENDED",
     /// Agents were given ids of the CRM, or lost them.
     AgentsMapped = "AGENTS_MAPPED",
+    /// An operator asked to erase the person behind an agent, or that is done; `state` says which.
+    AgentErased = "AGENT_ERASED",
     /// A source was added.
     SourceCreated = "SOURCE_CREATED",
     /// A source was changed.

@@ -146,6 +146,23 @@ pub struct DroppedDay {
     pub dropped_at: i64,
 }
 
+/// An entry whose particulars were erased after it was sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ErasedRow {
+    /// Its place in the log.
+    pub audit_id: i64,
+    /// The UTC day of its time, as days since the year 2000.
+    pub day: i32,
+    /// Its hash as it was sealed.
+    pub original: Hash,
+    /// Its hash since.
+    pub erased: Hash,
+    /// Bytes of the id of the request.
+    pub erasure_id: [u8; 16],
+    /// When, in microseconds since 1970.
+    pub erased_at: i64,
+}
+
 /// What signs seals.
 #[derive(Clone)]
 pub struct AuditKey(Hmac<Sha256>);
@@ -180,6 +197,18 @@ impl AuditKey {
         mac
     }
 
+    fn over_erased(&self, row: &ErasedRow) -> Hmac<Sha256> {
+        let mut mac = self.0.clone();
+        mac.update(b"erased row");
+        for number in [row.audit_id, row.day.into(), row.erased_at] {
+            mac.update(&i64::to_be_bytes(number));
+        }
+        mac.update(&row.original);
+        mac.update(&row.erased);
+        mac.update(&row.erasure_id);
+        mac
+    }
+
     /// Signs a seal's digest.
     #[must_use]
     pub fn sign(&self, digest: &Hash) -> Hash {
@@ -202,6 +231,18 @@ impl AuditKey {
     #[must_use]
     pub fn signed_drop(&self, dropped: &DroppedDay, mac: &[u8]) -> bool {
         self.over_drop(dropped).verify_slice(mac).is_ok()
+    }
+
+    /// Signs that a row was erased.
+    #[must_use]
+    pub fn sign_erased(&self, row: &ErasedRow) -> Hash {
+        self.over_erased(row).finalize().into_bytes().into()
+    }
+
+    /// Whether it was said with this key that a row was erased.
+    #[must_use]
+    pub fn signed_erased(&self, row: &ErasedRow, mac: &[u8]) -> bool {
+        self.over_erased(row).verify_slice(mac).is_ok()
     }
 }
 
@@ -356,6 +397,27 @@ mod tests {
         let mac = key.sign_drop(&dropped);
         assert!(key.signed_drop(&dropped, &mac));
         assert!(!key.signed_drop(&DroppedDay { rows: 4, ..dropped }, &mac));
+        let hash = row_hash([]);
+        let erased = ErasedRow {
+            audit_id: 1,
+            day: 2,
+            original: hash,
+            erased: hash,
+            erasure_id: [3; 16],
+            erased_at: 4,
+        };
+        let mac = key.sign_erased(&erased);
+        assert!(key.signed_erased(&erased, &mac) && !other.signed_erased(&erased, &mac));
+        for changed in [
+            ErasedRow { audit_id: 2, ..erased },
+            ErasedRow { day: 3, ..erased },
+            ErasedRow { original: NOTHING_BEFORE, ..erased },
+            ErasedRow { erased: NOTHING_BEFORE, ..erased },
+            ErasedRow { erasure_id: [4; 16], ..erased },
+            ErasedRow { erased_at: 5, ..erased },
+        ] {
+            assert!(!key.signed_erased(&changed, &mac), "{changed:?}");
+        }
         assert_eq!(format!("{key:?}"), "AuditKey(…)");
     }
 }

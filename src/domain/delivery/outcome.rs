@@ -146,17 +146,20 @@ pub enum EndState {
     WebhookGone,
     /// Its webhook was disabled first.
     WebhookDisabled,
+    /// The person that it is about was erased first.
+    Erased,
 }
 
 impl EndState {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Delivered,
         Self::Dead,
         Self::Superseded,
         Self::Expired,
         Self::WebhookGone,
         Self::WebhookDisabled,
+        Self::Erased,
     ];
 
     /// As it is stored and shown.
@@ -169,6 +172,7 @@ impl EndState {
             Self::Expired => "expired",
             Self::WebhookGone => "webhook_gone",
             Self::WebhookDisabled => "webhook_disabled",
+            Self::Erased => "erased",
         }
     }
 }

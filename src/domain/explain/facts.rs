@@ -32,6 +32,8 @@ pub struct EventFacts {
     pub queues: Vec<String>,
     /// Routing status.
     pub routing_status: Option<String>,
+    /// When the person it is about was erased.
+    pub erased_at: Option<OffsetDateTime>,
 }
 
 /// What is known of the webhook.
@@ -163,6 +165,8 @@ pub enum Verdict {
     WebhookGone,
     /// Its webhook was disabled or unverified.
     WebhookDisabled,
+    /// The person that it is about was erased.
+    Erased,
     /// The webhook does not ask for it.
     NotMatched,
     /// The webhook was registered later.
@@ -187,6 +191,7 @@ impl Verdict {
             Self::Expired => "expired",
             Self::WebhookGone => "webhook_gone",
             Self::WebhookDisabled => "webhook_disabled",
+            Self::Erased => "erased",
             Self::NotMatched => "not_matched",
             Self::NotRegisteredThen => "not_registered_then",
             Self::Unknown => "unknown",
@@ -202,6 +207,7 @@ impl Verdict {
             Self::Expired,
             Self::WebhookGone,
             Self::WebhookDisabled,
+            Self::Erased,
         ]
         .into_iter()
         .find(|verdict| verdict.as_str() == end_state)

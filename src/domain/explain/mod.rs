@@ -192,6 +192,11 @@ fn of_ended(end: &EntryFacts, write: fn(OffsetDateTime) -> String) -> (Verdict, 
         Verdict::WebhookDisabled => {
             format!("Its webhook was disabled at {at}, before it could be delivered.")
         }
+        Verdict::Erased => {
+            format!(
+                "The person that it is about was erased, and it ended at {at} without having been delivered."
+            )
+        }
         _ => format!("It ended at {at} in a way that this version does not know."),
     };
     (verdict, reason)
@@ -212,6 +217,13 @@ fn of_nothing(facts: &Facts, matched: &[Match], write: fn(OffsetDateTime) -> Str
         return (
             Verdict::WebhookGone,
             format!("The webhook was removed at {}, before the event was stored.", write(deleted_at)),
+        );
+    }
+    if let Some(at) = event.erased_at {
+        let at = write(at);
+        return (
+            Verdict::Erased,
+            format!("The person that it is about was erased at {at}; what the filters ask about is gone."),
         );
     }
     if [EventKind::WebhookTest, EventKind::PresenceSnapshot].contains(&event.kind) {
@@ -286,6 +298,9 @@ fn steps(facts: &Facts, now: OffsetDateTime, write: fn(OffsetDateTime) -> String
     let mut steps = vec![step(event.received_at, "received", "The event arrived.".to_owned())];
     if let Some(at) = event.committed_at {
         steps.push(step(at, "stored", "It was stored.".to_owned()));
+    }
+    if let Some(at) = event.erased_at {
+        steps.push(step(at, "erased", "The person that it is about was erased.".to_owned()));
     }
     steps.extend(facts.of_delivery.iter().filter_map(of_entry));
     // What happened to the webhook while it mattered: from the event on until the delivery ended.

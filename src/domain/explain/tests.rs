@@ -33,6 +33,7 @@ fn facts() -> Facts {
             previous: Some("AWAY".to_owned()),
             queues: vec!["q-1".to_owned()],
             routing_status: Some("IDLE".to_owned()),
+            erased_at: None,
         },
         webhook: WebhookFacts {
             created_at: at(-60),

@@ -185,6 +185,8 @@ pub struct Event {
     pub detail: Option<Detail>,
     /// The frame, byte for byte.
     pub raw: Bytes,
+    /// When the person it is about was erased: ids and times are left. `None` if it was not.
+    pub erased_at: Option<OffsetDateTime>,
 }
 
 /// Content of an event besides its columns.

@@ -28,6 +28,10 @@ pub struct Agent {
     pub name: Option<String>,
     pub email: Option<String>,
     pub external_id: Option<String>,
+    /// When its person was erased; `None`: never.
+    pub erased_at: Option<OffsetDateTime>,
+    /// It is left out of what its source watches.
+    pub is_excluded: bool,
     /// The batch changed the row.
     pub touched: bool,
     /// The last of the batch's changes that became an event.
@@ -76,6 +80,9 @@ pub fn number<'a>(changes: &'a [PresenceChange], agents: &mut Agents) -> Decided
         let Some(agent) = agents.get_mut(&(change.source_id, change.agent_id.clone())) else {
             continue; // not reached: agents_of made a row for each
         };
+        if agent.leaves_out(change) {
+            continue; // and leaves no trace: that it may not is what was asked for
+        }
         let previous = agent.presence.clone();
         let ahead = agent.times_ahead(change).into_iter();
         decided.times_ahead.extend(ahead.map(|(part, time)| TimeAhead { change, part, time }));
@@ -150,6 +157,11 @@ impl Agent {
             occurred_at: occurred_at.or(change.occurred_at),
             state: Some(Box::new(state)),
         }
+    }
+
+    /// Whether a change would bring back what was erased: it was on its way then, or nobody watches the agent.
+    fn leaves_out(&self, change: &PresenceChange) -> bool {
+        self.is_excluded || self.erased_at.is_some_and(|at| change.received_at <= at)
     }
 
     fn seen(&self, change: &PresenceChange) -> Seen {

@@ -35,6 +35,7 @@ fn event(number: u128, agent: u8, seconds_ago: u64, presence: usize, kind: usize
         origin: Origin::Live,
         detail: None,
         raw: Bytes::from_static(b"{}"),
+        erased_at: None,
     };
     NewEvent {
         event: Arc::new(event),

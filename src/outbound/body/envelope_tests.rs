@@ -32,6 +32,7 @@ fn event() -> Event {
         origin: Origin::Live,
         detail: None,
         raw: Bytes::from_static(b"{ \"state\":\"AVAILABLE\", \"n\":1e400 }"),
+        erased_at: None,
     }
 }
 

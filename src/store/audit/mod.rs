@@ -1,7 +1,9 @@
 //! The audit log: entries are written in the transaction of the change that they record, and read in pages.
 //!
 //! Read `request_origin` (address of a caller in its entries) and `quarantine` (malformed content of an
-//! entry), then `seals`, `sealed_rows` and `verify` (the chain of seals, the bytes it covers, its check),
+//! entry), then `seals`, `sealed_rows`, `stored_seals` and `verify` (the chain of seals, the bytes it
+//! covers, what it reads back, its check),
+//! `erased_rows` (particulars of a person that go while the chain holds),
 //! `retention` (day partitions), `export` and `push_lock` (the way out, one pushing process at a time).
 
 use serde_json::Value;
@@ -13,6 +15,7 @@ use crate::domain::audit::Entry;
 use crate::domain::ids::{AgentId, ConnectionId, DeliveryId, EventId, SourceId, WebhookId};
 use crate::store::session::choose_plan_by_values;
 
+pub(super) mod erased_rows;
 pub mod export;
 pub mod push_lock;
 pub mod quarantine;
@@ -20,6 +23,7 @@ pub mod request_origin;
 pub mod retention;
 pub(super) mod sealed_rows;
 pub mod seals;
+pub(super) mod stored_seals;
 pub mod verify;
 
 impl Store {

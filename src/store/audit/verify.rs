@@ -15,8 +15,11 @@ use crate::domain::audit::seal::{
     DroppedDay, Hash, Head, NOTHING_BEFORE, RowFault, Seal, SealedDay, SealedRow, days_of, first_difference,
     listing_digest,
 };
-use crate::store::audit::sealed_rows::{BEFORE_ALL, Behind, FORMAT, date_of, day_of, microseconds, read};
-use crate::store::audit::seals::{AuditKeys, hash};
+use crate::store::audit::sealed_rows::{
+    BEFORE_ALL, Behind, FORMAT, SignedErasure, date_of, day_of, microseconds, read_with_erasures,
+};
+use crate::store::audit::seals::AuditKeys;
+use crate::store::audit::stored_seals::{StoredSeal, seals};
 use crate::store::{Result, Store};
 
 /// Seals and rows that are read at a time.
@@ -40,6 +43,10 @@ pub enum FaultKind {
     SealForged,
     /// The proof that a day was dropped was not signed with the audit key.
     DropForged,
+    /// What is kept of a row that was erased was not signed with the audit key, or was altered.
+    ErasureForged,
+    /// A row that was erased is not as it was then.
+    ErasedRowEdited,
     /// The log ends before the given head.
     Truncated,
     /// The chain is not the one that the given head was taken from.
@@ -59,6 +66,8 @@ impl FaultKind {
             Self::SealMissing => "seal_missing",
             Self::SealForged => "seal_forged",
             Self::DropForged => "drop_forged",
+            Self::ErasureForged => "erasure_forged",
+            Self::ErasedRowEdited => "erased_row_edited",
             Self::Truncated => "truncated",
             Self::Rewritten => "rewritten",
         }
@@ -83,6 +92,8 @@ pub struct ChainVerdict {
     pub seals: i64,
     /// Rows in them that match.
     pub rows: i64,
+    /// Of those, rows whose particulars were erased, under a signature.
+    pub rows_erased: i64,
     /// Rows in them that were dropped with their day.
     pub rows_dropped: i64,
     /// Rows that no seal covers yet.
@@ -129,12 +140,31 @@ fn fault(what: FaultKind, seal_id: i64) -> Fault {
     Fault { what, seal_id, audit_id: None, day: None }
 }
 
-/// A seal as it is stored.
-struct StoredSeal {
-    seal: Seal,
-    digest: Hash,
-    mac: Vec<u8>,
-    key_id: i16,
+/// A row as it was sealed, as far as can be said.
+#[derive(Clone, Copy)]
+struct CheckedRow {
+    sealed: SealedRow,
+    /// Its particulars were erased since.
+    erased: bool,
+    /// What is wrong with its erasure.
+    fault: Option<FaultKind>,
+}
+
+impl CheckedRow {
+    /// Has the hash that was sealed if the row was erased, which must be signed, and is as it was then.
+    fn of((present, erasure): (SealedRow, Option<SignedErasure>), keys: &AuditKeys) -> Self {
+        let Some(SignedErasure { row, mac, key_id }) = erasure else {
+            return Self { sealed: present, erased: false, fault: None };
+        };
+        let fault = if !keys.get(&key_id).is_some_and(|key| key.signed_erased(&row, &mac)) {
+            Some(FaultKind::ErasureForged)
+        } else if (row.erased, row.day) != (present.hash, present.day) {
+            Some(FaultKind::ErasedRowEdited)
+        } else {
+            None
+        };
+        Self { sealed: SealedRow { hash: row.original, ..present }, erased: true, fault }
+    }
 }
 
 /// Position of a check.
@@ -147,7 +177,7 @@ struct ChainWalk<'a> {
     sealed: i64,
     digest: Hash,
     /// Rows that were read and not checked yet.
-    rows: VecDeque<SealedRow>,
+    rows: VecDeque<CheckedRow>,
     behind: Behind,
     verdict: ChainVerdict,
 }
@@ -245,7 +275,13 @@ impl<'a> ChainWalk<'a> {
             let at = if what == FaultKind::SealMissing { self.seal_id + 1 } else { seal.seal_id };
             return Ok(Some(fault(what, at)));
         }
-        let there = self.rows_of(seal, end).await?;
+        let read = self.rows_of(seal, end).await?;
+        if let Some((row, what)) = read.iter().find_map(|row| Some((row.sealed, row.fault?))) {
+            let (audit_id, day) = (Some(row.audit_id), Some(date_of(row.day)?));
+            return Ok(Some(Fault { audit_id, day, ..fault(what, seal.seal_id) }));
+        }
+        let erased = read.iter().filter(|row| row.erased).count();
+        let there: Vec<SealedRow> = read.into_iter().map(|row| row.sealed).collect();
         let mut found: Vec<SealedDay> = days_of(&there).into_iter().map(|(day, _)| day).collect();
         if found != self.remaining_days(seal) {
             // Retention may have dropped a day meanwhile: rows that were read of it do not count.
@@ -260,6 +296,7 @@ impl<'a> ChainWalk<'a> {
                 return Ok(Some(self.locate_fault(seal, &there).await?));
             }
         }
+        self.verdict.rows_erased += i64::try_from(erased).unwrap_or(i64::MAX);
         self.verdict.rows += i64::try_from(there.len()).unwrap_or(i64::MAX);
         self.verdict.rows_dropped += seal.rows - i64::try_from(there.len()).unwrap_or(i64::MAX);
         Ok(None)
@@ -297,17 +334,18 @@ impl<'a> ChainWalk<'a> {
     }
 
     /// Rows that a seal covers, and rows before it that no seal covers.
-    async fn rows_of(&mut self, seal: &Seal, end: i64) -> Result<Vec<SealedRow>> {
+    async fn rows_of(&mut self, seal: &Seal, end: i64) -> Result<Vec<CheckedRow>> {
         let most = usize::try_from(seal.rows).unwrap_or(usize::MAX).saturating_add(SPARE_ROWS);
         let mut there = Vec::new();
         loop {
             if self.rows.is_empty() {
-                let (rows, behind) = read(&mut self.conn, self.behind, end, ROWS_AT_ONCE).await?;
+                let (rows, behind) =
+                    read_with_erasures(&mut self.conn, self.behind, end, ROWS_AT_ONCE).await?;
                 self.behind = behind;
-                self.rows = rows.into();
+                self.rows = rows.into_iter().map(|row| CheckedRow::of(row, self.keys)).collect();
             }
             match self.rows.pop_front() {
-                Some(row) if row.audit_id <= seal.last => {
+                Some(row) if row.sealed.audit_id <= seal.last => {
                     if there.len() < most {
                         there.push(row);
                     }
@@ -363,58 +401,4 @@ async fn unsealed(conn: &mut PgConnection, sealed: i64) -> Result<i64> {
     Ok(sqlx::query_scalar!(r#"select count(*) as "count!" from audit_log where audit_id > $1"#, sealed)
         .fetch_one(conn)
         .await?)
-}
-
-/// Next seals with their days.
-async fn seals(conn: &mut PgConnection, after: i64, limit: i64) -> Result<Vec<StoredSeal>> {
-    let rows = sqlx::query!(
-        r#"select s.seal_id, s.format, s.first_audit_id, s.last_audit_id, s.rows, s.sealed_at, s.previous, s.digest,
-                  s.mac, s.key_id, d.days as "days!", d.counts as "counts!", d.digests as "digests!",
-                  d.listings as "listings!"
-           from audit_seal s
-           cross join lateral (
-               select coalesce(array_agg(day order by day), '{}') as days,
-                      coalesce(array_agg(rows order by day), '{}') as counts,
-                      coalesce(array_agg(digest order by day), '{}') as digests,
-                      coalesce(array_agg(listing order by day), '{}') as listings
-               from audit_seal_day
-               where seal_id = s.seal_id) d
-           where s.seal_id > $1
-           order by s.seal_id
-           limit $2"#,
-        after,
-        limit,
-    )
-    .fetch_all(conn)
-    .await?;
-    // A value of another length was altered: it equals no hash.
-    let hash = |bytes: &[u8], row: i64| hash(bytes, "digest", row).unwrap_or(NOTHING_BEFORE);
-    Ok(rows
-        .into_iter()
-        .map(|row| {
-            let days = row.days.iter().zip(&row.counts).zip(row.digests.iter().zip(&row.listings));
-            StoredSeal {
-                digest: hash(&row.digest, row.seal_id),
-                mac: row.mac,
-                key_id: row.key_id,
-                seal: Seal {
-                    seal_id: row.seal_id,
-                    format: row.format,
-                    first: row.first_audit_id,
-                    last: row.last_audit_id,
-                    rows: row.rows,
-                    sealed_at: microseconds(row.sealed_at),
-                    previous: hash(&row.previous, row.seal_id),
-                    days: days
-                        .map(|((day, rows), (digest, listing))| SealedDay {
-                            day: day_of(*day),
-                            rows: *rows,
-                            digest: hash(digest, row.seal_id),
-                            listing: hash(listing, row.seal_id),
-                        })
-                        .collect(),
-                },
-            }
-        })
-        .collect())
 }

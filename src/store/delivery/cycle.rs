@@ -146,6 +146,8 @@ fn without_ends(entries: &[Entry], lost: &HashSet<DeliveryId>) -> Vec<Entry> {
     left.retain(|entry| entry.kind != Kind::DeliveryEnded || !is_lost(entry));
     for entry in left.iter_mut().filter(|entry| is_lost(entry)) {
         entry.end_state = None;
+        // The person that an answer may quote can have been erased since the lease was lost.
+        entry.data.remove("answer");
     }
     left
 }

@@ -98,6 +98,8 @@ pub struct Handoff {
     inner: Arc<Mutex<Inner>>,
     /// Webhooks that were removed a moment ago, and when.
     removed: Arc<Mutex<HashMap<WebhookId, Instant>>>,
+    /// Lanes of agents whose person was erased, each with the position before which nothing is sent any more.
+    erased: Arc<Mutex<HashMap<i64, i64>>>,
     notify: Arc<Notify>,
 }
 
@@ -133,6 +135,28 @@ impl Handoff {
     #[must_use]
     pub fn is_removed(&self, webhook: WebhookId) -> bool {
         self.removed.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&webhook)
+    }
+
+    /// The person behind an agent was erased: no POST of an event before this position begins from now on.
+    pub fn erase(&self, lane: i64, before_position: i64) {
+        let mut erased = self.erased.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = erased.entry(lane).or_default();
+        if *before >= before_position {
+            return;
+        }
+        *before = before_position;
+        drop(erased);
+        // Which of the kept events are about it need not be known: they are read again.
+        let mut inner = self.lock();
+        inner.events.clear();
+        inner.kept.clear();
+    }
+
+    /// Whether the person behind an agent was erased after an event of this position.
+    #[must_use]
+    pub fn is_erased(&self, lane: i64, position: i64) -> bool {
+        let erased = self.erased.lock().unwrap_or_else(PoisonError::into_inner);
+        erased.get(&lane).is_some_and(|before| position < *before)
     }
 
     /// A writer reports writes whose commit outcome is unknown.

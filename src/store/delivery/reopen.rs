@@ -95,7 +95,7 @@ async fn find(conn: &mut PgConnection, id: DeliveryId) -> Result<LaneDelivery> {
     let webhook = ended.webhook_id.ok_or_else(|| gone("webhook"))?;
     let event = ended.event_id.ok_or_else(|| gone("event"))?;
     let row = sqlx::query!(
-        r#"select received_at, position, coalesce(agent_key, 0) as "lane!"
+        r#"select received_at, position, coalesce(agent_key, 0) as "lane!", erased_at is not null as "is_erased!"
            from event
            where event_id = $1"#,
         event as _,
@@ -103,6 +103,9 @@ async fn find(conn: &mut PgConnection, id: DeliveryId) -> Result<LaneDelivery> {
     .fetch_optional(conn)
     .await?
     .ok_or_else(|| gone("event"))?;
+    if row.is_erased {
+        return Err(StoreError::Conflict("the person that it is about was erased".to_owned()));
+    }
     Ok(LaneDelivery {
         delivery: id,
         webhook,

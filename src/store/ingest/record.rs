@@ -203,7 +203,8 @@ async fn read_agents(
     let rows = sqlx::query!(
         r#"select a.agent_key, a.source_id as "source_id: SourceId", a.agent_id as "agent_id: AgentId",
                   a.sequence, a.presence, a.since, a.state as "state: Json<AgentState>", a.received_at, a.name,
-                  a.email, x.external_id as "external_id?", s.tenant_id as "tenant_id: TenantId",
+                  a.email, a.erased_at, a.excluded_at is not null as "is_excluded!",
+                  x.external_id as "external_id?", s.tenant_id as "tenant_id: TenantId",
                   (select nextval('event_position_seq')) as "position!",
                   (select generation from webhook_generation) as "generation!"
            from unnest($1::uuid[], $2::text[]) as wanted (source_id, agent_id)
@@ -231,6 +232,8 @@ async fn read_agents(
                 name: row.name,
                 email: row.email,
                 external_id: row.external_id,
+                erased_at: row.erased_at,
+                is_excluded: row.is_excluded,
                 touched: false,
                 last: None,
             };
@@ -260,6 +263,7 @@ fn new_event(numbered: &Numbered<'_>, position: i64, now: OffsetDateTime) -> New
         origin: change.origin,
         detail: numbered.state.clone().map(Detail::Agent),
         raw: change.raw.clone(),
+        erased_at: None,
     };
     NewEvent {
         event: Arc::new(event),

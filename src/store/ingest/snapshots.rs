@@ -130,6 +130,8 @@ async fn next_agents(conn: &mut PgConnection, tenant: TenantId, from: i64) -> Re
            left join agent_external_id x on x.source_id = a.source_id and x.agent_id = a.agent_id
            where a.agent_key >= $1
              and a.sequence > 0
+             -- Of a person who was erased nothing is known until the next event.
+             and a.event_id is not null
            order by a.agent_key
            limit $2"#,
         from,
@@ -167,6 +169,7 @@ fn snapshot_event(agent: SnapshotAgent, tenant: TenantId, place: i64, now: Offse
                 email: agent.email,
             }))),
             raw: Bytes::from_static(b"null"),
+            erased_at: None,
         }),
         agent_key: agent.agent_key,
         connection_id: None,

@@ -44,6 +44,7 @@ macro_rules! select_missed {
             MissedEvent,
             $select
                 + r#"    kind = 'presence.updated'
+                     and erased_at is null
                      and received_at >= $1
                      and received_at < $2
                      and ($4::text[] = '{}' or agent_id = any ($4) or external_id = any ($4))

@@ -4,7 +4,7 @@
 //! Protocol `notifications` only: in protocol `realtime` a connection watches the one agent that its row
 //! names.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sqlx::PgConnection;
 use sqlx::types::Json;
@@ -226,6 +226,42 @@ impl Store {
         .await
     }
 
+    /// Agents that a connection is to watch, in the order of their ids.
+    ///
+    /// # Errors
+    /// If the database is unavailable.
+    pub async fn agents_of_connection(&self, connection: ConnectionId) -> Result<Vec<AgentId>> {
+        with_timeout(async {
+            Ok(sqlx::query_scalar!(
+                r#"select agent_id as "agent_id: AgentId"
+                   from connection_agent
+                   where connection_id = $1
+                   order by agent_id"#,
+                connection as _,
+            )
+            .fetch_all(&self.pool)
+            .await?)
+        })
+        .await
+    }
+
+    /// Genesys ids of agents that are left out of everything that a source watches.
+    ///
+    /// # Errors
+    /// If the database is unavailable.
+    pub async fn excluded_agents(&self, source: SourceId) -> Result<HashSet<String>> {
+        with_timeout(async {
+            let excluded = sqlx::query_scalar!(
+                "select agent_id from agent where source_id = $1 and excluded_at is not null",
+                source as _,
+            )
+            .fetch_all(&self.pool)
+            .await?;
+            Ok(excluded.into_iter().collect())
+        })
+        .await
+    }
+
     /// Notes names and e-mail addresses, and makes rows for new agents.
     ///
     /// # Errors
@@ -243,8 +279,9 @@ impl Store {
                  on conflict on constraint agent_id_unique do update
                  set name = coalesce(excluded.name, agent.name),
                      email = coalesce(excluded.email, agent.email)
-                 where (excluded.name is not null and excluded.name is distinct from agent.name)
-                    or (excluded.email is not null and excluded.email is distinct from agent.email)",
+                 where agent.excluded_at is null
+                   and ((excluded.name is not null and excluded.name is distinct from agent.name)
+                        or (excluded.email is not null and excluded.email is distinct from agent.email))",
                 source as _,
                 &profiles.iter().map(|(id, _, _)| id.clone()).collect::<Vec<_>>(),
                 &profiles.iter().map(|(_, name, _)| name.clone()).collect::<Vec<_>>() as _,

@@ -43,6 +43,8 @@ pub struct WantedSource {
     pub client_secret: Secret,
     /// Agents to watch.
     pub agents: Vec<String>,
+    /// Agents that are left out, whoever names them.
+    pub excluded: Vec<String>,
     /// Topic lists.
     pub topic_matrix: TopicMatrix,
     /// Interval of upstream's pings, in milliseconds.
@@ -146,7 +148,12 @@ impl Store {
                       s.topic_matrix as "topic_matrix: Json<TopicMatrix>",
                       s.origin = 'environment' as "from_environment!",
                       s.heartbeat_interval_ms, s.all_users, s.queues, s.groups, s.language, s.stale_after_seconds,
-                      s.roster_interval_seconds, s.refreshes_asked, s.created_at, h.stale_since as "stale_since?",
+                      s.roster_interval_seconds, s.refreshes_asked, s.created_at,
+                      array(
+                          select a.agent_id
+                          from agent a
+                          where a.source_id = s.source_id
+                            and a.excluded_at is not null) as "excluded!", h.stale_since as "stale_since?",
                       coalesce(h.roster_read_at is not null and h.roster_error is null and h.agents_wanted = 0, false)
                           as "watches_nobody!"
                from source s
@@ -172,6 +179,7 @@ impl Store {
                     client_id: row.client_id,
                     client_secret: open_client_secret(master_key, row.source_id, &row.client_secret_sealed)?,
                     agents: row.agents,
+                    excluded: row.excluded,
                     topic_matrix: row.topic_matrix.0,
                     heartbeat_interval_ms: row.heartbeat_interval_ms,
                     all_users: row.all_users,
@@ -251,25 +259,6 @@ impl Store {
             .execute(&self.pool)
             .await?;
             Ok(())
-        })
-        .await
-    }
-
-    /// Agents that a connection is to watch, in the order of their ids.
-    ///
-    /// # Errors
-    /// If the database is unavailable.
-    pub async fn agents_of_connection(&self, connection: ConnectionId) -> Result<Vec<AgentId>> {
-        with_timeout(async {
-            Ok(sqlx::query_scalar!(
-                r#"select agent_id as "agent_id: AgentId"
-                   from connection_agent
-                   where connection_id = $1
-                   order by agent_id"#,
-                connection as _,
-            )
-            .fetch_all(&self.pool)
-            .await?)
         })
         .await
     }

@@ -117,6 +117,7 @@ fn gap_event(
             origin: Origin::Live,
             detail: Some(Detail::Gap(Box::new(notice))),
             raw: Bytes::from_static(b"null"),
+            erased_at: None,
         }),
         agent_key: agent.agent_key,
         connection_id: Some(watcher.connection_id),

@@ -43,6 +43,10 @@ pub struct AgentRow {
     pub connected: bool,
     /// Reason why upstream does not let us watch it.
     pub rejected: Option<String>,
+    /// When its person was erased.
+    pub erased_at: Option<OffsetDateTime>,
+    /// It is not left out of what its source watches.
+    pub watched: bool,
 }
 
 /// An agent that upstream does not let us watch.
@@ -93,7 +97,8 @@ impl Store {
                       (select w.rejected_reason
                        from connection_agent w
                        where w.source_id = a.source_id
-                         and w.agent_id = a.agent_id) as rejected
+                         and w.agent_id = a.agent_id) as rejected,
+                      a.erased_at, a.excluded_at is null as "watched!"
                from agent a
                join source s on s.source_id = a.source_id
                left join agent_external_id x on x.source_id = a.source_id and x.agent_id = a.agent_id
@@ -136,7 +141,8 @@ impl Store {
                       (select w.rejected_reason
                        from connection_agent w
                        where w.source_id = a.source_id
-                         and w.agent_id = a.agent_id) as rejected
+                         and w.agent_id = a.agent_id) as rejected,
+                      a.erased_at, a.excluded_at is null as "watched!"
                from source s
                join agent a on a.source_id = s.source_id
                left join agent_external_id x on x.source_id = a.source_id and x.agent_id = a.agent_id

@@ -40,7 +40,7 @@ macro_rules! select_feed {
             EventRow,
             r#"select event_id as "event_id: EventId", position, source_id as "source_id: SourceId", source_name,
                       agent_id as "agent_id: AgentId", sequence, topic, presence, previous, occurred_at,
-                      received_at, external_id, committed_at, origin, kind, state, raw
+                      received_at, external_id, committed_at, origin, kind, state, raw, erased_at
                from event
                where kind = 'presence.updated'
                  and position > $1
@@ -164,7 +164,7 @@ impl Store {
             EventRow,
             r#"select event_id as "event_id: EventId", position, source_id as "source_id: SourceId", source_name,
                       agent_id as "agent_id: AgentId", sequence, topic, presence, previous, occurred_at,
-                      received_at, external_id, committed_at, origin, kind, state, raw
+                      received_at, external_id, committed_at, origin, kind, state, raw, erased_at
                from event
                where kind = 'presence.updated'
                  and event_id = $1"#,

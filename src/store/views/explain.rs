@@ -36,7 +36,8 @@ impl Store {
 async fn event_facts(conn: &mut PgConnection, event_id: EventId) -> Result<EventFacts> {
     let event = sqlx::query!(
         r#"select kind, received_at, committed_at, source_id as "source_id: SourceId",
-                  agent_id as "agent_id: AgentId", external_id, topic, presence, previous, state
+                  agent_id as "agent_id: AgentId", external_id, topic, presence, previous, state,
+                  erased_at
            from event
            where event_id = $1"#,
         event_id as _,
@@ -60,6 +61,7 @@ async fn event_facts(conn: &mut PgConnection, event_id: EventId) -> Result<Event
         previous: event.previous,
         queues: queues.cloned().collect(),
         routing_status: told.state.routing.map(|routing| routing.value),
+        erased_at: event.erased_at,
     })
 }
 
