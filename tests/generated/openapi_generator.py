@@ -12,7 +12,7 @@ client = bridge_client.ApiClient(
 )
 webhooks = WebhooksApi(client)
 auth = AccessFieldsAuth(AuthBasic(kind="basic", username="bridge", password="not-a-real-secret"))
-batch = Batch(max_items=10, max_wait_ms=100)
+batch = Batch(max_items=10, max_wait_ms=100, max_bytes=50_000)
 wanted = WebhookCreate(url=sys.argv[2], timeout_ms=5000, batch=batch, auth=auth)
 made = webhooks.create_webhook(wanted)
 assert made.secret.startswith("whsec_"), made

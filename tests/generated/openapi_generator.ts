@@ -12,7 +12,7 @@ async function main() {
   const configuration = new Configuration({ basePath, accessToken: process.env.BRIDGE_API_KEY });
   const webhooks = new WebhooksApi(configuration);
   const auth = { kind: 'basic', username: 'bridge', password: 'not-a-real-secret' } as const;
-  const batch = { maxItems: 10, maxWaitMs: 100 };
+  const batch = { maxItems: 10, maxWaitMs: 100, maxBytes: 50000 };
   const made = await webhooks.createWebhook({ webhookCreate: { url, timeoutMs: 5000, batch, auth } });
   same(made.secret.startsWith('whsec_'), true);
   await webhooks.updateWebhook({ id: made.id, webhookUpdate: { description: 'changed' } });

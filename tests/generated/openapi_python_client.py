@@ -13,7 +13,7 @@ from presence_bridge_client.models import AuthBasic, AuthBasicKind, Batch, Webho
 
 client = AuthenticatedClient(base_url=sys.argv[1], token=os.environ["BRIDGE_API_KEY"])
 auth = AuthBasic(kind=AuthBasicKind.BASIC, username="bridge", password="not-a-real-secret")
-batch = Batch(max_items=10, max_wait_ms=100)
+batch = Batch(max_items=10, max_wait_ms=100, max_bytes=50_000)
 wanted = WebhookCreate(url=sys.argv[2], timeout_ms=5000, batch=batch, auth=auth)
 made = create_webhook.sync(client=client, body=wanted)
 assert made.secret.startswith("whsec_") and isinstance(made.id, UUID), made

@@ -89,7 +89,7 @@ async fn a_batch_that_was_refused_comes_again_as_it_was_and_what_came_later_foll
     assert_ne!(posts[3].webhook_id(), posts[0].webhook_id());
     assert_eq!(sequences(&posts[2..], "ann"), [1, 2, 3, 4, 5, 6]);
     let attempts: Vec<_> = posts.iter().map(|post| post.header("presence-bridge-attempt").unwrap()).collect();
-    assert_eq!(attempts, ["1", "2", "3", "1"]);
+    assert_eq!(attempts, ["1", "2", "2", "1"], "a kept connection that closes is no failure");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -169,7 +169,9 @@ fn of_certificate(error: &CertificateError) -> String {
         E::InvalidPurpose | E::InvalidPurposeContext { .. } => {
             "its certificate is not made for servers".to_owned()
         }
-        E::BadSignature => "the signature in its certificate is wrong".to_owned(),
+        E::BadSignature => {
+            "a signature does not verify, as none does of an RSA key below 2048 bits".to_owned()
+        }
         E::UnsupportedSignatureAlgorithmContext { .. }
         | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
             "its certificate is signed with an algorithm that is not supported".to_owned()

@@ -74,37 +74,45 @@ pub async fn after_its_end(script: &Script) {
     assert!(broken.is_empty(), "{}\n{}", broken.join("\n"), script.log_tail());
 }
 
-/// Each POST has one entry that says the result, and there are no other entries. Of the webhook that was
-/// removed and recovered nothing is asked: an operator has had the same attempts made again.
+/// Each attempt has one entry that says the result, and there are no other entries. It was one POST, or two if
+/// the entry says that it was made again. Of the webhook that was removed and recovered nothing is asked: an
+/// operator has had the same attempts made again.
 async fn agree(script: &Script) -> Vec<String> {
-    let rows: Vec<(Uuid, i32, bool, i64)> = sqlx::query_as(
-        "select delivery_id, attempt, coalesce(end_state = 'delivered', false), count(*)
+    let rows: Vec<(Uuid, i32, bool, bool)> = sqlx::query_as(
+        "select delivery_id, attempt, coalesce(end_state = 'delivered', false),
+                coalesce((data ->> 'remade')::boolean, false)
          from audit_log join webhook using (webhook_id)
-         where kind = 'DELIVERY_ATTEMPT' and webhook.url not like '%failing'
-         group by 1, 2, 3",
+         where kind = 'DELIVERY_ATTEMPT' and webhook.url not like '%failing'",
     )
     .fetch_all(&script.pool)
     .await
     .unwrap();
-    let written: BTreeMap<_, _> = rows
-        .into_iter()
-        .map(|(id, attempt, ended, count)| ((id.to_string(), attempt, ended), count))
-        .collect();
-    let mut made: BTreeMap<_, i64> = BTreeMap::new();
+    let mut written: BTreeMap<_, Vec<(bool, bool)>> = BTreeMap::new();
+    for (id, attempt, ended, remade) in rows {
+        written.entry((id.to_string(), attempt)).or_default().push((ended, remade));
+    }
+    let mut made: BTreeMap<_, Vec<bool>> = BTreeMap::new();
     for post in [SINGLE, BATCH].iter().flat_map(|path| script.world.crm.received(path)) {
         let attempt: i32 = post.header("presence-bridge-attempt").unwrap().parse().unwrap();
         for item in items(std::slice::from_ref(&post)) {
             let id = item["id"].as_str().unwrap().to_owned();
-            *made.entry((id, attempt, post.accepted())).or_default() += 1;
+            made.entry((id, attempt)).or_default().push(post.accepted());
         }
     }
     let keys: BTreeSet<_> = written.keys().chain(made.keys()).collect();
-    let count = |of: &BTreeMap<_, i64>, key| of.get(key).copied().unwrap_or_default();
     keys.into_iter()
-        .map(|key| (key, count(&made, key), count(&written, key)))
-        .filter(|(_, made, written)| (*made, *written) != (1, 1))
-        .map(|(key, made, written)| {
-            format!("(delivery, attempt, accepted) {key:?}: {made} POSTs, {written} entries")
+        .filter(|key| {
+            let accepted = made.get(key).map(Vec::as_slice).unwrap_or_default();
+            match written.get(key).map(Vec::as_slice).unwrap_or_default() {
+                [(ended, false)] => accepted != [*ended],
+                // The first may have reached nobody.
+                [(ended, true)] => accepted.len() > 2 || accepted.last() != Some(ended),
+                _ => true,
+            }
+        })
+        .map(|key| {
+            let (made, written) = (made.get(key), written.get(key));
+            format!("(delivery, attempt) {key:?}: POSTs (accepted) {made:?}, entries (delivered, remade) {written:?}")
         })
         .collect()
 }
