@@ -124,7 +124,10 @@ pub fn plan(
             let wanted = wants(subscription, event.kind, &facts);
             if wanted {
                 planning.plan_delivery(index, new, subscription);
-            } else if !subscription.min_dwell.is_zero() && event.kind == EventKind::PresenceUpdated {
+            } else if !subscription.min_dwell.is_zero()
+                && event.kind == EventKind::PresenceUpdated
+                && !subscription.stands_after(&facts)
+            {
                 planning.supersede_debounced(new, subscription, None);
             }
         }

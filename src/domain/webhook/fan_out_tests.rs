@@ -72,6 +72,27 @@ fn subscription(
     }
 }
 
+#[test]
+fn a_transition_is_debounced_by_the_presence_alone() {
+    let told = |number, ago, previous: &str, presence| {
+        let mut new = event(number, 0, ago, presence, 0);
+        Arc::get_mut(&mut new.event).unwrap().previous = Some(previous.to_owned());
+        new
+    };
+    let asks = Subscription {
+        transitions: ["AVAILABLE -> AWAY"].iter().collect(),
+        ..subscription(0, (false, 10, false, false, false, false))
+    };
+    let filters = [Arc::new(asks)].into_iter().collect();
+    for (then, standing) in [(told(1, 2, "AWAY", 1), 1), (told(1, 2, "AWAY", 0), 0)] {
+        let events = [told(0, 3, "AVAILABLE", 1), then];
+        let plan = plan(&events, &filters, Subscription::wants, &DispatchCapacity::default(), NOW);
+        assert_eq!(plan.deliveries.len(), standing);
+        // The lane's waiting deliveries in the database, too: once by the transition itself.
+        assert_eq!(plan.superseded_lanes.len(), 2 - standing);
+    }
+}
+
 proptest! {
     #[test]
     fn a_plan_owes_what_is_wanted_once_in_order_and_hands_out_no_more_than_there_is_room_for(

@@ -99,17 +99,36 @@ impl Subscription {
             && (self.sources.is_empty() || self.sources.contains(&facts.source))
     }
 
-    fn fits(&self, facts: &Facts) -> bool {
-        let holds =
-            |list: &Keys, value: Option<Key>| list.is_empty() || value.is_some_and(|value| list.holds(value));
-        let holds_any =
-            |list: &Keys, values: &[Key]| list.is_empty() || values.iter().any(|value| list.holds(*value));
-        holds(&self.topics, facts.topic)
-            && holds(&self.presences, facts.presence)
-            && holds(&self.routing_statuses, facts.routing_status)
-            && holds_any(&self.queues, &facts.queues)
-            && holds_any(&self.transitions, &facts.transitions)
+    /// Whether a transition that it was told of still stands after a change that it is not told of: the
+    /// presence is the same, and the state is still one that it asks for. A queue or routing status that
+    /// follows a presence at once does not undo it.
+    #[must_use]
+    pub fn stands_after(&self, facts: &Facts) -> bool {
+        !self.transitions.is_empty()
+            && facts.transitions.is_empty()
+            && self.watches(facts)
+            && self.fits_state(facts)
     }
+
+    fn fits(&self, facts: &Facts) -> bool {
+        passes(&self.topics, facts.topic)
+            && self.fits_state(facts)
+            && passes_any(&self.transitions, &facts.transitions)
+    }
+
+    fn fits_state(&self, facts: &Facts) -> bool {
+        passes(&self.presences, facts.presence)
+            && passes(&self.routing_statuses, facts.routing_status)
+            && passes_any(&self.queues, &facts.queues)
+    }
+}
+
+fn passes(list: &Keys, value: Option<Key>) -> bool {
+    list.is_empty() || value.is_some_and(|value| list.holds(value))
+}
+
+fn passes_any(list: &Keys, values: &[Key]) -> bool {
+    list.is_empty() || values.iter().any(|value| list.holds(*value))
 }
 
 #[cfg(test)]
@@ -203,6 +222,21 @@ mod tests {
                 Facts { queues: Vec::new(), routing_status: None, transitions: Vec::new(), ..facts() };
             assert!(!asks.shows(&unknown), "{asks:?}");
         }
+    }
+
+    #[test]
+    fn a_transition_stands_until_the_presence_changes_or_the_state_leaves_the_filters() {
+        let asks = Subscription {
+            transitions: set(&["* -> AVAILABLE"]),
+            queues: set(&["q-1"]),
+            topics: set(&["t"]),
+            ..everything()
+        };
+        let same = Facts { transitions: Vec::new(), topic: Some(Key::of("routing")), ..facts() };
+        assert!(asks.stands_after(&same));
+        assert!(!asks.stands_after(&facts()), "another change of the presence");
+        assert!(!asks.stands_after(&Facts { queues: Vec::new(), ..same.clone() }));
+        assert!(!everything().stands_after(&same), "without the filter every change counts");
     }
 
     #[test]
