@@ -1,9 +1,11 @@
 //! Webhooks: registered, changed, given another secret.
 
+use std::collections::HashSet;
+
 use super::caller::Caller;
 use super::{Result, ServiceError};
 use crate::domain::delivery::signature::SigningKey;
-use crate::domain::ids::WebhookId;
+use crate::domain::ids::{WebhookId, canonical_guid, with_canonical_guids};
 use crate::domain::violation::Violation;
 use crate::domain::webhook::{
     FORMER_SECRET_SIGNS_ON, OVERLAP_SECONDS_MAX, WebhookChanges, WebhookInput, WebhookSettings, filters,
@@ -63,8 +65,10 @@ pub async fn update(caller: &Caller, id: WebhookId, changes: &WebhookChanges) ->
 /// If the database does not answer.
 pub async fn never_matching(caller: &Caller, settings: &WebhookSettings) -> Result<Vec<Violation>> {
     let mut found = filters::never_matching(settings);
-    for unknown in caller.store.unknown_agents(&settings.agents).await? {
-        if let Some(i) = settings.agents.iter().position(|agent| *agent == unknown) {
+    let unknown = caller.store.unknown_agents(&with_canonical_guids(&settings.agents)).await?;
+    let unknown: HashSet<String> = unknown.into_iter().collect();
+    for (i, agent) in settings.agents.iter().enumerate() {
+        if unknown.contains(agent) && unknown.contains(&canonical_guid(agent.clone())) {
             found.push(Violation::new(
                 format!("agents/{i}"),
                 "is no agent that was seen or is watched, by Genesys id or external id",

@@ -117,11 +117,12 @@ async fn a_webhook_gets_what_its_queues_routing_statuses_and_transitions_match()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn filters_that_can_never_match_are_taken_with_a_warning() {
-    let world = World::watching(&["ann"]).await;
+    const GUID: &str = "a3f1d2c4-5b6e-4f70-8192-a3b4c5d6e7f8";
+    let world = World::watching(&["ann", GUID]).await;
     let external = json!({"external_id": "crm-1"});
     assert_eq!(world.bridge.patch("/v1/agents/ann", &external).await.status, 200);
     let fields = json!({
-        "agents": ["nobody", "ann", "crm-1"],
+        "agents": ["nobody", "ann", "crm-1", GUID.to_ascii_uppercase()],
         "presences": ["Available", "Lunching"],
         "routing_statuses": ["idle", "dozing"],
         "transitions": ["away -> away", "* -> On Queue", "* -> Lunching"],

@@ -117,7 +117,8 @@ pub fn never_matching(settings: &WebhookSettings) -> Vec<Violation> {
         } else if let [Some(from), Some(to)] = sides
             && from == to
         {
-            found.push(Violation::new(format!("transitions/{i}"), "is no change"));
+            found
+                .push(Violation::new(format!("transitions/{i}"), "names no change: both sides are the same"));
         }
     }
     found

@@ -9,6 +9,7 @@ use crate::api::http::page::{List, Place, Query, at, maybe_at, path_id};
 use crate::api::http::problem::ApiError;
 use crate::domain::delivery::signature::SigningKey;
 use crate::domain::ids::WebhookId;
+use crate::domain::violation::Violation;
 use crate::domain::webhook::WebhookSettings;
 use crate::domain::webhook::state::StateReason;
 use crate::services;
@@ -83,17 +84,19 @@ fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The same with what can never match among its filters.
-async fn with_warnings(caller: &Caller, webhook: &Webhook, mut shown: Value) -> Result<Value, ApiError> {
-    let warnings: Vec<Value> = services::webhooks::never_matching(caller, &webhook.settings)
-        .await?
-        .iter()
-        .map(|warning| json!({"pointer": format!("/{}", warning.field), "detail": warning.what}))
-        .collect();
+/// What can never match among its filters. Ask before the write: once that is done, nothing may fail any more.
+async fn warnings(caller: &Caller, settings: &WebhookSettings) -> Result<Value, ApiError> {
+    let found = services::webhooks::never_matching(caller, settings).await?;
+    let shown =
+        |warning: &Violation| json!({"pointer": format!("/{}", warning.field), "detail": warning.what});
+    Ok(found.iter().map(shown).collect())
+}
+
+fn with_warnings(mut shown: Value, warnings: Value) -> Value {
     if let Some(fields) = shown.as_object_mut() {
-        fields.insert("warnings".to_owned(), Value::Array(warnings));
+        fields.insert("warnings".to_owned(), warnings);
     }
-    Ok(shown)
+    shown
 }
 
 /// The only two answers that show a secret: the one to its making, and the one to its replacement.
@@ -120,8 +123,9 @@ pub(in crate::api) async fn create(caller: Caller, mut body: JsonBody) -> Reply 
     let secret = take_secret(&mut body);
     let snapshot = body.boolean("snapshot").unwrap_or(false);
     let changes = take_changes(&caller, body, &WebhookSettings::default()).await?;
+    let warnings = warnings(&caller, &changes.over(&WebhookSettings::default())).await?;
     let (webhook, secret) = services::webhooks::create(&caller, &changes, secret, snapshot).await?;
-    let shown = with_warnings(&caller, &webhook, view_with_secret(&caller, &webhook, &secret)?).await?;
+    let shown = with_warnings(view_with_secret(&caller, &webhook, &secret)?, warnings);
     Ok(HttpResponse::Created()
         .insert_header((header::LOCATION, format!("/v1/webhooks/{}", webhook.webhook_id)))
         .json(shown))
@@ -136,9 +140,9 @@ pub(in crate::api) async fn update(caller: Caller, request: HttpRequest, body: J
     let id = WebhookId(path_id(&request)?);
     let present = caller.store.webhook(id).await?;
     let changes = take_changes(&caller, body, &present.settings).await?;
+    let warnings = warnings(&caller, &changes.over(&present.settings)).await?;
     let webhook = services::webhooks::update(&caller, id, &changes).await?;
-    let shown = with_warnings(&caller, &webhook, view(&caller, &webhook)?).await?;
-    Ok(HttpResponse::Ok().json(shown))
+    Ok(HttpResponse::Ok().json(with_warnings(view(&caller, &webhook)?, warnings)))
 }
 
 pub(in crate::api) async fn delete(caller: Caller, request: HttpRequest) -> Reply {
