@@ -22,10 +22,10 @@ const COUNT_EVERY: Duration = Duration::from_secs(10);
 const ROUND_EVERY: Duration = Duration::from_secs(3600);
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 
-/// How long rows are retention.
+/// How long rows are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
-    /// Days that events and audit entries are retention.
+    /// Days that events and audit entries are kept.
     pub days: u32,
     /// Days that a delivery to a paused, disabled or unverified webhook waits.
     pub suspended_days: u32,

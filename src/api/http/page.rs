@@ -17,6 +17,8 @@ const LIMIT_DEFAULT: usize = 50;
 const LIMIT_MAX: usize = 200;
 /// Filters by text are never longer than what they could match.
 const TEXT_CHARS_MAX: usize = 1000;
+/// Many forget that a bare + in a query is a blank.
+const A_TIME: &str = "RFC 3339 time such as 2026-01-31T09:30:00Z or 2026-01-31T10:30:00%2B01:00";
 
 /// The query of a request. Take what is known; what is left over is refused.
 #[derive(Debug)]
@@ -73,9 +75,7 @@ impl Query {
     /// # Errors
     /// If it is no RFC 3339 time.
     pub fn time(&mut self, name: &str) -> Result<Option<OffsetDateTime>, ApiError> {
-        self.parsed(name, "is no RFC 3339 time such as 2026-01-31T09:30:00Z", |text| {
-            OffsetDateTime::parse(text, &Rfc3339).ok()
-        })
+        self.parsed(name, &format!("is no {A_TIME}"), |text| OffsetDateTime::parse(text, &Rfc3339).ok())
     }
 
     /// Takes a time, or a word that stands for none: `Some(None)`.
@@ -87,7 +87,7 @@ impl Query {
         name: &str,
         word: &str,
     ) -> Result<Option<Option<OffsetDateTime>>, ApiError> {
-        let what = format!("is neither {word} nor an RFC 3339 time such as 2026-01-31T09:30:00Z");
+        let what = format!("is neither {word} nor an {A_TIME}");
         self.parsed(name, &what, |text| {
             if text == word { Some(None) } else { OffsetDateTime::parse(text, &Rfc3339).ok().map(Some) }
         })

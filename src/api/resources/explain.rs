@@ -4,7 +4,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Map, Value, json};
 
 use crate::api::http::page::{Query, at};
-use crate::api::http::problem::ApiError;
+use crate::api::http::problem::{ApiError, Code};
 use crate::api::resources::agents::take_agents;
 use crate::clock;
 use crate::domain::explain::{Step, explain};
@@ -27,7 +27,9 @@ async fn take_event(caller: &Caller, query: &mut Query) -> Result<Option<EventId
     let at = query.time_or_word("at", "last")?;
     match (event, agents) {
         (Some(_), Some(_)) => Err(ApiError::parameter("agent", "says the same as event; give one of them")),
-        (Some(_), None) if at.is_some() => Err(ApiError::parameter("at", "is known with agent only")),
+        (Some(_), None) if at.is_some() => {
+            Err(ApiError::parameter("at", "goes with agent; an event has its time"))
+        }
         (Some(event), None) => Ok(Some(event)),
         (None, Some(agents)) => Ok(caller.store.event_of_agent(&agents, at.flatten()).await?),
         (None, None) => Err(ApiError::parameter("event", "is missing, and so is agent")),
@@ -40,7 +42,8 @@ pub(in crate::api) async fn get(caller: Caller, request: HttpRequest) -> Result<
     let webhook = webhook.ok_or_else(|| ApiError::parameter("webhook", "is missing"))?;
     let event = take_event(&caller, &mut query).await?;
     query.finish()?;
-    let event = event.ok_or_else(ApiError::not_found)?;
+    let none = || ApiError::new(Code::NotFound, "No change of this agent had arrived by then.");
+    let event = event.ok_or_else(none)?;
     let told = explain(&caller.store.explain(event, webhook).await?, clock::now(), at);
     let matched: Map<String, Value> = told
         .matched
