@@ -89,7 +89,7 @@ const SECOND: &[(&str, &str)] = &[
     ("outbound/verify",       "body post transport"),
     ("outbound/post",         "body redact transport"),
     ("outbound/syslog",       "transport"),
-    ("outbound/transport",    ""),
+    ("outbound/transport",    "redact"),
     ("outbound/body",         ""),
     ("outbound/redact",       ""),
     ("outbound/testing",      "body post transport"),

@@ -208,6 +208,36 @@ async fn a_delivery_that_was_superseded_expired_or_is_held_is_explained_as_that(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_server_that_refuses_is_told_as_that_and_not_as_a_receiver_that_fails() {
+    let world = World::watching(&["ann", "bob", "cid", "dan", "eve"]).await;
+    let refusal = json!({"error": "invalid_client", "error_description": "unknown client"}).to_string();
+    let refuse = Behaviour::status(401).header("content-type", "application/json").body(refusal);
+    world.crm.next("/token", std::iter::repeat_n(refuse, 50));
+    let auth = json!({
+        "kind": "oauth2", "token_url": world.crm.url("/token"), "client_id": "bridge", "client_secret": "s3cret",
+    });
+    let hook = world.register_with("/hooks/a", json!({"auth": auth})).await;
+    let id = hook["id"].as_str().unwrap();
+    world.genesys.set_presence("ann", "AVAILABLE").await;
+    world.audit_of("DELIVERY_ATTEMPT", 1).await;
+    let ids = events(&world, 1).await;
+    let waiting = verdict(&world, &ids[0], id, "waiting").await;
+    let refused = "the token endpoint answered 401: invalid_client: unknown client";
+    let told = waiting["reason"].as_str().unwrap();
+    assert!(told.contains(&format!("got no access token, so nothing was sent ({refused})")), "{told}");
+    for agent in ["bob", "cid", "dan", "eve"] {
+        world.genesys.set_presence(agent, "AVAILABLE").await;
+    }
+    let held = verdict(&world, &ids[0], id, "held").await;
+    let told = held["reason"].as_str().unwrap();
+    assert!(told.starts_with(&format!("Its token server gives no access token ({refused})")), "{told}");
+    assert!(!told.contains("receiver"), "{told}");
+    let health = world.bridge.get(&format!("/v1/webhooks/{id}")).await.json()["health"].clone();
+    assert_eq!((&health["last_outcome"], &health["last_reason"]), (&json!("token"), &json!(refused)));
+    assert!(world.crm.received("/hooks/a").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn however_many_were_missed_all_of_the_time_asked_for_are_delivered_again() {
     let agents = ["ann", "bob", "cid", "dan", "eve", "fay", "gus", "hal", "ida", "jim"];
     let world = World::watching(&agents).await;

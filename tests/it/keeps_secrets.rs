@@ -18,6 +18,7 @@ const SOCKET_KEY: &str = "canary-socket-key-77aa";
 const DATABASE_PASSWORD: &str = "canary-database-password-91c4";
 const PASSWORD: &str = "canary-basic-password-3b";
 const BEARER: &str = "canary-bearer-token-e8d2";
+const SCHEME: &str = "canary-own-scheme-credentials-4c7a";
 const OAUTH_SECRET: &str = "canary-oauth-secret-6a90";
 const OAUTH_TOKEN: &str = "canary-oauth-access-token-c3f7";
 const HEADER: &str = "canary-header-value-b41e";
@@ -93,13 +94,18 @@ async fn no_secret_appears_anywhere_even_when_things_fail() {
     let rotated_secret = rotated["secret"].as_str().unwrap().trim_start_matches("whsec_").to_owned();
     let basic = json!({"kind": "basic", "username": "ann", "password": PASSWORD});
     let bearer = json!({"kind": "bearer", "token": BEARER});
+    let scheme =
+        json!({"kind": "scheme", "scheme": "Token", "credentials": format!("token=\"{SCHEME}\", v=1")});
     let oauth = json!({
         "kind": "oauth2", "token_url": world.crm.url("/token"), "client_id": "bridge", "client_secret": OAUTH_SECRET,
     });
     let token = json!({"access_token": OAUTH_TOKEN, "token_type": "Bearer"}).to_string();
     let issued = Behaviour::status(200).header("content-type", "application/json").body(token);
-    world.crm.next("/token", [Behaviour::status(500).body("no"), issued]);
-    for (name, auth) in [("basic", basic), ("bearer", bearer), ("oauth", oauth.clone())] {
+    // A refusal that repeats what it refuses.
+    let description = format!("{OAUTH_SECRET} is wrong");
+    let refusal = json!({"error": "invalid_client", "error_description": description}).to_string();
+    world.crm.next("/token", [Behaviour::status(401).body(refusal), issued]);
+    for (name, auth) in [("basic", basic), ("bearer", bearer), ("scheme", scheme), ("oauth", oauth.clone())] {
         let fields = json!({
             "auth": auth, "headers": {"x-canary": HEADER}, "retry_schedule_seconds": [1, 1, 1],
             "client_certificate": {"chain": CERTIFICATE, "key": KEY},
@@ -113,6 +119,8 @@ async fn no_secret_appears_anywhere_even_when_things_fail() {
     seen.send(&world, "POST", "/v1/webhooks", json!({"url": at, "headers": malformed}), 422).await;
     let auth = json!({"kind": "bearer", "token": format!("{BEARER}\n"), "password": PASSWORD});
     seen.send(&world, "PATCH", &path, json!({"auth": auth}), 422).await;
+    let auth = json!({"kind": "scheme", "scheme": "no token", "credentials": format!("{SCHEME}\n")});
+    seen.send(&world, "PATCH", &path, json!({"auth": auth}), 422).await;
     let halves = json!({"chain": CERTIFICATE, "key": KEY.replace("MIGH", "AAAA")});
     seen.send(&world, "PATCH", &path, json!({"client_certificate": halves}), 422).await;
     let source = json!({
@@ -124,16 +132,17 @@ async fn no_secret_appears_anywhere_even_when_things_fail() {
     seen.send(&world, "POST", "/v1/sources", wrong, 422).await;
 
     // Answers that fail, tokens that end, sockets that break, a database that goes away.
-    world.crm.next("/hooks/a", [Behaviour::status(500).body("no")]);
+    // The page of one repeats the address.
+    world.crm.next("/hooks/a", [Behaviour::status(500).body(format!("cannot POST /hooks/a?key={QUERY}"))]);
     // An error page that repeats the request is kept without what is secret in it, as each of them sends it.
     let page = || Behaviour::EchoRequest { status: 500 };
-    for name in ["basic", "bearer", "oauth"] {
+    for name in ["basic", "bearer", "scheme", "oauth"] {
         world.crm.next(&format!("/hooks/{name}"), [page()]);
     }
     world.crm.next("/hooks/basic", [Behaviour::status(401)]);
     world.crm.next("/hooks/bearer", [Behaviour::ResetUnanswered]);
     world.genesys.set_presence("ann", "AVAILABLE").await;
-    for name in ["basic", "bearer", "oauth"] {
+    for name in ["basic", "bearer", "scheme", "oauth"] {
         let path = format!("/hooks/{name}");
         world
             .crm
@@ -141,7 +150,7 @@ async fn no_secret_appears_anywhere_even_when_things_fail() {
             .await
             .unwrap();
     }
-    for name in ["basic", "bearer", "oauth"] {
+    for name in ["basic", "bearer", "scheme", "oauth"] {
         let delivery = world.crm.received(&format!("/hooks/{name}"))[0].webhook_id().to_owned();
         let shown = world.bridge.get(&format!("/v1/deliveries/{delivery}")).await.text();
         assert!(shown.contains("[redacted]") && shown.contains("x-canary"), "the page is kept: {shown}");
@@ -153,6 +162,7 @@ async fn no_secret_appears_anywhere_even_when_things_fail() {
     };
     assert_eq!(sent("oauth", "authorization"), format!("Bearer {OAUTH_TOKEN}"), "the canaries are used");
     assert_eq!(sent("basic", "x-canary"), HEADER);
+    assert_eq!(sent("scheme", "authorization"), format!("Token token=\"{SCHEME}\", v=1"));
     world.genesys.fault(Route::Upgrade, Fault::status(503));
     world.genesys.tamper(Tamper::WsUrl(format!("ws://elsewhere.example/realtime/ws/{SOCKET_KEY}")), 1);
     world.genesys.expire_tokens();
@@ -217,6 +227,7 @@ async fn no_secret_appears_anywhere_even_when_things_fail() {
         ("database password", text(DATABASE_PASSWORD)),
         ("basic password", text(PASSWORD)),
         ("bearer token", text(BEARER)),
+        ("credentials of an own scheme", text(SCHEME)),
         ("client secret of a webhook", text(OAUTH_SECRET)),
         ("access token of a webhook", text(OAUTH_TOKEN)),
         ("header's value", text(HEADER)),

@@ -135,7 +135,9 @@ async fn an_access_token_is_fetched_used_for_many_and_fetched_again_when_it_is_r
         let answer = json!({"access_token": name, "token_type": "Bearer", "expires_in": 3600});
         Behaviour::status(200).header("content-type", "application/json").body(answer.to_string())
     };
-    world.crm.next("/token", [Behaviour::status(500), token("first"), token("second")]);
+    let refusal = json!({"error": "invalid_client", "error_description": "no client bridge, or not s3cret"});
+    let refusal = Behaviour::status(401).header("content-type", "application/json").body(refusal.to_string());
+    world.crm.next("/token", [refusal, token("first"), token("second")]);
     let auth = json!({
         "kind": "oauth2", "token_url": world.crm.url("/token"), "client_id": "bridge", "client_secret": "s3cret",
         "scope": "presence:write",
@@ -158,6 +160,10 @@ async fn an_access_token_is_fetched_used_for_many_and_fetched_again_when_it_is_r
     let outcomes: Vec<_> =
         delivered["attempts"].as_array().unwrap().iter().map(|a| a["outcome"].clone()).collect();
     assert_eq!(outcomes, ["token", "ok"], "without a token nothing is sent");
+    assert_eq!(
+        delivered["attempts"][0]["data"]["reason"],
+        "the token endpoint answered 401: invalid_client: no client [redacted], or not [redacted]"
+    );
     world.genesys.set_presence("ann", "BUSY").await;
     received(2).await;
     assert_eq!(world.crm.received("/token").len(), 2, "it is kept");

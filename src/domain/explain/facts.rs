@@ -63,6 +63,10 @@ pub struct WebhookFacts {
     pub transitions: Vec<String>,
     /// Nothing is sent before.
     pub hold_until: Option<OffsetDateTime>,
+    /// Outcome class of its last failure since the last success.
+    pub last_outcome: Option<String>,
+    /// Why it failed, in words.
+    pub last_reason: Option<String>,
     /// Whether it limits how fast POSTs follow each other, or gathers them.
     pub limits: bool,
 }
@@ -153,7 +157,7 @@ pub enum Verdict {
     Blocked,
     /// Its webhook is paused.
     Paused,
-    /// Its receiver fails, or asked for rest.
+    /// Its receiver or token server fails, or asked for rest.
     Held,
     /// It was given up.
     Dead,

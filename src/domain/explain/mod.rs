@@ -14,6 +14,8 @@ mod facts;
 pub use facts::{EntryFacts, EventFacts, Facts, OpenFacts, Verdict, WebhookFacts};
 
 const ATTEMPT: &str = "DELIVERY_ATTEMPT";
+/// Outcome class of an attempt that had no access token to send.
+const NO_TOKEN: &str = "token";
 
 /// One step on the way.
 #[derive(Clone, Debug)]
@@ -120,6 +122,10 @@ fn of_open(
     let last = facts.of_delivery.iter().rev().find(|entry| entry.kind == ATTEMPT);
     let failed = open.last_outcome.as_deref().map(|outcome| {
         let reason = last.and_then(EntryFacts::reason);
+        if outcome == NO_TOKEN {
+            let why = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
+            return format!("{} got no access token, so nothing was sent{why}", open.attempt);
+        }
         format!("{} failed ({})", open.attempt, in_words(outcome, open.last_status, reason))
     });
     match open.state.as_str() {
@@ -136,11 +142,8 @@ fn of_open(
             (Some(until), _, failed) => {
                 let failed =
                     failed.map_or_else(String::new, |failed| format!("; attempt {failed} of this delivery"));
-                let until = write(until);
-                (
-                    Verdict::Held,
-                    format!("Its receiver fails or asked for rest: nothing is sent before {until}{failed}."),
-                )
+                let why = why_held(webhook);
+                (Verdict::Held, format!("{why}: nothing is sent before {}{failed}.", write(until)))
             }
             (None, Some(not_before), _) if not_before > now => (
                 Verdict::Waiting,
@@ -156,6 +159,14 @@ fn of_open(
             ),
             (None, _, None) => (Verdict::Waiting, "It is due and leaves at once.".to_owned()),
         },
+    }
+}
+
+fn why_held(webhook: &WebhookFacts) -> String {
+    match (webhook.last_outcome.as_deref(), &webhook.last_reason) {
+        (Some(NO_TOKEN), Some(reason)) => format!("Its token server gives no access token ({reason})"),
+        (Some(NO_TOKEN), None) => "Its token server gives no access token".to_owned(),
+        _ => "Its receiver fails or asked for rest".to_owned(),
     }
 }
 

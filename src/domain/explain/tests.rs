@@ -48,6 +48,8 @@ fn facts() -> Facts {
             routing_statuses: Vec::new(),
             transitions: Vec::new(),
             hold_until: None,
+            last_outcome: None,
+            last_reason: None,
             limits: false,
         },
         open: None,
@@ -123,6 +125,33 @@ fn an_open_delivery_tells_what_it_waits_for() {
     assert_eq!(over.0, Verdict::Waiting);
     let dwells = of("waiting", |facts| facts.open.as_mut().unwrap().not_before = Some(at(3)));
     assert!(dwells.1.contains("must last until +3"), "{}", dwells.1);
+}
+
+#[test]
+fn a_token_server_that_refuses_is_no_receiver_that_fails() {
+    let refusal = "the token endpoint answered 401: invalid_client";
+    let mut facts = facts();
+    facts.open = Some(open("waiting"));
+    let open = facts.open.as_mut().unwrap();
+    (open.attempt, open.last_outcome) = (2, Some("token".to_owned()));
+    let mut failed = entry(1, "DELIVERY_ATTEMPT");
+    failed.data = json!({"reason": refusal});
+    facts.of_delivery.push(failed);
+    assert_eq!(
+        verdict(&facts).1,
+        format!("Attempt 2 got no access token, so nothing was sent ({refusal}); it is tried again at +5.")
+    );
+    facts.of_delivery.clear();
+    facts.open = Some(OpenFacts { attempt: 0, last_outcome: None, ..facts.open.unwrap() });
+    (facts.webhook.hold_until, facts.webhook.last_outcome) = (Some(at(30)), Some("token".to_owned()));
+    facts.webhook.last_reason = Some(refusal.to_owned());
+    assert_eq!(
+        verdict(&facts),
+        (
+            Verdict::Held,
+            format!("Its token server gives no access token ({refusal}): nothing is sent before +30.")
+        )
+    );
 }
 
 #[test]

@@ -15,9 +15,10 @@ use url::form_urlencoded;
 use crate::domain::delivery::access::Auth;
 use crate::domain::delivery::outcome::Outcome;
 use crate::domain::delivery::reason::Failure;
+use crate::outbound::redact::redact;
 use crate::outbound::transport::guard::Guard;
 use crate::outbound::transport::request_parts::{address, basic, hidden};
-use crate::outbound::transport::wire::{ANSWER_READ_MAX, Wire};
+use crate::outbound::transport::wire::{ANSWER_READ_MAX, Reply, Wire};
 
 /// Life of a token whose answer does not say it.
 const LIFE_DEFAULT: Duration = Duration::from_secs(300);
@@ -29,6 +30,9 @@ const REST: Duration = Duration::from_secs(1);
 /// A token that was never accepted is not replaced for being refused while it is younger than this: another
 /// one would be refused like it, and each POST would cost three requests.
 const TRUSTED: Duration = Duration::from_secs(60);
+/// Characters that are quoted of a refusal's code, and of its description.
+const CODE_MAX: usize = 64;
+const DESCRIPTION_MAX: usize = 180;
 
 /// A token as it is sent.
 #[derive(Clone)]
@@ -68,6 +72,8 @@ struct TokenCache {
     /// Credentials, if they do not go into the form.
     authorization: Option<HeaderValue>,
     form: Bytes,
+    /// What nothing that is quoted of an answer may show.
+    secrets: Vec<Vec<u8>>,
     within: Duration,
     state: Mutex<State>,
 }
@@ -79,6 +85,14 @@ struct Issued {
     token_type: Option<String>,
     #[serde(default)]
     expires_in: Option<serde_json::Value>,
+}
+
+/// Why there is no token (RFC 6749, section 5.2).
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+    #[serde(default)]
+    error_description: Option<String>,
 }
 
 impl Tokens {
@@ -95,16 +109,21 @@ impl Tokens {
                 form.append_pair(name, value);
             }
         }
+        // Section 2.3.1: both are encoded as in a form first. A blank as %20, which every decoder reads:
+        // Authlib takes a + for a plus.
+        let encoded = |text: &str| {
+            form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+        };
+        let (id, secret) = (encoded(client_id), encoded(client_secret.expose()));
+        let authorization = basic(&id, &secret)?;
+        let sent = authorization.as_bytes().strip_prefix(b"Basic ").unwrap_or_default().to_vec();
+        let mut secrets = vec![sent];
+        secrets.extend([client_id, client_secret.expose(), id.as_str(), secret.as_str()].map(Vec::from));
         let authorization = if *in_body {
             form.append_pair("client_id", client_id).append_pair("client_secret", client_secret.expose());
             None
         } else {
-            // Section 2.3.1: both are encoded as in a form first. A blank as %20, which every decoder reads:
-            // Authlib takes a + for a plus.
-            let encoded = |text: &str| {
-                form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
-            };
-            Some(basic(&encoded(client_id), &encoded(client_secret.expose()))?)
+            Some(authorization)
         };
         let endpoint = address(token_url)?;
         Some(Self(Arc::new(TokenCache {
@@ -112,6 +131,7 @@ impl Tokens {
             endpoint,
             authorization,
             form: form.finish().into(),
+            secrets,
             within,
             state: Mutex::default(),
         })))
@@ -216,9 +236,14 @@ impl Tokens {
             no_token(&format!("the token endpoint: {} {why}", failure.outcome.class()))
         })?;
         if reply.status != 200 {
-            return Err(no_token(&format!("the token endpoint answered {}", reply.status)));
+            let why = self.refusal(&reply).map_or_else(String::new, |why| format!(": {why}"));
+            return Err(no_token(&format!("the token endpoint answered {}{why}", reply.status)));
         }
-        let unusable = || no_token("the token endpoint's answer holds no bearer token that can be used");
+        // Some servers refuse with 200.
+        let unusable = || match self.refusal(&reply) {
+            Some(why) => no_token(&format!("the token endpoint answered 200: {why}")),
+            None => no_token("the token endpoint's answer holds no bearer token that can be used"),
+        };
         if !reply.whole {
             return Err(unusable());
         }
@@ -229,6 +254,24 @@ impl Tokens {
         }
         let header = hidden(&format!("Bearer {}", issued.access_token)).ok_or_else(unusable)?;
         Ok((header, life(issued.expires_in.as_ref())))
+    }
+
+    /// The server's own words for a refusal: its code, and its description if there is one, without what is
+    /// secret or breaks the line.
+    fn refusal(&self, reply: &Reply) -> Option<String> {
+        let Refusal { error, error_description } = serde_json::from_slice(&reply.body).ok()?;
+        let quoted = |text: &str, longest: usize| {
+            let shown = redact(text.as_bytes(), false, &self.0.secrets, text.len().saturating_mul(4));
+            let printable = |c: char| if c.is_ascii_graphic() || c.is_alphanumeric() { c } else { ' ' };
+            let shown: String = String::from_utf8_lossy(&shown).chars().map(printable).collect();
+            shown.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(longest).collect::<String>()
+        };
+        let code = quoted(&error, CODE_MAX);
+        let description = error_description.map(|text| quoted(&text, DESCRIPTION_MAX)).unwrap_or_default();
+        if code.is_empty() {
+            return None;
+        }
+        Some(if description.is_empty() { code } else { format!("{code}: {description}") })
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {

@@ -210,3 +210,50 @@ async fn an_endpoint_that_fails_is_left_in_peace_for_a_moment_and_then_asked_aga
     }
     assert_eq!(asked.load(Ordering::SeqCst), 2);
 }
+
+#[tokio::test]
+async fn why_the_server_refuses_is_told_in_its_words_on_one_line_and_without_what_is_secret() {
+    let basic = "dXMlMjAlMjYlMjB0aGVtOnMlM0FlY3JldCUyRiVDMyU5Rg==";
+    let long = "x".repeat(5_000);
+    for (status, body, expected) in [
+        (401, r#"{"error":"invalid_client"}"#.to_owned(), "answered 401: invalid_client"),
+        (
+            400,
+            r#"{"error":"invalid_scope","error_description":"no\r\nscope \u202epresence\u0000 für us"}"#.to_owned(),
+            "answered 400: invalid_scope: no scope presence für us",
+        ),
+        (
+            401,
+            r#"{"error":"invalid_client","error_description":"us & them: s:ecret/ß, us%20%26%20them, us+%26+them"}"#
+                .to_owned(),
+            "answered 401: invalid_client: [redacted]: [redacted], [redacted], [redacted]",
+        ),
+        (
+            401,
+            format!(r#"{{"error":"{basic}","error_description":"Basic {basic} s%3Aecret%2F%C3%9F"}}"#),
+            "answered 401: [redacted]: Basic [redacted] [redacted]",
+        ),
+        (
+            400,
+            format!(r#"{{"error":"{long}","error_description":"{long}"}}"#),
+            &format!("answered 400: {}: {}", "x".repeat(64), "x".repeat(180)),
+        ),
+        (200, r#"{"error":"bad_verification_code"}"#.to_owned(), "answered 200: bad_verification_code"),
+        (503, "<html>".to_owned(), "answered 503"),
+        (400, r#"{"error":{"code":7}}"#.to_owned(), "answered 400"),
+        (400, r#"{"error":"","error_description":"x"}"#.to_owned(), "answered 400"),
+    ] {
+        let said = body.clone();
+        let address = server(move |_, _| reply(status, "", &said)).await;
+        for in_body in [false, true] {
+            let mut auth = oauth2(format!("http://{address}/"));
+            if let Auth::Oauth2 { in_body: place, .. } = &mut auth {
+                *place = in_body;
+            }
+            let told = sender(auth).post("http://127.0.0.1:9/").await;
+            assert_eq!(told.outcome, Outcome::TokenRefused, "{body}");
+            let reason = told.reason.unwrap();
+            assert_eq!(reason.as_str(), format!("the token endpoint {expected}"), "{body}");
+        }
+    }
+}

@@ -69,7 +69,8 @@ async fn webhook_facts(conn: &mut PgConnection, webhook_id: WebhookId) -> Result
     sqlx::query_as!(
         WebhookFacts,
         r#"select created_at, deleted_at, state as "state: WebhookState", events, agents, topics, presences,
-                  sources as "sources: Vec<SourceId>", queues, routing_statuses, transitions, h.hold_until as "hold_until?",
+                  sources as "sources: Vec<SourceId>", queues, routing_statuses, transitions,
+                  h.hold_until as "hold_until?", h.last_outcome as "last_outcome?", h.last_reason as "last_reason?",
                   (rate_limit_requests is not null or batch_max_items is not null) as "limits!"
            from webhook w
            left join webhook_health h on h.webhook_id = w.webhook_id
