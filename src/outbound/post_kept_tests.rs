@@ -2,6 +2,8 @@
 //! that fails is not asked twice.
 #![allow(clippy::unwrap_used)]
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -192,4 +194,106 @@ async fn however_many_connections_die_at_once_each_post_is_taken_once_more() {
         }
     }
     assert_eq!(*taken.lock().unwrap(), 60, "no POST was taken twice");
+}
+
+/// The first poll of a POST that is given up with it.
+async fn begin_and_give_up(sender: &Sender, url: &str) {
+    let mut post = pin!(sender.post(url));
+    std::future::poll_fn(|cx| {
+        assert!(post.as_mut().poll(cx).is_pending());
+        std::task::Poll::Ready(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_that_was_opened_in_vain_is_kept_and_may_die_like_any_that_was_used() {
+    let (opened, mut accepted) = mpsc::unbounded_channel();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/h", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        for number in 0..2 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            opened.send(()).unwrap();
+            read_post(&mut stream).await;
+            if number == 0 {
+                reset(stream);
+            } else {
+                stream.write_all(NO_CONTENT.as_bytes()).await.unwrap();
+            }
+        }
+    });
+    let sender = loopback();
+    begin_and_give_up(&sender, &url).await;
+    accepted.recv().await.unwrap();
+    // Until it is among those that are kept.
+    sleep(Duration::from_millis(20)).await;
+    let answer = sender.post(&url).await;
+    assert_eq!((answer.outcome, answer.remade), (TAKEN, true));
+}
+
+#[tokio::test]
+async fn a_post_that_is_given_up_under_way_takes_its_connection_with_it() {
+    let (heard, mut ends) = mpsc::unbounded_channel();
+    let (address, connections) = receiver(move |mut stream, _| {
+        let heard = heard.clone();
+        async move {
+            heard.send(false).unwrap();
+            let ended = stream.read(&mut [0]).await;
+            heard.send(ended.is_ok_and(|read| read == 0)).unwrap();
+            None
+        }
+    })
+    .await;
+    let (sender, url) = (Arc::new(loopback().timeout(SHORT * 20)), format!("http://{address}/"));
+    for number in 1..=3 {
+        let post = tokio::spawn({
+            let (sender, url) = (sender.clone(), url.clone());
+            async move { sender.post(&url).await }
+        });
+        assert_eq!(ends.recv().await, Some(false), "it is under way");
+        post.abort();
+        assert_eq!(ends.recv().await, Some(true), "its end reached the receiver");
+        assert_eq!(connections.load(Ordering::SeqCst), number);
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_is_given_up_closes_its_connections() {
+    let (heard, mut ends) = mpsc::unbounded_channel();
+    let (address, _) = receiver(move |stream, _| {
+        let heard = heard.clone();
+        async move {
+            let mut stream = say(stream, NO_CONTENT).await?;
+            heard.send(stream.read(&mut [0]).await.is_ok_and(|read| read == 0)).unwrap();
+            None
+        }
+    })
+    .await;
+    let sender = loopback();
+    assert_eq!(sender.post(&format!("http://{address}/")).await.outcome, TAKEN);
+    sleep(Duration::from_millis(20)).await;
+    assert!(ends.try_recv().is_err(), "it is kept");
+    drop(sender);
+    assert_eq!(ends.recv().await, Some(true));
+}
+
+#[tokio::test]
+async fn the_connections_that_are_kept_are_limited_for_all_webhooks_together() {
+    let (address, connections) = receiver(|stream, _| async move { say(stream, NO_CONTENT).await }).await;
+    let sender = loopback();
+    let places = sender.poster.guard.places().clone();
+    let url = |path: &str| format!("http://{address}/{path}");
+    let _rest = places.clone().try_acquire_many_owned(u32::try_from(places.available_permits()).unwrap() - 1);
+    for path in ["a", "a", "b", "a", "b"] {
+        assert_eq!(sender.post(&url(path)).await.outcome, TAKEN);
+    }
+    assert_eq!(places.available_permits(), 0);
+    assert_eq!(
+        connections.load(Ordering::SeqCst),
+        3,
+        "that of the first is kept, those of the other are not"
+    );
+    drop(sender);
+    assert_eq!(places.available_permits(), 1);
 }

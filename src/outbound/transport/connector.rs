@@ -12,6 +12,7 @@ use hyper::Uri;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -94,6 +95,11 @@ impl Connector {
     /// connections.
     pub fn new(guard: Guard, tls: Arc<ClientConfig>, within: Duration, requests: Arc<Requests>) -> Self {
         Self { guard, tls: TlsConnector::from(tls), within, requests }
+    }
+
+    /// Places of connections that are kept.
+    pub fn places(&self) -> &Arc<Semaphore> {
+        self.guard.places()
     }
 
     /// Opens one to the receiver of this address.

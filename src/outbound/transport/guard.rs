@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{TcpStream, lookup_host};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::config::EgressProxy;
+use crate::domain::delivery::slots;
 use crate::domain::webhook::target::TargetPolicy;
 use crate::tunnel::tunnel;
 
@@ -21,6 +22,9 @@ use crate::tunnel::tunnel;
 const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
 /// Addresses of one host that are tried at most.
 const ADDRESSES_MAX: usize = 4;
+/// Connections that are kept at most though nobody uses them, those of all webhooks together: each is an open
+/// file of the process. As many as may be in use.
+const KEPT_MAX: usize = slots::ALL;
 
 /// Why there is nothing to dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -98,11 +102,19 @@ pub struct Guard {
     under_way: Arc<Mutex<HashMap<String, Found>>>,
     /// The only way out, if there is one.
     proxy: Option<Arc<EgressProxy>>,
+    /// Places of connections that are kept, whoever's they are.
+    places: Arc<Semaphore>,
 }
 
 impl Guard {
     pub fn new(policy: TargetPolicy, look_up: LookUp) -> Self {
-        Self { policy, look_up, within: RESOLVE_WITHIN, under_way: Arc::default(), proxy: None }
+        let places = Arc::new(Semaphore::new(KEPT_MAX));
+        Self { policy, look_up, within: RESOLVE_WITHIN, under_way: Arc::default(), proxy: None, places }
+    }
+
+    /// Places of connections that are kept.
+    pub fn places(&self) -> &Arc<Semaphore> {
+        &self.places
     }
 
     /// The same, by way of a proxy.

@@ -14,7 +14,7 @@ use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::select;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::outbound::transport::connector::{AnswerStart, ConnectError, Connector, Opened};
@@ -27,7 +27,7 @@ const ANSWER_HELD_MAX: u32 = 16 * 1024;
 const HEADERS_MAX: usize = 1000;
 /// Most of an HTTP/2 connection's answers together that the receiver may send before they are read.
 const CONNECTION_HELD_MAX: u32 = 256 * 1024;
-/// How long idle connections are kept, and how many.
+/// How long idle connections are kept, and how many of one webhook.
 const IDLE_WITHIN: Duration = Duration::from_secs(30);
 const IDLE_MAX: usize = 100;
 /// How long an HTTP/1.1 connection may take to be ready again after an answer.
@@ -55,15 +55,23 @@ struct PoolParts {
 #[derive(Default)]
 struct State {
     /// HTTP/1.1 connections without a request, the last used one last.
-    idle: Vec<(Line, Instant)>,
-    /// The HTTP/2 connection that everybody shares, and when it was used last.
-    shared: Option<(Line, Instant)>,
+    idle: Vec<Kept>,
+    /// The HTTP/2 connection that everybody shares.
+    shared: Option<Kept>,
     /// Connections opened so far.
     opened: u64,
     /// What the receiver chose last.
     speaks_h2: bool,
     /// A task throws out what is idle for too long.
     is_expiring: bool,
+}
+
+/// A connection that stays open though nobody may be using it.
+struct Kept {
+    line: Line,
+    used_at: Instant,
+    /// Its place among those of all webhooks. One of HTTP/2 without a place is given up after the next answer.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 /// A connection.
@@ -73,8 +81,8 @@ pub struct Line {
     heard: Arc<AnswerStart>,
     /// Counts the connections of its pool.
     number: u64,
-    /// It has carried an answer.
-    answered: Arc<AtomicBool>,
+    /// It has carried an answer, or was kept ready: the other end may have ended it at any time since.
+    reused: Arc<AtomicBool>,
 }
 
 enum Sender {
@@ -92,13 +100,13 @@ impl Line {
             }
             Sender::Http2(sender) => sender.send_request(request).await?,
         };
-        self.answered.store(true, Ordering::Release);
+        self.reused.store(true, Ordering::Release);
         Ok(answer)
     }
 
-    /// Whether it carried an answer before, and so was taken from those that were kept.
+    /// Whether it was taken from those that were kept.
     pub fn is_reused(&self) -> bool {
-        self.answered.load(Ordering::Acquire)
+        self.reused.load(Ordering::Acquire)
     }
 
     /// What was read of an answer that was never whole; always nothing over HTTP/2, whose frames tell.
@@ -114,7 +122,7 @@ impl Line {
             peephole: self.peephole.clone(),
             heard: self.heard.clone(),
             number: self.number,
-            answered: self.answered.clone(),
+            reused: self.reused.clone(),
         })
     }
 
@@ -185,29 +193,42 @@ impl Pool {
     /// This connection broke: nobody is to share it any more.
     pub fn forget(&self, line: &Line) {
         let mut state = self.state();
-        if state.shared.as_ref().is_some_and(|(shared, _)| shared.number == line.number) {
+        if state.shared.as_ref().is_some_and(|shared| shared.line.number == line.number) {
             state.shared = None;
         }
     }
 
     /// An answer was read to its end: its connection may be used again.
     pub async fn put_back(&self, mut line: Line) {
-        if let Sender::Http1(sender) = &mut line.sender {
-            if !timeout(READY_WITHIN, sender.ready()).await.is_ok_and(|ready| ready.is_ok()) {
-                return;
+        match &mut line.sender {
+            Sender::Http1(sender) => {
+                if timeout(READY_WITHIN, sender.ready()).await.is_ok_and(|ready| ready.is_ok()) {
+                    self.keep(line);
+                }
             }
-            self.keep(line);
+            Sender::Http2(_) => {
+                let mut state = self.state();
+                state.shared = state.shared.take().filter(|shared| shared.place.is_some());
+            }
         }
     }
 
     fn keep(&self, line: Line) {
         let mut state = self.state();
-        if state.idle.len() < IDLE_MAX {
-            state.idle.push((line, Instant::now()));
+        if state.idle.len() < IDLE_MAX
+            && let Some(place) = self.place()
+        {
+            line.reused.store(true, Ordering::Release);
+            state.idle.push(Kept { line, used_at: Instant::now(), place: Some(place) });
             self.expire_later(&mut state);
         }
         drop(state);
         self.0.freed.notify_one();
+    }
+
+    /// A place for a connection that is kept; `None` if all are taken.
+    fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(self.0.connector.places()).try_acquire_owned().ok()
     }
 
     /// One that was kept and can take a request.
@@ -216,8 +237,8 @@ impl Pool {
             return Some(line);
         }
         let mut state = self.state();
-        while let Some((line, since)) = state.idle.pop() {
-            if since.elapsed() < IDLE_WITHIN && line.is_usable() {
+        while let Some(Kept { line, used_at, .. }) = state.idle.pop() {
+            if used_at.elapsed() < IDLE_WITHIN && line.is_usable() {
                 return Some(line);
             }
         }
@@ -226,10 +247,10 @@ impl Pool {
 
     fn shared(&self) -> Option<Line> {
         let mut state = self.state();
-        let (line, used_at) = state.shared.as_mut()?;
-        if line.is_usable() {
-            *used_at = Instant::now();
-            return line.share();
+        let shared = state.shared.as_mut()?;
+        if shared.line.is_usable() {
+            shared.used_at = Instant::now();
+            return shared.line.share();
         }
         state.shared = None;
         None
@@ -260,15 +281,14 @@ impl Pool {
         let mut state = self.state();
         state.opened += 1;
         state.speaks_h2 = h2;
-        let line = Line { sender, peephole, heard, number: state.opened, answered: Arc::default() };
+        let line = Line { sender, peephole, heard, number: state.opened, reused: Arc::default() };
         let Some(shared) = line.share() else { return Ok(line) };
         // Of several that were opened at once, before it was known that one is enough, the first stays.
-        let first =
-            state.shared.as_ref().filter(|(first, _)| first.is_usable()).and_then(|(first, _)| first.share());
-        if let Some(first) = first {
+        let first = state.shared.as_ref().filter(|first| first.line.is_usable());
+        if let Some(first) = first.and_then(|first| first.line.share()) {
             return Ok(first);
         }
-        state.shared = Some((shared, Instant::now()));
+        state.shared = Some(Kept { line: shared, used_at: Instant::now(), place: self.place() });
         self.expire_later(&mut state);
         drop(state);
         self.0.freed.notify_waiters();
@@ -286,9 +306,9 @@ impl Pool {
                 sleep(IDLE_WITHIN / 2).await;
                 let Some(parts) = parts.upgrade() else { return };
                 let mut state = parts.state.lock().unwrap_or_else(PoisonError::into_inner);
-                let is_young = |since: &Instant| since.elapsed() < IDLE_WITHIN;
-                state.idle.retain(|(_, since)| is_young(since));
-                state.shared = state.shared.take().filter(|(_, used_at)| is_young(used_at));
+                let is_young = |kept: &Kept| kept.used_at.elapsed() < IDLE_WITHIN;
+                state.idle.retain(is_young);
+                state.shared = state.shared.take().filter(is_young);
                 state.is_expiring = !state.idle.is_empty() || state.shared.is_some();
                 if !state.is_expiring {
                     return;
