@@ -132,8 +132,8 @@ fn secrets(post: &Post, reply: &Reply) -> Vec<Vec<u8>> {
     secrets
 }
 
-/// Where a redirect leads, by origin and path alone: a query may hold anything. Our own path, which may be a
-/// secret, is written as `…`.
+/// Where a redirect leads, by origin and path alone: a query may hold anything. Parts of our own path, which
+/// may be a secret, are written as `…`.
 fn redirect(post: &Post, reply: &Reply) -> Option<Reason> {
     if !(300..=399).contains(&reply.status) {
         return None;
@@ -146,7 +146,9 @@ fn redirect(post: &Post, reply: &Reply) -> Option<Reason> {
     let Some(to) = leads_to.filter(|to| matches!(to.scheme(), "http" | "https")) else {
         return Some(Reason::new("redirects to what is no address of a receiver"));
     };
-    let path = if own.path().len() > 1 { to.path().replace(own.path(), "…") } else { to.path().to_owned() };
+    let ours: Vec<_> = own.path().split('/').filter(|part| !part.is_empty()).collect();
+    let parts = to.path().split('/').map(|part| if ours.contains(&part) { "…" } else { part });
+    let path = parts.collect::<Vec<_>>().join("/");
     let shown = format!("redirects to {}{path}", to.origin().ascii_serialization());
     let shown = redact(shown.as_bytes(), false, &secrets(post, reply), 4 * Reason::LONGEST);
     Some(Reason::new(&String::from_utf8_lossy(&shown)))

@@ -128,7 +128,9 @@ async fn where_a_redirect_leads_is_said_without_query_or_secret() {
     for (location, expected) in [
         ("https://other.test/new/path?key=hidden#part", "redirects to https://other.test/new/path"),
         ("https://user:word@other.test:8443/x", "redirects to https://other.test:8443/x"),
-        ("https://other.test/h/own-path/", "redirects to https://other.test…/"),
+        ("https://other.test/h/own-path", "redirects to https://other.test/…/…"),
+        ("/h/own-path/?x", "redirects to {own}/…/…/"),
+        ("https://other.test/v2/own-path", "redirects to https://other.test/v2/…"),
         ("https://other.test/s3cret-token", "redirects to https://other.test/[redacted]"),
         ("gopher://other.test/", "redirects to what is no address of a receiver"),
         ("", "redirects nowhere: no Location"),
@@ -141,8 +143,11 @@ async fn where_a_redirect_leads_is_said_without_query_or_secret() {
         .await;
         let access = Access { auth: auth.clone(), ..Access::default() };
         let sender = Sender::allowing("127.0.0.0/8").access(access);
-        let told = reason(&sender, &format!("http://{address}/h/own-path")).await;
-        assert_eq!(told, ("http_3xx", expected.to_owned()), "{location}");
+        for own in ["h/own-path", "h/own-path/", "h/own-path?key=k"] {
+            let told = reason(&sender, &format!("http://{address}/{own}")).await;
+            let expected = expected.replace("{own}", &format!("http://{address}"));
+            assert_eq!(told, ("http_3xx", expected), "{location}");
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use hyper::{Request, Uri};
 use rustls::ClientConfig;
 use tokio::time::{Instant, timeout_at};
+use url::Url;
 
 use crate::domain::delivery::access::{Access, Auth};
 use crate::domain::delivery::outcome::Outcome;
@@ -24,6 +25,9 @@ use crate::outbound::transport::wire::{Reply, Wire};
 use crate::tls::Identity;
 
 const UNAUTHORIZED: u16 = 401;
+/// Shorter values of an address's query, and shorter parts of its path, are words such as `json` and `hooks`.
+const VALUE_MIN: usize = 8;
+const PART_MIN: usize = 16;
 
 /// Where a webhook's POSTs go. Made once and kept: it holds the connections, which no other webhook shares or
 /// waits for, and the access token. Clones are the same target.
@@ -63,7 +67,9 @@ impl Target {
         timeout: Duration,
     ) -> Self {
         let way = Way::new(guard, tls, url, access, timeout);
-        Self(Arc::new(Parts { way, timeout, secrets: secrets(access) }))
+        let mut secrets = secrets(access);
+        secrets.extend(secrets_in(url));
+        Self(Arc::new(Parts { way, timeout, secrets }))
     }
 
     /// What the receiver is shown of its secrets; access tokens come with each [`Reply`].
@@ -170,6 +176,16 @@ impl Way {
         reply.tokens.extend([token.header, renewed.header]);
         Ok(reply)
     }
+}
+
+/// Parts of an address that may be secrets: values of its query, and parts of its path that are too long for
+/// a word. An error page likes to name what it could not do.
+fn secrets_in(url: &str) -> Vec<Vec<u8>> {
+    let Ok(url) = Url::parse(url) else { return Vec::new() };
+    let values =
+        url.query_pairs().map(|(_, value)| value.into_owned()).filter(|value| value.len() >= VALUE_MIN);
+    let parts = url.path().split('/').filter(|part| part.len() >= PART_MIN).map(str::to_owned);
+    values.chain(parts).map(String::into_bytes).collect()
 }
 
 /// Every secret of a webhook that is not the signature's, as it is sent and as its owner wrote it.
