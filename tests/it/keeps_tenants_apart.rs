@@ -146,7 +146,7 @@ impl Two {
     }
 }
 
-const LISTS: [&str; 9] = [
+const LISTS: [&str; 10] = [
     "/v1/webhooks",
     "/v1/sources",
     "/v1/connections",
@@ -154,6 +154,7 @@ const LISTS: [&str; 9] = [
     "/v1/events",
     "/v1/deliveries",
     "/v1/recoveries",
+    "/v1/erasures",
     "/v1/audit?limit=200",
     "/v1/gaps",
 ];
@@ -192,6 +193,34 @@ async fn each_is_sent_and_shown_its_own_and_nothing_else() {
     assert_eq!(outsiders, 0);
     // The bridge does the work, which sees all tenants' events.
     assert_eq!([two.recover(API_KEY, false).await, two.recover(OTHER_KEY, false).await], [1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_erasure_leaves_the_same_agent_of_another_tenant_as_it_was() {
+    let two = Two::start().await;
+    let theirs = async || {
+        let mut agents = two.items(OTHER_KEY, "/v1/agents").await;
+        agents.extend(two.items(OTHER_KEY, "/v1/events").await);
+        agents.extend(two.items(OTHER_KEY, "/v1/audit?agent=ann&limit=200").await);
+        agents
+    };
+    let before = theirs().await;
+    let asked = two.ask(API_KEY, "DELETE", "/v1/agents/ann/data?watch=true", None).await;
+    assert_eq!(asked.status, 202, "{}", asked.text());
+    let path = format!("/v1/erasures/{}", asked.json()["id"].as_str().unwrap());
+    assert_eq!(two.ask(OTHER_KEY, "GET", &path, None).await.status, 404);
+    assert_eq!(two.items(OTHER_KEY, "/v1/erasures").await, Vec::<Value>::new());
+    let done = eventually("the erasure is done", || async {
+        let now = two.ask(API_KEY, "GET", &path, None).await.json();
+        (now["state"] == "done").then_some(now)
+    })
+    .await;
+    assert_eq!(done["events"], 1);
+    assert_eq!(theirs().await, before);
+    assert!(before.iter().any(|row| row["external_id"] == "crm/other"), "there is something to lose");
+    let source = two.items(API_KEY, "/v1/sources").await[0]["id"].as_str().unwrap().to_owned();
+    let foreign = format!("/v1/agents/ann/data?watch=false&source={source}");
+    assert_eq!(two.ask(OTHER_KEY, "DELETE", &foreign, None).await.status, 404);
 }
 
 /// Steps of the walk; `PRESENCE_BRIDGE_WALK` makes it longer.

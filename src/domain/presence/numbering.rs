@@ -214,3 +214,66 @@ fn entry_about(change: &PresenceChange, kind: Kind) -> Entry {
     entry.agent_id = Some(change.agent_id.clone());
     entry
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::domain::ids::{ConnectionId, EventId};
+
+    const ERASED: OffsetDateTime = datetime!(2026-11-23 15:00:00 UTC);
+
+    fn change(source_id: SourceId, seconds: i64) -> PresenceChange {
+        PresenceChange {
+            event_id: EventId::generate(),
+            source_id,
+            source_name: "s".to_owned(),
+            connection_id: ConnectionId::generate(),
+            agent_id: AgentId("ann".to_owned()),
+            topic: "t".to_owned(),
+            presence: Some("BUSY".to_owned()),
+            state: None,
+            occurred_at: None,
+            received_at: ERASED + time::Duration::seconds(seconds),
+            origin: Origin::Live,
+            raw: Bytes::new(),
+        }
+    }
+
+    /// Arrival of the changes that become events, in seconds after the erasure, and the numbers that they get.
+    fn recorded(is_excluded: bool) -> Vec<(i64, i64)> {
+        let source = SourceId::generate();
+        let agent = Agent {
+            tenant: TenantId::generate(),
+            agent_key: 1,
+            sequence: 7,
+            presence: None,
+            since: None,
+            state: AgentState::default(),
+            received_at: None,
+            name: None,
+            email: None,
+            external_id: None,
+            erased_at: Some(ERASED),
+            is_excluded,
+            touched: false,
+            last: None,
+        };
+        let mut agents = Agents::from([((source, AgentId("ann".to_owned())), agent)]);
+        let changes = [-60, 0, 1].map(|seconds| change(source, seconds));
+        let decided = number(&changes, &mut agents);
+        assert!(decided.dropped.is_empty(), "an entry would quote what is erased");
+        let of = |numbered: &Numbered<'_>| {
+            ((numbered.change.received_at - ERASED).whole_seconds(), numbered.sequence)
+        };
+        decided.numbered.iter().map(of).collect()
+    }
+
+    #[test]
+    fn what_was_on_its_way_when_a_person_was_erased_is_not_recorded_and_numbers_go_on() {
+        assert_eq!(recorded(false), [(1, 8)]);
+        assert_eq!(recorded(true), [], "nobody is to watch the agent");
+    }
+}

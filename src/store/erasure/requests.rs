@@ -72,15 +72,16 @@ impl Store {
     ) -> Result<Erasure> {
         let id = ErasureId::generate();
         let mut tx = self.begin().await?;
+        if !watch {
+            // Before the writers' lock: whoever ends a gap takes that while it holds the connection's row.
+            unassign(&mut tx, source, agent).await?;
+        }
         // What a writer of events has read of the agent it would write back.
         lock_writers(&mut tx).await?;
         let now = clock::now();
         let locked = lock_agent(&mut tx, source, agent).await?;
         refuse_second(&mut tx, locked.agent_key).await?;
         erase_agent(&mut tx, locked.agent_key, watch, now).await?;
-        if !watch {
-            unassign(&mut tx, source, agent).await?;
-        }
         if !watch || locked.is_excluded {
             read_rosters_again(&mut tx, source).await?;
         }
