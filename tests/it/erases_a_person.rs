@@ -17,6 +17,7 @@ use time::OffsetDateTime;
 use crate::support::bridge::{API_KEY, MASTER_KEY};
 use crate::support::canaries::{dump, forms};
 use crate::support::cloud::CloudWorld;
+use crate::support::crowd::items;
 use crate::support::look::all;
 use crate::support::{Bridge, World, database, eventually};
 
@@ -307,6 +308,36 @@ async fn a_post_under_way_comes_to_its_end_first_and_nothing_overtakes_it() {
     let ids: Vec<_> = posts.iter().map(|post| post.webhook_id().to_owned()).collect();
     assert_eq!(ids.len(), 2, "one POST each, in order: {ids:?}");
     assert_eq!(ids[0], ended["id"]);
+    in_state(&world.bridge, &asked, "done").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_to_be_tried_again_leaves_without_what_was_erased() {
+    let world = World::watching(&["ann", "bob"]).await;
+    let pool = database::pool(&world.bridge.database_url).await;
+    world.crm.always("/hooks/a", Behaviour::status(503));
+    world.register_with("/hooks/a", json!({"batch": {"max_items": 4, "max_wait_ms": 60000}})).await;
+    for agent in ["ann", "bob"] {
+        for state in ["BUSY", "AWAY"] {
+            world.genesys.set_presence(agent, state).await;
+        }
+    }
+    let refused =
+        eventually("a batch of four was refused", || async { world.crm.posts().first().cloned() }).await;
+    assert_eq!(items(std::slice::from_ref(&refused)).len(), 4);
+    let asked = erase(&world.bridge, "ann", true).await;
+    eventually("hers have ended", || async {
+        (deliveries(&world.bridge, "state=erased").await.len() == 2).then_some(())
+    })
+    .await;
+    world.crm.forget();
+    world.crm.always("/hooks/a", Behaviour::status(204));
+    world.drained(&pool).await;
+    let last = world.crm.received("/hooks/a").pop().unwrap();
+    let told: Vec<_> =
+        items(&[last.clone()]).iter().map(|item| item["data"]["agent"]["id"].clone()).collect();
+    assert_eq!(told, [json!("bob"), json!("bob")]);
+    assert_ne!(last.webhook_id(), refused.webhook_id(), "other bytes, another id");
     in_state(&world.bridge, &asked, "done").await;
 }
 

@@ -36,6 +36,7 @@ async fn every_operation_succeeds_as_promised() {
         "/v1/audit/head",
         "/v1/quarantine",
         "/v1/recoveries",
+        "/v1/erasures",
         "/v1/gaps",
         "/v1/rejected-topics",
         "/healthz",
@@ -97,6 +98,10 @@ async fn every_operation_succeeds_as_promised() {
     let items = json!({"items": [{"agent_id": "bob", "external_id": "crm-2"}]});
     let put = b.send("PUT", &format!("/v1/agents/external-ids?source={source}"), Some(&items)).await;
     assert_eq!(put.status, 200, "{}", put.text());
+    let erasure = b.delete("/v1/agents/ann/data?watch=true").await;
+    assert_eq!(erasure.status, 202, "{}", erasure.text());
+    let erasure = format!("/v1/erasures/{}", erasure.json()["id"].as_str().unwrap());
+    assert_eq!(b.get(&erasure).await.status, 200);
     assert_eq!(b.delete(&format!("/v1/sources/{source}")).await.status, 204);
     assert_eq!(b.delete(&format!("/v1/webhooks/{hook}")).await.status, 204);
     for step in ["terminate", "restart"] {
