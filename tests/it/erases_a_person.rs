@@ -335,7 +335,7 @@ async fn a_batch_that_is_to_be_tried_again_leaves_without_what_was_erased() {
     world.drained(&pool).await;
     let last = world.crm.received("/hooks/a").pop().unwrap();
     let told: Vec<_> =
-        items(&[last.clone()]).iter().map(|item| item["data"]["agent"]["id"].clone()).collect();
+        items(std::slice::from_ref(&last)).iter().map(|item| item["data"]["agent"]["id"].clone()).collect();
     assert_eq!(told, [json!("bob"), json!("bob")]);
     assert_ne!(last.webhook_id(), refused.webhook_id(), "other bytes, another id");
     in_state(&world.bridge, &asked, "done").await;
