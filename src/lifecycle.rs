@@ -7,6 +7,7 @@
 use std::future::pending;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{interval, sleep, timeout};
 
@@ -27,6 +28,10 @@ const LOOK_AT_POSTGRES_EVERY: Duration = Duration::from_secs(1);
 /// POSTs under way may take this long to finish.
 const DRAIN_WITHIN: Duration = Duration::from_secs(7);
 
+/// Files that may be open: 4096 POSTs under way, as many kept connections, callers, sockets, the database. The
+/// usual soft limit is 1024.
+const OPEN_FILES: u64 = 65_536;
+
 /// Why the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -46,6 +51,7 @@ pub async fn run(config: Config) -> anyhow::Result<Ending> {
     // First of all, since without them a signal ends the process, or, if it is the first of a container, does
     // nothing.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    raise_file_limit(OPEN_FILES);
     for variable in &config.ignored_proxies {
         tracing::warn!(
             variable,
@@ -83,6 +89,17 @@ pub async fn run(config: Config) -> anyhow::Result<Ending> {
         (false, true) => Ending::Graceful,
         (false, false) => Ending::Forced,
     })
+}
+
+/// Allows as many open files, or as many as the hard limit lets us.
+fn raise_file_limit(wanted: u64) {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let limit = wanted.min(hard);
+    if soft < limit
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, limit, hard)
+    {
+        tracing::warn!(%error, soft, "cannot raise the limit of open files; many receivers at once may meet it");
+    }
 }
 
 /// Starts our own Postgres again whenever it dies. Ends when that does not help any more; never, if none is
@@ -135,4 +152,23 @@ async fn stop(running: &Running) {
     futures_util::future::join(sockets, posts).await;
     running.server.stop(true).await;
     running.store.close().await;
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_limit_of_open_files_is_raised_as_far_as_it_may_be_and_never_lowered() {
+        let limits = || getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let hard = limits().1;
+        setrlimit(Resource::RLIMIT_NOFILE, hard - 2, hard).unwrap();
+        raise_file_limit(hard - 1);
+        assert_eq!(limits(), (hard - 1, hard));
+        raise_file_limit(1);
+        assert_eq!(limits(), (hard - 1, hard));
+        raise_file_limit(u64::MAX);
+        assert_eq!(limits(), (hard, hard));
+    }
 }

@@ -297,3 +297,26 @@ async fn the_connections_that_are_kept_are_limited_for_all_webhooks_together() {
     drop(sender);
     assert_eq!(places.available_permits(), 1);
 }
+
+/// As servers refuse what is too large for them: after the head, and without taking the rest.
+#[tokio::test]
+async fn a_refusal_that_comes_before_the_post_was_sent_is_heard() {
+    const TOO_LARGE: &str = "HTTP/1.1 413 X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/h", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 1024]).await;
+            stream.write_all(TOO_LARGE.as_bytes()).await.unwrap();
+            stream.shutdown().await.unwrap();
+            tokio::spawn(async move { stream.read_to_end(&mut Vec::new()).await });
+        }
+    });
+    let sender = loopback();
+    for _ in 0..10 {
+        let mut post = sender.post_to(&url);
+        post.rendered.body = vec![b'x'; 4 << 20].into();
+        let answer = sender.poster.post(post).await;
+        assert_eq!((answer.outcome.status(), answer.remade), (Some(413), false));
+    }
+}
