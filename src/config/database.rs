@@ -70,7 +70,9 @@ pub(super) fn check(text: &str) -> Result<(), String> {
         return Err(SEVERAL_HOSTS.to_owned());
     }
     for (name, value) in url.query_pairs() {
-        check_parameter(&name, &value)?;
+        // What looks like a parameter may be a part of a password with a ? in it.
+        check_parameter(&name, &value)
+            .or_else(|rule| if query.contains('@') { unescaped() } else { Err(rule) })?;
     }
     Ok(())
 }
@@ -183,6 +185,8 @@ mod tests {
             ("postgres://u:CANARY/s@localhost/b", escape),
             ("postgres://u:1/CANARY@localhost/b", escape),
             ("postgres://u:CANARY?s@localhost/b", escape),
+            ("postgres://u:1?CANARY=s@localhost/b", escape),
+            ("postgres://u:p@ss?CANARY=s@localhost/b", escape),
             ("postgres://u:CANARY#s@localhost/b", escape),
             ("postgres://u:p@one,two/b", "several hosts"),
             ("postgres://u:p@one:5432,two:5432/b", "several hosts"),

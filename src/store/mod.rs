@@ -18,10 +18,9 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgPool, Postgres, Transaction};
 use time::OffsetDateTime;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::clock;
-use crate::config::DATABASE_CONNECTIONS_MIN;
 use crate::domain::access::tenant::TenantId;
 use crate::domain::ids::ProcessId;
 
@@ -62,9 +61,6 @@ const PIPELINE_CONNECTIONS: u32 = 3;
 const READINESS_CONNECTIONS: u32 = 1;
 /// The one that the lock of an audit receiver lives on.
 const PUSH_CONNECTIONS: u32 = 1;
-/// Fewest for API calls and actors' state.
-const POOL_CONNECTIONS_MIN: u32 =
-    DATABASE_CONNECTIONS_MIN - PIPELINE_CONNECTIONS - READINESS_CONNECTIONS - PUSH_CONNECTIONS;
 
 /// The database and the wake-ups. Clones share both.
 #[derive(Clone, Debug)]
@@ -123,27 +119,38 @@ impl Store {
         Ok(store)
     }
 
-    /// Opens the connections that the bridge cannot do without, those of the two hot paths first.
+    /// Opens the connections that the bridge cannot do without, those of the two hot paths first, and `others`
+    /// for API calls and actors' state.
     ///
     /// # Errors
     /// If the server gives fewer.
-    async fn open_least(&self) -> Result<()> {
+    async fn open_least(&self, others: u32) -> Result<()> {
         let wanted = [
             (&self.pipeline_pool, PIPELINE_CONNECTIONS),
             (&self.readiness, READINESS_CONNECTIONS),
-            (&self.pool, POOL_CONNECTIONS_MIN),
+            (&self.pool, others),
         ];
         let mut opened = Vec::new();
-        for pool in wanted.into_iter().flat_map(|(pool, number)| (0..number).map(move |_| pool)) {
+        for pool in wanted.iter().flat_map(|(pool, number)| (0..*number).map(move |_| *pool)) {
             opened.push(pool.acquire().await?);
         }
+        drop(opened);
+        // A pool in which none is free yet would open another one, and wait in vain if the server has no more.
+        let all_free = async {
+            while wanted
+                .iter()
+                .any(|(pool, _)| u32::try_from(pool.num_idle()).is_ok_and(|free| free < pool.size()))
+            {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let _ = timeout(PING_WITHIN, all_free).await;
         Ok(())
     }
 
-    /// Why the server opens no connection at present, in its words; `None` if it does.
-    async fn refusal(&self) -> Option<String> {
-        let error = preflight::dial(&self.pool.connect_options()).await.err()?;
-        Some(error.to_string())
+    /// Why no connection is had at present, in the server's words; `None` if one is.
+    async fn refusal(&self) -> Option<StoreError> {
+        preflight::refusal(&self.pool.connect_options()).await
     }
 
     /// Why a step that stores changes failed, in words for an operator.

@@ -12,6 +12,8 @@ use super::{Result, StoreError};
 
 /// Time that a server has to let a connection in.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// Time that one that was let in has to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +56,6 @@ pub(super) async fn examine(options: &PgConnectOptions) -> Result<Option<Limit>,
         let limit = if sessions { limit(&mut first).await? } else { None };
         Ok::<_, sqlx::Error>((sessions, limit))
     };
-    let silent = || sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "no answer within 5 s"));
     let answered = timeout(CONNECT_WITHIN, answers).await.unwrap_or_else(|_| Err(silent()));
     let (sessions, limit) = answered.map_err(StoreError::from)?;
     for connection in [first, second] {
@@ -69,16 +70,36 @@ pub(super) async fn examine(options: &PgConnectOptions) -> Result<Option<Limit>,
     Ok(limit)
 }
 
+/// Why a connection is accepted and does not answer.
+fn silent() -> sqlx::Error {
+    let what = "a connection is accepted and does not answer; a pooler in between may have too few connections \
+                to the server";
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, what))
+}
+
+/// Why no further connection can be had at present; `None` if one can.
+pub(super) async fn refusal(options: &PgConnectOptions) -> Option<StoreError> {
+    let mut connection = match dial(options).await {
+        Ok(connection) => connection,
+        Err(refusal) => return Some(refusal),
+    };
+    let answered = timeout(ANSWER_WITHIN, run(&mut connection, "select")).await;
+    answered.unwrap_or_else(|_| Err(silent())).err().map(StoreError::from)
+}
+
 /// A refusal that only a change of the configuration, of the server's or of ours, ends.
 fn final_or_not(error: StoreError) -> Unusable {
     match &error {
-        // 28: not let in; 3D: no such database; 42501: no right to connect; the last is a pooler's.
+        // 28: not let in; 3D: no such database; 42501: no right to connect. PgBouncer 1.18 gives everything
+        // the same code.
         StoreError::Database(sqlx::Error::Database(refusal)) => {
             let (code, said) = (refusal.code().unwrap_or_default(), refusal.message());
             let is_final = code.starts_with("28")
                 || code.starts_with("3D")
                 || code == "42501"
-                || said.contains("unsupported startup parameter");
+                || said.contains("unsupported startup parameter")
+                || said == "password authentication failed"
+                || said.starts_with("no such database");
             if is_final {
                 return Unusable::Refused(format!("the database refuses: {said}"));
             }

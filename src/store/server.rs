@@ -79,11 +79,12 @@ impl Server {
             whole = allowed;
         }
         let push = if pushes { PUSH_CONNECTIONS } else { 0 };
-        let pool = whole.saturating_sub(PIPELINE_CONNECTIONS + READINESS_CONNECTIONS + push);
-        let store = Store::connect(self.0.clone(), pool).await?;
-        if let Err(error) = store.open_least().await {
-            let refusal = store.refusal().await.unwrap_or_else(|| error.to_string());
-            tracing::warn!(least, refusal, "database gives fewer connections than the bridge needs");
+        let others = |whole: u32| whole.saturating_sub(PIPELINE_CONNECTIONS + READINESS_CONNECTIONS + push);
+        let store = Store::connect(self.0.clone(), others(whole)).await?;
+        if let Err(error) = store.open_least(others(least)).await {
+            // The pool's error says only that it waited.
+            let error = store.refusal().await.unwrap_or(error);
+            tracing::warn!(least, %error, "database gives fewer connections than the bridge needs");
             store.close().await;
             return Err(error.into());
         }

@@ -118,6 +118,26 @@ async fn other_modes_are_refused_at_once_whichever_session_the_pooler_hands_out(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_that_lets_nobody_in_is_told_at_once_though_its_code_says_nothing() {
+    let direct = database::create_bare().await;
+    let settings = "pool_mode = session\nauth_type = md5\nauth_file = /nonexistent";
+    let Some(pooler) = Pooler::before(&direct, settings).await else { return };
+    let (code, said) = migrate(&pooler.url().replace("postgres@", "postgres:wrong@"));
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("DATABASE_URL: the database refuses: password authentication failed"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_with_too_few_connections_to_the_server_is_named() {
+    let direct = database::create_bare().await;
+    let settings = "pool_mode = session\ndefault_pool_size = 7";
+    let Some(pooler) = Pooler::before(&direct, settings).await else { return };
+    let url = pooler.url();
+    let said = tokio::task::spawn_blocking(move || complaint(&url, "does not answer yet")).await.unwrap();
+    assert!(said.contains("a pooler in between may have too few connections"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pooler_that_refuses_is_told_in_its_own_words_until_it_takes_us() {
     let direct = database::create_bare().await;
     let settings = "pool_mode = session\nmax_client_conn = 3";

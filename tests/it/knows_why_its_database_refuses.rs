@@ -4,7 +4,7 @@
 use sqlx::{AssertSqlSafe, PgPool};
 use uuid::Uuid;
 
-use crate::support::bridge::migrate;
+use crate::support::bridge::{complaint, migrate};
 use crate::support::{SOON, World, database, eventually};
 
 /// A user of its own with a database of its own, and somebody who may change both.
@@ -59,6 +59,15 @@ async fn a_user_with_fewer_is_refused_with_both_numbers() {
     assert_eq!(code, Some(2), "{said}");
     let rule = "DATABASE_URL: its user may have 7 connections, and the bridge needs at least 8";
     assert!(said.contains(rule), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_of_the_same_user_took_is_said_in_the_servers_words() {
+    let owned = Owned::with_limit(8).await;
+    let _other = database::pool(&owned.url).await.acquire().await.unwrap();
+    let url = owned.url.clone();
+    let said = tokio::task::spawn_blocking(move || complaint(&url, "does not answer yet")).await.unwrap();
+    assert!(said.contains("too many connections for role"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
