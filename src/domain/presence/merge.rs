@@ -118,7 +118,7 @@ fn merge_part<T: PartValue>(
     if !equal && !is_decided_by_times && seen.is_asked_too_early() {
         return PartMerge::Older;
     }
-    if !is_newer && seen.origin == Origin::Live && kept.has_recorded(&reported.value, time, ahead) {
+    if seen.origin == Origin::Live && kept.has_recorded(reported, newest) {
         return PartMerge::Same;
     }
     if equal && time.is_none_or(|time| kept.at == Some(time)) {
@@ -139,13 +139,13 @@ fn merge_part<T: PartValue>(
 }
 
 impl<T: PartValue> Timed<T> {
-    /// Whether the value was recorded with the newest time, or with this time that is none, and another one
-    /// took its place since.
-    fn has_recorded(&self, value: &T, time: Option<OffsetDateTime>, ahead: Option<OffsetDateTime>) -> bool {
-        match ahead {
-            Some(ahead) => self.history.has_ahead(value, ahead),
-            None => time.is_some() && self.history.has(value),
-        }
+    /// Whether the value was recorded with its time before: with the newest one, of which another value took
+    /// its place since, or with one that was too far ahead then. That one may have become believable meanwhile.
+    fn has_recorded(&self, reported: &Self, newest: Option<OffsetDateTime>) -> bool {
+        reported.at.is_some_and(|at| {
+            self.history.has_ahead(&reported.value, at)
+                || newest == Some(at) && self.history.has(&reported.value)
+        })
     }
 
     fn note_ahead(&mut self, value: &T, ahead: Option<OffsetDateTime>) {

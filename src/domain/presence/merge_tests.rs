@@ -124,6 +124,19 @@ fn a_time_that_cannot_be_never_becomes_the_bar() {
 }
 
 #[test]
+fn a_twin_is_no_news_once_its_time_can_be() {
+    let mut known = presence("AVAILABLE", Some(-10));
+    let ahead = presence("AWAY", Some(360));
+    let _ = known.merge(&ahead, live());
+    let _ = known.merge(&presence("BUSY", Some(10)), live());
+    let later = Seen { at: START + Duration::seconds(120), ..live() };
+    assert_eq!(known.merge(&ahead, later), Merged::Duplicate);
+    assert_eq!(known.without_history(), presence("BUSY", Some(10)));
+    let changed = Merged::Changed(vec![Part::Presence]);
+    assert_eq!(known.merge(&presence("MEAL", Some(20)), later), changed, "and its time is no bar");
+}
+
+#[test]
 fn an_agent_whom_a_former_version_froze_thaws() {
     let mut known = presence("AVAILABLE", Some(365 * 86_400));
     assert_eq!(known.merge(&presence("AWAY", Some(1)), live()), Merged::Changed(vec![Part::Presence]));
