@@ -14,7 +14,12 @@ async fn a_guid_in_upper_case_is_the_agent_of_the_same_guid_everywhere() {
     let upper = ANN.to_uppercase();
     let world = CloudWorld::starting(options(&[ANN]), &[("GENESYS_AGENTS", &upper)]).await;
     world.sees(1).await;
-    world.register("/hooks/upper", json!({"agents": [upper]})).await;
+    let webhook = world.register("/hooks/upper", json!({})).await;
+    let changed =
+        world.bridge.patch(&format!("/v1/webhooks/{webhook}"), &json!({"agents": [upper]})).await.json();
+    assert_eq!((&changed["agents"], &changed["warnings"]), (&json!([upper]), &json!([])), "{changed}");
+    let connections = world.bridge.get(&format!("/v1/connections?agent={upper}")).await.json();
+    assert_eq!(connections["items"].as_array().unwrap().len(), 1, "{connections}");
     let mapped = world.bridge.patch(&format!("/v1/agents/{upper}"), &json!({"external_id": "crm-1"})).await;
     assert_eq!((mapped.status, &mapped.json()["agent_id"]), (200, &json!(ANN)));
     world.cloud.set_presence(ANN, "BUSY").await;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::api::http::page::{List, Place, Query, at, maybe_at, path_id};
 use crate::api::http::problem::ApiError;
-use crate::domain::ids::{ConnectionId, SourceId};
+use crate::domain::ids::{ConnectionId, SourceId, canonical_guid};
 use crate::domain::presence::connection::ConnectionState;
 use crate::services::caller::Caller;
 use crate::store::sources::connections::{ConnectionFilter, ConnectionRow};
@@ -41,7 +41,7 @@ pub(in crate::api) async fn list(caller: Caller, request: HttpRequest) -> Reply 
     let mut query = Query::read(&request)?;
     let filter = ConnectionFilter {
         source: query.id("source")?.map(SourceId),
-        agent: query.text("agent")?,
+        agent: query.text("agent")?.map(canonical_guid),
         state: query.word("state", ConnectionState::WORDS)?.as_deref().and_then(ConnectionState::from_name),
     };
     let paging = query.paging(List::Connections)?;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::api::http::page::{List, Place, Query, at, maybe_at};
 use crate::api::http::problem::ApiError;
-use crate::domain::ids::{ConnectionId, GapId, SourceId};
+use crate::domain::ids::{ConnectionId, GapId, SourceId, canonical_guid};
 use crate::services::caller::Caller;
 use crate::store::sources::gaps::{GapFilter, GapRow};
 
@@ -26,7 +26,7 @@ pub(in crate::api) async fn list(caller: Caller, request: HttpRequest) -> Result
     let filter = GapFilter {
         source: query.id("source")?.map(SourceId),
         connection: query.id("connection")?.map(ConnectionId),
-        agent: query.text("agent")?,
+        agent: query.text("agent")?.map(canonical_guid),
         open: query.boolean("open")?,
     };
     let paging = query.paging(List::Gaps)?;

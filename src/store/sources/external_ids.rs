@@ -1,13 +1,15 @@
 //! `agent_external_id`: ids of agents in the CRM, mapped and listed. Called by `services/agents.rs` and the
 //! API.
 
+use std::collections::HashSet;
+
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::external_ids::Pair;
-use crate::domain::ids::{AgentId, SourceId, canonical_guid};
+use crate::domain::ids::{AgentId, SourceId, canonical_guid, with_canonical_guids};
 use crate::store::{Result, Store, StoreError, audit};
 
 /// An agent and its id in the CRM.
@@ -205,10 +207,10 @@ impl Store {
         )
         .fetch_all(&mut *self.begin().await?)
         .await?;
-        let agent = canonical_guid(text.to_owned());
-        if !ids.contains(&agent) {
-            ids.push(agent);
-        }
+        // As it was given, too: events of former versions have the case that was in the settings then.
+        ids.extend(with_canonical_guids(&[text.to_owned()]));
+        ids.sort_unstable();
+        ids.dedup();
         Ok(ids)
     }
 }
@@ -223,7 +225,7 @@ impl Store {
         if texts.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(sqlx::query_scalar!(
+        let unknown: HashSet<String> = sqlx::query_scalar!(
             r#"select wanted as "wanted!"
                from unnest($1::text[]) wanted
                where not exists (
@@ -237,10 +239,15 @@ impl Store {
                        where wanted = any (s.agents)
                          and coalesce(s.tenant_id = tenant_asking(), true)
                          and s.deleted_at is null)"#,
-            texts,
+            &with_canonical_guids(texts),
         )
         .fetch_all(&mut *self.begin().await?)
-        .await?)
+        .await?
+        .into_iter()
+        .collect();
+        let is_unknown =
+            |text: &&String| unknown.contains(*text) && unknown.contains(&canonical_guid((*text).clone()));
+        Ok(texts.iter().filter(is_unknown).cloned().collect())
     }
 }
 
