@@ -52,4 +52,14 @@ impl ReceiverLog {
             tracing::info!(%webhook, host, omitted, "a webhook's receiver has recovered");
         }
     }
+
+    /// Whether anything is kept about a webhook's receiver.
+    pub fn keeps(&self, webhook: WebhookId) -> bool {
+        self.0.keeps(webhook)
+    }
+
+    /// Forgets a webhook that was removed.
+    pub fn forget(&mut self, webhook: WebhookId) {
+        self.0.forget(webhook);
+    }
 }

@@ -88,6 +88,17 @@ where
         Some(Line { omitted: (omitted > 0).then_some(omitted) })
     }
 
+    /// Whether anything is kept about a thing.
+    #[must_use]
+    pub fn keeps(&self, thing: K) -> bool {
+        self.things.contains_key(&thing)
+    }
+
+    /// Forgets a thing that is gone.
+    pub fn forget(&mut self, thing: K) {
+        self.things.remove(&thing);
+    }
+
     /// Forgets things that are gone.
     pub fn forget_all_but(&mut self, exists: impl Fn(K) -> bool) {
         self.things.retain(|thing, _| exists(*thing));
@@ -140,7 +151,10 @@ mod tests {
         }
         log.report(5000, "fails", now + WINDOW * 2);
         assert_eq!(log.things.len(), 1);
+        log.report(6000, "fails", now + WINDOW * 2);
         log.forget_all_but(|thing| thing != 5000);
+        assert!(log.keeps(6000) && !log.keeps(5000));
+        log.forget(6000);
         assert_eq!(log.things.len(), 0);
     }
 }

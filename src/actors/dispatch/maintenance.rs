@@ -109,7 +109,8 @@ impl Dispatch {
             }
         }
         for webhook in result.changed.unwrap_or_else(|| self.queues.ids()) {
-            if self.queues.get(webhook).is_some_and(|queue| queue.config().is_some()) {
+            let is_used = self.queues.get(webhook).is_some_and(|queue| queue.config().is_some());
+            if is_used || self.receiver_log.keeps(webhook) {
                 self.read_config(webhook);
             }
         }

@@ -84,6 +84,7 @@ impl Dispatch {
                 self.send_ready(webhook);
             }
             Err(StoreError::NotFound(_)) => {
+                self.receiver_log.forget(webhook);
                 for claimed in queue.take_ready() {
                     self.end_unsent(&claimed, EndState::WebhookGone, "webhook_gone", false);
                 }
