@@ -118,7 +118,7 @@ async fn a_page_of_a_past_time_does_not_read_what_came_before_or_after() {
     fill("now() - interval '4 hours' + n * interval '1 millisecond'").await.unwrap();
     world.genesys.set_presence("ann", "AVAILABLE").await;
     world.audit_of("EVENT_RECEIVED", 1).await;
-    let event = items(&world, "/v1/events").await[0].clone();
+    let event = items(&world, "/v1/events?agent=ann").await[0].clone();
     fill("now() + interval '1 minute' + n * interval '1 millisecond'").await.unwrap();
     sqlx::raw_sql("analyze event").execute(&pool).await.unwrap();
     let at = event["committed_at"].as_str().unwrap();
@@ -138,5 +138,22 @@ async fn a_page_of_a_past_time_does_not_read_what_came_before_or_after() {
         .await;
         let pages = pages.get();
         assert!(read < pages * 2000, "{read} rows were read for {pages} pages in the order {order}");
+    }
+    // The only event among what does not pass is found from either end, and the search comes to its end.
+    let source = event["source_id"].as_str().unwrap();
+    for order in ["oldest", "newest"] {
+        let path = format!("/v1/events?order={order}&source={source}&limit=1");
+        let (mut found, mut next) = (Vec::new(), None::<String>);
+        loop {
+            let at = next.as_ref().map_or(String::new(), |cursor| format!("&cursor={cursor}"));
+            let page = world.bridge.get(&format!("{path}{at}")).await.json();
+            let cursor = page["next_cursor"].as_str().map(str::to_owned);
+            found.extend(page["items"].as_array().unwrap().clone());
+            if cursor.is_none() || cursor == next {
+                break;
+            }
+            next = cursor;
+        }
+        assert_eq!(found, std::slice::from_ref(&event), "{order}");
     }
 }

@@ -72,7 +72,7 @@ const REFUSED: [(Kind, &str); 3] = [
             request: LOCALHOST,
             settings: "ssl_protocols TLSv1.1; ssl_ciphers ALL:@SECLEVEL=0;",
         },
-        "version",
+        "TLS 1.2",
     ),
 ];
 

@@ -52,20 +52,22 @@ pub(in crate::api) async fn list(caller: Caller, request: HttpRequest) -> Reply 
     if newest_first {
         let paging = query.paging(List::EventsNewestFirst)?;
         let place = FeedPlace::Before(paging.after_number());
-        let events = caller.store.feed(&filter, place, paging.rows()).await?;
-        return Ok(paging.respond(
-            events.iter().collect(),
+        let page = caller.store.feed(&filter, place, paging.rows()).await?;
+        let stopped_at = page.is_cut_off.then_some(Place::Number(page.reached));
+        return Ok(paging.respond_so_far(
+            page.events.iter().collect(),
+            stopped_at,
             |event| Place::Number(event.position),
             |event| view(event),
         ));
     }
     let paging = query.paging(List::Events)?;
-    let after = paging.after_number();
-    let events = caller.store.feed(&filter, FeedPlace::After(after), paging.limit()).await?;
-    let reached = events.last().map_or(after.unwrap_or(0), |event| event.position);
+    let page = caller.store.feed(&filter, FeedPlace::After(paging.after_number()), paging.limit()).await?;
+    let is_full = i64::try_from(page.events.len()).is_ok_and(|events| events >= paging.limit());
+    let last = page.events.last().filter(|_| is_full).map(|event| event.position);
     Ok(HttpResponse::Ok().json(FeedPage {
-        items: events.iter().map(view).collect(),
-        next_cursor: List::Events.cursor(Place::Number(reached)),
+        items: page.events.iter().map(view).collect(),
+        next_cursor: List::Events.cursor(Place::Number(last.unwrap_or(page.reached))),
     }))
 }
 

@@ -1,5 +1,7 @@
 //! `event` as the API shows it: a feed in commit order, and single events.
 
+use std::time::{Duration as StdDuration, Instant};
+
 use time::{Duration, OffsetDateTime};
 
 use crate::domain::ids::{AgentId, EventId, SourceId};
@@ -10,6 +12,12 @@ use crate::store::{Result, Store, StoreError};
 
 /// How far the clocks of two processes may be apart: positions follow `committed_at` only so closely.
 const CLOCKS_APART: Duration = Duration::seconds(1);
+
+/// Positions of the first piece of a search; the next one has four times as many if it was quick.
+const FIRST_PIECE: i64 = 20_000;
+const PIECE_WITHIN: StdDuration = StdDuration::from_millis(200);
+/// A page ends when its search has taken this long.
+const PIECES_WITHIN: StdDuration = StdDuration::from_millis(1500);
 
 /// Order of the feed, and the position behind which a page begins; `None` from its start.
 #[derive(Clone, Copy, Debug)]
@@ -64,44 +72,85 @@ macro_rules! select_feed {
     };
 }
 
+/// A page of the feed.
+#[derive(Clone, Debug, Default)]
+pub struct FeedPage {
+    pub events: Vec<Event>,
+    /// Where to go on if the page is not full: at the end of what there is, or where the search was cut off.
+    pub reached: i64,
+    /// The search was cut off.
+    pub is_cut_off: bool,
+}
+
 impl Store {
     /// A page of presence updates. Positions are given in commit order (`store/ingest/record.rs`), so a
-    /// reader that goes on from the last one it saw misses none.
+    /// reader that goes on from where a page ends misses none. Hardly any event may pass a filter, or be of
+    /// the caller's tenant: after a while the page ends where the search is, even if it is empty.
     ///
     /// # Errors
     /// If the database does not answer.
-    pub async fn feed(&self, filter: &FeedFilter, place: FeedPlace, limit: i64) -> Result<Vec<Event>> {
-        let since = match filter.since {
+    pub async fn feed(&self, filter: &FeedFilter, place: FeedPlace, limit: i64) -> Result<FeedPage> {
+        let mut after = match filter.since {
             Some(since) => self.position_at(since.saturating_sub(CLOCKS_APART)).await?.0,
             None => 0,
         };
-        let until = match filter.until {
+        let mut before = match filter.until {
             Some(until) => self.position_at(until.saturating_add(CLOCKS_APART)).await?.1,
             None => i64::MAX,
         };
+        before = before.min(self.last_position().await?.saturating_add(1));
+        match place {
+            FeedPlace::After(place) => after = after.max(place.unwrap_or(0)),
+            FeedPlace::Before(place) => before = before.min(place.unwrap_or(i64::MAX)),
+        }
         let mut tx = self.begin().await?;
         choose_plan_by_values(&mut tx).await?;
-        let rows = match place {
-            FeedPlace::After(after) => {
-                let after = after.unwrap_or(0).max(since);
-                select_feed!(&mut *tx, filter, after, until, limit, "order by position")
+        let (began, mut page, mut piece) = (Instant::now(), FeedPage::default(), FIRST_PIECE);
+        loop {
+            let asked = Instant::now();
+            let wanted = limit.saturating_sub(i64::try_from(page.events.len()).unwrap_or(limit));
+            let (rows, is_last) = match place {
+                FeedPlace::After(_) => {
+                    let upto = before.min(after.saturating_add(piece));
+                    let rows = select_feed!(&mut *tx, filter, after, upto, wanted, "order by position");
+                    after = after.max(upto - 1);
+                    page.reached = after;
+                    (rows, upto == before)
+                }
+                FeedPlace::Before(_) => {
+                    let from = after.max(before.saturating_sub(piece));
+                    let rows = select_feed!(&mut *tx, filter, from, before, wanted, "order by position desc");
+                    before = before.min(from + 1);
+                    page.reached = before;
+                    (rows, from == after)
+                }
+            };
+            page.events.extend(rows.into_iter().map(Event::from));
+            page.is_cut_off = !is_last && began.elapsed() >= PIECES_WITHIN;
+            if is_last || page.is_cut_off || i64::try_from(page.events.len()).is_ok_and(|read| read >= limit)
+            {
+                break;
             }
-            FeedPlace::Before(before) => {
-                let before = before.unwrap_or(i64::MAX).min(until);
-                select_feed!(&mut *tx, filter, since, before, limit, "order by position desc")
+            if asked.elapsed() < PIECE_WITHIN {
+                piece = piece.saturating_mul(4);
             }
-        };
+        }
         tx.commit().await?;
-        Ok(rows.into_iter().map(Event::from).collect())
+        Ok(page)
+    }
+
+    /// Position of the last event of all tenants; 0 if there is none. All before it are committed.
+    async fn last_position(&self) -> Result<i64> {
+        let last = sqlx::query_scalar!("select max(position) from event").fetch_one(&self.pool).await?;
+        Ok(last.unwrap_or(0))
     }
 
     /// The last position of what was stored before a time, and the first of what was not, or the greatest
     /// number if there is none yet: found by halving, as no index knows the times. Asks about the events of
     /// all tenants, and tells nothing of them.
     async fn position_at(&self, time: OffsetDateTime) -> Result<(i64, i64)> {
+        let (mut before, mut from, mut highest) = (0, i64::MAX, self.last_position().await?);
         let mut tx = self.pool.begin().await?;
-        let last = sqlx::query_scalar!("select max(position) from event").fetch_one(&mut *tx).await?;
-        let (mut before, mut from, mut highest) = (0, i64::MAX, last.unwrap_or(0));
         while before < highest {
             let middle = before + (highest - before) / 2;
             let found = sqlx::query!(
