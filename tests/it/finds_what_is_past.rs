@@ -140,7 +140,7 @@ async fn a_page_of_a_past_time_does_not_read_what_came_before_or_after() {
         assert!(read < pages * 2000, "{read} rows were read for {pages} pages in the order {order}");
     }
     // The only event among what does not pass is found from either end, and the search comes to its end.
-    let source = event["source_id"].as_str().unwrap();
+    let source = event["source"]["id"].as_str().unwrap();
     for order in ["oldest", "newest"] {
         let path = format!("/v1/events?order={order}&source={source}&limit=1");
         let (mut found, mut next) = (Vec::new(), None::<String>);
