@@ -63,7 +63,7 @@ where n.connection_id = c.connection_id
   and n.agent_id <> c.agent_id;
 
 -- What a source is told to watch, in its order, each once.
-create function pg_temp.in_lower_case(ids text[]) returns text[]
+create function ids_in_lower_case(ids text[]) returns text[]
 language sql as $$
     select coalesce(array_agg(id order by place), '{}')
     from (
@@ -74,7 +74,9 @@ language sql as $$
 $$;
 
 update source
-set agents = pg_temp.in_lower_case(agents),
-    queues = pg_temp.in_lower_case(queues),
-    groups = pg_temp.in_lower_case(groups)
+set agents = ids_in_lower_case(agents),
+    queues = ids_in_lower_case(queues),
+    groups = ids_in_lower_case(groups)
 where concat_ws(',', agents, queues, groups) <> lower(concat_ws(',', agents, queues, groups));
+
+drop function ids_in_lower_case(text[]);
