@@ -131,7 +131,7 @@ async fn next_agents(conn: &mut PgConnection, tenant: TenantId, from: i64) -> Re
            where a.agent_key >= $1
              and a.sequence > 0
              -- Of a person who was erased nothing is known until the next event.
-             and a.event_id is not null
+             and (a.erased_at is null or a.event_id is not null)
            order by a.agent_key
            limit $2"#,
         from,
