@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use actix_service::Service;
-use actix_tls::connect::{ConnectError, ConnectInfo, Connection, Connector, ConnectorService};
+use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
 use awc::http::Uri;
 use futures_util::future::LocalBoxFuture;
 use tokio::net::{TcpStream, lookup_host};
@@ -18,7 +18,6 @@ use tokio::time::timeout;
 use crate::config::EgressProxy;
 use crate::dial;
 use crate::domain::presence::regions;
-use crate::domain::webhook::dial_budget::longest_wait;
 use crate::domain::webhook::target::TargetPolicy;
 use crate::tunnel::tunnel;
 
@@ -28,14 +27,13 @@ pub struct Dialer {
     targets: Option<TargetPolicy>,
     proxy: Option<Arc<EgressProxy>>,
     within: Duration,
-    inner: ConnectorService,
 }
 
 impl Dialer {
     /// Dials only what the policy allows; without a policy, everything. With a proxy, everything by way of
     /// it. `within` bounds a dial from the look-up of the host on.
     pub fn new(targets: Option<TargetPolicy>, proxy: Option<EgressProxy>, within: Duration) -> Self {
-        Self { targets, proxy: proxy.map(Arc::new), within, inner: Connector::default().service() }
+        Self { targets, proxy: proxy.map(Arc::new), within }
     }
 
     /// Opens a connection by way of a proxy. It is told the name where nobody has to validate the address: a
@@ -88,39 +86,19 @@ impl Service<ConnectInfo<Uri>> for Dialer {
             let began = Instant::now();
             let secure = matches!(request.request().scheme_str(), Some("https" | "wss"));
             let host = request.hostname().trim_matches(['[', ']']);
-            if let Some(proxy) = &dialer.proxy {
-                let stream = dialer.dial_through(proxy, secure, host, request.port()).await;
-                let stream = stream.map_err(ConnectError::Io)?;
-                return Ok(Connection::new(request.request().clone(), stream));
-            }
-            let found = dialer.validated(secure, host, request.port()).await.map_err(ConnectError::Io)?;
-            // The addresses just validated are dialled, and nothing is looked up again.
-            let within = dialer.within.saturating_sub(began.elapsed());
-            first_of(&dialer.inner, request.request(), &found, within).await
+            let stream = match &dialer.proxy {
+                Some(proxy) => dialer.dial_through(proxy, secure, host, request.port()).await,
+                None => {
+                    let found = dialer.validated(secure, host, request.port()).await;
+                    let found = found.map_err(ConnectError::Io)?;
+                    // The addresses just validated are dialled, and nothing is looked up again.
+                    let within = dialer.within.saturating_sub(began.elapsed());
+                    dial::first_of(&found, within, |address, _| TcpStream::connect(address)).await
+                }
+            };
+            Ok(Connection::new(request.request().clone(), stream.map_err(ConnectError::Io)?))
         })
     }
-}
-
-/// Dials addresses one after another; the connector by itself would wait for the first one until the call's
-/// end.
-async fn first_of(
-    inner: &ConnectorService,
-    uri: &Uri,
-    addresses: &[SocketAddr],
-    within: Duration,
-) -> Result<Connection<Uri, TcpStream>, ConnectError> {
-    let by = Instant::now() + within;
-    let mut failed = ConnectError::NoRecords;
-    for (tried, address) in addresses.iter().enumerate() {
-        let untried = addresses.len().saturating_sub(tried);
-        let wait = longest_wait(by.saturating_duration_since(Instant::now()), untried);
-        match timeout(wait, inner.call(ConnectInfo::with_addr(uri.clone(), *address))).await {
-            Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(error)) => failed = error,
-            Err(_) => failed = ConnectError::Io(ErrorKind::TimedOut.into()),
-        }
-    }
-    Err(failed)
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -188,11 +166,10 @@ mod tests {
         }
         let other = TcpListener::bind(("127.0.0.2", first.port())).await.unwrap();
         let second = other.local_addr().unwrap();
-        let inner = Connector::default().service();
-        let uri: Uri = format!("http://two.test:{}/", first.port()).parse().unwrap();
         let began = Instant::now();
-        let connection = first_of(&inner, &uri, &[first, second], WITHIN).await.unwrap();
-        assert_eq!(connection.io_ref().peer_addr().unwrap(), second);
+        let dial = |address, _| TcpStream::connect(address);
+        let connection = dial::first_of(&[first, second], WITHIN, dial).await.unwrap();
+        assert_eq!(connection.peer_addr().unwrap(), second);
         assert!(began.elapsed() < WITHIN / 2, "{:?}", began.elapsed());
     }
 }
