@@ -48,7 +48,7 @@ const ARROWS: &[(&str, &str)] = &[
 const SECOND: &[(&str, &str)] = &[
     ("store/sources",         "audit delivery ingest locks mod session"),
     ("store/recovery",        "audit delivery mod session webhooks"),
-    ("store/erasure",         "audit locks mod session transaction"),
+    ("store/erasure",         "audit delivery locks mod session transaction"),
     ("store/ingest",          "audit delivery locks mod types"),
     ("store/delivery",        "audit event_rows locks mod session types webhooks"),
     ("store/views",           "audit event_rows mod pool session"),

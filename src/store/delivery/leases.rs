@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::clock;
 use crate::domain::ids::{DeliveryId, DispatcherId, WebhookId};
 use crate::store::delivery::cycle::LEASE;
+use crate::store::delivery::lanes::make_heads_due;
 use crate::store::locks::{BEGIN_CYCLE, BEGIN_WRITING};
 use crate::store::{Result, Store, session, with_long_timeout, with_timeout};
 
@@ -113,28 +114,9 @@ impl Store {
                 return Ok((last, 0));
             }
             let mut tx = self.pipeline_pool.begin_with(BEGIN_CYCLE).await?;
-            let woken = sqlx::query!(
-                "update delivery d
-                 set due_at = greatest($3, d.not_before)
-                 from unnest($1::uuid[], $2::bigint[]) as l (webhook_id, lane)
-                 cross join lateral (
-                     select h.ctid as place
-                     from delivery h
-                     where h.webhook_id = l.webhook_id
-                       and h.lane = l.lane
-                     order by h.position
-                     limit 1) first
-                 where d.ctid = first.place
-                   and d.due_at is null
-                   and d.leased_by is null",
-                &webhooks as _,
-                &stranded,
-                now,
-            )
-            .execute(&mut *tx)
-            .await?;
+            let woken = make_heads_due(&mut tx, &webhooks, &stranded, Some(now)).await?;
             tx.commit().await?;
-            Ok((last, woken.rows_affected()))
+            Ok((last, woken))
         })
         .await
     }

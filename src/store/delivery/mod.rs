@@ -4,6 +4,7 @@ pub mod batches;
 pub(super) mod claim;
 pub mod cycle;
 pub mod direct_dispatch;
+pub(super) mod lanes;
 pub mod leases;
 pub mod receiver_health;
 pub(super) mod receiver_notices;

@@ -7,6 +7,7 @@ use crate::domain::audit::Kind;
 use crate::domain::delivery::outcome::EndState;
 use crate::domain::ids::WebhookId;
 use crate::domain::webhook::state::WebhookState;
+use crate::store::delivery::lanes::make_heads_due;
 use crate::store::{Result, Store, with_timeout};
 
 /// Deliveries of one piece.
@@ -81,26 +82,9 @@ impl Store {
             )
             .fetch_one(&mut *tx)
             .await?;
-            // The new head of each lane is suspended; with no due time at all nothing would wake it.
-            sqlx::query!(
-                "update delivery d
-                 set due_at = 'infinity'
-                 from unnest($2::bigint[]) as l (lane)
-                 cross join lateral (
-                     select f.ctid as place
-                     from delivery f
-                     where f.webhook_id = $1
-                       and f.lane = l.lane
-                     order by f.position
-                     limit 1) f
-                 where d.ctid = f.place
-                   and d.due_at is null
-                   and d.leased_by is null",
-                webhook as _,
-                &piece.lanes.unwrap_or_default(),
-            )
-            .execute(&mut *tx)
-            .await?;
+            // The new head of each lane is suspended, too.
+            let lanes = piece.lanes.unwrap_or_default();
+            make_heads_due(&mut tx, &vec![webhook; lanes.len()], &lanes, None).await?;
             tx.commit().await?;
             let more = piece.size == PIECE;
             Ok((piece.ended.unsigned_abs(), piece.lane.zip(piece.position).filter(|_| more)))

@@ -4,10 +4,12 @@
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
+use crate::clock;
 use crate::domain::audit::Kind;
 use crate::domain::delivery::outcome::EndState;
 use crate::domain::ids::{AgentId, ErasureId, SourceId, TenantId, WebhookId};
 use crate::store::Result;
+use crate::store::delivery::lanes::make_heads_due;
 
 /// Deliveries, events or pieces of malformed content of one piece.
 pub(super) const PIECE: i64 = 500;
@@ -72,25 +74,9 @@ pub(super) async fn end_deliveries(conn: &mut PgConnection, job: &Job) -> Result
     )
     .fetch_all(&mut *conn)
     .await?;
-    sqlx::query!(
-        "update delivery d
-         set due_at = greatest(clock_timestamp(), d.not_before)
-         from unnest($1::uuid[]) as w (webhook_id)
-         cross join lateral (
-             select h.ctid as place
-             from delivery h
-             where h.webhook_id = w.webhook_id
-               and h.lane = $2
-             order by h.position
-             limit 1) first
-         where d.ctid = first.place
-           and d.due_at is null
-           and d.leased_by is null",
-        &ended.iter().map(|row| row.webhook_id).collect::<Vec<_>>() as _,
-        job.agent_key,
-    )
-    .execute(conn)
-    .await?;
+    let webhooks: Vec<_> = ended.iter().map(|row| row.webhook_id).collect();
+    let lanes = vec![job.agent_key; webhooks.len()];
+    make_heads_due(conn, &webhooks, &lanes, Some(clock::now())).await?;
     Ok(ended.iter().map(|row| row.count).sum())
 }
 
