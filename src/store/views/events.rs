@@ -90,15 +90,14 @@ impl Store {
     /// # Errors
     /// If the database does not answer.
     pub async fn feed(&self, filter: &FeedFilter, place: FeedPlace, limit: i64) -> Result<FeedPage> {
-        let mut after = match filter.since {
-            Some(since) => self.position_at(since.saturating_sub(CLOCKS_APART)).await?.0,
-            None => 0,
-        };
-        let mut before = match filter.until {
-            Some(until) => self.position_at(until.saturating_add(CLOCKS_APART)).await?.1,
-            None => i64::MAX,
-        };
-        before = before.min(self.last_position().await?.saturating_add(1));
+        let last = self.last_position().await?;
+        let (mut after, mut before) = (0, last.saturating_add(1));
+        if let Some(since) = filter.since {
+            after = self.position_at(since.saturating_sub(CLOCKS_APART), last).await?.0;
+        }
+        if let Some(until) = filter.until {
+            before = before.min(self.position_at(until.saturating_add(CLOCKS_APART), last).await?.1);
+        }
         match place {
             FeedPlace::After(place) => after = after.max(place.unwrap_or(0)),
             FeedPlace::Before(place) => before = before.min(place.unwrap_or(i64::MAX)),
@@ -145,11 +144,11 @@ impl Store {
         Ok(last.unwrap_or(0))
     }
 
-    /// The last position of what was stored before a time, and the first of what was not, or the greatest
-    /// number if there is none yet: found by halving, as no index knows the times. Asks about the events of
-    /// all tenants, and tells nothing of them.
-    async fn position_at(&self, time: OffsetDateTime) -> Result<(i64, i64)> {
-        let (mut before, mut from, mut highest) = (0, i64::MAX, self.last_position().await?);
+    /// Up to the position `last`: the last position of what was stored before a time, and the first of what was
+    /// not, or the greatest number if there is none yet. Found by halving, as no index knows the times. Asks
+    /// about the events of all tenants, and tells nothing of them.
+    async fn position_at(&self, time: OffsetDateTime, last: i64) -> Result<(i64, i64)> {
+        let (mut before, mut from, mut highest) = (0, i64::MAX, last);
         let mut tx = self.pool.begin().await?;
         while before < highest {
             let middle = before + (highest - before) / 2;
