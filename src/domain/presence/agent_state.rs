@@ -209,29 +209,36 @@ pub struct EventState {
     pub email: Option<String>,
 }
 
+/// States for the tests of this folder.
 #[cfg(test)]
-mod tests {
+pub(in crate::domain::presence) mod testing {
     use time::Duration;
     use time::macros::datetime;
 
     use super::*;
 
-    const START: OffsetDateTime = datetime!(2026-11-24 09:00 UTC);
+    pub const START: OffsetDateTime = datetime!(2026-11-24 09:00 UTC);
 
-    fn presence(system: &str, seconds: Option<i64>) -> AgentState {
+    pub fn presence(system: &str, seconds: Option<i64>) -> AgentState {
         let value = PresencePart { system: Some(system.to_owned()), ..PresencePart::default() };
         let at = seconds.map(|seconds| START + Duration::seconds(seconds));
         AgentState { presence: Some(Timed::new(value, at)), ..AgentState::default() }
     }
 
-    fn routing(status: &str, seconds: i64) -> AgentState {
+    pub fn routing(status: &str, seconds: i64) -> AgentState {
         let at = Some(START + Duration::seconds(seconds));
         AgentState { routing: Some(Timed::new(status.to_owned(), at)), ..AgentState::default() }
     }
 
-    fn both(system: &str, presence_at: i64, status: &str, routing_at: i64) -> AgentState {
+    pub fn both(system: &str, presence_at: i64, status: &str, routing_at: i64) -> AgentState {
         AgentState { routing: routing(status, routing_at).routing, ..presence(system, Some(presence_at)) }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{both, presence, routing};
+    use super::*;
 
     #[test]
     fn who_can_take_work_is_on_queue_idle_and_in_office() {

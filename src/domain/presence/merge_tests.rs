@@ -1,27 +1,10 @@
 #![allow(clippy::unwrap_used)]
 use proptest::prelude::*;
 use time::Duration;
-use time::macros::datetime;
 
 use super::*;
 use crate::domain::presence::agent_state::PresencePart;
-
-const START: OffsetDateTime = datetime!(2026-11-24 09:00 UTC);
-
-fn presence(system: &str, seconds: Option<i64>) -> AgentState {
-    let value = PresencePart { system: Some(system.to_owned()), ..PresencePart::default() };
-    let at = seconds.map(|seconds| START + Duration::seconds(seconds));
-    AgentState { presence: Some(Timed::new(value, at)), ..AgentState::default() }
-}
-
-fn routing(status: &str, seconds: i64) -> AgentState {
-    let at = Some(START + Duration::seconds(seconds));
-    AgentState { routing: Some(Timed::new(status.to_owned(), at)), ..AgentState::default() }
-}
-
-fn both(system: &str, presence_at: i64, status: &str, routing_at: i64) -> AgentState {
-    AgentState { routing: routing(status, routing_at).routing, ..presence(system, Some(presence_at)) }
-}
+use crate::domain::presence::agent_state::testing::{START, both, presence};
 
 fn live() -> Seen {
     Seen { origin: Origin::Live, at: START, known_at: None }
