@@ -1,7 +1,5 @@
 //! The bridge's database user need be no superuser, and the wire to the database no trusted one.
 
-use std::path::PathBuf;
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use presence_bridge::embedded_postgres::{Embedded, Options};
@@ -10,7 +8,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, UnixStream};
 
-use crate::support::bridge::{MASTER_KEY, complaint};
+use crate::support::bridge::{self, complaint};
 use crate::support::shown::{ELSEWHERE, KNOWN, OUTSIDER, P521, Shown, authorities};
 use crate::support::{Bridge, database};
 
@@ -42,18 +40,9 @@ impl Cluster {
 
     /// What `migrate` says as this user.
     fn migrate(&self, user: &str) -> Result<(), String> {
-        let output = Command::new(env!("CARGO_BIN_EXE_presence-bridge"))
-            .arg("migrate")
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("DATABASE_URL", self.url_of(user))
-            .env("BRIDGE_MASTER_KEY", MASTER_KEY)
-            .current_dir(std::env::temp_dir())
-            .output()
-            .unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
+        let (code, said) = bridge::migrate(&self.url_of(user));
         let ended = said.lines().find(|line| line.starts_with("presence-bridge: ")).map(str::to_owned);
-        if output.status.success() { Ok(()) } else { Err(ended.unwrap_or(said)) }
+        if code == Some(0) { Ok(()) } else { Err(ended.unwrap_or(said)) }
     }
 
     /// The API, as this user, shows an empty list again and again: none of the pool's connections is in a
@@ -126,9 +115,8 @@ struct Guarded {
 
 impl Guarded {
     async fn by(shown: Option<Shown>) -> Self {
-        let direct = url::Url::parse(&database::create_bare().await).unwrap();
-        let dir = direct.query_pairs().find(|(key, _)| key == "host").unwrap().1.into_owned();
-        let socket = PathBuf::from(dir).join(".s.PGSQL.5432");
+        let direct = database::create_bare().await;
+        let socket = database::socket_dir(&direct).join(".s.PGSQL.5432");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (port, plain) = (listener.local_addr().unwrap().port(), Arc::<Mutex<Vec<u8>>>::default());
         let heard = plain.clone();
@@ -154,7 +142,7 @@ impl Guarded {
                 });
             }
         });
-        let url = format!("postgres://postgres:wire-canary@localhost:{port}{}", direct.path());
+        let url = format!("postgres://postgres:wire-canary@localhost:{port}/{}", database::name_of(&direct));
         Self { url, plain }
     }
 

@@ -2,18 +2,15 @@
 //! the same comes in halves.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
-use std::process::{Child, Stdio};
 use std::sync::Arc;
 
 use genesys_simulator::crm::{Behaviour, Post, Standing, check};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::support::crowd::{Crowd, ended_twice, items};
 use crate::support::eventually;
 use crate::support::look::all;
-use crate::support::neighbour::neighbour;
+use crate::support::neighbour::{Neighbour, set_up_nginx};
 
 fn batch(max_bytes: usize) -> Value {
     json!({
@@ -76,49 +73,21 @@ async fn a_batch_is_as_large_as_its_webhook_allows_and_a_larger_item_goes_alone(
     assert_whole(&alone, 200);
 }
 
-/// nginx at its defaults in front of a receiver.
-struct Nginx {
-    child: Child,
-    url: String,
-    _dir: TempDir,
-}
-
-impl Nginx {
-    fn before(receiver: &str) -> Option<Self> {
-        let mut command = neighbour("nginx")?;
-        let dir = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let at = dir.path().display();
-        let config = format!(
-            "daemon off; master_process off; pid {at}/pid; error_log {at}/error.log; events {{}}
-             http {{ access_log off; client_body_temp_path {at}/body; proxy_temp_path {at}/proxy;
-                    fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;
-                    server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {receiver}; }} }} }}"
-        );
-        std::fs::write(dir.path().join("nginx.conf"), config).unwrap();
-        command.arg("-p").arg(dir.path()).arg("-e").arg(dir.path().join("error.log"));
-        let child = command.arg("-c").arg(dir.path().join("nginx.conf")).stderr(Stdio::inherit()).spawn();
-        Some(Self { child: child.unwrap(), url: format!("http://127.0.0.1:{port}"), _dir: dir })
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// nginx at its defaults in front of a receiver; `None` where it cannot be had.
+async fn nginx_before(receiver: &str) -> Option<Neighbour> {
+    Neighbour::start("nginx", |command, dir, port| {
+        let server = format!("server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {receiver}; }} }}");
+        set_up_nginx(command, dir, &server);
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nginx_at_its_defaults_takes_the_largest_batch_that_can_be_asked_for() {
     let crowd = crowd(1000).await;
-    let Some(nginx) = Nginx::before(&crowd.crm.url("")) else { return };
-    eventually("nginx listens", || async {
-        tokio::net::TcpStream::connect(nginx.url.trim_start_matches("http://")).await.ok()
-    })
-    .await;
+    let Some(nginx) = nginx_before(&crowd.crm.url("")).await else { return };
     let hook = crowd.register("/hooks/a", batch(1_048_576)).await;
-    let url = json!({"url": format!("{}/hooks/a", nginx.url)});
+    let url = json!({"url": format!("http://127.0.0.1:{}/hooks/a", nginx.port)});
     let moved = crowd.bridge.patch(&format!("/v1/webhooks/{hook}"), &url).await;
     assert_eq!(moved.status, 200, "{}", moved.text());
     crowd.pile_up(&[&hook]).await;

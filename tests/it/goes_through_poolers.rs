@@ -1,61 +1,42 @@
 //! PgBouncer may stand between the bridge and its database in session mode; in transaction mode it is
 //! refused in one sentence.
 
-use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Child, Stdio};
-
 use nix::unistd::{User, geteuid};
-use tempfile::TempDir;
-use tokio::net::TcpStream;
 
 use crate::support::bridge::{complaint, migrate};
-use crate::support::neighbour::neighbour;
-use crate::support::{SOON, World, database, eventually};
+use crate::support::neighbour::Neighbour;
+use crate::support::{SOON, World, database};
 
-/// A running PgBouncer; dropping it ends it.
+/// A running PgBouncer.
 struct Pooler {
-    process: Child,
-    port: u16,
+    program: Neighbour,
     name: String,
-    _dir: TempDir,
-}
-
-impl Drop for Pooler {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 impl Pooler {
     /// One in front of the database of a URL; `None` where PgBouncer cannot be had.
     async fn before(database_url: &str, settings: &str) -> Option<Self> {
-        let mut command = neighbour("pgbouncer")?;
-        let url = url::Url::parse(database_url).unwrap();
-        let socket = url.query_pairs().find(|(key, _)| key == "host").unwrap().1.into_owned();
-        let dir = tempfile::Builder::new().prefix("pb-pooler-").tempdir().unwrap();
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let file = dir.path().join("pgbouncer.ini");
-        let text = format!(
-            "[databases]\n* = host={socket} port=5432 user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
-             listen_port = {port}\nunix_socket_dir =\nauth_type = any\n{settings}\n"
-        );
-        std::fs::write(&file, text).unwrap();
-        if geteuid().is_root() {
-            let known = |name: &&str| User::from_name(name).is_ok_and(|user| user.is_some());
-            command.args(["-u", ["postgres", "nobody"].into_iter().find(known).unwrap()]);
-        }
-        let process = command.arg(&file).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let name = url.path().trim_start_matches('/').to_owned();
-        let pooler = Self { process, port, name, _dir: dir };
-        eventually("PgBouncer listens", || async { TcpStream::connect(("127.0.0.1", port)).await.ok() })
-            .await;
-        Some(pooler)
+        let socket = database::socket_dir(database_url);
+        let program = Neighbour::start("pgbouncer", |command, dir, port| {
+            let file = dir.join("pgbouncer.ini");
+            let text = format!(
+                "[databases]\n* = host={} port=5432 user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+                 listen_port = {port}\nunix_socket_dir =\nauth_type = any\n{settings}\n",
+                socket.display()
+            );
+            std::fs::write(&file, text).unwrap();
+            if geteuid().is_root() {
+                let known = |name: &&str| User::from_name(name).is_ok_and(|user| user.is_some());
+                command.args(["-u", ["postgres", "nobody"].into_iter().find(known).unwrap()]);
+            }
+            command.arg(file);
+        })
+        .await?;
+        Some(Self { program, name: database::name_of(database_url) })
     }
 
     fn url(&self) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{}?sslmode=disable", self.port, self.name)
+        format!("postgres://postgres@127.0.0.1:{}/{}?sslmode=disable", self.program.port, self.name)
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::support::bridge::Bridge;
 use crate::support::look::hurry;
-use crate::support::neighbour::neighbour;
+use crate::support::neighbour::{install, neighbour};
 use crate::support::{SOON, World, database, eventually};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -52,8 +52,7 @@ fn python_parser(module: &str) -> Command {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn prometheus_and_its_python_library_read_both_formats() {
-    let installed = Command::new(Path::new(ROOT).join("scripts/install-verifiers")).output().unwrap();
-    assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
+    install("install-verifiers");
     let world =
         World::with_options(&["ann"], GenesysOptions::default(), &[("BRIDGE_METRICS_WEBHOOKS", "10")]).await;
     // Dead before anything was delivered: `increase()` needs the series before the first count.

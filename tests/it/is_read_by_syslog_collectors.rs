@@ -2,15 +2,11 @@
 //! record for each entry, whole or shortened, and nothing of one in another.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::Path;
-use std::process::Stdio;
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
-use tokio::process::{Child, Command};
 
-use crate::support::neighbour::neighbour;
+use crate::support::neighbour::Neighbour;
 use crate::support::{Bridge, database, eventually};
 
 const DOCS: &str = include_str!("../../docs/operations.md");
@@ -25,62 +21,39 @@ fn lines(first: &str) -> &'static str {
     block.split_once("```").unwrap().0
 }
 
-/// A collector that runs in a folder of its own.
-struct Collector {
-    _child: Child,
-    folder: TempDir,
-    url: String,
-}
+/// A running collector.
+struct Collector(Neighbour);
 
 impl Collector {
     /// `None` where the program cannot be had. `head` stands before the lines of the docs.
     async fn start(program: &str, head: &str) -> Option<Self> {
-        let found = neighbour(program)?;
-        let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let at = |name: &str| folder.path().join(name).display().to_string();
-        let shown = lines(&format!("# {program}\n")).replace(FILE, &at("audit.jsonl"));
-        let here = shown
-            .replace("port=\"601\"", &format!("port=\"{port}\""))
-            .replace("port(601)", &format!("port({port})"));
-        assert_ne!(shown, here, "the port of the docs");
-        std::fs::write(at("conf"), format!("{head}\n{here}")).unwrap();
-        let root = Path::new(found.get_program()).ancestors().nth(2).unwrap().to_owned();
-        let libraries = root.join(format!("lib/{}-linux-gnu", std::env::consts::ARCH));
-        let mut command = Command::from(found);
-        match program {
-            "rsyslogd" => {
-                command.args(["-n", "-i", "NONE", "-f", &at("conf"), "-M"]).arg(libraries.join("rsyslog"))
-            }
-            _ => command
-                .args([
-                    "-F",
-                    "--no-caps",
-                    "-f",
-                    &at("conf"),
-                    "-p",
-                    &at("pid"),
-                    "-c",
-                    &at("control"),
-                    "-R",
-                    &at("state"),
-                ])
-                .arg("--module-path")
-                .arg(root.join("lib/syslog-ng/3.38")),
-        };
-        let log = std::fs::File::create(at("log")).unwrap();
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).kill_on_drop(true);
-        let child = command.spawn().unwrap();
-        Some(Self { _child: child, folder, url: format!("tcp://127.0.0.1:{port}") })
-    }
-
-    fn read(&self, name: &str) -> String {
-        std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default()
+        let started = Neighbour::start(program, |command, dir, port| {
+            let at = |name: &str| dir.join(name).display().to_string();
+            let shown = lines(&format!("# {program}\n")).replace(FILE, &at("audit.jsonl"));
+            let here = shown
+                .replace("port=\"601\"", &format!("port=\"{port}\""))
+                .replace("port(601)", &format!("port({port})"));
+            assert_ne!(shown, here, "the port of the docs");
+            std::fs::write(at("conf"), format!("{head}\n{here}")).unwrap();
+            let root = Path::new(command.get_program()).ancestors().nth(2).unwrap().to_owned();
+            let libraries = root.join(format!("lib/{}-linux-gnu", std::env::consts::ARCH));
+            match program {
+                "rsyslogd" => {
+                    command.args(["-n", "-i", "NONE", "-f", &at("conf"), "-M"]).arg(libraries.join("rsyslog"))
+                }
+                _ => command
+                    .args(["-F", "--no-caps", "-f", &at("conf"), "-p", &at("pid")])
+                    .args(["-c", &at("control"), "-R", &at("state")])
+                    .arg("--module-path")
+                    .arg(root.join("lib/syslog-ng/3.38")),
+            };
+        });
+        started.await.map(Self)
     }
 
     /// The entries that it has written, by id; whatever is no entry fails the test.
     fn entries(&self) -> BTreeMap<i64, Value> {
-        let (text, log) = (self.read("audit.jsonl"), self.read("log"));
+        let (text, log) = (self.0.read("audit.jsonl"), self.0.read("output"));
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         let entry = |line: &str| -> Value {
             serde_json::from_str(line)
@@ -95,7 +68,8 @@ impl Collector {
 async fn pushed(collector: &Collector, max_bytes: &str) -> BTreeMap<usize, Value> {
     let url = database::create().await;
     let pool = database::pool(&url).await;
-    let variables = [("BRIDGE_SYSLOG_URL", collector.url.as_str()), ("BRIDGE_SYSLOG_MAX_BYTES", max_bytes)];
+    let receiver = format!("tcp://127.0.0.1:{}", collector.0.port);
+    let variables = [("BRIDGE_SYSLOG_URL", receiver.as_str()), ("BRIDGE_SYSLOG_MAX_BYTES", max_bytes)];
     let _bridge = Bridge::start_on(&url, &variables).await;
     let write = "insert into audit_log (at, kind, data)
                  select now(), 'TRIED', jsonb_build_object('tricky', $1, 'long', repeat('€x', length / 4), 'length', length)

@@ -21,7 +21,7 @@ impl Owned {
         let user = format!("few_{}", Uuid::new_v4().simple());
         // The role of tenants belongs to the whole cluster; the first schema makes it.
         database::create().await;
-        let name = database_of(&url);
+        let name = database::name_of(&url);
         let owned =
             Self { url: url.replace("postgres://postgres@", &format!("postgres://{user}@")), user, admin };
         owned.say(&format!("create role {} login connection limit {limit}", owned.user)).await;
@@ -33,10 +33,6 @@ impl Owned {
     async fn say(&self, statement: &str) {
         sqlx::query(AssertSqlSafe(statement)).execute(&self.admin).await.unwrap();
     }
-}
-
-fn database_of(url: &str) -> String {
-    url::Url::parse(url).unwrap().path().trim_start_matches('/').to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,7 +70,7 @@ async fn what_others_of_the_same_user_took_is_said_in_the_servers_words() {
 async fn what_the_server_says_when_it_lets_nobody_in_is_passed_on_at_once() {
     let owned = Owned::with_limit(20).await;
     owned.say(&format!("alter role {} nologin", owned.user)).await;
-    let absent = owned.url.replace(&database_of(&owned.url), "absent").replace(&owned.user, "postgres");
+    let absent = owned.url.replace(&database::name_of(&owned.url), "absent").replace(&owned.user, "postgres");
     for (url, words) in
         [(owned.url.as_str(), "is not permitted to log in"), (&absent, "\"absent\" does not exist")]
     {

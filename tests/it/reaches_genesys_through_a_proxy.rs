@@ -1,18 +1,16 @@
 //! A company lets nobody out but by its proxy: calls and sockets to Genesys go through it.
 
-use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 
 use genesys_simulator::cloud::{Cloud, CloudOptions};
 use serde_json::json;
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::support::cloud::{CloudWorld, options};
-use crate::support::neighbour::neighbour;
+use crate::support::neighbour::{Neighbour, free_port};
 use crate::support::shown::{ELSEWHERE, authorities};
 use crate::support::{SOON, eventually};
 
@@ -78,11 +76,7 @@ async fn serve(mut client: TcpStream, heads: Arc<Mutex<Vec<String>>>) {
     }
 }
 
-/// A free port: the platform has to say its address before it has one.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
+/// The platform has to say its address before it has a port.
 fn platform(port: u16) -> CloudOptions {
     CloudOptions {
         listen: ([127, 0, 0, 1], port).into(),
@@ -178,51 +172,31 @@ async fn doctor_names_the_proxy_tries_it_and_says_what_is_wrong_with_it() {
 /// A password for tinyproxy, whose settings take letters and digits alone.
 const SECRET: &str = "CANARY17";
 
-/// Debian's tinyproxy; dropping it ends it.
-struct Tinyproxy {
-    process: Child,
-    port: u16,
-    dir: TempDir,
-}
-
-impl Drop for Tinyproxy {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-impl Tinyproxy {
-    /// `None` where it cannot be had.
-    async fn start() -> Option<Self> {
-        let mut command = neighbour("tinyproxy")?;
-        let dir = tempfile::Builder::new().prefix("pb-tinyproxy-").tempdir().unwrap();
-        let (port, file) = (free_port(), dir.path().join("tinyproxy.conf"));
+/// Debian's tinyproxy; `None` where it cannot be had.
+async fn tinyproxy() -> Option<Neighbour> {
+    Neighbour::start("tinyproxy", |command, dir, port| {
+        let file = dir.join("tinyproxy.conf");
         let settings = format!(
             "Port {port}\nListen 127.0.0.1\nTimeout 600\nBasicAuth bridge {SECRET}\nLogLevel Info\n\
              LogFile \"{}\"\n",
-            dir.path().join("log").display()
+            dir.join("log").display()
         );
         std::fs::write(&file, settings).unwrap();
-        command.arg("-d").arg("-c").arg(&file).stdout(Stdio::null()).stderr(Stdio::null());
-        let process = command.spawn().unwrap();
-        let proxy = Self { process, port, dir };
-        eventually("tinyproxy listens", || async { TcpStream::connect(("127.0.0.1", port)).await.ok() })
-            .await;
-        Some(proxy)
-    }
+        command.arg("-d").arg("-c").arg(file);
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tinyproxy_carries_every_call_and_socket() {
-    let Some(proxy) = Tinyproxy::start().await else { return };
+    let Some(proxy) = tinyproxy().await else { return };
     let by = format!("http://bridge:{SECRET}@127.0.0.1:{}", proxy.port);
     let variables = [("GENESYS_AGENTS", "ann"), ("BRIDGE_GENESYS_PROXY", by.as_str())];
     let world = CloudWorld::starting(options(&["ann"]), &variables).await;
     world.sees(1).await;
     world.cloud.set_presence("ann", "BUSY").await;
     world.agent_is("ann", "BUSY").await;
-    let log = std::fs::read_to_string(proxy.dir.path().join("log")).unwrap();
+    let log = proxy.read("log");
     let carried = log.lines().filter(|line| line.contains("CONNECT 127.0.0.1:")).count();
     assert!(carried >= 5, "{log}");
 
@@ -233,6 +207,6 @@ async fn tinyproxy_carries_every_call_and_socket() {
     });
     assert_eq!(world.bridge.post("/v1/sources", &fields).await.status, 201);
     world.cloud.wait_until(|seen| seen.connected() == 2, SOON).await.unwrap();
-    let log = std::fs::read_to_string(proxy.dir.path().join("log")).unwrap();
+    let log = proxy.read("log");
     assert!(log.lines().filter(|line| line.contains("CONNECT 127.0.0.1:")).count() > carried, "{log}");
 }

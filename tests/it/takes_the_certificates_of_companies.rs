@@ -1,15 +1,12 @@
 //! Receivers and databases show certificates of whatever kind their authorities issue; nginx shows them here,
 //! and openssl issues them.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
-use tokio::net::TcpStream;
 
-use crate::support::neighbour::neighbour;
+use crate::support::neighbour::{Neighbour, free_port, listens, set_up_nginx};
 use crate::support::{World, eventually};
 
 /// A way of nginx to show itself.
@@ -85,73 +82,61 @@ fn generate(dir: &Path, key: &[&str], file: &str) {
     openssl(dir, &[&["genpkey"], key, &["-out", file]].concat());
 }
 
-/// nginx with a server for each kind, which answers 204; dropping it ends it.
+/// nginx with a server for each kind, which answers 204.
 struct Servers {
-    process: Child,
+    program: Neighbour,
     ports: Vec<u16>,
-    dir: TempDir,
 }
 
-impl Drop for Servers {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.process.id().to_string()).status();
-        let _ = self.process.wait();
+/// Issues certificates of these kinds in a folder; gives nginx' servers that show them.
+fn issue(dir: &Path, kinds: &[&Kind], ports: &[u16]) -> String {
+    generate(dir, P521, "ca.key");
+    let authority =
+        ["req", "-x509", "-key", "ca.key", "-subj", "/CN=authority", "-days", "2", "-out", "ca.pem"];
+    openssl(dir, &authority);
+    let mut servers = String::new();
+    for (Kind { name, key, request, settings }, port) in kinds.iter().zip(ports) {
+        generate(dir, key, &format!("{name}.key"));
+        let (own, out) = (format!("{name}.key"), format!("{name}.pem"));
+        let issue =
+            ["req", "-x509", "-CA", "ca.pem", "-CAkey", "ca.key", "-key", &own, "-subj", "/CN=localhost"];
+        let leaf = ["-days", "2", "-addext", "basicConstraints=critical,CA:FALSE", "-out", &out];
+        openssl(dir, &[&issue[..], &leaf, request].concat());
+        servers += &format!(
+            "server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {name}.pem; ssl_certificate_key {name}.key; \
+             {settings} location / {{ return 204; }} }}\n"
+        );
     }
+    servers
 }
 
 impl Servers {
     /// `None` where nginx or openssl cannot be had.
     async fn of(kinds: &[&Kind]) -> Option<Self> {
-        let mut nginx = neighbour("nginx")?;
         if Command::new("openssl").arg("version").output().is_err() {
             eprintln!("skipped: openssl cannot be had here");
             return None;
         }
-        let dir = tempfile::Builder::new().prefix("pb-nginx-").tempdir().unwrap();
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        generate(dir.path(), P521, "ca.key");
-        let authority =
-            ["req", "-x509", "-key", "ca.key", "-subj", "/CN=authority", "-days", "2", "-out", "ca.pem"];
-        openssl(dir.path(), &authority);
-        let (mut ports, mut servers) = (Vec::new(), String::new());
-        for Kind { name, key, request, settings } in kinds {
-            generate(dir.path(), key, &format!("{name}.key"));
-            let (own, out) = (format!("{name}.key"), format!("{name}.pem"));
-            let issue =
-                ["req", "-x509", "-CA", "ca.pem", "-CAkey", "ca.key", "-key", &own, "-subj", "/CN=localhost"];
-            let leaf = ["-days", "2", "-addext", "basicConstraints=critical,CA:FALSE", "-out", &out];
-            openssl(dir.path(), &[&issue[..], &leaf, request].concat());
-            let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            servers += &format!(
-                "server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {name}.pem; ssl_certificate_key {name}.key; \
-                 {settings} location / {{ return 204; }} }}\n"
-            );
-            ports.push(port);
+        let mut ports: Vec<u16> = kinds.iter().skip(1).map(|_| free_port()).collect();
+        let program = Neighbour::start("nginx", |command, dir, port| {
+            ports.insert(0, port);
+            set_up_nginx(command, dir, &issue(dir, kinds, &ports));
+            // OpenSSL would not show what is refused here.
+            let lax = "openssl_conf = all\n[all]\nssl_conf = modules\n[modules]\nsystem_default = lax\n\
+                       [lax]\nCipherString = DEFAULT@SECLEVEL=0\nMinProtocol = TLSv1\n";
+            std::fs::write(dir.join("openssl.cnf"), lax).unwrap();
+            command.env("OPENSSL_CONF", dir.join("openssl.cnf"));
+        })
+        .await?;
+        for port in &ports {
+            listens(*port).await;
         }
-        let text = format!(
-            "daemon off; master_process off; pid nginx.pid; error_log stderr;\nevents {{}}\n\
-             http {{ access_log off; client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; \
-             uwsgi_temp_path uwsgi; scgi_temp_path scgi;\n{servers}}}\n"
-        );
-        std::fs::write(dir.path().join("nginx.conf"), text).unwrap();
-        // OpenSSL would not show what is refused here.
-        let lax = "openssl_conf = all\n[all]\nssl_conf = modules\n[modules]\nsystem_default = lax\n\
-                   [lax]\nCipherString = DEFAULT@SECLEVEL=0\nMinProtocol = TLSv1\n";
-        std::fs::write(dir.path().join("openssl.cnf"), lax).unwrap();
-        nginx.env("OPENSSL_CONF", dir.path().join("openssl.cnf"));
-        nginx.arg("-p").arg(dir.path()).args(["-e", "stderr", "-c", "nginx.conf"]).current_dir(dir.path());
-        let process = nginx.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let servers = Self { process, ports, dir };
-        for port in &servers.ports {
-            eventually("nginx listens", || async { TcpStream::connect(("127.0.0.1", *port)).await.ok() })
-                .await;
-        }
-        Some(servers)
+        Some(Self { program, ports })
     }
 
     /// A bridge that trusts the authority, with one webhook for each server, all told of one change.
     async fn with_webhooks(&self) -> (World, Vec<String>) {
-        let trusted = self.dir.path().join("ca.pem");
+        let trusted = self.program.dir.path().join("ca.pem");
         let variables = [("SSL_CERT_FILE", trusted.to_str().unwrap())];
         let world = World::with_options(&["ann"], Default::default(), &variables).await;
         let mut webhooks = Vec::new();

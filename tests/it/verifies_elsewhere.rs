@@ -10,15 +10,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use genesys_simulator::crm::{Behaviour, Post};
 use serde_json::{Value, json};
 
+use crate::support::neighbour::install;
 use crate::support::{SOON, World};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-
-fn install() {
-    let ran =
-        Command::new(Path::new(ROOT).join("scripts/install-verifiers")).output().expect("bash is there");
-    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-}
 
 /// A POST as the scripts read it.
 fn case_of(secret: &str, post: &Post, body: &[u8]) -> Value {
@@ -61,7 +56,7 @@ fn verdicts(secret: &str, post: &Post, body: &[u8]) -> BTreeMap<&'static str, bo
 
 #[tokio::test(flavor = "multi_thread")]
 async fn official_libraries_accept_our_posts_and_refuse_changed_ones() {
-    install();
+    install("install-verifiers");
     let accepted: BTreeMap<_, _> = [("javascript", true), ("python", true)].into();
     let refused: BTreeMap<_, _> = [("javascript", false), ("python", false)].into();
     let world = World::watching(&["ann"]).await;
@@ -89,7 +84,7 @@ async fn official_libraries_accept_our_posts_and_refuse_changed_ones() {
 /// What docs/webhooks.md tells receivers of their libraries; if one behaves otherwise, the page is to follow.
 #[tokio::test(flavor = "multi_thread")]
 async fn libraries_of_receivers_read_our_posts_as_the_page_says() {
-    install();
+    install("install-verifiers");
     let world = World::watching(&["ann"]).await;
     let token = Behaviour::status(200).body(r#"{"access_token": "t", "token_type": "Bearer"}"#);
     world.crm.next("/token", [token]);

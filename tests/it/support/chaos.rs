@@ -1,10 +1,11 @@
 //! The simulator's relay in front of a test's database.
 
 use std::ops::Deref;
-use std::path::PathBuf;
 
 pub use genesys_simulator::relay::Mode;
 use genesys_simulator::relay::{Relay, Server};
+
+use super::database;
 
 /// A relay and the database behind it; derefs to the relay.
 #[derive(Clone)]
@@ -16,11 +17,9 @@ pub struct Chaos {
 impl Chaos {
     /// A relay to the database of a URL with a socket directory, as the test server gives them.
     pub async fn before(database_url: &str) -> Self {
-        let url = url::Url::parse(database_url).unwrap();
-        let dir = url.query_pairs().find(|(key, _)| key == "host").unwrap().1.into_owned();
-        let socket = PathBuf::from(dir).join(".s.PGSQL.5432");
+        let socket = database::socket_dir(database_url).join(".s.PGSQL.5432");
         let relay = Relay::start(Server::Unix(socket)).await.unwrap();
-        Self { relay, name: url.path().trim_start_matches('/').to_owned() }
+        Self { relay, name: database::name_of(database_url) }
     }
 
     /// What the bridge is to connect to.

@@ -1,7 +1,7 @@
 //! One Postgres for the whole test run, one database of its own for each test.
 
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::sync::{LazyLock, OnceLock};
@@ -12,6 +12,7 @@ use presence_bridge::store::Store;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::sync::OnceCell;
+use url::Url;
 use uuid::Uuid;
 
 struct Server {
@@ -78,7 +79,7 @@ pub async fn create() -> String {
 
 /// Makes a copy of a database that nobody is connected to any more, or soon; gives its URL.
 pub async fn copy(url: &str) -> String {
-    let original = url.rsplit('/').next().and_then(|name| name.split('?').next()).unwrap();
+    let original = name_of(url);
     let name = format!("copy_{}", Uuid::new_v4().simple());
     execute(&format!("create database {name} template {original}")).await;
     (SERVER.url_of)(&name)
@@ -89,6 +90,17 @@ pub async fn create_bare() -> String {
     let name = format!("bare_{}", Uuid::new_v4().simple());
     execute(&format!("create database {name}")).await;
     (SERVER.url_of)(&name)
+}
+
+/// Name of the database of a URL.
+pub fn name_of(url: &str) -> String {
+    Url::parse(url).unwrap().path().trim_start_matches('/').to_owned()
+}
+
+/// Folder of the server's socket in a URL as this gives it.
+pub fn socket_dir(url: &str) -> PathBuf {
+    let url = Url::parse(url).unwrap();
+    PathBuf::from(&*url.query_pairs().find(|(key, _)| key == "host").unwrap().1)
 }
 
 /// A few connections to a test's database, to look and to meddle.

@@ -10,7 +10,6 @@ pub mod crowd;
 pub mod database;
 pub mod late;
 pub mod look;
-#[allow(dead_code)]
 pub mod neighbour;
 pub mod script;
 pub mod shown;
