@@ -32,6 +32,9 @@ const FRAMES_KIB_MAX: usize = 32 * 1024;
 /// Changes in one transaction: enough that the commit costs little per change, few enough that it stays
 /// short.
 const BATCH_MAX: usize = 512;
+/// KiB of frames after which a transaction takes no more of them: it holds each several times over, as the
+/// change, as a parameter and on the connection.
+const BATCH_KIB_MAX: usize = 4 * 1024;
 /// How long a proof of coverage waits for the changes before it.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 /// Interval of signs of life while nothing arrives.
@@ -190,9 +193,14 @@ impl Worker {
                 }
                 Item::Flush(done) => return Some(done),
             }
-            next = if self.batch.len() < BATCH_MAX { self.items.try_recv().ok() } else { None };
+            next = if self.is_full() { None } else { self.items.try_recv().ok() };
         }
         None
+    }
+
+    fn is_full(&self) -> bool {
+        let kib = self.room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        self.batch.len() >= BATCH_MAX || kib >= BATCH_KIB_MAX
     }
 
     /// Commits those changes of the batch that are not stored yet, or the first of them.
