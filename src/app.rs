@@ -22,6 +22,7 @@ use crate::actors::maintenance::{self, Retention};
 use crate::actors::recorder::Recorder;
 use crate::actors::supervisor::{Deps, Supervisor};
 use crate::actors::{RESTART_AFTER, audit_push, erasures};
+use crate::api::http::event_stream::Streams;
 use crate::api::{self, ApiState, ClientLimits};
 use crate::clock;
 use crate::config::{Config, ConfigError};
@@ -61,6 +62,8 @@ pub struct Running {
     pub recorder_died: oneshot::Receiver<()>,
     /// Handle of the REST API's server.
     pub server: ServerHandle,
+    /// Event streams of the API's callers.
+    pub streams: Streams,
     /// Database of the whole process.
     pub store: Store,
     /// Figures of `/metrics`.
@@ -168,11 +171,13 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
     let (supervisor, dispatcher) = start_actors(&config, &shared, &recorder)?;
     spawn_loops(&config, &shared);
     let metrics = shared.metrics.clone();
-    let (server, address) = serve(&config, listener, api_state(&config, shared))?;
+    let state = api_state(&config, shared);
+    let streams = state.streams();
+    let (server, address) = serve(&config, listener, state)?;
     tokio::spawn(own_address_watcher.listening(vec![address]).keep_looking());
     let started = Entry::new(clock::now(), Kind::BridgeStarted).data("version", crate::VERSION);
     store.write_audit(&[started]).await?;
-    Ok(Running { supervisor, dispatcher, recorder, recorder_died, server, store, metrics, embedded })
+    Ok(Running { supervisor, dispatcher, recorder, recorder_died, server, streams, store, metrics, embedded })
 }
 
 /// Holds the master key against the database, and writes there what the configuration says: the bootstrap

@@ -2,7 +2,8 @@
 //! at once. While the database is still waited for there is nothing to stop softly.
 //!
 //! Soft stop: sockets close properly and what they brought is stored; nothing new is claimed, POSTs under way
-//! may finish, the rest is given back for the next process; then the API, the database.
+//! may finish, the rest is given back for the next process; event streams end at once; then the API, the
+//! database.
 
 use std::future::pending;
 use std::time::Duration;
@@ -138,6 +139,8 @@ async fn either(first: &mut Signal, second: &mut Signal) {
 }
 
 async fn stop(running: &Running) {
+    // First: callers that come again find the next process, and the server need not wait for them.
+    running.streams.end();
     let said = running.store.write_audit(&[Entry::new(clock::now(), Kind::BridgeStopping)]).await;
     if let Err(error) = said {
         tracing::warn!(%error, "failed to write BRIDGE_STOPPING to the audit log; stopping anyway");

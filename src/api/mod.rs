@@ -51,6 +51,8 @@ pub struct ApiState {
     failures: http::limits::Failures,
     /// Recent calls with right keys, by key.
     uses: http::limits::Uses,
+    /// Event streams that are open.
+    streams: http::event_stream::Streams,
 }
 
 impl ApiState {
@@ -58,7 +60,14 @@ impl ApiState {
     #[must_use]
     pub fn new(services: Arc<Services>, metrics: Metrics, limits: ClientLimits) -> Self {
         let (failures, uses) = (http::limits::Failures::default(), http::limits::Uses::new(limits.call_rate));
-        Self { services, metrics, proxies: limits.proxies, failures, uses }
+        let streams = http::event_stream::Streams::new(metrics.clone());
+        Self { services, metrics, proxies: limits.proxies, failures, uses, streams }
+    }
+
+    /// Event streams that are open, to end them.
+    #[must_use]
+    pub fn streams(&self) -> http::event_stream::Streams {
+        self.streams.clone()
     }
 }
 

@@ -109,6 +109,10 @@ pub struct Metrics {
     pub quarantine_withheld: Counter,
     /// Connections to the REST API that were closed because their address had its share.
     pub api_connections_refused: Counter,
+    /// Event streams that callers have open.
+    pub event_streams_open: Gauge<i64, AtomicI64>,
+    /// Event streams that were refused because as many were open as may be.
+    pub event_streams_refused: Counter,
     /// Actors that died and were replaced, by actor.
     pub actors_restarted: CounterBy,
 }
@@ -166,6 +170,8 @@ impl Metrics {
             audit_push_failures: Counter::default(),
             quarantine_withheld: Counter::default(),
             api_connections_refused: Counter::default(),
+            event_streams_open: Gauge::default(),
+            event_streams_refused: Counter::default(),
             actors_restarted: by("reason", PARTS),
         };
         metrics.register_events(&mut registry);
@@ -320,6 +326,12 @@ impl Metrics {
             "api_connections_refused",
             "Connections of callers whose address had its share",
             self.api_connections_refused.clone(),
+        );
+        registry.register("event_streams_open", "Event streams open", self.event_streams_open.clone());
+        registry.register(
+            "event_streams_refused",
+            "Event streams refused because too many were open",
+            self.event_streams_refused.clone(),
         );
     }
 

@@ -37,6 +37,14 @@ pub async fn look_up(services: &Services, key: &[u8]) -> Result<Option<ActiveKey
     }
 }
 
+/// Whether the caller's key is still in use.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn is_in_use(caller: &Caller) -> Result<bool> {
+    Ok(caller.services.whole_store.key_is_in_use(caller.principal.key_id()).await?)
+}
+
 /// A page of keys of the caller's tenant; the operator may name another one.
 ///
 /// # Errors

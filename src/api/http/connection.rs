@@ -4,10 +4,12 @@
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::api::http::framing::{Framing, Phase};
@@ -26,6 +28,18 @@ const NEVER_VALID: &[u8] = b"\r\0";
 /// How long is read off what a caller still sends after a refusal, so that the answer is not lost by a reset.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// Tells an answer that goes on and on that its caller will say nothing more. actix itself goes on writing to
+/// a caller that may only have closed its half, and learns by the second write that it has gone.
+#[derive(Clone, Debug, Default)]
+pub struct Hangup(Arc<Notify>);
+
+impl Hangup {
+    /// Waits until the caller has closed its side.
+    pub async fn wait(&self) {
+        self.0.notified().await;
+    }
+}
+
 /// The connection.
 #[derive(Debug)]
 pub struct Guarded<S> {
@@ -37,6 +51,7 @@ pub struct Guarded<S> {
     phase: (Phase, u64),
     reading: Pin<Box<Sleep>>,
     writing: Option<Pin<Box<Sleep>>>,
+    hangup: Hangup,
     /// Its place among the connections of its address, if those are counted.
     _place: Option<Place>,
 }
@@ -51,8 +66,14 @@ impl<S> Guarded<S> {
             phase: (Phase::Between, 0),
             reading: Box::pin(sleep_until(Instant::now())),
             writing: None,
+            hangup: Hangup::default(),
             _place: place,
         }
+    }
+
+    /// What tells that the caller has closed its side.
+    pub fn hangup(&self) -> Hangup {
+        self.hangup.clone()
     }
 
     /// Sets the deadline of what is being read now; between requests actix has one.
@@ -103,6 +124,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
             }
             let fresh = buf.filled().get(before..).unwrap_or_default();
             if fresh.is_empty() {
+                this.hangup.0.notify_one();
                 return Poll::Ready(Ok(()));
             }
             match this.framing.pass(fresh) {

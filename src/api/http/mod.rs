@@ -5,6 +5,7 @@ pub(super) mod body;
 pub(super) mod body_reader;
 pub(super) mod connection;
 pub(super) mod deadline;
+pub mod event_stream;
 pub(super) mod framing;
 pub(super) mod idempotency;
 pub(super) mod limits;

@@ -69,6 +69,7 @@ codes! {
     InvalidFields = "invalid_fields", UNPROCESSABLE_ENTITY, "A field breaks a rule";
     TooManyFailures = "too_many_failures", TOO_MANY_REQUESTS, "Too many wrong API keys from this address";
     RateLimited = "rate_limited", TOO_MANY_REQUESTS, "The API key makes more calls than it may";
+    TooManyStreams = "too_many_streams", TOO_MANY_REQUESTS, "Too many event streams are open";
     Internal = "internal", INTERNAL_SERVER_ERROR, "Something went wrong on our side";
     Unavailable = "unavailable", SERVICE_UNAVAILABLE, "The database does not answer";
 }

@@ -62,6 +62,9 @@ pub fn serve(listener: TcpListener, state: web::Data<ApiState>) -> io::Result<Se
                 .client_request_timeout(FIRST_HEAD_WITHIN)
                 .client_disconnect_timeout(DISCONNECT_WITHIN)
                 .local_addr(address)
+                .on_connect_ext(|io: &Guarded<TcpStream>, data| {
+                    data.insert(io.hangup());
+                })
                 .finish(map_config(app, |()| AppConfig::default()));
             fn_service(move |io: TcpStream| {
                 let (state, connections) = (state.clone(), connections.clone());

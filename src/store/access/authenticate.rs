@@ -62,6 +62,24 @@ impl Store {
         }))
     }
 
+    /// Whether a key is in use.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn key_is_in_use(&self, key: ApiKeyId) -> Result<bool> {
+        let in_use = sqlx::query_scalar!(
+            r#"select exists (select
+                              from api_key
+                              where api_key_id = $1
+                                and revoked_at is null
+                                and (expires_at is null or expires_at > now())) as "in_use!""#,
+            key as _,
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(in_use)
+    }
+
     /// Notes that a key was used, unless somebody noted it within the last minute.
     ///
     /// # Errors
