@@ -5,7 +5,8 @@ use genesys_simulator::genesys::{Junk, Target};
 use serde_json::json;
 
 use crate::support::bridge::API_KEY;
-use crate::support::{SOON, World, contract, database, eventually};
+use crate::support::browser::Browser;
+use crate::support::{Bridge, SOON, World, contract, database, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_operation_succeeds_as_promised() {
@@ -139,6 +140,17 @@ async fn the_contract_and_its_page_are_served_and_need_nothing_from_elsewhere() 
             );
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_contract_opens_in_a_browser_that_asks_nobody_else() {
+    let bridge = Bridge::start(&[]).await;
+    let Some(browser) = Browser::start(&bridge.url).await else { return };
+    browser.goto("/docs/").await;
+    browser.until("all operations are listed", "document.querySelectorAll('.opblock').length > 50").await;
+    browser.screenshot("docs").await;
+    let faults = browser.faults().await;
+    assert!(faults.is_empty(), "{faults:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! What tests are made of: a whole bridge with everything around it, in one call.
 
 pub mod bridge;
+pub mod browser;
 pub mod canaries;
 pub mod chaos;
 pub mod client;
