@@ -26,6 +26,7 @@ use crate::api::http::event_stream::Streams;
 use crate::api::{self, ApiState, ClientLimits};
 use crate::clock;
 use crate::config::{Config, ConfigError};
+use crate::console;
 use crate::domain::access::caller::TrustedProxies;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::secret::{MasterKey, Secret};
@@ -295,7 +296,13 @@ fn serve(
 ) -> anyhow::Result<(ServerHandle, SocketAddr)> {
     let wrong_address = |error: io::Error| not_listening(config, &error);
     let address = listener.local_addr().map_err(wrong_address)?;
-    let server = api::http::server::serve(listener, web::Data::new(state)).map_err(wrong_address)?;
+    let console = config.console.map(console::Settings::new);
+    let others = move |app: &mut web::ServiceConfig| {
+        if let Some(console) = &console {
+            console.configure(app);
+        }
+    };
+    let server = api::http::server::serve(listener, web::Data::new(state), others).map_err(wrong_address)?;
     tracing::info!(%address, "listening");
     let handle = server.handle();
     actix::spawn(server);

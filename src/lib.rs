@@ -6,7 +6,8 @@
 //! - 1 [`clock`], [`config`], [`dial`], [`embedded_postgres`], [`keyfile`], [`metrics`], [`random`],
 //!   [`status`], [`telemetry`], [`tls`], [`tunnel`]: the ground
 //! - 2 [`genesys`] (sockets in), [`store`] (SQL), [`outbound`] (POSTs out): three edges that never meet
-//! - 3 [`actors`] (long-lived loops), [`services`] (what callers may ask for) and above it [`api`] (REST)
+//! - 3 [`actors`] (long-lived loops), [`services`] (what callers may ask for), above it [`api`] (REST)
+//!   and [`console`] (pages)
 //! - 4 [`app`] (builds everything once), [`lifecycle`] (stops it), [`cli`] (subcommands), `main`, and with
 //!   the feature of that name `fuzzing` (entry points for `fuzz/`)
 
@@ -16,6 +17,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod console;
 pub mod dial;
 pub mod domain;
 pub mod embedded_postgres;

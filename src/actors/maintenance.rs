@@ -110,6 +110,7 @@ async fn maintain(store: &Store, metrics: &Metrics, retention: Retention, master
         store.forget_idempotency(now - KEPT_FOR).await,
         store.forget_quarantine(since).await,
         store.forget_recoveries(since).await,
+        store.forget_console_sessions(now).await,
     ] {
         left += forgotten.as_ref().map_or_else(failed, |_| 0);
     }

@@ -25,7 +25,7 @@ use crate::services::caller::Services;
 use http::problem::{ApiError, Code};
 use resources::{
     agents, api_keys, audit, connections, deliveries, erasures, events, explain, external_ids, gaps,
-    quarantine, recoveries, rejected_topics, sources, tenants, webhooks,
+    login_links, quarantine, recoveries, rejected_topics, sources, tenants, webhooks,
 };
 
 mod health;
@@ -68,6 +68,18 @@ impl ApiState {
     #[must_use]
     pub fn streams(&self) -> http::event_stream::Streams {
         self.streams.clone()
+    }
+
+    /// What callers may ask for.
+    #[must_use]
+    pub fn services(&self) -> &Arc<Services> {
+        &self.services
+    }
+
+    /// Recent calls with right keys, by key.
+    #[must_use]
+    pub fn uses(&self) -> &http::limits::Uses {
+        &self.uses
     }
 }
 
@@ -153,6 +165,7 @@ pub const ROUTES: &[Endpoint] = &[
     Endpoint::new(Scope::Admin, "POST", "/v1/api-keys/{id}/revoke", |r| r.to(api_keys::revoke)),
     Endpoint::new(Scope::Admin, "GET", "/v1/tenants", |r| r.to(tenants::list)),
     Endpoint::new(Scope::Admin, "POST", "/v1/tenants", |r| r.to(tenants::create)),
+    Endpoint::new(Scope::Read, "POST", "/v1/console/login-links", |r| r.to(login_links::create)),
     Endpoint::open("GET", "/healthz", |r| r.to(health::health)),
     Endpoint::open("GET", "/readyz", |r| r.to(health::ready)),
     Endpoint::open("GET", "/metrics", |r| r.to(health::metrics)),

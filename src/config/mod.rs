@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -84,6 +85,8 @@ pub struct Config {
     pub api_rate: Option<CallRate>,
     /// How much a tenant may have.
     pub tenant_quota: TenantQuota,
+    /// How long a browser stays logged in to the console; `None`: there is no console.
+    pub console: Option<Duration>,
     /// Webhooks that have figures of their own in `/metrics`, at most.
     pub metrics_webhooks: u32,
     /// Log filter.
@@ -134,6 +137,7 @@ impl Config {
             trusted_proxies: read.parse("BRIDGE_TRUSTED_PROXIES", Vec::new(), cidrs),
             api_rate: read.parse("BRIDGE_API_RATE", Some(CallRate::DEFAULT), CallRate::read),
             tenant_quota: tenant_quota(&mut read),
+            console: console(&mut read),
             metrics_webhooks: read.parse("BRIDGE_METRICS_WEBHOOKS", 0, |text| within(text, 0..=1000)),
             log: read.parse("BRIDGE_LOG", "info".to_owned(), |text| {
                 telemetry::parse_filter(text).map(|_| text.to_owned())
@@ -180,6 +184,17 @@ fn listen(read: &mut Reader<'_>) -> SocketAddr {
     read.parse("BRIDGE_LISTEN", SocketAddr::from(([127, 0, 0, 1], 8080)), |text| {
         text.parse().map_err(|_| "must be an address and a port, such as 127.0.0.1:8080".to_owned())
     })
+}
+
+/// How long a browser stays logged in to the console, if there is one.
+fn console(read: &mut Reader<'_>) -> Option<Duration> {
+    let on = read.parse("BRIDGE_CONSOLE", true, |text| match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("must be on or off".to_owned()),
+    });
+    let hours = read.parse("BRIDGE_CONSOLE_SESSION_HOURS", 12, |text| within(text, 1..=720));
+    on.then(|| Duration::from_secs(u64::from(hours) * 3600))
 }
 
 /// Variables with our prefixes that we do not know: most likely typing errors, so nothing may start.

@@ -40,7 +40,13 @@ pub const VARIABLES: &[Variable] = &[
         "connections to the database at most, from 8; fewer are used where the server allows fewer",
     ),
     plain("BRIDGE_DATA_DIR", "./data", "where the embedded Postgres and generated keys are kept"),
-    plain("BRIDGE_LISTEN", "127.0.0.1:8080", "address of the REST API"),
+    plain("BRIDGE_LISTEN", "127.0.0.1:8080", "address of the REST API and the console"),
+    plain("BRIDGE_CONSOLE", "on", "off: there is no console at /console/"),
+    plain(
+        "BRIDGE_CONSOLE_SESSION_HOURS",
+        "12",
+        "how long a browser stays logged in to the console, up to 720",
+    ),
     secret(
         "BRIDGE_API_KEY",
         "generated",

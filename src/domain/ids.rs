@@ -48,6 +48,8 @@ uuid_id! {
     BatchId;
     /// A key that lets a caller into the REST API.
     ApiKeyId;
+    /// A browser that is logged in to the console.
+    ConsoleSessionId;
     /// A time in which an agent could not be seen.
     GapId;
     /// Malformed content from upstream.

@@ -15,6 +15,7 @@ pub mod error;
 pub mod principal;
 pub mod readiness;
 pub mod recoveries;
+pub mod sessions;
 pub mod sources;
 pub mod tenants;
 pub mod webhooks;

@@ -31,6 +31,12 @@ impl Principal {
         &self.audited
     }
 
+    /// What people call the key.
+    #[must_use]
+    pub fn key_name(&self) -> &str {
+        &self.key.name
+    }
+
     /// Names of keys repeat, over tenants and over time; ids do not.
     #[must_use]
     pub fn key_id(&self) -> ApiKeyId {

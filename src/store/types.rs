@@ -11,8 +11,9 @@ use crate::domain::delivery::recovery::RecoveryFailure;
 use crate::domain::delivery::signature::SecretKind;
 use crate::domain::erasure::ErasureState;
 use crate::domain::ids::{
-    AgentId, ApiKeyId, BatchId, ConnectionId, DeliveryId, DispatcherId, ErasureId, EventId, GapId, ProcessId,
-    ProvisioningId, QuarantineId, RecoveryId, SourceId, TenantId, WebhookId, WebhookSecretId,
+    AgentId, ApiKeyId, BatchId, ConnectionId, ConsoleSessionId, DeliveryId, DispatcherId, ErasureId, EventId,
+    GapId, ProcessId, ProvisioningId, QuarantineId, RecoveryId, SourceId, TenantId, WebhookId,
+    WebhookSecretId,
 };
 use crate::domain::presence::connection::{ConnectionState, DesiredState};
 use crate::domain::presence::source::SourceOrigin;
@@ -47,7 +48,7 @@ macro_rules! column_type {
     )+};
 }
 
-column_type!(Uuid: ApiKeyId, BatchId, ConnectionId, DeliveryId, DispatcherId, ErasureId, EventId, GapId, ProcessId, ProvisioningId, QuarantineId, RecoveryId, SourceId, TenantId, WebhookId, WebhookSecretId);
+column_type!(Uuid: ApiKeyId, BatchId, ConnectionId, ConsoleSessionId, DeliveryId, DispatcherId, ErasureId, EventId, GapId, ProcessId, ProvisioningId, QuarantineId, RecoveryId, SourceId, TenantId, WebhookId, WebhookSecretId);
 column_type!(String: AgentId);
 
 /// Enums whose values stand in a text column by their names.

@@ -53,7 +53,7 @@ pub async fn check<B: MessageBody + 'static>(
         let error = ApiError::internal("the API was built without its state");
         return Ok(request.error_response(error));
     };
-    let address = address_of(&state, &request);
+    let address = address_of(&state, request.request());
     match look_up(&state, presented_key(&request)).await {
         Ok(Some(key)) => {
             let counted = state.uses.one_more(key.api_key_id, Instant::now());
@@ -71,21 +71,24 @@ pub async fn check<B: MessageBody + 'static>(
             if reads { answer.await } else { deadline::to_its_end(answer).await }
         }
         Ok(None) => {
-            let failures = state.failures.one_more(throttled_as(address), Instant::now());
-            // Once a minute and address is enough for the log.
-            if failures == FAILURES_MAX + 1 {
-                tracing::warn!(%address, "many requests without a valid API key from one address; answering 429 to those");
-            }
-            let error = if failures > FAILURES_MAX {
-                ApiError::new(Code::TooManyFailures, "Wait a minute, and use a key that is in use.")
-                    .with_header(header::RETRY_AFTER, "60")
-            } else {
-                unauthorized()
-            };
+            let error = too_many_failures(&state, address, Instant::now()).unwrap_or_else(unauthorized);
             Ok(request.error_response(error))
         }
         Err(error) => Ok(request.error_response(error)),
     }
+}
+
+/// Counts a wrong key from this address; an error once there were too many within a minute.
+pub fn too_many_failures(state: &ApiState, address: IpAddr, now: Instant) -> Option<ApiError> {
+    let failures = state.failures.one_more(throttled_as(address), now);
+    // Once a minute and address is enough for the log.
+    if failures == FAILURES_MAX + 1 {
+        tracing::warn!(%address, "many requests without a valid API key from one address; answering 429 to those");
+    }
+    (failures > FAILURES_MAX).then(|| {
+        ApiError::new(Code::TooManyFailures, "Wait a minute, and use a key that is in use.")
+            .with_header(header::RETRY_AFTER, "60")
+    })
 }
 
 /// Middleware of one path: refuses a key that lacks the scope which the table of routes wants for the method.
@@ -114,7 +117,7 @@ pub async fn require_scope<B: MessageBody + 'static>(
 }
 
 /// The caller's address; what a proxy tells counts only if the proxy is trusted.
-fn address_of(state: &ApiState, request: &ServiceRequest) -> IpAddr {
+pub fn address_of(state: &ApiState, request: &HttpRequest) -> IpAddr {
     let peer = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
     let lines = |name: HeaderName| request.headers().get_all(name).filter_map(|line| line.to_str().ok());
     state.proxies.caller(peer, lines(header::X_FORWARDED_FOR), lines(header::FORWARDED))

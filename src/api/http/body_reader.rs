@@ -20,7 +20,7 @@ const EXTERNAL_IDS_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 const EXTERNAL_IDS: &str = "/v1/agents/external-ids";
 
 /// The media type of a body without its parameters, in lower case.
-pub(super) fn media_type(request: &HttpRequest) -> String {
+pub(crate) fn media_type(request: &HttpRequest) -> String {
     let given =
         request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
@@ -46,7 +46,7 @@ fn bytes_max(path: &str) -> usize {
 }
 
 /// Reads the whole body.
-pub(super) async fn read(request: &HttpRequest, mut payload: Payload) -> Result<BytesMut, ApiError> {
+pub(crate) async fn read(request: &HttpRequest, mut payload: Payload) -> Result<BytesMut, ApiError> {
     let bytes_max = bytes_max(request.path());
     let announced = request
         .headers()

@@ -58,7 +58,7 @@ fn move_to(request: &HttpRequest, from_now: Duration) {
 ///
 /// # Errors
 /// Only what the write fails with.
-pub(super) async fn to_its_end(
+pub(crate) async fn to_its_end(
     write: impl Future<Output = Result<ServiceResponse<BoxBody>, actix_web::Error>> + 'static,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let done = tokio::task::spawn_local(timeout(LONG_STEP_WITHIN, write)).await;

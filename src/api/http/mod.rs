@@ -2,13 +2,13 @@
 
 pub mod auth;
 pub(super) mod body;
-pub(super) mod body_reader;
+pub(crate) mod body_reader;
 pub(super) mod connection;
-pub(super) mod deadline;
+pub(crate) mod deadline;
 pub mod event_stream;
 pub(super) mod framing;
 pub(super) mod idempotency;
-pub(super) mod limits;
+pub(crate) mod limits;
 pub(crate) mod page;
 pub mod problem;
 pub mod server;

@@ -32,8 +32,16 @@ impl Query {
     /// # Errors
     /// If a parameter repeats, is very long, or has NUL or broken UTF-8 in it.
     pub fn read(request: &HttpRequest) -> Result<Self, ApiError> {
+        Self::parse(request.query_string())
+    }
+
+    /// Reads the text of a query.
+    ///
+    /// # Errors
+    /// As [`Query::read`].
+    pub fn parse(query: &str) -> Result<Self, ApiError> {
         let mut pairs: Vec<(String, String)> = Vec::new();
-        for (name, value) in form_urlencoded::parse(request.query_string().as_bytes()).into_owned() {
+        for (name, value) in form_urlencoded::parse(query.as_bytes()).into_owned() {
             let shown: String = name.chars().filter(|c| !c.is_control()).take(50).collect();
             if pairs.iter().any(|(known, _)| *known == name) {
                 return Err(ApiError::parameter(&shown, "is given twice"));
@@ -375,17 +383,29 @@ impl Paging {
     /// there.
     pub fn respond_so_far<T, V: Serialize>(
         &self,
-        mut rows: Vec<T>,
+        rows: Vec<T>,
         stopped_at: Option<Place>,
         place: impl Fn(&T) -> Place,
         view: impl Fn(&T) -> V,
     ) -> HttpResponse {
+        let (rows, next) = self.page(rows, stopped_at, place);
+        let items: Vec<V> = rows.iter().map(view).collect();
+        HttpResponse::Ok().json(json!({"items": items, "next_cursor": next}))
+    }
+
+    /// The rows of the page without the one too many, and the cursor of the next page; `stopped_at` as
+    /// above.
+    pub fn page<T>(
+        &self,
+        mut rows: Vec<T>,
+        stopped_at: Option<Place>,
+        place: impl Fn(&T) -> Place,
+    ) -> (Vec<T>, Option<String>) {
         let more = rows.len() > self.limit;
         rows.truncate(self.limit);
         let next =
             rows.last().filter(|_| more).map(place).or(stopped_at).map(|place| self.list.cursor(place));
-        let items: Vec<V> = rows.iter().map(view).collect();
-        HttpResponse::Ok().json(json!({"items": items, "next_cursor": next}))
+        (rows, next)
     }
 }
 

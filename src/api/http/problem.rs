@@ -54,6 +54,7 @@ codes! {
     InvalidCursor = "invalid_cursor", BAD_REQUEST, "The cursor is not one of this list";
     Unauthorized = "unauthorized", UNAUTHORIZED, "No valid API key";
     MissingScope = "missing_scope", FORBIDDEN, "The API key may not do this";
+    CrossSite = "cross_site", FORBIDDEN, "The form comes from another site";
     OperatorOnly = "operator_only", FORBIDDEN, "Only the operator may do this";
     NotFound = "not_found", NOT_FOUND, "There is no such thing";
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The path does not know this method";
@@ -109,6 +110,31 @@ impl ApiError {
     #[must_use]
     pub fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
+    }
+
+    /// Status of the answer.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.code.status()
+    }
+
+    /// What is the matter, in a few words.
+    #[must_use]
+    pub fn title(&self) -> &'static str {
+        self.code.title()
+    }
+
+    /// A sentence for people.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// Each thing that is wrong with the request, as the problem document lists it: `detail`, and `pointer` or
+    /// `parameter`.
+    #[must_use]
+    pub fn errors(&self) -> &[Value] {
+        &self.errors
     }
 
     /// Nothing at this path; also for ids that are no ids.

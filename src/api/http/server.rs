@@ -35,11 +35,14 @@ const DISCONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// How long a stop waits for calls under way.
 const SHUTDOWN_WITHIN_SECONDS: u64 = 2;
 
-/// Serves the API on this socket.
+/// Serves the API on this socket, and what `others` adds to it.
 ///
 /// # Errors
 /// If the socket cannot be used.
-pub fn serve(listener: TcpListener, state: web::Data<ApiState>) -> io::Result<Server> {
+pub fn serve<F>(listener: TcpListener, state: web::Data<ApiState>, others: F) -> io::Result<Server>
+where
+    F: Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
+{
     let address = listener.local_addr()?;
     let builder = Server::build();
     let stopping = builder.graceful_shutdown_signal();
@@ -52,7 +55,8 @@ pub fn serve(listener: TcpListener, state: web::Data<ApiState>) -> io::Result<Se
         .listen("api", listener, move || {
             let (state, stopping) = (state.clone(), stopping.clone());
             let connections = connections.clone();
-            let app = App::new().app_data(state.clone()).wrap(from_fn(outermost)).configure(configure);
+            let app = App::new().app_data(state.clone()).wrap(from_fn(outermost));
+            let app = app.configure(others.clone()).configure(configure);
             let http = HttpService::build()
                 .graceful_shutdown_signal(move || {
                     let stopping = stopping.clone();

@@ -10,6 +10,7 @@ pub(super) mod events;
 pub(super) mod explain;
 pub(super) mod external_ids;
 pub(super) mod gaps;
+pub(super) mod login_links;
 pub(super) mod quarantine;
 pub(super) mod recoveries;
 pub(super) mod rejected_topics;

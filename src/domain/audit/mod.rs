@@ -190,6 +190,10 @@ kinds! {
     ApiKeyCreated = "API_KEY_CREATED",
     /// An API key was revoked.
     ApiKeyRevoked = "API_KEY_REVOKED",
+    /// A browser was logged in to the console.
+    ConsoleLogin = "CONSOLE_LOGIN",
+    /// A browser was logged out of the console.
+    ConsoleLogout = "CONSOLE_LOGOUT",
     /// A tenant was made.
     TenantCreated = "TENANT_CREATED",
     /// Retention took a day of the audit log away; its seals stay.

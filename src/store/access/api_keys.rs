@@ -244,7 +244,7 @@ async fn refuse_if_full(conn: &mut PgConnection, tenant: TenantId, at: OffsetDat
 
 /// Assigns the audit entries of this transaction to the tenant: they name neither a source nor a webhook of
 /// it.
-async fn set_tenant_of_entries(conn: &mut PgConnection, tenant: TenantId) -> Result<()> {
+pub(super) async fn set_tenant_of_entries(conn: &mut PgConnection, tenant: TenantId) -> Result<()> {
     sqlx::query_scalar!("select set_config('bridge.tenant', $1, true)", tenant.to_string())
         .fetch_one(conn)
         .await?;

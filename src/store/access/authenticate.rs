@@ -24,6 +24,27 @@ pub struct ActiveKey {
     pub expires_at: Option<OffsetDateTime>,
 }
 
+/// The same as its columns hold it.
+pub(super) struct ActiveKeyRow {
+    pub api_key_id: ApiKeyId,
+    pub tenant_id: TenantId,
+    pub name: String,
+    pub scopes: Vec<String>,
+    pub expires_at: Option<OffsetDateTime>,
+}
+
+impl From<ActiveKeyRow> for ActiveKey {
+    fn from(row: ActiveKeyRow) -> Self {
+        Self {
+            api_key_id: row.api_key_id,
+            tenant_id: row.tenant_id,
+            name: row.name,
+            scopes: row.scopes.iter().filter_map(|name| Scope::named(name)).collect(),
+            expires_at: row.expires_at,
+        }
+    }
+}
+
 /// Origin of a bootstrap key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyOrigin {
@@ -42,7 +63,8 @@ impl Store {
     /// # Errors
     /// If the database does not answer.
     pub async fn key(&self, hash: &[u8; 32]) -> Result<Option<ActiveKey>> {
-        let row = sqlx::query!(
+        let row = sqlx::query_as!(
+            ActiveKeyRow,
             r#"select api_key_id as "api_key_id: ApiKeyId", tenant_id as "tenant_id: TenantId", name, scopes,
                       expires_at
                from api_key
@@ -53,13 +75,7 @@ impl Store {
         )
         .fetch_optional(&self.pool)
         .await?;
-        Ok(row.map(|row| ActiveKey {
-            api_key_id: row.api_key_id,
-            tenant_id: row.tenant_id,
-            name: row.name,
-            scopes: row.scopes.iter().filter_map(|name| Scope::named(name)).collect(),
-            expires_at: row.expires_at,
-        }))
+        Ok(row.map(ActiveKey::from))
     }
 
     /// Whether a key is in use.

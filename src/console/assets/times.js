@@ -1,0 +1,32 @@
+// Times in the reader's zone, with UTC on hover; and times that say how long ago they were.
+const local = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const relative = new Intl.RelativeTimeFormat(undefined, { numeric: "auto", style: "short" });
+const units = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
+
+function ago(at) {
+  const seconds = (at - Date.now()) / 1000;
+  const [unit, length] = units.find(([, length]) => Math.abs(seconds) >= length) ?? units.at(-1);
+  return relative.format(Math.trunc(seconds / length), unit);
+}
+
+export function showTimes(root) {
+  for (const time of root.querySelectorAll("time[data-local], time[data-since]")) {
+    const at = new Date(time.dateTime);
+    if (Number.isNaN(at.getTime())) continue;
+    if ("since" in time.dataset) {
+      time.title = `${local.format(at)} (${time.dateTime})`;
+      time.textContent = ago(at);
+    } else {
+      time.title = time.dateTime;
+      time.textContent = local.format(at);
+    }
+  }
+}
+
+setInterval(() => {
+  if (document.hidden) return;
+  for (const time of document.querySelectorAll("time[data-since]")) {
+    const text = ago(new Date(time.dateTime));
+    if (time.textContent !== text) time.textContent = text;
+  }
+}, 1000);

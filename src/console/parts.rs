@@ -1,0 +1,133 @@
+//! Pieces that pages are put together from.
+
+use maud::{Markup, html};
+use time::OffsetDateTime;
+
+use super::view::View;
+use crate::api::http::page::at;
+
+/// How something stands, by a colour and always by a word too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tone {
+    /// As it should be.
+    Good,
+    /// Worth a look.
+    Warn,
+    /// Wrong.
+    Bad,
+    /// Neither.
+    Plain,
+}
+
+/// A word with a colour.
+pub fn badge(tone: Tone, word: &str) -> Markup {
+    let class = match tone {
+        Tone::Good => "badge good",
+        Tone::Warn => "badge warn",
+        Tone::Bad => "badge bad",
+        Tone::Plain => "badge",
+    };
+    html! { span class=(class) { (word) } }
+}
+
+/// A time: written in UTC, shown by `times.js` in the reader's zone with UTC on hover.
+pub fn time(time: OffsetDateTime) -> Markup {
+    let text = at(time);
+    html! { time datetime=(text) data-local { (short(&text)) } }
+}
+
+/// A time from which `times.js` counts: "4 min ago".
+pub fn since(time: OffsetDateTime) -> Markup {
+    let text = at(time);
+    html! { time datetime=(text) data-since { (short(&text)) } }
+}
+
+/// To the second, in UTC.
+fn short(text: &str) -> String {
+    let to_the_second = text.get(..19).unwrap_or(text).replace('T', " ");
+    format!("{to_the_second} UTC")
+}
+
+/// A time that may be missing.
+pub fn maybe(time: Option<OffsetDateTime>, show: fn(OffsetDateTime) -> Markup) -> Markup {
+    html! { @match time { Some(at) => (show(at)), None => span.none { "–" } } }
+}
+
+/// A text that may be missing.
+pub fn or_none(text: Option<&str>) -> Markup {
+    html! { @match text { Some(text) => (text), None => span.none { "–" } } }
+}
+
+/// A table that scrolls sideways by itself where the screen is narrow. `label` says what its rows are; a row
+/// that keeps its `id` keeps its place and its focus when a live section changes.
+pub fn table(label: &str, head: &[&str], rows: &Markup) -> Markup {
+    html! {
+        div.scroll role="region" aria-label=(label) tabindex="0" {
+            table { thead { tr { @for name in head { th scope="col" { (name) } } } } tbody { (rows) } }
+        }
+    }
+}
+
+/// Names and values.
+pub fn facts(pairs: &[(&str, Markup)]) -> Markup {
+    html! { dl.facts { @for (name, value) in pairs { div { dt { (name) } dd { (value) } } } } }
+}
+
+/// What is said where nothing is to be shown: why, and what to do next.
+pub fn empty(why: &str, next: Option<(&str, &str)>) -> Markup {
+    html! {
+        div.empty { p { (why) } @if let Some((address, what)) = next { p { a.button href=(address) { (what) } } } }
+    }
+}
+
+/// Leads to the next page of a list, and back to its start.
+pub fn pager(view: &View, next_cursor: Option<&str>) -> Markup {
+    let is_inside = !view.given("cursor").is_empty();
+    html! {
+        @if is_inside || next_cursor.is_some() {
+            nav.pager aria-label="Pages of this list" {
+                @if is_inside { a href=(view.with("cursor", None)) { "First page" } }
+                @if let Some(cursor) = next_cursor {
+                    a href=(view.with("cursor", Some(cursor))) rel="next" { "Next page" }
+                }
+            }
+        }
+    }
+}
+
+/// A button that is a form of its own. What cannot be undone is asked for on a page of its own first.
+pub fn button(action: &str, label: &str) -> Markup {
+    html! { form.inline method="post" action=(action) { button type="submit" { (label) } } }
+}
+
+/// A field of a form that filters: its value is the one in the address.
+pub fn filter_text(view: &View, name: &str, label: &str) -> Markup {
+    html! { label { span { (label) } input name=(name) value=(view.given(name)) spellcheck="false"; } }
+}
+
+/// The same, with a choice of values and their names.
+pub fn filter_choice(view: &View, name: &str, label: &str, choices: &[(&str, &str)]) -> Markup {
+    let given = view.given(name);
+    html! {
+        label {
+            span { (label) }
+            select name=(name) {
+                option value="" { "any" }
+                @for (value, shown) in choices {
+                    option value=(value) selected[*value == given] { (shown) }
+                }
+            }
+        }
+    }
+}
+
+/// A form that filters: its fields go into the address, so that it can be sent to a colleague.
+pub fn filters(view: &View, fields: &Markup) -> Markup {
+    html! {
+        form.filters method="get" action=(view.path) role="search" {
+            (fields)
+            button type="submit" { "Filter" }
+            @if view.address() != view.path { a href=(view.path) { "Clear" } }
+        }
+    }
+}
