@@ -159,7 +159,7 @@ const CRATES: &[(&str, &str)] = &[
     ("hyper", "outbound"), ("hyper_util", "outbound"),
     ("h2", "outbound"),
     ("actix", "actors app lifecycle main"), ("actix_rt", "actors app lifecycle main"),
-    ("actix_web", "api app console"), ("maud", "console"), ("actix_server", "api"), ("actix_service", "api genesys"),
+    ("actix_web", "api app console"), ("maud", "console"), ("plotters", "console"), ("actix_server", "api"), ("actix_service", "api genesys"),
     ("anyhow", "app cli lifecycle main"),
     ("rand", "random"), ("getrandom", "random"),
     ("genesys_simulator", ""),

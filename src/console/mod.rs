@@ -24,6 +24,7 @@ use view::View;
 
 mod action;
 mod assets;
+mod charts;
 mod content;
 mod form;
 mod frame;
