@@ -38,6 +38,7 @@ use crate::outbound::post::Poster;
 use crate::outbound::transport::own_addresses::OwnAddressWatcher;
 use crate::random;
 use crate::services::caller::Services;
+use crate::services::feed::Feeds;
 use crate::status::Status;
 use crate::store::Store;
 use crate::store::access::authenticate::KeyOrigin;
@@ -280,7 +281,8 @@ fn spawn_loops(config: &Config, shared: &Shared) {
 fn api_state(config: &Config, shared: Shared) -> ApiState {
     let Shared { store, status, metrics, master_key, targets } = shared;
     let tenant_quota = config.tenant_quota;
-    let services = Services { whole_store: store, status, master_key, targets, tenant_quota };
+    let feeds = Feeds::default();
+    let services = Services { whole_store: store, status, master_key, targets, tenant_quota, feeds };
     let proxies = TrustedProxies::new(config.trusted_proxies.clone());
     ApiState::new(Arc::new(services), metrics, ClientLimits { proxies, call_rate: config.api_rate })
 }

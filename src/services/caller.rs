@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::feed::Feeds;
 use super::principal::Principal;
 use crate::domain::access::tenant_quota::TenantQuota;
 use crate::domain::secret::MasterKey;
@@ -22,6 +23,8 @@ pub struct Services {
     pub targets: TargetPolicy,
     /// How much one tenant may have.
     pub tenant_quota: TenantQuota,
+    /// Who follows the feed.
+    pub feeds: Feeds,
 }
 
 /// One caller: who it is, and the database as its tenant sees it.

@@ -12,6 +12,8 @@ pub mod audit;
 pub mod caller;
 pub mod deliveries;
 pub mod error;
+pub mod feed;
+pub mod follow;
 pub mod principal;
 pub mod readiness;
 pub mod recoveries;

@@ -3,15 +3,16 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::transaction::once_committed;
 
-/// Notifies the dispatcher and the supervisor. Clones notify the same ones.
+/// Notifies the dispatcher, the supervisor, and whoever follows the feed. Clones notify the same ones.
 #[derive(Clone, Debug, Default)]
 pub struct Wake {
     deliveries: Arc<Notify>,
     connections: Arc<Notify>,
+    events: watch::Sender<()>,
 }
 
 impl Wake {
@@ -35,5 +36,16 @@ impl Wake {
     /// Waits for [`connections_changed`](Self::connections_changed); one call before counts.
     pub async fn wait_connections_changed(&self) {
         self.connections.notified().await;
+    }
+
+    /// Presence changes were stored by this process.
+    pub(in crate::store) fn events_stored(&self) {
+        self.events.send_replace(());
+    }
+
+    /// Sees each [`events_stored`](Self::events_stored) from now on.
+    #[must_use]
+    pub fn watch_events(&self) -> watch::Receiver<()> {
+        self.events.subscribe()
     }
 }

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::support::bridge::API_KEY;
 use crate::support::client::Answer;
+use crate::support::follower::Follower;
 use crate::support::{World, database, eventually};
 
 const OTHER_KEY: &str = "key-of-another-tenant-0123456789-abcdef";
@@ -158,6 +159,24 @@ const LISTS: [&str; 10] = [
     "/v1/audit?limit=200",
     "/v1/gaps",
 ];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_follows_the_feed_is_told_of_ones_own_agents_alone() {
+    let two = Two::start().await;
+    let bridge = &two.world.bridge;
+    let follow = "/v1/events?follow=true&since=2026-01-01T00:00:00Z";
+    let mut ours = Follower::open(bridge, API_KEY, follow, None).await;
+    let mut theirs = Follower::open(bridge, OTHER_KEY, follow, None).await;
+    let stored = two.items(OTHER_KEY, "/v1/events").await;
+    assert_eq!(ours.event().await["agent"]["id"], "ann");
+    assert_eq!([theirs.event().await, theirs.event().await], stored[..]);
+    two.world.genesys.set_presence("bob", "AWAY").await;
+    assert_eq!(ours.event().await["agent"]["id"], "bob");
+    two.other_genesys.set_presence("eve", "AWAY").await;
+    assert_eq!(theirs.event().await["agent"]["id"], "eve");
+    two.world.genesys.set_presence("bob", "MEAL").await;
+    assert_eq!(ours.event().await["agent"]["id"], "bob");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_is_sent_and_shown_its_own_and_nothing_else() {

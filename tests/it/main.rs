@@ -24,6 +24,7 @@ mod explains;
 mod finds_its_database;
 mod finds_what_is_past;
 mod fits_its_receivers;
+mod follows_the_feed;
 mod generates_clients;
 mod gives_keys;
 mod goes_through_poolers;

@@ -295,4 +295,38 @@ mod tests {
         assert_eq!(metrics.event_streams_open.get(), 0);
         assert!(streams.by_key.lock().is_ok_and(|open| open.is_empty()), "nothing is remembered");
     }
+
+    fn source(
+        answers: Vec<Option<bool>>,
+    ) -> Source<impl Stream<Item = Event>, impl AsyncFn() -> Result<bool, ServiceError>> {
+        let answers = Mutex::new(answers.into_iter());
+        let event = Event { data: "secret".to_owned(), ..Event::default() };
+        Source {
+            events: Box::pin(stream::iter([event])),
+            still_valid: async move || {
+                let answer = answers.lock().unwrap_or_else(PoisonError::into_inner).next().flatten();
+                answer.ok_or(ServiceError::TooSlow("no answer"))
+            },
+            verify_at: Instant::now(),
+            heartbeat_at: Instant::now() + HEARTBEAT_EVERY,
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_given_before_the_right_to_it_was_verified() {
+        assert_eq!(source(vec![Some(false)]).next().await, None);
+        assert_eq!(source(vec![None, Some(false)]).next().await, None);
+        let mut valid = source(vec![None, Some(true)]);
+        assert_eq!(valid.next().await.as_deref(), Some(b"data: secret\n\n".as_slice()));
+        assert_eq!(valid.next().await, None, "the events have ended");
+    }
+
+    #[tokio::test]
+    async fn a_quiet_stream_says_that_it_is_alive() {
+        let mut quiet = source(vec![Some(true)]);
+        quiet.heartbeat_at = Instant::now();
+        quiet.verify_at = Instant::now() + VERIFY_EVERY;
+        assert_eq!(quiet.next().await.as_deref(), Some(HEARTBEAT));
+        assert!(quiet.heartbeat_at > Instant::now() + HEARTBEAT_EVERY / 2);
+    }
 }

@@ -57,6 +57,9 @@ impl Store {
             return Ok(Recorded::default());
         }
         let (recorded, written) = self.by_filters(|insist| self.try_to_record(changes, insist)).await?;
+        if recorded.events > 0 {
+            self.wake.events_stored();
+        }
         self.announce(written).await;
         Ok(recorded)
     }

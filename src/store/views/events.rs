@@ -41,6 +41,21 @@ pub struct FeedFilter {
     pub until: Option<OffsetDateTime>,
 }
 
+impl FeedFilter {
+    /// The same rule for an event in memory.
+    #[must_use]
+    pub fn passes(&self, event: &Event) -> bool {
+        let stored_at = event.committed_at.unwrap_or(event.received_at);
+        let of_agent = |agents: &Vec<String>| {
+            event.agent_id.as_ref().is_some_and(|agent| agents.iter().any(|wanted| *wanted == agent.0))
+        };
+        self.agents.as_ref().is_none_or(of_agent)
+            && self.source.is_none_or(|source| event.source.as_ref().is_some_and(|(id, _)| *id == source))
+            && self.since.is_none_or(|since| stored_at >= since)
+            && self.until.is_none_or(|until| stored_at < until)
+    }
+}
+
 /// Events between two positions that pass, in an order.
 macro_rules! select_feed {
     ($conn:expr, $filter:expr, $after:expr, $before:expr, $limit:expr, $order:literal) => {
@@ -139,7 +154,10 @@ impl Store {
     }
 
     /// Position of the last event of all tenants; 0 if there is none. All before it are committed.
-    async fn last_position(&self) -> Result<i64> {
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn last_position(&self) -> Result<i64> {
         let last = sqlx::query_scalar!("select max(position) from event").fetch_one(&self.pool).await?;
         Ok(last.unwrap_or(0))
     }

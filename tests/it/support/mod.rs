@@ -9,6 +9,7 @@ pub mod cloud;
 pub mod contract;
 pub mod crowd;
 pub mod database;
+pub mod follower;
 pub mod late;
 pub mod look;
 pub mod neighbour;
