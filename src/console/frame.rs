@@ -49,6 +49,19 @@ pub fn bare(title: &str, status: StatusCode, body: &Markup) -> HttpResponse {
     document(title, status, &html! { main.narrow #main { (body) } })
 }
 
+/// A page that leads on to another one at once, as one of our own does.
+pub fn leading_on(to: &str) -> HttpResponse {
+    let mut response = bare(
+        "presence-bridge",
+        StatusCode::OK,
+        &html! { h1 { "presence-bridge" } p { a href=(to) { "Go on" } } },
+    );
+    if let Ok(refresh) = format!("0; url={to}").parse() {
+        response.headers_mut().insert(header::REFRESH, refresh);
+    }
+    response
+}
+
 /// What went wrong, in the frame.
 pub fn failed(view: &View, error: &ApiError) -> HttpResponse {
     log(error);

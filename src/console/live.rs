@@ -1,7 +1,7 @@
 //! Live sections: the same page is drawn again and again while somebody looks, and each section that has
 //! changed is sent. Browsers that look at the same page with the same key share the drawing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -11,7 +11,6 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Duration, sleep};
 
-use super::content::REFRESH;
 use super::view::View;
 use super::{Page, Result};
 use crate::api::http::event_stream::{self, Event};
@@ -21,25 +20,37 @@ use crate::services::sessions;
 /// How long is waited after a drawing that failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
-/// The live sections of one drawing: name, hash and markup of each.
-type Sections = Arc<Vec<(&'static str, u64, String)>>;
+/// One drawing.
+#[derive(Clone, Debug, Default)]
+struct Drawing {
+    /// Name, hash and markup of each live section.
+    sections: Arc<Vec<(&'static str, u64, String)>>,
+    /// Whether it could not be drawn again since.
+    is_old: bool,
+}
+
+impl Drawing {
+    fn hashes(&self) -> impl Iterator<Item = u64> + '_ {
+        self.sections.iter().map(|(_, hash, _)| *hash)
+    }
+}
 
 /// Pages that somebody looks at.
 #[derive(Debug, Default)]
 pub struct Hub {
-    drawn: Mutex<HashMap<(ApiKeyId, String), Weak<watch::Sender<Sections>>>>,
+    drawn: Mutex<HashMap<(ApiKeyId, String), Weak<watch::Sender<Drawing>>>>,
 }
 
 impl Hub {
     /// The drawings of a page, by whoever began them.
-    fn follow(&self, page: &'static Page, view: View) -> watch::Receiver<Sections> {
+    fn follow(&self, page: &'static Page, view: View) -> watch::Receiver<Drawing> {
         let place = (view.caller.principal.key_id(), view.address());
         let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
         drawn.retain(|_, sender| sender.strong_count() > 0);
         if let Some(sender) = drawn.get(&place).and_then(Weak::upgrade) {
             return sender.subscribe();
         }
-        let (sender, receiver) = watch::channel(Sections::default());
+        let (sender, receiver) = watch::channel(Drawing::default());
         let sender = Arc::new(sender);
         drawn.insert(place, Arc::downgrade(&sender));
         tokio::spawn(draw(page, view, sender));
@@ -48,21 +59,23 @@ impl Hub {
 }
 
 /// Draws a page until nobody looks any more.
-async fn draw(page: &'static Page, view: View, sender: Arc<watch::Sender<Sections>>) {
+async fn draw(page: &'static Page, view: View, sender: Arc<watch::Sender<Drawing>>) {
     loop {
         let pause = match (page.show)(view.clone()).await {
             Ok(content) => {
                 let sections = content.live.into_iter().map(|(id, html)| (id, hash(&html), html)).collect();
-                sender.send_if_modified(|before: &mut Sections| {
-                    let now: Sections = Arc::new(sections);
-                    let same = before.iter().map(|(_, hash, _)| hash).eq(now.iter().map(|(_, hash, _)| hash));
+                let now = Drawing { sections: Arc::new(sections), is_old: false };
+                sender.send_if_modified(|before| {
+                    let same = !before.is_old && before.hashes().eq(now.hashes());
                     *before = now;
                     !same
                 });
                 content.refresh
             }
-            // What was drawn last stays; the page says since when nothing came.
-            Err(_) => AFTER_FAILURE.max(REFRESH),
+            Err(_) => {
+                sender.send_if_modified(|before| !std::mem::replace(&mut before.is_old, true));
+                AFTER_FAILURE
+            }
         };
         tokio::select! {
             () = sleep(pause) => {}
@@ -84,24 +97,41 @@ pub fn stream(page: &'static Page, view: View, request: &HttpRequest, hub: &Hub)
     })
 }
 
-/// What changes: `data` is `{"id": …, "html": …}`, the id of an event the hash of its section.
-fn changes(drawn: watch::Receiver<Sections>) -> impl Stream<Item = Event> {
-    let first = (drawn, HashMap::<&'static str, u64>::new(), Vec::<Event>::new());
+/// What changes. `section`: `{"id": …, "html": …}`; `age`: `old` while nothing newer can be drawn, else `new`.
+fn changes(drawn: watch::Receiver<Drawing>) -> impl Stream<Item = Event> {
+    let first = (drawn, Sent::default(), VecDeque::new());
     stream::unfold(first, |(mut drawn, mut sent, mut waiting)| async move {
         while waiting.is_empty() {
-            let sections = drawn.borrow_and_update().clone();
-            for (id, hash, html) in sections.iter() {
-                if sent.insert(id, *hash) != Some(*hash) {
-                    let data = json!({"id": id, "html": html}).to_string();
-                    waiting.insert(0, Event { id: None, name: Some("section"), data });
-                }
-            }
+            let drawing = drawn.borrow_and_update().clone();
+            sent.add_changes(&drawing, &mut waiting);
             if waiting.is_empty() && drawn.changed().await.is_err() {
                 return None;
             }
         }
-        waiting.pop().map(|event| (event, (drawn, sent, waiting)))
+        waiting.pop_front().map(|event| (event, (drawn, sent, waiting)))
     })
+}
+
+/// What one browser has been sent.
+#[derive(Default)]
+struct Sent {
+    hashes: HashMap<&'static str, u64>,
+    is_old: bool,
+}
+
+impl Sent {
+    fn add_changes(&mut self, drawing: &Drawing, waiting: &mut VecDeque<Event>) {
+        for (id, hash, html) in drawing.sections.iter() {
+            if self.hashes.insert(id, *hash) != Some(*hash) {
+                let data = json!({"id": id, "html": html}).to_string();
+                waiting.push_back(Event { id: None, name: Some("section"), data });
+            }
+        }
+        if std::mem::replace(&mut self.is_old, drawing.is_old) != drawing.is_old {
+            let data = if drawing.is_old { "old" } else { "new" }.to_owned();
+            waiting.push_back(Event { id: None, name: Some("age"), data });
+        }
+    }
 }
 
 fn hash(html: &str) -> u64 {

@@ -74,6 +74,11 @@ pub async fn let_in<B: MessageBody + 'static>(
 /// Whoever is not logged in is asked for a key first, and then sees the page that was asked for.
 fn asked_first(request: &HttpRequest) -> HttpResponse {
     let asked = request.uri().path_and_query().map_or(ROOT, |address| address.as_str());
+    // The cookie is not sent when a link elsewhere leads here. It is when our own page leads on.
+    let has = |name: &str, value: &str| request.headers().get(name).is_some_and(|it| it == value);
+    if has("sec-fetch-site", "cross-site") && has("sec-fetch-mode", "navigate") {
+        return frame::leading_on(asked);
+    }
     let next: String = if request.method().is_safe() && asked != ROOT {
         format!("?next={}", form_urlencoded::byte_serialize(asked.as_bytes()).collect::<String>())
     } else {

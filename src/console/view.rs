@@ -73,7 +73,8 @@ impl View {
     /// # Errors
     /// As [`Query::parse`].
     pub fn query(&self) -> Result<Query> {
-        let given = self.query.split('&').filter(|pair| !pair.ends_with('=') && !pair.is_empty());
+        let is_empty = |pair: &&str| pair.split_once('=').is_none_or(|(_, value)| value.is_empty());
+        let given = self.query.split('&').filter(|pair| !is_empty(pair));
         Query::parse(&given.collect::<Vec<_>>().join("&"))
     }
 

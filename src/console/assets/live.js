@@ -57,6 +57,9 @@ function open() {
     const section = document.getElementById(id);
     if (section) place(section, html);
   });
+  source.addEventListener("age", (event) => {
+    tell(event.data === "old" ? "Old: the bridge cannot read its database" : "Live");
+  });
   source.addEventListener("error", () => {
     tell("Not live; trying again");
     if (source?.readyState !== EventSource.CLOSED) return;
