@@ -33,7 +33,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("actors",    "domain clock config metrics random status telemetry genesys store outbound"),
     ("services",  "domain clock random status store"),
     ("api",       "domain clock config metrics random status telemetry tls store services"),
-    ("console",   "domain store services api"),
+    ("console",   "domain clock store services api"),
     ("app",       "domain clock config metrics random status telemetry keyfile genesys store outbound actors services api console lifecycle embedded_postgres"),
     ("lifecycle", "domain clock config metrics random status telemetry genesys store outbound actors api app embedded_postgres"),
     ("cli",       "domain clock config random keyfile genesys store app lifecycle"),

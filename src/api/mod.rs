@@ -159,6 +159,7 @@ pub const ROUTES: &[Endpoint] = &[
     Endpoint::new(Scope::Audit, "GET", "/v1/quarantine", |r| r.to(quarantine::list)),
     Endpoint::new(Scope::Audit, "GET", "/v1/quarantine/{id}", |r| r.to(quarantine::get)),
     Endpoint::new(Scope::Read, "GET", "/v1/gaps", |r| r.to(gaps::list)),
+    Endpoint::new(Scope::Read, "GET", "/v1/gaps/{id}", |r| r.to(gaps::get)),
     Endpoint::new(Scope::Admin, "GET", "/v1/api-keys", |r| r.to(api_keys::list)),
     Endpoint::new(Scope::Admin, "POST", "/v1/api-keys", |r| r.to(api_keys::create)),
     Endpoint::new(Scope::Admin, "GET", "/v1/api-keys/{id}", |r| r.to(api_keys::get)),

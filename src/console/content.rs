@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use actix_web::http::StatusCode;
 use maud::{Markup, html};
 
 /// How often live sections are looked at again.
@@ -18,12 +19,20 @@ pub struct Content {
     pub live: Vec<(&'static str, String)>,
     /// How often they are looked at again.
     pub refresh: Duration,
+    /// Status of the page as an answer.
+    pub status: StatusCode,
 }
 
 impl Content {
     /// A page that shows nothing yet.
     pub fn titled(title: impl Into<String>) -> Self {
-        Self { title: title.into(), body: Markup::default(), live: Vec::new(), refresh: REFRESH }
+        Self {
+            title: title.into(),
+            body: Markup::default(),
+            live: Vec::new(),
+            refresh: REFRESH,
+            status: StatusCode::OK,
+        }
     }
 
     /// A part of the body that is sent again whenever it has changed; `id` names it within the page. Give the

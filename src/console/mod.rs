@@ -28,12 +28,14 @@ mod charts;
 mod content;
 mod form;
 mod frame;
+mod links;
 mod live;
 mod login;
 mod notice;
 mod page;
 mod pages;
 mod parts;
+mod search;
 mod session;
 mod view;
 

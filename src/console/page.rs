@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use tokio::time::timeout;
 
@@ -29,7 +28,10 @@ pub async fn answer(
         return live::stream(page, view, &request, &hub).unwrap_or_else(|error| refused(&error));
     }
     match timeout(PAGE_WITHIN, (page.show)(view.clone())).await {
-        Ok(Ok(content)) => whole(&view, content, StatusCode::OK),
+        Ok(Ok(content)) => {
+            let status = content.status;
+            whole(&view, content, status)
+        }
         Ok(Err(error)) => failed(&view, &error),
         Err(_) => failed(&view, &ApiError::unavailable("no page in time")),
     }

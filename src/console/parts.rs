@@ -1,7 +1,10 @@
 //! Pieces that pages are put together from.
 
+use std::time::Duration;
+
 use maud::{Markup, html};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::view::View;
 use crate::api::http::page::at;
@@ -46,6 +49,42 @@ pub fn since(time: OffsetDateTime) -> Markup {
 fn short(text: &str) -> String {
     let to_the_second = text.get(..19).unwrap_or(text).replace('T', " ");
     format!("{to_the_second} UTC")
+}
+
+/// A sentence in which times are shown as such.
+pub fn sentence(text: &str) -> Markup {
+    html! {
+        @for (place, word) in text.split(' ').enumerate() {
+            @if place > 0 { " " }
+            @let bare = word.trim_end_matches(['.', ',', ':', ';', ')']);
+            @match OffsetDateTime::parse(bare, &Rfc3339) {
+                Ok(at) => { (time(at)) (word.strip_prefix(bare).unwrap_or_default()) },
+                Err(_) => (word),
+            }
+        }
+    }
+}
+
+/// How long it was from one time to another.
+pub fn span(from: OffsetDateTime, to: OffsetDateTime) -> Markup {
+    html! { (lasting((to - from).unsigned_abs())) }
+}
+
+/// A duration, by its two greatest units.
+pub fn lasting(duration: Duration) -> String {
+    let (seconds, millis) = (duration.as_secs(), duration.subsec_millis());
+    match seconds {
+        0 => format!("{millis} ms"),
+        1..60 => format!("{seconds}.{} s", millis / 100),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+/// Text as it is, such as a frame or a body: it scrolls by itself and can be copied.
+pub fn source_text(label: &str, text: &str) -> Markup {
+    html! { pre role="region" aria-label=(label) tabindex="0" data-copy { (text) } }
 }
 
 /// A time that may be missing.

@@ -3,9 +3,15 @@
 use super::{Action, Page};
 
 mod board;
+mod deliveries;
+mod events;
+mod explain;
+mod gaps;
+mod recoveries;
 
 /// In the order of the navigation.
-pub(super) const PAGES: &[&[Page]] = &[board::PAGES];
+pub(super) const PAGES: &[&[Page]] =
+    &[board::PAGES, events::PAGES, deliveries::PAGES, recoveries::PAGES, explain::PAGES, gaps::PAGES];
 
 /// In any order.
-pub(super) const ACTIONS: &[&[Action]] = &[];
+pub(super) const ACTIONS: &[&[Action]] = &[deliveries::ACTIONS, recoveries::ACTIONS];

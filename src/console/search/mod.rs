@@ -1,0 +1,172 @@
+//! Forms that search: their values stand in the address, and what is wrong with one is said at its field.
+
+use actix_web::http::StatusCode;
+use maud::{Markup, html};
+use time::format_description::well_known::Rfc3339;
+use time::{Duration, OffsetDateTime};
+
+use super::Result;
+use super::view::View;
+use crate::api::http::page::Query;
+use crate::api::http::problem::ApiError;
+use crate::clock;
+
+pub mod names;
+pub mod who;
+
+/// What the hint of a field for times says.
+pub const A_TIME: &str = "UTC, such as 2026-01-31 09:30, or how long ago: 15m, 2h, 3d";
+
+/// What a search has found, or what was wrong with its fields.
+///
+/// # Errors
+/// Anything else that went wrong.
+pub fn found_or_wrong<T>(found: Result<T>) -> Result<(Option<T>, Option<ApiError>)> {
+    match found {
+        Ok(found) => Ok((Some(found), None)),
+        Err(wrong) if wrong.status() == StatusCode::BAD_REQUEST => Ok((None, Some(wrong))),
+        Err(error) => Err(error),
+    }
+}
+
+/// The fields of a form that searches.
+#[derive(Clone, Copy, Debug)]
+pub struct Fields<'a> {
+    view: &'a View,
+    wrong: Option<&'a ApiError>,
+}
+
+impl<'a> Fields<'a> {
+    /// Fields with the values of the address, and what was wrong with them.
+    pub fn new(view: &'a View, wrong: Option<&'a ApiError>) -> Self {
+        Self { view, wrong }
+    }
+
+    /// A text.
+    pub fn text(&self, name: &str, label: &str, hint: &str) -> Markup {
+        self.field(name, label, hint, &|described| {
+            html! {
+                input id=(name) name=(name) value=(self.view.given(name)) spellcheck="false"
+                    autocomplete="off" aria-describedby=[described] aria-invalid=[self.is_wrong(name)];
+            }
+        })
+    }
+
+    /// One of several values, or any.
+    pub fn choice(&self, name: &str, label: &str, any: &str, choices: &[(String, String)]) -> Markup {
+        let given = self.view.given(name);
+        let is_known = given.is_empty() || choices.iter().any(|(value, _)| *value == given);
+        self.field(name, label, "", &|described| {
+            html! {
+                select id=(name) name=(name) aria-describedby=[described] aria-invalid=[self.is_wrong(name)] {
+                    option value="" { (any) }
+                    @if !is_known { option value=(given) selected { (given) } }
+                    @for (value, shown) in choices {
+                        option value=(value) selected[*value == given] { (shown) }
+                    }
+                }
+            }
+        })
+    }
+
+    fn field(&self, name: &str, label: &str, hint: &str, input: &dyn Fn(Option<String>) -> Markup) -> Markup {
+        let wrong = self.complaint(name);
+        let id = format!("{name}-about");
+        let is_described = wrong.is_some() || !hint.is_empty();
+        html! {
+            div.field {
+                label for=(name) { (label) }
+                (input(is_described.then(|| id.clone())))
+                @if let Some(wrong) = wrong {
+                    span.wrong id=(id) { (label) " " (wrong) "." }
+                } @else if !hint.is_empty() {
+                    span.hint id=(id) { (hint) }
+                }
+            }
+        }
+    }
+
+    fn is_wrong(&self, name: &str) -> Option<&'static str> {
+        self.complaint(name).map(|_| "true")
+    }
+
+    fn complaint(&self, name: &str) -> Option<&'a str> {
+        let wrong = self.wrong?.errors().iter().find(|each| each["parameter"] == name)?;
+        wrong["detail"].as_str()
+    }
+
+    /// The form; a complaint that belongs to no field stands above it.
+    pub fn form(&self, send: &str, fields: &Markup) -> Markup {
+        let unplaced = self.wrong.filter(|wrong| wrong.errors().is_empty());
+        html! {
+            @if let Some(wrong) = unplaced { p.alert role="alert" { (wrong.detail()) } }
+            form.filters method="get" action=(self.view.path) role="search" {
+                (fields)
+                button type="submit" { (send) }
+                @if self.view.address() != self.view.path { a href=(self.view.path) { "Clear" } }
+            }
+        }
+    }
+}
+
+/// Takes a time as people write it: RFC 3339, the same without seconds or zone (then it is UTC), a day, or how
+/// long ago.
+///
+/// # Errors
+/// If it is none of these.
+pub fn take_time(query: &mut Query, name: &str) -> Result<Option<OffsetDateTime>> {
+    let wrong = || ApiError::parameter(name, "is no time such as 2026-01-31 09:30 (UTC), 15m, 2h or 3d");
+    query.text(name)?.map(|text| read_time(text.trim(), clock::now()).ok_or_else(wrong)).transpose()
+}
+
+fn read_time(text: &str, now: OffsetDateTime) -> Option<OffsetDateTime> {
+    let units = [('m', 60), ('h', 3600), ('d', 86400)];
+    for (unit, seconds) in units {
+        if let Some(count) = text.strip_suffix(unit).and_then(|count| count.parse::<u32>().ok()) {
+            return now.checked_sub(Duration::seconds(i64::from(count).checked_mul(seconds)?));
+        }
+    }
+    let mut text = text.replacen(' ', "T", 1);
+    text.push_str(match text.len() {
+        10 => "T00:00:00Z",
+        16 => ":00Z",
+        _ if text.get(10..).is_some_and(|time| !time.contains(['Z', 'z', '+', '-'])) => "Z",
+        _ => "",
+    });
+    OffsetDateTime::parse(&text, &Rfc3339).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    const NOW: OffsetDateTime = datetime!(2026-11-30 12:00 UTC);
+
+    #[test]
+    fn a_time_is_read_as_people_write_it() {
+        for (text, read) in [
+            ("2026-01-31T09:30:00Z", datetime!(2026-01-31 09:30 UTC)),
+            ("2026-01-31 09:30", datetime!(2026-01-31 09:30 UTC)),
+            ("2026-01-31 09:30:05", datetime!(2026-01-31 09:30:05 UTC)),
+            ("2026-01-31T09:30:05.25", datetime!(2026-01-31 09:30:05.25 UTC)),
+            ("2026-01-31T10:30:00+01:00", datetime!(2026-01-31 09:30 UTC)),
+            ("2026-01-31", datetime!(2026-01-31 00:00 UTC)),
+            ("15m", datetime!(2026-11-30 11:45 UTC)),
+            ("2h", datetime!(2026-11-30 10:00 UTC)),
+            ("3d", datetime!(2026-11-27 12:00 UTC)),
+        ] {
+            assert_eq!(read_time(text, NOW), Some(read), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_time_is_none() {
+        for text in
+            ["yesterday", "", "m", "-2h", "4294967295d", "2026-13-01", "2026-01-31 25:00", "9é-01-31 09:3"]
+        {
+            assert_eq!(read_time(text, NOW), None, "{text}");
+        }
+    }
+}
