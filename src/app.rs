@@ -281,8 +281,9 @@ fn spawn_loops(config: &Config, shared: &Shared) {
 fn api_state(config: &Config, shared: Shared) -> ApiState {
     let Shared { store, status, metrics, master_key, targets } = shared;
     let tenant_quota = config.tenant_quota;
-    let feeds = Feeds::default();
-    let services = Services { whole_store: store, status, master_key, targets, tenant_quota, feeds };
+    let (feeds, has_console) = (Feeds::default(), config.console.is_some());
+    let services =
+        Services { whole_store: store, status, master_key, targets, tenant_quota, feeds, has_console };
     let proxies = TrustedProxies::new(config.trusted_proxies.clone());
     ApiState::new(Arc::new(services), metrics, ClientLimits { proxies, call_rate: config.api_rate })
 }

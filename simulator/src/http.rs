@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -20,12 +20,13 @@ const BODY_LIMIT_BYTES: usize = 16 * 1024 * 1024;
 pub struct Api {
     base: String,
     bearer: Option<String>,
+    headers: Vec<(HeaderName, HeaderValue)>,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
 impl fmt::Debug for Api {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Without the bearer: it may end up in a log.
+        // Without bearer and headers: it may end up in a log.
         formatter.debug_struct("Api").field("base", &self.base).finish_non_exhaustive()
     }
 }
@@ -75,13 +76,20 @@ impl Api {
     #[must_use]
     pub fn new(base: &str) -> Self {
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Self { base: base.trim_end_matches('/').to_owned(), bearer: None, client }
+        Self { base: base.trim_end_matches('/').to_owned(), bearer: None, headers: Vec::new(), client }
     }
 
     /// The same client, with a bearer token on every request.
     #[must_use]
     pub fn with_bearer(mut self, bearer: &str) -> Self {
         self.bearer = Some(bearer.to_owned());
+        self
+    }
+
+    /// The same client, with one more header on every request; what cannot be a header is left out.
+    #[must_use]
+    pub fn with_header(mut self, name: &str, value: &str) -> Self {
+        self.headers.extend(name.parse().ok().zip(value.parse().ok()));
         self
     }
 
@@ -127,6 +135,9 @@ impl Api {
         let mut request = Request::builder().method(&method).uri(format!("{}{path}", self.base));
         if let Some(bearer) = &self.bearer {
             request = request.header(AUTHORIZATION, format!("Bearer {bearer}"));
+        }
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
         }
         let body = body.map(|(kind, body)| (request.headers_mut(), kind, body));
         let body = match body {

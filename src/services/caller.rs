@@ -25,6 +25,8 @@ pub struct Services {
     pub tenant_quota: TenantQuota,
     /// Who follows the feed.
     pub feeds: Feeds,
+    /// Whether this process serves the console.
+    pub has_console: bool,
 }
 
 /// One caller: who it is, and the database as its tenant sees it.

@@ -15,6 +15,7 @@ use super::principal::Principal;
 use crate::clock;
 use crate::domain::ids::ConsoleSessionId;
 use crate::random;
+use crate::store::StoreError;
 use crate::store::access::authenticate::ActiveKey;
 
 /// How long a login link may wait for its use.
@@ -33,8 +34,12 @@ pub struct LoginLink {
 /// Makes a link that logs in once as this caller.
 ///
 /// # Errors
-/// If the database refuses.
+/// If this process has no console, or the database refuses.
 pub async fn make_link(caller: &Caller) -> Result<LoginLink> {
+    if !caller.services.has_console {
+        let why = "this bridge has no console: BRIDGE_CONSOLE is off";
+        return Err(StoreError::Conflict(why.into()).into());
+    }
     let token = BASE64URL.encode(random::bytes::<32>());
     let ends_at = clock::now() + LINK_LIVES;
     let store = &caller.services.whole_store;

@@ -1,9 +1,14 @@
-//! The console as people meet it: in a real browser, in front of a real bridge.
+//! The console as people meet it: in a real browser, in front of a real bridge. Getting in and out, what
+//! moves, and what other sites' pages cannot do; `console_pages_in_a_browser.rs` has every page.
 
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
+use crate::support::bridge::{API_KEY, Bridge};
 use crate::support::browser::{Appearance, Browser};
+use crate::support::client::{Answer, Client};
+use crate::support::{World, look};
 
 /// A page with one fault of each kind that is looked for on the console's pages.
 const BAD_PAGE: &str = r#"<!doctype html><html lang="en"><title>bad</title><main><h1>Bad</h1>
@@ -12,11 +17,12 @@ const BAD_PAGE: &str = r#"<!doctype html><html lang="en"><title>bad</title><main
     <script>console.error("of its own"); new Image().src = "http://127.0.0.2:9/elsewhere.png"</script>"#;
 
 /// Answers each request with one page; gives its origin.
-async fn serve(page: &'static str) -> String {
+async fn serve(page: String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
+            let page = page.clone();
             tokio::spawn(async move {
                 let _ = socket.read(&mut [0; 4096]).await;
                 let head = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\n";
@@ -31,7 +37,7 @@ async fn serve(page: &'static str) -> String {
 /// The tests of this file would be worth nothing with a browser that sees nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_a_page_is_seen() {
-    let origin = serve(BAD_PAGE).await;
+    let origin = serve(BAD_PAGE.to_owned()).await;
     let Some(browser) = Browser::start(&origin).await else { return };
     browser.goto("/").await;
     browser.until("it asked elsewhere", "performance.getEntriesByType('resource').length > 0").await;
@@ -54,4 +60,197 @@ async fn what_is_wrong_with_a_page_is_seen() {
     assert_eq!(browser.path().await, "/next?name=ann");
     assert!(browser.text().await.contains("Bad"));
     assert_eq!(browser.count("p").await, 1);
+}
+
+/// Asks for a page with these headers, without a browser.
+async fn ask(bridge: &Bridge, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+    Client::new(bridge.url.clone()).try_send(method, path, headers, None).await.expect("an answer")
+}
+
+async fn key(bridge: &Bridge, name: &str) -> Value {
+    let made = bridge.post("/v1/api-keys", &json!({"name": name, "scopes": ["read"]})).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    made.json()
+}
+
+const AT_LOGIN: &str = "location.pathname === '/console/login'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_lets_a_browser_in_until_it_logs_out_at_every_process() {
+    let bridge = Bridge::start(&[]).await;
+    let Some(browser) = Browser::start(&bridge.url).await else { return };
+    browser.goto("/console/board?state=BUSY").await;
+    assert_eq!(browser.path().await, "/console/login?next=%2Fconsole%2Fboard%3Fstate%3DBUSY");
+    let faults = browser.faults().await;
+    assert!(faults.is_empty(), "{faults:#?}");
+    for appearance in Appearance::ALL {
+        browser.appear(appearance).await;
+        assert_eq!((browser.breaches().await.len(), browser.overflow().await), (0, 0), "{appearance:?}");
+        browser.screenshot(&format!("login-{appearance:?}").to_lowercase()).await;
+    }
+    browser.fill("#key", "wrong-key-of-sufficient-length-0123456789").await;
+    browser.click("main button").await;
+    browser.says("No key in use is like this one.").await;
+    assert!(browser.cookies().await.is_empty());
+    browser.fill("#key", API_KEY).await;
+    browser.click("main button").await;
+    browser.until("the page that was asked for", "location.pathname === '/console/board'").await;
+    assert_eq!(browser.execute("return document.cookie").await, "", "no script reads the session");
+    let cookies = browser.cookies().await;
+
+    // A browser sends its cookies to every port of a host, so this is the same browser.
+    let second = Bridge::start_on(&bridge.database_url, &[]).await;
+    browser.goto(&format!("{}/console/board", second.url)).await;
+    assert_eq!(browser.path().await, "/console/board");
+    browser.click("header button").await;
+    browser.until("logged out", AT_LOGIN).await;
+    browser.goto("/console/board").await;
+    browser.until("logged out here too", AT_LOGIN).await;
+    for bridge in [&bridge, &second] {
+        let answer = ask(bridge, "GET", "/console/board", &[("cookie", &cookies)]).await;
+        assert_eq!(answer.status, 303, "a cookie that was kept is worth nothing");
+    }
+    let principal = json!("api-key:bootstrap");
+    for kind in ["CONSOLE_LOGIN", "CONSOLE_LOGOUT"] {
+        let entries = look::all(&bridge, &format!("/v1/audit?kind={kind}")).await;
+        assert_eq!(entries.iter().map(|e| &e["principal"]).collect::<Vec<_>>(), [&principal], "{kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_logs_in_once() {
+    let bridge = Bridge::start(&[]).await;
+    let Some(browser) = Browser::start(&bridge.url).await else { return };
+    let made = bridge.post("/v1/console/login-links", &json!({})).await.json();
+    let link = made["url"].as_str().unwrap();
+    browser.goto(link).await;
+    browser
+        .until(
+            "it is in",
+            "location.pathname.startsWith('/console/') && !location.pathname.endsWith('/login')",
+        )
+        .await;
+    browser.click("header button").await;
+    browser.until("logged out", AT_LOGIN).await;
+    browser.goto(link).await;
+    browser.says("This link was used or has ended.").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_revoked_ends_its_browsers_and_what_they_follow() {
+    let bridge = Bridge::start(&[]).await;
+    let Some(browser) = Browser::start(&bridge.url).await else { return };
+    let made = key(&bridge, "wall").await;
+    browser.log_in(made["key"].as_str().unwrap()).await;
+    browser.goto("/console/board").await;
+    browser.says("Live").await;
+    let revoke = format!("/v1/api-keys/{}/revoke", made["id"].as_str().unwrap());
+    assert_eq!(bridge.post(&revoke, &json!({})).await.status, 200);
+    let answer = ask(&bridge, "GET", "/console/board", &[("cookie", &browser.cookies().await)]).await;
+    assert_eq!(
+        (answer.status, &answer.headers["location"]),
+        (303, &"/console/login?next=%2Fconsole%2Fboard".parse().unwrap())
+    );
+    // Nobody touches the browser.
+    browser.until("it asks for a key", AT_LOGIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_board_moves_by_itself_unless_it_is_hidden_or_told_not_to() {
+    let world = World::watching(&["ann"]).await;
+    let Some(browser) = Browser::start(&world.bridge.url).await else { return };
+    browser.log_in(API_KEY).await;
+    browser.goto("/console/board").await;
+    browser.says("Live").await;
+    world.genesys.set_presence("ann", "BUSY").await;
+    browser.says("BUSY").await;
+    browser.click("[data-live-toggle]").await;
+    browser.says("Paused").await;
+    world.genesys.set_presence("ann", "MEAL").await;
+    // What would have moved the page has come to another one that is open.
+    let other = Browser::start(&world.bridge.url).await.unwrap();
+    other.log_in(API_KEY).await;
+    other.goto("/console/board").await;
+    other.says("MEAL").await;
+    assert!(!browser.text().await.contains("MEAL"));
+    browser.click("[data-live-toggle]").await;
+    browser.says("MEAL").await;
+
+    other.hide().await;
+    world.genesys.set_presence("ann", "AWAY").await;
+    browser.says("AWAY").await;
+    assert!(!other.text().await.contains("AWAY"));
+    other.show().await;
+    other.says("AWAY").await;
+    for browser in [&browser, &other] {
+        let faults = browser.faults().await;
+        assert!(faults.is_empty(), "{faults:#?}");
+    }
+}
+
+/// Another site's page sends a form to the console: the browser leaves its cookie out and says where the form
+/// comes from.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_of_another_site_is_refused() {
+    let bridge = Bridge::start(&[]).await;
+    let page = |action: &str| {
+        format!(
+            r#"<!doctype html><title>elsewhere</title><form method="post" action="{}{action}">
+               <input name="key" value="{API_KEY}"><button>Win</button></form>"#,
+            bridge.url
+        )
+    };
+    let Some(browser) = Browser::start(&bridge.url).await else { return };
+    browser.log_in(API_KEY).await;
+    let cookies = browser.cookies().await;
+    for action in ["/console/logout", "/console/login"] {
+        let elsewhere = serve(page(action)).await.replace("127.0.0.1", "localhost");
+        browser.goto(&elsewhere).await;
+        browser.click("button").await;
+        browser.says("Send this form from a page of this console.").await;
+    }
+    browser.goto("/console/board").await;
+    assert_eq!(browser.path().await, "/console/board", "it is still logged in");
+
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    for from in [
+        ("origin", "https://elsewhere.example"),
+        ("origin", "null"),
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
+        ("sec-fetch-site", "none"),
+        ("accept", "*/*"),
+    ] {
+        let headers = [("cookie", cookies.as_str()), form, from];
+        let answer = ask(&bridge, "POST", "/console/logout", &headers).await;
+        assert_eq!(answer.status, 403, "{from:?}");
+    }
+    let own = [("cookie", cookies.as_str()), form, ("origin", bridge.url.as_str())];
+    assert_eq!(ask(&bridge, "POST", "/console/logout", &own).await.status, 303);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_javascript_one_gets_in_and_out_and_reads_pages() {
+    let world = World::watching(&["ann"]).await;
+    world.genesys.set_presence("ann", "BUSY").await;
+    world.audit_of("EVENT_RECEIVED", 1).await;
+    let Some(browser) = Browser::start(&world.bridge.url).await else { return };
+    browser.without_javascript().await;
+    browser.log_in(API_KEY).await;
+    browser.goto("/console/board").await;
+    browser.says("BUSY").await;
+    assert_eq!(browser.count("[data-live-toggle]").await, 0, "nothing runs in it");
+    browser.click("header button").await;
+    browser.until("logged out", AT_LOGIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_can_do_without_a_console() {
+    let bridge = Bridge::start(&[("BRIDGE_CONSOLE", "off")]).await;
+    for path in ["/console", "/console/", "/console/login", "/console/board", "/console/assets/0/console.js"]
+    {
+        assert_eq!(ask(&bridge, "GET", path, &[]).await.status, 404, "{path}");
+    }
+    let made = bridge.post("/v1/console/login-links", &json!({})).await;
+    assert_eq!((made.status, &made.json()["code"]), (409, &json!("conflict")), "{}", made.text());
 }

@@ -154,6 +154,16 @@ pub enum Deed {
     Dismiss {
         agent: String,
     },
+    /// Give a user another name.
+    Rename {
+        agent: String,
+        name: String,
+    },
+    /// Have a user say something next to its presence, from its next change on.
+    Message {
+        agent: String,
+        message: String,
+    },
     /// Say who is in a queue.
     Queue {
         id: String,

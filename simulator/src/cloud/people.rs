@@ -73,6 +73,8 @@ pub struct Person {
     /// System presence as events write it.
     pub presence: String,
     pub definition_id: String,
+    /// What it says next to its presence.
+    pub message: String,
     #[serde(serialize_with = "as_rfc3339")]
     pub presence_at: OffsetDateTime,
     pub routing: String,
@@ -104,6 +106,7 @@ impl Person {
             active: true,
             presence: offline.system.clone(),
             definition_id: offline.id.clone(),
+            message: String::new(),
             presence_at: now,
             routing: "OFF_QUEUE".to_owned(),
             routing_at: now,
@@ -121,7 +124,7 @@ impl Person {
             "routingStatus": {"status": self.routing, "startTime": rfc3339_ms(self.routing_at)},
             "presence": {
                 "presenceDefinition": {"id": self.definition_id, "systemPresence": self.presence},
-                "presenceMessage": "",
+                "presenceMessage": self.message,
                 "modifiedDate": rfc3339_ms(self.presence_at),
             },
             "outOfOffice": {"active": self.out_of_office, "modifiedDate": rfc3339_ms(self.out_of_office_at)},
@@ -137,7 +140,7 @@ impl Person {
                 "source": "PURECLOUD",
                 "presenceDefinition": {"id": self.definition_id, "systemPresence": self.presence},
                 "primary": true,
-                "message": "",
+                "message": self.message,
                 "modifiedDate": rfc3339_ms(self.presence_at),
             }),
             "routingStatus" => json!({
@@ -188,7 +191,7 @@ impl Person {
             "source": "PURECLOUD",
             "primary": true,
             "presenceDefinition": {"id": self.definition_id, "systemPresence": spelled(&self.presence).2},
-            "message": "",
+            "message": self.message,
             "modifiedDate": rfc3339_ms(self.presence_at),
         })
     }

@@ -46,6 +46,14 @@ impl State {
                 person.active = false;
                 1
             }),
+            Deed::Rename { agent, name } => self.people.get_mut(&agent).map_or(0, |person| {
+                person.name = name;
+                1
+            }),
+            Deed::Message { agent, message } => self.people.get_mut(&agent).map_or(0, |person| {
+                person.message = message;
+                1
+            }),
             Deed::Queue { id, members } => self.queues.insert(id, members).map_or(1, |_| 1),
             Deed::Group { id, members } => self.groups.insert(id, members).map_or(1, |_| 1),
             Deed::Hide { client, agents } => {

@@ -174,15 +174,39 @@ impl Browser {
         Some(browser)
     }
 
-    /// Opens a page of the origin, and waits until it is loaded.
+    /// Opens a page of the origin, or of another one, and waits until it is loaded.
     pub async fn goto(&self, path: &str) {
-        let url = format!("{}{path}", self.origin);
+        let url = if path.starts_with('/') { format!("{}{path}", self.origin) } else { path.to_owned() };
         self.client.goto(&url).await.unwrap_or_else(|error| panic!("{url}: {error}"));
     }
 
-    /// Path and query of the page that is shown.
+    /// Logs in to the console with a key, as whoever was logged in before is not any more.
+    pub async fn log_in(&self, key: &str) {
+        self.goto("/console/login").await;
+        self.client.delete_all_cookies().await.unwrap();
+        self.fill("#key", key).await;
+        self.click("main button").await;
+        self.until("logged in", "!location.pathname.endsWith('/login')").await;
+    }
+
+    /// The cookies that the browser sends with its requests, those that pages cannot read too.
+    pub async fn cookies(&self) -> String {
+        let cookies = self.client.get_all_cookies().await.unwrap();
+        cookies
+            .iter()
+            .map(|cookie| format!("{}={}", cookie.name(), cookie.value()))
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+
+    /// Address of the page that is shown.
+    pub async fn url(&self) -> Url {
+        self.client.current_url().await.unwrap()
+    }
+
+    /// Path and query of it.
     pub async fn path(&self) -> String {
-        let url = self.client.current_url().await.unwrap();
+        let url = self.url().await;
         url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()))
     }
 
@@ -252,6 +276,25 @@ impl Browser {
         self.devtools("Emulation.setEmulatedMedia", json!({"features": [scheme]})).await;
     }
 
+    /// Covers the page's tab with another one.
+    pub async fn hide(&self) {
+        let cover = self.client.new_window(true).await.unwrap();
+        let cover = json!({"targetId": String::from(cover.handle)});
+        self.devtools("Target.activateTarget", cover).await;
+        self.until("the page is hidden", "document.hidden").await;
+    }
+
+    /// Brings the page's tab to the front again.
+    pub async fn show(&self) {
+        self.devtools("Page.bringToFront", json!({})).await;
+        self.until("the page is shown", "!document.hidden").await;
+    }
+
+    /// Switches JavaScript of pages off.
+    pub async fn without_javascript(&self) {
+        self.devtools("Emulation.setScriptExecutionDisabled", json!({"value": true})).await;
+    }
+
     /// A command of Chromium's DevTools protocol.
     pub async fn devtools(&self, command: &str, parameters: Value) -> Value {
         let body = json!({"cmd": command, "params": parameters});
@@ -261,7 +304,9 @@ impl Browser {
     /// What pages wrote to the console or were refused, and requests that went elsewhere, since this was
     /// asked last.
     pub async fn faults(&self) -> Vec<String> {
-        let mut faults: Vec<_> = self.log("browser").await.iter().map(Value::to_string).collect();
+        // Chromium's advice, such as on fields for password managers, has the level DEBUG.
+        let told = self.log("browser").await.into_iter().filter(|entry| entry["level"] != "DEBUG");
+        let mut faults: Vec<_> = told.map(|entry| entry.to_string()).collect();
         for entry in self.log("performance").await {
             let event: Value = serde_json::from_str(entry["message"].as_str().unwrap()).unwrap();
             let event = &event["message"];

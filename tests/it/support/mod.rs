@@ -16,6 +16,7 @@ pub mod neighbour;
 pub mod script;
 pub mod shown;
 pub mod siem;
+pub mod site;
 pub mod verdict;
 
 use std::future::Future;
