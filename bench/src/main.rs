@@ -12,7 +12,9 @@ mod scenarios;
 use clap::Parser;
 
 use harness::bridge::Launch;
-use scenarios::{deliver, ends, filters, hanging, hardship, isolation, many, order, outage, removal, scale};
+use scenarios::{
+    console, deliver, ends, filters, hanging, hardship, isolation, many, order, outage, removal, scale,
+};
 
 /// Prints latency at a steady rate and throughput when flooded; or what a part measures.
 #[derive(Parser)]
@@ -48,6 +50,8 @@ enum Part {
     /// Ten thousand webhooks with long filters, one of which is changed each second: what another one
     /// notices.
     Filters(filters::Options),
+    /// Pages of the console on much data while changes flow, and what ten open consoles cost the flow.
+    Console(console::Options),
     /// How many changes the simulated upstream can send, and how many POSTs the receiver can take, without
     /// any bridge.
     Ends(ends::Options),
@@ -67,6 +71,7 @@ async fn main() -> anyhow::Result<()> {
         Some(Part::Many(options)) => many::run(&launch, options).await,
         Some(Part::Removal(options)) => removal::run(&launch, options).await,
         Some(Part::Filters(options)) => filters::run(&launch, options).await,
+        Some(Part::Console(options)) => console::run(&launch, options).await,
         Some(Part::Ends(options)) => ends::run(options).await,
     }
 }

@@ -15,7 +15,8 @@ use tokio::process::{Child, Command};
 use crate::measuring::growth::rss_mib;
 use crate::measuring::metrics::Metrics;
 
-const API_KEY: &str = "bench-key-of-sufficient-length-0123456789";
+/// Key of every bridge here.
+pub const API_KEY: &str = "bench-key-of-sufficient-length-0123456789";
 const MASTER_KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
 
 /// How bridges are started.
@@ -42,7 +43,8 @@ pub struct Bridge {
     database_url: Option<String>,
     child: Child,
     pub api: Api,
-    listen: String,
+    /// Address that it listens on, such as `127.0.0.1:41234`.
+    pub listen: String,
     dir: TempDir,
 }
 

@@ -1,6 +1,7 @@
 //! A bridge as a process of its own, the simulated ends around it, and questions to its API and its database.
 
 pub mod bridge;
+pub mod console;
 pub mod feed;
 pub mod hostile;
 pub mod machine;

@@ -6,8 +6,14 @@ use anyhow::{Context as _, ensure};
 use genesys_simulator::cloud::{Cloud, CloudOptions};
 use genesys_simulator::crm::{Crm, CrmOptions, Secret};
 use serde_json::{Value, json};
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::harness::bridge::{Bridge, Launch};
+use crate::harness::world::state_of;
+use crate::measuring::figures::Times;
+
+/// How long POSTs may take to arrive.
+const POSTS_WITHIN: Duration = Duration::from_secs(120);
 
 /// A bridge, its upstream and its receiver.
 pub struct Watch {
@@ -71,5 +77,44 @@ impl Watch {
         let secret = webhook.get("secret").and_then(|s| s.as_str()).context("no secret in the answer")?;
         self.crm.set_secrets_of("/crm", vec![Secret::parse(secret)?]);
         Ok(())
+    }
+
+    /// Changes the next agent's presence; gives the change's number. Each round gives every agent another
+    /// state than the round before.
+    pub fn change(&self, n: usize) -> u64 {
+        let agent = self.agents.get(n % self.agents.len()).map_or("", String::as_str);
+        self.cloud.push_presence(agent, state_of(n / self.agents.len()))
+    }
+
+    /// Changes at a rate for a while, from the `n`th change on, and waits until each has arrived; gives the
+    /// times from frame to POST.
+    pub async fn flow(&self, rate: u32, time: Duration, n: &mut usize) -> anyhow::Result<Times> {
+        let mut ticks = interval(Duration::from_secs(1) / rate.max(1));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let (start, mut first, mut last) = (Instant::now(), None, 0);
+        while start.elapsed() < time {
+            ticks.tick().await;
+            last = self.change(*n);
+            first = first.or(Some(last));
+            *n += 1;
+        }
+        let changes = first.unwrap_or(last + 1)..=last;
+        let by = Instant::now() + POSTS_WITHIN;
+        loop {
+            let posts = self.crm.posts();
+            let ours: Vec<_> = posts
+                .iter()
+                .filter_map(|post| {
+                    let n = post.n().filter(|n| changes.contains(n))?;
+                    Some(post.arrived.saturating_duration_since(self.cloud.change(n)?.sent))
+                })
+                .collect();
+            if ours.len() >= changes.clone().count() {
+                self.crm.forget();
+                return Ok(Times::of(ours.into_iter()));
+            }
+            ensure!(Instant::now() < by, "only {} of {} changes arrived", ours.len(), changes.count());
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 }

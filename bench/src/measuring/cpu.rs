@@ -39,6 +39,11 @@ impl Usage {
 }
 
 impl Used {
+    /// CPU time of the bridge with its Postgres.
+    pub const fn bridge_and_postgres_ms(&self) -> u64 {
+        self.bridge_ms + self.postgres_ms
+    }
+
     /// CPU time of the bench, with the simulators and receivers in it.
     pub const fn own_ms(&self) -> u64 {
         self.own_ms

@@ -15,8 +15,6 @@ use crate::harness::watch::Watch;
 use crate::measuring::cpu::Usage;
 use crate::measuring::figures::at;
 
-const STATES: [&str; 5] = ["AVAILABLE", "ON_QUEUE", "BUSY", "AWAY", "MEETING"];
-
 #[derive(Args)]
 pub struct Options {
     /// Agents; a channel takes a thousand.
@@ -79,9 +77,7 @@ async fn play(watch: &Watch, options: &Options, first: usize, what: &str) -> any
     let (start, mut numbers, mut n) = (Instant::now(), Vec::new(), first);
     while start.elapsed() < part {
         ticks.tick().await;
-        let agent = watch.agents.get(n % watch.agents.len()).map_or("", String::as_str);
-        let state = STATES.get(n / watch.agents.len() % STATES.len()).copied().unwrap_or("IDLE");
-        numbers.push(watch.cloud.push_presence(agent, state));
+        numbers.push(watch.change(n));
         n += 1;
     }
     let used = usage.until_now();
