@@ -104,6 +104,13 @@ impl View {
         }
     }
 
+    /// The same look with the fields of a form as its query, so that what reads the one reads the other.
+    #[must_use]
+    pub fn asking(mut self, fields: &[(String, String)]) -> Self {
+        self.query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        self
+    }
+
     /// The whole address.
     #[must_use]
     pub fn address(&self) -> String {

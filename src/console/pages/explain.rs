@@ -17,7 +17,7 @@ use crate::console::{Page, Result, links};
 use crate::domain::access::scope::Scope;
 use crate::domain::explain::{Explanation, Match, Verdict, explain};
 use crate::domain::ids::{DeliveryId, EventId, WebhookId};
-use crate::domain::presence::Event;
+use crate::domain::presence::{Event, EventKind};
 use crate::store::views::deliveries::DeliveryFilter;
 use crate::store::views::events::{FeedFilter, FeedPlace};
 
@@ -177,7 +177,9 @@ async fn explained(view: &View, event_id: EventId, webhook: WebhookId) -> Result
         p.verdict { (badge(tone(told.verdict), &told.verdict.as_str().replace('_', " "))) " " strong { (sentence(&told.reason)) } }
         p {
             "Webhook " (names.webhook(Some(webhook))) ", "
-            a href=(links::event(event_id)) { "the event" }
+            @if known.event.kind == EventKind::PresenceUpdated {
+                a href=(links::event(event_id)) { "the event" }
+            } @else { "an event of the kind " (known.event.kind.as_str()) }
             @if let Some(agent) = agent { " of " (names.agent(Some(agent), known.event.source_id)) }
             @if has_delivery {
                 ", " a href=(links::delivery(DeliveryId::of(event_id, webhook))) { "the delivery" }

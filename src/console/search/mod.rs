@@ -2,6 +2,7 @@
 
 use actix_web::http::StatusCode;
 use maud::{Markup, html};
+use serde_json::Value;
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
@@ -24,7 +25,11 @@ pub const A_TIME: &str = "UTC, such as 2026-01-31 09:30, or how long ago: 15m, 2
 pub fn found_or_wrong<T>(found: Result<T>) -> Result<(Option<T>, Option<ApiError>)> {
     match found {
         Ok(found) => Ok((Some(found), None)),
-        Err(wrong) if wrong.status() == StatusCode::BAD_REQUEST => Ok((None, Some(wrong))),
+        Err(wrong)
+            if [StatusCode::BAD_REQUEST, StatusCode::UNPROCESSABLE_ENTITY].contains(&wrong.status()) =>
+        {
+            Ok((None, Some(wrong)))
+        }
         Err(error) => Err(error),
     }
 }
@@ -91,7 +96,9 @@ impl<'a> Fields<'a> {
     }
 
     fn complaint(&self, name: &str) -> Option<&'a str> {
-        let wrong = self.wrong?.errors().iter().find(|each| each["parameter"] == name)?;
+        let pointer = format!("/{name}");
+        let is_its = |each: &&Value| each["parameter"] == name || each["pointer"] == pointer.as_str();
+        let wrong = self.wrong?.errors().iter().find(is_its)?;
         wrong["detail"].as_str()
     }
 

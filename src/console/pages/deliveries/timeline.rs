@@ -1,9 +1,12 @@
-//! The steps of a delivery, drawn one below the other.
+//! The steps of a delivery, drawn one below the other, with what is kept of each attempt.
+
+use std::time::Duration;
 
 use maud::{Markup, html};
+use serde_json::Value;
 
-use crate::console::parts::{Tone, badge, sentence, span, time};
-use crate::domain::explain::Step;
+use crate::console::parts::{Tone, badge, facts, lasting, sentence, source_text, span, time};
+use crate::domain::explain::{EntryFacts, Step};
 
 /// Steps, oldest first, each with the time since the one before.
 pub fn of(steps: &[Step]) -> Markup {
@@ -17,6 +20,7 @@ pub fn of(steps: &[Step]) -> Markup {
                     }
                     " " (badge(tone(step), step.what))
                     p { (sentence(&step.detail)) }
+                    @if let Some(entry) = step.entry.as_ref().filter(|_| step.what == "attempt") { (attempt(entry)) }
                 }
             }
         }
@@ -24,15 +28,44 @@ pub fn of(steps: &[Step]) -> Markup {
 }
 
 /// How a step went.
-pub fn tone(step: &Step) -> Tone {
+fn tone(step: &Step) -> Tone {
     let entry = step.entry.as_ref();
-    match (
-        step.what,
-        entry.and_then(|entry| entry.outcome.as_deref()),
-        entry.and_then(|e| e.end_state.as_deref()),
-    ) {
+    let outcome = entry.and_then(|entry| entry.outcome.as_deref());
+    match (step.what, outcome, entry.and_then(|entry| entry.end_state.as_deref())) {
         ("attempt", Some("ok"), _) | (_, _, Some("delivered")) => Tone::Good,
         ("attempt", ..) | (_, _, Some("dead" | "expired" | "webhook_gone" | "webhook_disabled")) => Tone::Bad,
         _ => Tone::Plain,
+    }
+}
+
+/// What the entry of an attempt holds, as people read it.
+fn attempt(entry: &EntryFacts) -> Markup {
+    let text = |name: &str| entry.data.get(name).and_then(Value::as_str);
+    let took = entry.duration_ms.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
+    let mut known: Vec<(&str, Markup)> = Vec::new();
+    if let Some(took) = took {
+        known.push(("Started", time(entry.at - took)));
+        known.push(("Took", html! { (lasting(took)) }));
+    }
+    for (name, called) in [
+        ("sent_at", "Time in its body"),
+        ("retry_at", "Next try"),
+        ("format", "Format"),
+        ("batch", "In the batch"),
+        ("halved_into", "Goes again in the half"),
+    ] {
+        if let Some(value) = text(name) {
+            known.push((called, html! { (sentence(value)) }));
+        }
+    }
+    if let Some(superseded) = entry.data.get("superseded").and_then(Value::as_u64) {
+        known.push(("Older states that it stands for", html! { (superseded) }));
+    }
+    html! {
+        @if !known.is_empty() { (facts(&known)) }
+        @if let Some(answer) = text("answer") {
+            p.hint { "The answer began with" }
+            (source_text("First bytes of the answer", answer))
+        }
     }
 }
