@@ -34,6 +34,7 @@ use crate::domain::webhook::target::TargetPolicy;
 use crate::embedded_postgres::{Embedded, EmbeddedError, Options};
 use crate::keyfile::{self, KeyFile};
 use crate::metrics::Metrics;
+use crate::outbound::body::envelope;
 use crate::outbound::post::Poster;
 use crate::outbound::transport::own_addresses::OwnAddressWatcher;
 use crate::random;
@@ -281,9 +282,10 @@ fn spawn_loops(config: &Config, shared: &Shared) {
 fn api_state(config: &Config, shared: Shared) -> ApiState {
     let Shared { store, status, metrics, master_key, targets } = shared;
     let tenant_quota = config.tenant_quota;
-    let (feeds, has_console) = (Feeds::default(), config.console.is_some());
+    let (feeds, has_console, render) = (Feeds::default(), config.console.is_some(), envelope::shown);
+    let whole_store = store;
     let services =
-        Services { whole_store: store, status, master_key, targets, tenant_quota, feeds, has_console };
+        Services { whole_store, status, master_key, targets, tenant_quota, render, feeds, has_console };
     let proxies = TrustedProxies::new(config.trusted_proxies.clone());
     ApiState::new(Arc::new(services), metrics, ClientLimits { proxies, call_rate: config.api_rate })
 }

@@ -148,6 +148,8 @@ pub const ROUTES: &[Endpoint] = &[
     Endpoint::new(Scope::Read, "GET", "/v1/events", |r| r.to(events::list)),
     Endpoint::new(Scope::Read, "GET", "/v1/events/{id}", |r| r.to(events::get)),
     Endpoint::new(Scope::Read, "GET", "/v1/deliveries", |r| r.to(deliveries::list)),
+    // Before the path of one delivery, which fits it too.
+    Endpoint::new(Scope::Webhooks, "POST", "/v1/deliveries/retry", |r| r.to(deliveries::retry_matching)),
     Endpoint::new(Scope::Read, "GET", "/v1/deliveries/{id}", |r| r.to(deliveries::get)),
     Endpoint::new(Scope::Webhooks, "POST", "/v1/deliveries/{id}/retry", |r| r.to(deliveries::retry)),
     Endpoint::new(Scope::Read, "GET", "/v1/recoveries", |r| r.to(recoveries::list)),

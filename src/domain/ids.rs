@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 macro_rules! uuid_id {
@@ -83,6 +84,12 @@ impl DeliveryId {
     #[must_use]
     pub fn bound(milliseconds: u64) -> Self {
         Self(Uuid::from_u128(u128::from(milliseconds) << TIME_SHIFT))
+    }
+
+    /// The same for a time.
+    #[must_use]
+    pub fn bound_at(time: OffsetDateTime) -> Self {
+        Self::bound(u64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0))
     }
 
     /// Whether it is only a place between two.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::Full;
-use hyper::header::{HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use hyper::header::{HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, SET_COOKIE};
 use hyper::{Method, Request};
 use rustls::ClientConfig;
 use url::Url;
@@ -26,6 +26,11 @@ use crate::tls;
 
 /// Bytes of an answer's body that are kept.
 const ANSWER_KEPT_MAX: usize = 4 * 1024;
+
+/// Header lines of a refusal that are kept.
+const HEAD_LINES_MAX: usize = 16;
+/// Characters of each that are kept.
+const HEAD_LINE_CHARS_MAX: usize = 200;
 
 /// One POST to make.
 #[derive(Clone, Debug)]
@@ -58,6 +63,8 @@ pub struct Answer {
     /// The beginning of the answer's body, at most 4 KiB; of a refusal's without the webhook's secrets, for
     /// it is kept.
     pub excerpt: Vec<u8>,
+    /// The first header lines of a refusal, without the webhook's secrets and without cookies.
+    pub head: Vec<String>,
 }
 
 /// Makes attempts, each one POST.
@@ -103,11 +110,13 @@ impl Poster {
                 let outcome = Outcome::Answered { status: reply.status, retry_after };
                 let duration = start.elapsed();
                 let (reason, remade) = (redirect(&post, &reply), reply.remade);
+                let head = if outcome.is_success() { Vec::new() } else { head_lines(&post, &reply) };
                 let excerpt = excerpt(&post, reply, outcome.is_success());
-                Answer { outcome, reason, remade, duration, excerpt }
+                Answer { outcome, reason, remade, duration, excerpt, head }
             }
             Err(Failure { outcome, reason, remade }) => {
-                Answer { outcome, reason, remade, duration: start.elapsed(), excerpt: Vec::new() }
+                let (excerpt, head, duration) = (Vec::new(), Vec::new(), start.elapsed());
+                Answer { outcome, reason, remade, duration, excerpt, head }
             }
         }
     }
@@ -120,6 +129,21 @@ fn excerpt(post: &Post, mut reply: Reply, is_success: bool) -> Vec<u8> {
         return reply.body;
     }
     redact(&reply.body, !reply.whole, &secrets(post, &reply), ANSWER_KEPT_MAX)
+}
+
+/// What is given of a refusal's head.
+fn head_lines(post: &Post, reply: &Reply) -> Vec<String> {
+    let shown = reply.headers.iter().filter(|(name, _)| **name != SET_COOKIE);
+    let mut lines = Vec::new();
+    for (name, value) in shown.take(HEAD_LINES_MAX) {
+        lines.extend_from_slice(name.as_str().as_bytes());
+        lines.extend_from_slice(b": ");
+        lines.extend_from_slice(value.as_bytes());
+        lines.push(b'\n');
+    }
+    let lines = redact(&lines, false, &secrets(post, reply), usize::MAX);
+    let shorten = |line: &str| line.chars().take(HEAD_LINE_CHARS_MAX).collect();
+    String::from_utf8_lossy(&lines).lines().map(shorten).collect()
 }
 
 /// What nothing that is kept of an answer may show.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use super::feed::Feeds;
 use super::principal::Principal;
 use crate::domain::access::tenant_quota::TenantQuota;
+use crate::domain::delivery::sent_post::{SentAs, SentPost};
+use crate::domain::presence::Event;
 use crate::domain::secret::MasterKey;
 use crate::domain::webhook::target::TargetPolicy;
 use crate::status::Status;
@@ -23,6 +25,8 @@ pub struct Services {
     pub targets: TargetPolicy,
     /// How much one tenant may have.
     pub tenant_quota: TenantQuota,
+    /// Writes the POST of a delivery as it is sent.
+    pub render: fn(&Event, &SentAs) -> SentPost,
     /// Who follows the feed.
     pub feeds: Feeds,
     /// Whether this process serves the console.

@@ -48,7 +48,9 @@ pub fn check(webhook: WebhookId, input: RecoveryInput) -> Result<RecoveryRequest
     let agents = check_agents(input.agents.unwrap_or_default(), &mut wrong);
     let only_failed = input.only_failed.unwrap_or(true);
     match input.since {
-        Some(since) if wrong.is_empty() => Ok(RecoveryRequest { webhook, since, until, only_failed, agents }),
+        Some(since) if wrong.is_empty() => {
+            Ok(RecoveryRequest { webhook, since, until, only_failed, states: None, source: None, agents })
+        }
         _ => Err(wrong),
     }
 }

@@ -161,6 +161,35 @@ const LISTS: [&str; 10] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_tries_all_that_failed_again_tries_ones_own_alone() {
+    let two = Two::start().await;
+    sqlx::query("update webhook set state = 'paused'").execute(&two.pool).await.unwrap();
+    let failed = "insert into audit_log (at, kind, webhook_id, event_id, delivery_id, agent_id, end_state)
+                  select now(), 'DELIVERY_ENDED', webhook_id, event_id, delivery_id, agent_id, 'dead'
+                  from audit_log
+                  where end_state = 'delivered'";
+    let failed = sqlx::query(failed).execute(&two.pool).await.unwrap().rows_affected();
+    let path = "/v1/deliveries/retry";
+    let counted = two.ask(API_KEY, "POST", path, Some(json!({"dry_run": true}))).await.json();
+    let asked = two.ask(OTHER_KEY, "POST", path, Some(json!({}))).await.json();
+    assert_eq!(counted["deliveries"].as_u64().unwrap() + asked["deliveries"].as_u64().unwrap(), failed);
+    let theirs = &asked["webhooks"][0];
+    let recovery = format!("/v1/recoveries/{}", theirs["recovery"]["id"].as_str().unwrap());
+    eventually("theirs is done", || async {
+        let recovery = two.ask(OTHER_KEY, "GET", &recovery, None).await.json();
+        (recovery["state"] == "done").then(|| assert_eq!(recovery["recovered"], theirs["deliveries"]))
+    })
+    .await;
+    assert_eq!(two.ask(API_KEY, "GET", &recovery, None).await.status, 404);
+    let open = |key| two.items(key, "/v1/deliveries?state=open");
+    assert_eq!(open(OTHER_KEY).await.len() as u64, theirs["deliveries"].as_u64().unwrap());
+    assert!(open(API_KEY).await.is_empty());
+    let hook = theirs["webhook_id"].clone();
+    let of_another = two.ask(API_KEY, "POST", path, Some(json!({"webhook": hook, "dry_run": true}))).await;
+    assert_eq!(of_another.json()["webhooks"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_follows_the_feed_is_told_of_ones_own_agents_alone() {
     let two = Two::start().await;
     let bridge = &two.world.bridge;

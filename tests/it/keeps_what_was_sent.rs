@@ -2,10 +2,13 @@
 //! webhook meanwhile.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use genesys_simulator::crm::{Behaviour, Post};
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::support::crowd::items;
 use crate::support::look::{all, hurry};
@@ -133,4 +136,41 @@ async fn a_retry_of_one_takes_its_whole_batch_along() {
     .await;
     let posts = world.crm.received("/hooks/a");
     assert_same(&posts[0], &posts[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_is_shown_from_the_frame_to_the_last_answer() {
+    for format in ["standard", "cloudevents-structured", "cloudevents-binary"] {
+        let auth = json!({"kind": "bearer", "token": "hidden-from-everybody"});
+        let (world, pool, _) = refusing_at_first(json!({"format": format, "auth": auth})).await;
+        let busy = Behaviour::status(503).header("x-why", "busy").header("set-cookie", "session=1");
+        world.crm.next("/hooks/a", [busy.header("x-seen", "Bearer hidden-from-everybody")]);
+        let before = OffsetDateTime::now_utc();
+        world.genesys.set_presence("ann", "AWAY").await;
+        world.crm.wait_for(1, SOON).await.unwrap();
+        let posts = hurried(&world, &pool, 3).await;
+        let told = world.delivery_in(posts[0].webhook_id(), "delivered").await;
+        let request = &told["request"];
+        assert_eq!(request["body"].as_str().unwrap().as_bytes(), &posts[0].body[..], "{format}");
+        for header in request["headers"].as_array().unwrap() {
+            let (name, value) = (header["name"].as_str().unwrap(), header["value"].as_str().unwrap());
+            assert_eq!(posts[0].header(name), Some(value), "{format} {name}");
+        }
+        let attempts = told["attempts"].as_array().unwrap();
+        let time = |text: &Value| OffsetDateTime::parse(text.as_str().unwrap(), &Rfc3339).unwrap();
+        let mut stamps = vec![time(&told["event"]["received_at"]), time(&told["event"]["committed_at"])];
+        stamps.extend(attempts.iter().flat_map(|one| [time(&one["started_at"]), time(&one["at"])]));
+        // The duration is in whole milliseconds.
+        assert!(stamps.windows(2).all(|two| two[0] <= two[1] + Duration::from_millis(1)), "{stamps:?}");
+        assert!(stamps[0] + Duration::from_secs(2) >= before, "{stamps:?}");
+        let refused = &attempts[1]["data"];
+        let head: Vec<_> =
+            refused["answer_head"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+        assert!(head.contains(&"x-why: busy"), "{head:?}");
+        assert!(
+            !head.iter().any(|line| line.contains("session=1") || line.contains("hidden-from")),
+            "{head:?}"
+        );
+        assert_eq!(attempts[2]["data"].get("answer_head"), None, "nothing of a success");
+    }
 }

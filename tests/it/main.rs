@@ -57,6 +57,7 @@ mod refuses_inner_targets;
 mod refuses_wrong_configuration;
 mod registers_webhooks;
 mod repeats_safely;
+mod retries_all_that_match;
 mod retries_then_gives_up;
 mod revives_its_postgres;
 mod rotates_the_master_key;

@@ -71,6 +71,7 @@ async fn every_operation_succeeds_as_promised() {
     })
     .await;
     assert_eq!(b.post(&format!("/v1/deliveries/{delivery}/retry"), &json!({})).await.status, 202);
+    assert_eq!(b.post("/v1/deliveries/retry", &json!({"agent": "nobody"})).await.status, 202);
     for step in ["rotate-secret", "test", "pause", "resume", "enable", "snapshot"] {
         let status = b.post(&format!("/v1/webhooks/{hook}/{step}"), &json!({})).await.status;
         assert!(status < 300, "{step} answered {status}");

@@ -237,7 +237,7 @@ impl Conclusion<'_> {
 
     /// Audit entry of the attempt. Only a refusal is quoted: its text helps.
     fn entry(&self, claimed: &Claimed, settlement: &Settlement) -> Entry {
-        let Answer { outcome, reason, remade, duration, excerpt } = &self.posted.answer;
+        let Answer { outcome, reason, remade, duration, excerpt, head } = &self.posted.answer;
         let mut entry = claimed.entry(self.now, Kind::DeliveryAttempt);
         let source = claimed.event.as_ref().and_then(|event| event.source.as_ref());
         entry.source_id = source.map(|(source, _)| *source);
@@ -271,6 +271,9 @@ impl Conclusion<'_> {
         if !excerpt.is_empty() && !outcome.is_success() {
             let quoted = String::from_utf8_lossy(excerpt.get(..EXCERPT_BYTES).unwrap_or(excerpt));
             entry = entry.data("answer", quoted.into_owned());
+        }
+        if !head.is_empty() {
+            entry = entry.data("answer_head", head.as_slice());
         }
         if let Some(half) = settlement.half {
             entry = entry.data("halved_into", half.to_string());
@@ -333,6 +336,7 @@ mod tests {
             remade: false,
             duration: Duration::from_millis(12),
             excerpt: excerpt.into(),
+            head: if status < 300 { vec![] } else { vec!["server: crm".to_owned()] },
         };
         let batch_id = batch_id.map(str::to_owned);
         Posted { webhook, number: 1, items: vec![claimed(webhook)], batch_id, bytes: 0, answer }
@@ -365,6 +369,7 @@ mod tests {
         assert_eq!(settlement.disposition, Disposition::RetryAt(NOW + Duration::from_secs(5)));
         assert_eq!((entry.level, entry.end_state, entry.duration_ms), (Level::Warn, None, Some(12)));
         assert_eq!(entry.data.get("answer").and_then(|text| text.as_str()), Some("out of order"));
+        assert_eq!(entry.data.get("answer_head"), Some(&vec!["server: crm"].into()));
         assert!(entry.data.contains_key("retry_at"));
     }
 

@@ -14,13 +14,15 @@ use crate::services::caller::Caller;
 use crate::services::recoveries::RecoveryInput;
 use crate::store::recovery::requests::{Recovery, RecoveryFilter};
 
-fn view(recovery: &Recovery) -> Value {
+pub(super) fn view(recovery: &Recovery) -> Value {
     json!({
         "id": recovery.recovery_id,
         "webhook_id": recovery.webhook_id,
         "since": at(recovery.since),
         "until": at(recovery.until),
         "only_failed": recovery.only_failed,
+        "states": recovery.states,
+        "source_id": recovery.source_id,
         "agents": recovery.agents,
         "state": recovery.state().as_str(),
         "reason": recovery.reason.map(RecoveryFailure::as_str),

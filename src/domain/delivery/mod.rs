@@ -9,6 +9,7 @@ pub mod reason;
 pub mod receiver;
 pub mod recovery;
 pub mod retry_schedule;
+pub mod sent_post;
 pub mod settings;
 pub mod signature;
 pub mod signing_pair;

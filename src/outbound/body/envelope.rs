@@ -13,6 +13,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::clock::rfc3339;
+use crate::domain::delivery::sent_post::{SentAs, SentPost};
 use crate::domain::delivery::settings::Format;
 use crate::domain::delivery::signature::{Signer, signature_header};
 use crate::domain::ids::DeliveryId;
@@ -269,6 +270,22 @@ pub fn headers(id: &str, attempt: u32, timestamp: i64, signers: &[Signer], rende
         }
     }
     headers
+}
+
+/// The POST of a delivery, as it was sent or would be.
+#[must_use]
+pub fn shown(event: &Event, sent: &SentAs) -> SentPost {
+    let rendered = RenderedEvent::of(event);
+    let SentAs { delivery, format, superseded, sent_at } = *sent;
+    let item = Item { event: &rendered, delivery_id: delivery, superseded, sent_at };
+    let Rendered { body, mut headers } = render(&item, format);
+    headers.insert(USER_AGENT, SENDER);
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let mut headers: Vec<_> =
+        headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
+    headers.push(("webhook-id".to_owned(), delivery.to_string()));
+    headers.sort_unstable();
+    SentPost { headers, body: String::from_utf8_lossy(&body).into_owned() }
 }
 
 #[cfg(test)]

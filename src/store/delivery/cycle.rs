@@ -148,6 +148,7 @@ fn without_ends(entries: &[Entry], lost: &HashSet<DeliveryId>) -> Vec<Entry> {
         entry.end_state = None;
         // The person that an answer may quote can have been erased since the lease was lost.
         entry.data.remove("answer");
+        entry.data.remove("answer_head");
     }
     left
 }

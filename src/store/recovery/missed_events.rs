@@ -3,7 +3,7 @@
 
 use time::OffsetDateTime;
 
-use crate::domain::ids::{AgentId, EventId, RecoveryId, TenantId, WebhookId, with_canonical_guids};
+use crate::domain::ids::{AgentId, EventId, RecoveryId, SourceId, TenantId, WebhookId, with_canonical_guids};
 use crate::store::session::choose_plan_by_values;
 use crate::store::webhooks::rows::Webhook;
 use crate::store::{Result, Store, session, with_long_timeout, with_timeout};
@@ -20,6 +20,8 @@ pub(in crate::store) struct Job {
     pub(in crate::store) since: OffsetDateTime,
     pub(in crate::store) until: OffsetDateTime,
     pub(in crate::store) only_failed: bool,
+    pub(in crate::store) states: Option<Vec<String>>,
+    pub(in crate::store) source_id: Option<SourceId>,
     pub(in crate::store) agents: Vec<String>,
     pub(in crate::store) newest_only: bool,
     pub(in crate::store) principal: String,

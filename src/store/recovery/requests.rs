@@ -3,13 +3,14 @@
 //! `services/recoveries.rs` makes them, the API shows them, `actors/dispatch/maintenance.rs` claims them, and
 //! `store/recovery/worker.rs` does the work.
 
+use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use crate::clock;
 use crate::domain::audit::{Kind, Level};
 use crate::domain::delivery::recovery::{RecoveryFailure, RecoveryState};
 use crate::domain::delivery::settings::Mode;
-use crate::domain::ids::{DispatcherId, RecoveryId, WebhookId};
+use crate::domain::ids::{DispatcherId, RecoveryId, SourceId, WebhookId};
 use crate::store::session::choose_plan_by_values;
 use crate::store::webhooks::rows::{must_take_part, read};
 use crate::store::webhooks::work::{self, WebhookWork};
@@ -27,6 +28,11 @@ pub struct RecoveryRequest {
     pub until: OffsetDateTime,
     /// Only what ended without success.
     pub only_failed: bool,
+    /// Deliveries whose last end is one of these, whatever the webhook's filters say; `None`: events that
+    /// its filters ask for.
+    pub states: Option<Vec<String>>,
+    /// Only of this source; with `states` alone.
+    pub source: Option<SourceId>,
     /// Only these agents, by Genesys user id or by the CRM's own; empty: all.
     pub agents: Vec<String>,
 }
@@ -43,6 +49,10 @@ pub struct Recovery {
     pub until: OffsetDateTime,
     /// Only what ended without success.
     pub only_failed: bool,
+    /// Only deliveries whose last end is one of these; `None`: events that the webhook's filters ask for.
+    pub states: Option<Vec<String>>,
+    /// Only of this source.
+    pub source_id: Option<SourceId>,
     /// Only these agents; empty: all.
     pub agents: Vec<String>,
     /// Deliveries that were opened.
@@ -87,53 +97,41 @@ impl Store {
     /// If there is no such webhook, if it is disabled or unverified, if another request for it runs, or the
     /// database refuses.
     pub async fn request_recovery(&self, request: &RecoveryRequest, principal: &str) -> Result<Recovery> {
-        let (now, id) = (clock::now(), RecoveryId::generate());
         let mut tx = self.begin().await?;
         lock(&mut tx, request.webhook).await?;
-        let webhook = read(&mut tx, request.webhook).await?;
-        must_take_part(&webhook)?;
-        let running = sqlx::query_scalar!(
-            r#"select recovery_id as "id: RecoveryId" from recovery where webhook_id = $1 and ended_at is null"#,
-            request.webhook as _,
-        )
-        .fetch_optional(&mut *tx)
-        .await?;
-        if let Some(running) = running {
-            return Err(StoreError::Conflict(format!(
-                "its recovery {running} is running; wait for it or cancel it"
-            )));
-        }
-        let recovery = sqlx::query_as!(
-            Recovery,
-            r#"insert into recovery (
-                   recovery_id, webhook_id, since, until, only_failed, agents, newest_only, principal, requested_at)
-               values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-               returning recovery_id as "recovery_id: RecoveryId", webhook_id as "webhook_id: WebhookId", since, until,
-                         only_failed, agents, recovered, skipped, requested_at, ended_at,
-                         reason as "reason: RecoveryFailure""#,
-            id as _,
-            request.webhook as _,
-            request.since,
-            request.until,
-            request.only_failed,
-            &request.agents,
-            webhook.settings.delivery.mode == Mode::Latest,
-            principal,
-            now,
-        )
-        .fetch_one(&mut *tx)
-        .await?;
-        work::request(&mut tx, request.webhook, WebhookWork::Wake, now).await?;
-        let entry = webhook_entry(now, Kind::RecoveryRequested, request.webhook, principal)
-            .data("recovery", id.to_string())
-            .data("since", request.since.to_string())
-            .data("until", request.until.to_string())
-            .data("only_failed", request.only_failed)
-            .data("agents", request.agents.len());
-        audit::write(&mut tx, &[entry]).await?;
+        let recovery = insert(&mut tx, request, principal).await?;
         tx.commit().await?;
         self.wake.deliveries_due();
         Ok(recovery)
+    }
+
+    /// The same for several webhooks, at once: a request for each of those that may have one, in their order,
+    /// or why it may not.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub async fn request_recoveries(
+        &self,
+        requests: &[RecoveryRequest],
+        principal: &str,
+    ) -> Result<Vec<Result<Recovery, String>>> {
+        let mut tx = self.begin().await?;
+        let mut all = Vec::with_capacity(requests.len());
+        for request in requests {
+            let inserted = match lock(&mut tx, request.webhook).await {
+                Ok(()) => insert(&mut tx, request, principal).await,
+                Err(error) => Err(error),
+            };
+            all.push(match inserted {
+                Ok(recovery) => Ok(recovery),
+                Err(StoreError::Conflict(why)) => Err(why),
+                Err(StoreError::NotFound(_)) => Err("it was removed meanwhile".to_owned()),
+                Err(error) => return Err(error),
+            });
+        }
+        tx.commit().await?;
+        self.wake.deliveries_due();
+        Ok(all)
     }
 
     /// Ends a running request for its owner; deliveries that it has opened by then stay open.
@@ -218,7 +216,7 @@ impl Store {
         let rows = sqlx::query_as!(
             Recovery,
             r#"select recovery_id as "recovery_id: RecoveryId", webhook_id as "webhook_id: WebhookId", since, until,
-                      only_failed, agents, recovered, skipped, requested_at, ended_at,
+                      only_failed, states, source_id as "source_id: SourceId", agents, recovered, skipped, requested_at, ended_at,
                       reason as "reason: RecoveryFailure"
                from recovery
                where ($1::uuid is null or recovery_id = $1)
@@ -314,4 +312,57 @@ impl Store {
         })
         .await
     }
+}
+
+/// Writes a request down for a webhook whose row is locked.
+async fn insert(conn: &mut PgConnection, request: &RecoveryRequest, principal: &str) -> Result<Recovery> {
+    let (now, id) = (clock::now(), RecoveryId::generate());
+    let webhook = read(conn, request.webhook).await?;
+    must_take_part(&webhook)?;
+    let running = sqlx::query_scalar!(
+        r#"select recovery_id as "id: RecoveryId" from recovery where webhook_id = $1 and ended_at is null"#,
+        request.webhook as _,
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    if let Some(running) = running {
+        return Err(StoreError::Conflict(format!(
+            "its recovery {running} is running; wait for it or cancel it"
+        )));
+    }
+    let recovery = sqlx::query_as!(
+        Recovery,
+        r#"insert into recovery (
+               recovery_id, webhook_id, since, until, only_failed, states, source_id, agents, newest_only, principal,
+               requested_at)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+           returning recovery_id as "recovery_id: RecoveryId", webhook_id as "webhook_id: WebhookId", since, until,
+                     only_failed, states, source_id as "source_id: SourceId", agents, recovered, skipped, requested_at,
+                     ended_at, reason as "reason: RecoveryFailure""#,
+        id as _,
+        request.webhook as _,
+        request.since,
+        request.until,
+        request.only_failed,
+        request.states.as_deref(),
+        request.source as _,
+        &request.agents,
+        webhook.settings.delivery.mode == Mode::Latest,
+        principal,
+        now,
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    work::request(conn, request.webhook, WebhookWork::Wake, now).await?;
+    let mut entry = webhook_entry(now, Kind::RecoveryRequested, request.webhook, principal)
+        .data("recovery", id.to_string())
+        .data("since", request.since.to_string())
+        .data("until", request.until.to_string())
+        .data("only_failed", request.only_failed)
+        .data("agents", request.agents.len());
+    if let Some(states) = &request.states {
+        entry = entry.data("states", states.as_slice());
+    }
+    audit::write(conn, &[entry]).await?;
+    Ok(recovery)
 }

@@ -17,7 +17,7 @@ use crate::clock;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::delivery::outcome::EndState;
 use crate::domain::delivery::recovery::RecoveryFailure;
-use crate::domain::ids::{DeliveryId, DispatcherId, RecoveryId, TenantId, WebhookId};
+use crate::domain::ids::{DeliveryId, DispatcherId, RecoveryId, SourceId, TenantId, WebhookId};
 use crate::domain::presence::EventKind;
 use crate::domain::webhook::state::WebhookState;
 use crate::store::delivery::reopen::{LaneDelivery, open_delivery};
@@ -61,13 +61,21 @@ impl Store {
             WebhookState::Active | WebhookState::Paused => None,
         };
         let wanted = webhook.settings.events.iter().any(|kind| kind == EventKind::PresenceUpdated.as_str());
-        let through = if hindrance.is_none() && wanted { self.look_ahead(&job).await? } else { None };
-        let Some(through) = through else {
+        let chunk = match &job.states {
+            _ if hindrance.is_some() => None,
+            Some(states) => theirs.ended_chunk(&job, states).await?,
+            None if wanted => match self.look_ahead(&job).await? {
+                Some(through) => Some((through, theirs.missed_events(&job, &webhook, through).await?)),
+                None => None,
+            },
+            None => None,
+        };
+        let Some((through, chunk)) = chunk else {
             self.end_recovery(dispatcher, id, hindrance).await?;
             return Ok(false);
         };
         let mut lanes = Lanes::new();
-        for missed in theirs.missed_events(&job, &webhook, through).await? {
+        for missed in chunk {
             lanes.entry(missed.agent_key).or_default().push(missed);
         }
         match theirs.open_lanes(&job, lanes).await {
@@ -85,8 +93,8 @@ impl Store {
             Ok(sqlx::query_as!(
                 Job,
                 r#"select r.recovery_id as "recovery_id: RecoveryId", r.webhook_id as "webhook_id: WebhookId",
-                          w.tenant_id as "tenant: TenantId", r.since, r.until, r.only_failed, r.agents, r.newest_only,
-                          r.principal, r.requested_at, r.read_through
+                          w.tenant_id as "tenant: TenantId", r.since, r.until, r.only_failed, r.states,
+                          r.source_id as "source_id: SourceId", r.agents, r.newest_only, r.principal, r.requested_at, r.read_through
                    from recovery r
                    join webhook w on w.webhook_id = r.webhook_id
                    where r.recovery_id = $1
@@ -216,10 +224,14 @@ struct LastEnd {
 
 impl LastEnd {
     fn may_be_opened(&self, job: &Job) -> bool {
-        let failed = FAILED.iter().any(|failed| Some(failed.as_str()) == self.end_state.as_deref());
+        let ended = self.end_state.as_deref();
+        let is_wanted = match &job.states {
+            Some(states) => states.iter().any(|state| Some(state.as_str()) == ended),
+            None => !job.only_failed || FAILED.iter().any(|failed| Some(failed.as_str()) == ended),
+        };
         // It was open when the recovery was asked for, or the recovery has opened it before.
         let since = self.ended_at.is_some_and(|at| at >= job.requested_at);
-        !self.open && !since && (failed || !job.only_failed)
+        !self.open && !since && is_wanted
     }
 }
 

@@ -11,6 +11,7 @@
 --   $6 uuid    deliveries before this id
 --   $7 uuid    deliveries from this id on
 --   $8 bigint  rows at most
+--   $9 uuid    source of the agent
 --
 -- Steps:
 --   open_ones   open deliveries that pass
@@ -34,6 +35,7 @@ with open_ones as (
       and ($2::uuid is null or d.webhook_id = $2)
       and ($3::text[] is null or d.lane in (select agent_key from agent where agent_id = any ($3)))
       and ($4::uuid is null or d.event_id = $4)
+      and ($9::uuid is null or d.lane in (select agent_key from agent where source_id = $9))
       and ($5::text is null or $5 = 'open' or d.state = $5)
       and ($6::uuid is null or d.delivery_id < $6)
       and ($7::uuid is null or d.delivery_id >= $7)
@@ -52,6 +54,9 @@ ended_ones as (
       and ($2::uuid is null or l.webhook_id = $2)
       and ($3::text[] is null or l.agent_id = any ($3))
       and ($4::uuid is null or l.event_id = $4)
+      and ($9::uuid is null
+           or (l.source_id is null or l.source_id = $9)
+              and exists (select from agent a where a.source_id = $9 and a.agent_id = l.agent_id))
       and ($5::text is null or $5 = 'ended' or l.end_state = $5)
       and ($6::uuid is null or l.delivery_id < $6)
       and ($7::uuid is null or l.delivery_id >= $7)

@@ -8,7 +8,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::clock;
-use crate::domain::ids::{AgentId, DeliveryId, EventId, WebhookId};
+use crate::domain::ids::{AgentId, DeliveryId, EventId, SourceId, WebhookId};
 use crate::store::pool::STEP_WITHIN;
 use crate::store::session::choose_plan_by_values;
 use crate::store::{Result, Store, StoreError};
@@ -68,6 +68,14 @@ pub struct AttemptRow {
     pub data: Value,
 }
 
+impl AttemptRow {
+    /// When it began; `None` if that is not on record.
+    #[must_use]
+    pub fn started_at(&self) -> Option<OffsetDateTime> {
+        self.duration_ms.map(|took| self.at - Duration::from_millis(u64::try_from(took).unwrap_or_default()))
+    }
+}
+
 /// Filter of the deliveries on a page; `None` lets all pass.
 #[derive(Clone, Debug, Default)]
 pub struct DeliveryFilter {
@@ -77,6 +85,8 @@ pub struct DeliveryFilter {
     pub webhook: Option<WebhookId>,
     /// Only of events of these agents.
     pub agents: Option<Vec<String>>,
+    /// Only of events of agents of this source.
+    pub source: Option<SourceId>,
     /// Only of this event.
     pub event: Option<EventId>,
     /// Only in this state; `open` and `ended` stand for all of their kind.
@@ -108,8 +118,8 @@ impl Store {
         before: Option<DeliveryId>,
         limit: i64,
     ) -> Result<DeliveryPage> {
-        let first = filter.since.map(|since| DeliveryId::bound(milliseconds(since)));
-        let end = filter.until.map(|until| DeliveryId::bound(milliseconds(until)));
+        let first = filter.since.map(DeliveryId::bound_at);
+        let end = filter.until.map(DeliveryId::bound_at);
         // A caller who goes on where another page was cut off would only wait for the same timeout again.
         let is_continued = before.is_some_and(DeliveryId::is_bound);
         let before = [before, end].into_iter().flatten().min();
@@ -124,7 +134,7 @@ impl Store {
         let mut wanted = limit;
         loop {
             let asked = Instant::now();
-            let upto = before.map_or_else(|| milliseconds(clock::now()), DeliveryId::milliseconds);
+            let upto = before.unwrap_or_else(|| DeliveryId::bound_at(clock::now())).milliseconds();
             let from = upto.checked_sub(piece).map(DeliveryId::bound).max(first);
             match self.deliveries_between(filter, from, before, wanted, PIECE_WITHIN).await {
                 Err(error) if error.is_too_slow() && began.elapsed() < PIECES_WITHIN => {
@@ -179,6 +189,7 @@ impl Store {
             before as _,
             from as _,
             limit,
+            filter.source as _,
         )
         .fetch_all(&mut *tx)
         .await?;
@@ -217,9 +228,4 @@ impl Store {
         rows.reverse();
         Ok(rows)
     }
-}
-
-/// Milliseconds since 1970, the way ids tell the time.
-fn milliseconds(at: OffsetDateTime) -> u64 {
-    u64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(0)
 }

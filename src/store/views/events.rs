@@ -221,6 +221,25 @@ impl Store {
         Ok(found)
     }
 
+    /// The event of a delivery, of whatever kind; `None` if it is gone.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn event_of_delivery(&self, id: EventId) -> Result<Option<Event>> {
+        let row = sqlx::query_as!(
+            EventRow,
+            r#"select event_id as "event_id: EventId", position, source_id as "source_id: SourceId", source_name,
+                      agent_id as "agent_id: AgentId", sequence, topic, presence, previous, occurred_at,
+                      received_at, external_id, committed_at, origin, kind, state, raw, erased_at
+               from event
+               where event_id = $1"#,
+            id as _,
+        )
+        .fetch_optional(&mut *self.begin().await?)
+        .await?;
+        Ok(row.map(Event::from))
+    }
+
     /// One presence update.
     ///
     /// # Errors

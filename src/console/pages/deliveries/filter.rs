@@ -37,6 +37,7 @@ pub async fn read(view: &View) -> Result<(DeliveryFilter, Paging)> {
         delivery: None,
         webhook: who::take_webhook(view, &mut query).await?,
         agents: who::take_agents(view, &mut query).await?,
+        source: who::take_source(&mut query)?,
         event: query.id("event")?.map(EventId),
         state: query.word("state", &STATES.map(|(word, _)| word))?,
         since: take_time(&mut query, "since")?,
@@ -49,7 +50,7 @@ pub async fn read(view: &View) -> Result<(DeliveryFilter, Paging)> {
 ///
 /// # Errors
 /// If the database does not answer.
-pub async fn form(view: &View, fields: Fields<'_>, _sources: &[SourceName]) -> Result<Markup> {
+pub async fn form(view: &View, fields: Fields<'_>, sources: &[SourceName]) -> Result<Markup> {
     let states = STATES.map(|(word, called)| (word.to_owned(), called.to_owned()));
     let webhook = who::webhook_field(view, fields).await?;
     Ok(fields.form(
@@ -57,6 +58,7 @@ pub async fn form(view: &View, fields: Fields<'_>, _sources: &[SourceName]) -> R
         &html! {
             (fields.text("agent", "Agent", "Name, Genesys id or id in the CRM"))
             (webhook)
+            (who::source_field(fields, sources))
             (fields.choice("state", "State", "any", &states))
             (fields.text("since", "Event since", A_TIME))
             (fields.text("until", "Event until", ""))
