@@ -9,7 +9,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use futures_util::{Stream, stream};
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::time::{Duration, sleep};
+use tokio::time::{Duration, Instant, sleep};
 
 use super::view::View;
 use super::{Page, Result};
@@ -61,6 +61,7 @@ impl Hub {
 /// Draws a page until nobody looks any more.
 async fn draw(page: &'static Page, view: View, sender: Arc<watch::Sender<Drawing>>) {
     loop {
+        let began = Instant::now();
         let pause = match (page.show)(view.clone()).await {
             Ok(content) => {
                 let sections = content.live.into_iter().map(|(id, html)| (id, hash(&html), html)).collect();
@@ -77,6 +78,8 @@ async fn draw(page: &'static Page, view: View, sender: Arc<watch::Sender<Drawing
                 AFTER_FAILURE
             }
         };
+        // A search that takes long is not repeated all the time.
+        let pause = pause.max(began.elapsed() * 10);
         tokio::select! {
             () = sleep(pause) => {}
             () = sender.closed() => return,

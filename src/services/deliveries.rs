@@ -84,6 +84,8 @@ pub struct RetryInput {
     pub webhook: Option<WebhookId>,
     /// Only of events of this agent, by Genesys user id or by the CRM's own.
     pub agent: Option<String>,
+    /// Only of events of these agents, by Genesys user id; empty: of all.
+    pub agents: Vec<String>,
     /// Only of events of agents of this source.
     pub source: Option<SourceId>,
     /// Their last end is one of these; `None`: all ends without success but `superseded`.
@@ -165,7 +167,7 @@ async fn filter_of(caller: &Caller, input: RetryInput) -> Result<EndedFilter> {
     let states = input.states.unwrap_or_else(|| failed().map(|end| end.as_str().to_owned()).collect());
     let agents = match &input.agent {
         Some(agent) => caller.store.agent_ids_of(agent).await?,
-        None => Vec::new(),
+        None => input.agents,
     };
     Ok(EndedFilter {
         webhook: input.webhook,

@@ -115,7 +115,8 @@ async fn what_a_search_cannot_read_is_said_at_its_field() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_delivery_is_tried_again_by_who_may() {
     let world = World::watching(&["ann"]).await;
-    let hook = world.register("/hooks/a").await;
+    let auth = json!({"auth": {"kind": "bearer", "token": "canary-of-a-token"}});
+    let hook = world.register_with("/hooks/a", auth).await["id"].as_str().unwrap().to_owned();
     world.crm.next("/hooks/a", [Behaviour::status(503)]);
     world.genesys.set_presence("ann", "MEAL").await;
     world.audit_of("DELIVERY_ATTEMPT", 1).await;
@@ -137,8 +138,79 @@ async fn one_delivery_is_tried_again_by_who_may() {
     assert!(shown.contains("It is tried again now."), "{shown}");
     let shown = operator.says(&page, "The receiver took it at").await;
     assert!(shown.contains("Attempt 1: http_5xx, status 503"), "{shown}");
+    assert!(shown.contains("Head of the answer") && shown.contains("Started"), "{shown}");
+    assert!(shown.contains("&quot;type&quot;:&quot;presence.updated&quot;"), "the body: {shown}");
+    assert!(shown.contains("<code>webhook-id</code>") && !shown.contains("canary"), "{shown}");
     assert!(shown.contains("api-key:read-webhooks asked for another try."), "{shown}");
     assert_eq!(world.audit("DELIVERY_RETRIED").await[0]["principal"], "api-key:read-webhooks");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_match_are_counted_confirmed_and_tried_again() {
+    let world = World::watching(&["ann", "bob"]).await;
+    let pool = database::pool(&world.bridge.database_url).await;
+    let mut hooks = Vec::new();
+    for path in ["/hooks/a", "/hooks/b"] {
+        let hook = world.register(path).await;
+        world.bridge.post(&format!("/v1/webhooks/{hook}/pause"), &json!({})).await;
+        hooks.push(hook);
+    }
+    for state in ["BUSY", "AWAY", "MEAL"] {
+        world.genesys.set_presence("ann", state).await;
+    }
+    world.genesys.set_presence("bob", "MEAL").await;
+    world.audit_of("EVENT_RECEIVED", 4).await;
+    assert_eq!(give_up(&pool).await, 8);
+    let all = "/console/deliveries/retry";
+
+    let reader = Console::with_scopes(&world.bridge, &["read"]).await;
+    assert!(!reader.page("/console/deliveries").await.contains(all));
+    assert_eq!(reader.get(all).await.status, 403);
+    assert_eq!(reader.post(all, &[]).await.status, 403);
+    let other = another_tenant(&world).await;
+    assert!(other.page(all).await.contains("Nothing that ended without success is like this."));
+    assert_eq!(other.post(all, &[]).await.status, 422);
+    assert!(world.audit("RECOVERY_REQUESTED").await.is_empty());
+
+    let operator = Console::with_scopes(&world.bridge, &["read", "webhooks"]).await;
+    let found = operator.page("/console/deliveries?state=dead&agent=ann").await;
+    assert!(found.contains("/console/deliveries/retry?state=dead&amp;agent=ann"), "{found}");
+    assert!(!operator.page("/console/deliveries?state=delivered").await.contains(all));
+    for (query, told) in [
+        ("", "8 deliveries to 2 webhooks"),
+        ("?agent=ann", "6 deliveries to 2 webhooks"),
+        ("?agent=ann&webhook=hooks/a&since=1h", "3 deliveries to 1 webhooks"),
+        ("?until=1h", "Nothing that ended without success is like this."),
+    ] {
+        let page = operator.page(&format!("{all}{query}")).await;
+        assert!(page.contains(told), "{query}: {page}");
+    }
+    for (query, told) in [
+        ("?state=delivered", "State is none of those that can be tried again"),
+        ("?since=1m&until=1h", "Event since is not before until"),
+    ] {
+        let answer = operator.get(&format!("{all}{query}")).await;
+        assert_eq!(answer.status, 400, "{query}");
+        assert!(answer.text().contains(told), "{query}: {}", answer.text());
+        assert!(answer.text().contains("<form"), "{query}");
+    }
+    assert_eq!(operator.post(all, &[("state", "delivered")]).await.status, 422);
+
+    let fields = [("agent", "ann"), ("webhook", hooks[0].as_str()), ("state", "dead")];
+    let (to, page) = operator.done(all, &fields).await;
+    assert!(to.starts_with("/console/recoveries/"), "{to}");
+    assert!(page.contains("3 deliveries to 1 webhooks are tried again."), "{page}");
+    let page = operator.says(&to, "badge good").await;
+    assert!(page.contains("3 deliveries were opened again"), "{page}");
+    assert!(page.contains("deliveries that ended as dead") && page.contains("/console/agents/ann"), "{page}");
+    let requested = world.audit("RECOVERY_REQUESTED").await;
+    assert_eq!(requested[0]["principal"], "api-key:read-webhooks");
+    assert_eq!(world.open_deliveries(&pool).await, 3);
+
+    let (to, page) = operator.done(all, &[]).await;
+    assert_eq!(to, "/console/recoveries");
+    assert!(page.contains("5 deliveries to 2 webhooks are tried again."), "{page}");
+    eventually("all are open", || async { (world.open_deliveries(&pool).await == 8).then_some(()) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -129,6 +129,7 @@ pub(in crate::api) async fn retry_matching(caller: Caller, mut body: JsonBody) -
     let input = RetryInput {
         webhook: body.id("webhook").map(WebhookId),
         agent: body.text("agent"),
+        agents: Vec::new(),
         source: body.id("source").map(SourceId),
         states: body.texts("states"),
         since: body.time("since"),

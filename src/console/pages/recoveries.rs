@@ -13,7 +13,7 @@ use crate::console::view::View;
 use crate::console::{Action, Page, ROOT, Result, links};
 use crate::domain::access::scope::Scope;
 use crate::domain::delivery::recovery::{RecoveryFailure, RecoveryState};
-use crate::domain::ids::RecoveryId;
+use crate::domain::ids::{AgentId, RecoveryId};
 use crate::services;
 use crate::store::recovery::requests::{Recovery, RecoveryFilter};
 
@@ -24,6 +24,9 @@ pub(super) const PAGES: &[Page] = &[
 
 pub(super) const ACTIONS: &[Action] =
     &[Action::new(Scope::Webhooks, "/recoveries/{id}/cancel", |view, _| Box::pin(cancel(view)))];
+
+/// Agents that are named.
+const AGENTS_SHOWN: usize = 10;
 
 async fn list(view: View) -> Result<Content> {
     let (found, wrong) = search::found_or_wrong(read(&view).await)?;
@@ -98,7 +101,9 @@ async fn one(view: View) -> Result<Content> {
     view.query()?.finish()?;
     let id = RecoveryId(view.id()?);
     let row = view.caller.store.recovery(id).await?;
-    let names = Names::read(&view, std::iter::once(row.webhook_id), std::iter::empty()).await?;
+    let sources = view.caller.store.source_names().await?;
+    let names = Names::read(&view, std::iter::once(row.webhook_id), row.agents.iter().cloned()).await?;
+    let names = names.with_sources(&sources);
     let mut page = Content::titled("Recovery");
     let is_running = row.state() == RecoveryState::Running;
     let stands = html! {
@@ -115,8 +120,9 @@ async fn one(view: View) -> Result<Content> {
             ("Webhook", names.webhook(Some(row.webhook_id))),
             ("Events since", time(row.since)),
             ("Events until", time(row.until)),
-            ("Which", html! { @if row.only_failed { "what ended without success" } @else { "everything" } }),
-            ("Agents", html! { @if row.agents.is_empty() { "all" } @else { (row.agents.join(", ")) } }),
+            ("Which", html! { (which(&row)) }),
+            ("Source", html! { @if row.source_id.is_some() { (names.source(row.source_id)) } @else { "all" } }),
+            ("Agents", html! { (agents(&row, &names)) }),
             ("Requested", time(row.requested_at)),
             ("Id", html! { code { (id) } }),
         ]))
@@ -128,6 +134,23 @@ async fn one(view: View) -> Result<Content> {
         }
     };
     Ok(page)
+}
+
+fn which(row: &Recovery) -> String {
+    match &row.states {
+        Some(states) => format!("deliveries that ended as {}", states.join(", ").replace('_', " ")),
+        None if row.only_failed => "what the webhook's filters ask for and ended without success".to_owned(),
+        None => "everything that the webhook's filters ask for".to_owned(),
+    }
+}
+
+fn agents(row: &Recovery, names: &Names) -> Markup {
+    let shown: Vec<AgentId> = row.agents.iter().take(AGENTS_SHOWN).cloned().map(AgentId).collect();
+    html! {
+        @if row.agents.is_empty() { "all" }
+        @for (at, id) in shown.iter().enumerate() { @if at > 0 { ", " } (names.agent(Some(id), row.source_id)) }
+        @if row.agents.len() > AGENTS_SHOWN { " and " (row.agents.len() - AGENTS_SHOWN) " more" }
+    }
 }
 
 fn how_far(row: &Recovery) -> Markup {

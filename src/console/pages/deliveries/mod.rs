@@ -21,15 +21,19 @@ use crate::store::views::deliveries::DeliveryRow;
 
 mod filter;
 mod one;
+mod retry_all;
 pub(super) mod timeline;
 
 pub(super) const PAGES: &[Page] = &[
     Page::named("Deliveries", Scope::Read, "/deliveries", |view| Box::pin(list(view))),
+    Page::inner(Scope::Webhooks, "/deliveries/retry", |view| Box::pin(retry_all::ask(view))),
     Page::inner(Scope::Read, "/deliveries/{id}", |view| Box::pin(one::show(view))),
 ];
 
-pub(super) const ACTIONS: &[Action] =
-    &[Action::new(Scope::Webhooks, "/deliveries/{id}/retry", |view, _| Box::pin(retry(view)))];
+pub(super) const ACTIONS: &[Action] = &[
+    Action::new(Scope::Webhooks, "/deliveries/retry", |view, form| Box::pin(retry_all::act(view, form))),
+    Action::new(Scope::Webhooks, "/deliveries/{id}/retry", |view, _| Box::pin(retry(view))),
+];
 
 /// A search that takes longer is not repeated by itself.
 const LIVE_WITHIN: Duration = Duration::from_millis(150);
@@ -65,6 +69,7 @@ async fn list(view: View) -> Result<Content> {
     let list = if is_first && began.elapsed() < LIVE_WITHIN { page.live("deliveries", &list) } else { list };
     page.body = html! {
         (form)
+        (try_all(&view))
         (list)
         @if stopped_at.is_some() {
             p.notice { "Few deliveries are like this. The search ended here to answer in time; "
@@ -73,6 +78,19 @@ async fn list(view: View) -> Result<Content> {
         (pager(&view, next.as_deref()))
     };
     Ok(page)
+}
+
+/// Leads from what a search finds to trying it all again.
+fn try_all(view: &View) -> Markup {
+    let address = view.with("cursor", None).replacen("/deliveries", "/deliveries/retry", 1);
+    html! {
+        @if view.may(Scope::Webhooks) && retry_all::is_possible(&view.given("state")) {
+            p.row {
+                a.button href=(address) { "Try all that match again" }
+                a href={ (ROOT) "/recoveries" } { "Recoveries" }
+            }
+        } @else { p { a href={ (ROOT) "/recoveries" } { "Recoveries" } } }
+    }
 }
 
 fn nothing(view: &View) -> Markup {

@@ -61,8 +61,14 @@ fn attempt(entry: &EntryFacts) -> Markup {
     if let Some(superseded) = entry.data.get("superseded").and_then(Value::as_u64) {
         known.push(("Older states that it stands for", html! { (superseded) }));
     }
+    let head = entry.data.get("answer_head").and_then(Value::as_array);
+    let head: Vec<&str> = head.into_iter().flatten().filter_map(Value::as_str).collect();
     html! {
         @if !known.is_empty() { (facts(&known)) }
+        @if !head.is_empty() {
+            p.hint { "The head of the answer, without cookies" }
+            (source_text("Head of the answer", &head.join("\n")))
+        }
         @if let Some(answer) = text("answer") {
             p.hint { "The answer began with" }
             (source_text("First bytes of the answer", answer))
