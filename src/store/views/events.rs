@@ -46,9 +46,8 @@ impl FeedFilter {
     #[must_use]
     pub fn passes(&self, event: &Event) -> bool {
         let stored_at = event.committed_at.unwrap_or(event.received_at);
-        let of_agent = |agents: &Vec<String>| {
-            event.agent_id.as_ref().is_some_and(|agent| agents.iter().any(|wanted| *wanted == agent.0))
-        };
+        let of_agent =
+            |agents: &Vec<String>| event.agent_id.as_ref().is_some_and(|agent| agents.contains(&agent.0));
         self.agents.as_ref().is_none_or(of_agent)
             && self.source.is_none_or(|source| event.source.as_ref().is_some_and(|(id, _)| *id == source))
             && self.since.is_none_or(|since| stored_at >= since)
