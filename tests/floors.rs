@@ -53,7 +53,7 @@ const SECOND: &[(&str, &str)] = &[
     ("store/ingest",          "audit delivery locks mod types"),
     ("store/delivery",        "audit event_rows locks mod session types webhooks"),
     ("store/views",           "audit event_rows mod pool session"),
-    ("store/webhooks",        "audit locks mod transaction"),
+    ("store/webhooks",        "audit locks mod session transaction"),
     ("store/access",          "audit mod transaction"),
     ("store/audit",           "locks mod pool session"),
     ("store/mod",             "audit delivery error ingest locks pool preflight wake"),

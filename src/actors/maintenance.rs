@@ -12,6 +12,7 @@ use crate::domain::delivery::outcome::EndState;
 use crate::domain::secret::MasterKey;
 use crate::metrics::{Metrics, REMOVED};
 use crate::store::access::idempotency::KEPT_FOR;
+use crate::store::audit::outcomes;
 use crate::store::audit::retention::Days;
 use crate::store::views::backlog::Backlog;
 use crate::store::{Store, StoreError};
@@ -111,6 +112,7 @@ async fn maintain(store: &Store, metrics: &Metrics, retention: Retention, master
         store.forget_quarantine(since).await,
         store.forget_recoveries(since).await,
         store.forget_console_sessions(now).await,
+        store.forget_outcomes(now - outcomes::KEPT_FOR).await,
     ] {
         left += forgotten.as_ref().map_or_else(failed, |_| 0);
     }

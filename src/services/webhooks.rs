@@ -1,16 +1,23 @@
 //! Webhooks: registered, changed, given another secret.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+
+use time::{Duration, OffsetDateTime, Time};
+use uuid::Uuid;
 
 use super::caller::Caller;
 use super::{Result, ServiceError};
+use crate::clock;
 use crate::domain::delivery::signature::SigningKey;
-use crate::domain::ids::{WebhookId, canonical_guid, with_canonical_guids};
+use crate::domain::explain::{Verdict, why_open};
+use crate::domain::ids::{SourceId, WebhookId, canonical_guid, with_canonical_guids};
 use crate::domain::violation::Violation;
 use crate::domain::webhook::{
     FORMER_SECRET_SIGNS_ON, OVERLAP_SECONDS_MAX, WebhookChanges, WebhookInput, WebhookSettings, filters,
 };
 use crate::random;
+use crate::store::audit::outcomes::HourOutcome;
+use crate::store::views::lanes::{Lane, Lanes, Traffic};
 use crate::store::webhooks::{NewWebhook, Webhook};
 
 /// Bytes of a secret that we make.
@@ -48,14 +55,97 @@ pub async fn create(
     Ok((webhook, secret))
 }
 
-/// Changes a webhook.
+/// Changes a webhook; only if it is still at the `expected` version, if one is given.
 ///
 /// # Errors
-/// If there is none, its settings would contradict each other, it is more than the tenant may have, or the
-/// database refuses.
-pub async fn update(caller: &Caller, id: WebhookId, changes: &WebhookChanges) -> Result<Webhook> {
+/// If there is none, it was changed meanwhile, its settings would contradict each other, it is more than the
+/// tenant may have, or the database refuses.
+pub async fn update(
+    caller: &Caller,
+    id: WebhookId,
+    expected: Option<i64>,
+    changes: &WebhookChanges,
+) -> Result<Webhook> {
     let (quota, master_key) = (caller.services.tenant_quota, &caller.services.master_key);
-    Ok(caller.store.update_webhook(id, changes, quota, master_key, caller.principal.as_str()).await?)
+    let at = (id, expected);
+    Ok(caller.store.update_webhook(at, changes, quota, master_key, caller.principal.as_str()).await?)
+}
+
+/// Sources by the ids that were given as text, and what is wrong with those that are none.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn read_sources(caller: &Caller, texts: &[String]) -> Result<(Vec<SourceId>, Vec<Violation>)> {
+    let (mut ids, mut wrong) = (Vec::with_capacity(texts.len()), Vec::new());
+    for (i, text) in texts.iter().enumerate() {
+        match Uuid::try_parse(text) {
+            Ok(id) => ids.push(SourceId(id)),
+            Err(_) => wrong.push(Violation::new(format!("sources/{i}"), "is no uuid")),
+        }
+    }
+    for unknown in caller.store.unknown_sources(&ids).await? {
+        if let Some(i) = texts.iter().position(|text| Uuid::try_parse(text) == Ok(unknown.0)) {
+            wrong.push(Violation::new(format!("sources/{i}"), "is no source that we know"));
+        }
+    }
+    Ok((ids, wrong))
+}
+
+/// What a list says of each of these webhooks besides its settings: what is open, and what came of the
+/// attempts of the present hour and the one before it.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn traffic(caller: &Caller, webhooks: &[WebhookId]) -> Result<HashMap<WebhookId, Traffic>> {
+    let rows = caller.store.traffic(webhooks, this_hour() - Duration::HOUR).await?;
+    Ok(rows.into_iter().map(|row| (row.webhook, row)).collect())
+}
+
+/// What came of attempts in one hour.
+#[derive(Clone, Debug)]
+pub struct Hour {
+    /// Its begin.
+    pub hour: OffsetDateTime,
+    /// By outcome; none if there were no attempts.
+    pub outcomes: Vec<HourOutcome>,
+}
+
+/// What came of the attempts at a webhook in each of the last 24 hours and the present one, oldest first.
+///
+/// # Errors
+/// If there is no such webhook, or the database does not answer.
+pub async fn outcomes(caller: &Caller, id: WebhookId) -> Result<Vec<Hour>> {
+    caller.store.webhook(id).await?;
+    let first = this_hour() - Duration::DAY;
+    let mut hours: Vec<Hour> =
+        (0..=24).map(|n| Hour { hour: first + Duration::hours(n), outcomes: Vec::new() }).collect();
+    for outcome in caller.store.outcomes(id, first).await? {
+        if let Some(hour) = hours.iter_mut().find(|hour| hour.hour == outcome.hour) {
+            hour.outcomes.push(outcome);
+        }
+    }
+    Ok(hours)
+}
+
+/// Begin of the present hour, in UTC.
+fn this_hour() -> OffsetDateTime {
+    let now = clock::now();
+    now.replace_time(Time::from_hms(now.hour(), 0, 0).unwrap_or(Time::MIDNIGHT))
+}
+
+/// What is open at a webhook, with the `limit` lanes whose heads have waited longest.
+///
+/// # Errors
+/// If there is no such webhook, or the database does not answer.
+pub async fn lanes(caller: &Caller, id: WebhookId, limit: i64) -> Result<Lanes> {
+    caller.store.webhook(id).await?;
+    Ok(caller.store.lanes(id, limit).await?)
+}
+
+/// Why the head of a lane has not left, as a verdict and a sentence. `write` writes a time.
+#[must_use]
+pub fn why_waits(lanes: &Lanes, lane: &Lane, write: fn(OffsetDateTime) -> String) -> (Verdict, String) {
+    why_open(&lane.head, &lanes.webhook, lane.last_reason.as_deref(), clock::now(), write)
 }
 
 /// What can never match among the filters: names that the platform does not have, and agents that nobody has
@@ -82,11 +172,11 @@ pub async fn never_matching(caller: &Caller, settings: &WebhookSettings) -> Resu
 ///
 /// # Errors
 /// If they are out of range.
-pub fn check_overlap(seconds: Option<i32>) -> Result<time::Duration, Vec<Violation>> {
+pub fn check_overlap(seconds: Option<i32>) -> Result<Duration, Vec<Violation>> {
     match seconds {
         None => Ok(FORMER_SECRET_SIGNS_ON),
         Some(seconds) if (0..=OVERLAP_SECONDS_MAX).contains(&seconds) => {
-            Ok(time::Duration::seconds(seconds.into()))
+            Ok(Duration::seconds(seconds.into()))
         }
         Some(_) => {
             let what = format!("is not between 0 and {OVERLAP_SECONDS_MAX}");
@@ -104,7 +194,7 @@ pub async fn rotate_secret(
     caller: &Caller,
     id: WebhookId,
     secret: Option<SigningKey>,
-    overlap: time::Duration,
+    overlap: Duration,
 ) -> Result<(Webhook, SigningKey)> {
     let secret = secret_or_new(secret)?;
     let (master_key, principal) = (&caller.services.master_key, caller.principal.as_str());

@@ -54,6 +54,10 @@ async fn every_operation_succeeds_as_promised() {
     }
     for path in [
         format!("/v1/webhooks/{hook}"),
+        format!("/v1/webhooks/{hook}/lanes"),
+        format!("/v1/webhooks/{hook}/attempts"),
+        format!("/v1/webhooks/{hook}/outcomes"),
+        format!("/v1/webhooks/{hook}/secrets"),
         format!("/v1/sources/{source}"),
         format!("/v1/connections/{connection}"),
         format!("/v1/events/{event}"),

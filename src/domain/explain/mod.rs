@@ -62,7 +62,10 @@ pub fn explain(facts: &Facts, now: OffsetDateTime, write: fn(OffsetDateTime) -> 
     let matched = matches(&facts.event, &facts.webhook);
     let end = facts.of_delivery.iter().rev().find(|entry| entry.end_state.is_some());
     let (verdict, reason) = match (&facts.open, end) {
-        (Some(open), _) => of_open(open, facts, now, write),
+        (Some(open), _) => {
+            let last = facts.of_delivery.iter().rev().find(|entry| entry.kind == ATTEMPT);
+            why_open(open, &facts.webhook, last.and_then(EntryFacts::reason), now, write)
+        }
         (None, Some(end)) => of_ended(end, write),
         (None, None) => of_nothing(facts, &matched, write),
     };
@@ -112,16 +115,16 @@ pub fn matches(event: &EventFacts, webhook: &WebhookFacts) -> Vec<Match> {
     ]
 }
 
-fn of_open(
+/// Why a delivery is still open; `reason` says why its last attempt failed. `write` writes a time.
+#[must_use]
+pub fn why_open(
     open: &OpenFacts,
-    facts: &Facts,
+    webhook: &WebhookFacts,
+    reason: Option<&str>,
     now: OffsetDateTime,
     write: fn(OffsetDateTime) -> String,
 ) -> (Verdict, String) {
-    let webhook = &facts.webhook;
-    let last = facts.of_delivery.iter().rev().find(|entry| entry.kind == ATTEMPT);
     let failed = open.last_outcome.as_deref().map(|outcome| {
-        let reason = last.and_then(EntryFacts::reason);
         if outcome == NO_TOKEN {
             let why = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
             return format!("{} got no access token, so nothing was sent{why}", open.attempt);

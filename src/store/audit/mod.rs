@@ -4,7 +4,7 @@
 //! entry), then `seals`, `sealed_rows`, `stored_seals` and `verify` (the chain of seals, the bytes it
 //! covers, what it reads back, its check),
 //! `erased_rows` (particulars of a person that go while the chain holds),
-//! `retention` (day partitions), `export` and `push_lock` (the way out, one pushing process at a time).
+//! `outcomes` (attempts by webhook and hour, counted as they are sealed), `retention` (day partitions), `export` and `push_lock` (the way out, one pushing process at a time).
 
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -17,6 +17,7 @@ use crate::store::session::choose_plan_by_values;
 
 pub(super) mod erased_rows;
 pub mod export;
+pub mod outcomes;
 pub mod push_lock;
 pub mod quarantine;
 pub mod request_origin;

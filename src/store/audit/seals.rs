@@ -18,6 +18,7 @@ use crate::domain::audit::seal::{AuditKey, DroppedDay, Hash, Head, NOTHING_BEFOR
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::secret::{MasterKey, OpenError};
 use crate::random;
+use crate::store::audit::outcomes;
 use crate::store::audit::sealed_rows::{FORMAT, by_index, date_of, day_of, microseconds, read};
 use crate::store::locks::AUDIT_SEALER;
 use crate::store::{Result, Store, StoreError, audit, with_timeout};
@@ -243,6 +244,7 @@ impl Store {
             let listings: Vec<Vec<u8>> = days.into_iter().map(|(_, listing)| listing).collect();
             let digest = seal.digest();
             write(&mut tx, &seal, &digest, &listings, now, (key_id, key.sign(&digest))).await?;
+            outcomes::count(&mut tx, sealed, seal.last).await?;
             tx.commit().await?;
             Ok(Some(NewSeal { head: Head { seal_id: seal.seal_id, digest }, rows: count, more }))
         })

@@ -65,7 +65,8 @@ async fn event_facts(conn: &mut PgConnection, event_id: EventId) -> Result<Event
     })
 }
 
-async fn webhook_facts(conn: &mut PgConnection, webhook_id: WebhookId) -> Result<WebhookFacts> {
+/// A webhook, which may have been removed.
+pub(super) async fn webhook_facts(conn: &mut PgConnection, webhook_id: WebhookId) -> Result<WebhookFacts> {
     sqlx::query_as!(
         WebhookFacts,
         r#"select created_at, deleted_at, state as "state: WebhookState", events, agents, topics, presences,

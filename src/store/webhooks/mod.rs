@@ -1,12 +1,13 @@
 //! Webhooks: registered, changed and removed here, for `services/webhooks.rs` and the API.
 //!
-//! Read `rows` (columns to settings and back), `lifecycle` (pause, resume, enable, snapshot), `work` (effects
+//! Read `rows` and `row_update` (columns to settings and back), `lifecycle` (pause, resume, enable, snapshot), `work` (effects
 //! of a change of state on open deliveries, in pieces), `secrets` (signing secrets and their rotation), then
 //! `quotas` (limits of a tenant).
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
+use super::session::choose_plan_by_values;
 use super::transaction::once_committed;
 use super::{Result, Store, StoreError, audit};
 use crate::clock;
@@ -20,15 +21,17 @@ use crate::domain::ids::WebhookId;
 use crate::domain::secret::MasterKey;
 use crate::domain::webhook::state::{StateReason, WebhookState};
 use crate::domain::webhook::{WebhookChanges, WebhookSettings, access_fields_changed};
-use rows::{RowUpdate, page, read, write};
-pub use rows::{Webhook, WebhookHealth};
+use row_update::{RowUpdate, write};
+pub use rows::{Webhook, WebhookFilter, WebhookHealth};
+use rows::{page, read};
 use secrets::{insert_secret, make_seed};
 use work::WebhookWork;
 
 pub(super) mod lifecycle;
 pub(super) mod quotas;
+pub(super) mod row_update;
 pub(super) mod rows;
-pub(super) mod secrets;
+pub mod secrets;
 pub(super) mod work;
 
 /// Settings whose change may mend a receiver that failed: it is tried again at once.
@@ -58,8 +61,15 @@ impl Store {
     ///
     /// # Errors
     /// If the database does not answer.
-    pub async fn webhooks(&self, after: Option<WebhookId>, limit: i64) -> Result<Vec<Webhook>> {
-        page(&mut *self.begin().await?, after, limit).await
+    pub async fn webhooks(
+        &self,
+        filter: &WebhookFilter,
+        after: Option<WebhookId>,
+        limit: i64,
+    ) -> Result<Vec<Webhook>> {
+        let mut tx = self.begin().await?;
+        choose_plan_by_values(&mut tx).await?;
+        page(&mut tx, filter, after, limit).await
     }
 
     /// One webhook.
@@ -119,11 +129,11 @@ impl Store {
     /// or another kind of verification, must be verified again.
     ///
     /// # Errors
-    /// If there is none, if the settings would contradict each other, if filters grow to more than the tenant
-    /// may have, or the database refuses.
+    /// If there is none, if it is not at the `expected` version any more, if the settings would contradict each
+    /// other, if filters grow to more than the tenant may have, or the database refuses.
     pub async fn update_webhook(
         &self,
-        id: WebhookId,
+        (id, expected): (WebhookId, Option<i64>),
         changes: &WebhookChanges,
         quota: TenantQuota,
         master_key: &MasterKey,
@@ -133,6 +143,11 @@ impl Store {
         let mut tx = self.begin().await?;
         lock(&mut tx, id).await?;
         let before = read(&mut tx, id).await?;
+        if let Some(expected) = expected.filter(|expected| *expected != before.version) {
+            let version = before.version;
+            let what = format!("it was changed meanwhile: it is at version {version}, not {expected}");
+            return Err(StoreError::Conflict(what));
+        }
         let access_before = before.access(master_key)?;
         let settings = changes.over(&before.settings);
         settings.check().map_err(|violation| StoreError::Conflict(violation.to_string()))?;

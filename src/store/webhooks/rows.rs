@@ -1,4 +1,4 @@
-//! `webhook`, read and written as a whole: columns to settings and back. Called by `store/webhooks/mod.rs`
+//! `webhook`, read as a whole: columns to settings. Called by `store/webhooks/mod.rs`
 //! and `store/delivery/targets.rs`.
 
 use std::time::Duration;
@@ -16,7 +16,6 @@ use crate::domain::ids::{SourceId, TenantId, WebhookId, WebhookSecretId};
 use crate::domain::secret::MasterKey;
 use crate::domain::webhook::WebhookSettings;
 use crate::domain::webhook::state::{StateReason, WebhookState};
-use crate::random;
 use crate::store::{Result, StoreError};
 
 /// A registered webhook; its secrets are sealed.
@@ -58,6 +57,8 @@ pub struct WebhookHealth {
     pub failing_since: Option<OffsetDateTime>,
     /// Nothing is sent before.
     pub hold_until: Option<OffsetDateTime>,
+    /// When its receiver is asked next, while it is disabled or unverified.
+    pub probe_at: Option<OffsetDateTime>,
     /// Outcome class of the last failed attempt.
     pub last_outcome: Option<String>,
     /// Why it failed, in words.
@@ -119,7 +120,7 @@ pub(in crate::store) fn open_seed(
     plain.try_into().map_err(|_| corrupt("is not 32 bytes long".to_owned()))
 }
 
-fn corrupt(id: WebhookId, column: &'static str, what: String) -> StoreError {
+pub(super) fn corrupt(id: WebhookId, column: &'static str, what: String) -> StoreError {
     StoreError::Corrupt { table: "webhook", column, row: id.to_string(), what }
 }
 
@@ -159,6 +160,7 @@ struct Row {
     failures: i32,
     failing_since: Option<OffsetDateTime>,
     hold_until: Option<OffsetDateTime>,
+    probe_at: Option<OffsetDateTime>,
     last_outcome: Option<String>,
     last_reason: Option<String>,
     noticed: bool,
@@ -189,6 +191,7 @@ fn health_of(row: &Row) -> WebhookHealth {
         failures: row.failures,
         failing_since: row.failing_since,
         hold_until: row.hold_until,
+        probe_at: row.probe_at,
         last_outcome: row.last_outcome.clone(),
         last_reason: row.last_reason.clone(),
         noticed: row.noticed,
@@ -270,7 +273,7 @@ macro_rules! whole {
                       verification, auth_kind, access_sealed, header_names, state as "state: WebhookState",
                       state_reason as "state_reason: StateReason", version,
                       coalesce(h.failures, 0) as "failures!", h.failing_since as "failing_since?",
-                      h.hold_until as "hold_until?", h.last_outcome as "last_outcome?",
+                      h.hold_until as "hold_until?", h.probe_at as "probe_at?", h.last_outcome as "last_outcome?",
                       h.last_reason as "last_reason?",
                       coalesce(h.noticed, false) as "noticed!", h.succeeded_at is not null as "is_proven!",
                       w.tenant_id as "tenant_id: TenantId",
@@ -305,100 +308,39 @@ pub(in crate::store) async fn read(conn: &mut PgConnection, id: WebhookId) -> Re
     whole!(conn, "w.webhook_id = $1", id as _).next().ok_or(StoreError::NotFound("webhook"))?
 }
 
+/// Filter of the webhooks on a page; `None` lets all pass.
+#[derive(Clone, Debug, Default)]
+pub struct WebhookFilter {
+    /// Only in this state.
+    pub state: Option<WebhookState>,
+    /// Only those whose last attempt failed (true), or did not (false).
+    pub failing: Option<bool>,
+    /// Only those that hold this text in address or description, in whatever case.
+    pub text: Option<String>,
+}
+
 /// A page of webhooks, oldest first.
 pub(in crate::store) async fn page(
     conn: &mut PgConnection,
+    filter: &WebhookFilter,
     after: Option<WebhookId>,
     limit: i64,
 ) -> Result<Vec<Webhook>> {
     let after = after.unwrap_or(WebhookId(Uuid::nil()));
-    whole!(conn, "w.webhook_id > $1 order by w.webhook_id limit $2", after as _, limit).collect()
-}
-
-/// Everything that a change of a webhook writes.
-pub(in crate::store) struct RowUpdate<'a> {
-    pub settings: &'a WebhookSettings,
-    pub access: &'a Access,
-    pub state: WebhookState,
-    pub state_reason: Option<StateReason>,
-    pub now: OffsetDateTime,
-}
-
-/// Writes everything that can be set of a webhook whose row is there.
-pub(in crate::store) async fn write(
-    conn: &mut PgConnection,
-    id: WebhookId,
-    master_key: &MasterKey,
-    update: &RowUpdate<'_>,
-) -> Result<()> {
-    let (settings, access) = (update.settings, update.access);
-    let delivery = &settings.delivery;
-    let header_names: Vec<&str> = access.headers.iter().map(|(name, _)| name.as_str()).collect();
-    let sealed = seal(access, id, master_key)?;
-    let schedule: Option<Vec<i32>> =
-        delivery.retry_schedule.as_ref().map(|waits| waits.iter().map(|wait| column(*wait)).collect());
-    sqlx::query!(
-        "update webhook
-         set url = $2, description = $3, agents = $4, topics = $5, presences = $6, sources = $7, events = $8,
-             mode = $9, max_age_seconds = $10, min_dwell_ms = $11, batch_max_items = $12, batch_max_wait_ms = $13,
-             retry_schedule_seconds = $14, timeout_ms = $15, max_concurrency = $16, rate_limit_requests = $17,
-             rate_limit_per_seconds = $18, disable_after_seconds = $19, format = $20, signatures = $21,
-             verification = $22, auth_kind = $23, access_sealed = $24, header_names = $25, state = $26,
-             state_reason = $27, version = version + 1, updated_at = $28,
-             batch_max_bytes = coalesce($29, batch_max_bytes), queues = $30, routing_statuses = $31,
-             transitions = $32
-         where webhook_id = $1",
-        id as _,
-        settings.url,
-        settings.description,
-        &settings.agents,
-        &settings.topics,
-        &settings.presences,
-        &settings.sources as _,
-        &settings.events,
-        delivery.mode.as_str(),
-        delivery.max_age.map(|age| column(age.as_secs())),
-        column(delivery.min_dwell.as_millis()),
-        delivery.batch.map(|batch| column(batch.max_items)),
-        delivery.batch.map(|batch| column(batch.max_wait.as_millis())),
-        schedule.as_deref(),
-        column(delivery.timeout.as_millis()),
-        column(delivery.max_concurrency),
-        delivery.rate_limit.map(|limit| column(limit.requests)),
-        delivery.rate_limit.map(|limit| column(limit.per.as_secs())),
-        column(delivery.disable_after.as_secs()),
-        delivery.format.as_str(),
-        &settings.signatures.words() as _,
-        settings.verification.as_str(),
-        access.auth.kind(),
-        sealed,
-        &header_names as _,
-        update.state as _,
-        update.state_reason as _,
-        update.now,
-        delivery.batch.map(|batch| column(batch.max_bytes)),
-        &settings.queues,
-        &settings.routing_statuses,
-        &settings.transitions,
+    whole!(
+        conn,
+        "w.webhook_id > $1
+         and ($3::text is null or w.state = $3)
+         and ($4::boolean is null or (coalesce(h.failures, 0) > 0) = $4)
+         and ($5::text is null or strpos(lower(w.url), lower($5)) > 0 or strpos(lower(w.description), lower($5)) > 0)
+         order by w.webhook_id limit $2",
+        after as _,
+        limit,
+        filter.state as _,
+        filter.failing,
+        filter.text.as_deref()
     )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-/// A number as its column holds it; the rules keep it in range, and the column's check would tell if they did
-/// not.
-fn column<T: TryInto<i32>>(number: T) -> i32 {
-    number.try_into().unwrap_or(i32::MAX)
-}
-
-fn seal(access: &Access, id: WebhookId, master_key: &MasterKey) -> Result<Option<Vec<u8>>> {
-    if access.is_empty() {
-        return Ok(None);
-    }
-    let plain = serde_json::to_vec(access)
-        .map_err(|_| corrupt(id, "access_sealed", "cannot be written as JSON".to_owned()))?;
-    Ok(Some(master_key.seal(&plain, id.0.as_bytes(), random::bytes())))
+    .collect()
 }
 
 /// A webhook that is disabled or unverified takes no part.

@@ -15,7 +15,36 @@ use crate::store::webhooks::rows::{Webhook, read};
 use crate::store::webhooks::{lock, webhook_entry};
 use crate::store::{Result, Store, StoreError, audit};
 
+/// A secret that signs, as far as it may be shown.
+#[derive(Clone, Copy, Debug)]
+pub struct SecretAge {
+    /// What it makes.
+    pub kind: SecretKind,
+    /// When it was made.
+    pub created_at: OffsetDateTime,
+    /// Until when it signs; `None`: until it is replaced.
+    pub expires_at: Option<OffsetDateTime>,
+}
+
 impl Store {
+    /// The secrets that sign a webhook's POSTs, the present ones first.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn webhook_secrets(&self, id: WebhookId) -> Result<Vec<SecretAge>> {
+        Ok(sqlx::query_as!(
+            SecretAge,
+            r#"select kind as "kind: SecretKind", created_at, expires_at
+               from webhook_secret
+               where webhook_id = $1
+                 and coalesce(expires_at > now(), true)
+               order by expires_at desc nulls first, kind"#,
+            id as _,
+        )
+        .fetch_all(&mut *self.begin().await?)
+        .await?)
+    }
+
     /// Replaces the signing secret, and the `v1a` pair if there is one; the former ones sign on for
     /// `overlap`.
     ///

@@ -1,12 +1,11 @@
 //! Reading the settings of a webhook from a body. Called by `api/resources/webhooks/mod.rs`.
 
-use uuid::Uuid;
-
 use crate::api::http::body::JsonBody;
 use crate::api::http::problem::ApiError;
 use crate::domain::delivery::signature::SigningKey;
 use crate::domain::ids::SourceId;
 use crate::domain::secret::Secret;
+use crate::domain::violation::Violation;
 use crate::domain::webhook::access_input::{AccessInput, AuthInput};
 use crate::domain::webhook::delivery_settings_input::{BatchInput, DeliveryInput};
 use crate::domain::webhook::{WebhookChanges, WebhookInput, WebhookSettings};
@@ -120,17 +119,9 @@ async fn take_sources(caller: &Caller, body: &mut JsonBody) -> Result<Option<Vec
     let Some(texts) = body.texts("sources") else {
         return Ok(None);
     };
-    let mut ids = Vec::with_capacity(texts.len());
-    for (i, text) in texts.iter().enumerate() {
-        match Uuid::try_parse(text) {
-            Ok(id) => ids.push(SourceId(id)),
-            Err(_) => body.wrong::<()>(&format!("sources/{i}"), "is no uuid").unwrap_or_default(),
-        }
-    }
-    for unknown in caller.store.unknown_sources(&ids).await? {
-        if let Some(i) = texts.iter().position(|text| Uuid::try_parse(text) == Ok(unknown.0)) {
-            body.wrong::<()>(&format!("sources/{i}"), "is no source that we know");
-        }
+    let (ids, wrong) = services::webhooks::read_sources(caller, &texts).await?;
+    for Violation { field, what } in wrong {
+        body.wrong::<()>(&field, &what);
     }
     Ok(Some(ids))
 }

@@ -1,5 +1,7 @@
 //! `/v1/webhooks`: who is told of presence changes.
 
+use std::collections::HashMap;
+
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
@@ -11,13 +13,15 @@ use crate::domain::delivery::signature::SigningKey;
 use crate::domain::ids::WebhookId;
 use crate::domain::violation::Violation;
 use crate::domain::webhook::WebhookSettings;
-use crate::domain::webhook::state::StateReason;
+use crate::domain::webhook::state::{StateReason, WebhookState};
 use crate::services;
 use crate::services::caller::Caller;
-use crate::store::webhooks::Webhook;
+use crate::store::webhooks::{Webhook, WebhookFilter};
 use body::{take_changes, take_secret};
+use work::traffic_view;
 
 pub(super) mod body;
+pub(in crate::api) mod work;
 
 type Reply = Result<HttpResponse, ApiError>;
 
@@ -65,6 +69,7 @@ fn view(caller: &Caller, webhook: &Webhook) -> Result<Value, ApiError> {
             "failures": health.failures,
             "failing_since": maybe_at(health.failing_since),
             "hold_until": maybe_at(health.hold_until),
+            "probe_at": maybe_at(health.probe_at),
             "last_outcome": health.last_outcome,
             "last_reason": health.last_reason,
         },
@@ -109,12 +114,28 @@ fn view_with_secret(caller: &Caller, webhook: &Webhook, secret: &SigningKey) -> 
 }
 
 pub(in crate::api) async fn list(caller: Caller, request: HttpRequest) -> Reply {
-    let paging = Query::read(&request)?.paging(List::Webhooks)?;
-    let rows = caller.store.webhooks(paging.after_id().map(WebhookId), paging.rows()).await?;
+    let mut query = Query::read(&request)?;
+    let filter = WebhookFilter {
+        state: query.word("state", WebhookState::WORDS)?.and_then(|word| WebhookState::from_name(&word)),
+        failing: query.boolean("failing")?,
+        text: query.text("text")?,
+    };
+    let with_traffic = query.boolean("traffic")?.unwrap_or(false);
+    let paging = query.paging(List::Webhooks)?;
+    let rows = caller.store.webhooks(&filter, paging.after_id().map(WebhookId), paging.rows()).await?;
+    let ids: Vec<WebhookId> = rows.iter().map(|row| row.webhook_id).collect();
+    let traffic =
+        if with_traffic { services::webhooks::traffic(&caller, &ids).await? } else { HashMap::new() };
     let rows: Vec<(WebhookId, Value)> = rows
         .iter()
-        .map(|row| view(&caller, row).map(|shown| (row.webhook_id, shown)))
-        .collect::<Result<_, _>>()?;
+        .map(|row| {
+            let mut shown = view(&caller, row)?;
+            if let (Some(traffic), Some(fields)) = (traffic.get(&row.webhook_id), shown.as_object_mut()) {
+                fields.insert("traffic".to_owned(), traffic_view(traffic));
+            }
+            Ok((row.webhook_id, shown))
+        })
+        .collect::<Result<_, ApiError>>()?;
     Ok(paging.respond(rows, |(id, _)| Place::Id(id.0), |(_, shown)| shown.clone()))
 }
 
@@ -136,12 +157,13 @@ pub(in crate::api) async fn get(caller: Caller, request: HttpRequest) -> Reply {
     Ok(HttpResponse::Ok().json(view(&caller, &webhook)?))
 }
 
-pub(in crate::api) async fn update(caller: Caller, request: HttpRequest, body: JsonBody) -> Reply {
+pub(in crate::api) async fn update(caller: Caller, request: HttpRequest, mut body: JsonBody) -> Reply {
     let id = WebhookId(path_id(&request)?);
+    let expected = body.integer("version").map(i64::from);
     let present = caller.store.webhook(id).await?;
     let changes = take_changes(&caller, body, &present.settings).await?;
     let warnings = warnings(&caller, &changes.over(&present.settings)).await?;
-    let webhook = services::webhooks::update(&caller, id, &changes).await?;
+    let webhook = services::webhooks::update(&caller, id, expected, &changes).await?;
     Ok(HttpResponse::Ok().json(with_warnings(view(&caller, &webhook)?, warnings)))
 }
 
