@@ -19,6 +19,8 @@ pub enum Done {
     Show(Content),
     /// Nothing was done: the form is shown again with what is wrong.
     Again(Content),
+    /// Nothing was done, because somebody else was there first: the form is shown again and says so.
+    Conflict(Content),
 }
 
 /// Carries out the action of a form.
@@ -33,6 +35,7 @@ pub async fn answer(action: &'static Action, view: View, form: Form) -> HttpResp
             .cookie(notice::of(&notice))
             .finish(),
         Ok(Done::Show(content)) => frame::whole(&view, content, StatusCode::OK),
+        Ok(Done::Conflict(content)) => frame::whole(&view, content, StatusCode::CONFLICT),
         Ok(Done::Again(content)) => frame::whole(&view, content, StatusCode::UNPROCESSABLE_ENTITY),
         Err(error) => frame::failed(&view, &error),
     }

@@ -15,6 +15,7 @@ const ASSETS: &[(&str, &str, &str)] = &[
     ("console.js", JAVASCRIPT, include_str!("assets/console.js")),
     ("keyboard.js", JAVASCRIPT, include_str!("assets/keyboard.js")),
     ("live.js", JAVASCRIPT, include_str!("assets/live.js")),
+    ("ping.js", JAVASCRIPT, include_str!("assets/ping.js")),
     ("times.js", JAVASCRIPT, include_str!("assets/times.js")),
     ("icon.svg", "image/svg+xml", include_str!("assets/icon.svg")),
 ];

@@ -25,7 +25,12 @@ impl FromRequest for Form {
             if media_type(&request) != "application/x-www-form-urlencoded" {
                 return Err(ApiError::new(Code::UnsupportedMediaType, "Send a form of the console."));
             }
-            Ok(Self(read(&request, payload).await?.to_vec()))
+            let fields = read(&request, payload).await?.to_vec();
+            // Postgres keeps no NUL in a text, and no field of ours needs one.
+            if fields.contains(&0) || fields.windows(3).any(|piece| piece == b"%00") {
+                return Err(ApiError::new(Code::InvalidParameter, "A field of the form has NUL in it."));
+            }
+            Ok(Self(fields))
         })
     }
 }

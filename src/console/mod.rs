@@ -26,6 +26,7 @@ mod action;
 mod assets;
 mod charts;
 mod content;
+mod fields;
 mod form;
 mod frame;
 mod links;

@@ -17,6 +17,8 @@ mod changes_webhooks_at_once;
 mod console_deliveries;
 mod console_in_a_browser;
 mod console_pages_in_a_browser;
+mod console_samples;
+mod console_webhooks;
 mod delivers_in_batches;
 mod delivers_signed_posts;
 mod drains_on_stop;

@@ -2,10 +2,12 @@
 import { showTimes } from "./times.js";
 import { followLive } from "./live.js";
 import { listenForKeys } from "./keyboard.js";
+import { answerHere } from "./ping.js";
 
 showTimes(document);
 followLive();
 listenForKeys();
+answerHere();
 
 // A login link: its form needs no second click.
 document.querySelector("form[data-send]")?.requestSubmit();

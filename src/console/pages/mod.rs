@@ -8,10 +8,18 @@ mod events;
 mod explain;
 mod gaps;
 mod recoveries;
+mod webhooks;
 
 /// In the order of the navigation.
-pub(super) const PAGES: &[&[Page]] =
-    &[board::PAGES, events::PAGES, deliveries::PAGES, recoveries::PAGES, explain::PAGES, gaps::PAGES];
+pub(super) const PAGES: &[&[Page]] = &[
+    board::PAGES,
+    webhooks::PAGES,
+    events::PAGES,
+    deliveries::PAGES,
+    recoveries::PAGES,
+    explain::PAGES,
+    gaps::PAGES,
+];
 
 /// In any order.
-pub(super) const ACTIONS: &[&[Action]] = &[deliveries::ACTIONS, recoveries::ACTIONS];
+pub(super) const ACTIONS: &[&[Action]] = &[webhooks::ACTIONS, deliveries::ACTIONS, recoveries::ACTIONS];

@@ -77,6 +77,15 @@ impl Console {
         (to, page)
     }
 
+    /// Sends a form, and looks at what comes of it: the page that it leads to, or the answer itself.
+    pub async fn submit(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
+        let answer = self.post(path, fields).await;
+        match place(&answer) {
+            Some(to) => self.get(&to).await,
+            None => answer,
+        }
+    }
+
     async fn send(
         &self,
         method: &str,
@@ -102,4 +111,57 @@ impl Console {
         drop(kept);
         answer
     }
+}
+
+/// Where an answer leads.
+pub fn place(answer: &Answer) -> Option<String> {
+    answer.headers.get("location").map(|to| to.to_str().unwrap().to_owned())
+}
+
+/// The fields of the form that sends to an address, as a browser would send them untouched.
+pub fn fields_of(page: &str, action: &str) -> Vec<(String, String)> {
+    let start =
+        page.find(&format!("action=\"{action}\"")).unwrap_or_else(|| panic!("no form {action}: {page}"));
+    let form = page[start..].split("</form>").next().unwrap();
+    let mut fields = Vec::new();
+    for tag in form.split('<').skip(1) {
+        let Some(name) = attribute(tag, "name") else { continue };
+        if tag.starts_with("input") {
+            let box_like = attribute(tag, "type").is_some_and(|kind| kind == "checkbox");
+            if !box_like || tag.contains(" checked") {
+                fields.push((name, attribute(tag, "value").unwrap_or_default()));
+            }
+        } else if tag.starts_with("textarea") {
+            let text = tag.split_once('>').unwrap().1.trim_start_matches('\n');
+            fields.push((name, unescaped(text)));
+        } else if tag.starts_with("select") {
+            let options = form.split(&format!("<{tag}")).nth(1).unwrap().split("</select>").next().unwrap();
+            let options: Vec<&str> = options.split("<option").skip(1).collect();
+            let chosen = options.iter().find(|option| option.contains(" selected")).or(options.first());
+            fields.push((name, chosen.and_then(|option| attribute(option, "value")).unwrap_or_default()));
+        }
+    }
+    fields
+}
+
+fn attribute(tag: &str, name: &str) -> Option<String> {
+    let value = tag.split_once(&format!(" {name}=\""))?.1.split('"').next()?;
+    Some(unescaped(value))
+}
+
+fn unescaped(text: &str) -> String {
+    text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&amp;", "&")
+}
+
+/// The same fields with other values; what is not there yet is added.
+pub fn with(fields: &[(String, String)], changed: &[(&str, &str)]) -> Vec<(String, String)> {
+    let mut all: Vec<_> =
+        fields.iter().filter(|(name, _)| !changed.iter().any(|(other, _)| other == name)).cloned().collect();
+    all.extend(changed.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    all
+}
+
+/// Fields as [`Console::submit`] takes them.
+pub fn pairs(fields: &[(String, String)]) -> Vec<(&str, &str)> {
+    fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
 }
