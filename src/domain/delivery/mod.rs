@@ -14,3 +14,4 @@ pub mod settings;
 pub mod signature;
 pub mod signing_pair;
 pub mod slots;
+pub mod standard_body;

@@ -16,6 +16,7 @@ use crate::clock::rfc3339;
 use crate::domain::delivery::sent_post::{SentAs, SentPost};
 use crate::domain::delivery::settings::Format;
 use crate::domain::delivery::signature::{Signer, signature_header};
+use crate::domain::delivery::standard_body;
 use crate::domain::ids::DeliveryId;
 use crate::domain::presence::{Detail, Event, EventKind};
 use crate::outbound::body::data;
@@ -197,12 +198,10 @@ fn write_in_batch(body: &mut Vec<u8>, item: &Item<'_>, format: Format) {
     }
 }
 
-/// From behind the opening brace to the closing one. Kinds and times hold nothing that JSON would escape.
+/// From behind the opening brace to the closing one.
 fn write_standard(body: &mut Vec<u8>, item: &Item<'_>) {
     let (kind, timestamp) = (item.event.kind.as_str(), &item.event.timestamp);
-    let _ = write!(body, r#""type":"{kind}","timestamp":"{timestamp}","data":"#);
-    write_data(body, item);
-    body.push(b'}');
+    standard_body::write(body, kind, timestamp, |body| write_data(body, item));
 }
 
 fn write_cloudevent(body: &mut Vec<u8>, item: &Item<'_>) {
@@ -216,8 +215,7 @@ fn write_cloudevent(body: &mut Vec<u8>, item: &Item<'_>) {
 
 fn write_data(body: &mut Vec<u8>, item: &Item<'_>) {
     body.extend_from_slice(&item.event.open_data);
-    let sent_at = rfc3339(item.sent_at);
-    let _ = write!(body, r#","superseded":{},"sent_at":"{sent_at}"}}"#, item.superseded);
+    standard_body::end_data(body, item.superseded, &rfc3339(item.sent_at));
 }
 
 /// The binary form of CloudEvents' HTTP binding. `content-type` stands for `datacontenttype`.
