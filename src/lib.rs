@@ -3,7 +3,7 @@
 //! Modules in floor order; a module imports only from floors below it (`tests/floors.rs` holds this):
 //!
 //! - 0 [`domain`]: words and rules, pure
-//! - 1 [`clock`], [`config`], [`dial`], [`embedded_postgres`], [`keyfile`], [`metrics`], [`random`],
+//! - 1 [`client`], [`clock`], [`config`], [`dial`], [`embedded_postgres`], [`keyfile`], [`metrics`], [`random`],
 //!   [`status`], [`telemetry`], [`tls`], [`tunnel`]: the ground
 //! - 2 [`genesys`] (sockets in), [`store`] (SQL), [`outbound`] (POSTs out): three edges that never meet
 //! - 3 [`actors`] (long-lived loops), [`services`] (what callers may ask for), above it [`api`] (REST)
@@ -15,6 +15,7 @@ pub mod actors;
 pub mod api;
 pub mod app;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod console;

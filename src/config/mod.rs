@@ -22,10 +22,12 @@ use crate::domain::secret::{MasterKey, Secret};
 use crate::domain::violation::Violation;
 use crate::telemetry;
 
+mod client;
 mod database;
 mod egress;
 mod variables;
 
+pub use client::{ClientSettings, LocalBridge};
 pub use database::DATABASE_CONNECTIONS_MIN;
 pub use egress::EgressProxy;
 pub use variables::{VARIABLES, Variable, Variables};

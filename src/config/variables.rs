@@ -158,6 +158,16 @@ impl Variables {
     /// # Errors
     /// If `.env` exists and cannot be read, or a `NAME_FILE` cannot be.
     pub fn read() -> Result<Self, ConfigError> {
+        let mut variables = Self::read_as_set()?;
+        variables.read_files()?;
+        Ok(variables)
+    }
+
+    /// The same without the files that secrets may stand in, for commands that need none of the bridge's.
+    ///
+    /// # Errors
+    /// If `.env` exists and cannot be read.
+    pub fn read_as_set() -> Result<Self, ConfigError> {
         let mut values = BTreeMap::new();
         match dotenvy::from_path_iter(".env") {
             Ok(lines) => {
@@ -174,9 +184,7 @@ impl Variables {
                 values.insert(name, (value.into_owned(), "environment"));
             }
         }
-        let mut variables = Self { values };
-        variables.read_files()?;
-        Ok(variables)
+        Ok(Self { values })
     }
 
     /// Takes variables from a list; for tests.
