@@ -3,9 +3,11 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use presence_bridge::cli::{audit, check_config, doctor, healthcheck, migrate, rotate_master_key, serve};
-use presence_bridge::config::{self, Config, ConfigError, VARIABLES, Variables};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use presence_bridge::cli::{
+    audit, check_config, daily, doctor, healthcheck, manual, migrate, rotate_master_key, serve,
+};
+use presence_bridge::config::{self, ClientSettings, Config, ConfigError, VARIABLES, Variables};
 use presence_bridge::telemetry;
 
 /// The C library's own keeps most of what a burst has used: 300 MiB after a backlog where this one keeps 67
@@ -23,6 +25,21 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Here(Here),
+    #[command(flatten)]
+    Daily(daily::Daily),
+    /// Print what completes this command line in a shell.
+    #[command(after_help = manual::COMPLETIONS_EXAMPLE)]
+    Completions(manual::Completions),
+    /// Write manual pages.
+    #[command(after_help = manual::MAN_EXAMPLE)]
+    Man(manual::Man),
+}
+
+/// The commands that run with the bridge's own configuration.
+#[derive(Subcommand)]
+enum Here {
     /// Hold the sockets, deliver the webhooks, serve the REST API (the default).
     Serve,
     /// Bring the database schema up to date and end.
@@ -77,7 +94,7 @@ impl From<anyhow::Error> for Failure {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command.unwrap_or(Command::Serve)) {
+    match run(Cli::parse().command.unwrap_or(Command::Here(Here::Serve))) {
         Ok(code) => code,
         Err(Failure::WrongConfiguration(errors)) => {
             for error in errors {
@@ -93,15 +110,26 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<ExitCode, Failure> {
-    let variables = Variables::read()?;
     match command {
-        Command::Serve => in_runtime(serve::run(configure(&variables)?)),
-        Command::Migrate => in_runtime(migrate::run(configure(&variables)?)),
-        Command::CheckConfig => Ok(check_config::run(&variables)?),
-        Command::Doctor => in_runtime(doctor::run(configure(&variables)?)),
-        Command::RotateMasterKey => in_runtime(rotate_master_key::run(configure(&variables)?)),
-        Command::Audit(command) => in_runtime(audit::run(command, configure(&variables)?)),
-        Command::Healthcheck => Ok(healthcheck::run(config::listen_address(&variables)?)?),
+        Command::Daily(command) => {
+            let settings = ClientSettings::from_variables(&Variables::read_as_set()?)?;
+            Ok(daily::run(command, &settings)?)
+        }
+        Command::Completions(wanted) => Ok(manual::completions(wanted, Cli::command())?),
+        Command::Man(wanted) => Ok(manual::man(wanted, Cli::command())?),
+        Command::Here(command) => run_here(command, &Variables::read()?),
+    }
+}
+
+fn run_here(command: Here, variables: &Variables) -> Result<ExitCode, Failure> {
+    match command {
+        Here::Serve => in_runtime(serve::run(configure(variables)?)),
+        Here::Migrate => in_runtime(migrate::run(configure(variables)?)),
+        Here::CheckConfig => Ok(check_config::run(variables)?),
+        Here::Doctor => in_runtime(doctor::run(configure(variables)?)),
+        Here::RotateMasterKey => in_runtime(rotate_master_key::run(configure(variables)?)),
+        Here::Audit(command) => in_runtime(audit::run(command, configure(variables)?)),
+        Here::Healthcheck => Ok(healthcheck::run(config::listen_address(variables)?)?),
     }
 }
 

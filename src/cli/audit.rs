@@ -1,7 +1,7 @@
 //! Floor 4: `presence-bridge audit …`, for auditors and for whoever collects logs. A bridge may run at the
 //! same time.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,6 +15,8 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::app;
+use crate::cli::pipe;
+use crate::cli::terminal::progress;
 use crate::config::{Config, ConfigError};
 use crate::domain::audit::seal::{Head, RowFault};
 use crate::domain::secret::MasterKey;
@@ -109,7 +111,11 @@ async fn verify(
         return Err(ConfigError { variable: "BRIDGE_MASTER_KEY".to_owned(), rule }.into());
     }
     let keys = store.audit_keys(master_key).await?;
-    let verdict = store.verify_audit(&keys, expected).await?;
+    let seals = store.last_seal().await?.and_then(|last| u64::try_from(last.head.seal_id).ok());
+    let bar = progress::bar("seals", seals);
+    let tell = |seal: i64| bar.set_position(seal.unsigned_abs());
+    let verdict = store.verify_audit_telling(&keys, expected, &tell).await?;
+    bar.finish_and_clear();
     let mut out = std::io::stdout().lock();
     if as_json {
         writeln!(out, "{}", as_json_of(&verdict))?;
@@ -199,21 +205,15 @@ async fn head(store: &Store) -> anyhow::Result<bool> {
 /// A reader that has seen enough (`| head`) ends it quietly.
 async fn export(store: &Store, since: i64, wanted: ExportFilter, follow: bool) -> anyhow::Result<bool> {
     match export_all(store, since, wanted, follow).await {
-        Err(error) if is_broken_pipe(&error) => Ok(true),
+        Err(error) if pipe::is_broken(&error) => Ok(true),
         other => other,
     }
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
-        let json = cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
-        io.or(json) == Some(io::ErrorKind::BrokenPipe)
-    })
-}
-
 async fn export_all(store: &Store, since: i64, wanted: ExportFilter, follow: bool) -> anyhow::Result<bool> {
     let mut out = BufWriter::new(io::stdout());
+    // Rows on the screen show by themselves how far it is.
+    let bar = (!follow && !io::stdout().is_terminal()).then(|| progress::bar("rows", None));
     let mut after = since;
     loop {
         let through = match store.sealed_through().await {
@@ -233,6 +233,9 @@ async fn export_all(store: &Store, since: i64, wanted: ExportFilter, follow: boo
                 out.write_all(b"\n")?;
             }
             out.flush()?;
+            if let Some(bar) = &bar {
+                bar.inc(u64::try_from(rows.len()).unwrap_or_default());
+            }
             match rows.last() {
                 Some(last) if i64::try_from(rows.len()).is_ok_and(|count| count == PAGE_ROWS) => {
                     after = last.id
@@ -241,6 +244,9 @@ async fn export_all(store: &Store, since: i64, wanted: ExportFilter, follow: boo
             }
         }
         if !follow {
+            if let Some(bar) = &bar {
+                bar.finish_and_clear();
+            }
             let waiting = store.unsealed_rows().await?;
             if waiting > 0 {
                 eprintln!(

@@ -2,9 +2,14 @@
 
 pub mod audit;
 pub mod check_config;
+pub mod daily;
 pub mod doctor;
 pub mod healthcheck;
+pub mod manual;
 pub mod migrate;
+mod pipe;
 mod remedies;
 pub mod rotate_master_key;
 pub mod serve;
+mod stop;
+mod terminal;

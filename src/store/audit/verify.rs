@@ -110,7 +110,20 @@ impl Store {
     /// # Errors
     /// If the database does not answer.
     pub async fn verify_audit(&self, keys: &AuditKeys, expected: Option<Head>) -> Result<ChainVerdict> {
-        let mut walk = ChainWalk::begin(self, keys, 0).await?;
+        self.verify_audit_telling(keys, expected, &|_| {}).await
+    }
+
+    /// The same, and tells the number of each seal that holds.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn verify_audit_telling(
+        &self,
+        keys: &AuditKeys,
+        expected: Option<Head>,
+        tell: &(dyn Fn(i64) + Sync),
+    ) -> Result<ChainVerdict> {
+        let mut walk = ChainWalk { tell, ..ChainWalk::begin(self, keys, 0).await? };
         if walk.verdict.fault.is_none() {
             walk.through(i64::MAX, expected).await?;
         }
@@ -180,6 +193,8 @@ struct ChainWalk<'a> {
     rows: VecDeque<CheckedRow>,
     behind: Behind,
     verdict: ChainVerdict,
+    /// Is told each seal that holds.
+    tell: &'a (dyn Fn(i64) + Sync),
 }
 
 impl<'a> ChainWalk<'a> {
@@ -193,6 +208,7 @@ impl<'a> ChainWalk<'a> {
             rows: VecDeque::new(),
             behind: BEFORE_ALL,
             verdict: ChainVerdict::default(),
+            tell: &|_| {},
             keys,
             conn: {
                 // The cost of these plans depends on no parameter, and the statistics of the newest day are
@@ -258,6 +274,7 @@ impl<'a> ChainWalk<'a> {
                 self.seal_id = stored.seal.seal_id;
                 self.sealed = stored.seal.last;
                 self.digest = stored.digest;
+                (self.tell)(self.seal_id);
                 self.verdict.seals += 1;
                 self.verdict.head = Some(Head { seal_id: self.seal_id, digest: self.digest });
             }
