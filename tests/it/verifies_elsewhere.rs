@@ -11,6 +11,7 @@ use genesys_simulator::crm::{Behaviour, Post};
 use serde_json::{Value, json};
 
 use crate::support::neighbour::install;
+use crate::support::terminal::Terminal;
 use crate::support::{SOON, World};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -115,4 +116,18 @@ async fn libraries_of_receivers_read_our_posts_as_the_page_says() {
     for (language, ran) in run("libraries", &all) {
         assert!(ran.status.success(), "{language}: {}", String::from_utf8_lossy(&ran.stderr));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn official_libraries_accept_what_listen_posts() {
+    install("install-verifiers");
+    let accepted: BTreeMap<_, _> = [("javascript", true), ("python", true)].into();
+    let world = World::watching(&["ann"]).await;
+    world.genesys.set_presence("ann", "AVAILABLE").await;
+    let url = world.crm.url("/dev");
+    let listen = ["listen", "--forward-to", &url, "--since", "1h", "--count", "1"];
+    let ran = Terminal::at(&world.bridge).run(&listen).await;
+    let secret = ran.err.lines().find_map(|line| line.strip_prefix("Signing secret: ")).unwrap().to_owned();
+    let post = world.crm.received("/dev")[0].clone();
+    assert_eq!(verdicts(&secret, &post, &post.body), accepted, "{}", ran.err);
 }
