@@ -5,7 +5,7 @@ use maud::{Markup, html};
 
 use crate::api::http::page::{List, Paging, Place};
 use crate::console::content::Content;
-use crate::console::parts::{Tone, badge, empty, facts, pager, since, span, table, time};
+use crate::console::parts::{Tone, badge, empty, facts, pager, plural, since, span, table, time};
 use crate::console::search::names::Names;
 use crate::console::search::{self, A_TIME, Fields, take_time, who};
 use crate::console::view::View;
@@ -168,7 +168,7 @@ async fn one(view: View) -> Result<Content> {
     let ids: Vec<AgentId> = gap.agents.iter().cloned().map(AgentId).collect();
     page.body = html! {
         (shown)
-        h2 { (ids.len()) " agents could not be seen" }
+        h2 { (plural(i64::try_from(ids.len()).unwrap_or(i64::MAX), "agent", "agents")) " could not be seen" }
         ul.columns { @for id in &ids { li { (names.agent(Some(id), Some(gap.source_id))) } } }
         p { a href=(links::with_query("/events", &[("source", &gap.source_id.to_string())])) { "Changes of this source" } }
     };

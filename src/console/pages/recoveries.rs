@@ -6,7 +6,7 @@ use maud::{Markup, html};
 use crate::api::http::page::{List, Paging, Place};
 use crate::console::action::Done;
 use crate::console::content::Content;
-use crate::console::parts::{Tone, badge, button, empty, facts, maybe, pager, span, table, time};
+use crate::console::parts::{Tone, badge, button, empty, facts, maybe, pager, plural, span, table, time};
 use crate::console::search::names::Names;
 use crate::console::search::{self, Fields, who};
 use crate::console::view::View;
@@ -109,7 +109,7 @@ async fn one(view: View) -> Result<Content> {
     let stands = html! {
         p { (state(&row)) " " (how_far(&row)) }
         @if is_running && view.may(Scope::Webhooks) {
-            p { (button(&format!("{ROOT}/recoveries/{id}/cancel"), "Cancel: what is open by then stays open")) }
+            div.row { (button(&format!("{ROOT}/recoveries/{id}/cancel"), "Cancel: what is open by then stays open")) }
         }
     };
     let stands = page.live("recovery", &stands);
@@ -155,14 +155,17 @@ fn agents(row: &Recovery, names: &Names) -> Markup {
 
 fn how_far(row: &Recovery) -> Markup {
     html! {
-        (row.recovered) " deliveries were opened again"
-        @if row.skipped > 0 { ", " (row.skipped) " were left out: a later one of the same agent was being sent" }
+        (plural(row.recovered, "delivery was", "deliveries were")) " opened again"
+        @if row.skipped > 0 { ", " (plural(row.skipped, "was", "were")) " left out: a later one of the same agent was being sent" }
         @if let Some(ended) = row.ended_at { ", within " (span(row.requested_at, ended)) } "."
     }
 }
 
 async fn cancel(view: View) -> Result<Done> {
     let row = services::recoveries::cancel(&view.caller, RecoveryId(view.id()?)).await?;
-    let notice = format!("It is cancelled; {} deliveries had been opened by then.", row.recovered);
+    let notice = format!(
+        "It is cancelled; {} opened by then.",
+        plural(row.recovered, "delivery was", "deliveries were")
+    );
     Ok(Done::Go { to: links::recovery(row.recovery_id), notice })
 }

@@ -1,6 +1,7 @@
 //! Deliveries that have ended and match a filter: counted before they are opened again, and read chunk by
 //! chunk by `store/recovery/worker.rs`.
 
+use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use crate::domain::ids::{AgentId, DeliveryId, EventId, RecoveryId, SourceId, WebhookId};
@@ -13,6 +14,10 @@ use crate::store::{Result, Store, with_timeout};
 pub const COUNT_MAX: i64 = 1000;
 /// Webhooks that one request may concern.
 pub const WEBHOOKS_MAX: i64 = 100;
+/// Most webhooks that are looked at one by one without a reason; of more, it is first found out which have any failed end.
+const EACH_MAX: i64 = 500;
+/// Failed ends that are read for that; if there are more, all webhooks are looked at.
+const ENDS_READ_MAX: i64 = 20_000;
 /// Deliveries that a chunk has, or more if one millisecond has more.
 const CHUNK: i64 = 2000;
 
@@ -55,6 +60,7 @@ impl Store {
         with_timeout(async {
             let mut tx = self.begin().await?;
             choose_plan_by_values(&mut tx).await?;
+            let webhooks = concerned(&mut tx, filter).await?;
             // The server finds a state by an index only if it is compared with one at a time.
             let found = sqlx::query_as!(
                 Matching,
@@ -94,11 +100,11 @@ impl Store {
                                limit $7) of_state
                            limit $7) counted) found
                    where w.deleted_at is null
-                     and ($1::uuid is null or w.webhook_id = $1)
+                     and ($1::uuid[] is null or w.webhook_id = any ($1))
                      and found.deliveries > 0
                    order by w.webhook_id
                    limit $8"#,
-                filter.webhook as _,
+                webhooks.as_deref() as _,
                 &filter.states,
                 DeliveryId::bound_at(filter.since) as _,
                 DeliveryId::bound_at(filter.until) as _,
@@ -185,4 +191,45 @@ impl Store {
         })
         .await
     }
+}
+
+/// Webhooks that may have deliveries that match; `None`: any.
+async fn concerned(conn: &mut PgConnection, filter: &EndedFilter) -> Result<Option<Vec<WebhookId>>> {
+    if let Some(webhook) = filter.webhook {
+        return Ok(Some(vec![webhook]));
+    }
+    let few = sqlx::query_scalar!(
+        r#"select count(*) <= $1::bigint as "few!" from (select from webhook where deleted_at is null limit $1::bigint + 1) some_of_them"#,
+        EACH_MAX,
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    if few {
+        return Ok(None);
+    }
+    let ends = sqlx::query!(
+        r#"select ends.webhook_id as "webhook_id!: WebhookId", count(*) as "count!"
+           from (
+               select one.webhook_id
+               from unnest($1::text[]) wanted (state)
+               cross join lateral (
+                   select l.webhook_id
+                   from audit_log l
+                   where l.end_state = wanted.state
+                     and l.end_state <> 'delivered'
+                     and l.delivery_id >= $2
+                     and l.delivery_id < $3
+                     and l.webhook_id is not null
+                   limit $4) one
+               limit $4) ends
+           group by ends.webhook_id"#,
+        &filter.states,
+        DeliveryId::bound_at(filter.since) as _,
+        DeliveryId::bound_at(filter.until) as _,
+        ENDS_READ_MAX,
+    )
+    .fetch_all(conn)
+    .await?;
+    let read: i64 = ends.iter().map(|of| of.count).sum();
+    Ok((read < ENDS_READ_MAX).then(|| ends.into_iter().map(|of| of.webhook_id).collect()))
 }

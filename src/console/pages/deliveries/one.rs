@@ -43,7 +43,7 @@ pub async fn show(view: View) -> Result<Content> {
     let stands = page.live("delivery", &stands(&kept, &names));
     page.body = html! {
         (stands)
-        p.row {
+        div.row {
             @if view.may(Scope::Webhooks) {
                 (button(&format!("{ROOT}/deliveries/{}/retry", row.delivery_id), "Try again now"))
             }

@@ -11,7 +11,7 @@ use crate::clock;
 use crate::console::action::Done;
 use crate::console::content::Content;
 use crate::console::form::Form;
-use crate::console::parts::{Tone, badge, empty, table};
+use crate::console::parts::{Tone, badge, empty, plural, table};
 use crate::console::search::names::Names;
 use crate::console::search::{self, Fields, who};
 use crate::console::view::View;
@@ -93,7 +93,7 @@ fn confirm(view: &View, wanted: &RetryInput, found: &[Retried], names: &Names) -
         @for of in found {
             tr id={ "webhook-" (of.webhook_id) } {
                 th scope="row" { (names.webhook(Some(of.webhook_id))) }
-                td { (count(of.deliveries, of.at_least)) }
+                td { @if of.at_least { "at least " } (of.deliveries) }
                 td { @match &of.refused {
                     None => (badge(Tone::Good, "is tried again")),
                     Some(why) => { (badge(Tone::Warn, "stays")) " " (why) },
@@ -111,7 +111,7 @@ fn confirm(view: &View, wanted: &RetryInput, found: &[Retried], names: &Names) -
         ("until", wanted.until.map(at).unwrap_or_default()),
     ];
     html! {
-        p { strong { (count(deliveries, at_least)) " deliveries to " (webhooks) " webhooks" } " would be tried again." }
+        p { strong { (told(deliveries, at_least, webhooks)) } " would be tried again." }
         (table("Webhooks", &["Webhook", "Deliveries", "What happens"], &rows))
         p.hint {
             "They are opened again under their ids, so a receiver that keeps ids sees which it knows. Those of one agent "
@@ -122,7 +122,7 @@ fn confirm(view: &View, wanted: &RetryInput, found: &[Retried], names: &Names) -
             @for (name, value) in &hidden { @if !value.is_empty() { input type="hidden" name=(name) value=(value); } }
             p.row {
                 @if webhooks > 0 {
-                    button.primary type="submit" { "Try " (count(deliveries, at_least)) " deliveries again" }
+                    button.primary type="submit" { "Try " (count(deliveries, at_least)) " again" }
                 }
                 a.button href=(links::with_query("/deliveries", &[("state", &view.given("state"))])) { "Leave them" }
             }
@@ -131,13 +131,22 @@ fn confirm(view: &View, wanted: &RetryInput, found: &[Retried], names: &Names) -
 }
 
 fn count(deliveries: i64, at_least: bool) -> String {
-    if at_least { format!("at least {deliveries}") } else { deliveries.to_string() }
+    let counted = plural(deliveries, "delivery", "deliveries");
+    if at_least { format!("at least {counted}") } else { counted }
+}
+
+fn told(deliveries: i64, at_least: bool, webhooks: i64) -> String {
+    format!("{} to {}", count(deliveries, at_least), plural(webhooks, "webhook", "webhooks"))
 }
 
 /// Deliveries that are not refused, whether there are more, and of how many webhooks.
-fn sum(found: &[Retried]) -> (i64, bool, usize) {
+fn sum(found: &[Retried]) -> (i64, bool, i64) {
     let taken = || found.iter().filter(|of| of.refused.is_none());
-    (taken().map(|of| of.deliveries).sum(), taken().any(|of| of.at_least), taken().count())
+    (
+        taken().map(|of| of.deliveries).sum(),
+        taken().any(|of| of.at_least),
+        i64::try_from(taken().count()).unwrap_or(i64::MAX),
+    )
 }
 
 /// Tries again what was confirmed.
@@ -155,12 +164,12 @@ pub async fn act(view: View, form: Form) -> Result<Done> {
         return Ok(Done::Again(ask(view).await?));
     }
     let (deliveries, at_least, webhooks) = sum(&done);
-    let kept = done.len() - webhooks;
-    let mut notice =
-        format!("{} deliveries to {webhooks} webhooks are tried again.", count(deliveries, at_least));
+    let kept = i64::try_from(done.len()).unwrap_or(i64::MAX) - webhooks;
+    let mut notice = format!("{} tried again.", told(deliveries, at_least, webhooks));
     if kept > 0 {
         notice.push_str(&format!(
-            " {kept} webhooks keep theirs: disabled, unverified, or with a recovery that runs."
+            " Of {} nothing is: disabled, unverified, or with a recovery that runs.",
+            plural(kept, "webhook", "webhooks")
         ));
     }
     let mut begun = done.iter().filter_map(|of| of.recovery.as_ref());
