@@ -111,7 +111,7 @@ fn confirm(view: &View, wanted: &RetryInput, found: &[Retried], names: &Names) -
         ("until", wanted.until.map(at).unwrap_or_default()),
     ];
     html! {
-        p { strong { (told(deliveries, at_least, webhooks)) } " would be tried again." }
+        p { strong { (totals(deliveries, at_least, webhooks)) } " would be tried again." }
         (table("Webhooks", &["Webhook", "Deliveries", "What happens"], &rows))
         p.hint {
             "They are opened again under their ids, so a receiver that keeps ids sees which it knows. Those of one agent "
@@ -135,7 +135,7 @@ fn count(deliveries: i64, at_least: bool) -> String {
     if at_least { format!("at least {counted}") } else { counted }
 }
 
-fn told(deliveries: i64, at_least: bool, webhooks: i64) -> String {
+fn totals(deliveries: i64, at_least: bool, webhooks: i64) -> String {
     format!("{} to {}", count(deliveries, at_least), plural(webhooks, "webhook", "webhooks"))
 }
 
@@ -165,7 +165,7 @@ pub async fn act(view: View, form: Form) -> Result<Done> {
     }
     let (deliveries, at_least, webhooks) = sum(&done);
     let kept = i64::try_from(done.len()).unwrap_or(i64::MAX) - webhooks;
-    let mut notice = format!("{} tried again.", told(deliveries, at_least, webhooks));
+    let mut notice = format!("{} tried again.", totals(deliveries, at_least, webhooks));
     if kept > 0 {
         notice.push_str(&format!(
             " Of {} nothing is: disabled, unverified, or with a recovery that runs.",
