@@ -1,4 +1,4 @@
-//! Floor 3: the console, pages for people at `/console/`. Beside `api/`: it asks the same functions of
+//! Floor 3: the console, pages for people at `/console/`. Like `api/` it asks the same functions of
 //! `services/` and `store/` with the same caller, and shares the HTTP parts of `api/http/`.
 //!
 //! A page is a function from a [`View`] to a [`Content`]; a row in a table of `pages/` gives it an address and

@@ -117,6 +117,8 @@ async fn every_operation_succeeds_as_promised() {
     let made = b.post("/v1/tenants", &json!({"name": "second"})).await.json();
     let key = json!({"name": "crm", "scopes": ["read"], "tenant_id": made["id"]});
     let key = b.post("/v1/api-keys", &key).await.json()["id"].as_str().unwrap().to_owned();
+    let link = b.post("/v1/console/login-links", &json!({})).await;
+    assert_eq!(link.status, 201, "{}", link.text());
     for path in ["/v1/tenants", "/v1/api-keys", &format!("/v1/api-keys/{key}")] {
         assert_eq!(b.get(path).await.status, 200, "{path}");
     }

@@ -26,9 +26,9 @@ use crate::services::caller::Caller;
 use crate::services::{ServiceError, api_keys};
 
 /// Streams that callers of one key may have open.
-pub const STREAMS_OF_ONE: usize = 16;
+pub const STREAMS_OF_ONE: usize = 48;
 /// Streams that this process has open at most.
-pub const STREAMS_MAX: usize = 128;
+pub const STREAMS_MAX: usize = 256;
 
 /// A caller hears this often that the stream is alive, and so does every proxy between.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
