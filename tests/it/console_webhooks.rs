@@ -93,6 +93,13 @@ async fn a_webhook_is_registered_by_a_form_and_shows_what_its_receiver_answers()
     .await;
     let post = world.crm.received("/hooks/a")[0].clone();
     assert!(post.verified(), "the secret on the page signs");
+    world.crm.next("/hooks/a", [Behaviour::status(503).header("x-desk", "closed").body("come <b>later</b>")]);
+    let ping = place(&console.post(&format!("{}/ping", page_of(&id)), &[]).await).unwrap();
+    eventually("its refusal shows", || async {
+        let page = console.get(&ping).await.text();
+        (page.contains("x-desk: closed") && page.contains("come &lt;b&gt;later&lt;/b&gt;")).then_some(())
+    })
+    .await;
     let page = console.get(&page_of(&id)).await.text();
     assert!(page.contains("Desk &lt;b&gt;7&lt;/b&gt;") && !page.contains("Desk <b>"), "{page}");
     assert!(!page.contains(&secret), "it is shown once");

@@ -8,7 +8,7 @@ use crate::api::http::problem::ApiError;
 use crate::console::action::Done;
 use crate::console::content::Content;
 use crate::console::form::Form;
-use crate::console::parts::{Tone, badge, button, table, time};
+use crate::console::parts::{Tone, badge, button, source_text, table, time};
 use crate::console::view::View;
 use crate::console::{ROOT, Result, links};
 use crate::domain::access::scope::Scope;
@@ -91,7 +91,24 @@ fn answer(webhook: &Webhook, delivery: &DeliveryRow, attempts: &[AttemptRow]) ->
         @if !attempts.is_empty() {
             (table("Attempts", &["Ended", "Outcome", "Status", "Took", "Why"], &rows))
         }
+        @if let Some(last) = attempts.last() { (refusal(last)) }
         p { a href=(links::delivery(delivery.delivery_id)) { "The whole delivery" } }
+    }
+}
+
+/// What a receiver said that did not take it, as far as it is kept.
+fn refusal(attempt: &AttemptRow) -> Markup {
+    let head = attempt.data["answer_head"].as_array();
+    let head: Vec<&str> = head.into_iter().flatten().filter_map(|line| line.as_str()).collect();
+    html! {
+        @if !head.is_empty() {
+            p { "It answered with the headers" }
+            (source_text("Headers of the answer", &head.join("\n")))
+        }
+        @if let Some(body) = attempt.data["answer"].as_str() {
+            p { "and began its answer with" }
+            (source_text("First bytes of the answer", body))
+        }
     }
 }
 

@@ -71,7 +71,11 @@ pub fn list(view: &View, recoveries: &[Recovery]) -> Markup {
         @for recovery in recoveries {
             tr id={ "recovery-" (recovery.recovery_id) } {
                 th scope="row" { a href=(links::recovery(recovery.recovery_id)) { (time(recovery.since)) " – " (time(recovery.until)) } }
-                td { @if recovery.only_failed { "what failed" } @else { "everything" }
+                td { @match (&recovery.states, recovery.only_failed) {
+                         (Some(states), _) => { "what ended as " (states.join(", ")) },
+                         (None, true) => "what failed",
+                         (None, false) => "everything",
+                     }
                      @if !recovery.agents.is_empty() { ", " (recovery.agents.len()) " agents" } }
                 td { (state(recovery)) }
                 td { (recovery.recovered) }
