@@ -333,10 +333,14 @@ async fn what_waits_and_what_came_of_attempts_is_told() {
     }
     let lanes = eventually("ann's lane waits", || async {
         let lanes = world.bridge.get(&format!("/v1/webhooks/{bad}/lanes")).await.json();
-        (lanes["oldest"][0]["behind"] == 2 && lanes["oldest"][0]["verdict"] == "waiting").then_some(lanes)
+        // They are not counted at one moment.
+        (lanes["open"] == 3
+            && lanes["oldest"][0]["behind"] == 2
+            && lanes["oldest"][0]["verdict"] == "waiting")
+            .then_some(lanes)
     })
     .await;
-    assert_eq!((&lanes["open"], &lanes["lanes"]), (&json!(3), &json!(1)));
+    assert_eq!(lanes["lanes"], 1);
     assert_eq!(lanes["oldest"][0]["agent_id"], "ann");
     let reason = lanes["oldest"][0]["reason"].as_str().unwrap();
     assert!(reason.contains("http_5xx, status 500"), "{reason}");

@@ -143,11 +143,7 @@ impl Store {
         let mut tx = self.begin().await?;
         lock(&mut tx, id).await?;
         let before = read(&mut tx, id).await?;
-        if let Some(expected) = expected.filter(|expected| *expected != before.version) {
-            let version = before.version;
-            let what = format!("it was changed meanwhile: it is at version {version}, not {expected}");
-            return Err(StoreError::Conflict(what));
-        }
+        must_be_at(&before, expected)?;
         let access_before = before.access(master_key)?;
         let settings = changes.over(&before.settings);
         settings.check().map_err(|violation| StoreError::Conflict(violation.to_string()))?;
@@ -224,6 +220,17 @@ impl Store {
         let handoff = self.handoff.clone();
         once_committed(move || handoff.remove(id));
         Ok(())
+    }
+}
+
+/// Whoever changes what somebody else has changed meanwhile would undo that.
+fn must_be_at(webhook: &Webhook, expected: Option<i64>) -> Result<()> {
+    match expected.filter(|expected| *expected != webhook.version) {
+        None => Ok(()),
+        Some(expected) => Err(StoreError::Conflict(format!(
+            "it was changed meanwhile: it is at version {}, not {expected}",
+            webhook.version
+        ))),
     }
 }
 
