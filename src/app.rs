@@ -18,10 +18,10 @@ use tokio::time::{Instant, interval, sleep};
 
 use crate::actors::audit_sealer::Sealer;
 use crate::actors::dispatch::actor::{DispatcherActor, DispatcherDeps};
-use crate::actors::maintenance::{self, Retention};
+use crate::actors::maintenance::{self, Figures, Retention};
 use crate::actors::recorder::Recorder;
 use crate::actors::supervisor::{Deps, Supervisor};
-use crate::actors::{RESTART_AFTER, audit_push, erasures};
+use crate::actors::{RESTART_AFTER, audit_push, erasures, throughput};
 use crate::api::http::event_stream::Streams;
 use crate::api::{self, ApiState, ClientLimits};
 use crate::clock;
@@ -257,10 +257,12 @@ fn start_actors(
 /// Starts the loops that nothing waits for: sealing and pushing the audit log, erasures, maintenance of the
 /// database.
 fn spawn_loops(config: &Config, shared: &Shared) {
-    let Shared { store, metrics, master_key, .. } = shared.clone();
-    let (sealed, key, counted) = (store.clone(), master_key.clone(), metrics.clone());
+    let Shared { store, status, metrics, master_key, .. } = shared.clone();
+    let (told, counted) = (status.clone(), metrics.clone());
+    spawn_supervised("throughput", &metrics, move || throughput::run(told.clone(), counted.clone()));
+    let (sealed, key, told, counted) = (store.clone(), master_key.clone(), status.clone(), metrics.clone());
     spawn_supervised("sealer", &metrics, move || {
-        Sealer::new(sealed.clone(), key.clone(), counted.clone()).run()
+        Sealer::new(sealed.clone(), key.clone(), told.clone(), counted.clone()).run()
     });
     if let Some(receiver) = config.syslog.clone() {
         let (pushed, counted, max) = (store.clone(), metrics.clone(), config.syslog_max_bytes);
@@ -275,7 +277,8 @@ fn spawn_loops(config: &Config, shared: &Shared) {
     let retention = Retention { days: config.retention_days, suspended_days: config.parked_retention_days };
     let (counted, webhooks_shown) = (metrics.clone(), config.metrics_webhooks);
     spawn_supervised("sweep", &metrics, move || {
-        maintenance::run(store.clone(), counted.clone(), retention, master_key.clone(), webhooks_shown)
+        let figures = Figures { status: status.clone(), metrics: counted.clone(), webhooks_shown };
+        maintenance::run(store.clone(), figures, retention, master_key.clone())
     });
 }
 

@@ -80,6 +80,7 @@ const SECOND: &[(&str, &str)] = &[
     ("actors/audit_sealer",   ""),
     ("actors/erasures",       ""),
     ("actors/maintenance",    ""),
+    ("actors/throughput",     ""),
     ("actors/mod",            ""),
     ("metrics/mod",           "by_label exposition"),
     ("metrics/by_label",      ""),

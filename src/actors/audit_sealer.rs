@@ -1,6 +1,7 @@
 //! Seals the audit log for as long as the process lives. Of several processes with one database the one with
 //! the advisory lock does it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
@@ -8,6 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::domain::audit::seal::Head;
 use crate::domain::secret::MasterKey;
 use crate::metrics::Metrics;
+use crate::status::Status;
 use crate::store::audit::seals::{AuditKeys, SEAL_ROWS_MAX};
 use crate::store::{Result, Store};
 
@@ -20,6 +22,7 @@ const LOG_HEAD_EVERY_ROUNDS: u32 = 720;
 pub struct Sealer {
     store: Store,
     master_key: MasterKey,
+    status: Arc<Status>,
     metrics: Metrics,
     keys: AuditKeys,
     /// Last seal that this process saw, which must stay in the chain; `None` before the first.
@@ -29,8 +32,8 @@ pub struct Sealer {
 impl Sealer {
     /// A sealer that has not seen a seal yet.
     #[must_use]
-    pub fn new(store: Store, master_key: MasterKey, metrics: Metrics) -> Self {
-        Self { store, master_key, metrics, keys: AuditKeys::new(), known: None }
+    pub fn new(store: Store, master_key: MasterKey, status: Arc<Status>, metrics: Metrics) -> Self {
+        Self { store, master_key, status, metrics, keys: AuditKeys::new(), known: None }
     }
 
     /// Runs a round every 5 s, for ever.
@@ -43,6 +46,7 @@ impl Sealer {
             match self.round().await {
                 Ok(()) => {
                     if std::mem::take(&mut failing) {
+                        self.status.set_not_sealing(None);
                         tracing::info!("sealing the audit log works again");
                     }
                     if rounds.is_multiple_of(LOG_HEAD_EVERY_ROUNDS)
@@ -60,6 +64,7 @@ impl Sealer {
                 }
                 Err(error) => {
                     self.metrics.audit_seal_failures.inc();
+                    self.status.set_not_sealing(Some(error.to_string()));
                     if !std::mem::replace(&mut failing, true) {
                         tracing::error!(
                             %error, retry_in = ?SEAL_EVERY,

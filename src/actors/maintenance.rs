@@ -2,6 +2,7 @@
 //! answers kept for idempotency. A step that fails does not stop the others, and is tried again a minute
 //! later.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -11,10 +12,10 @@ use crate::clock;
 use crate::domain::delivery::outcome::EndState;
 use crate::domain::secret::MasterKey;
 use crate::metrics::{Metrics, REMOVED};
+use crate::status::Status;
 use crate::store::access::idempotency::KEPT_FOR;
 use crate::store::audit::outcomes;
 use crate::store::audit::retention::Days;
-use crate::store::views::backlog::Backlog;
 use crate::store::{Store, StoreError};
 
 /// Interval at which the backlog is counted.
@@ -32,24 +33,28 @@ pub struct Retention {
     pub suspended_days: u32,
 }
 
+/// Where the backlog is told.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// By tenant.
+    pub status: Arc<Status>,
+    /// Of all.
+    pub metrics: Metrics,
+    /// How many webhooks have metrics of their own.
+    pub webhooks_shown: u32,
+}
+
 /// Keeps figures and partitions up to date for as long as the process lives.
-///
-/// `webhooks_shown`: how many webhooks have figures of their own.
-pub async fn run(
-    store: Store,
-    metrics: Metrics,
-    retention: Retention,
-    master_key: MasterKey,
-    webhooks_shown: u32,
-) {
+pub async fn run(store: Store, figures: Figures, retention: Retention, master_key: MasterKey) {
+    let metrics = &figures.metrics;
     let mut ticks = interval(COUNT_EVERY);
     let mut due = Instant::now();
     loop {
         ticks.tick().await;
         // A figure that cannot be read stays as it was.
-        let _ = count_backlog(&store, &metrics, webhooks_shown).await;
+        let _ = count_backlog(&store, &figures).await;
         if Instant::now() >= due {
-            let left = maintain(&store, &metrics, retention, &master_key).await;
+            let left = maintain(&store, metrics, retention, &master_key).await;
             metrics.maintenance_left.set(left.into());
             tracing::info!(
                 left,
@@ -61,21 +66,23 @@ pub async fn run(
 }
 
 /// Reads how many webhooks and open deliveries there are, by state.
-async fn count_backlog(store: &Store, metrics: &Metrics, webhooks_shown: u32) -> Result<(), StoreError> {
+async fn count_backlog(store: &Store, figures: &Figures) -> Result<(), StoreError> {
+    let Figures { status, metrics, webhooks_shown } = figures;
     let counted = store.backlog().await?;
     let age =
         |since: Option<OffsetDateTime>| since.map_or(0.0, |at| (clock::now() - at).as_seconds_f64().max(0.0));
     for state in metrics.backlog.values() {
-        let found = counted.iter().find(|backlog| backlog.webhook_state == *state);
-        let Backlog { webhooks, open, oldest, .. } = found.cloned().unwrap_or_default();
-        metrics.backlog.of(state).set(open);
+        let found = || counted.iter().filter(|backlog| backlog.webhook_state == *state);
+        metrics.backlog.of(state).set(found().map(|backlog| backlog.open).sum());
+        let oldest = found().filter_map(|backlog| backlog.oldest).min();
         metrics.oldest_pending_seconds.of(state).set(age(oldest));
         if *state != REMOVED {
-            metrics.webhooks.of(state).set(webhooks);
+            metrics.webhooks.of(state).set(found().map(|backlog| backlog.webhooks).sum());
         }
     }
-    if webhooks_shown > 0 {
-        let backlogs = store.webhook_backlogs(webhooks_shown.into()).await?;
+    status.set_backlogs(clock::now(), counted);
+    if *webhooks_shown > 0 {
+        let backlogs = store.webhook_backlogs((*webhooks_shown).into()).await?;
         metrics.webhook_backlogs.set(
             backlogs.into_iter().map(|backlog| (backlog.webhook, backlog.open, age(Some(backlog.oldest)))),
         );

@@ -20,6 +20,7 @@ pub mod receiver_log;
 pub mod recorder;
 pub mod roster;
 pub mod supervisor;
+pub mod throughput;
 pub mod token;
 
 /// Wait before a task that panicked is started again.

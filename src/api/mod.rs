@@ -24,8 +24,9 @@ use crate::metrics::Metrics;
 use crate::services::caller::Services;
 use http::problem::{ApiError, Code};
 use resources::{
-    agents, api_keys, audit, connections, deliveries, erasures, events, explain, external_ids, gaps,
-    login_links, quarantine, recoveries, rejected_topics, sources, tenants, webhooks,
+    agents::{self, erasures, external_ids},
+    api_keys, audit, connections, deliveries, events, explain, gaps, login_links, overview, quarantine,
+    recoveries, rejected_topics, sources, tenants, webhooks,
 };
 
 mod health;
@@ -111,6 +112,7 @@ impl Endpoint {
 
 /// Every route there is.
 pub const ROUTES: &[Endpoint] = &[
+    Endpoint::new(Scope::Read, "GET", "/v1/overview", |r| r.to(overview::get)),
     Endpoint::new(Scope::Read, "GET", "/v1/webhooks", |r| r.to(webhooks::list)),
     Endpoint::new(Scope::Webhooks, "POST", "/v1/webhooks", |r| r.to(webhooks::create)),
     Endpoint::new(Scope::Read, "GET", "/v1/webhooks/{id}", |r| r.to(webhooks::get)),
@@ -141,7 +143,8 @@ pub const ROUTES: &[Endpoint] = &[
     Endpoint::new(Scope::Sources, "POST", "/v1/connections/{id}/terminate", |r| r.to(connections::terminate)),
     Endpoint::new(Scope::Sources, "POST", "/v1/connections/{id}/restart", |r| r.to(connections::restart)),
     Endpoint::new(Scope::Read, "GET", "/v1/agents", |r| r.to(agents::list)),
-    // Before the path of one agent, which fits it too.
+    // Before the path of one agent, which fits them too.
+    Endpoint::new(Scope::Read, "GET", "/v1/agents/counts", |r| r.to(agents::counts)),
     Endpoint::new(Scope::Read, "GET", "/v1/agents/external-ids", |r| r.to(external_ids::list)),
     Endpoint::new(Scope::Webhooks, "PUT", "/v1/agents/external-ids", |r| r.to(external_ids::put)),
     Endpoint::new(Scope::Read, "GET", "/v1/agents/{id}", |r| r.to(agents::get)),

@@ -45,6 +45,13 @@ pub fn since(time: OffsetDateTime) -> Markup {
     html! { time datetime=(text) data-since { (short(&text)) } }
 }
 
+/// The same for a time that moves by itself, such as that of a proof: a row in which nothing else has changed
+/// does not count as changed.
+pub fn since_quietly(time: OffsetDateTime) -> Markup {
+    let text = at(time);
+    html! { time datetime=(text) data-since data-quiet { (short(&text)) } }
+}
+
 /// To the second, in UTC.
 fn short(text: &str) -> String {
     let to_the_second = text.get(..19).unwrap_or(text).replace('T', " ");

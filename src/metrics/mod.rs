@@ -29,8 +29,17 @@ pub const REMOVED: &str = "removed";
 /// Reason of a rejected frame: the database refused its content.
 pub const NOT_STORABLE: &str = "not_storable";
 /// Parts of the process that are started again when they die.
-const PARTS: &[&str] =
-    &["connection", "token", "dispatcher", "sealer", "audit_push", "erasures", "sweep", "embedded_postgres"];
+const PARTS: &[&str] = &[
+    "connection",
+    "token",
+    "dispatcher",
+    "sealer",
+    "audit_push",
+    "erasures",
+    "sweep",
+    "throughput",
+    "embedded_postgres",
+];
 /// Outcomes of a call upstream; `genesys/protocol.rs` says which of them an error is.
 const UPSTREAM_CALLS: &[&str] =
     &["ok", "http_3xx", "http_4xx", "http_5xx", "rate_limited", "timeout", "disconnected", "bad_answer"];

@@ -14,6 +14,7 @@ pub mod deliveries;
 pub mod error;
 pub mod feed;
 pub mod follow;
+pub mod overview;
 pub mod principal;
 pub mod readiness;
 pub mod recoveries;

@@ -17,6 +17,7 @@ mod changes_webhooks_at_once;
 mod console_deliveries;
 mod console_in_a_browser;
 mod console_pages_in_a_browser;
+mod console_presence;
 mod console_samples;
 mod console_webhooks;
 mod delivers_in_batches;

@@ -3,6 +3,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
 use presence_bridge::actors::audit_sealer::Sealer;
 use presence_bridge::domain::audit::seal::{Head, RowFault};
@@ -63,7 +64,7 @@ impl Log {
     }
 
     fn sealer(&self) -> Sealer {
-        Sealer::new(self.store.clone(), master_key(), Metrics::new())
+        Sealer::new(self.store.clone(), master_key(), Arc::default(), Metrics::new())
     }
 
     async fn run(&self, statement: &str) {

@@ -1,5 +1,6 @@
 //! Reading requests and writing answers: the listener, limits, callers, bodies, pages and problems.
 
+pub(crate) mod agent_query;
 pub mod auth;
 pub(super) mod body;
 pub(crate) mod body_reader;

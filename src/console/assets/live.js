@@ -27,12 +27,19 @@ function place(section, html) {
   [...now.rows].forEach((row, at) => {
     const old = known.get(row.id);
     let stays = row;
-    if (old && sameBut(old, row)) stays = old;
+    if (old && sameBut(old, row)) { stays = old; moveQuietly(old, row); }
     else if (old) { row.classList.add("changed"); old.replaceWith(row); }
     known.delete(row.id);
     if (before.rows[at] !== stays) before.insertBefore(stays, before.rows[at] ?? null);
   });
   for (const row of known.values()) row.remove();
+}
+
+// Times that move by themselves, such as the last sign of life, move on in a row that stays.
+function moveQuietly(old, now) {
+  const times = now.querySelectorAll("time[data-quiet]");
+  old.querySelectorAll("time[data-quiet]").forEach((time, at) => { time.dateTime = times[at].dateTime; });
+  showTimes(old);
 }
 
 // Whether two rows say the same; how long ago a time was is counted here, not there.
@@ -42,6 +49,7 @@ function sameBut(old, now) {
     copy.classList.remove("changed");
     if (!copy.className) copy.removeAttribute("class");
     for (const time of copy.querySelectorAll("time")) time.replaceChildren(time.dateTime);
+    for (const time of copy.querySelectorAll("time[data-quiet]")) { time.replaceChildren(); time.dateTime = ""; }
     for (const time of copy.querySelectorAll("time")) time.removeAttribute("title");
     return copy.outerHTML;
   };

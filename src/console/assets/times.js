@@ -30,3 +30,9 @@ setInterval(() => {
     if (time.textContent !== text) time.textContent = text;
   }
 }, 1000);
+
+// A choice of zones: the reader's own is marked.
+for (const select of document.querySelectorAll("select[data-own-offset]")) {
+  const own = String(-new Date(`${select.dataset.ownOffset}T12:00`).getTimezoneOffset());
+  for (const option of select.options) if (option.value === own) option.textContent += " (yours)";
+}

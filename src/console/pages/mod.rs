@@ -2,17 +2,22 @@
 
 use super::{Action, Page};
 
+mod agent;
 mod board;
 mod deliveries;
 mod events;
 mod explain;
 mod gaps;
+mod overview;
+mod presence;
 mod recoveries;
 mod webhooks;
 
 /// In the order of the navigation.
 pub(super) const PAGES: &[&[Page]] = &[
+    overview::PAGES,
     board::PAGES,
+    agent::PAGES,
     webhooks::PAGES,
     events::PAGES,
     deliveries::PAGES,
@@ -22,4 +27,5 @@ pub(super) const PAGES: &[&[Page]] = &[
 ];
 
 /// In any order.
-pub(super) const ACTIONS: &[&[Action]] = &[webhooks::ACTIONS, deliveries::ACTIONS, recoveries::ACTIONS];
+pub(super) const ACTIONS: &[&[Action]] =
+    &[agent::ACTIONS, webhooks::ACTIONS, deliveries::ACTIONS, recoveries::ACTIONS];

@@ -1,21 +1,11 @@
-//! How much is still to be delivered, for the metrics.
+//! How much is still to be delivered, for the metrics and the overview.
 
 use time::OffsetDateTime;
 
-use crate::domain::ids::WebhookId;
-use crate::metrics::{FAILING, REMOVED};
+use crate::domain::ids::{TenantId, WebhookId};
+pub use crate::metrics::{FAILING, REMOVED};
+use crate::status::Backlog;
 use crate::store::{Result, Store, with_timeout};
-
-/// Webhooks of one state and their open deliveries.
-#[derive(Clone, Debug, Default)]
-pub struct Backlog {
-    /// State of the webhooks: a `WebhookState`, [`FAILING`] or [`REMOVED`].
-    pub webhook_state: String,
-    pub webhooks: i64,
-    pub open: i64,
-    /// When the oldest of them was inserted.
-    pub oldest: Option<OffsetDateTime>,
-}
 
 /// Open deliveries of one webhook.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +17,8 @@ pub struct WebhookBacklog {
 }
 
 impl Store {
-    /// Webhooks and open deliveries by the state of the webhook; states without any are left out.
+    /// Webhooks and open deliveries by tenant and state of the webhook, which is a `WebhookState`, [`FAILING`]
+    /// or [`REMOVED`]; states without any are left out.
     ///
     /// # Errors
     /// If the database is unavailable.
@@ -40,7 +31,8 @@ impl Store {
                        from delivery
                        group by webhook_id),
                    standing as (
-                       select case when w.deleted_at is not null then $1
+                       select w.tenant_id,
+                              case when w.deleted_at is not null then $1
                                    when w.state = 'active' and h.noticed then $2
                                    else w.state end as state,
                               w.deleted_at is null as registered,
@@ -50,12 +42,13 @@ impl Store {
                        left join webhook_health h using (webhook_id)
                        left join open o using (webhook_id)
                        where w.deleted_at is null or o.webhook_id is not null)
-                   select state as "webhook_state!",
+                   select tenant_id as "tenant: TenantId",
+                          state as "webhook_state!",
                           count(*) filter (where registered) as "webhooks!",
                           coalesce(sum(deliveries), 0)::bigint as "open!",
                           min(oldest) as oldest
                    from standing
-                   group by state"#,
+                   group by tenant_id, state"#,
                 REMOVED,
                 FAILING,
             );

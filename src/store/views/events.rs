@@ -239,6 +239,44 @@ impl Store {
         Ok(row.map(Event::from))
     }
 
+    /// Presence updates of an agent that arrived within a time, at most `limit`, the last first.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn events_between(
+        &self,
+        source: SourceId,
+        agent: &AgentId,
+        (from, to): (OffsetDateTime, OffsetDateTime),
+        limit: i64,
+    ) -> Result<Vec<Event>> {
+        let mut tx = self.begin().await?;
+        choose_plan_by_values(&mut tx).await?;
+        let rows = sqlx::query_as!(
+            EventRow,
+            r#"select event_id as "event_id: EventId", position, source_id as "source_id: SourceId", source_name,
+                      agent_id as "agent_id: AgentId", sequence, topic, presence, previous, occurred_at,
+                      received_at, external_id, committed_at, origin, kind, state, raw, erased_at
+               from event
+               where kind = 'presence.updated'
+                 and agent_id = $1
+                 and source_id = $2
+                 and received_at >= $3
+                 and received_at < $4
+               order by position desc
+               limit $5"#,
+            agent as _,
+            source as _,
+            from,
+            to,
+            limit,
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(rows.into_iter().map(Event::from).collect())
+    }
+
     /// One presence update.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! Read models of the API; nothing is written here.
 //!
 //! Read `agents` (last known states), `events` (the feed), `deliveries` (open and ended ones in one list),
-//! then `explain` (facts about one event and one webhook); `lanes` is what waits at one webhook, `backlog`
-//! what `/metrics` tells, and `names` what people call things.
+//! then `explain` (facts about one event and one webhook); `lanes` is what waits at one webhook, `backlog` and
+//! `overview` count, and `names` has what people call things.
 
 pub mod agents;
 pub mod backlog;
@@ -11,3 +11,4 @@ pub mod events;
 pub mod explain;
 pub mod lanes;
 pub mod names;
+pub mod overview;

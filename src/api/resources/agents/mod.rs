@@ -1,13 +1,16 @@
 //! `/v1/agents`: the last known state of each Genesys user.
 
+pub(in crate::api) mod erasures;
+pub(in crate::api) mod external_ids;
+
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::api::http::agent_query::take_agent_filter;
 use crate::api::http::page::{List, Place, Query, at, maybe_at, path_text};
 use crate::api::http::problem::ApiError;
 use crate::domain::ids::{AgentId, EventId, SourceId, canonical_guid};
-use crate::domain::presence::canonical_presence;
 use crate::domain::presence::event_data::{Presence, SourceName, StateData};
 use crate::services;
 use crate::services::caller::Caller;
@@ -32,6 +35,7 @@ struct View<'a> {
     received_at: Option<String>,
     event_id: Option<EventId>,
     connected: bool,
+    proven_at: Option<String>,
     rejected: Option<&'a str>,
     erased_at: Option<String>,
     watched: bool,
@@ -53,6 +57,7 @@ fn view(row: &AgentRow) -> Value {
         received_at: maybe_at(row.received_at),
         event_id: row.event_id,
         connected: row.connected,
+        proven_at: maybe_at(row.proven_at),
         rejected: row.rejected.as_deref(),
         erased_at: maybe_at(row.erased_at),
         watched: row.watched,
@@ -62,18 +67,25 @@ fn view(row: &AgentRow) -> Value {
 
 pub(in crate::api) async fn list(caller: Caller, request: HttpRequest) -> Reply {
     let mut query = Query::read(&request)?;
-    let source = query.id("source")?.map(SourceId);
-    let presence = query
-        .text("presence")?
-        .map(|text| canonical_presence(&text).ok_or_else(|| ApiError::parameter("presence", "is empty")))
-        .transpose()?;
-    let external_id = query.text("external_id")?;
+    let filter = take_agent_filter(&mut query)?;
     let paging = query.paging(List::Agents)?;
-    let rows = caller
-        .store
-        .agents(source, presence.as_deref(), external_id.as_deref(), paging.after_number(), paging.rows())
-        .await?;
+    let rows = caller.store.agents(&filter, paging.after_number(), paging.rows()).await?;
     Ok(paging.respond(rows, |row| Place::Number(row.agent_key), view))
+}
+
+/// How many there are, by presence.
+pub(in crate::api) async fn counts(caller: Caller, request: HttpRequest) -> Reply {
+    let mut query = Query::read(&request)?;
+    let filter = take_agent_filter(&mut query)?;
+    query.finish()?;
+    if filter.presence.is_some() {
+        return Err(ApiError::parameter("presence", "is what is counted"));
+    }
+    let counts = caller.store.agents_by_presence(&filter).await?;
+    let total: i64 = counts.iter().map(|count| count.agents).sum();
+    let items: Vec<Value> =
+        counts.iter().map(|count| json!({"presence": count.presence, "agents": count.agents})).collect();
+    Ok(HttpResponse::Ok().json(json!({"agents": total, "presences": items})))
 }
 
 pub(in crate::api) async fn get(caller: Caller, request: HttpRequest) -> Reply {
@@ -86,7 +98,10 @@ pub(in crate::api) async fn get(caller: Caller, request: HttpRequest) -> Reply {
 }
 
 /// Takes `agent`, a Genesys user id or an id of the CRM: all Genesys ids that it may stand for.
-pub(super) async fn take_agents(caller: &Caller, query: &mut Query) -> Result<Option<Vec<String>>, ApiError> {
+pub(in crate::api) async fn take_agents(
+    caller: &Caller,
+    query: &mut Query,
+) -> Result<Option<Vec<String>>, ApiError> {
     match query.text("agent")? {
         Some(text) => Ok(Some(caller.store.agent_ids_of(&text).await?)),
         None => Ok(None),
