@@ -53,6 +53,16 @@ pub async fn add_webhook(api: &Api, url: &str) -> anyhow::Result<String> {
     secret.context("POST /v1/webhooks: no secret in the answer")
 }
 
+/// A link that logs a browser in to the console, once, and leads to the board.
+pub async fn login_link(api: &Api, bridge_url: &str) -> anyhow::Result<String> {
+    let reply = api.post("/v1/console/login-links", &json!({})).await?;
+    ensure!(reply.status == 201, "POST /v1/console/login-links: {} {}", reply.status, reply.excerpt());
+    let reply = reply.json();
+    let link = reply.get("url").and_then(Value::as_str);
+    let link = link.context("POST /v1/console/login-links: no url in the answer")?;
+    Ok(format!("{bridge_url}{link}&next=/console/board"))
+}
+
 /// Agents on connections that the bridge calls open, once it has read their present states.
 pub async fn watched_agents(api: &Api, protocol: Protocol) -> anyhow::Result<usize> {
     let items = pages(api, "/v1/connections").await?;

@@ -124,7 +124,8 @@ impl Stage {
             Ok((bridge_api::watched_agents(&api, options.protocol).await? >= wanted).then_some(()))
         })
         .await?;
-        self.print_guide(options);
+        let link = bridge_api::login_link(&self.api, &self.bridge_url).await?;
+        self.print_guide(options, &link);
         Ok(())
     }
 
@@ -154,8 +155,11 @@ impl Stage {
     }
 
     /// Tells what there is to look at while it plays.
-    fn print_guide(&self, options: &Options) {
+    fn print_guide(&self, options: &Options, link: &str) {
         let Self { bridge_url: url, api_key: key, .. } = self;
+        say("");
+        say("  Open the console in a browser; this link logs it in once, within ten minutes:");
+        say(&format!("  {link}"));
         say("");
         say(&format!(
             "  {} agents on {} OAuth clients, protocol {}, all connections open",
