@@ -70,9 +70,10 @@ fn page_of(kind: Kind) -> &'static str {
         | Kind::AgentsOverLimit
         | Kind::NoSource => "/sources",
         Kind::GapsOpen => "/gaps?open=true",
-        Kind::WebhooksDisabled | Kind::WebhooksFailing | Kind::WebhooksUnverified | Kind::NoWebhook => {
-            "/webhooks"
-        }
+        Kind::WebhooksDisabled => "/webhooks?state=disabled",
+        Kind::WebhooksFailing => "/webhooks?failing=true",
+        Kind::WebhooksUnverified => "/webhooks?state=unverified",
+        Kind::NoWebhook => "/webhooks",
         Kind::DeliveriesLate => "/deliveries?state=open",
         Kind::AuditNotSealed | Kind::NotStoring | Kind::PartDead => "/audit",
     }

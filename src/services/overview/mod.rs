@@ -20,6 +20,7 @@ use crate::store::audit::seals::LastSeal;
 use crate::store::sources::Source;
 use crate::store::views::backlog::FAILING;
 use crate::store::views::overview::{OpenGaps, Process, SourceCoverage};
+use crate::store::webhooks::WebhookFilter;
 pub use problems::{Kind, Problem, Weight};
 
 /// Sources that are looked at.
@@ -91,7 +92,7 @@ pub async fn read(caller: &Caller) -> Result<Overview> {
             .collect(),
         gaps: caller.store.open_gaps().await?,
         backlogs: caller.status().backlogs(caller.principal.tenant()),
-        has_webhooks: !caller.store.webhooks(None, 1).await?.is_empty(),
+        has_webhooks: !caller.store.webhooks(&WebhookFilter::default(), None, 1).await?.is_empty(),
         bridge: bridge(caller, now).await?,
     };
     overview.problems = problems::all(caller, &overview);
