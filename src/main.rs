@@ -28,7 +28,7 @@ enum Command {
     #[command(flatten)]
     Here(Here),
     #[command(flatten)]
-    Daily(daily::Daily),
+    Daily(Box<daily::Daily>),
     /// Print what completes this command line in a shell.
     #[command(after_help = manual::COMPLETIONS_EXAMPLE)]
     Completions(manual::Completions),
@@ -113,7 +113,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Daily(command) => {
             let settings = ClientSettings::from_variables(&Variables::read_as_set()?)?;
-            Ok(daily::run(command, &settings)?)
+            Ok(daily::run(*command, &settings)?)
         }
         Command::Completions(wanted) => Ok(manual::completions(wanted, Cli::command())?),
         Command::Man(wanted) => Ok(manual::man(wanted, Cli::command())?),

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::Done;
 use super::body::text_of;
 use super::session::{Paging, Session, query, wrong};
-use crate::cli::terminal::table::{Column, in_words};
+use crate::cli::terminal::table::{Column, at, in_words};
 use crate::client::api::Content;
 
 /// For `--help`.
@@ -130,13 +130,13 @@ fn map(wanted: Map, session: &Session) -> anyhow::Result<()> {
 }
 
 fn presence(agent: &Value) -> String {
-    let presence = &agent["presence"];
-    let (system, label) = (in_words(&presence["system"]), in_words(&presence["label"]));
+    let presence = at(agent, "/presence");
+    let (system, label) = (in_words(at(presence, "/system")), in_words(at(presence, "/label")));
     if label.is_empty() { system } else { format!("{system} ({label})") }
 }
 
 fn seen(agent: &Value) -> String {
-    match (&agent["rejected"], agent["connected"].as_bool()) {
+    match (at(agent, "/rejected"), at(agent, "/connected").as_bool()) {
         (Value::String(why), _) => format!("no: {why}"),
         (_, Some(true)) => "yes".to_owned(),
         _ => "no".to_owned(),

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::Done;
 use super::session::{Paging, Session, query};
 use crate::cli::terminal::ask;
-use crate::cli::terminal::table::Column;
+use crate::cli::terminal::table::{Column, at};
 use crate::client::api::Query;
 
 /// For `--help`.
@@ -105,7 +105,7 @@ fn act(session: &Session, id: Uuid, verb: &str) -> anyhow::Result<()> {
 }
 
 fn latency(connection: &Value) -> String {
-    match (connection["samples"].as_u64(), connection["averageLatency"].as_f64()) {
+    match (at(connection, "/samples").as_u64(), at(connection, "/averageLatency").as_f64()) {
         (Some(1..), Some(milliseconds)) => format!("{milliseconds:.0} ms"),
         _ => String::new(),
     }

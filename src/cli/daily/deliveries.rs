@@ -11,7 +11,7 @@ use super::session::{Paging, Session, query, time};
 use super::{Done, recoveries};
 use crate::cli::terminal::ask;
 use crate::cli::terminal::print::{Output, line, members, remark};
-use crate::cli::terminal::table::{self, Column};
+use crate::cli::terminal::table::{self, Column, at};
 use crate::client::api::{Answer, Query};
 
 /// For `--help`.
@@ -174,12 +174,12 @@ fn retry_all(wanted: Retry, session: &Session) -> Done {
     dry.insert("dry_run".to_owned(), true.into());
     let counted = session.api.post(&path, Some(&dry.into()))?;
     let found = counted.value();
-    if found["deliveries"] == 0 {
+    if at(&found, "/deliveries") == 0 {
         remark("No delivery matches.");
         show_retried(&counted, session)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let webhooks = found["webhooks"].as_array().map_or(0, Vec::len);
+    let webhooks = at(&found, "/webhooks").as_array().map_or(0, Vec::len);
     let question = format!("Try {} deliveries to {webhooks} webhooks again?", count(&found));
     if !ask::go_on(&question, wanted.yes)? {
         return Ok(ExitCode::SUCCESS);
@@ -187,9 +187,10 @@ fn retry_all(wanted: Retry, session: &Session) -> Done {
     let begun = session.api.post(&path, Some(&body.into()))?;
     show_retried(&begun, session)?;
     let mut is_done = true;
-    for webhook in begun.value()["webhooks"].as_array().into_iter().flatten().filter(|_| wanted.wait) {
-        let recovery = table::in_words(&webhook["recovery"]["id"]);
-        is_done &= !recovery.is_empty() && recoveries::ended(session, &recovery)?.value()["state"] == "done";
+    for webhook in at(&begun.value(), "/webhooks").as_array().into_iter().flatten().filter(|_| wanted.wait) {
+        let recovery = table::in_words(at(webhook, "/recovery/id"));
+        is_done &=
+            !recovery.is_empty() && at(&recoveries::ended(session, &recovery)?.value(), "/state") == "done";
     }
     Ok(if is_done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -198,7 +199,7 @@ fn show_retried(answer: &Answer, session: &Session) -> anyhow::Result<()> {
     if session.output != Output::Table {
         return session.show(answer);
     }
-    match answer.value()["webhooks"].as_array().filter(|webhooks| !webhooks.is_empty()) {
+    match at(&answer.value(), "/webhooks").as_array().filter(|webhooks| !webhooks.is_empty()) {
         Some(webhooks) => session.print(&table::rows(RETRIED, webhooks)),
         None => Ok(()),
     }
@@ -206,8 +207,8 @@ fn show_retried(answer: &Answer, session: &Session) -> anyhow::Result<()> {
 
 /// How many, as far as they were counted.
 fn count(of: &Value) -> String {
-    let more = if of["at_least"] == true { "+" } else { "" };
-    format!("{}{more}", table::in_words(&of["deliveries"]))
+    let more = if at(of, "/at_least") == true { "+" } else { "" };
+    format!("{}{more}", table::in_words(at(of, "/deliveries")))
 }
 
 fn show(id: Uuid, session: &Session) -> anyhow::Result<()> {
@@ -218,7 +219,7 @@ fn show(id: Uuid, session: &Session) -> anyhow::Result<()> {
     let value = answer.value();
     let fields: Vec<_> = members(&value).into_iter().filter(|(name, _)| name != "attempts").collect();
     session.print(&table::fields(&fields))?;
-    let attempts = value["attempts"].as_array().cloned().unwrap_or_default();
+    let attempts = at(&value, "/attempts").as_array().cloned().unwrap_or_default();
     if !attempts.is_empty() {
         line("")?;
         session.print(&table::rows(ATTEMPTS, &attempts))?;
@@ -227,8 +228,8 @@ fn show(id: Uuid, session: &Session) -> anyhow::Result<()> {
 }
 
 fn when(delivery: &Value) -> String {
-    let time = |name: &str| table::in_words(&delivery[name]);
-    match (delivery["ended_at"].is_null(), delivery["due_at"].is_null()) {
+    let time = |name: &str| table::in_words(at(delivery, &format!("/{name}")));
+    match (at(delivery, "/ended_at").is_null(), at(delivery, "/due_at").is_null()) {
         (false, _) => time("ended_at"),
         (true, false) => format!("due {}", time("due_at")),
         (true, true) => time("created_at"),

@@ -10,7 +10,7 @@ use super::Done;
 use super::session::{Paging, Session, query, time};
 use crate::cli::stop::OnStop;
 use crate::cli::terminal::print::{Output, json, line, remark};
-use crate::cli::terminal::table::{Column, in_words};
+use crate::cli::terminal::table::{Column, at, in_words};
 use crate::client::api::Query;
 use crate::client::feed::{Feed, Start, Step};
 use crate::clock;
@@ -170,39 +170,39 @@ fn tail(wanted: Tail, session: &Session) -> anyhow::Result<()> {
 
 /// An event as a line of its own.
 fn in_a_line(event: &Value) -> String {
-    format!("{}  {}  {}", event["received_at"].as_str().unwrap_or_default(), agent(event), change(event))
+    format!("{}  {}  {}", at(event, "/received_at").as_str().unwrap_or_default(), agent(event), change(event))
 }
 
 /// Name and id of the agent.
 pub fn agent(event: &Value) -> String {
-    let agent = &event["agent"];
-    match agent["name"].as_str() {
-        Some(name) => format!("{name} ({})", in_words(&agent["id"])),
-        None => in_words(&agent["id"]),
+    let agent = at(event, "/agent");
+    match at(agent, "/name").as_str() {
+        Some(name) => format!("{name} ({})", in_words(at(agent, "/id"))),
+        None => in_words(at(agent, "/id")),
     }
 }
 
 /// What changed, in a few words.
 pub fn change(event: &Value) -> String {
-    let changed = event["changed"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let changed = at(event, "/changed").as_array().map(Vec::as_slice).unwrap_or_default();
     let has = |part: &str| changed.iter().any(|changed| changed == part);
     let mut parts = Vec::new();
     if has("presence") || changed.is_empty() {
-        let presence = in_words(&event["presence"]["system"]);
-        parts.push(match event["previous"]["system"].as_str() {
+        let presence = in_words(at(event, "/presence/system"));
+        parts.push(match at(event, "/previous/system").as_str() {
             Some(previous) => format!("{previous} -> {presence}"),
             None => presence,
         });
     }
     if has("routing_status") {
-        parts.push(format!("routing {}", in_words(&event["routing_status"]["status"])));
+        parts.push(format!("routing {}", in_words(at(event, "/routing_status/status"))));
     }
     if has("out_of_office") {
-        let out = event["out_of_office"] == true;
+        let out = at(event, "/out_of_office") == true;
         parts.push(if out { "out of office" } else { "not out of office" }.to_owned());
     }
     if has("active_queues") {
-        let queues = event["active_queues"].as_array().map_or(0, Vec::len);
+        let queues = at(event, "/active_queues").as_array().map_or(0, Vec::len);
         parts.push(format!("in {queues} queues"));
     }
     parts.join(", ")

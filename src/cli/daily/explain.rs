@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::Done;
 use super::session::{Session, query};
 use crate::cli::terminal::print::{Output, line};
-use crate::cli::terminal::table::{self, Column};
+use crate::cli::terminal::table::{self, Column, at};
 
 /// For `--help`.
 pub const EXAMPLE: &str = "Examples:
@@ -56,12 +56,12 @@ pub fn run(wanted: Question, session: &Session) -> Done {
         return Ok(ExitCode::SUCCESS);
     }
     let value = answer.value();
-    line(format!("{}: {}", table::in_words(&value["verdict"]), table::in_words(&value["reason"])))?;
+    line(format!("{}: {}", table::in_words(at(&value, "/verdict")), table::in_words(at(&value, "/reason"))))?;
     for id in ["event_id", "delivery_id"] {
-        line(format!("{id} {}", table::in_words(&value[id])))?;
+        line(format!("{id} {}", table::in_words(at(&value, &format!("/{id}")))))?;
     }
-    let steps = value["steps"].as_array().cloned().unwrap_or_default();
-    let matched = value["matched"].as_object().cloned().unwrap_or_default();
+    let steps = at(&value, "/steps").as_array().cloned().unwrap_or_default();
+    let matched = at(&value, "/matched").as_object().cloned().unwrap_or_default();
     let filters: Vec<Value> = matched.iter().map(|(name, found)| filter(name, found)).collect();
     for (columns, rows) in [(STEPS, steps), (FILTERS, filters)] {
         if !rows.is_empty() {
@@ -73,6 +73,6 @@ pub fn run(wanted: Question, session: &Session) -> Done {
 }
 
 fn filter(name: &str, found: &Value) -> Value {
-    let matches = if found["matches"] == true { "yes" } else { "no" };
-    json!({"filter": name, "matches": matches, "asked": found["asked"], "has": found["has"]})
+    let matches = if at(found, "/matches") == true { "yes" } else { "no" };
+    json!({"filter": name, "matches": matches, "asked": at(found, "/asked"), "has": at(found, "/has")})
 }

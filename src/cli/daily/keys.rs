@@ -11,7 +11,7 @@ use super::body::{set_lists, set_texts};
 use super::session::{Paging, Session, query, time};
 use crate::cli::terminal::ask;
 use crate::cli::terminal::print::{Output, line, remark};
-use crate::cli::terminal::table::{Column, in_words};
+use crate::cli::terminal::table::{Column, at, in_words};
 use crate::client::api::Query;
 
 /// For `--help`.
@@ -97,7 +97,7 @@ pub fn run(verb: Verb, session: &Session) -> Done {
         }
         Verb::Revoke { id, yes } => {
             let path = ["api-keys", &id.to_string()];
-            let name = in_words(&session.api.get(&path, &Query::new())?.value()["name"]);
+            let name = in_words(at(&session.api.get(&path, &Query::new())?.value(), "/name"));
             if ask::go_on(&format!("Revoke key {id} ({name}) for good?"), yes)? {
                 session.show(&session.api.post(&["api-keys", &id.to_string(), "revoke"], None)?)?;
             }
@@ -112,9 +112,9 @@ pub fn console(_: Console, session: &Session) -> Done {
     let value: Value = made.value();
     if session.output == Output::Table {
         // It comes relative to the address of the bridge.
-        let url = session.api.base().join(value["url"].as_str().unwrap_or_default())?;
+        let url = session.api.base().join(at(&value, "/url").as_str().unwrap_or_default())?;
         line(url)?;
-        remark(format!("It works once, until {}.", in_words(&value["expires_at"])));
+        remark(format!("It works once, until {}.", in_words(at(&value, "/expires_at"))));
     } else {
         session.show(&made)?;
     }

@@ -14,6 +14,7 @@ use super::session::{Session, address, wrong};
 use crate::cli::daily::body::text_of;
 use crate::cli::stop::OnStop;
 use crate::cli::terminal::print::{Output, json as print_json, line, remark};
+use crate::cli::terminal::table::at;
 use crate::client::feed::{Feed, Step};
 use crate::client::receiver::{Message, Outcome, Receiver};
 use crate::clock::{now, rfc3339};
@@ -82,7 +83,7 @@ pub fn run(wanted: Listen, session: &Session, settings: &ClientSettings) -> Done
         match feed.next_step()? {
             Step::Change { cursor, item } => {
                 let event: Value = serde_json::from_str(&item)?;
-                let presence = event["presence"]["system"].as_str().unwrap_or_default();
+                let presence = at(&event, "/presence/system").as_str().unwrap_or_default();
                 if presences.is_empty() || presences.iter().any(|wanted| wanted == presence) {
                     forwarded += u64::from(forwarder.forward(&item, &event)?);
                 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::Done;
 use super::session::{Paging, Session, query};
-use crate::cli::terminal::table::Column;
+use crate::cli::terminal::table::{Column, at};
 use crate::client::api::{Answer, Query};
 
 /// For `--help`.
@@ -90,7 +90,7 @@ pub fn run(verb: Verb, session: &Session) -> Done {
 pub fn wait(session: &Session, id: &str) -> Done {
     let ended = ended(session, id)?;
     session.show(&ended)?;
-    let is_done = ended.value()["state"] == "done";
+    let is_done = at(&ended.value(), "/state") == "done";
     Ok(if is_done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -99,7 +99,7 @@ pub fn ended(session: &Session, id: &str) -> anyhow::Result<Answer> {
     session.wait_for(
         "deliveries reopened:",
         &["recoveries", id],
-        |recovery| recovery["state"] != "running",
-        |recovery| recovery["recovered"].as_u64().unwrap_or(0),
+        |recovery| at(recovery, "/state") != "running",
+        |recovery| at(recovery, "/recovered").as_u64().unwrap_or(0),
     )
 }

@@ -12,7 +12,7 @@ use super::body::{self, Given, set_lists, set_texts, show_changes};
 use super::session::{Paging, Session, query, wrong};
 use crate::cli::terminal::ask;
 use crate::cli::terminal::print::remark;
-use crate::cli::terminal::table::{Column, in_words};
+use crate::cli::terminal::table::{Column, at, in_words};
 use crate::client::api::Query;
 
 /// For `--help`.
@@ -195,7 +195,7 @@ pub fn run(verb: Verb, session: &Session) -> Done {
         }
         Verb::Delete { id, yes } => {
             let path = ["sources", &id.to_string()];
-            let name = in_words(&session.api.get(&path, &Query::new())?.value()["name"]);
+            let name = in_words(at(&session.api.get(&path, &Query::new())?.value(), "/name"));
             if ask::go_on(&format!("Remove source {id} ({name})? Its agents are not seen any more."), yes)? {
                 session.api.delete(&path)?;
                 remark("Removed.");
@@ -257,16 +257,16 @@ fn edit(wanted: Edit, session: &Session) -> anyhow::Result<()> {
 }
 
 fn sockets(source: &Value) -> String {
-    let health = &source["health"];
-    format!("{}/{}", in_words(&health["connections_open"]), in_words(&health["connections"]))
+    let health = at(source, "/health");
+    format!("{}/{}", in_words(at(health, "/connections_open")), in_words(at(health, "/connections")))
 }
 
 fn agents(source: &Value) -> String {
-    let health = &source["health"];
-    let mut text = in_words(&health["agents_wanted"]);
+    let health = at(source, "/health");
+    let mut text = in_words(at(health, "/agents_wanted"));
     for (field, what) in [("agents_over_limit", "over limit"), ("agents_rejected", "rejected")] {
-        if health[field].as_u64().is_some_and(|count| count > 0) {
-            text.push_str(&format!(", {} {what}", in_words(&health[field])));
+        if at(health, &format!("/{field}")).as_u64().is_some_and(|count| count > 0) {
+            text.push_str(&format!(", {} {what}", in_words(at(health, &format!("/{field}")))));
         }
     }
     text
@@ -274,7 +274,7 @@ fn agents(source: &Value) -> String {
 
 /// How many agents, and the first of them: a gap of a full source would fill the screen.
 fn agents_of_gap(gap: &Value) -> String {
-    let agents = gap["agents"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let agents = at(gap, "/agents").as_array().map(Vec::as_slice).unwrap_or_default();
     let named: Vec<_> = agents.iter().take(NAMED).map(in_words).collect();
     let more = if agents.len() > NAMED { ", …" } else { "" };
     format!("{}: {}{more}", agents.len(), named.join(", "))

@@ -12,7 +12,7 @@ use super::recoveries;
 use super::session::{Paging, Session, time, wrong};
 use crate::cli::terminal::ask;
 use crate::cli::terminal::print::{Output, line, remark};
-use crate::cli::terminal::table::{Column, in_words};
+use crate::cli::terminal::table::{Column, at, in_words};
 use crate::client::api::Query;
 
 /// For `--help`.
@@ -238,12 +238,12 @@ pub fn run(verb: Verb, session: &Session) -> Done {
 }
 
 fn health(webhook: &Value) -> String {
-    let health = &webhook["health"];
-    match health["failures"].as_u64() {
+    let health = at(webhook, "/health");
+    match at(health, "/failures").as_u64() {
         Some(0) => "ok".to_owned(),
         Some(failures) => {
-            let since = in_words(&health["failing_since"]);
-            format!("{failures} failures since {since}: {}", in_words(&health["last_outcome"]))
+            let since = in_words(at(health, "/failing_since"));
+            format!("{failures} failures since {since}: {}", in_words(at(health, "/last_outcome")))
         }
         None => String::new(),
     }
@@ -274,8 +274,12 @@ fn body_of(settings: Settings, target: Option<String>) -> anyhow::Result<Map<Str
 
 /// What the bridge notes about filters that cannot match.
 fn tell_warnings(webhook: &Value) {
-    for warning in webhook["warnings"].as_array().into_iter().flatten() {
-        remark(format!("Warning: {}: {}", in_words(&warning["pointer"]), in_words(&warning["detail"])));
+    for warning in at(webhook, "/warnings").as_array().into_iter().flatten() {
+        remark(format!(
+            "Warning: {}: {}",
+            in_words(at(warning, "/pointer")),
+            in_words(at(warning, "/detail"))
+        ));
     }
 }
 
@@ -334,24 +338,24 @@ fn test(wanted: &Test, session: &Session) -> Done {
         session.show(&sent)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let delivery = in_words(&sent.value()["delivery_id"]);
+    let delivery = in_words(at(&sent.value(), "/delivery_id"));
     // The first answer counts, though a failed ping is tried again.
     let is_answered =
-        |delivery: &Value| !delivery["ended_at"].is_null() || !delivery["last_outcome"].is_null();
+        |delivery: &Value| !at(delivery, "/ended_at").is_null() || !at(delivery, "/last_outcome").is_null();
     let answered =
         session.wait_for("waiting for the receiver", &["deliveries", &delivery], is_answered, |_| 0)?;
     let value = answered.value();
-    let is_delivered = value["state"] == "delivered";
+    let is_delivered = at(&value, "/state") == "delivered";
     if session.output == Output::Table {
-        let attempts = value["attempts"].as_array();
+        let attempts = at(&value, "/attempts").as_array();
         let last = attempts.and_then(|attempts| attempts.last()).unwrap_or(&Value::Null);
-        let outcome = in_words(&value["last_outcome"]);
-        let status = in_words(&last["status"]);
-        let reason = in_words(&last["data"]["reason"]);
+        let outcome = in_words(at(&value, "/last_outcome"));
+        let status = in_words(at(last, "/status"));
+        let reason = in_words(at(last, "/data/reason"));
         line(format!(
             "{} {status} {outcome} {} ms {reason}",
-            in_words(&value["state"]),
-            in_words(&last["duration_ms"])
+            in_words(at(&value, "/state")),
+            in_words(at(last, "/duration_ms"))
         ))?;
     } else {
         session.show(&answered)?;
@@ -367,7 +371,7 @@ fn recover(wanted: Recover, session: &Session) -> Done {
     let path = ["webhooks", &wanted.id.to_string(), "recover"];
     let begun = session.api.post(&path, Some(&body.into()))?;
     if wanted.wait {
-        return recoveries::wait(session, &in_words(&begun.value()["id"]));
+        return recoveries::wait(session, &in_words(at(&begun.value(), "/id")));
     }
     session.show(&begun)?;
     Ok(ExitCode::SUCCESS)
@@ -376,7 +380,8 @@ fn recover(wanted: Recover, session: &Session) -> Done {
 fn delete(wanted: &Delete, session: &Session) -> anyhow::Result<()> {
     let id = wanted.id.to_string();
     let webhook = session.api.get(&["webhooks", &id], &Query::new())?.value();
-    let question = format!("Remove webhook {id} ({}) and its open deliveries?", in_words(&webhook["url"]));
+    let question =
+        format!("Remove webhook {id} ({}) and its open deliveries?", in_words(at(&webhook, "/url")));
     if ask::go_on(&question, wanted.yes)? {
         session.api.delete(&["webhooks", &id])?;
         remark("Removed.");

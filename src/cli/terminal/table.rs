@@ -46,6 +46,12 @@ impl Column {
     }
 }
 
+/// The value at a JSON pointer; null if there is none.
+#[must_use]
+pub fn at<'a>(value: &'a Value, pointer: &str) -> &'a Value {
+    value.pointer(pointer).unwrap_or(&Value::Null)
+}
+
 /// A value as a person reads it: nothing for null, lists with commas, times to the second.
 #[must_use]
 pub fn in_words(value: &Value) -> String {
