@@ -14,6 +14,7 @@ mod support;
 mod avoids_peers_faults;
 mod believes_what_can_be;
 mod changes_webhooks_at_once;
+mod console_buttons_in_a_browser;
 mod console_deliveries;
 mod console_in_a_browser;
 mod console_pages_in_a_browser;

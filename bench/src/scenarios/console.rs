@@ -62,7 +62,7 @@ pub struct Options {
     agents: usize,
     #[arg(long, default_value_t = 10_000)]
     webhooks: u64,
-    /// Audit entries, half of them ends of deliveries, within two days.
+    /// Audit entries of two days: of each event its arrival, and the one attempt of its delivery.
     #[arg(long, default_value_t = 1_000_000)]
     entries: u64,
     /// Changes a second, each for one webhook.
@@ -141,21 +141,23 @@ async fn fill(bridge: &Bridge, options: &Options) -> anyhow::Result<()> {
              insert into audit_log (
                  at, kind, webhook_id, source_id, agent_id, event_id, delivery_id, attempt, status, duration_ms,
                  outcome, end_state, data)
-             select d.at, e.kind, h.webhook_id, a.source_id, a.agent_id,
+             select d.at, e.kind, case when e.ends then h.webhook_id end, case when not e.ends then a.source_id end,
+                    a.agent_id,
                     (t.time || '7' || substr(md5('e' || d.n), 1, 3) || '8' || substr(md5('e' || d.n), 4, 15))::uuid,
-                    (t.time || '8' || substr(md5('d' || d.n), 1, 3) || '8' || substr(md5('d' || d.n), 4, 15))::uuid,
-                    1, case when e.kind = 'DELIVERY_ATTEMPT' then 204 end, 20,
-                    case when e.kind = 'DELIVERY_ATTEMPT' then 'ok' end,
-                    case when e.kind = 'DELIVERY_ENDED' then
-                        case when d.n % 50 = 0 then 'dead' else 'delivered' end end,
+                    case when e.ends then
+                        (t.time || '8' || substr(md5('d' || d.n), 1, 3) || '8' || substr(md5('d' || d.n), 4, 15))::uuid
+                    end,
+                    case when e.ends then 1 end, case when e.ends then 204 end, case when e.ends then 20 end,
+                    case when e.ends then 'ok' end,
+                    case when e.ends then case when d.n % 50 = 0 then 'dead' else 'delivered' end end,
                     '{{}}'
              from delivery d
              join hook h on h.n = d.hook
              join agent a on a.n = d.agent
              cross join lateral (
                  select lpad(to_hex((extract(epoch from d.at) * 1000)::bigint), 12, '0') as time) t
-             cross join (values ('DELIVERY_ATTEMPT'), ('DELIVERY_ENDED')) e (kind)
-             order by d.n, e.kind",
+             cross join (values ('EVENT_RECEIVED', false), ('DELIVERY_ATTEMPT', true)) e (kind, ends)
+             order by d.n, e.ends",
             hooks = webhooks + 1,
             agents = options.agents,
         ))
@@ -167,8 +169,12 @@ async fn fill(bridge: &Bridge, options: &Options) -> anyhow::Result<()> {
         2 * entries,
         start.elapsed().as_secs_f64()
     );
+    let last = bridge.sql("select max(audit_id) from audit_log").await?;
+    let last = last.first().and_then(|row| row.first()).context("an empty audit log")?;
+    let unsealed =
+        format!("select 1 where not exists (select 1 from audit_seal where last_audit_id >= {last})");
     let by = Instant::now() + PATIENCE;
-    while bridge.metrics().await?.sum("presence_bridge_audit_unsealed_entries") > 10_000.0 {
+    while !bridge.sql(&unsealed).await?.is_empty() {
         ensure!(Instant::now() < by, "the audit log is not sealed");
         sleep(Duration::from_millis(500)).await;
     }

@@ -97,10 +97,10 @@ export function followLive() {
   const toggle = document.createElement("button");
   toggle.type = "button";
   toggle.dataset.liveToggle = "";
-  toggle.textContent = "Pause";
+  toggle.textContent = "Pause live";
   toggle.addEventListener("click", () => {
     stopped = !stopped;
-    toggle.textContent = stopped ? "Go on" : "Pause";
+    toggle.textContent = stopped ? "Go live" : "Pause live";
     toggle.setAttribute("aria-pressed", String(stopped));
     if (stopped) { close(); tell("Paused"); } else { open(); }
   });

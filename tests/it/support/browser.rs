@@ -233,6 +233,32 @@ impl Browser {
         self.find(selector).await.click().await.unwrap_or_else(|error| panic!("{selector}: {error}"));
     }
 
+    /// Presses the one button of this name on the page.
+    pub async fn press(&self, name: &str) {
+        self.activate("button", name).await;
+    }
+
+    /// Follows the one link of this name on the page.
+    pub async fn follow(&self, name: &str) {
+        self.activate("a", name).await;
+    }
+
+    async fn activate(&self, tag: &str, name: &str) {
+        let path = format!("//main//{tag}[normalize-space()=\"{name}\"]");
+        let by = Instant::now() + SOON;
+        loop {
+            let found = self.client.find_all(Locator::XPath(&path)).await.unwrap();
+            let [element] = <[Element; 1]>::try_from(found)
+                .unwrap_or_else(|found| panic!("{} elements are {path}", found.len()));
+            match element.click().await {
+                Ok(()) => return,
+                // A live section was drawn again in between.
+                Err(error) if error.is_stale_element_reference() && Instant::now() < by => {}
+                Err(error) => panic!("{path}: {error}"),
+            }
+        }
+    }
+
     /// Puts a text into a field in place of what is there.
     pub async fn fill(&self, selector: &str, text: &str) {
         let field = self.find(selector).await;
