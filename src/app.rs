@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD as BASE64_URL};
 use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, interval, sleep};
 
@@ -21,24 +22,25 @@ use crate::actors::dispatch::actor::{DispatcherActor, DispatcherDeps};
 use crate::actors::maintenance::{self, Figures, Retention};
 use crate::actors::recorder::Recorder;
 use crate::actors::supervisor::{Deps, Supervisor};
-use crate::actors::{RESTART_AFTER, audit_push, erasures, throughput};
+use crate::actors::{RESTART_AFTER, audit_push, erasures, examiner, throughput};
 use crate::api::http::event_stream::Streams;
 use crate::api::{self, ApiState, ClientLimits};
 use crate::clock;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Effective};
 use crate::console;
 use crate::domain::access::caller::TrustedProxies;
 use crate::domain::audit::{Entry, Kind};
 use crate::domain::secret::{MasterKey, Secret};
 use crate::domain::webhook::target::TargetPolicy;
 use crate::embedded_postgres::{Embedded, EmbeddedError, Options};
+use crate::examinations::Examinations;
 use crate::keyfile::{self, KeyFile};
 use crate::metrics::Metrics;
 use crate::outbound::body::envelope;
 use crate::outbound::post::Poster;
 use crate::outbound::transport::own_addresses::OwnAddressWatcher;
 use crate::random;
-use crate::services::caller::Services;
+use crate::services::caller::{Configuration, Services, Setting};
 use crate::services::feed::Feeds;
 use crate::status::Status;
 use crate::store::Store;
@@ -174,7 +176,8 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
     let (supervisor, dispatcher) = start_actors(&config, &shared, &recorder)?;
     spawn_loops(&config, &shared);
     let metrics = shared.metrics.clone();
-    let state = api_state(&config, shared);
+    let examinations = examiner::start(shared.targets.clone(), config.genesys_proxy.clone());
+    let state = api_state(&config, shared, examinations, embedded.is_some());
     let streams = state.streams();
     let (server, address) = serve(&config, listener, state)?;
     tokio::spawn(own_address_watcher.listening(vec![address]).keep_looking());
@@ -282,13 +285,38 @@ fn spawn_loops(config: &Config, shared: &Shared) {
     });
 }
 
-fn api_state(config: &Config, shared: Shared) -> ApiState {
+fn api_state(
+    config: &Config,
+    shared: Shared,
+    examinations: Arc<Examinations>,
+    embedded_database: bool,
+) -> ApiState {
     let Shared { store, status, metrics, master_key, targets } = shared;
-    let tenant_quota = config.tenant_quota;
-    let (feeds, has_console, render) = (Feeds::default(), config.console.is_some(), envelope::shown);
-    let whole_store = store;
-    let services =
-        Services { whole_store, status, master_key, targets, tenant_quota, render, feeds, has_console };
+    let setting = |one: &Effective| Setting {
+        name: one.variable.name,
+        help: one.variable.help,
+        value: one.value.clone(),
+        origin: one.origin,
+    };
+    let configuration = Configuration {
+        version: crate::VERSION,
+        started_at: clock::now(),
+        embedded_database,
+        settings: config.effective.iter().map(setting).collect(),
+    };
+    let services = Services {
+        whole_store: store,
+        status,
+        master_key,
+        targets,
+        tenant_quota: config.tenant_quota,
+        examinations,
+        configuration,
+        background: Handle::current(),
+        render: envelope::shown,
+        feeds: Feeds::default(),
+        has_console: config.console.is_some(),
+    };
     let proxies = TrustedProxies::new(config.trusted_proxies.clone());
     ApiState::new(Arc::new(services), metrics, ClientLimits { proxies, call_rate: config.api_rate })
 }

@@ -3,8 +3,8 @@
 //! Modules in floor order; a module imports only from floors below it (`tests/floors.rs` holds this):
 //!
 //! - 0 [`domain`]: words and rules, pure
-//! - 1 [`client`], [`clock`], [`config`], [`dial`], [`embedded_postgres`], [`keyfile`], [`metrics`], [`random`],
-//!   [`status`], [`telemetry`], [`tls`], [`tunnel`]: the ground
+//! - 1 [`client`], [`clock`], [`config`], [`dial`], [`embedded_postgres`], [`examinations`], [`keyfile`],
+//!   [`metrics`], [`random`], [`status`], [`telemetry`], [`tls`], [`tunnel`]: the ground
 //! - 2 [`genesys`] (sockets in), [`store`] (SQL), [`outbound`] (POSTs out): three edges that never meet
 //! - 3 [`actors`] (long-lived loops), [`services`] (what callers may ask for), above it [`api`] (REST)
 //!   and [`console`] (pages)
@@ -22,6 +22,7 @@ pub mod console;
 pub mod dial;
 pub mod domain;
 pub mod embedded_postgres;
+pub mod examinations;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod genesys;

@@ -7,6 +7,7 @@
 //! - [`recorder`] stores the presence changes of all connections.
 //! - [`dispatch`] sends pending deliveries.
 //! - [`erasures`] erases persons, piece by piece.
+//! - [`examiner`] tries settings of sources out.
 //!
 //! Mailboxes are bounded: a sender waits for the answer, or gives up; data never goes by `do_send`.
 
@@ -15,6 +16,7 @@ pub mod audit_sealer;
 pub mod connection;
 pub mod dispatch;
 pub mod erasures;
+pub mod examiner;
 pub mod maintenance;
 pub mod receiver_log;
 pub mod recorder;

@@ -25,8 +25,8 @@ use crate::services::caller::Services;
 use http::problem::{ApiError, Code};
 use resources::{
     agents::{self, erasures, external_ids},
-    api_keys, audit, connections, deliveries, events, explain, gaps, login_links, overview, quarantine,
-    recoveries, rejected_topics, sources, tenants, webhooks,
+    api_keys, audit, configuration, connections, deliveries, events, explain, gaps, login_links, overview,
+    recoveries, sources, tenants, webhooks,
 };
 
 mod health;
@@ -133,11 +133,18 @@ pub const ROUTES: &[Endpoint] = &[
     Endpoint::new(Scope::Webhooks, "POST", "/v1/webhooks/{id}/recover", |r| r.to(recoveries::recover)),
     Endpoint::new(Scope::Read, "GET", "/v1/sources", |r| r.to(sources::list)),
     Endpoint::new(Scope::Sources, "POST", "/v1/sources", |r| r.to(sources::create)),
+    // Before the path of one source, which fits it too.
+    Endpoint::new(Scope::Sources, "POST", "/v1/sources/examinations", |r| {
+        r.to(sources::examinations::create)
+    }),
+    Endpoint::new(Scope::Sources, "GET", "/v1/sources/examinations/{id}", |r| {
+        r.to(sources::examinations::get)
+    }),
     Endpoint::new(Scope::Read, "GET", "/v1/sources/{id}", |r| r.to(sources::get)),
     Endpoint::new(Scope::Sources, "PATCH", "/v1/sources/{id}", |r| r.to(sources::update)),
     Endpoint::new(Scope::Sources, "DELETE", "/v1/sources/{id}", |r| r.to(sources::delete)),
     Endpoint::new(Scope::Sources, "POST", "/v1/sources/{id}/refresh", |r| r.to(sources::refresh)),
-    Endpoint::new(Scope::Read, "GET", "/v1/rejected-topics", |r| r.to(rejected_topics::list)),
+    Endpoint::new(Scope::Read, "GET", "/v1/rejected-topics", |r| r.to(sources::rejected_topics::list)),
     Endpoint::new(Scope::Read, "GET", "/v1/connections", |r| r.to(connections::list)),
     Endpoint::new(Scope::Read, "GET", "/v1/connections/{id}", |r| r.to(connections::get)),
     Endpoint::new(Scope::Sources, "POST", "/v1/connections/{id}/terminate", |r| r.to(connections::terminate)),
@@ -165,14 +172,24 @@ pub const ROUTES: &[Endpoint] = &[
     Endpoint::new(Scope::Read, "GET", "/v1/explain", |r| r.to(explain::get)),
     Endpoint::new(Scope::Audit, "GET", "/v1/audit", |r| r.to(audit::list)),
     Endpoint::new(Scope::Audit, "GET", "/v1/audit/head", |r| r.to(audit::head)),
-    Endpoint::new(Scope::Audit, "GET", "/v1/quarantine", |r| r.to(quarantine::list)),
-    Endpoint::new(Scope::Audit, "GET", "/v1/quarantine/{id}", |r| r.to(quarantine::get)),
+    Endpoint::new(Scope::Audit, "GET", "/v1/audit/export", |r| r.to(audit::export)),
+    Endpoint::new(Scope::Audit, "GET", "/v1/audit/verifications", |r| r.to(audit::verifications::list)),
+    Endpoint::new(Scope::Audit, "POST", "/v1/audit/verifications", |r| r.to(audit::verifications::create)),
+    Endpoint::new(Scope::Audit, "GET", "/v1/audit/verifications/{id}", |r| r.to(audit::verifications::get)),
+    Endpoint::new(Scope::Audit, "POST", "/v1/audit/verifications/{id}/cancel", |r| {
+        r.to(audit::verifications::cancel)
+    }),
+    // After the fixed paths, which fit it too.
+    Endpoint::new(Scope::Audit, "GET", "/v1/audit/{id}", |r| r.to(audit::get)),
+    Endpoint::new(Scope::Audit, "GET", "/v1/quarantine", |r| r.to(audit::quarantine::list)),
+    Endpoint::new(Scope::Audit, "GET", "/v1/quarantine/{id}", |r| r.to(audit::quarantine::get)),
     Endpoint::new(Scope::Read, "GET", "/v1/gaps", |r| r.to(gaps::list)),
     Endpoint::new(Scope::Read, "GET", "/v1/gaps/{id}", |r| r.to(gaps::get)),
     Endpoint::new(Scope::Admin, "GET", "/v1/api-keys", |r| r.to(api_keys::list)),
     Endpoint::new(Scope::Admin, "POST", "/v1/api-keys", |r| r.to(api_keys::create)),
     Endpoint::new(Scope::Admin, "GET", "/v1/api-keys/{id}", |r| r.to(api_keys::get)),
     Endpoint::new(Scope::Admin, "POST", "/v1/api-keys/{id}/revoke", |r| r.to(api_keys::revoke)),
+    Endpoint::new(Scope::Admin, "GET", "/v1/configuration", |r| r.to(configuration::get)),
     Endpoint::new(Scope::Admin, "GET", "/v1/tenants", |r| r.to(tenants::list)),
     Endpoint::new(Scope::Admin, "POST", "/v1/tenants", |r| r.to(tenants::create)),
     Endpoint::new(Scope::Read, "POST", "/v1/console/login-links", |r| r.to(login_links::create)),

@@ -18,11 +18,11 @@ use crate::app;
 use crate::cli::pipe;
 use crate::cli::terminal::progress;
 use crate::config::{Config, ConfigError};
-use crate::domain::audit::seal::{Head, RowFault};
+use crate::domain::audit::seal::Head;
 use crate::domain::secret::MasterKey;
 use crate::store::Store;
-use crate::store::audit::export::{ExportFilter, PAGE_ROWS};
-use crate::store::audit::verify::{ChainVerdict, Fault, FaultKind};
+use crate::store::audit::export::ExportFilter;
+use crate::store::audit::verify::{ChainCheck, ChainVerdict};
 
 /// How often `--follow` looks for more.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
@@ -113,9 +113,12 @@ async fn verify(
     let keys = store.audit_keys(master_key).await?;
     let seals = store.last_seal().await?.and_then(|last| u64::try_from(last.head.seal_id).ok());
     let bar = progress::bar("seals", seals);
-    let tell = |seal: i64| bar.set_position(seal.unsigned_abs());
-    let verdict = store.verify_audit_telling(&keys, expected, &tell).await?;
+    let mut check = ChainCheck::of_all(&keys, expected);
+    while check.step(store).await? {
+        bar.set_position(check.so_far().seals.unsigned_abs());
+    }
     bar.finish_and_clear();
+    let verdict = *check.so_far();
     let mut out = std::io::stdout().lock();
     if as_json {
         writeln!(out, "{}", as_json_of(&verdict))?;
@@ -154,43 +157,8 @@ fn in_words(verdict: &ChainVerdict) -> String {
              head {head}\n"
         ),
         Some(fault) => format!(
-            "BAD: {}\nup to there {rows} rows in {seals} seals are as they were sealed; last good head {head}\n",
-            blamed(fault)
+            "BAD: {fault}\nup to there {rows} rows in {seals} seals are as they were sealed; last good head {head}\n"
         ),
-    }
-}
-
-fn blamed(fault: &Fault) -> String {
-    let seal = fault.seal_id;
-    let row = fault.audit_id.map_or("a row".to_owned(), |id| format!("row {id}"));
-    let day = fault.day.map_or(String::new(), |day| format!(", day {day}"));
-    match fault.what {
-        FaultKind::Row(RowFault::Edited) => format!("{row} was edited (seal {seal}{day})"),
-        FaultKind::Row(RowFault::Deleted) => format!("{row} was deleted (seal {seal}{day})"),
-        FaultKind::Row(RowFault::Inserted) => {
-            format!("{row} was inserted after it was sealed (seal {seal}{day})")
-        }
-        FaultKind::Rows => {
-            format!("the rows of seal {seal}{day} were altered, and so was what would tell which of them")
-        }
-        FaultKind::SealEdited => format!("seal {seal} was edited, or does not follow on the one before it"),
-        FaultKind::SealMissing => format!("seal {seal} was deleted"),
-        FaultKind::SealForged => format!("seal {seal} was not signed by this bridge"),
-        FaultKind::DropForged => {
-            format!("it was not this bridge that dropped a day{day} (up to seal {seal})")
-        }
-        FaultKind::ErasureForged => {
-            format!(
-                "it was not this bridge that erased {row}, or what is kept of that was altered (seal {seal}{day})"
-            )
-        }
-        FaultKind::ErasedRowEdited => format!("{row} was edited after it was erased (seal {seal}{day})"),
-        FaultKind::Truncated => {
-            format!("the log ends before seal {seal} of the given head: its end was cut off")
-        }
-        FaultKind::Rewritten => {
-            format!("seal {seal} is not that of the given head: the chain was made again")
-        }
     }
 }
 
@@ -216,18 +184,19 @@ async fn export_all(store: &Store, since: i64, wanted: ExportFilter, follow: boo
     let bar = (!follow && !io::stdout().is_terminal()).then(|| progress::bar("rows", None));
     let mut after = since;
     loop {
-        let through = match store.sealed_through().await {
+        let mut export = match store.begin_export(after, wanted).await {
             Err(error) if follow && error.is_transient() => {
                 sleep(FOLLOW_EVERY).await;
                 continue;
             }
-            through => through.context("the audit log cannot be read")?,
+            export => export.context("the audit log cannot be read")?,
         };
-        while after < through {
-            let rows = match store.export_audit(after, through, wanted).await {
+        loop {
+            let rows = match export.next(store).await {
                 Err(error) if follow && error.is_transient() => break,
                 rows => rows?,
             };
+            let Some(rows) = rows else { break };
             for row in &rows {
                 serde_json::to_writer(&mut out, row)?;
                 out.write_all(b"\n")?;
@@ -236,13 +205,8 @@ async fn export_all(store: &Store, since: i64, wanted: ExportFilter, follow: boo
             if let Some(bar) = &bar {
                 bar.inc(u64::try_from(rows.len()).unwrap_or_default());
             }
-            match rows.last() {
-                Some(last) if i64::try_from(rows.len()).is_ok_and(|count| count == PAGE_ROWS) => {
-                    after = last.id
-                }
-                _ => after = through,
-            }
         }
+        after = export.after();
         if !follow {
             if let Some(bar) = &bar {
                 bar.finish_and_clear();

@@ -8,7 +8,6 @@ pub mod healthcheck;
 pub mod manual;
 pub mod migrate;
 mod pipe;
-mod remedies;
 pub mod rotate_master_key;
 pub mod serve;
 mod stop;

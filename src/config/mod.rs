@@ -30,7 +30,7 @@ mod variables;
 pub use client::{ClientSettings, LocalBridge};
 pub use database::DATABASE_CONNECTIONS_MIN;
 pub use egress::EgressProxy;
-pub use variables::{VARIABLES, Variable, Variables};
+pub use variables::{Effective, VARIABLES, Variable, Variables};
 
 /// Length that a chosen API key must have: 32 characters of a random key cannot be guessed.
 const API_KEY_CHARS_MIN: usize = 32;
@@ -103,6 +103,8 @@ pub struct Config {
     pub syslog_max_bytes: usize,
     /// The source described by the GENESYS_ variables, if any is set.
     pub source: Option<SourceSettings>,
+    /// Every variable as it counts, without what is secret.
+    pub effective: Vec<Effective>,
 }
 
 impl Config {
@@ -154,6 +156,7 @@ impl Config {
                 within(text, MESSAGE_MIN..=1_048_576)?.try_into().map_err(|_| "is too large".to_owned())
             }),
             source: source(&mut read),
+            effective: variables.effective(),
         };
         if variables.get("DATABASE_URL").is_some() && variables.get("BRIDGE_MASTER_KEY").is_none() {
             let rule =

@@ -6,6 +6,7 @@ use std::fmt;
 use super::ConfigError;
 
 /// One variable: name, default as shown, effect in a sentence, and whether its value is a secret.
+#[derive(Debug)]
 pub struct Variable {
     /// Its name in the environment.
     pub name: &'static str,
@@ -220,20 +221,40 @@ impl Variables {
         self.values.keys().map(String::as_str)
     }
 
+    /// Every variable with its effective value, without what is secret.
+    #[must_use]
+    pub fn effective(&self) -> Vec<Effective> {
+        let effective = |variable: &'static Variable| {
+            let set = self.get(variable.name).zip(self.values.get(variable.name));
+            let (value, origin) = match set {
+                Some((_, (_, from))) if variable.secret => (None, *from),
+                Some((value, (_, from))) => (Some(value.to_owned()), *from),
+                None => (Some(variable.default.to_owned()), "default"),
+            };
+            Effective { variable, value, origin }
+        };
+        VARIABLES.iter().map(effective).collect()
+    }
+
     /// One line a variable for `check-config`: effective value, secrets masked, and where it came from.
     #[must_use]
     pub fn describe(&self) -> Vec<String> {
-        VARIABLES
-            .iter()
-            .map(|variable| match (self.get(variable.name), self.values.get(variable.name)) {
-                (Some(_), Some((_, from))) if variable.secret => {
-                    format!("{} = (secret)  [{from}]", variable.name)
-                }
-                (Some(value), Some((_, from))) => format!("{} = {value}  [{from}]", variable.name),
-                _ => format!("{} = {}  [default]", variable.name, variable.default),
-            })
-            .collect()
+        let line = |one: Effective| {
+            let value = one.value.as_deref().unwrap_or("(secret)");
+            format!("{} = {value}  [{}]", one.variable.name, one.origin)
+        };
+        self.effective().into_iter().map(line).collect()
     }
+}
+
+/// A variable as it counts.
+#[derive(Clone, Debug)]
+pub struct Effective {
+    pub variable: &'static Variable,
+    /// Its value; `None` for a secret that is set.
+    pub value: Option<String>,
+    /// Where it comes from: `environment`, `.env`, `file` or `default`.
+    pub origin: &'static str,
 }
 
 fn dotenv_error(rule: &str) -> ConfigError {

@@ -59,6 +59,10 @@ uuid_id! {
     RecoveryId;
     /// A request to erase the person behind an agent.
     ErasureId;
+    /// A check of the audit log that somebody asked for.
+    VerificationId;
+    /// An examination of a source's settings.
+    ExaminationId;
     /// One dispatch loop; what it holds carries its id.
     DispatcherId;
     /// One process on a database, from its start to its end.

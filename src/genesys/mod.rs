@@ -1,11 +1,12 @@
 //! Floor 2, the left edge: the protocols of Genesys Cloud, and the life of a connection to it.
 //!
 //! `protocol` is the trait that `realtime` and `notifications` implement; `session` decides (pure), `rest`
-//! and `socket` transport. Called by the actors.
+//! and `socket` transport. Called by the actors; `examination` tries a source out.
 
 pub mod client;
 pub mod definitions;
 mod dialer;
+pub mod examination;
 pub mod latency;
 pub mod limiter;
 pub mod notifications;

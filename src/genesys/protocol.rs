@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use super::socket::Socket;
 use crate::domain::presence::agent_state::{AgentState, Part};
 use crate::domain::presence::connection::{GapCause, MalformedReason};
+pub use crate::domain::presence::remedies::ErrorKind;
 use crate::domain::secret::Secret;
 
 /// A token and how long it is good for.
@@ -149,29 +150,6 @@ pub struct KeepaliveConfig {
     pub probe_every: Option<Duration>,
     /// Present states are read once a socket is open.
     pub resync: bool,
-}
-
-/// Kinds of errors that are handled differently.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// 401: the token is expired or revoked, or the client secret is wrong.
-    Unauthorized,
-    /// 403: a permission is missing; asking again does not help.
-    Forbidden,
-    /// 409 or 422: a limit is met.
-    Limit,
-    /// 429: too many requests; the wait that the platform asks for, if any.
-    RateLimited(Option<Duration>),
-    /// Any other status that is not success.
-    Status,
-    /// No whole answer in time.
-    TimedOut,
-    /// No connection, or it broke.
-    Transport,
-    /// An answer that lacks what it must hold.
-    BadAnswer,
-    /// A socket address that does not belong to the source; it is not dialled.
-    ForeignHost,
 }
 
 /// A failed request or dial. Its text never holds a token, a secret or a socket address.

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use time::OffsetDateTime;
+use tokio::runtime::Handle;
+
 use super::feed::Feeds;
 use super::principal::Principal;
 use crate::domain::access::tenant_quota::TenantQuota;
@@ -9,6 +12,7 @@ use crate::domain::delivery::sent_post::{SentAs, SentPost};
 use crate::domain::presence::Event;
 use crate::domain::secret::MasterKey;
 use crate::domain::webhook::target::TargetPolicy;
+use crate::examinations::Examinations;
 use crate::status::Status;
 use crate::store::Store;
 
@@ -31,6 +35,37 @@ pub struct Services {
     pub feeds: Feeds,
     /// Whether this process serves the console.
     pub has_console: bool,
+    /// Examinations of sources' settings.
+    pub examinations: Arc<Examinations>,
+    /// What the process was started with.
+    pub configuration: Configuration,
+    /// Where work goes on that outlives its call.
+    pub background: Handle,
+}
+
+/// A variable and its effective value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Name of the variable.
+    pub name: &'static str,
+    /// What it is for, in a few words.
+    pub help: &'static str,
+    /// Effective value; `None` for a secret that is set.
+    pub value: Option<String>,
+    /// Where it comes from: `environment`, `.env`, `file` or `default`.
+    pub origin: &'static str,
+}
+
+/// What a process was started with.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    /// Version of the program.
+    pub version: &'static str,
+    pub started_at: OffsetDateTime,
+    /// The database is our own, on this machine.
+    pub embedded_database: bool,
+    /// Every variable there is.
+    pub settings: Vec<Setting>,
 }
 
 /// One caller: who it is, and the database as its tenant sees it.

@@ -1,9 +1,10 @@
-//! Tenants, for the operator alone.
+//! What is for the operator alone: tenants, and what the process runs with.
 
 use super::Result;
-use super::caller::Caller;
+use super::caller::{Caller, Configuration};
 use crate::domain::ids::TenantId;
 use crate::store::access::tenants::Tenant;
+use crate::store::views::server_facts::ServerFacts;
 
 /// A caller that was found to be the operator.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +21,16 @@ impl Caller {
     }
 }
 
-impl Operator<'_> {
+impl<'a> Operator<'a> {
+    /// What this process was started with, and its database.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn configuration(&self) -> Result<(&'a Configuration, ServerFacts)> {
+        let facts = self.0.services.whole_store.server_facts().await?;
+        Ok((&self.0.services.configuration, facts))
+    }
+
     /// A page of tenants, oldest first.
     ///
     /// # Errors

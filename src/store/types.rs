@@ -7,13 +7,14 @@ use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueRef};
 use sqlx::{Decode, Encode, Postgres, Type};
 use uuid::Uuid;
 
+use crate::domain::audit::verification::VerificationState;
 use crate::domain::delivery::recovery::RecoveryFailure;
 use crate::domain::delivery::signature::SecretKind;
 use crate::domain::erasure::ErasureState;
 use crate::domain::ids::{
     AgentId, ApiKeyId, BatchId, ConnectionId, ConsoleSessionId, DeliveryId, DispatcherId, ErasureId, EventId,
-    GapId, ProcessId, ProvisioningId, QuarantineId, RecoveryId, SourceId, TenantId, WebhookId,
-    WebhookSecretId,
+    GapId, ProcessId, ProvisioningId, QuarantineId, RecoveryId, SourceId, TenantId, VerificationId,
+    WebhookId, WebhookSecretId,
 };
 use crate::domain::presence::connection::{ConnectionState, DesiredState};
 use crate::domain::presence::source::SourceOrigin;
@@ -48,7 +49,7 @@ macro_rules! column_type {
     )+};
 }
 
-column_type!(Uuid: ApiKeyId, BatchId, ConnectionId, ConsoleSessionId, DeliveryId, DispatcherId, ErasureId, EventId, GapId, ProcessId, ProvisioningId, QuarantineId, RecoveryId, SourceId, TenantId, WebhookId, WebhookSecretId);
+column_type!(Uuid: ApiKeyId, BatchId, ConnectionId, ConsoleSessionId, DeliveryId, DispatcherId, ErasureId, EventId, GapId, ProcessId, ProvisioningId, QuarantineId, RecoveryId, SourceId, TenantId, VerificationId, WebhookId, WebhookSecretId);
 column_type!(String: AgentId);
 
 /// Enums whose values stand in a text column by their names.
@@ -83,6 +84,7 @@ word_type!(
     RecoveryFailure,
     SecretKind,
     SourceOrigin,
+    VerificationState,
     StateReason,
     WebhookState,
     WorkKind,

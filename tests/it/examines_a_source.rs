@@ -1,12 +1,14 @@
-//! `presence-bridge doctor`: each trouble that a newcomer meets is named, with what to do about it.
+//! `presence-bridge doctor`, and the same over the API: each trouble that a newcomer meets is named, with
+//! what to do about it.
 
 use std::time::Duration;
 
 use genesys_simulator::cloud::{ClientState, Cloud, Deed, Fault, Manner, Place, Reach};
+use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::support::SOON;
-use crate::support::cloud::options;
+use crate::support::cloud::{CloudWorld, options};
+use crate::support::{SOON, eventually};
 
 /// Runs the doctor against a platform; gives its exit code and what it said.
 async fn doctor(cloud: &Cloud, variables: &[(&str, &str)]) -> (i32, String) {
@@ -136,4 +138,84 @@ async fn an_address_where_nobody_answers_is_told() {
     let (step, remedy) = failed(&doctor(&cloud, &nowhere).await.1);
     assert_eq!(step, "login");
     assert!(remedy.contains("firewall"), "{remedy}");
+}
+
+/// Has settings examined over the API; gives the result.
+async fn examined(world: &CloudWorld, settings: &Value) -> Value {
+    let begun = world.bridge.post("/v1/sources/examinations", settings).await;
+    assert_eq!(begun.status, 202, "{}", begun.text());
+    let path = begun.headers["location"].to_str().unwrap().to_owned();
+    let ended = eventually("the examination has ended", || async {
+        let answer = world.bridge.get(&path).await;
+        assert!(!answer.text().contains("sim-secret") && !answer.text().contains("/channels/"));
+        Some(answer.json()).filter(|examination| examination["state"] == "ended")
+    })
+    .await;
+    println!("{ended:#}");
+    ended
+}
+
+fn steps(examination: &Value) -> Vec<&str> {
+    examination["steps"].as_array().unwrap().iter().map(|step| step["step"].as_str().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_the_api_settings_are_examined_as_the_doctor_does_and_nothing_is_stored() {
+    let world = CloudWorld::starting(options(&["ann", "bob"]), &[("GENESYS_ALL_USERS", "true")]).await;
+    world.sees(2).await;
+    let url = world.cloud.api_url();
+    let settings = json!({
+        "name": "desk", "api_url": url, "login_url": url, "client_id": "sim-client",
+        "client_secret": "sim-secret", "all_users": true,
+    });
+    let good = examined(&world, &settings).await;
+    assert_eq!(good["works"], true);
+    assert_eq!(steps(&good)[..4], ["settings", "login", "token", "rosters"]);
+    assert_eq!(steps(&good).last(), Some(&"state"));
+    let mut wrong = settings.clone();
+    wrong["client_secret"] = json!("wrong");
+    let bad = examined(&world, &wrong).await;
+    assert_eq!((&bad["works"], steps(&bad)), (&json!(false), vec!["settings", "login"]));
+    assert!(bad["steps"][1]["remedy"].as_str().unwrap().contains("secret are wrong"));
+
+    // The one from the environment, by its id alone: its secret is meant.
+    let source = world.bridge.get("/v1/sources").await.json()["items"][0]["id"].clone();
+    let of_source = examined(&world, &json!({"source_id": source, "name": "tried"})).await;
+    assert_eq!((&of_source["works"], &of_source["source_id"]), (&json!(true), &source));
+    assert_eq!(world.bridge.get("/v1/sources").await.json()["items"].as_array().unwrap().len(), 1);
+    let entries = world.audit("SOURCE_EXAMINED").await;
+    assert_eq!(entries.len(), 3);
+    assert_eq!((&entries[0]["source_id"], &entries[2]["data"]["api_url"]), (&source, &json!(url)));
+    assert!(!world.bridge.log().contains("sim-secret"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_the_api_the_guard_the_rules_and_the_limits_hold_and_tenants_are_apart() {
+    let world = CloudWorld::watching(&["ann"]).await;
+    let url = world.cloud.api_url();
+    let settings = |api_url: &str| {
+        json!({
+            "name": "desk", "api_url": api_url, "login_url": api_url, "client_id": "sim-client",
+            "client_secret": "sim-secret", "all_users": true,
+        })
+    };
+    let refused = world.bridge.post("/v1/sources/examinations", &settings("http://10.0.0.1")).await;
+    assert_eq!((refused.status, &refused.json()["errors"][0]["pointer"]), (422, &json!("/api_url")));
+    let missing = world.bridge.post("/v1/sources/examinations", &json!({"all_users": true})).await;
+    assert_eq!(missing.status, 422, "{}", missing.text());
+
+    for _ in 0..2 {
+        let slow = Fault { status: None, ..Fault::status(0).after(Duration::from_secs(3)) };
+        world.cloud.fault(Place::Login, slow);
+    }
+    let first = world.bridge.post("/v1/sources/examinations", &settings(&url)).await;
+    let second = world.bridge.post("/v1/sources/examinations", &settings(&url)).await;
+    let third = world.bridge.post("/v1/sources/examinations", &settings(&url)).await;
+    assert_eq!((first.status, second.status, third.status), (202, 202, 409), "{}", third.text());
+    let tenant = world.bridge.post("/v1/tenants", &json!({"name": "other"})).await.json()["id"].clone();
+    let key = json!({"name": "theirs", "scopes": ["read", "sources"], "tenant_id": tenant});
+    let key = world.bridge.post("/v1/api-keys", &key).await.json()["key"].as_str().unwrap().to_owned();
+    let path = first.headers["location"].to_str().unwrap();
+    assert_eq!(world.bridge.send_as(&key, "GET", path, None).await.status, 404);
+    assert_eq!(world.bridge.get(path).await.status, 200);
 }

@@ -35,6 +35,9 @@ async fn every_operation_succeeds_as_promised() {
         "/v1/agents/external-ids",
         "/v1/audit",
         "/v1/audit/head",
+        "/v1/audit/export",
+        "/v1/audit/verifications",
+        "/v1/configuration",
         "/v1/quarantine",
         "/v1/recoveries",
         "/v1/erasures",
@@ -80,6 +83,16 @@ async fn every_operation_succeeds_as_promised() {
         let status = b.post(&format!("/v1/webhooks/{hook}/{step}"), &json!({})).await.status;
         assert!(status < 300, "{step} answered {status}");
     }
+    let entry = b.get("/v1/audit").await.json()["items"][0]["id"].clone();
+    assert_eq!(b.get(&format!("/v1/audit/{entry}")).await.status, 200);
+    let check = b.post("/v1/audit/verifications", &json!({})).await;
+    assert_eq!(check.status, 202, "{}", check.text());
+    let check = check.headers["location"].to_str().unwrap().to_owned();
+    assert_eq!(b.get(&check).await.status, 200);
+    assert_eq!(b.post(&format!("{check}/cancel"), &json!({})).await.status, 202);
+    let examination = b.post("/v1/sources/examinations", &json!({"source_id": source})).await;
+    assert_eq!(examination.status, 202, "{}", examination.text());
+    assert_eq!(b.get(examination.headers["location"].to_str().unwrap()).await.status, 200);
     let since = json!({"since": "2026-01-01T00:00:00Z"});
     let recovery = b.post(&format!("/v1/webhooks/{hook}/recover"), &since).await;
     assert_eq!(recovery.status, 202);

@@ -15,6 +15,8 @@ const BODY_BYTES_MAX: usize = 256 * 1024;
 /// The same of a source: 18,000 agents (domain/presence/source.rs) by their uuids are some 700 KB.
 const SOURCE_BODY_BYTES_MAX: usize = 1024 * 1024;
 const SOURCES: &str = "/v1/sources";
+/// Where the console sends the same as a form.
+const SOURCES_OF_CONSOLE: &str = "/console/sources";
 /// The same of agents' ids in the CRM: 20,000 pairs (domain/external_ids.rs).
 const EXTERNAL_IDS_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 const EXTERNAL_IDS: &str = "/v1/agents/external-ids";
@@ -36,7 +38,7 @@ pub(super) fn check_media_type(request: &HttpRequest) -> Result<(), ApiError> {
 }
 
 fn bytes_max(path: &str) -> usize {
-    if path.starts_with(SOURCES) {
+    if path.starts_with(SOURCES) || path.starts_with(SOURCES_OF_CONSOLE) {
         SOURCE_BODY_BYTES_MAX
     } else if path == EXTERNAL_IDS {
         EXTERNAL_IDS_BODY_BYTES_MAX

@@ -34,7 +34,7 @@ pub const STREAMS_MAX: usize = 256;
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 /// No event is given if the caller's right to it was last verified longer ago: a revoked key gets none after
 /// 5 s.
-const VERIFY_EVERY: Duration = Duration::from_secs(3);
+pub(super) const VERIFY_EVERY: Duration = Duration::from_secs(3);
 /// How long one verification may take.
 const VERIFY_WITHIN: Duration = Duration::from_millis(1500);
 /// When a verification that got no answer is repeated; nothing is given until then.
@@ -90,7 +90,7 @@ pub struct Streams {
 
 /// Place of one stream; given back when it is dropped.
 #[derive(Debug)]
-struct Place {
+pub(super) struct Place {
     key: ApiKeyId,
     among: Streams,
 }
@@ -107,7 +107,7 @@ impl Streams {
         self.stopping.send_replace(true);
     }
 
-    fn one_more(&self, key: ApiKeyId) -> Result<Place, ApiError> {
+    pub(super) fn one_more(&self, key: ApiKeyId) -> Result<Place, ApiError> {
         let mut by_key = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
         let of_all: usize = by_key.values().sum();
         let of_one = by_key.get(&key).copied().unwrap_or_default();
@@ -180,7 +180,7 @@ where
     if request.method() == Method::HEAD {
         return Ok(response.finish());
     }
-    let ended = ended(place.among.stopping.subscribe(), request.conn_data::<Hangup>().cloned());
+    let ended = ended(&place, request);
     let now = Instant::now();
     let (verify_at, heartbeat_at) = (now + VERIFY_EVERY, now + HEARTBEAT_EVERY);
     let source = Source { events: Box::pin(events), still_valid, verify_at, heartbeat_at };
@@ -191,16 +191,20 @@ where
 }
 
 /// Waits until a stream has to end whatever its events are.
-async fn ended(mut stopping: watch::Receiver<bool>, hangup: Option<Hangup>) {
-    let hung_up = async {
-        match hangup {
-            Some(hangup) => hangup.wait().await,
-            None => std::future::pending().await,
+pub(super) fn ended(place: &Place, request: &HttpRequest) -> impl Future<Output = ()> + use<> {
+    let mut stopping = place.among.stopping.subscribe();
+    let hangup = request.conn_data::<Hangup>().cloned();
+    async move {
+        let hung_up = async {
+            match hangup {
+                Some(hangup) => hangup.wait().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = stopping.wait_for(|stopping| *stopping) => {}
+            () = hung_up => {}
         }
-    };
-    tokio::select! {
-        _ = stopping.wait_for(|stopping| *stopping) => {}
-        () = hung_up => {}
     }
 }
 

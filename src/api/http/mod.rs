@@ -6,6 +6,7 @@ pub(super) mod body;
 pub(crate) mod body_reader;
 pub(super) mod connection;
 pub(crate) mod deadline;
+pub(crate) mod download;
 pub mod event_stream;
 pub(super) mod framing;
 pub(super) mod idempotency;

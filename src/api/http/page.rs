@@ -78,6 +78,24 @@ impl Query {
         self.parsed(name, "is no uuid", |text| Uuid::try_parse(text).ok())
     }
 
+    /// Takes an id, or a word that stands for none: `Some(None)`.
+    ///
+    /// # Errors
+    /// If it is neither.
+    pub fn id_or_word(&mut self, name: &str, word: &str) -> Result<Option<Option<Uuid>>, ApiError> {
+        self.parsed(name, &format!("is neither {word} nor a uuid"), |text| {
+            if text == word { Some(None) } else { Uuid::try_parse(text).ok().map(Some) }
+        })
+    }
+
+    /// Takes a number.
+    ///
+    /// # Errors
+    /// If it is no whole number from 0.
+    pub fn number(&mut self, name: &str) -> Result<Option<i64>, ApiError> {
+        self.parsed(name, "is no whole number from 0", |text| text.parse().ok().filter(|n| *n >= 0))
+    }
+
     /// Takes a time.
     ///
     /// # Errors
@@ -211,6 +229,8 @@ pub enum List {
     ApiKeys,
     /// `/v1/tenants`
     Tenants,
+    /// `/v1/audit/verifications`
+    Verifications,
 }
 
 /// Where in a list to read on: behind a row id, a number, or an id and a text.
@@ -227,7 +247,7 @@ pub enum Place {
 impl List {
     /// Every one.
     #[cfg(any(test, feature = "fuzzing"))]
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Webhooks,
         Self::Sources,
         Self::Connections,
@@ -244,6 +264,7 @@ impl List {
         Self::ExternalIds,
         Self::ApiKeys,
         Self::Tenants,
+        Self::Verifications,
     ];
 
     fn tag(self) -> u8 {
@@ -264,6 +285,7 @@ impl List {
             Self::ExternalIds => b'x',
             Self::ApiKeys => b'k',
             Self::Tenants => b't',
+            Self::Verifications => b'v',
         }
     }
 
@@ -307,6 +329,7 @@ impl List {
                 | Self::Gaps
                 | Self::ApiKeys
                 | Self::Tenants
+                | Self::Verifications
                 | Self::Quarantine => Uuid::from_slice(rest).ok().map(Place::Id),
                 Self::ExternalIds => {
                     let (id, text) = rest.split_first_chunk::<16>()?;

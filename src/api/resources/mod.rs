@@ -3,6 +3,7 @@
 pub(super) mod agents;
 pub(super) mod api_keys;
 pub(super) mod audit;
+pub(super) mod configuration;
 pub(super) mod connections;
 pub(super) mod deliveries;
 pub(super) mod events;
@@ -10,9 +11,7 @@ pub(super) mod explain;
 pub(super) mod gaps;
 pub(super) mod login_links;
 pub(super) mod overview;
-pub(super) mod quarantine;
 pub(super) mod recoveries;
-pub(super) mod rejected_topics;
 pub(super) mod sources;
 pub(super) mod tenants;
 pub(super) mod webhooks;

@@ -9,6 +9,7 @@ use quarantine::Kept;
 pub mod quarantine;
 pub mod seal;
 pub mod syslog;
+pub mod verification;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,6 +181,8 @@ kinds! {
     SourceUpdated = "SOURCE_UPDATED",
     /// A source was removed.
     SourceDeleted = "SOURCE_DELETED",
+    /// An operator had settings of a source examined, which sends its credentials to the addresses in `data`.
+    SourceExamined = "SOURCE_EXAMINED",
     /// An operator asked to end a connection.
     TerminateRequested = "TERMINATE_REQUESTED",
     /// An operator asked to restart a connection.
@@ -198,6 +201,12 @@ kinds! {
     TenantCreated = "TENANT_CREATED",
     /// Retention took a day of the audit log away; its seals stay.
     AuditDayDropped = "AUDIT_DAY_DROPPED",
+    /// An operator asked to check the audit log against its seals.
+    AuditVerificationStarted = "AUDIT_VERIFICATION_STARTED",
+    /// An operator asked to end such a check early.
+    AuditVerificationCanceled = "AUDIT_VERIFICATION_CANCELED",
+    /// Such a check has ended; `state` and `fault` say how.
+    AuditVerificationEnded = "AUDIT_VERIFICATION_ENDED",
     /// The embedded Postgres died and was started again.
     DatabaseRestarted = "DATABASE_RESTARTED",
     /// The bridge started.

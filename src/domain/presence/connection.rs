@@ -120,6 +120,9 @@ impl CloseCause {
     }
 }
 
+/// Another connection is made when this part of the present one's life is over.
+pub const ROTATE_AFTER: f64 = 0.75;
+
 /// Why a connection is replaced while it is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RotateCause {

@@ -10,11 +10,13 @@ use notices::{GapNotice, SourceNotice, WebhookNotice};
 pub mod agent_state;
 pub mod connection;
 pub mod event_data;
+pub mod examination;
 pub mod history;
 pub mod merge;
 pub mod notices;
 pub mod numbering;
 pub mod regions;
+pub mod remedies;
 pub mod source;
 pub mod topics;
 

@@ -6,15 +6,13 @@ use bytes::Bytes;
 
 use super::{Effect, Input, Now, Phase, Session, Timer, audit};
 use crate::domain::audit::{Entry, Kind, Level};
-use crate::domain::presence::connection::{GapCause, RotateCause};
+use crate::domain::presence::connection::{GapCause, ROTATE_AFTER, RotateCause};
 use crate::genesys::protocol::{ErrorKind, Standing, UpstreamError};
 use crate::genesys::socket::Closed;
 
 /// A socket must be open this long before the count of attempts starts again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
-/// Another connection is made when this part of the present one's life is over. The spread is added by
-/// chance, since all connections of a source begin at about the same time.
-const ROTATE_AFTER: f64 = 0.75;
+/// Added by chance to [`ROTATE_AFTER`], since all connections of a source begin at about the same time.
 const ROTATE_SPREAD: f64 = 0.15;
 
 impl Session {

@@ -1,5 +1,6 @@
 //! Export of the audit log: read by cursor, oldest first, up to the end of the last seal, so that a row that
-//! commits late is never skipped. For `presence-bridge audit export` and the push to syslog.
+//! commits late is never skipped. For `presence-bridge audit export`, `/v1/audit/export` and the push to
+//! syslog.
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -12,6 +13,8 @@ use crate::store::{Result, Store, with_timeout};
 
 /// Most rows of a page.
 pub const PAGE_ROWS: i64 = 1000;
+/// Entries that one statement of an export looks through: a tenant may have few of many.
+const LOOKED_THROUGH: i64 = 20_000;
 
 /// A row, with the names that `/v1/audit` gives it.
 #[derive(Clone, Debug, Serialize)]
@@ -62,7 +65,55 @@ pub struct ExportFilter {
     pub until: Option<OffsetDateTime>,
 }
 
+/// An export under way: up to the seal that was the last one when it began.
+#[derive(Clone, Copy, Debug)]
+pub struct Export {
+    after: i64,
+    through: i64,
+    filter: ExportFilter,
+}
+
+impl Export {
+    /// The id behind which the next page begins.
+    #[must_use]
+    pub fn after(&self) -> i64 {
+        self.after
+    }
+
+    /// The next page, which may be empty; `None` at the end.
+    ///
+    /// # Errors
+    /// If the database does not answer; the same page may be asked for again.
+    pub async fn next(&mut self, store: &Store) -> Result<Option<Vec<Exported>>> {
+        if self.after >= self.through {
+            return Ok(None);
+        }
+        let end = self.through.min(self.after.saturating_add(LOOKED_THROUGH));
+        let rows = store.export_audit(self.after, end, self.filter).await?;
+        self.after = match rows.last() {
+            Some(last) if i64::try_from(rows.len()).is_ok_and(|count| count == PAGE_ROWS) => last.id,
+            _ => end,
+        };
+        Ok(Some(rows))
+    }
+}
+
 impl Store {
+    /// Begins an export behind this entry.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn begin_export(&self, after: i64, filter: ExportFilter) -> Result<Export> {
+        let through = self.sealed_through().await?;
+        let oldest = with_timeout(async {
+            Ok(sqlx::query_scalar!("select min(audit_id) from audit_log").fetch_one(&self.pool).await?)
+        })
+        .await?;
+        // What retention has dropped need not be looked through.
+        let after = after.max(oldest.unwrap_or(0).saturating_sub(1));
+        Ok(Export { after, through, filter })
+    }
+
     /// Next rows behind `after`, up to `through`, oldest first.
     ///
     /// # Errors

@@ -1,16 +1,19 @@
 //! The audit log: entries are written in the transaction of the change that they record, and read in pages.
 //!
 //! Read `request_origin` (address of a caller in its entries) and `quarantine` (malformed content of an
-//! entry), then `seals`, `sealed_rows`, `stored_seals` and `verify` (the chain of seals, the bytes it
-//! covers, what it reads back, its check),
-//! `erased_rows` (particulars of a person that go while the chain holds),
-//! `outcomes` (attempts by webhook and hour, counted as they are sealed), `retention` (day partitions), `export` and `push_lock` (the way out, one pushing process at a time).
+//! entry), then `seals`, `sealed_rows`, `stored_seals`, `verify` and `verdict` (the chain of seals, the bytes
+//! it covers, what it reads back, its check and what that comes to), `verifications` (checks that somebody
+//! asked for), `erased_rows` (particulars of a person that go while the chain holds), `outcomes` (attempts by
+//! webhook and hour, counted as they are sealed), `retention` (day partitions), `export` and `push_lock` (the
+//! way out, one pushing process at a time).
+
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use super::{Result, Store, with_timeout};
+use super::{Result, Store, StoreError, with_timeout};
 use crate::domain::audit::Entry;
 use crate::domain::ids::{AgentId, ConnectionId, DeliveryId, EventId, SourceId, WebhookId};
 use crate::store::session::choose_plan_by_values;
@@ -25,7 +28,15 @@ pub mod retention;
 pub(super) mod sealed_rows;
 pub mod seals;
 pub(super) mod stored_seals;
+pub(super) mod verdict;
+pub mod verifications;
 pub mod verify;
+
+/// How many ids the first piece of a search covers, and the longest one.
+const FIRST_PIECE: i64 = 10_000;
+const LONGEST_PIECE: i64 = 160_000;
+/// How long the log is searched for piece by piece; after that the page ends where the search is.
+const PIECES_WITHIN: Duration = Duration::from_secs(1);
 
 impl Store {
     /// Writes entries that belong to no other change.
@@ -130,6 +141,10 @@ pub struct AuditFilter {
     pub delivery: Option<DeliveryId>,
     /// Only about this connection.
     pub connection: Option<ConnectionId>,
+    /// Only about this source.
+    pub source: Option<SourceId>,
+    /// Only what this principal asked for.
+    pub principal: Option<String>,
     /// Only of this kind.
     pub kind: Option<String>,
     /// Only of this level.
@@ -140,8 +155,25 @@ pub struct AuditFilter {
     pub until: Option<OffsetDateTime>,
 }
 
+/// A page of the log.
+#[derive(Clone, Debug, Default)]
+pub struct AuditPage {
+    pub rows: Vec<AuditRow>,
+    /// Behind which entry to go on if the search was cut off.
+    pub stopped_at: Option<i64>,
+}
+
+impl AuditFilter {
+    /// Whether an index leads to the entries that pass.
+    fn is_indexed(&self) -> bool {
+        self.agents.is_some() || self.webhook.is_some() || self.event.is_some() || self.delivery.is_some()
+    }
+}
+
 impl Store {
-    /// A page of the log, newest first.
+    /// A page of the log, newest first. With a filter that hardly any entry passes and no index helps with,
+    /// the server could have to read all there are: after a while the page ends where the search is, even if
+    /// it is empty.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -150,44 +182,101 @@ impl Store {
         filter: &AuditFilter,
         before: Option<i64>,
         limit: i64,
-    ) -> Result<Vec<AuditRow>> {
+    ) -> Result<AuditPage> {
+        if filter.is_indexed() {
+            let mut tx = self.begin().await?;
+            choose_plan_by_values(&mut tx).await?;
+            let rows = entries_between(&mut tx, filter, (i64::MIN, before), limit).await?;
+            tx.commit().await?;
+            return Ok(AuditPage { rows, stopped_at: None });
+        }
+        let began = Instant::now();
+        let mut page = AuditPage::default();
+        // Of every tenant: those of one would have to be searched for.
+        let ends = sqlx::query!("select min(audit_id) as oldest, max(audit_id) as newest from audit_log")
+            .fetch_one(&self.pool)
+            .await?;
+        let (oldest, newest) = (ends.oldest.unwrap_or(0), ends.newest.unwrap_or(0));
         let mut tx = self.begin().await?;
         choose_plan_by_values(&mut tx).await?;
-        let rows = sqlx::query_as!(
-            AuditRow,
-            r#"select audit_id, at, kind, level, source_id as "source_id: SourceId",
-                      connection_id as "connection_id: ConnectionId", agent_id as "agent_id: AgentId",
-                      webhook_id as "webhook_id: WebhookId", event_id as "event_id: EventId",
-                      delivery_id as "delivery_id: DeliveryId", attempt, status, duration_ms, outcome, end_state,
-                      principal, data
-               from audit_log
-               where ($1::bigint is null or audit_id < $1)
-                 and ($2::text[] is null or agent_id = any ($2))
-                 and ($3::uuid is null or webhook_id = $3)
-                 and ($4::uuid is null or event_id = $4)
-                 and ($5::uuid is null or delivery_id = $5)
-                 and ($6::uuid is null or connection_id = $6)
-                 and ($7::text is null or kind = $7)
-                 and ($8::text is null or level = $8)
-                 and ($9::timestamptz is null or at >= $9)
-                 and ($10::timestamptz is null or at < $10)
-               order by audit_id desc
-               limit $11"#,
-            before,
-            filter.agents.as_deref(),
-            filter.webhook as _,
-            filter.event as _,
-            filter.delivery as _,
-            filter.connection as _,
-            filter.kind.as_deref(),
-            filter.level.as_deref(),
-            filter.since,
-            filter.until,
-            limit,
-        )
-        .fetch_all(&mut *tx)
-        .await?;
+        let mut upto = before.unwrap_or(i64::MAX).min(newest.saturating_add(1));
+        let mut piece = FIRST_PIECE;
+        loop {
+            let from = upto.saturating_sub(piece);
+            let wanted = limit - i64::try_from(page.rows.len()).unwrap_or(limit);
+            page.rows.extend(entries_between(&mut tx, filter, (from, Some(upto)), wanted).await?);
+            if from <= oldest || i64::try_from(page.rows.len()).is_ok_and(|found| found >= limit) {
+                break;
+            }
+            if began.elapsed() >= PIECES_WITHIN {
+                page.stopped_at = Some(from);
+                break;
+            }
+            upto = from;
+            piece = piece.saturating_mul(2).min(LONGEST_PIECE);
+        }
         tx.commit().await?;
-        Ok(rows)
+        Ok(page)
     }
+
+    /// One entry.
+    ///
+    /// # Errors
+    /// If there is none, or the database does not answer.
+    pub async fn audit_entry(&self, id: i64) -> Result<AuditRow> {
+        let mut tx = self.begin().await?;
+        let range = (id, Some(id.saturating_add(1)));
+        let rows = entries_between(&mut tx, &AuditFilter::default(), range, 1).await?;
+        tx.commit().await?;
+        rows.into_iter().next().ok_or(StoreError::NotFound("audit entry"))
+    }
+}
+
+/// Entries from an id on and before another one, the last ones first.
+async fn entries_between(
+    conn: &mut PgConnection,
+    filter: &AuditFilter,
+    (from, before): (i64, Option<i64>),
+    limit: i64,
+) -> Result<Vec<AuditRow>> {
+    Ok(sqlx::query_as!(
+        AuditRow,
+        r#"select audit_id, at, kind, level, source_id as "source_id: SourceId",
+                  connection_id as "connection_id: ConnectionId", agent_id as "agent_id: AgentId",
+                  webhook_id as "webhook_id: WebhookId", event_id as "event_id: EventId",
+                  delivery_id as "delivery_id: DeliveryId", attempt, status, duration_ms, outcome, end_state,
+                  principal, data
+           from audit_log
+           where audit_id >= $1
+             and ($2::bigint is null or audit_id < $2)
+             and ($3::text[] is null or agent_id = any ($3))
+             and ($4::uuid is null or webhook_id = $4)
+             and ($5::uuid is null or event_id = $5)
+             and ($6::uuid is null or delivery_id = $6)
+             and ($7::uuid is null or connection_id = $7)
+             and ($8::text is null or kind = $8)
+             and ($9::text is null or level = $9)
+             and ($10::timestamptz is null or at >= $10)
+             and ($11::timestamptz is null or at < $11)
+             and ($12::uuid is null or source_id = $12)
+             and ($13::text is null or principal = $13)
+           order by audit_id desc
+           limit $14"#,
+        from,
+        before,
+        filter.agents.as_deref(),
+        filter.webhook as _,
+        filter.event as _,
+        filter.delivery as _,
+        filter.connection as _,
+        filter.kind.as_deref(),
+        filter.level.as_deref(),
+        filter.since,
+        filter.until,
+        filter.source as _,
+        filter.principal.as_deref(),
+        limit,
+    )
+    .fetch_all(conn)
+    .await?)
 }

@@ -1,26 +1,26 @@
-//! Checks the audit log against its seals, for `presence-bridge audit verify`, and for each day before
-//! retention drops it.
+//! Checks the audit log against its seals, for `presence-bridge audit verify`, for `/v1/audit/verifications`,
+//! and for each day before retention drops it.
 //!
 //! Walks the chain and the rows side by side, in order, and stops at the first difference. It reads in
-//! batches, each a statement of its own: nothing is locked, and memory is that of one seal.
+//! batches, each a statement of its own: nothing is locked, and memory is that of one seal and one batch.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use sqlx::PgConnection;
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::Postgres;
 use time::{Date, OffsetDateTime};
 
 use crate::domain::audit::seal::{
-    DroppedDay, Hash, Head, NOTHING_BEFORE, RowFault, Seal, SealedDay, SealedRow, days_of, first_difference,
+    DroppedDay, Hash, Head, NOTHING_BEFORE, Seal, SealedDay, SealedRow, days_of, first_difference,
     listing_digest,
 };
 use crate::store::audit::sealed_rows::{
-    BEFORE_ALL, Behind, FORMAT, SignedErasure, date_of, day_of, microseconds, read_with_erasures,
+    BEFORE_ALL, Behind, FORMAT, SignedErasure, by_index, date_of, day_of, microseconds, read_with_erasures,
 };
 use crate::store::audit::seals::AuditKeys;
 use crate::store::audit::stored_seals::{StoredSeal, seals};
 use crate::store::{Result, Store};
+
+pub use crate::store::audit::verdict::{ChainVerdict, Fault, FaultKind};
 
 /// Seals and rows that are read at a time.
 const SEALS_AT_ONCE: i64 = 200;
@@ -28,112 +28,15 @@ const ROWS_AT_ONCE: i64 = 10_000;
 /// Inserted rows of a seal that are looked at, at most.
 const SPARE_ROWS: usize = 100;
 
-/// Kind of a difference.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FaultKind {
-    /// With a row.
-    Row(RowFault),
-    /// With the rows of a seal; the row is unknown, because the listing was altered or is gone too.
-    Rows,
-    /// The seal was altered.
-    SealEdited,
-    /// The seal is not there.
-    SealMissing,
-    /// The seal was not signed with the audit key, or the key was altered.
-    SealForged,
-    /// The proof that a day was dropped was not signed with the audit key.
-    DropForged,
-    /// What is kept of a row that was erased was not signed with the audit key, or was altered.
-    ErasureForged,
-    /// A row that was erased is not as it was then.
-    ErasedRowEdited,
-    /// The log ends before the given head.
-    Truncated,
-    /// The chain is not the one that the given head was taken from.
-    Rewritten,
-}
-
-impl FaultKind {
-    /// A stable word for it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Row(RowFault::Edited) => "row_edited",
-            Self::Row(RowFault::Deleted) => "row_deleted",
-            Self::Row(RowFault::Inserted) => "row_inserted",
-            Self::Rows => "rows_differ",
-            Self::SealEdited => "seal_edited",
-            Self::SealMissing => "seal_missing",
-            Self::SealForged => "seal_forged",
-            Self::DropForged => "drop_forged",
-            Self::ErasureForged => "erasure_forged",
-            Self::ErasedRowEdited => "erased_row_edited",
-            Self::Truncated => "truncated",
-            Self::Rewritten => "rewritten",
-        }
-    }
-}
-
-/// First difference between the log and its seals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault {
-    pub what: FaultKind,
-    pub seal_id: i64,
-    /// Row, if it is about one.
-    pub audit_id: Option<i64>,
-    /// Day, if it is about one.
-    pub day: Option<Date>,
-}
-
-/// Result of a check.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ChainVerdict {
-    /// Seals that hold.
-    pub seals: i64,
-    /// Rows in them that match.
-    pub rows: i64,
-    /// Of those, rows whose particulars were erased, under a signature.
-    pub rows_erased: i64,
-    /// Rows in them that were dropped with their day.
-    pub rows_dropped: i64,
-    /// Rows that no seal covers yet.
-    pub unsealed: i64,
-    /// End of the chain, as far as it holds.
-    pub head: Option<Head>,
-    /// First difference; `None` if there is none.
-    pub fault: Option<Fault>,
-}
-
 impl Store {
     /// Checks everything; `expected` is a head that was kept elsewhere.
     ///
     /// # Errors
     /// If the database does not answer.
     pub async fn verify_audit(&self, keys: &AuditKeys, expected: Option<Head>) -> Result<ChainVerdict> {
-        self.verify_audit_telling(keys, expected, &|_| {}).await
-    }
-
-    /// The same, and tells the number of each seal that holds.
-    ///
-    /// # Errors
-    /// If the database does not answer.
-    pub async fn verify_audit_telling(
-        &self,
-        keys: &AuditKeys,
-        expected: Option<Head>,
-        tell: &(dyn Fn(i64) + Sync),
-    ) -> Result<ChainVerdict> {
-        let mut walk = ChainWalk { tell, ..ChainWalk::begin(self, keys, 0).await? };
-        if walk.verdict.fault.is_none() {
-            walk.through(i64::MAX, expected).await?;
-        }
-        if walk.verdict.fault.is_none() {
-            walk.verdict.unsealed = unsealed(&mut walk.conn, walk.sealed).await?;
-            if let Some(head) = expected.filter(|head| head.seal_id > walk.seal_id) {
-                walk.verdict.fault = Some(fault(FaultKind::Truncated, head.seal_id));
-            }
-        }
-        Ok(walk.verdict)
+        let mut check = ChainCheck::of_all(keys, expected);
+        while check.step(self).await? {}
+        Ok(check.verdict)
     }
 
     /// Checks some seals only; trusts that the one before the first is good.
@@ -141,11 +44,9 @@ impl Store {
     /// # Errors
     /// If the database does not answer.
     pub async fn verify_seals(&self, keys: &AuditKeys, first: i64, last: i64) -> Result<ChainVerdict> {
-        let mut walk = ChainWalk::begin(self, keys, first.saturating_sub(1)).await?;
-        if walk.verdict.fault.is_none() {
-            walk.through(last, None).await?;
-        }
-        Ok(walk.verdict)
+        let mut check = ChainCheck { after: first.saturating_sub(1), last, ..ChainCheck::of_all(keys, None) };
+        while check.step(self).await? {}
+        Ok(check.verdict)
     }
 }
 
@@ -180,65 +81,144 @@ impl CheckedRow {
     }
 }
 
-/// Position of a check.
-struct ChainWalk<'a> {
-    conn: PoolConnection<Postgres>,
+/// A check under way. It goes step by step, so that whoever has time can wait between them; nothing is held
+/// meanwhile.
+pub struct ChainCheck<'a> {
     keys: &'a AuditKeys,
+    /// A head that was kept elsewhere.
+    expected: Option<Head>,
+    /// Checks the seals behind this one.
+    after: i64,
+    /// Checks up to this one; the largest number: to the end.
+    last: i64,
+    begun: bool,
     dropped: BTreeMap<i32, DroppedDay>,
     /// Last seal that holds, its last `audit_id`, its digest.
     seal_id: i64,
     sealed: i64,
     digest: Hash,
+    /// Seals that were read and not checked yet, and the last `audit_id` of the last of them.
+    seals: VecDeque<StoredSeal>,
+    seals_end: i64,
     /// Rows that were read and not checked yet.
     rows: VecDeque<CheckedRow>,
     behind: Behind,
     verdict: ChainVerdict,
-    /// Is told each seal that holds.
-    tell: &'a (dyn Fn(i64) + Sync),
 }
 
-impl<'a> ChainWalk<'a> {
-    async fn begin(store: &Store, keys: &'a AuditKeys, after: i64) -> Result<Self> {
-        let mut conn = store.pool.acquire().await?;
-        let mut walk = Self {
+impl<'a> ChainCheck<'a> {
+    /// A check of everything, before its first step; `expected` is a head that was kept elsewhere.
+    #[must_use]
+    pub fn of_all(keys: &'a AuditKeys, expected: Option<Head>) -> Self {
+        Self {
+            keys,
+            expected,
+            after: 0,
+            last: i64::MAX,
+            begun: false,
             dropped: BTreeMap::new(),
             seal_id: 0,
             sealed: 0,
             digest: NOTHING_BEFORE,
+            seals: VecDeque::new(),
+            seals_end: 0,
             rows: VecDeque::new(),
             behind: BEFORE_ALL,
             verdict: ChainVerdict::default(),
-            tell: &|_| {},
-            keys,
-            conn: {
-                // The cost of these plans depends on no parameter, and the statistics of the newest day are
-                // old.
-                sqlx::query("set enable_seqscan = off").execute(&mut *conn).await?;
-                sqlx::query("set enable_bitmapscan = off").execute(&mut *conn).await?;
-                sqlx::query("set enable_sort = off").execute(&mut *conn).await?;
-                // In this state it must not go back to the pool.
-                conn.close_on_drop();
-                conn
-            },
-        };
-        walk.verdict.fault = walk.read_dropped().await?;
-        let former = match after {
-            0 => Vec::new(),
-            _ => seals(&mut walk.conn, after - 1, 1).await?,
-        };
-        if let Some(former) = former.into_iter().find(|stored| stored.seal.seal_id == after) {
-            walk.seal_id = after;
-            walk.sealed = former.seal.last;
-            walk.digest = former.digest;
-            walk.behind = (walk.sealed, OffsetDateTime::new_utc(Date::MAX, time::Time::MIDNIGHT));
         }
-        Ok(walk)
+    }
+
+    /// What has come of it so far.
+    #[must_use]
+    pub fn so_far(&self) -> &ChainVerdict {
+        &self.verdict
+    }
+
+    /// Checks some thousand rows more; false at the end. Do not call it again after an error.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn step(&mut self, store: &Store) -> Result<bool> {
+        let mut tx = store.begin().await?;
+        by_index(&mut tx).await?;
+        let more = self.step_in(&mut tx).await?;
+        tx.commit().await?;
+        Ok(more)
+    }
+
+    async fn step_in(&mut self, conn: &mut PgConnection) -> Result<bool> {
+        if !self.begun {
+            self.begin(conn).await?;
+        }
+        let before = self.verdict.rows;
+        while self.verdict.fault.is_none() {
+            if self.seals.is_empty() && !self.read_seals(conn).await? {
+                self.finish(conn).await?;
+                return Ok(false);
+            }
+            while let Some(stored) = self.seals.pop_front() {
+                self.verdict.fault = self.check(conn, &stored).await?;
+                if self.verdict.fault.is_some() {
+                    return Ok(false);
+                }
+                self.seal_id = stored.seal.seal_id;
+                self.sealed = stored.seal.last;
+                self.digest = stored.digest;
+                self.verdict.seals += 1;
+                self.verdict.head = Some(Head { seal_id: self.seal_id, digest: self.digest });
+                if self.verdict.rows - before >= ROWS_AT_ONCE {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    async fn begin(&mut self, conn: &mut PgConnection) -> Result<()> {
+        self.begun = true;
+        self.verdict.fault = self.read_dropped(conn).await?;
+        let former = match self.after {
+            0 => Vec::new(),
+            after => seals(conn, after - 1, 1).await?,
+        };
+        if let Some(former) = former.into_iter().find(|stored| stored.seal.seal_id == self.after) {
+            self.seal_id = self.after;
+            self.sealed = former.seal.last;
+            self.digest = former.digest;
+            self.behind = (self.sealed, OffsetDateTime::new_utc(Date::MAX, time::Time::MIDNIGHT));
+        }
+        Ok(())
+    }
+
+    /// Reads the next seals; false if there are none.
+    async fn read_seals(&mut self, conn: &mut PgConnection) -> Result<bool> {
+        let wanted = self.last.saturating_sub(self.seal_id).clamp(0, SEALS_AT_ONCE);
+        let batch = seals(conn, self.seal_id, wanted).await?;
+        let Some(end) = batch.last().map(|stored| stored.seal.last) else { return Ok(false) };
+        self.seals_end = end;
+        self.seals = batch.into();
+        Ok(true)
+    }
+
+    /// What is left to say once no seal is left.
+    async fn finish(&mut self, conn: &mut PgConnection) -> Result<()> {
+        if self.last != i64::MAX {
+            if self.seal_id < self.last {
+                self.verdict.fault = Some(fault(FaultKind::SealMissing, self.seal_id + 1));
+            }
+            return Ok(());
+        }
+        self.verdict.unsealed = unsealed(conn, self.sealed).await?;
+        if let Some(head) = self.expected.filter(|head| head.seal_id > self.seal_id) {
+            self.verdict.fault = Some(fault(FaultKind::Truncated, head.seal_id));
+        }
+        Ok(())
     }
 
     /// Reads the days that were dropped; a fault if a proof is not ours.
-    async fn read_dropped(&mut self) -> Result<Option<Fault>> {
+    async fn read_dropped(&mut self, conn: &mut PgConnection) -> Result<Option<Fault>> {
         let rows = sqlx::query!("select day, seal_id, rows, dropped_at, mac, key_id from audit_dropped_day")
-            .fetch_all(&mut *self.conn)
+            .fetch_all(&mut *conn)
             .await?;
         for row in rows {
             let dropped = DroppedDay {
@@ -255,44 +235,13 @@ impl<'a> ChainWalk<'a> {
         Ok(None)
     }
 
-    /// Checks on up to a seal, which must exist, or to the end.
-    async fn through(&mut self, last: i64, expected: Option<Head>) -> Result<()> {
-        loop {
-            let wanted = last.saturating_sub(self.seal_id).clamp(0, SEALS_AT_ONCE);
-            let batch = seals(&mut self.conn, self.seal_id, wanted).await?;
-            let Some(end) = batch.last().map(|stored| stored.seal.last) else {
-                if last != i64::MAX && self.seal_id < last {
-                    self.verdict.fault = Some(fault(FaultKind::SealMissing, self.seal_id + 1));
-                }
-                return Ok(());
-            };
-            for stored in batch {
-                self.verdict.fault = self.check(&stored, end, expected).await?;
-                if self.verdict.fault.is_some() {
-                    return Ok(());
-                }
-                self.seal_id = stored.seal.seal_id;
-                self.sealed = stored.seal.last;
-                self.digest = stored.digest;
-                (self.tell)(self.seal_id);
-                self.verdict.seals += 1;
-                self.verdict.head = Some(Head { seal_id: self.seal_id, digest: self.digest });
-            }
-        }
-    }
-
-    async fn check(
-        &mut self,
-        stored: &StoredSeal,
-        end: i64,
-        expected: Option<Head>,
-    ) -> Result<Option<Fault>> {
+    async fn check(&mut self, conn: &mut PgConnection, stored: &StoredSeal) -> Result<Option<Fault>> {
         let seal = &stored.seal;
-        if let Some(what) = self.seal_fault(stored, expected) {
+        if let Some(what) = self.seal_fault(stored) {
             let at = if what == FaultKind::SealMissing { self.seal_id + 1 } else { seal.seal_id };
             return Ok(Some(fault(what, at)));
         }
-        let read = self.rows_of(seal, end).await?;
+        let read = self.rows_of(conn, seal).await?;
         if let Some((row, what)) = read.iter().find_map(|row| Some((row.sealed, row.fault?))) {
             let (audit_id, day) = (Some(row.audit_id), Some(date_of(row.day)?));
             return Ok(Some(Fault { audit_id, day, ..fault(what, seal.seal_id) }));
@@ -303,14 +252,14 @@ impl<'a> ChainWalk<'a> {
         if found != self.remaining_days(seal) {
             // Retention may have dropped a day meanwhile: rows that were read of it do not count.
             let before = self.remaining_days(seal);
-            if let Some(fault) = self.read_dropped().await? {
+            if let Some(fault) = self.read_dropped(conn).await? {
                 return Ok(Some(fault));
             }
             found.retain(|found| {
                 !(before.iter().any(|day| day.day == found.day) && self.was_dropped(seal, found.day))
             });
             if found != self.remaining_days(seal) {
-                return Ok(Some(self.locate_fault(seal, &there).await?));
+                return Ok(Some(self.locate_fault(conn, seal, &there).await?));
             }
         }
         self.verdict.rows_erased += i64::try_from(erased).unwrap_or(i64::MAX);
@@ -319,7 +268,7 @@ impl<'a> ChainWalk<'a> {
         Ok(None)
     }
 
-    fn seal_fault(&self, stored: &StoredSeal, expected: Option<Head>) -> Option<FaultKind> {
+    fn seal_fault(&self, stored: &StoredSeal) -> Option<FaultKind> {
         let seal = &stored.seal;
         if seal.seal_id != self.seal_id + 1 {
             return Some(FaultKind::SealMissing);
@@ -336,7 +285,7 @@ impl<'a> ChainWalk<'a> {
         if !self.keys.get(&stored.key_id).is_some_and(|key| key.signed(&stored.digest, &stored.mac)) {
             return Some(FaultKind::SealForged);
         }
-        expected
+        self.expected
             .is_some_and(|head| head.seal_id == seal.seal_id && head.digest != stored.digest)
             .then_some(FaultKind::Rewritten)
     }
@@ -351,13 +300,13 @@ impl<'a> ChainWalk<'a> {
     }
 
     /// Rows that a seal covers, and rows before it that no seal covers.
-    async fn rows_of(&mut self, seal: &Seal, end: i64) -> Result<Vec<CheckedRow>> {
+    async fn rows_of(&mut self, conn: &mut PgConnection, seal: &Seal) -> Result<Vec<CheckedRow>> {
         let most = usize::try_from(seal.rows).unwrap_or(usize::MAX).saturating_add(SPARE_ROWS);
         let mut there = Vec::new();
         loop {
             if self.rows.is_empty() {
                 let (rows, behind) =
-                    read_with_erasures(&mut self.conn, self.behind, end, ROWS_AT_ONCE).await?;
+                    read_with_erasures(conn, self.behind, self.seals_end, ROWS_AT_ONCE).await?;
                 self.behind = behind;
                 self.rows = rows.into_iter().map(|row| CheckedRow::of(row, self.keys)).collect();
             }
@@ -377,7 +326,7 @@ impl<'a> ChainWalk<'a> {
     }
 
     /// Finds the first row that differs.
-    async fn locate_fault(&mut self, seal: &Seal, there: &[SealedRow]) -> Result<Fault> {
+    async fn locate_fault(&self, conn: &mut PgConnection, seal: &Seal, there: &[SealedRow]) -> Result<Fault> {
         let remaining = self.remaining_days(seal);
         let mut listings = Vec::new();
         for day in &remaining {
@@ -386,7 +335,7 @@ impl<'a> ChainWalk<'a> {
                 seal.seal_id,
                 date_of(day.day)?,
             )
-            .fetch_optional(&mut *self.conn)
+            .fetch_optional(&mut *conn)
             .await?;
             match listing {
                 Some(listing) if listing_digest(&listing) == day.listing => listings.push(listing),

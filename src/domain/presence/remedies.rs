@@ -1,11 +1,36 @@
-//! What `presence-bridge doctor` advises on a failed call, by what its own owner can mend. Pure.
+//! What is advised on a failed call to the platform, by what its own owner can mend: for `presence-bridge
+//! doctor`, for examinations over the API, and for the console.
 
-use crate::genesys::protocol::{ErrorKind, UpstreamError};
+use std::time::Duration;
 
-/// What to do about a failed call.
-pub(super) fn remedy(step: &str, error: &UpstreamError) -> &'static str {
-    let says = |code: &str| error.what.contains(code);
-    match (step, error.kind, error.status) {
+/// Kinds of errors that are handled differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// 401: the token is expired or revoked, or the client secret is wrong.
+    Unauthorized,
+    /// 403: a permission is missing; asking again does not help.
+    Forbidden,
+    /// 409 or 422: a limit is met.
+    Limit,
+    /// 429: too many requests; the wait that the platform asks for, if any.
+    RateLimited(Option<Duration>),
+    /// Any other status that is not success.
+    Status,
+    /// No whole answer in time.
+    TimedOut,
+    /// No connection, or it broke.
+    Transport,
+    /// An answer that lacks what it must hold.
+    BadAnswer,
+    /// A socket address that does not belong to the source; it is not dialled.
+    ForeignHost,
+}
+
+/// What to do about a failed call of this step; `what` is the error's text.
+#[must_use]
+pub fn remedy(step: &str, kind: ErrorKind, status: Option<u16>, what: &str) -> &'static str {
+    let says = |code: &str| what.contains(code);
+    match (step, kind, status) {
         _ if says("the proxy answered 407") => {
             "the proxy wants other credentials: BRIDGE_GENESYS_PROXY=http://user:password@host:port, with what is special in them percent-encoded"
         }
@@ -54,17 +79,24 @@ pub(super) fn remedy(step: &str, error: &UpstreamError) -> &'static str {
         (_, ErrorKind::Limit, _) => {
             "the OAuth client has reached a limit: see which other program uses it, and give each one its own"
         }
-        (_, _, Some(300..=399)) => {
+        _ => remedy_of_status(status, what),
+    }
+}
+
+/// What to do about an answer of this status, or about whoever else answers.
+fn remedy_of_status(status: Option<u16>, what: &str) -> &'static str {
+    match status {
+        Some(300..=399) => {
             "the address in the settings leads elsewhere: give the one that it leads to, without a path"
         }
-        (_, _, Some(404 | 405 | 410)) => {
+        Some(404 | 405 | 410) => {
             "there is nothing at this address: see that those in the settings are Genesys' own (https://api.…, https://login.…), without a path"
         }
-        (_, _, Some(407)) => "a proxy on the way wants a name and a password: give them in its address",
-        (_, _, Some(400..=499)) => {
+        Some(407) => "a proxy on the way wants a name and a password: give them in its address",
+        Some(400..=499) => {
             "the request is refused as it is: see that the ids of agents, queues and groups are those of this organisation, and that the address is Genesys' own"
         }
-        _ if says("correlation ") => {
+        _ if what.contains("correlation ") => {
             "the platform fails: try again later; if it stays, Genesys' support can find the call by its correlation id"
         }
         _ => {
@@ -73,12 +105,29 @@ pub(super) fn remedy(step: &str, error: &UpstreamError) -> &'static str {
     }
 }
 
+/// What to do about a failure of which only the text was kept; `None` if the text tells too little.
+#[must_use]
+pub fn remedy_of_text(step: &str, what: &str) -> Option<&'static str> {
+    let step = if what.starts_with("token: ") { "login" } else { step };
+    let status = what.split_once("status ").and_then(|(_, rest)| rest.get(..3)?.parse::<u16>().ok());
+    let kind = match status {
+        Some(401) => ErrorKind::Unauthorized,
+        Some(403) => ErrorKind::Forbidden,
+        Some(409 | 422) => ErrorKind::Limit,
+        Some(429) => ErrorKind::RateLimited(None),
+        Some(_) => ErrorKind::Status,
+        None if what.contains("no answer") || what.contains("the proxy") => ErrorKind::Transport,
+        None => return None,
+    };
+    Some(remedy(step, kind, status, what))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn failed(kind: ErrorKind, status: u16, what: &str) -> UpstreamError {
-        UpstreamError { kind, status: Some(status), what: what.to_owned() }
+    fn failed(kind: ErrorKind, status: u16, what: &str) -> (ErrorKind, Option<u16>, String) {
+        (kind, Some(status), what.to_owned())
     }
 
     #[test]
@@ -110,8 +159,9 @@ mod tests {
             ("state", failed(ErrorKind::Status, 502, "status 502"), "not Genesys"),
             ("state", failed(ErrorKind::Status, 503, "status 503, correlation c-1"), "Genesys' support"),
         ];
-        for (step, error, word) in cases {
-            assert!(remedy(step, &error).contains(word), "{step}: {}", remedy(step, &error));
+        for (step, (kind, status, what), word) in cases {
+            let remedy = remedy(step, kind, status, &what);
+            assert!(remedy.contains(word), "{step}: {remedy}");
         }
     }
 
@@ -120,10 +170,25 @@ mod tests {
         for step in ["login", "token", "rosters", "presences", "channels", "subscribe", "socket", "state"] {
             for status in 300..500 {
                 for kind in [ErrorKind::Status, ErrorKind::Limit, ErrorKind::BadAnswer] {
-                    let error = failed(kind, status, &format!("status {status}, correlation c-1"));
-                    assert!(!remedy(step, &error).contains("support"), "{step} {status} {kind:?}");
+                    let what = format!("status {status}, correlation c-1");
+                    let remedy = remedy(step, kind, Some(status), &what);
+                    assert!(!remedy.contains("support"), "{step} {status} {kind:?}");
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_text_that_was_kept_is_understood_as_the_error_was() {
+        for (step, what, word) in [
+            ("rosters", "token: status 401, code invalid_client", "secret are wrong"),
+            ("rosters", "queue members: status 403, code missing.permissions", "Queue > View"),
+            ("subscribe", "subscribe: status 403", "every division"),
+            ("subscribe", "make a channel: no answer in time", "firewall"),
+        ] {
+            let remedy = remedy_of_text(step, what).unwrap_or_default();
+            assert!(remedy.contains(word), "{what}: {remedy}");
+        }
+        assert_eq!(remedy_of_text("subscribe", "an operator had it closed"), None);
     }
 }

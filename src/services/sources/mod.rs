@@ -1,13 +1,15 @@
 //! Sources: the Genesys organisations that are watched.
 
-use super::Result;
-use super::caller::Caller;
 use crate::domain::ids::SourceId;
 use crate::domain::presence::source::{ENVIRONMENT_SOURCE_NAME, SourceSettings};
 use crate::domain::secret::Secret;
 use crate::domain::violation::Violation;
+use crate::services::Result;
+use crate::services::caller::Caller;
 use crate::store::StoreError;
 use crate::store::sources::Source;
+
+pub mod examinations;
 
 /// A source to be changed and its settings, for a front end to lay the given fields over them. A
 /// `client_secret` that is given takes the place of the stored one, which then need not open.
@@ -27,14 +29,22 @@ pub async fn begin_update(
         )
         .into());
     }
+    let settings = settings_of(caller, &source, client_secret)?;
+    Ok((source, settings))
+}
+
+/// The settings of a source; a `client_secret` that is given takes the place of the stored one.
+///
+/// # Errors
+/// If its stored secret is wanted and does not open.
+fn settings_of(caller: &Caller, source: &Source, client_secret: Option<Secret>) -> Result<SourceSettings> {
     let client_secret = match client_secret {
         Some(given) => given,
         None => source.client_secret(&caller.services.master_key).map_err(|error| {
             StoreError::Conflict(format!("the kept client_secret does not open ({error}); give it again"))
         })?,
     };
-    let settings = source.settings(client_secret);
-    Ok((source, settings))
+    Ok(source.settings(client_secret))
 }
 
 /// Holds the settings that a source shall have against the rules.
@@ -86,4 +96,12 @@ pub async fn create(caller: &Caller, settings: &SourceSettings) -> Result<Source
 pub async fn update(caller: &Caller, before: &Source, settings: &SourceSettings) -> Result<Source> {
     let master_key = &caller.services.master_key;
     Ok(caller.store.update_source(before, settings, master_key, caller.principal.as_str()).await?)
+}
+
+/// Removes a source; its connections end.
+///
+/// # Errors
+/// If there is none, it comes from the environment, or the database refuses.
+pub async fn delete(caller: &Caller, id: SourceId) -> Result<()> {
+    Ok(caller.store.delete_source(id, caller.principal.as_str()).await?)
 }

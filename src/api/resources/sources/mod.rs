@@ -15,6 +15,9 @@ use crate::services::caller::Caller;
 use crate::store::sources::Source;
 use crate::store::sources::health::Health;
 
+pub(in crate::api) mod examinations;
+pub(in crate::api) mod rejected_topics;
+
 type Reply = Result<HttpResponse, ApiError>;
 
 fn view(source: &Source) -> Value {
@@ -87,8 +90,7 @@ pub(in crate::api) async fn update(caller: Caller, request: HttpRequest, mut bod
 }
 
 pub(in crate::api) async fn delete(caller: Caller, request: HttpRequest) -> Reply {
-    let id = SourceId(path_id(&request)?);
-    caller.store.delete_source(id, caller.principal.as_str()).await?;
+    services::sources::delete(&caller, SourceId(path_id(&request)?)).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
