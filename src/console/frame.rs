@@ -20,7 +20,7 @@ pub fn whole(view: &View, content: Content, status: StatusCode) -> HttpResponse 
         header.bar {
             a.skip href="#main" { "Skip to the page" }
             a.brand href=(ROOT) { img src=(assets::address("icon.svg")) alt="" width="20" height="20"; " presence-bridge" }
-            nav aria-label="Pages" { ul { @for page in pages().filter(|page| view.may(page.scope)) {
+            nav aria-label="Pages" { ul { @for page in pages().filter(|page| page.is_for(view)) {
                 @if let Some(name) = page.name {
                     li { a href={ (ROOT) (page.path) } aria-current=[is_at(view, page.path).then_some("page")] { (name) } }
                 }

@@ -3,7 +3,10 @@
 use url::form_urlencoded;
 
 use super::ROOT;
-use crate::domain::ids::{AgentId, DeliveryId, EventId, RecoveryId, SourceId, WebhookId};
+use crate::domain::ids::{
+    AgentId, ApiKeyId, ConnectionId, DeliveryId, EventId, ExaminationId, RecoveryId, SourceId,
+    VerificationId, WebhookId,
+};
 
 /// An agent's page; the source tells agents of the same id apart.
 pub fn agent(agent: &AgentId, source: Option<SourceId>) -> String {
@@ -37,6 +40,31 @@ pub fn delivery(id: DeliveryId) -> String {
 /// The page of one request to deliver again.
 pub fn recovery(id: RecoveryId) -> String {
     format!("{ROOT}/recoveries/{id}")
+}
+
+/// The page of one connection to Genesys.
+pub fn connection(id: ConnectionId) -> String {
+    format!("{ROOT}/connections/{id}")
+}
+
+/// The page of an examination of a source's settings.
+pub fn examination(id: ExaminationId) -> String {
+    format!("{ROOT}/sources/examinations/{id}")
+}
+
+/// The page of one entry of the audit log.
+pub fn audit_entry(id: i64) -> String {
+    format!("{ROOT}/audit/{id}")
+}
+
+/// The page of one check of the audit log.
+pub fn verification(id: VerificationId) -> String {
+    format!("{ROOT}/audit/verifications/{id}")
+}
+
+/// The page of one API key.
+pub fn api_key(id: ApiKeyId) -> String {
+    format!("{ROOT}/keys/{id}")
 }
 
 /// Why a webhook got an event, or did not.

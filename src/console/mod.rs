@@ -40,7 +40,7 @@ mod search;
 mod session;
 mod view;
 
-type Result<T> = std::result::Result<T, ApiError>;
+type Result<T, E = ApiError> = std::result::Result<T, E>;
 
 /// Where the console begins.
 const ROOT: &str = "/console";
@@ -53,6 +53,8 @@ struct Page {
     scope: Scope,
     /// What the navigation calls it; `None`: other pages lead to it.
     name: Option<&'static str>,
+    /// Only the operator sees it.
+    is_operators: bool,
     show: fn(View) -> BoxFuture<'static, Result<Content>>,
 }
 
@@ -72,7 +74,7 @@ impl Page {
         path: &'static str,
         show: fn(View) -> BoxFuture<'static, Result<Content>>,
     ) -> Self {
-        Self { path, scope, name: Some(name), show }
+        Self { path, scope, name: Some(name), is_operators: false, show }
     }
 
     /// One that other pages lead to.
@@ -81,7 +83,23 @@ impl Page {
         path: &'static str,
         show: fn(View) -> BoxFuture<'static, Result<Content>>,
     ) -> Self {
-        Self { path, scope, name: None, show }
+        Self { path, scope, name: None, is_operators: false, show }
+    }
+}
+
+impl Page {
+    /// One for the operator alone, that the navigation leads to.
+    const fn operators(
+        name: &'static str,
+        path: &'static str,
+        show: fn(View) -> BoxFuture<'static, Result<Content>>,
+    ) -> Self {
+        Self { path, scope: Scope::Admin, name: Some(name), is_operators: true, show }
+    }
+
+    /// Whether whoever looks may see it.
+    fn is_for(&self, view: &View) -> bool {
+        view.may(self.scope) && (!self.is_operators || view.caller.principal.is_operator())
     }
 }
 
@@ -141,7 +159,8 @@ fn inside() -> impl HttpServiceFactory {
     // Fixed segments before `{id}`, which would fit them too.
     paths.sort_unstable_by_key(|path| (path.matches('{').count(), *path));
     paths.dedup();
-    let mut inside = web::scope("");
+    // Before the page of one entry, whose path fits it too.
+    let mut inside = web::scope("").route("/audit/export", web::get().to(pages::export_audit_log));
     for path in paths {
         let mut resource = web::resource(path);
         if let Some(page) = pages().find(|page| page.path == path) {

@@ -24,6 +24,11 @@ pub async fn answer(
     if let Err(error) = view.caller.principal.must_have(page.scope) {
         return failed(&view, &error.into());
     }
+    if page.is_operators
+        && let Err(error) = view.caller.principal.must_be_operator()
+    {
+        return failed(&view, &error.into());
+    }
     if wants_events(&request) {
         return live::stream(page, view, &request, &hub).unwrap_or_else(|error| refused(&error));
     }

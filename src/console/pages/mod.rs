@@ -3,15 +3,24 @@
 use super::{Action, Page};
 
 mod agent;
+mod audit;
 mod board;
+mod configuration;
 mod deliveries;
 mod events;
 mod explain;
 mod gaps;
+mod inputs;
+mod keys;
 mod overview;
 mod presence;
+mod quarantine;
 mod recoveries;
+mod sources;
+mod tenants;
 mod webhooks;
+
+pub(super) use audit::export as export_audit_log;
 
 /// In the order of the navigation.
 pub(super) const PAGES: &[&[Page]] = &[
@@ -24,8 +33,22 @@ pub(super) const PAGES: &[&[Page]] = &[
     recoveries::PAGES,
     explain::PAGES,
     gaps::PAGES,
+    sources::PAGES,
+    audit::PAGES,
+    quarantine::PAGES,
+    keys::PAGES,
+    tenants::PAGES,
+    configuration::PAGES,
 ];
 
 /// In any order.
-pub(super) const ACTIONS: &[&[Action]] =
-    &[agent::ACTIONS, webhooks::ACTIONS, deliveries::ACTIONS, recoveries::ACTIONS];
+pub(super) const ACTIONS: &[&[Action]] = &[
+    agent::ACTIONS,
+    webhooks::ACTIONS,
+    deliveries::ACTIONS,
+    recoveries::ACTIONS,
+    sources::ACTIONS,
+    audit::ACTIONS,
+    keys::ACTIONS,
+    tenants::ACTIONS,
+];

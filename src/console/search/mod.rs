@@ -126,7 +126,8 @@ pub fn take_time(query: &mut Query, name: &str) -> Result<Option<OffsetDateTime>
     query.text(name)?.map(|text| read_time(text.trim(), clock::now()).ok_or_else(wrong)).transpose()
 }
 
-fn read_time(text: &str, now: OffsetDateTime) -> Option<OffsetDateTime> {
+/// Reads a time as [`take_time`] does.
+pub fn read_time(text: &str, now: OffsetDateTime) -> Option<OffsetDateTime> {
     let units = [('m', 60), ('h', 3600), ('d', 86400)];
     for (unit, seconds) in units {
         if let Some(count) = text.strip_suffix(unit).and_then(|count| count.parse::<u32>().ok()) {

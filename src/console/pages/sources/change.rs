@@ -1,0 +1,356 @@
+//! The form by which a source is added or changed. What it says can be tried out before it is kept.
+
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use crate::console::action::Done;
+use crate::console::content::Content;
+use crate::console::form::Form;
+use crate::console::pages::inputs::{Inputs, list};
+use crate::console::view::View;
+use crate::console::{Action, Page, ROOT, Result, links};
+use crate::domain::access::scope::Scope;
+use crate::domain::ids::{ExaminationId, SourceId};
+use crate::domain::presence::regions::REGIONS;
+use crate::domain::presence::source::{PROTOCOL_NOTIFICATIONS, PROTOCOL_REALTIME, SourceSettings};
+use crate::domain::presence::topics::TopicMatrix;
+use crate::domain::secret::Secret;
+use crate::domain::violation::Violation;
+use crate::services::ServiceError;
+use crate::services::sources::{self, examinations};
+use crate::store::StoreError;
+use crate::store::sources::Source;
+
+pub(super) const NEW: Page = Page::inner(Scope::Sources, "/sources/new", |view| Box::pin(new(view)));
+pub(super) const EDIT: Page = Page::inner(Scope::Sources, "/sources/{id}/edit", |view| Box::pin(edit(view)));
+pub(super) const CREATE: Action =
+    Action::new(Scope::Sources, "/sources/new", |view, form| Box::pin(create(view, form)));
+pub(super) const UPDATE: Action =
+    Action::new(Scope::Sources, "/sources/{id}/edit", |view, form| Box::pin(update(view, form)));
+
+/// Fields that have a place of their own for what is wrong with them.
+const KNOWN: &[&str] = &[
+    "name",
+    "protocol",
+    "region",
+    "api_url",
+    "login_url",
+    "client_id",
+    "client_secret",
+    "agents",
+    "queues",
+    "groups",
+    "topic_matrix",
+    "language",
+    "stale_after_seconds",
+    "roster_interval_seconds",
+    "heartbeat_interval_ms",
+];
+
+/// The form as it was sent.
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+struct Given {
+    name: String,
+    protocol: String,
+    region: String,
+    api_url: String,
+    login_url: String,
+    client_id: String,
+    client_secret: String,
+    all_users: String,
+    agents: String,
+    queues: String,
+    groups: String,
+    topic_matrix: String,
+    language: String,
+    stale_after_seconds: String,
+    roster_interval_seconds: String,
+    heartbeat_interval_ms: String,
+    /// An examination whose client secret is meant if none is given.
+    examination: String,
+    /// What the source was when the form was shown.
+    version: String,
+    /// `examine`, or else it is kept.
+    then: String,
+}
+
+impl Given {
+    /// A form that says these settings; the client secret is never among them.
+    fn of(settings: &SourceSettings) -> Self {
+        let lines = |items: &[String]| items.join("\n");
+        Self {
+            name: settings.name.clone(),
+            protocol: settings.protocol.clone(),
+            region: settings.region.clone().unwrap_or_default(),
+            api_url: settings.api_url.clone().unwrap_or_default(),
+            login_url: settings.login_url.clone().unwrap_or_default(),
+            client_id: settings.client_id.clone(),
+            all_users: if settings.all_users { "true".to_owned() } else { String::new() },
+            agents: lines(&settings.agents),
+            queues: lines(&settings.queues),
+            groups: lines(&settings.groups),
+            topic_matrix: if settings.topic_matrix.is_empty() {
+                String::new()
+            } else {
+                settings.topic_matrix.to_string()
+            },
+            language: settings.language.clone(),
+            stale_after_seconds: settings.stale_after_seconds.to_string(),
+            roster_interval_seconds: settings.roster_interval_seconds.to_string(),
+            heartbeat_interval_ms: settings.heartbeat_interval_ms.to_string(),
+            ..Self::default()
+        }
+    }
+
+    /// The settings that it says, and what of it cannot be read.
+    fn settings(&self, client_secret: Secret) -> (SourceSettings, Vec<Violation>) {
+        let mut wrong = Vec::new();
+        let optional = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+        let default = SourceSettings::default();
+        let mut number = |field: &str, text: &str, default: i32| match text.trim() {
+            "" => default,
+            text => text.parse().unwrap_or_else(|_| {
+                wrong.push(Violation::new(field, "is no whole number of the allowed size"));
+                default
+            }),
+        };
+        let heartbeat_interval_ms =
+            number("heartbeat_interval_ms", &self.heartbeat_interval_ms, default.heartbeat_interval_ms);
+        let stale_after_seconds =
+            number("stale_after_seconds", &self.stale_after_seconds, default.stale_after_seconds);
+        let roster_interval_seconds =
+            number("roster_interval_seconds", &self.roster_interval_seconds, default.roster_interval_seconds);
+        let topic_matrix = topics(&self.topic_matrix).unwrap_or_else(|violation| {
+            wrong.push(violation);
+            TopicMatrix::default()
+        });
+        let settings = SourceSettings {
+            name: self.name.trim().to_owned(),
+            protocol: optional(&self.protocol).unwrap_or(default.protocol),
+            region: optional(&self.region),
+            api_url: optional(&self.api_url),
+            login_url: optional(&self.login_url),
+            client_id: self.client_id.trim().to_owned(),
+            client_secret,
+            agents: list(&self.agents),
+            topic_matrix,
+            heartbeat_interval_ms,
+            all_users: !self.all_users.is_empty(),
+            queues: list(&self.queues),
+            groups: list(&self.groups),
+            language: optional(&self.language).unwrap_or(default.language),
+            stale_after_seconds,
+            roster_interval_seconds,
+        };
+        (settings, wrong)
+    }
+
+    /// The client secret that is meant, if the form says one.
+    fn client_secret(&self, view: &View) -> Option<Secret> {
+        if !self.client_secret.is_empty() {
+            return Some(Secret::new(self.client_secret.trim()));
+        }
+        let id = uuid::Uuid::try_parse(&self.examination).ok()?;
+        let examination = examinations::find(&view.caller, ExaminationId(id)).ok()?;
+        Some(examination.draft.settings.client_secret.clone())
+    }
+
+    fn is_to_be_examined(&self) -> bool {
+        self.then == "examine"
+    }
+}
+
+/// Topics as a list, or as a JSON object of lists.
+fn topics(text: &str) -> Result<TopicMatrix, Violation> {
+    let text = text.trim();
+    if text.starts_with('{') {
+        return serde_json::from_str(text)
+            .map_err(|_| Violation::new("topic_matrix", "is no JSON object of topic lists"));
+    }
+    let items = list(text);
+    let items: Vec<&str> = items.iter().map(String::as_str).collect();
+    Ok(if items.is_empty() { TopicMatrix::default() } else { TopicMatrix::of("topics", &items) })
+}
+
+/// The form of an examination that the address names, to be changed and tried again.
+fn examined(view: &View) -> Result<Option<Given>> {
+    let mut query = view.query()?;
+    let id = query.id("examination")?.map(ExaminationId);
+    query.finish()?;
+    let Some(id) = id else { return Ok(None) };
+    let examination = examinations::find(&view.caller, id)?;
+    Ok(Some(Given { examination: id.to_string(), ..Given::of(&examination.draft.settings) }))
+}
+
+async fn new(view: View) -> Result<Content> {
+    let given = examined(&view)?.unwrap_or_else(|| Given::of(&SourceSettings::default()));
+    Ok(page(&view, None, &Inputs::default(), &given))
+}
+
+async fn edit(view: View) -> Result<Content> {
+    let source = view.caller.store.source(SourceId(view.id()?)).await?;
+    let given = examined(&view)?.unwrap_or_else(|| Given::of(&source.settings(Secret::new(""))));
+    let given = Given { version: source.version.to_string(), ..given };
+    Ok(page(&view, Some(&source), &Inputs::default(), &given))
+}
+
+fn page(view: &View, source: Option<&Source>, inputs: &Inputs, given: &Given) -> Content {
+    let mut page = Content::titled(match source {
+        Some(source) => format!("Change {}", source.name),
+        None => "Add a source".to_owned(),
+    });
+    let is_secret_kept = source.is_some() || !given.examination.is_empty();
+    let keep = if source.is_some() { "Save without trying" } else { "Add without trying" };
+    let back = source.map_or_else(|| format!("{ROOT}/sources"), |source| links::source(source.source_id));
+    page.body = html! {
+        @if source.is_none() {
+            p { "A source is a Genesys Cloud organisation. In its administration, make an OAuth client for this bridge alone: Admin > Integrations "
+                "> OAuth, grant type Client Credentials, a role with " code { "directory:user:view" } " and, for queues, " code { "routing:queue:view" } "." }
+        }
+        (inputs.summary(KNOWN))
+        form.stack method="post" action=(view.path) {
+            (first(inputs, given, is_secret_kept))
+            (whom(inputs, given))
+            (rest(inputs, given))
+            input type="hidden" name="examination" value=(given.examination);
+            input type="hidden" name="version" value=(given.version);
+            div.row {
+                button.primary type="submit" name="then" value="examine" { "Try it out first" }
+                button type="submit" name="then" value="keep" { (keep) }
+                a href=(back) { "Leave it" }
+            }
+        }
+    };
+    page
+}
+
+fn first(inputs: &Inputs, given: &Given, is_secret_kept: bool) -> Markup {
+    let names: Vec<String> = REGIONS.iter().map(|(domain, aws, _)| format!("{domain} ({aws})")).collect();
+    let mut regions = vec![("", "another address, given below")];
+    regions.extend(REGIONS.iter().zip(&names).map(|((domain, ..), name)| (*domain, name.as_str())));
+    let is_known = regions.iter().any(|(domain, _)| *domain == given.region);
+    if !is_known {
+        regions.push((&given.region, &given.region));
+    }
+    let about_secret = if is_secret_kept {
+        "Left empty, the one that is known stays."
+    } else {
+        "Kept sealed, and never shown again."
+    };
+    html! {
+        (inputs.text("name", "Name", &given.name, "What people call the organisation; events carry it."))
+        (inputs.choice("region", "Region", &given.region, "", &regions))
+        (inputs.text("client_id", "OAuth client id", &given.client_id, ""))
+        (inputs.secret("client_secret", "OAuth client secret", about_secret))
+    }
+}
+
+fn whom(inputs: &Inputs, given: &Given) -> Markup {
+    html! {
+        fieldset {
+            legend { "Whom to watch" }
+            (inputs.tick("all_users", "true", "Every active user", !given.all_users.is_empty()))
+            (inputs.lines("queues", "Members of queues", &given.queues, "Ids, by lines or commas."))
+            (inputs.lines("groups", "Members of groups", &given.groups, "Ids, by lines or commas."))
+            (inputs.lines("agents", "Agents one by one", &given.agents, "Ids of users, by lines or commas."))
+        }
+    }
+}
+
+fn rest(inputs: &Inputs, given: &Given) -> Markup {
+    let protocols = [
+        (PROTOCOL_NOTIFICATIONS, "notifications: Genesys Cloud's public API, many agents on a channel"),
+        (PROTOCOL_REALTIME, "realtime: one connection for each agent, ten at most"),
+    ];
+    let default = Given::of(&SourceSettings::default());
+    let is_default = given.protocol == default.protocol
+        && given.api_url.is_empty()
+        && given.login_url.is_empty()
+        && given.language == default.language
+        && given.stale_after_seconds == default.stale_after_seconds
+        && given.roster_interval_seconds == default.roster_interval_seconds
+        && given.heartbeat_interval_ms == default.heartbeat_interval_ms;
+    let protocol = if given.protocol.is_empty() { PROTOCOL_NOTIFICATIONS } else { given.protocol.as_str() };
+    html! {
+        details.more open[!is_default] {
+            summary { "What seldom needs to be set" }
+            (inputs.choice("protocol", "Protocol", protocol, "", &protocols))
+            (inputs.text("api_url", "Address of the API", &given.api_url, "Only where it does not follow from the region, such as https://api.example.com"))
+            (inputs.text("login_url", "Address of tokens", &given.login_url, "Only where it does not follow from the region."))
+            (inputs.text("topic_matrix", "Topics", &given.topic_matrix,
+                "Empty: everything. Otherwise some of presence, routingStatus, outofoffice; protocol realtime: routing:agent:state."))
+            (inputs.text("language", "Language of presence labels", &given.language, "Such as en_US or de_DE."))
+            (inputs.text("stale_after_seconds", "Stale after, in seconds", &given.stale_after_seconds, "Without a live connection, from 5 to 86400."))
+            (inputs.text("roster_interval_seconds", "Rosters are read every, in seconds", &given.roster_interval_seconds, "From 5 to 86400."))
+            (inputs.text("heartbeat_interval_ms", "Pings of Genesys, in milliseconds", &given.heartbeat_interval_ms, "Protocol realtime, from 1000 to 300000."))
+        }
+    }
+}
+
+/// The settings of a form, found to be good, or the form again with what is wrong.
+fn checked(
+    view: &View,
+    source: Option<&Source>,
+    given: &Given,
+    client_secret: Secret,
+) -> Result<SourceSettings, Box<Done>> {
+    let (settings, mut wrong) = given.settings(client_secret);
+    match sources::check(&view.caller, settings) {
+        Ok(settings) if wrong.is_empty() => Ok(settings),
+        checked => {
+            wrong.extend(checked.err().unwrap_or_default());
+            Err(Box::new(Done::Again(page(view, source, &Inputs::wrong(wrong), given))))
+        }
+    }
+}
+
+async fn create(view: View, form: Form) -> Result<Done> {
+    let given: Given = form.read()?;
+    let client_secret = given.client_secret(&view).unwrap_or_else(|| Secret::new(""));
+    let settings = match checked(&view, None, &given, client_secret) {
+        Ok(settings) => settings,
+        Err(again) => return Ok(*again),
+    };
+    let done = if given.is_to_be_examined() {
+        examinations::begin(&view.caller, settings, None).await.map(|begun| examining(begun.id))
+    } else {
+        sources::create(&view.caller, &settings).await.map(|source| added(&source))
+    };
+    done.or_else(|error| Ok(Done::Again(page(&view, None, &Inputs::refused(error.into())?, &given))))
+}
+
+async fn update(view: View, form: Form) -> Result<Done> {
+    let given: Given = form.read()?;
+    let id = SourceId(view.id()?);
+    let (before, present) = sources::begin_update(&view.caller, id, given.client_secret(&view)).await?;
+    let settings = match checked(&view, Some(&before), &given, present.client_secret) {
+        Ok(settings) => settings,
+        Err(again) => return Ok(*again),
+    };
+    let done = if given.version != before.version.to_string() {
+        let what = "the source was changed by somebody else since this form was shown; look at it, and change it again";
+        Err(ServiceError::Store(StoreError::Conflict(what.to_owned())))
+    } else if given.is_to_be_examined() {
+        examinations::begin(&view.caller, settings, Some(&before)).await.map(|begun| examining(begun.id))
+    } else {
+        sources::update(&view.caller, &before, &settings).await.map(|source| changed(&source))
+    };
+    done.or_else(|error| Ok(Done::Again(page(&view, Some(&before), &Inputs::refused(error.into())?, &given))))
+}
+
+fn examining(id: ExaminationId) -> Done {
+    Done::Go { to: links::examination(id), notice: "The examination has begun.".to_owned() }
+}
+
+/// Where the browser goes once a source is added.
+pub(super) fn added(source: &Source) -> Done {
+    let notice = format!("Source {} is added; its connections are being opened.", source.name);
+    Done::Go { to: links::source(source.source_id), notice }
+}
+
+/// Where the browser goes once a source is changed.
+pub(super) fn changed(source: &Source) -> Done {
+    let notice = format!("Source {} is changed; its connections follow.", source.name);
+    Done::Go { to: links::source(source.source_id), notice }
+}
