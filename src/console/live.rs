@@ -35,10 +35,13 @@ impl Drawing {
     }
 }
 
+/// A page by its address, as it is for a key.
+type Place = (ApiKeyId, String);
+
 /// Pages that somebody looks at.
 #[derive(Debug, Default)]
 pub struct Hub {
-    drawn: Mutex<HashMap<(ApiKeyId, String), Weak<watch::Sender<Drawing>>>>,
+    drawn: Mutex<HashMap<Place, Weak<watch::Sender<Drawing>>>>,
 }
 
 impl Hub {

@@ -4,6 +4,7 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse};
 use maud::{Markup, html};
+use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -273,7 +274,7 @@ async fn one(view: View) -> Result<Content> {
             p { @if sealed { (badge(Tone::Good, "sealed")) " A seal covers this entry: altering it would be found." }
                 @else { (badge(Tone::Plain, "not sealed yet")) " The next seal covers it, within seconds." } }
         }
-        @if let Some(kept) = row.data["quarantine"].as_str().and_then(|id| uuid::Uuid::try_parse(id).ok()) {
+        @if let Some(kept) = row.data.get("quarantine").and_then(Value::as_str).and_then(|id| uuid::Uuid::try_parse(id).ok()) {
             p { a href={ (ROOT) "/quarantine/" (kept) } { "The bytes that were not understood" } }
         }
         h2 { "Particulars" }

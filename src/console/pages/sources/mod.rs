@@ -119,7 +119,7 @@ async fn one(view: View) -> Result<Content> {
         h2 { "Connections" }
         @if rows.is_empty() { (empty("There is none: nobody is to be watched yet.", None)) }
         @else { (connections::table_of(&view, &rows)) }
-        @if rows.len() as i64 == CONNECTIONS_MAX {
+        @if i64::try_from(rows.len()) == Ok(CONNECTIONS_MAX) {
             p { a href=(links::with_query("/connections", &[("source", &source.source_id.to_string())])) { "All its connections" } }
         }
     };

@@ -1,6 +1,7 @@
 //! A test ping, and what the receiver answered.
 
 use maud::{Markup, html};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::health;
@@ -79,7 +80,7 @@ fn answer(webhook: &Webhook, delivery: &DeliveryRow, attempts: &[AttemptRow]) ->
                             attempt.outcome.as_deref().unwrap_or("unknown"))) }
                 td { @match attempt.status { Some(status) => (status), None => span.none { "none" } } }
                 td { @if let Some(ms) = attempt.duration_ms { (ms) " ms" } }
-                td { (attempt.data["reason"].as_str().unwrap_or_default()) }
+                td { (attempt.data.get("reason").and_then(Value::as_str).unwrap_or_default()) }
             }
         }
     };
@@ -98,14 +99,14 @@ fn answer(webhook: &Webhook, delivery: &DeliveryRow, attempts: &[AttemptRow]) ->
 
 /// What a receiver said that did not take it, as far as it is kept.
 fn refusal(attempt: &AttemptRow) -> Markup {
-    let head = attempt.data["answer_head"].as_array();
+    let head = attempt.data.get("answer_head").and_then(Value::as_array);
     let head: Vec<&str> = head.into_iter().flatten().filter_map(|line| line.as_str()).collect();
     html! {
         @if !head.is_empty() {
             p { "It answered with the headers" }
             (source_text("Headers of the answer", &head.join("\n")))
         }
-        @if let Some(body) = attempt.data["answer"].as_str() {
+        @if let Some(body) = attempt.data.get("answer").and_then(Value::as_str) {
             p { "and began its answer with" }
             (source_text("First bytes of the answer", body))
         }
