@@ -117,7 +117,7 @@ async fn one(view: View) -> Result<Content> {
         h2 { "As bytes" }
         (source_text("As bytes", &as_numbers(bytes)))
         @if bytes.len() > HEX_BYTES { p.hint { "The first " (HEX_BYTES) " bytes; " code { "GET /v1/quarantine/" (row.quarantine_id) } " has all." } }
-        p { a href={ (ROOT) "/quarantine" } { "All pieces" } }
+        p { a.button href={ (ROOT) "/quarantine" } { "All pieces" } }
     };
     Ok(page)
 }

@@ -227,7 +227,7 @@ fn page(view: &View, source: Option<&Source>, inputs: &Inputs, given: &Given) ->
 
 fn first(inputs: &Inputs, given: &Given, is_secret_kept: bool) -> Markup {
     let names: Vec<String> = REGIONS.iter().map(|(domain, aws, _)| format!("{domain} ({aws})")).collect();
-    let mut regions = vec![("", "another address, given below")];
+    let mut regions = vec![("", "choose one, or give an address below")];
     regions.extend(REGIONS.iter().zip(&names).map(|((domain, ..), name)| (*domain, name.as_str())));
     let is_known = regions.iter().any(|(domain, _)| *domain == given.region);
     if !is_known {

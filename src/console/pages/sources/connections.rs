@@ -127,7 +127,7 @@ async fn one(view: View) -> Result<Content> {
     let live = view.caller.status().connection(row.connection_id);
     let mut page = Content::titled("Connection");
     let stands = html! {
-        p.verdict { (state(&row)) " " (or_none(row.state_reason.as_deref())) }
+        p.verdict { (state(&row)) " " (row.state_reason.as_deref().unwrap_or_default()) }
         (advice(&row))
         (facts(&[
             ("Source", names.source(Some(row.source_id))),
