@@ -303,7 +303,10 @@ async fn the_others_ids_answer_like_ids_that_nobody_has() {
     let keys = [API_KEY, OTHER_KEY];
     let before = count(&two.pool).await;
     let mut chance = StdRng::seed_from_u64(7);
-    let routes: Vec<_> = ROUTES.iter().filter(|route| route.path.starts_with("/v1/")).collect();
+    // Each call of these begins something else, and names nothing.
+    let new_each_time = ["/v1/console/login-links", "/v1/audit/verifications", "/v1/sources/examinations"];
+    let is_of_ids = |path: &str| path.starts_with("/v1/") && !new_each_time.contains(&path);
+    let routes: Vec<_> = ROUTES.iter().filter(|route| is_of_ids(route.path)).collect();
     for _ in 0..steps() {
         let asks = usize::from(chance.random_bool(0.5));
         let id = ids[1 - asks].choose(&mut chance).unwrap();
