@@ -33,6 +33,8 @@ async fn every_operation_succeeds_as_promised() {
         "/v1/agents",
         "/v1/agents/ann",
         "/v1/agents/external-ids",
+        "/v1/agents/counts",
+        "/v1/overview",
         "/v1/audit",
         "/v1/audit/head",
         "/v1/audit/export",
@@ -127,6 +129,11 @@ async fn every_operation_succeeds_as_promised() {
         let status = b.post(&format!("/v1/connections/{connection}/{step}"), &json!({})).await.status;
         assert_eq!(status, 202, "{step}");
     }
+    let gap = eventually("nobody was seen meanwhile", || async {
+        b.get("/v1/gaps").await.json()["items"][0]["id"].as_str().map(str::to_owned)
+    })
+    .await;
+    assert_eq!(b.get(&format!("/v1/gaps/{gap}")).await.status, 200);
     let made = b.post("/v1/tenants", &json!({"name": "second"})).await.json();
     let key = json!({"name": "crm", "scopes": ["read"], "tenant_id": made["id"]});
     let key = b.post("/v1/api-keys", &key).await.json()["id"].as_str().unwrap().to_owned();
