@@ -150,35 +150,3 @@ pub fn pager(view: &View, next_cursor: Option<&str>) -> Markup {
 pub fn button(action: &str, label: &str) -> Markup {
     html! { form.inline method="post" action=(action) { button type="submit" { (label) } } }
 }
-
-/// A field of a form that filters: its value is the one in the address.
-pub fn filter_text(view: &View, name: &str, label: &str) -> Markup {
-    html! { label { span { (label) } input name=(name) value=(view.given(name)) spellcheck="false"; } }
-}
-
-/// The same, with a choice of values and their names.
-pub fn filter_choice(view: &View, name: &str, label: &str, choices: &[(&str, &str)]) -> Markup {
-    let given = view.given(name);
-    html! {
-        label {
-            span { (label) }
-            select name=(name) {
-                option value="" { "any" }
-                @for (value, shown) in choices {
-                    option value=(value) selected[*value == given] { (shown) }
-                }
-            }
-        }
-    }
-}
-
-/// A form that filters: its fields go into the address, so that it can be sent to a colleague.
-pub fn filters(view: &View, fields: &Markup) -> Markup {
-    html! {
-        form.filters method="get" action=(view.path) role="search" {
-            (fields)
-            button type="submit" { "Filter" }
-            @if view.address() != view.path { a href=(view.path) { "Clear" } }
-        }
-    }
-}

@@ -228,7 +228,7 @@ async fn gaps_say_why_and_who_could_not_be_seen() {
     let world = World::watching(&["ann", "bob"]).await;
     let console = Console::of(&world.bridge).await;
     let other = another_tenant(&world).await;
-    console.says("/console/gaps", "None lasts").await;
+    console.says("/console/gaps", "none open").await;
     world.genesys.drop_sockets(Target::Agent("ann".to_owned()));
     let gap = eventually("a gap", || async { all(&world.bridge, "/v1/gaps?open=false").await.pop() }).await;
     let page = format!("/console/gaps/{}", text(&gap, "id"));

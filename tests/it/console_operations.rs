@@ -102,9 +102,9 @@ async fn a_source_is_tried_out_added_changed_and_removed() {
     assert!(page.contains("Examination of help desk"), "{page}");
 
     console.done(&format!("{source}/refresh"), &[]).await;
-    assert!(console.page(&format!("{source}/delete")).await.contains("Remove source help desk?"));
+    assert!(console.page(&format!("{source}/delete")).await.contains("Delete source help desk?"));
     let (list, page) = console.done(&format!("{source}/delete"), &[]).await;
-    assert!(list == "/console/sources" && page.contains("The source is removed."), "{page}");
+    assert!(list == "/console/sources" && page.contains("The source is deleted."), "{page}");
     assert_eq!(console.get(&source).await.status, 404);
     for kind in ["SOURCE_EXAMINED", "SOURCE_CREATED", "SOURCE_UPDATED", "REFRESH_REQUESTED", "SOURCE_DELETED"]
     {

@@ -138,13 +138,13 @@ async fn the_board_says_who_is_not_covered() {
     let world = CloudWorld::starting(options(&["ann", "bob"]), &variables).await;
     world.sees(2).await;
     let console = Console::of(&world.bridge).await;
-    assert!(!console.page("/console/board").await.contains("Not covered"));
+    assert!(!console.page("/console/board").await.contains("not covered</span>"));
     let id = world.bridge.get("/v1/connections").await.json()["items"][0]["id"].clone();
     let ended = format!("/v1/connections/{}/terminate", id.as_str().unwrap());
     assert_eq!(world.bridge.post(&ended, &json!({})).await.status, 202);
     eventually("nobody is covered", || async {
         let page = console.page("/console/board?connected=false").await;
-        (page.matches("Not covered").count() == 2).then_some(())
+        (page.matches("not covered</span>").count() == 2).then_some(())
     })
     .await;
     assert!(console.page("/console/").await.contains("2 agents are not covered"));

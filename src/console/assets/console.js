@@ -16,6 +16,7 @@ document.querySelector("form[data-send]")?.requestSubmit();
 for (const code of document.querySelectorAll("[data-copy]")) {
   const button = document.createElement("button");
   button.type = "button";
+  button.className = "copy";
   button.textContent = "Copy";
   button.addEventListener("click", async () => {
     await navigator.clipboard.writeText(code.textContent);

@@ -97,7 +97,7 @@ fn form(view: &View, fields: Fields<'_>, sources: &[Source]) -> Markup {
     let coverage =
         [("true".to_owned(), "covered".to_owned()), ("false".to_owned(), "not covered".to_owned())];
     fields.form(
-        "Filter",
+        "Search",
         &html! {
             (fields.text("name", "Name", "Any part of it"))
             (fields.choice("presence", "State", "any", &presence::choices()))
@@ -162,11 +162,11 @@ pub(super) fn state(agent: &AgentRow) -> Markup {
         (presence::shown(agent.presence.as_deref(), part.and_then(|part| part.label.as_deref())))
         @if let Some(routing) = &agent.state.routing {
             @if agent.presence.as_deref() == Some("ON_QUEUE") {
-                " " span.hint { (routing.value.to_lowercase().replace('_', " ")) }
+                " " span.hint { (presence::routing_word(&routing.value)) }
             }
         }
-        @if agent.state.out_of_office.as_ref().is_some_and(|out| out.value) { " " (badge(Tone::Plain, "Out of office")) }
-        @if agent.erased_at.is_some() { " " (badge(Tone::Plain, "Erased")) }
+        @if agent.state.out_of_office.as_ref().is_some_and(|out| out.value) { " " (badge(Tone::Plain, "out of office")) }
+        @if agent.erased_at.is_some() { " " (badge(Tone::Plain, "erased")) }
     }
 }
 
@@ -193,11 +193,11 @@ pub(super) fn coverage(agent: &AgentRow) -> Markup {
         @if agent.connected {
             "proven " (maybe(agent.proven_at, since_quietly))
         } @else if !agent.watched {
-            (badge(Tone::Plain, "Not watched"))
+            (badge(Tone::Plain, "not watched"))
         } @else if let Some(why) = &agent.rejected {
-            (badge(Tone::Bad, "Not covered")) " " span.hint { "Genesys refuses: " (why) }
+            (badge(Tone::Bad, "not covered")) " " span.hint { "Genesys refuses: " (why) }
         } @else {
-            (badge(Tone::Bad, "Not covered"))
+            (badge(Tone::Bad, "not covered"))
             @if let Some(proven_at) = agent.proven_at { " " span.hint { "last proven " (since(proven_at)) } }
         }
     }

@@ -88,7 +88,7 @@ fn table_of(events: &[Event]) -> Markup {
                 th scope="row" { a href=(links::event(event.event_id)) { (time(event.received_at)) } }
                 td { (agent(event)) }
                 td { (presence(event)) }
-                td { (or_none(state(event).and_then(|told| told.state.routing.as_ref()).map(|it| it.value.as_str()))) }
+                td { (or_none(routing(state(event)).as_deref())) }
                 td { (changed(event)) }
                 td { @if let Some((id, name)) = &event.source { a href=(links::source(*id)) { (name) } } }
             }
@@ -119,7 +119,14 @@ fn state(event: &Event) -> Option<&EventState> {
 
 /// The presence before and after.
 pub(super) fn presence(event: &Event) -> Markup {
-    html! { (or_none(event.previous.as_deref())) " → " strong { (or_none(event.presence.as_deref())) } }
+    let word = |presence: Option<&str>| or_none(presence.map(super::presence::word).as_deref());
+    html! { (word(event.previous.as_deref())) " → " strong { (word(event.presence.as_deref())) } }
+}
+
+/// The routing status in words.
+fn routing(told: Option<&EventState>) -> Option<String> {
+    let status = told?.state.routing.as_ref()?;
+    Some(super::presence::routing_word(&status.value))
 }
 
 /// The parts of the state that are new.
@@ -175,15 +182,15 @@ fn facts_of(event: &Event) -> Markup {
         ("Received", time(event.received_at)),
         ("Stored", maybe(event.committed_at, time)),
         ("Changed", changed(event)),
-        ("Presence in Genesys Cloud", or_none(content.and_then(|content| content.label.as_deref()))),
+        ("Name in Genesys Cloud", or_none(content.and_then(|content| content.label.as_deref()))),
         ("Message", or_none(content.and_then(|content| content.message.as_deref()))),
         ("Routing", or_none(told.and_then(|told| told.state.routing.as_ref()).map(|it| it.value.as_str()))),
         ("Out of office", or_none(out)),
         ("Queues", or_none(queues.as_deref())),
-        ("Agent's id", or_none(event.agent_id.as_ref().map(|id| id.0.as_str()))),
-        ("Id in the CRM", or_none(event.external_id.as_deref())),
+        ("Genesys id", or_none(event.agent_id.as_ref().map(|id| id.0.as_str()))),
+        ("External id", or_none(event.external_id.as_deref())),
         ("Source", html! { @if let Some((id, name)) = source { a href=(links::source(*id)) { (name) } } }),
-        ("Number among the agent's", html! { @if let Some(number) = event.sequence { (number) } }),
+        ("Sequence", html! { @if let Some(number) = event.sequence { (number) } }),
         ("Topic", or_none(event.topic.as_deref())),
         ("Id", html! { code { (event.event_id) } }),
     ])
@@ -198,7 +205,7 @@ fn who_was_told(event: EventId, told: &[DeliveryRow], names: &Names) -> Markup {
                 td { (row.attempt) }
                 td { @match row.last_status { Some(status) => (status), None => (or_none(row.last_outcome.as_deref())) } }
                 td { (maybe(row.ended_at.or(row.created_at), time)) }
-                td { a href=(links::delivery(row.delivery_id)) { "Details" } " "
+                td { a href=(links::delivery(row.delivery_id)) { "Delivery" } " "
                      @if let Some(webhook) = row.webhook_id {
                          a href=(links::explain(event, webhook)) { "Explain" }
                      } }
@@ -207,7 +214,7 @@ fn who_was_told(event: EventId, told: &[DeliveryRow], names: &Names) -> Markup {
     };
     html! {
         @if told.is_empty() {
-            (empty("No webhook got a delivery of it: none asked for it, or there is none.", None))
+            (empty("No webhook was told: no webhook asks for such a change. Choose one below to see why.", None))
         } @else {
             (table("Deliveries of this event", &["Webhook", "State", "Attempts", "Last answer", "Ended, or since", "More"], &rows))
         }

@@ -30,12 +30,12 @@ async fn list(view: View) -> Result<Content> {
     let (found, wrong) = search::found_or_wrong(read(&view).await)?;
     let mut page = Content::titled("Gaps");
     let fields = Fields::new(&view, wrong.as_ref());
-    let states = [("true".to_owned(), "lasts".to_owned()), ("false".to_owned(), "is over".to_owned())];
+    let states = [("true".to_owned(), "open".to_owned()), ("false".to_owned(), "ended".to_owned())];
     let form = fields.form(
         "Search",
         &html! {
-            (who::source_field(fields, &sources))
             (fields.text("agent", "Agent", "Name, Genesys id or id in the CRM"))
+            (who::source_field(fields, &sources))
             (fields.choice("open", "State", "any", &states))
             (fields.text("since", "Since", A_TIME))
             (fields.text("until", "Until", ""))
@@ -62,20 +62,20 @@ async fn list(view: View) -> Result<Content> {
     let names = Names::read(&view, std::iter::empty(), named).await?.with_sources(&sources);
     let both = html! {
         @if shows_lasting {
-            h2 { "Now" }
+            h2 { "Open" }
             @if lasting.is_empty() {
-                p { (badge(Tone::Good, "None lasts")) " Every agent that is asked for can be seen now, as far as the search goes." }
-            } @else { (rows("Gaps that last", &lasting, &names)) }
+                p { (badge(Tone::Good, "none open")) " Every agent that this search covers can be seen now." }
+            } @else { (rows("Open gaps", &lasting, &names)) }
         }
         @if filter.open != Some(true) {
-            h2 { "Over" }
-            @if over.is_empty() { (empty("No gap like this is kept.", None)) }
-            @else { (rows("Gaps that are over", &over, &names)) }
+            h2 { "Ended" }
+            @if over.is_empty() { (empty("No gap of this kind is on record.", None)) }
+            @else { (rows("Ended gaps", &over, &names)) }
         }
     };
     let both = if before.is_none() { page.live("gaps", &both) } else { both };
     page.body = html! {
-        p.hint { "A gap is a time in which a connection could not tell of its agents. What changed meanwhile is read afterwards and marked so." }
+        p.hint { "A gap is a time in which agents could not be seen. Afterwards their present states are read, and what differs is marked so." }
         (form) (both) (pager(&view, next.as_deref()))
     };
     Ok(page)
@@ -113,7 +113,7 @@ fn ends(gap: &GapRow) -> Markup {
     html! {
         @match gap.to_at {
             Some(to) => { (time(to)) " " span.hint { "(" (span(gap.from_at, to)) ")" } },
-            None => { (badge(Tone::Bad, "lasts")) " " (since(gap.from_at)) }
+            None => { (badge(Tone::Bad, "open")) " " (since(gap.from_at)) }
         }
     }
 }

@@ -57,7 +57,7 @@ async fn list(view: View) -> Result<Content> {
     let choices: Vec<_> =
         tenants.iter().map(|tenant| (tenant.tenant_id.to_string(), tenant.name.clone())).collect();
     let form = html! {
-        @if tenants.len() > 1 { (fields.form("Show", &fields.choice("tenant", "Tenant", "our own", &choices))) }
+        @if tenants.len() > 1 { (fields.form("Search", &fields.choice("tenant", "Tenant", "our own", &choices))) }
     };
     let (tenant, paging) = match found {
         Some(found) => found,
@@ -71,11 +71,11 @@ async fn list(view: View) -> Result<Content> {
     let (rows, next) = paging.page(rows, None, |row| Place::Id(row.api_key_id.0));
     let shown = html! {
         @if rows.is_empty() {
-            (empty("This tenant has no key.", Some((&format!("{ROOT}/keys/new"), "Make one"))))
+            (empty("This tenant has no key.", Some((&format!("{ROOT}/keys/new"), "Create one"))))
         } @else { (table_of(&rows)) }
     };
     page.body = html! {
-        p { a.button.primary href={ (ROOT) "/keys/new" } { "Make a key" } }
+        p { a.button.primary href={ (ROOT) "/keys/new" } { "Create a key" } }
         (form) (shown) (pager(&view, next.as_deref()))
     };
     Ok(page)
@@ -100,7 +100,7 @@ fn table_of(rows: &[ApiKey]) -> Markup {
             }
         }
     };
-    table("API keys", &["Name", "State", "May", "Last used", "Ends", "Made"], &shown)
+    table("API keys", &["Name", "State", "May", "Last used", "Ends", "Created"], &shown)
 }
 
 fn state(key: &ApiKey) -> Markup {
@@ -120,7 +120,7 @@ async fn one(view: View) -> Result<Content> {
         (facts(&[
             ("State", state(&key)),
             ("May", html! { (key.scopes.join(", ")) }),
-            ("Made", time(key.created_at)),
+            ("Created", time(key.created_at)),
             ("Ends", maybe(key.expires_at, time)),
             ("Last used", maybe(key.last_used_at, since)),
             ("Revoked", maybe(key.revoked_at, time)),
@@ -129,7 +129,7 @@ async fn one(view: View) -> Result<Content> {
             ("Id", html! { code { (key.api_key_id) } }),
         ]))
         @if is_active && !key.is_bootstrap() {
-            p { a.button href={ (links::api_key(key.api_key_id)) "/revoke" } { "Revoke it" } }
+            p { a.button href={ (links::api_key(key.api_key_id)) "/revoke" } { "Revoke" } }
         } @else if is_active {
             p.hint { "It is changed where it comes from: by BRIDGE_API_KEY, or api.key in the data directory." }
         }
@@ -170,7 +170,7 @@ async fn new(view: &View, inputs: &Inputs, given: &Given) -> Result<Content> {
         ("365", "in a year"),
         ("never", "never"),
     ];
-    let mut page = Content::titled("Make an API key");
+    let mut page = Content::titled("Create an API key");
     page.body = html! {
         (inputs.summary(&["name", "scopes", "expires_at", "tenant_id"]))
         form.stack method="post" action={ (ROOT) "/keys/new" } {
@@ -191,7 +191,7 @@ async fn new(view: &View, inputs: &Inputs, given: &Given) -> Result<Content> {
                 (inputs.choice("tenant", "Tenant", tenant, "", &choices))
                 (inputs.complaints("tenant_id"))
             }
-            button.primary type="submit" { "Make it" }
+            button.primary type="submit" { "Create" }
         }
     };
     Ok(page)
@@ -265,7 +265,7 @@ async fn create(view: View, form: Form) -> Result<Done> {
 }
 
 fn made_page(made: &ApiKey, key: &str) -> Content {
-    let mut page = Content::titled(format!("Key {} is made", made.name));
+    let mut page = Content::titled(format!("Key {} is created", made.name));
     page.body = html! {
         p.notice role="status" { "Copy it now: it is kept nowhere, and nobody can show it again." }
         (source_text("The key", key))
@@ -283,12 +283,12 @@ async fn ask(view: View) -> Result<Content> {
     let mut page = Content::titled(format!("Revoke key {}?", key.name));
     page.body = html! {
         p { "Whoever calls with it is refused from then on, at every process, and browsers that are logged in with it are logged out. "
-            "It cannot be taken back; another key can be made." }
+            "It cannot be taken back; another key can be created." }
         @if is_own { p.alert role="alert" { "It is the key that you are logged in with." } }
         p { "Last used: " (maybe(key.last_used_at, since)) ". May: " (or_none(Some(&key.scopes.join(", ")))) "." }
         div.row {
             form.inline method="post" action={ (links::api_key(key.api_key_id)) "/revoke" } {
-                button.danger type="submit" { "Revoke it" }
+                button.danger type="submit" { "Revoke" }
             }
             a href=(links::api_key(key.api_key_id)) { "Keep it" }
         }

@@ -107,15 +107,15 @@ fn deliveries(overview: &Overview) -> Markup {
     let waiting = overview.open_deliveries(None) - overview.open_deliveries(Some(REMOVED));
     let paused = overview.open_deliveries(Some(WebhookState::Paused.as_str()));
     card(
-        "Deliveries under way",
+        "Open deliveries",
         &html! {
             @if overview.backlogs.is_none() { p.hint { "Not counted yet." } } @else {
                 p.figure { a href={ (ROOT) "/deliveries?state=open" } { (waiting) } }
                 @if paused > 0 { p { (paused) " of them wait for paused webhooks." } }
                 p {
                     @match overview.longest_wait() {
-                        Some(wait) => { "The oldest had waited " (lasting(wait)) ", counted " },
-                        None => { "None waited, counted " }
+                        Some(wait) => { "The oldest has waited " (lasting(wait)) "; counted " },
+                        None => { "None waits; counted " }
                     }
                     (maybe(overview.backlogs.as_ref().map(|(at, _)| *at), since_quietly))
                 }
@@ -178,7 +178,7 @@ fn rate(heading: &str, minutes: &[Minute], of: fn(&Minute) -> u64) -> Markup {
         &html! {
             p.figure { (last) }
             (sparkline(&values, &says))
-            p.ends { span { "an hour ago" } span { (running) " in the running minute" } }
+            p.ends { span { "1 h ago" } span { "this minute: " (running) } }
         },
     )
 }
@@ -189,8 +189,8 @@ fn audit(chain: &AuditChain) -> Markup {
         &html! {
             p {
                 @match &chain.problem {
-                    Some(why) => { (badge(Tone::Bad, "Not sealed")) " " (why) }
-                    None => (badge(Tone::Good, "Sealed")),
+                    Some(why) => { (badge(Tone::Bad, "not sealed")) " " (why) }
+                    None => (badge(Tone::Good, "sealed")),
                 }
             }
             p {
@@ -215,9 +215,9 @@ fn sources(view: &View, overview: &Overview) -> Markup {
             tr id={ "source-" (source.source_id) } {
                 th scope="row" { a href={ (ROOT) "/sources/" (source.source_id) } { (source.name) } }
                 td {
-                    @if let Some(stale_since) = health.stale_since { (badge(Tone::Bad, "Stale")) " " (since(stale_since)) }
-                    @else if health.connections_open < health.connections { (badge(Tone::Warn, "Connecting")) }
-                    @else { (badge(Tone::Good, "Live")) }
+                    @if let Some(stale_since) = health.stale_since { (badge(Tone::Bad, "stale")) " " (since(stale_since)) }
+                    @else if health.connections_open < health.connections { (badge(Tone::Warn, "connecting")) }
+                    @else { (badge(Tone::Good, "live")) }
                 }
                 td { (health.connections_open) " of " (health.connections) }
                 td { (maybe(coverage.as_ref().and_then(|coverage| coverage.opened_at), since)) }

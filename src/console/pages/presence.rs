@@ -16,6 +16,11 @@ pub fn word(presence: &str) -> String {
     letters.next().map_or(small.clone(), |first| first.to_uppercase().chain(letters).collect())
 }
 
+/// A routing status in words, such as "off queue".
+pub fn routing_word(status: &str) -> String {
+    status.to_lowercase().replace('_', " ")
+}
+
 /// A presence as a badge, with the organisation's own word for it if it has one.
 pub fn shown(presence: Option<&str>, label: Option<&str>) -> Markup {
     let Some(presence) = presence else { return badge(Tone::Plain, "Unknown") };

@@ -49,7 +49,7 @@ async fn list(view: View) -> Result<Content> {
     let list = html! {
         @if rows.is_empty() {
             (empty(
-                "Nothing was asked to be delivered again.",
+                "No recovery was requested.",
                 Some((&format!("{ROOT}/deliveries?state=dead"), "See deliveries that were given up")),
             ))
         } @else { (table_of(&rows, &names)) }

@@ -40,13 +40,13 @@ async fn list(view: &View, inputs: &Inputs, given: &str) -> Result<Content> {
     let mut page = Content::titled("Tenants");
     page.body = html! {
         p { "Each tenant has sources, webhooks, keys and a view of the audit log of its own, and sees nothing of the others." }
-        (table("Tenants", &["Name", "Id", "Made", "Keys"], &shown))
+        (table("Tenants", &["Name", "Id", "Created", "Keys"], &shown))
         (pager(view, next.as_deref()))
-        h2 { "Make a tenant" }
+        h2 { "Create a tenant" }
         (inputs.summary(&["name"]))
         form.stack method="post" action={ (ROOT) "/tenants" } {
-            (inputs.text("name", "Name", given, "It cannot be removed. Make a key for it next."))
-            button.primary type="submit" { "Make it" }
+            (inputs.text("name", "Name", given, "A tenant cannot be removed. Create a key for it next."))
+            button.primary type="submit" { "Create" }
         }
     };
     Ok(page)
@@ -67,7 +67,7 @@ async fn create(view: View, form: Form) -> Result<Done> {
     match operator.create_tenant(&given.name).await {
         Ok(made) => Ok(Done::Go {
             to: format!("{ROOT}/tenants"),
-            notice: format!("Tenant {} is made. Make a key for it next.", made.name),
+            notice: format!("Tenant {} is created. Create a key for it next.", made.name),
         }),
         Err(error) => {
             let inputs = Inputs::refused(error.into())?;

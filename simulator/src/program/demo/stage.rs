@@ -172,11 +172,16 @@ impl Stage {
         say(&format!("  metrics    {url}/metrics"));
         say(&format!("  API key    {key}"));
         say(&format!("  genesys    {}/_sim/snapshot", self.genesys.api_url()));
-        for path in ["/v1/connections", "/v1/audit", "/v1/events", "/metrics"] {
-            say(&format!("  curl -sH 'Authorization: Bearer {key}' {url}{path}"));
-        }
+        say(&format!("  curl -sH 'Authorization: Bearer {key}' {url}/v1/events"));
         let genesys = self.genesys.api_url();
         say(&format!("  curl -s {genesys}/_sim/verbs -d '{}'", self.genesys.example_verb()));
+        say("");
+        say("  In another terminal, the command line, and each change posted to a receiver of yours:");
+        say(&format!("  export PRESENCE_BRIDGE_URL={url} PRESENCE_BRIDGE_API_KEY={key}"));
+        let bridge = options.bridge.canonicalize().unwrap_or_else(|_| options.bridge.clone());
+        say(&format!("  {} webhooks list", bridge.display()));
+        say(&format!("  {} listen --forward-to http://127.0.0.1:3000/hooks/presence", bridge.display()));
+        say("");
         say(&match options.seconds {
             Some(seconds) => format!("  playing for {seconds} s, {} changes/s", options.rate),
             None => format!("  playing {} changes/s until Ctrl-C", options.rate),

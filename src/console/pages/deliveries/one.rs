@@ -40,15 +40,17 @@ pub async fn show(view: View) -> Result<Content> {
     let agent = row.agent_id.iter().map(|id| id.0.clone());
     let names = Names::read(&view, std::iter::once(kept.webhook_id), agent).await?;
     let mut page = Content::titled("Delivery");
+    let verdict = page.live("verdict", &verdict(&kept));
     let stands = page.live("delivery", &stands(&kept, &names));
     page.body = html! {
-        (stands)
+        (verdict)
         div.row {
             @if view.may(Scope::Webhooks) {
                 (button(&format!("{ROOT}/deliveries/{}/retry", row.delivery_id), "Try again now"))
             }
             a.button href=(links::explain(kept.event_id, kept.webhook_id)) { "Explain" }
         }
+        (stands)
         h2 { "The request, as sent" }
         @match &kept.whole.request {
             Some(sent) => (request(sent, kept.whole.batch.as_deref())),
@@ -76,6 +78,16 @@ async fn read(view: &View, id: DeliveryId) -> Result<Kept> {
     Ok(Kept { whole, event_id, webhook_id, explained })
 }
 
+/// How it stands, in a sentence.
+fn verdict(kept: &Kept) -> Markup {
+    html! {
+        p.verdict {
+            (state_badge(&kept.whole.row.state)) " "
+            @if let Some(told) = &kept.explained { (sentence(&told.reason)) }
+        }
+    }
+}
+
 fn stands(kept: &Kept, names: &Names) -> Markup {
     let (row, event) = (&kept.whole.row, kept.whole.event.as_ref());
     let source = event.and_then(|event| event.source.as_ref()).map(|(id, _)| *id);
@@ -86,7 +98,6 @@ fn stands(kept: &Kept, names: &Names) -> Markup {
     };
     let kind = event.map_or("no longer kept", |event| event.kind.as_str());
     html! {
-        p { (state_badge(&row.state)) " " @if let Some(told) = &kept.explained { (sentence(&told.reason)) } }
         (facts(&[
             ("Agent", names.agent(row.agent_id.as_ref(), source)),
             ("Webhook", names.webhook(Some(kept.webhook_id))),

@@ -197,7 +197,7 @@ async fn edit(view: View) -> Result<Content> {
 
 fn page(view: &View, source: Option<&Source>, inputs: &Inputs, given: &Given) -> Content {
     let mut page = Content::titled(match source {
-        Some(source) => format!("Change {}", source.name),
+        Some(source) => format!("Edit: {}", source.name),
         None => "Add a source".to_owned(),
     });
     let is_secret_kept = source.is_some() || !given.examination.is_empty();
@@ -205,7 +205,7 @@ fn page(view: &View, source: Option<&Source>, inputs: &Inputs, given: &Given) ->
     let back = source.map_or_else(|| format!("{ROOT}/sources"), |source| links::source(source.source_id));
     page.body = html! {
         @if source.is_none() {
-            p { "A source is a Genesys Cloud organisation. In its administration, make an OAuth client for this bridge alone: Admin > Integrations "
+            p { "A source is a Genesys Cloud organisation. In its administration, create an OAuth client for this bridge alone: Admin > Integrations "
                 "> OAuth, grant type Client Credentials, a role with " code { "directory:user:view" } " and, for queues, " code { "routing:queue:view" } "." }
         }
         (inputs.summary(KNOWN))

@@ -38,9 +38,9 @@ async fn list(view: View) -> Result<Content> {
     let form = fields.form(
         "Search",
         &html! {
+            (fields.text("agent", "Agent", "Genesys id"))
             (who::source_field(fields, &sources))
             (fields.choice("state", "State", "any", &states))
-            (fields.text("agent", "Agent", "Genesys id"))
         },
     );
     let Some((filter, paging)) = found else {
@@ -140,7 +140,7 @@ async fn one(view: View) -> Result<Content> {
             ("Round trips up to 200 ms", html! { @if live.samples >= 10 { (format!("{:.0} %", live.stability_rate)) } @else { span.none { "–" } } }),
             ("Attempts since the last healthy minute", html! { (row.attempt_count) }),
             ("State since", time(row.updated_at)),
-            ("Made", time(row.created_at)),
+            ("Created", time(row.created_at)),
             ("Id at Genesys", or_none(row.upstream_connection_id.as_deref())),
             ("Id", html! { code { (row.connection_id) } }),
         ]))
@@ -198,7 +198,7 @@ async fn ask(view: View) -> Result<Content> {
         p { "Its socket is closed, and its " (row.agents) " agents are not seen any more until somebody restarts it: that is a gap, "
             "which webhooks are told of." }
         div.row {
-            form.inline method="post" action={ (address) "/terminate" } { button.danger type="submit" { "Terminate it" } }
+            form.inline method="post" action={ (address) "/terminate" } { button.danger type="submit" { "Terminate" } }
             a href=(address) { "Keep it" }
         }
     };
@@ -208,11 +208,11 @@ async fn ask(view: View) -> Result<Content> {
 async fn terminate(view: View) -> Result<Done> {
     let id = ConnectionId(view.id()?);
     view.caller.store.terminate_connection(id, view.caller.principal.as_str()).await?;
-    Ok(Done::Go { to: links::connection(id), notice: "It is being closed.".to_owned() })
+    Ok(Done::Go { to: links::connection(id), notice: "The connection is being closed.".to_owned() })
 }
 
 async fn restart(view: View) -> Result<Done> {
     let id = ConnectionId(view.id()?);
     view.caller.store.restart_connection(id, view.caller.principal.as_str()).await?;
-    Ok(Done::Go { to: links::connection(id), notice: "It is being restarted.".to_owned() })
+    Ok(Done::Go { to: links::connection(id), notice: "The connection is being restarted.".to_owned() })
 }

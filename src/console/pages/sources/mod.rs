@@ -100,9 +100,9 @@ fn table_of(rows: &[Source]) -> Markup {
 fn state(health: &Health) -> Markup {
     html! {
         @match health.stale_since {
-            Some(at) => { (badge(Tone::Bad, "stale")) " since " (time(at)) },
-            None if health.connections_open < health.connections => { (badge(Tone::Warn, "in part")) },
-            None => { (badge(Tone::Good, "ok")) }
+            Some(at) => { (badge(Tone::Bad, "stale")) " " (since(at)) },
+            None if health.connections_open < health.connections => { (badge(Tone::Warn, "connecting")) },
+            None => { (badge(Tone::Good, "live")) }
         }
         @if health.roster_error.is_some() { " " (badge(Tone::Warn, "rosters not read")) }
     }
@@ -138,8 +138,8 @@ fn buttons(view: &View, source: &Source) -> Markup {
                 @if source.is_from_environment() {
                     span.hint { "It is set by the environment of the process and changed there." }
                 } @else {
-                    a.button href={ (address) "/edit" } { "Change" }
-                    a.button href={ (address) "/delete" } { "Remove" }
+                    a.button href={ (address) "/edit" } { "Edit settings" }
+                    a.button href={ (address) "/delete" } { "Delete" }
                 }
             }
         }
@@ -235,12 +235,12 @@ async fn ask(view: View) -> Result<Content> {
     view.query()?.finish()?;
     let source = view.caller.store.source(SourceId(view.id()?)).await?;
     let address = links::source(source.source_id);
-    let mut page = Content::titled(format!("Remove source {}?", source.name));
+    let mut page = Content::titled(format!("Delete source {}?", source.name));
     page.body = html! {
         p { "Its connections end, and its agents are not watched any more. Its events and audit entries stay, and what is open is "
             "still delivered. It cannot be taken back; it can be added again, as another source." }
         div.row {
-            form.inline method="post" action={ (address) "/delete" } { button.danger type="submit" { "Remove it" } }
+            form.inline method="post" action={ (address) "/delete" } { button.danger type="submit" { "Delete" } }
             a href=(address) { "Keep it" }
         }
     };
@@ -250,5 +250,5 @@ async fn ask(view: View) -> Result<Content> {
 async fn delete(view: View) -> Result<Done> {
     let id = SourceId(view.id()?);
     services::sources::delete(&view.caller, id).await?;
-    Ok(Done::Go { to: format!("{ROOT}/sources"), notice: "The source is removed.".to_owned() })
+    Ok(Done::Go { to: format!("{ROOT}/sources"), notice: "The source is deleted.".to_owned() })
 }

@@ -125,7 +125,7 @@ pub async fn show_deletion(view: View) -> Result<Content> {
 fn draw_deletion(webhook: &Webhook, typed: &str, wrong: &[Violation]) -> Content {
     let (fields, name) = (Fields(wrong), health::name(webhook));
     let address = links::webhook(webhook.webhook_id);
-    let mut page = Content::titled(format!("Delete: {name}"));
+    let mut page = Content::titled(format!("Delete webhook {name}?"));
     page.body = html! {
         p { "This cannot be undone:" }
         ul {

@@ -1,4 +1,4 @@
-//! One webhook: how it is, what came of its attempts, what waits behind what, and its settings.
+//! One webhook: how it is, how its attempts ended, what waits behind what, and its settings.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use super::{health, lanes, recovery, settings_words};
 use crate::console::charts::{Hue, bars, legend};
 use crate::console::content::Content;
 use crate::console::parts::{button, facts, maybe, since, table, time};
+use crate::console::search::names::Names;
 use crate::console::view::View;
 use crate::console::{ROOT, Result};
 use crate::domain::access::scope::Scope;
@@ -40,6 +41,8 @@ pub async fn show(view: View) -> Result<Content> {
     let waiting = services::webhooks::lanes(&view.caller, id, LANES_SHOWN).await?;
     let hours = services::webhooks::outcomes(&view.caller, id).await?;
     let attempts = view.caller.store.last_attempts(id, LANES_SHOWN).await?;
+    let agents = attempts.iter().filter_map(|attempt| attempt.agent_id.clone()).map(|id| id.0);
+    let names = Names::read(&view, std::iter::empty(), agents).await?;
     let secrets = view.caller.store.webhook_secrets(id).await?;
     let recoveries = recovery::of_webhook(&view, id).await?;
     let unsealed = services::webhooks::unsealed(&view.caller, &webhook)?;
@@ -54,12 +57,12 @@ pub async fn show(view: View) -> Result<Content> {
     );
     let outcomes = page.live("outcomes", &outcomes(&hours));
     let lanes = page.live("lanes", &lanes::waiting(&waiting, id));
-    let attempts = page.live("attempts", &lanes::attempts(&attempts));
+    let attempts = page.live("attempts", &lanes::attempts(&attempts, &names));
     let recoveries = page.live("recoveries", &recovery::list(&view, &recoveries));
     page.body = html! {
         p { code { (webhook.settings.url) } }
         (now)
-        h2 { "Attempts of a day" } (outcomes)
+        h2 { "Attempts in 24 hours" } (outcomes)
         h2 { "What waits" } (lanes)
         h2 { "Last attempts" } (attempts)
         h2 { "Recoveries" } (recoveries)
@@ -83,7 +86,7 @@ fn cards(webhook: &Webhook, hours: &[Hour], open: i64, oldest: Option<time::Offs
             div.card { h2 { "Last failure" } p { (health::last_outcome(webhook)) } }
             div.card { h2 { "Open deliveries" }
                 p { span.figure { (health::at_most(open, OPEN_COUNTED)) } " oldest " (maybe(oldest, since)) } }
-            div.card { h2 { "Success, this hour and the last" } p { (health::success(taken, attempts)) } }
+            div.card { h2 { "Success, this hour and last" } p { (health::success(taken, attempts)) } }
         }
     }
 }
@@ -147,7 +150,7 @@ fn outcomes(hours: &[Hour]) -> Markup {
             div.axis { @if let Some(first) = hours.first() { (time(first.hour)) } span { "now" } }
             (legend(&entries))
         }
-        details { summary { "As a table" } (by_hour(hours)) }
+        details { summary { "By hour" } (by_hour(hours)) }
     }
 }
 

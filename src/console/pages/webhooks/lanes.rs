@@ -1,10 +1,11 @@
-//! What waits behind what at a webhook, and what came of its last attempts.
+//! What waits behind what at a webhook, and how its last attempts ended.
 
 use maud::{Markup, html};
 
 use crate::api::http::page::at;
 use crate::console::links;
 use crate::console::parts::{Tone, badge, empty, or_none, sentence, since, table, time};
+use crate::console::search::names::Names;
 use crate::domain::explain::Verdict;
 use crate::domain::ids::{AgentId, WebhookId};
 use crate::services;
@@ -13,7 +14,7 @@ use crate::store::views::lanes::{BEHIND_COUNTED, LANES_COUNTED, Lanes, LastAttem
 /// The lanes whose heads have waited longest.
 pub fn waiting(lanes: &Lanes, webhook: WebhookId) -> Markup {
     if lanes.oldest.is_empty() {
-        return empty("Nothing waits: everything that it was to be told is told.", None);
+        return empty("Nothing waits: it was told everything that it asks for.", None);
     }
     let rows = html! {
         @for lane in &lanes.oldest {
@@ -25,8 +26,8 @@ pub fn waiting(lanes: &Lanes, webhook: WebhookId) -> Markup {
                 td { (lane.head.attempt) }
                 td { (lane.behind) @if lane.behind >= BEHIND_COUNTED { "+" } }
                 td {
-                    a href=(links::delivery(lane.delivery_id)) { "delivery" } " "
-                    a href=(links::explain(lane.event_id, webhook)) { "explain" }
+                    a href=(links::delivery(lane.delivery_id)) { "Delivery" } " "
+                    a href=(links::explain(lane.event_id, webhook)) { "Explain" }
                 }
             }
         }
@@ -34,7 +35,7 @@ pub fn waiting(lanes: &Lanes, webhook: WebhookId) -> Markup {
     let shown = lanes.oldest.len();
     html! {
         p.hint {
-            "All that one agent's changes have before them is a lane; only its oldest delivery can leave. "
+            "A lane holds the open deliveries of one agent, in order: only the oldest of them can be sent. "
             @if i64::try_from(shown).unwrap_or(0) < lanes.lanes {
                 "The " (shown) " that have waited longest of " (lanes.lanes)
                 @if lanes.lanes >= LANES_COUNTED { " that were looked at" } ":"
@@ -63,7 +64,7 @@ fn agent(id: Option<&AgentId>, name: Option<&str>) -> Markup {
 }
 
 /// The last attempts, newest first.
-pub fn attempts(attempts: &[LastAttempt]) -> Markup {
+pub fn attempts(attempts: &[LastAttempt], names: &Names) -> Markup {
     if attempts.is_empty() {
         return empty("Nothing was sent yet.", None);
     }
@@ -76,7 +77,10 @@ pub fn attempts(attempts: &[LastAttempt]) -> Markup {
                         None => (time(attempt.at)),
                     }
                 }
-                td { (agent(attempt.agent_id.as_ref(), None)) }
+                td {
+                    @if attempt.agent_id.is_some() { (names.agent(attempt.agent_id.as_ref(), None)) }
+                    @else { "test pings and notices" }
+                }
                 td { (attempt.attempt.unwrap_or(1)) }
                 td { (outcome(attempt)) }
                 td { @if let Some(ms) = attempt.duration_ms { (ms) " ms" } }

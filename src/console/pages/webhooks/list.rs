@@ -1,11 +1,13 @@
 //! Every webhook with its health at a glance.
 
+use actix_web::http::StatusCode;
 use maud::{Markup, html};
 
 use super::health;
-use crate::api::http::page::{List, Place};
+use crate::api::http::page::{List, Paging, Place};
 use crate::console::content::Content;
-use crate::console::parts::{empty, filter_choice, filter_text, filters, maybe, pager, since, table};
+use crate::console::parts::{empty, maybe, pager, since, table};
+use crate::console::search::{self, Fields};
 use crate::console::view::View;
 use crate::console::{ROOT, Result, links};
 use crate::domain::access::scope::Scope;
@@ -15,27 +17,25 @@ use crate::services;
 use crate::store::views::lanes::{OPEN_COUNTED_IN_LIST, Traffic};
 use crate::store::webhooks::{Webhook, WebhookFilter};
 
-const STATES: [(&str, &str); 4] =
-    [("active", "active"), ("paused", "paused"), ("disabled", "disabled"), ("unverified", "unverified")];
-const FAILING: [(&str, &str); 2] = [("true", "fails"), ("false", "does not fail")];
+const FAILING: [(&str, &str); 2] = [("true", "failed"), ("false", "did not fail")];
 
 pub async fn show(view: View) -> Result<Content> {
-    let mut query = view.query()?;
-    let filter = WebhookFilter {
-        state: query.word("state", WebhookState::WORDS)?.and_then(|word| WebhookState::from_name(&word)),
-        failing: query.boolean("failing")?,
-        text: query.text("text")?,
+    let (found, wrong) = search::found_or_wrong(read(&view))?;
+    let mut page = Content::titled("Webhooks");
+    let form = form(Fields::new(&view, wrong.as_ref()));
+    let Some((filter, paging)) = found else {
+        page.status = StatusCode::BAD_REQUEST;
+        page.body = form;
+        return Ok(page);
     };
-    let paging = query.paging(List::Webhooks)?;
     let after = paging.after_id().map(WebhookId);
     let rows = view.caller.store.webhooks(&filter, after, paging.rows()).await?;
     let (webhooks, next) = paging.page(rows, None, |webhook| Place::Id(webhook.webhook_id.0));
     let ids: Vec<WebhookId> = webhooks.iter().map(|webhook| webhook.webhook_id).collect();
     let traffic = services::webhooks::traffic(&view.caller, &ids).await?;
-    let mut page = Content::titled("Webhooks");
     let rows = html! { @for webhook in &webhooks { (row(webhook, traffic.get(&webhook.webhook_id))) } };
     let head =
-        ["Webhook", "State", "Circuit", "Last failure", "Open", "Oldest", "Success, this hour and the last"];
+        ["Webhook", "State", "Circuit", "Last failure", "Open", "Oldest", "Success, this hour and last"];
     let list =
         html! { @if webhooks.is_empty() { (none(&view)) } @else { (table("Webhooks", &head, &rows)) } };
     let list = page.live("webhooks", &list);
@@ -43,15 +43,34 @@ pub async fn show(view: View) -> Result<Content> {
         @if view.may(Scope::Webhooks) {
             p { a.button.primary href={ (ROOT) "/webhooks/new" } { "Register a webhook" } }
         }
-        (filters(&view, &html! {
-            (filter_text(&view, "text", "Address or description"))
-            (filter_choice(&view, "state", "State", &STATES))
-            (filter_choice(&view, "failing", "Last attempt", &FAILING))
-        }))
-        (list)
+        (form) (list)
         (pager(&view, next.as_deref()))
     };
     Ok(page)
+}
+
+fn read(view: &View) -> Result<(WebhookFilter, Paging)> {
+    let mut query = view.query()?;
+    let filter = WebhookFilter {
+        state: query.word("state", WebhookState::WORDS)?.and_then(|word| WebhookState::from_name(&word)),
+        failing: query.boolean("failing")?,
+        text: query.text("text")?,
+    };
+    Ok((filter, query.paging(List::Webhooks)?))
+}
+
+fn form(fields: Fields<'_>) -> Markup {
+    let states: Vec<_> =
+        WebhookState::WORDS.iter().map(|word| ((*word).to_owned(), (*word).to_owned())).collect();
+    let failing = FAILING.map(|(value, words)| (value.to_owned(), words.to_owned()));
+    fields.form(
+        "Search",
+        &html! {
+            (fields.text("text", "Webhook", "Any part of its address or description"))
+            (fields.choice("state", "State", "any", &states))
+            (fields.choice("failing", "Last attempt", "any", &failing))
+        },
+    )
 }
 
 fn none(view: &View) -> Markup {

@@ -2,7 +2,6 @@
 
 use maud::{Markup, html};
 use serde::Deserialize;
-use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
 use super::health;
@@ -12,6 +11,7 @@ use crate::console::content::Content;
 use crate::console::fields::{Field, Fields, field, items};
 use crate::console::form::Form;
 use crate::console::parts::{Tone, badge, empty, maybe, since, table, time};
+use crate::console::search::{A_TIME, read_time};
 use crate::console::view::View;
 use crate::console::{ROOT, Result, links};
 use crate::domain::access::scope::Scope;
@@ -36,8 +36,7 @@ const WHAT: [(&str, &str); 2] = [
     ("failed", "only what was given up, too old, or ended when it was disabled"),
     ("all", "everything that matches its filters, also what it was told already"),
 ];
-const SINCE: Field<'_> =
-    field("since", "Since", "Events that arrived at or after this time, such as 2026-01-31T09:30:00Z.");
+const SINCE: Field<'_> = field("since", "Since", A_TIME);
 const UNTIL: Field<'_> = field("until", "Until", "Events before this time; empty: until now.");
 
 /// The form, as it was sent.
@@ -65,7 +64,7 @@ pub async fn of_webhook(view: &View, id: WebhookId) -> Result<Vec<Recovery>> {
 /// The recoveries with their progress, and a button that ends one that runs.
 pub fn list(view: &View, recoveries: &[Recovery]) -> Markup {
     if recoveries.is_empty() {
-        return empty("Nothing was asked for again.", None);
+        return empty("No recovery was requested yet.", None);
     }
     let rows = html! {
         @for recovery in recoveries {
@@ -91,7 +90,7 @@ pub fn list(view: &View, recoveries: &[Recovery]) -> Markup {
             }
         }
     };
-    let head = ["Arrived", "What", "State", "Sent again", "Left out", "Asked", "Ended", "Stop it"];
+    let head = ["Events", "Which", "State", "Opened again", "Left out", "Requested", "Ended", "Cancel"];
     table("Recoveries", &head, &rows)
 }
 
@@ -192,9 +191,9 @@ fn moment(field: Field<'_>, text: &str, wrong: &mut Vec<Violation>) -> Option<Of
     if text.is_empty() {
         return None;
     }
-    let moment = OffsetDateTime::parse(text, &Rfc3339).ok();
+    let moment = read_time(text, clock::now());
     if moment.is_none() {
-        wrong.push(Violation::new(field.name, "is no RFC 3339 time such as 2026-01-31T09:30:00Z"));
+        wrong.push(Violation::new(field.name, "is no time such as 2026-01-31 09:30 (UTC), 15m, 2h or 3d"));
     }
     moment
 }
