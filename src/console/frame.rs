@@ -91,7 +91,7 @@ fn explained(error: &ApiError) -> Markup {
                      (each["detail"].as_str().unwrap_or_default()) }
             } }
         }
-        p { a href=(ROOT) { "Go to the first page" } }
+        p { a href=(ROOT) { "Go to the overview" } }
     }
 }
 

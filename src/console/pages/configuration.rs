@@ -19,7 +19,7 @@ async fn show(view: View) -> Result<Content> {
                 th scope="row" { code { (setting.name) } }
                 td { @match &setting.value { Some(value) => (value), None => (badge(Tone::Plain, "secret, set")) } }
                 td { (setting.origin) }
-                td { span.hint { (setting.help) } }
+                td.words { span.hint { (setting.help) } }
             }
         }
     };

@@ -208,7 +208,7 @@ fn about(scope: Scope) -> &'static str {
         Scope::Webhooks => "webhooks: change webhooks, their deliveries and agents' own ids",
         Scope::Sources => "sources: change sources and connections",
         Scope::Audit => "audit: read the audit log and the quarantine",
-        Scope::Admin => "admin: make and revoke keys",
+        Scope::Admin => "admin: create and revoke keys",
     }
 }
 

@@ -108,11 +108,11 @@ async fn form(view: &View, fields: Fields<'_>, sources: &[SourceName]) -> Result
     Ok(fields.form(
         "Search",
         &html! {
-            (fields.choice("kind", "Kind", "any", &kinds))
-            (fields.choice("level", "Level", "any", &levels))
             (fields.text("agent", "Agent", "Name, Genesys id or id in the CRM"))
             (webhook)
             (who::source_field(fields, sources))
+            (fields.choice("kind", "Kind", "any", &kinds))
+            (fields.choice("level", "Level", "any", &levels))
             (fields.text("since", "Since", A_TIME))
             (fields.text("until", "Until", ""))
             details.more open[is_narrow] {
@@ -134,7 +134,7 @@ fn table_of(rows: &[AuditRow], names: &Names) -> Markup {
                 td { (level(&row.level)) " " code { (row.kind) } }
                 td { (about(row, names)) }
                 td { (or_none(row.principal.as_deref())) }
-                td { (particulars(row)) }
+                td.words { (particulars(row)) }
             }
         }
     };

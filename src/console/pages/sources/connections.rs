@@ -129,6 +129,7 @@ async fn one(view: View) -> Result<Content> {
     let stands = html! {
         p.verdict { (state(&row)) " " (row.state_reason.as_deref().unwrap_or_default()) }
         (advice(&row))
+        @if view.may(Scope::Sources) { (buttons(&row)) }
         (facts(&[
             ("Source", names.source(Some(row.source_id))),
             ("Agents", html! { (row.agents) @if row.agent_id.is_some() { ": " (names.agent(row.agent_id.as_ref(), Some(row.source_id))) } }),
@@ -144,7 +145,6 @@ async fn one(view: View) -> Result<Content> {
             ("Id at Genesys", or_none(row.upstream_connection_id.as_deref())),
             ("Id", html! { code { (row.connection_id) } }),
         ]))
-        @if view.may(Scope::Sources) { (buttons(&row)) }
     };
     let stands = page.live("connection", &stands);
     let id = row.connection_id.to_string();

@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use super::{health, lanes, recovery, settings_words};
 use crate::console::charts::{Hue, bars, legend};
 use crate::console::content::Content;
-use crate::console::parts::{button, facts, maybe, since, table, time};
+use crate::console::parts::{button, facts, since, table, time};
 use crate::console::search::names::Names;
 use crate::console::view::View;
 use crate::console::{ROOT, Result};
@@ -85,7 +85,7 @@ fn cards(webhook: &Webhook, hours: &[Hour], open: i64, oldest: Option<time::Offs
             div.card { h2 { "Circuit" } p { (health::circuit(webhook)) } }
             div.card { h2 { "Last failure" } p { (health::last_outcome(webhook)) } }
             div.card { h2 { "Open deliveries" }
-                p { span.figure { (health::at_most(open, OPEN_COUNTED)) } " oldest " (maybe(oldest, since)) } }
+                p { span.figure { (health::at_most(open, OPEN_COUNTED)) } @if let Some(oldest) = oldest { " oldest " (since(oldest)) } } }
             div.card { h2 { "Success, this hour and last" } p { (health::success(taken, attempts)) } }
         }
     }
@@ -186,7 +186,7 @@ fn ages(secrets: &[SecretAge], public_key: Option<&str>) -> Markup {
         }
     };
     html! {
-        (table("Secrets that sign", &["Secret", "Made", "Signs"], &rows))
+        (table("Secrets that sign", &["Secret", "Created", "Signs"], &rows))
         @if let Some(key) = public_key { p { "Public key of its v1a signatures:" } pre data-copy { (key) } }
     }
 }

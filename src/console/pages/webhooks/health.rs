@@ -32,7 +32,7 @@ pub fn circuit(webhook: &Webhook) -> Markup {
     let held = health.hold_until.filter(|_| circuit.holds(clock::now()));
     html! {
         @match (held, failures) {
-            (Some(until), _) => { (badge(Tone::Bad, "open")) " next try " (time(until)) }
+            (Some(until), _) => { (badge(Tone::Bad, "open")) ", next try " (time(until)) }
             (None, 0) => (badge(Tone::Good, "closed")),
             (None, n) if n >= OPENS_AFTER => { (badge(Tone::Warn, "trying")) " one POST at a time" }
             (None, n) => { (badge(Tone::Warn, "closed")) " " (n) @if n == 1 { " failure" } @else { " failures" } " in a row" }

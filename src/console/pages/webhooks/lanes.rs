@@ -22,7 +22,7 @@ pub fn waiting(lanes: &Lanes, webhook: WebhookId) -> Markup {
             tr id={ "lane-" (lane.delivery_id) } {
                 th scope="row" { (agent(lane.agent_id.as_ref(), lane.agent_name.as_deref())) }
                 td { (since(lane.head.created_at)) }
-                td { (badge(tone(verdict), verdict.as_str())) " " (sentence(&reason)) }
+                td.words { (badge(tone(verdict), verdict.as_str())) " " (sentence(&reason)) }
                 td { (lane.head.attempt) }
                 td { (lane.behind) @if lane.behind >= BEHIND_COUNTED { "+" } }
                 td {
@@ -82,7 +82,7 @@ pub fn attempts(attempts: &[LastAttempt], names: &Names) -> Markup {
                     @else { "test pings and notices" }
                 }
                 td { (attempt.attempt.unwrap_or(1)) }
-                td { (outcome(attempt)) }
+                td.words { (outcome(attempt)) }
                 td { @if let Some(ms) = attempt.duration_ms { (ms) " ms" } }
                 td { (or_none(attempt.end_state.as_deref())) }
             }
