@@ -91,8 +91,8 @@ fn row(webhook: &Webhook, traffic: Option<&Traffic>) -> Markup {
                 @if name != url.as_str() { div.hint { (url) } }
             }
             td { (health::state(webhook)) }
-            td { (health::circuit(webhook)) }
-            td { (health::last_outcome(webhook)) }
+            td.words { (health::circuit(webhook)) }
+            td.words { (health::last_outcome(webhook)) }
             @match traffic {
                 Some(traffic) => {
                     td { (health::at_most(traffic.open, OPEN_COUNTED_IN_LIST)) }
