@@ -95,8 +95,8 @@ async fn all_deliveries_that_match_are_tried_again_after_a_question() {
         .await;
         browser.goto("/console/deliveries?state=dead").await;
         browser.follow("Try all that match again").await;
-        browser.says("2 deliveries to 1 webhooks").await;
-        visit.press("Try 2 deliveries again", "2 deliveries to 1 webhooks are tried again.").await;
+        browser.says("2 deliveries to 1 webhook would be tried again").await;
+        visit.press("Try 2 deliveries again", "2 deliveries to 1 webhook tried again.").await;
         visit.comes_to_say("done").await;
         assert_eq!(visit.done_by("RECOVERY_REQUESTED").await, ["api-key:bootstrap"]);
         let faults = browser.faults().await;

@@ -163,7 +163,7 @@ async fn the_board_moves_by_itself_unless_it_is_hidden_or_told_not_to() {
     browser.goto("/console/board").await;
     browser.says("Live").await;
     world.genesys.set_presence("ann", "BUSY").await;
-    browser.says("BUSY").await;
+    browser.says("Busy 1").await;
     browser.click("[data-live-toggle]").await;
     browser.says("Paused").await;
     world.genesys.set_presence("ann", "MEAL").await;
@@ -171,17 +171,17 @@ async fn the_board_moves_by_itself_unless_it_is_hidden_or_told_not_to() {
     let other = Browser::start(&world.bridge.url).await.unwrap();
     other.log_in(API_KEY).await;
     other.goto("/console/board").await;
-    other.says("MEAL").await;
-    assert!(!browser.text().await.contains("MEAL"));
+    other.says("Meal 1").await;
+    assert!(!browser.text().await.contains("Meal 1"));
     browser.click("[data-live-toggle]").await;
-    browser.says("MEAL").await;
+    browser.says("Meal 1").await;
 
     other.hide().await;
     world.genesys.set_presence("ann", "AWAY").await;
-    browser.says("AWAY").await;
-    assert!(!other.text().await.contains("AWAY"));
+    browser.says("Away 1").await;
+    assert!(!other.text().await.contains("Away 1"));
     other.show().await;
-    other.says("AWAY").await;
+    other.says("Away 1").await;
     for browser in [&browser, &other] {
         let faults = browser.faults().await;
         assert!(faults.is_empty(), "{faults:#?}");
@@ -238,7 +238,7 @@ async fn without_javascript_one_gets_in_and_out_and_reads_pages() {
     browser.without_javascript().await;
     browser.log_in(API_KEY).await;
     browser.goto("/console/board").await;
-    browser.says("BUSY").await;
+    browser.says("Busy 1").await;
     assert_eq!(browser.count("[data-live-toggle]").await, 0, "nothing runs in it");
     browser.click("header button").await;
     browser.until("logged out", AT_LOGIN).await;
