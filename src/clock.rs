@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// This machine's wall clock as it was when it was asked, once.
 static BEGAN: LazyLock<(Instant, OffsetDateTime)> =
@@ -48,6 +49,13 @@ fn difference(at: OffsetDateTime, now: OffsetDateTime, unsure: Duration) -> Opti
     (ahead.unsigned_abs() > unsure + TREMBLE).then_some(ahead)
 }
 
+/// Reads a time as others write it, RFC 3339 with any offset, in UTC; `None` for one that UTC's calendar does
+/// not reach: whoever converted it would panic.
+#[must_use]
+pub fn read_rfc3339(text: &str) -> Option<OffsetDateTime> {
+    OffsetDateTime::parse(text, &Rfc3339).ok()?.checked_to_offset(time::UtcOffset::UTC)
+}
+
 /// A time as others read it: RFC 3339 in UTC with milliseconds.
 #[must_use]
 pub fn rfc3339(at: OffsetDateTime) -> String {
@@ -63,6 +71,15 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
+
+    #[test]
+    fn a_time_outside_of_the_calendar_is_none() {
+        let read = datetime!(2026-01-31 09:30 UTC);
+        assert_eq!(read_rfc3339("2026-01-31T10:30:00+01:00"), Some(read));
+        assert!(read_rfc3339("9999-12-31T23:59:59Z").is_some());
+        assert_eq!(read_rfc3339("9999-12-31T23:59:59-00:01"), None);
+        assert_eq!(read_rfc3339("yesterday"), None);
+    }
 
     #[test]
     fn a_clock_is_believed_as_far_as_the_time_that_its_answer_took_allows() {

@@ -10,13 +10,13 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::json;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::app;
 use crate::cli::pipe;
 use crate::cli::terminal::progress;
+use crate::clock;
 use crate::config::{Config, ConfigError};
 use crate::domain::audit::seal::Head;
 use crate::domain::secret::MasterKey;
@@ -60,8 +60,7 @@ pub enum Command {
 }
 
 fn parse_time(text: &str) -> Result<OffsetDateTime, String> {
-    OffsetDateTime::parse(text, &Rfc3339)
-        .map_err(|_| "no RFC 3339 time such as 2026-01-31T09:30:00Z".to_owned())
+    clock::read_rfc3339(text).ok_or_else(|| "no RFC 3339 time such as 2026-01-31T09:30:00Z".to_owned())
 }
 
 /// Runs one of the commands on a database that a bridge may use at the same time.

@@ -268,6 +268,11 @@ impl Api {
         agent.run(request.map_err(|error| unreachable(error.into()))?).map_err(unreachable)
     }
 
+    /// What is said if an answer is none of the API's.
+    pub(in crate::client) fn not_the_api(&self, status: u16) -> ApiError {
+        ApiError::NotTheApi { url: shown(&self.base), status }
+    }
+
     fn answer(&self, response: Response<Body>) -> Result<Answer, ApiError> {
         let status = response.status();
         let read = response.into_body().into_with_config().limit(ANSWER_BYTES_MAX).read_to_string();
@@ -279,7 +284,7 @@ impl Api {
         }
         match serde_json::from_str::<Problem>(&text) {
             Ok(problem) => Err(problem.into()),
-            Err(_) => Err(ApiError::NotTheApi { url: shown(&self.base), status: status.as_u16() }),
+            Err(_) => Err(self.not_the_api(status.as_u16())),
         }
     }
 }
@@ -295,7 +300,8 @@ fn wait_of(status: u16, headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// An address without a password.
-fn shown(url: &Url) -> String {
+#[must_use]
+pub fn shown(url: &Url) -> String {
     let mut url = url.clone();
     if !url.username().is_empty() || url.password().is_some() {
         // Such an address has a host, so this works.

@@ -61,8 +61,7 @@ impl<'a> Pages<'a> {
         query.push(("limit", self.left.min(PAGE_MAX).to_string()));
         query.extend(self.cursor.clone().map(|cursor| ("cursor", cursor)));
         let answer = self.api.get(self.path, &query)?;
-        let page: Page = serde_json::from_str(answer.text())
-            .map_err(|_| ApiError::NotTheApi { url: self.api.base().to_string(), status: 200 })?;
+        let page: Page = serde_json::from_str(answer.text()).map_err(|_| self.api.not_the_api(200))?;
         self.left = self.left.saturating_sub(page.items.len());
         // A feed has no last page: it ends for now where an empty page leads to itself.
         let is_same = page.next_cursor == self.cursor;

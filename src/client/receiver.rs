@@ -7,14 +7,13 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use ureq::Agent;
 use ureq::http::Request;
 use url::Url;
 use uuid::Uuid;
 
 use crate::client::transport::{self, Deadlines, reason};
-use crate::clock::{self, rfc3339};
+use crate::clock::{self, read_rfc3339, rfc3339};
 use crate::domain::delivery::signature::Signer;
 use crate::domain::delivery::standard_body;
 use crate::domain::ids::{DeliveryId, EventId, WebhookId};
@@ -130,13 +129,12 @@ fn write_open_data(body: &mut Vec<u8>, members: &Members) {
 /// A time of the feed, in the fewest digits that it takes, as webhooks get it. Null stays.
 fn in_milliseconds(json: &str) -> Option<String> {
     let text: String = serde_json::from_str(json).ok()?;
-    let time = OffsetDateTime::parse(&text, &Rfc3339).ok()?;
-    Some(format!("\"{}\"", rfc3339(time)))
+    Some(format!("\"{}\"", rfc3339(read_rfc3339(&text)?)))
 }
 
 fn routing_status(json: &str) -> Option<String> {
     let mut status: RoutingStatus = serde_json::from_str(json).ok()?;
-    let since = status.since.as_deref().and_then(|since| OffsetDateTime::parse(since, &Rfc3339).ok());
+    let since = status.since.as_deref().and_then(read_rfc3339);
     status.since = since.map(rfc3339);
     serde_json::to_string(&status).ok()
 }

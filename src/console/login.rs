@@ -10,7 +10,7 @@ use url::form_urlencoded;
 
 use super::form::Form;
 use super::frame;
-use super::session::{self, SessionLength};
+use super::session::{self, SessionLength, is_from_elsewhere};
 use super::view::View;
 use super::{ROOT, Result, pages};
 use crate::api::ApiState;
@@ -38,7 +38,10 @@ pub async fn show(request: HttpRequest) -> HttpResponse {
     };
     let next = given("next").unwrap_or_default();
     match given("link") {
-        Some(link) => frame::bare("Log in", StatusCode::OK, &link_form(&link, &next)),
+        Some(link) => {
+            let at_once = !is_from_elsewhere(request.headers());
+            frame::bare("Log in", StatusCode::OK, &link_form(&link, &next, at_once))
+        }
         None => frame::bare("Log in", StatusCode::OK, &key_form(&next, None)),
     }
 }
@@ -114,7 +117,8 @@ pub async fn to_the_first_page() -> HttpResponse {
 
 /// Only pages of the console are gone to: another address could be another site's.
 fn is_a_page(next: &str) -> bool {
-    next.strip_prefix(ROOT).is_some_and(|rest| rest.starts_with('/')) && !next.contains(['\\', '\r', '\n'])
+    let is_plain = next.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+    is_plain && next.strip_prefix(ROOT).is_some_and(|rest| rest.starts_with('/'))
 }
 
 fn key_form(next: &str, wrong: Option<&str>) -> Markup {
@@ -132,14 +136,41 @@ fn key_form(next: &str, wrong: Option<&str>) -> Markup {
     }
 }
 
-fn link_form(link: &str, next: &str) -> Markup {
+/// Another site's page that leads here could log somebody in as somebody else: then it takes a click.
+fn link_form(link: &str, next: &str, at_once: bool) -> Markup {
     html! {
         h1 { "Log in to presence-bridge" }
-        form.stack method="post" action={ (ROOT) "/login" } data-send {
+        form.stack method="post" action={ (ROOT) "/login" } data-send[at_once] {
             p { "This link logs this browser in, once." }
             input type="hidden" name="link" value=(link);
             input type="hidden" name="next" value=(next);
             button.primary type="submit" { "Open the console" }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_led_away_from_the_console() {
+        for page in ["/console/", "/console/board?presence=BUSY", "/console/agents/a%20b"] {
+            assert!(is_a_page(page), "{page}");
+        }
+        for other in [
+            "",
+            "/",
+            "//elsewhere.example",
+            "https://elsewhere.example/console/",
+            "/console",
+            "/consoles/",
+            "/console/\\elsewhere.example",
+            "/console/\r\nset-cookie: a=b",
+            "/console/\u{1}",
+            "/console/é",
+        ] {
+            assert!(!is_a_page(other), "{other}");
         }
     }
 }

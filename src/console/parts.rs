@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::view::View;
 use crate::api::http::page::at;
+use crate::clock;
 
 /// How something stands, by a colour and always by a word too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,9 +69,9 @@ pub fn sentence(text: &str) -> Markup {
         @for (place, word) in text.split(' ').enumerate() {
             @if place > 0 { " " }
             @let bare = word.trim_end_matches(['.', ',', ':', ';', ')']);
-            @match OffsetDateTime::parse(bare, &Rfc3339) {
-                Ok(at) => { (time(at)) (word.strip_prefix(bare).unwrap_or_default()) },
-                Err(_) => (word),
+            @match clock::read_rfc3339(bare) {
+                Some(at) => { (time(at)) (word.strip_prefix(bare).unwrap_or_default()) },
+                None => (word),
             }
         }
     }
@@ -149,4 +149,16 @@ pub fn pager(view: &View, next_cursor: Option<&str>) -> Markup {
 /// A button that is a form of its own. What cannot be undone is asked for on a page of its own first.
 pub fn button(action: &str, label: &str) -> Markup {
     html! { form.inline method="post" action=(action) { button type="submit" { (label) } } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_looks_like_a_time_stays_text() {
+        let shown = sentence("until 2026-01-31T09:30:00Z, not 9999-12-31T23:59:59-12:00.").into_string();
+        assert_eq!(shown.matches("<time").count(), 1, "{shown}");
+        assert!(shown.ends_with("not 9999-12-31T23:59:59-12:00."), "{shown}");
+    }
 }

@@ -15,7 +15,7 @@ use url::{Url, form_urlencoded};
 use super::view::{Visitor, wants_events};
 use super::{ROOT, frame};
 use crate::api::ApiState;
-use crate::api::http::auth::address_of;
+use crate::api::http::auth::{address_of, note_use};
 use crate::api::http::deadline;
 use crate::api::http::problem::{ApiError, Code};
 use crate::services::caller::Caller;
@@ -60,7 +60,11 @@ pub async fn let_in<B: MessageBody + 'static>(
         };
         return Ok(request.into_response(answer));
     };
-    let counted = state.uses().one_more(known.caller.principal.key_id(), Instant::now());
+    let key = known.caller.principal.key_id();
+    let counted = state.uses().one_more(key, Instant::now());
+    if counted.to_note {
+        note_use(&state, key);
+    }
     if counted.charged.is_some_and(|(_, charged)| !charged.allowed) {
         let error = ApiError::new(Code::RateLimited, "This key makes more calls than it may; wait a little.");
         return Ok(request.into_response(frame::refused(&error)));
@@ -75,8 +79,7 @@ pub async fn let_in<B: MessageBody + 'static>(
 fn asked_first(request: &HttpRequest) -> HttpResponse {
     let asked = request.uri().path_and_query().map_or(ROOT, |address| address.as_str());
     // The cookie is not sent when a link elsewhere leads here. It is when our own page leads on.
-    let has = |name: &str, value: &str| request.headers().get(name).is_some_and(|it| it == value);
-    if has("sec-fetch-site", "cross-site") && has("sec-fetch-mode", "navigate") {
+    if is_from_elsewhere(request.headers()) {
         return frame::leading_on(asked);
     }
     let next: String = if request.method().is_safe() && asked != ROOT {
@@ -97,6 +100,12 @@ async fn look_up(
     let Some(session) = named else { return Ok(None) };
     let key = sessions::key_of(services, session).await?;
     Ok(key.map(|key| Visitor { caller: Caller::new(Principal::of(key, address), services.clone()), session }))
+}
+
+/// Whether a link of another site has led here.
+pub fn is_from_elsewhere(headers: &HeaderMap) -> bool {
+    let has = |name: &str, value: &str| headers.get(name).is_some_and(|it| it == value);
+    has("sec-fetch-site", "cross-site") && has("sec-fetch-mode", "navigate")
 }
 
 /// Whether a write comes from one of our own pages. Browsers say so where they find the site secure, and

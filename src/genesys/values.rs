@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+
+use crate::clock;
 
 /// Length of a date such as `2026-11-24`.
 const DATE_CHARS: usize = 10;
@@ -82,7 +83,7 @@ fn number(text: &str) -> (usize, Option<&'static str>) {
 #[must_use]
 pub fn read_time(value: &Value) -> Option<OffsetDateTime> {
     let at = match value {
-        Value::String(text) => OffsetDateTime::parse(&with_whole_offset(text.trim()), &Rfc3339).ok()?,
+        Value::String(text) => clock::read_rfc3339(&with_whole_offset(text.trim()))?,
         Value::Number(number) => {
             let number = i128::from(number.as_i64()?);
             // Seconds of today have ten digits, milliseconds thirteen.
@@ -161,8 +162,15 @@ mod tests {
         ] {
             assert_eq!(read(text), Some(datetime!(2026-11-24 09:00 UTC)), "{text}");
         }
-        for text in ["", "2026-11-24", "2026-11-24T09:00:00", "2026-11-24T09:00:00+000", "+0000", "yesterday"]
-        {
+        for text in [
+            "",
+            "2026-11-24",
+            "2026-11-24T09:00:00",
+            "2026-11-24T09:00:00+000",
+            "9999-12-31T23:59:59-12:00",
+            "+0000",
+            "yesterday",
+        ] {
             assert_eq!(read(text), None, "{text}");
         }
     }

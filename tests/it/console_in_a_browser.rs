@@ -8,7 +8,8 @@ use tokio::net::TcpListener;
 use crate::support::bridge::{API_KEY, Bridge};
 use crate::support::browser::{Appearance, Browser};
 use crate::support::client::{Answer, Client};
-use crate::support::{World, look};
+use crate::support::console::Console;
+use crate::support::{World, eventually, look};
 
 /// A page with one fault of each kind that is looked for on the console's pages.
 const BAD_PAGE: &str = r#"<!doctype html><html lang="en"><title>bad</title><main><h1>Bad</h1>
@@ -134,6 +135,33 @@ async fn a_link_logs_in_once() {
     browser.until("logged out", AT_LOGIN).await;
     browser.goto(link).await;
     browser.says("This link was used or has ended.").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_takes_a_click_if_another_site_leads_to_it() {
+    let bridge = Bridge::start(&[]).await;
+    let made = bridge.post("/v1/console/login-links", &json!({})).await.json();
+    let link = made["url"].as_str().unwrap();
+    for (site, at_once) in [("none", true), ("cross-site", false)] {
+        let headers = [("sec-fetch-site", site), ("sec-fetch-mode", "navigate")];
+        let page = ask(&bridge, "GET", link, &headers).await.text();
+        assert!(page.contains("Open the console"), "{page}");
+        assert_eq!(page.contains("data-send"), at_once, "{site}: {page}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_uses_the_console_uses_the_key() {
+    let bridge = Bridge::start(&[]).await;
+    let made = key(&bridge, "desk").await;
+    let address = format!("/v1/api-keys/{}", made["id"].as_str().unwrap());
+    assert!(bridge.get(&address).await.json()["last_used_at"].is_null());
+    let console = Console::log_in(&bridge, made["key"].as_str().unwrap()).await;
+    console.page("/console/board").await;
+    eventually("the key was used", || async {
+        bridge.get(&address).await.json()["last_used_at"].is_string().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

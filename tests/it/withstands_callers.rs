@@ -213,6 +213,7 @@ async fn what_is_asked_wrongly_is_told_so_by_the_right_status() {
         ("GET", "/v1/agents/%ff", vec![key], b"", 404),
         ("GET", "/v1/api-keys/%00", vec![key], b"", 404),
         ("GET", "/v1/webhooks?limit=%00", vec![key], b"", 400),
+        ("GET", "/v1/events?since=9999-12-31T23:59:59-12:00", vec![key], b"", 400),
         ("GET", "/v1/webhooks?limit=1&limit=2", vec![key], b"", 400),
         ("GET", "/v1/webhooks?colour=red", vec![key], b"", 400),
         ("GET", &long_query, vec![key], b"", 400),

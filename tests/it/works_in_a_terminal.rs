@@ -231,6 +231,8 @@ async fn what_goes_wrong_is_one_line_and_an_exit_code() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let free = format!("http://{free}");
     let other_site = serve("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 6\r\n\r\n<html>");
+    let no_list = serve("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}");
+    let no_list = no_list.replace("://", "://ann:hunter2@");
     let key = terminal.home().join("key");
     std::fs::write(&key, "wrong\n").unwrap();
     let key = key.to_str().unwrap();
@@ -238,6 +240,7 @@ async fn what_goes_wrong_is_one_line_and_an_exit_code() {
         (&terminal, &["webhooks", "list", "--api-key-file", key][..], 1, "401 unauthorized"),
         (&terminal, &["webhooks", "list", "--url", &free], 1, "does not answer: Connection refused"),
         (&terminal, &["webhooks", "list", "--url", &other_site], 1, "is it the address of a bridge?"),
+        (&terminal, &["webhooks", "list", "--url", &no_list], 1, "is it the address of a bridge?"),
         (&terminal, &["webhooks", "list", "--url", "bridge"], 2, "--url: must be an address"),
         (&terminal, &["webhooks", "list", "--profile", "x"], 2, "--profile: there is no such profile"),
         (&terminal, &["webhooks", "list", "--api-key-file", "/nowhere"], 2, "/nowhere cannot be read"),
@@ -261,6 +264,7 @@ async fn what_goes_wrong_is_one_line_and_an_exit_code() {
         assert_eq!((ran.code, ran.out.as_str()), (code, ""), "{arguments:?}: {}", ran.err);
         let line = ran.err.strip_prefix("presence-bridge: ").unwrap_or_default();
         assert!(line.contains(says) && line.lines().count() == 1, "{arguments:?}: {}", ran.err);
+        assert!(!line.contains("hunter2"), "a password is not shown: {}", ran.err);
     }
     for wrong in [
         &["webhooks", "show", "7"][..],

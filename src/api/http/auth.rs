@@ -124,7 +124,7 @@ pub fn address_of(state: &ApiState, request: &HttpRequest) -> IpAddr {
 }
 
 /// Notes that a key is in use, while its call goes on: nobody waits for it, and nothing is lost if it fails.
-fn note_use(state: &web::Data<ApiState>, key: ApiKeyId) {
+pub fn note_use(state: &web::Data<ApiState>, key: ApiKeyId) {
     let state = state.clone();
     actix_web::rt::spawn(async move {
         if let Err(error) = state.services.whole_store.note_key_used(key, clock::now()).await {

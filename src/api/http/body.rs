@@ -13,12 +13,12 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use crate::api::http::body_reader::{check_media_type, media_type, read};
 use crate::api::http::problem::{ApiError, Code};
 use crate::api::http::strict_json;
+use crate::clock;
 use crate::domain::violation::{Violation, pointer_token as escape};
 
 /// The fields of a body that is a JSON object, or of an object inside of it.
@@ -234,9 +234,9 @@ impl JsonBody {
     /// Takes a time.
     pub fn time(&mut self, name: &str) -> Option<OffsetDateTime> {
         let text = self.text(name)?;
-        match OffsetDateTime::parse(&text, &Rfc3339) {
-            Ok(time) => Some(time),
-            Err(_) => self.wrong(name, "is no RFC 3339 time such as 2026-01-31T09:30:00Z"),
+        match clock::read_rfc3339(&text) {
+            Some(time) => Some(time),
+            None => self.wrong(name, "is no RFC 3339 time such as 2026-01-31T09:30:00Z"),
         }
     }
 

@@ -12,6 +12,7 @@ use url::form_urlencoded;
 use uuid::Uuid;
 
 use crate::api::http::problem::{ApiError, Code};
+use crate::clock;
 
 const LIMIT_DEFAULT: usize = 50;
 const LIMIT_MAX: usize = 200;
@@ -101,7 +102,7 @@ impl Query {
     /// # Errors
     /// If it is no RFC 3339 time.
     pub fn time(&mut self, name: &str) -> Result<Option<OffsetDateTime>, ApiError> {
-        self.parsed(name, &format!("is no {A_TIME}"), |text| OffsetDateTime::parse(text, &Rfc3339).ok())
+        self.parsed(name, &format!("is no {A_TIME}"), clock::read_rfc3339)
     }
 
     /// Takes a time, or a word that stands for none: `Some(None)`.
@@ -114,9 +115,13 @@ impl Query {
         word: &str,
     ) -> Result<Option<Option<OffsetDateTime>>, ApiError> {
         let what = format!("is neither {word} nor an {A_TIME}");
-        self.parsed(name, &what, |text| {
-            if text == word { Some(None) } else { OffsetDateTime::parse(text, &Rfc3339).ok().map(Some) }
-        })
+        self.parsed(
+            name,
+            &what,
+            |text| {
+                if text == word { Some(None) } else { clock::read_rfc3339(text).map(Some) }
+            },
+        )
     }
 
     /// Takes true or false.

@@ -15,6 +15,7 @@ use crate::cli::daily::body::text_of;
 use crate::cli::stop::OnStop;
 use crate::cli::terminal::print::{Output, json as print_json, line, remark};
 use crate::cli::terminal::table::at;
+use crate::client::api::shown;
 use crate::client::feed::{Feed, Step};
 use crate::client::receiver::{Message, Outcome, Receiver};
 use crate::clock::{now, rfc3339};
@@ -69,7 +70,11 @@ pub fn run(wanted: Listen, session: &Session, settings: &ClientSettings) -> Done
     let presences: Vec<_> = wanted.presences.iter().filter_map(|text| canonical_presence(text)).collect();
     let on_stop = OnStop::watch()?;
     let mut feed = Feed::open(&session.api, wanted.filter.query(), wanted.from.start())?;
-    remark(format!("Forwarding changes from {} to {url}; Ctrl-C ends it.", session.api.base()));
+    remark(format!(
+        "Forwarding changes from {} to {}; Ctrl-C ends it.",
+        shown(session.api.base()),
+        shown(&url)
+    ));
     if is_new {
         remark(format!("Signing secret: {}", key.to_text()));
     }

@@ -6,7 +6,10 @@ use std::borrow::Cow;
 /// Whether a terminal might act on a character, or show what follows in another order.
 fn acts(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+        || matches!(
+            c,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
+        )
 }
 
 /// The text on one line, each run of such characters as a blank.
@@ -40,7 +43,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    const HOSTILE: &str = "a\u{1b}[2J\u{1b}]0;x\u{7}b\r\nc\u{9b}31m\u{202e}d\u{7f}e";
+    const HOSTILE: &str = "a\u{1b}[2J\u{1b}]0;x\u{7}b\r\nc\u{9b}31m\u{202e}\u{61c}d\u{7f}e";
 
     #[test]
     fn nothing_is_left_that_a_terminal_acts_on() {

@@ -129,7 +129,7 @@ async fn which_event(
 ) -> Result<Markup> {
     let called = view.caller.store.agent_names(&agents).await?;
     // What arrived within the second that was given was there by then.
-    let until = until.map(|until| until + ::time::Duration::SECOND);
+    let until = until.map(|until| until.saturating_add(::time::Duration::SECOND));
     let filter = FeedFilter { agents: Some(agents), until, ..FeedFilter::default() };
     let changes = view.caller.store.feed(&filter, FeedPlace::Before(None), CHANGES).await?.events;
     let address = |event: &Event| match webhook {

@@ -3,7 +3,6 @@
 use actix_web::http::StatusCode;
 use maud::{Markup, html};
 use serde_json::Value;
-use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
 use super::Result;
@@ -131,7 +130,9 @@ pub fn read_time(text: &str, now: OffsetDateTime) -> Option<OffsetDateTime> {
     let units = [('m', 60), ('h', 3600), ('d', 86400)];
     for (unit, seconds) in units {
         if let Some(count) = text.strip_suffix(unit).and_then(|count| count.parse::<u32>().ok()) {
-            return now.checked_sub(Duration::seconds(i64::from(count).checked_mul(seconds)?));
+            let ago = now.checked_sub(Duration::seconds(i64::from(count).checked_mul(seconds)?));
+            // Postgres knows no times of long before.
+            return ago.filter(|at| at.year() > 0);
         }
     }
     let mut text = text.replacen(' ', "T", 1);
@@ -141,7 +142,7 @@ pub fn read_time(text: &str, now: OffsetDateTime) -> Option<OffsetDateTime> {
         _ if text.get(10..).is_some_and(|time| !time.contains(['Z', 'z', '+', '-'])) => "Z",
         _ => "",
     });
-    OffsetDateTime::parse(&text, &Rfc3339).ok()
+    clock::read_rfc3339(&text)
 }
 
 #[cfg(test)]
@@ -171,9 +172,18 @@ mod tests {
 
     #[test]
     fn what_is_no_time_is_none() {
-        for text in
-            ["yesterday", "", "m", "-2h", "4294967295d", "2026-13-01", "2026-01-31 25:00", "9é-01-31 09:3"]
-        {
+        for text in [
+            "yesterday",
+            "",
+            "m",
+            "-2h",
+            "4294967295d",
+            "3000000d",
+            "9999-12-31T23:59:59-12:00",
+            "2026-13-01",
+            "2026-01-31 25:00",
+            "9é-01-31 09:3",
+        ] {
             assert_eq!(read_time(text, NOW), None, "{text}");
         }
     }
