@@ -265,7 +265,7 @@ mod tests {
         status.note_total(noon, total(5));
         status.note_total(noon + Duration::from_secs(40), total(7));
         status.note_total(noon + Duration::from_secs(120), total(17));
-        let minutes = status.minutes(noon + Duration::from_secs(170));
+        let minutes = status.minutes(noon + Duration::from_secs(165));
         assert_eq!(minutes.len(), MINUTES);
         assert_eq!(minutes.iter().rev().take(4).map(|m| m.changes).collect::<Vec<_>>(), [10, 0, 7, 0]);
         assert_eq!(minutes.last().map(|minute| minute.deliveries), Some(20));
