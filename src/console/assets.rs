@@ -13,8 +13,10 @@ use super::ROOT;
 const ASSETS: &[(&str, &str, &str)] = &[
     ("console.css", "text/css; charset=utf-8", include_str!("assets/console.css")),
     ("console.js", JAVASCRIPT, include_str!("assets/console.js")),
+    ("copies.js", JAVASCRIPT, include_str!("assets/copies.js")),
     ("keyboard.js", JAVASCRIPT, include_str!("assets/keyboard.js")),
     ("live.js", JAVASCRIPT, include_str!("assets/live.js")),
+    ("morph.js", JAVASCRIPT, include_str!("assets/morph.js")),
     ("ping.js", JAVASCRIPT, include_str!("assets/ping.js")),
     ("times.js", JAVASCRIPT, include_str!("assets/times.js")),
     ("icon.svg", "image/svg+xml", include_str!("assets/icon.svg")),

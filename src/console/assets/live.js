@@ -1,5 +1,7 @@
 // What moves: the server sends a section of the page again whenever it has changed. It stops while the tab is hidden
-// and while the reader has stopped it; rows that are the same stay where they are, with their focus.
+// and while the reader has stopped it, and waits while something is being pressed.
+import { offerCopies } from "./copies.js";
+import { takeChildren } from "./morph.js";
 import { showTimes } from "./times.js";
 
 let source = null;
@@ -10,50 +12,38 @@ function tell(text) {
   if (state) state.textContent = text;
 }
 
-// Puts new rows in the place of old ones, by their ids; anything else is replaced whole.
-function place(section, html) {
+// Sections that came while something was pressed, by id.
+const held = new Map();
+let isPressed = false;
+
+function place(id, html) {
+  if (isPressed) { held.set(id, html); return; }
+  const section = document.getElementById(id);
+  if (!section) return;
   const parsed = document.createElement("template");
   parsed.innerHTML = html;
   showTimes(parsed.content);
-  const [before, now] = [section.querySelector("tbody"), parsed.content.querySelector("tbody")];
-  const alike = before && now && section.querySelectorAll("tbody").length === 1
-    && [...now.rows].every((row) => row.id) && parsed.content.querySelectorAll("tbody").length === 1
-    && section.childElementCount === parsed.content.childElementCount;
-  if (!alike) {
-    section.replaceChildren(parsed.content);
-    return;
-  }
-  const known = new Map([...before.rows].map((row) => [row.id, row]));
-  [...now.rows].forEach((row, at) => {
-    const old = known.get(row.id);
-    let stays = row;
-    if (old && sameBut(old, row)) { stays = old; moveQuietly(old, row); }
-    else if (old) { row.classList.add("changed"); old.replaceWith(row); }
-    known.delete(row.id);
-    if (before.rows[at] !== stays) before.insertBefore(stays, before.rows[at] ?? null);
+  offerCopies(parsed.content);
+  takeChildren(section, parsed.content, (row) => {
+    row.classList.remove("changed");
+    void row.offsetWidth; // so that it lights up once more
+    row.classList.add("changed");
   });
-  for (const row of known.values()) row.remove();
 }
 
-// Times that move by themselves, such as the last sign of life, move on in a row that stays.
-function moveQuietly(old, now) {
-  const times = now.querySelectorAll("time[data-quiet]");
-  old.querySelectorAll("time[data-quiet]").forEach((time, at) => { time.dateTime = times[at].dateTime; });
-  showTimes(old);
-}
-
-// Whether two rows say the same; how long ago a time was is counted here, not there.
-function sameBut(old, now) {
-  const text = (row) => {
-    const copy = row.cloneNode(true);
-    copy.classList.remove("changed");
-    if (!copy.className) copy.removeAttribute("class");
-    for (const time of copy.querySelectorAll("time")) time.replaceChildren(time.dateTime);
-    for (const time of copy.querySelectorAll("time[data-quiet]")) { time.replaceChildren(); time.dateTime = ""; }
-    for (const time of copy.querySelectorAll("time")) time.removeAttribute("title");
-    return copy.outerHTML;
+// Nothing moves from under the pointer between its press and its release, or the click would be lost.
+function holdWhilePressed() {
+  const release = () => {
+    if (!isPressed) return;
+    isPressed = false;
+    for (const [id, html] of held) place(id, html);
+    held.clear();
   };
-  return text(old) === text(now);
+  document.addEventListener("pointerdown", (event) => { isPressed = event.isPrimary && event.button === 0; }, true);
+  // The click comes after the release.
+  for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => setTimeout(release), true);
+  // One that was released outside of the window.
+  document.addEventListener("pointermove", (event) => { if (event.buttons === 0) release(); }, true);
 }
 
 function open() {
@@ -62,8 +52,7 @@ function open() {
   source.addEventListener("open", () => tell("Live"));
   source.addEventListener("section", (event) => {
     const { id, html } = JSON.parse(event.data);
-    const section = document.getElementById(id);
-    if (section) place(section, html);
+    place(id, html);
   });
   source.addEventListener("age", (event) => {
     tell(event.data === "old" ? "Old: the bridge cannot read its database" : "Live");
@@ -110,5 +99,6 @@ export function followLive() {
     if (document.hidden) { close(); tell("Paused while hidden"); } else { open(); }
   });
   window.addEventListener("pagehide", close);
+  holdWhilePressed();
   open();
 }

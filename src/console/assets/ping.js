@@ -1,10 +1,12 @@
 // A form whose answer shows on this page, which must not be left: it shows a secret that nobody can ask for again.
+import { offerCopies } from "./copies.js";
 import { showTimes } from "./times.js";
 
 let source = null;
 
 function show(place, section) {
   showTimes(section);
+  if (!section.querySelector("button.copy")) offerCopies(section);
   place.replaceChildren(section);
   if (section.querySelector("[data-done]")) { source?.close(); source = null; }
 }

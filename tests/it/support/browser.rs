@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use fantoccini::actions::{InputSource as _, MOUSE_BUTTON_LEFT, MouseActions, PointerAction};
 use fantoccini::elements::Element;
 use fantoccini::wd::WebDriverCompatibleCommand;
 use fantoccini::{Client, ClientBuilder, Locator};
@@ -259,6 +260,20 @@ impl Browser {
         }
     }
 
+    /// Has the pointer press down on the one element that a CSS selector finds, and stay there.
+    pub async fn hold(&self, selector: &str) {
+        let at =
+            PointerAction::MoveToElement { element: self.find(selector).await, duration: None, x: 0., y: 0. };
+        let down = PointerAction::Down { button: MOUSE_BUTTON_LEFT };
+        self.client.perform_actions(MouseActions::new("mouse".into()).then(at).then(down)).await.unwrap();
+    }
+
+    /// Releases what is held.
+    pub async fn release(&self) {
+        let up = PointerAction::Up { button: MOUSE_BUTTON_LEFT };
+        self.client.perform_actions(MouseActions::new("mouse".into()).then(up)).await.unwrap();
+    }
+
     /// Puts a text into a field in place of what is there.
     pub async fn fill(&self, selector: &str, text: &str) {
         let field = self.find(selector).await;
@@ -354,20 +369,27 @@ impl Browser {
     /// Breaches of axe's rules on the page, one line each: all rules but those of level AAA and those that
     /// were given up.
     pub async fn breaches(&self) -> BTreeSet<String> {
+        self.breaches_of(&[]).await
+    }
+
+    /// Breaches of these rules of axe's; none names all of them.
+    pub async fn breaches_of(&self, rules: &[&str]) -> BTreeSet<String> {
         static AXE: LazyLock<String> = LazyLock::new(|| {
             install("install-verifiers");
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/verifiers/node/node_modules");
             std::fs::read_to_string(folder.join("axe-core/axe.min.js")).unwrap()
         });
-        const RUN: &str = "const [done] = arguments;
-            const wanted = axe.getRules().filter(rule =>
-                !rule.tags.some(tag => tag === 'deprecated' || tag.endsWith('aaa')));
+        const RUN: &str = "const [rules, done] = arguments;
+            const wanted = axe.getRules().filter(rule => rules.length ? rules.includes(rule.ruleId)
+                : !rule.tags.some(tag => tag === 'deprecated' || tag.endsWith('aaa')));
             axe.run(document, {resultTypes: ['violations'], runOnly: wanted.map(rule => rule.ruleId)}).then(
                 found => done(found.violations.flatMap(rule => rule.nodes.map(node =>
                     `${rule.id}: ${node.target} ${node.html.slice(0, 120)}: ${node.failureSummary}`))),
                 error => done([String(error)]));";
-        self.execute(AXE.as_str()).await;
-        let found = self.client.execute_async(RUN, Vec::new()).await.unwrap();
+        if self.execute("return typeof axe").await == "undefined" {
+            self.execute(AXE.as_str()).await;
+        }
+        let found = self.client.execute_async(RUN, vec![json!(rules)]).await.unwrap();
         found.as_array().unwrap().iter().map(|line| line.as_str().unwrap().to_owned()).collect()
     }
 
