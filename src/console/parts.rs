@@ -58,11 +58,6 @@ fn short(text: &str) -> String {
     format!("{to_the_second} UTC")
 }
 
-/// A count of things, in the words for one and for any other number.
-pub fn plural(count: i64, one: &str, more: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { more })
-}
-
 /// A sentence in which times are shown as such.
 pub fn sentence(text: &str) -> Markup {
     html! {

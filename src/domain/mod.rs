@@ -10,6 +10,7 @@ pub mod erasure;
 pub mod explain;
 pub mod external_ids;
 pub mod ids;
+pub mod plural;
 pub mod presence;
 pub mod retry_backoff;
 pub mod secret;

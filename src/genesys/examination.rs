@@ -14,6 +14,7 @@ use super::protocol::{
 };
 use super::socket::Incoming;
 use crate::config::EgressProxy;
+use crate::domain::plural::plural;
 use crate::domain::presence::examination::{Finding, Step, Trouble};
 use crate::domain::presence::remedies::remedy;
 use crate::domain::presence::source::{PROTOCOL_NOTIFICATIONS, SourceSettings};
@@ -150,7 +151,7 @@ impl<F: FnMut(Step)> Examination<'_, F> {
                 what: format!("{n} agents are more than one OAuth client has room for"),
                 remedy: "watch the rest through a second source with an OAuth client of its own",
             }),
-            n => Finding::Good(format!("{n} agents are to be watched")),
+            n => Finding::Good(format!("{} to be watched", plural(n, "agent is", "agents are"))),
         };
         let people = self.tell("rosters", answer, good).unwrap_or_default();
         if !people.is_empty() {
@@ -279,12 +280,17 @@ fn trouble(step: &str, error: UpstreamError) -> Trouble {
 fn allowed(wanted: &[String], rejected: &[Rejected]) -> Finding {
     let refused: HashSet<&str> = rejected.iter().map(|rejected| rejected.agent_id.as_str()).collect();
     let Some(first) = rejected.first() else {
-        return Finding::Good(format!("{} agents on one channel", wanted.len()));
+        return Finding::Good(format!("{} on one channel", plural(wanted.len(), "agent", "agents")));
     };
     let mut named: Vec<&str> = refused.iter().copied().collect();
     named.sort_unstable();
     named.truncate(NAMED_MAX);
-    let mut what = format!("{} of {} agents are rejected ({}", refused.len(), wanted.len(), named.join(", "));
+    let mut what = format!(
+        "{} of {} rejected ({}",
+        refused.len(),
+        plural(wanted.len(), "agent is", "agents are"),
+        named.join(", ")
+    );
     if refused.len() > named.len() {
         what.push_str(", …");
     }

@@ -60,7 +60,7 @@ async fn the_overview_says_whether_everybody_is_told_everything_and_what_is_wron
     world.cloud.push_presence("ann", "AWAY");
     assert_eq!(overview_with(&world, &["webhooks_disabled"]).await["verdict"], "wrong");
     let page = console.page("/console/").await;
-    assert!(page.contains("Not everybody is told everything:") && page.contains("one webhook is disabled"));
+    assert!(page.contains("Not everybody is told everything:") && page.contains("1 webhook is disabled"));
 
     let theirs = key_of_another_tenant(&world).await;
     let overview = world.bridge.send_as(&theirs, "GET", "/v1/overview", None).await.json();

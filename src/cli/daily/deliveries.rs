@@ -13,6 +13,7 @@ use crate::cli::terminal::ask;
 use crate::cli::terminal::print::{Output, line, members, remark};
 use crate::cli::terminal::table::{self, Column, at};
 use crate::client::api::{Answer, Query};
+use crate::domain::plural::plural;
 
 /// For `--help`.
 pub const EXAMPLE: &str = "Examples:
@@ -180,7 +181,9 @@ fn retry_all(wanted: Retry, session: &Session) -> Done {
         return Ok(ExitCode::SUCCESS);
     }
     let webhooks = at(&found, "/webhooks").as_array().map_or(0, Vec::len);
-    let question = format!("Try {} deliveries to {webhooks} webhooks again?", count(&found));
+    let least = if at(&found, "/at_least") == true { "at least " } else { "" };
+    let deliveries = plural(at(&found, "/deliveries").as_u64().unwrap_or(0), "delivery", "deliveries");
+    let question = format!("Try {least}{deliveries} to {} again?", plural(webhooks, "webhook", "webhooks"));
     if !ask::go_on(&question, wanted.yes)? {
         return Ok(ExitCode::SUCCESS);
     }

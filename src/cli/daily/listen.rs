@@ -21,6 +21,7 @@ use crate::client::receiver::{Message, Outcome, Receiver};
 use crate::clock::{now, rfc3339};
 use crate::config::ClientSettings;
 use crate::domain::delivery::signature::{Signer, SigningKey};
+use crate::domain::plural::plural;
 use crate::domain::presence::canonical_presence;
 use crate::random;
 
@@ -92,7 +93,8 @@ pub fn run(wanted: Listen, session: &Session, settings: &ClientSettings) -> Done
                 if presences.is_empty() || presences.iter().any(|wanted| wanted == presence) {
                     forwarded += u64::from(forwarder.forward(&item, &event)?);
                 }
-                last = format!("{forwarded} changes were posted. Go on with --cursor {cursor}");
+                let posted = plural(forwarded, "change was", "changes were");
+                last = format!("{posted} posted. Go on with --cursor {cursor}");
                 on_stop.say(last.clone());
             }
             Step::Lost(reason) => remark(format!("The stream broke off: {reason}; it is opened again.")),

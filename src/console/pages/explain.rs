@@ -17,6 +17,7 @@ use crate::console::{Page, Result, links};
 use crate::domain::access::scope::Scope;
 use crate::domain::explain::{Explanation, Match, Verdict, explain};
 use crate::domain::ids::{DeliveryId, EventId, WebhookId};
+use crate::domain::plural::plural;
 use crate::domain::presence::{Event, EventKind};
 use crate::store::views::deliveries::DeliveryFilter;
 use crate::store::views::events::{FeedFilter, FeedPlace};
@@ -148,7 +149,7 @@ async fn which_event(
     };
     Ok(html! {
         h2 { "Which change?" }
-        @if called.len() > 1 { p { (called.len()) " agents are called so." } }
+        @if called.len() > 1 { p { (plural(called.len(), "agent is", "agents are")) " called so." } }
         @if changes.is_empty() {
             (empty("No change of this agent had arrived by then.", None))
         } @else {

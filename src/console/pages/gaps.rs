@@ -5,13 +5,14 @@ use maud::{Markup, html};
 
 use crate::api::http::page::{List, Paging, Place};
 use crate::console::content::Content;
-use crate::console::parts::{Tone, badge, empty, facts, pager, plural, since, span, table, time};
+use crate::console::parts::{Tone, badge, empty, facts, pager, since, span, table, time};
 use crate::console::search::names::Names;
 use crate::console::search::{self, A_TIME, Fields, take_time, who};
 use crate::console::view::View;
 use crate::console::{Page, ROOT, Result, links};
 use crate::domain::access::scope::Scope;
 use crate::domain::ids::{AgentId, GapId};
+use crate::domain::plural::plural;
 use crate::domain::presence::connection::GapCause;
 use crate::store::sources::gaps::{GapFilter, GapRow};
 
@@ -168,7 +169,7 @@ async fn one(view: View) -> Result<Content> {
     let ids: Vec<AgentId> = gap.agents.iter().cloned().map(AgentId).collect();
     page.body = html! {
         (shown)
-        h2 { (plural(i64::try_from(ids.len()).unwrap_or(i64::MAX), "agent", "agents")) " could not be seen" }
+        h2 { (plural(ids.len(), "agent", "agents")) " could not be seen" }
         ul.columns { @for id in &ids { li { (names.agent(Some(id), Some(gap.source_id))) } } }
         p { a href=(links::with_query("/events", &[("source", &gap.source_id.to_string())])) { "Changes of this source" } }
     };

@@ -8,6 +8,7 @@ use crate::console::parts::{Tone, badge, empty, lasting, maybe, since, since_qui
 use crate::console::view::View;
 use crate::console::{Page, ROOT, Result};
 use crate::domain::access::scope::Scope;
+use crate::domain::plural::plural;
 use crate::domain::webhook::state::WebhookState;
 use crate::services::overview::{self, AuditChain, Bridge, Kind, Minute, Overview, Weight};
 use crate::store::views::backlog::{FAILING, REMOVED};
@@ -89,13 +90,13 @@ fn agents(overview: &Overview) -> Markup {
     card(
         "Agents covered",
         &html! {
-            p.figure { a href={ (ROOT) "/board" } { (covered) } " of " (wanted) }
+            div.figure { a href={ (ROOT) "/board" } { (covered) } " of " (wanted) }
             @if wanted > covered {
                 p { a href={ (ROOT) "/board?connected=false" } { (wanted - covered) " not covered" } }
             }
             p {
                 @if gaps.number == 0 { "No gap is open." } @else {
-                    a href={ (ROOT) "/gaps?open=true" } { (gaps.number) " open gaps" }
+                    a href={ (ROOT) "/gaps?open=true" } { (plural(gaps.number, "open gap", "open gaps")) }
                     ", the longest since " (maybe(gaps.since, since))
                 }
             }
@@ -110,8 +111,8 @@ fn deliveries(overview: &Overview) -> Markup {
         "Open deliveries",
         &html! {
             @if overview.backlogs.is_none() { p.hint { "Not counted yet." } } @else {
-                p.figure { a href={ (ROOT) "/deliveries?state=open" } { (waiting) } }
-                @if paused > 0 { p { (paused) " of them wait for paused webhooks." } }
+                div.figure { a href={ (ROOT) "/deliveries?state=open" } { (waiting) } }
+                @if paused > 0 { p { (plural(paused, "of them waits", "of them wait")) " for paused webhooks." } }
                 p {
                     @match overview.longest_wait() {
                         Some(wait) => { "The oldest has waited " (lasting(wait)) "; counted " },
@@ -136,7 +137,7 @@ fn webhooks(overview: &Overview) -> Markup {
         "Webhooks",
         &html! {
             @if overview.backlogs.is_none() { p.hint { "Not counted yet." } } @else {
-                p.figure { a href={ (ROOT) "/webhooks" } { (overview.webhooks(None)) } }
+                div.figure { a href={ (ROOT) "/webhooks" } { (overview.webhooks(None)) } }
                 ul.plain { @for (state, tone) in states {
                     @let number = overview.webhooks(Some(state));
                     @if number > 0 { li { (number) " " (badge(tone, state)) } }
@@ -153,7 +154,7 @@ fn of_bridge(bridge: &Bridge) -> Markup {
         @if let Some(chain) = &bridge.audit { (audit(chain)) }
         @if bridge.processes.len() > 1 {
             (card("Processes", &html! {
-                p.figure { (bridge.processes.len()) }
+                div.figure { (bridge.processes.len()) }
                 p { "They share the database and the work. Rates are those of the process that answered." }
                 ul.plain { @for process in &bridge.processes {
                     li.mono {
@@ -176,7 +177,7 @@ fn rate(heading: &str, minutes: &[Minute], of: fn(&Minute) -> u64) -> Markup {
     card(
         heading,
         &html! {
-            p.figure { (last) }
+            div.figure { (last) }
             (sparkline(&values, &says))
             p.ends { span { "1 h ago" } span { "this minute: " (running) } }
         },

@@ -12,6 +12,7 @@ use crate::console::view::View;
 use crate::console::{Page, ROOT, Result, links};
 use crate::domain::access::scope::Scope;
 use crate::domain::ids::{QuarantineId, SourceId};
+use crate::domain::plural::plural;
 use crate::domain::presence::connection::MalformedReason;
 use crate::store::audit::quarantine::Quarantined;
 
@@ -67,7 +68,7 @@ fn table_of(rows: &[Quarantined], names: &Names) -> Markup {
             tr id={ "piece-" (row.quarantine_id) } {
                 th scope="row" { a href={ (ROOT) "/quarantine/" (row.quarantine_id) } { (time(row.received_at)) } }
                 td { (reason(&row.reason)) }
-                td { (row.size) " bytes" }
+                td { (plural(row.size, "byte", "bytes")) }
                 td { (names.source(row.source_id)) }
                 td { (names.agent(row.agent_id.as_ref(), row.source_id)) }
             }
@@ -106,7 +107,7 @@ async fn one(view: View) -> Result<Content> {
         (facts(&[
             ("Received", time(row.received_at)),
             ("Why", reason(&row.reason)),
-            ("Size", html! { (row.size) " bytes" @if row.size > as_i64(bytes.len()) { ", of which " (bytes.len()) " are kept" } }),
+            ("Size", html! { (plural(row.size, "byte", "bytes")) @if row.size > as_i64(bytes.len()) { ", of which " (bytes.len()) " are kept" } }),
             ("Source", names.source(row.source_id)),
             ("Connection", html! { @match row.connection_id { Some(id) => a href=(links::connection(id)) { (id) }, None => span.none { "–" } } }),
             ("Agent", names.agent(row.agent_id.as_ref(), row.source_id)),

@@ -6,7 +6,7 @@ use maud::{Markup, html};
 use crate::api::http::page::{List, Paging, Place};
 use crate::console::action::Done;
 use crate::console::content::Content;
-use crate::console::parts::{Tone, badge, button, empty, facts, maybe, pager, plural, span, table, time};
+use crate::console::parts::{Tone, badge, button, empty, facts, maybe, pager, span, table, time};
 use crate::console::search::names::Names;
 use crate::console::search::{self, Fields, who};
 use crate::console::view::View;
@@ -14,6 +14,7 @@ use crate::console::{Action, Page, ROOT, Result, links};
 use crate::domain::access::scope::Scope;
 use crate::domain::delivery::recovery::{RecoveryFailure, RecoveryState};
 use crate::domain::ids::{AgentId, RecoveryId};
+use crate::domain::plural::plural;
 use crate::services;
 use crate::store::recovery::requests::{Recovery, RecoveryFilter};
 

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use crate::domain::ids::with_canonical_guids;
+use crate::domain::plural::plural;
 use crate::domain::presence::EventKind;
 use crate::domain::webhook::state::WebhookState;
 use crate::domain::webhook::transition::transitions_of;
@@ -190,9 +191,9 @@ fn of_ended(end: &EntryFacts, write: fn(OffsetDateTime) -> String) -> (Verdict, 
             format!("The receiver took it at {at}, with attempt {}{status}.", end.attempt.unwrap_or(1))
         }
         Verdict::Dead => {
-            let attempts = end.attempt.unwrap_or_default();
+            let attempts = plural(end.attempt.unwrap_or_default(), "attempt", "attempts");
             let last = in_words(outcome, end.status, end.reason());
-            format!("It was given up at {at} after {attempts} attempts; the last one: {last}.")
+            format!("It was given up at {at} after {attempts}; the last one: {last}.")
         }
         Verdict::Superseded => {
             let newer = end.data.get("superseded_by").and_then(Value::as_str);

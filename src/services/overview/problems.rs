@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Overview, TAKING_PART};
+use crate::domain::plural::plural;
 use crate::domain::webhook::state::WebhookState;
 use crate::services::caller::Caller;
 use crate::store::sources::Source;
@@ -125,7 +126,7 @@ pub(super) fn all(caller: &Caller, overview: &Overview) -> Vec<Problem> {
     }
     add_of_sources(overview, &mut add);
     add_of_webhooks(overview, &mut add);
-    add(Kind::GapsOpen, overview.gaps.number, counted(overview.gaps.number, "gap is open", "gaps are open"));
+    add(Kind::GapsOpen, overview.gaps.number, plural(overview.gaps.number, "gap is open", "gaps are open"));
     let chain = overview.bridge.as_ref().and_then(|bridge| bridge.audit.as_ref());
     if let Some(why) = chain.and_then(|chain| chain.problem.as_ref()) {
         add(Kind::AuditNotSealed, 1, format!("the audit log cannot be sealed: {why}"));
@@ -158,13 +159,13 @@ fn add_of_sources(overview: &Overview, add: &mut impl FnMut(Kind, i64, String)) 
     let rejected: i64 = of(|source| source.health.agents_rejected);
     let over_limit: i64 = of(|source| source.health.agents_over_limit);
     let unseen = overview.agents_wanted() - overview.agents_covered() - rejected - over_limit;
-    add(Kind::AgentsNotCovered, unseen, counted(unseen, "agent is not covered", "agents are not covered"));
+    add(Kind::AgentsNotCovered, unseen, plural(unseen, "agent is not covered", "agents are not covered"));
     add(
         Kind::AgentsRejected,
         rejected,
-        counted(rejected, "agent may not be watched", "agents may not be watched"),
+        plural(rejected, "agent may not be watched", "agents may not be watched"),
     );
-    let what = counted(over_limit, "agent does not fit the channels", "agents do not fit the channels");
+    let what = plural(over_limit, "agent does not fit the channels", "agents do not fit the channels");
     add(Kind::AgentsOverLimit, over_limit, what);
 }
 
@@ -179,18 +180,14 @@ fn add_of_webhooks(overview: &Overview, add: &mut impl FnMut(Kind, i64, String))
     ];
     for (kind, state, is, are) in kinds {
         let number = overview.webhooks(Some(state));
-        add(kind, number, counted(number, &format!("webhook {is}"), &format!("webhooks {are}")));
+        add(kind, number, plural(number, &format!("webhook {is}"), &format!("webhooks {are}")));
     }
     if !overview.has_webhooks {
         add(Kind::NoWebhook, 1, "no webhook is registered".to_owned());
     }
     if overview.longest_wait().is_some_and(|wait| wait > LATE_AFTER) {
         let open = TAKING_PART.iter().map(|state| overview.open_deliveries(Some(state))).sum();
-        let open_ones = counted(open, "open delivery", "open deliveries");
+        let open_ones = plural(open, "open delivery", "open deliveries");
         add(Kind::DeliveriesLate, open, format!("the oldest of {open_ones} has waited for over a minute"));
     }
-}
-
-fn counted(number: i64, one: &str, many: &str) -> String {
-    if number == 1 { format!("one {one}") } else { format!("{number} {many}") }
 }

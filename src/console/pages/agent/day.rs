@@ -14,6 +14,7 @@ use crate::console::pages::presence;
 use crate::console::parts::{empty, table, time};
 use crate::console::view::View;
 use crate::console::{ROOT, Result, links};
+use crate::domain::plural::plural;
 use crate::domain::presence::{Detail, Event};
 use crate::services::agents::Day;
 use crate::store::views::agents::AgentRow;
@@ -121,12 +122,12 @@ pub fn shown(span: &Span, day: &Day) -> Markup {
     let segments: Vec<Segment> = spells.iter().map(|(segment, _)| *segment).collect();
     let words: Vec<&str> = presences.iter().map(|(_, word)| word.as_str()).collect();
     let says = format!(
-        "States on {} by {}: {}; {} changes, {} gaps. The table below has each change.",
+        "States on {} by {}: {}; {}, {}. The table below has each change.",
         Span::named(span.day),
         span.zone(),
         if words.is_empty() { "none known".to_owned() } else { words.join(", ") },
-        day.changes.len(),
-        gaps.len(),
+        plural(day.changes.len(), "change", "changes"),
+        plural(gaps.len(), "gap", "gaps"),
     );
     let legend: Vec<(Hue, &str)> = presences.iter().map(|(hue, word)| (*hue, word.as_str())).collect();
     html! {
@@ -134,7 +135,7 @@ pub fn shown(span: &Span, day: &Day) -> Markup {
         p.ends { @for hour in ["00:00", "06:00", "12:00", "18:00", "24:00"] { span { (hour) } } }
         (charts::legend(&legend))
         @if !gaps.is_empty() { p.hint { "Red lines: times in which the agent could not be seen." } }
-        @if day.is_cut_off { p.hint { "Only the last " (day.changes.len()) " changes of this day are shown." } }
+        @if day.is_cut_off { p.hint { "Only the last " (plural(day.changes.len(), "change", "changes")) " of this day are shown." } }
         (changes(day))
         (gaps_told(day))
     }

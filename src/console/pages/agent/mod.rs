@@ -19,6 +19,7 @@ use crate::console::{Action, Page, Result, links};
 use crate::domain::access::scope::Scope;
 use crate::domain::external_ids::check_id;
 use crate::domain::ids::{SourceId, canonical_guid};
+use crate::domain::plural::plural;
 use crate::services::{ServiceError, agents};
 use crate::store::StoreError;
 use crate::store::erasure::requests::{Erasure, ErasureFilter};
@@ -120,8 +121,8 @@ fn now(agent: &AgentRow, erasure: Option<&Erasure>) -> Markup {
                     Some(ended_at) => { "The erasure was done " (time(ended_at)) ": " }
                     None => { (badge(Tone::Warn, "Erasure runs")) " at the step " (erasure.state.as_str()) ": " }
                 }
-                (erasure.events) " events, " (erasure.deliveries) " deliveries, "
-                (erasure.audit_entries) " audit entries so far."
+                (plural(erasure.events, "event", "events")) ", " (plural(erasure.deliveries, "delivery", "deliveries")) ", "
+                (plural(erasure.audit_entries, "audit entry", "audit entries")) " so far."
             }
         }
     }

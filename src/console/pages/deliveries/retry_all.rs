@@ -11,11 +11,12 @@ use crate::clock;
 use crate::console::action::Done;
 use crate::console::content::Content;
 use crate::console::form::Form;
-use crate::console::parts::{Tone, badge, empty, plural, table};
+use crate::console::parts::{Tone, badge, empty, table};
 use crate::console::search::names::Names;
 use crate::console::search::{self, Fields, who};
 use crate::console::view::View;
 use crate::console::{ROOT, Result, links};
+use crate::domain::plural::plural;
 use crate::services::deliveries::{Retried, RetryInput, check_retry, retry_matching};
 
 /// Ends that can be undone for many at once, as the search names them.

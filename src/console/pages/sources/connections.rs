@@ -14,6 +14,7 @@ use crate::console::view::View;
 use crate::console::{Action, Page, Result, links};
 use crate::domain::access::scope::Scope;
 use crate::domain::ids::{ConnectionId, canonical_guid};
+use crate::domain::plural::plural;
 use crate::domain::presence::connection::{ConnectionState, DesiredState, ROTATE_AFTER};
 use crate::domain::presence::remedies::remedy_of_text;
 use crate::store::sources::connections::{ConnectionFilter, ConnectionRow};
@@ -195,7 +196,7 @@ async fn ask(view: View) -> Result<Content> {
     let address = links::connection(row.connection_id);
     let mut page = Content::titled("Terminate this connection?");
     page.body = html! {
-        p { "Its socket is closed, and its " (row.agents) " agents are not seen any more until somebody restarts it: that is a gap, "
+        p { "Its socket is closed, and " (plural(row.agents, "agent is", "agents are")) " not seen any more until somebody restarts it: that is a gap, "
             "which webhooks are told of." }
         div.row {
             form.inline method="post" action={ (address) "/terminate" } { button.danger type="submit" { "Terminate" } }

@@ -12,6 +12,7 @@ use crate::console::view::View;
 use crate::console::{Action, Page, ROOT, Result, links};
 use crate::domain::access::scope::Scope;
 use crate::domain::ids::SourceId;
+use crate::domain::plural::plural;
 use crate::domain::presence::remedies::remedy_of_text;
 use crate::services;
 use crate::store::sources::Source;
@@ -160,11 +161,11 @@ fn health(source: &Source) -> Markup {
                 @if let Some(remedy) = remedy_of_text("rosters", error) { " What to do: " (remedy) "." } }
         }
         @if health.agents_rejected > 0 {
-            p.alert { "Genesys does not let us watch " a href=(rejected) { (health.agents_rejected) " agents" }
+            p.alert { "Genesys does not let us watch " a href=(rejected) { (plural(health.agents_rejected, "agent", "agents")) }
                 ". What to do: give the OAuth client a role in the division of these agents (Admin > Integrations > OAuth > Roles)." }
         }
         @if health.agents_over_limit > 0 {
-            p.alert { (health.agents_over_limit) " agents have no room on the channels of this OAuth client. "
+            p.alert { (plural(health.agents_over_limit, "agent has", "agents have")) " no room on the channels of this OAuth client. "
                 "What to do: watch the rest through a second source with an OAuth client of its own." }
         }
         (facts(&[

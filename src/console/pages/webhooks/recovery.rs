@@ -17,6 +17,7 @@ use crate::console::{ROOT, Result, links};
 use crate::domain::access::scope::Scope;
 use crate::domain::delivery::recovery::{RecoveryFailure, RecoveryState};
 use crate::domain::ids::{RecoveryId, WebhookId};
+use crate::domain::plural::plural;
 use crate::domain::violation::Violation;
 use crate::services;
 use crate::services::recoveries::RecoveryInput;
@@ -75,7 +76,7 @@ pub fn list(view: &View, recoveries: &[Recovery]) -> Markup {
                          (None, true) => "what failed",
                          (None, false) => "everything",
                      }
-                     @if !recovery.agents.is_empty() { ", " (recovery.agents.len()) " agents" } }
+                     @if !recovery.agents.is_empty() { ", " (plural(recovery.agents.len(), "agent", "agents")) } }
                 td { (state(recovery)) }
                 td { (recovery.recovered) }
                 td { (recovery.skipped) }

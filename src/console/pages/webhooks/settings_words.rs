@@ -5,6 +5,7 @@ use std::time::Duration;
 use maud::{Markup, html};
 
 use super::settings_form::NO_RETRIES;
+use crate::domain::plural::plural;
 use crate::domain::webhook::WebhookSettings;
 
 /// One setting: its name, what people call it, and what it says.
@@ -55,7 +56,8 @@ fn batch(settings: &WebhookSettings) -> String {
     settings.delivery.batch.map_or_else(
         || "none: one change in each POST".to_owned(),
         |batch| {
-            format!("{} changes, {} bytes, after {}", batch.max_items, batch.max_bytes, words(batch.max_wait))
+            let items = plural(batch.max_items, "change", "changes");
+            format!("{items}, {} bytes, after {}", batch.max_bytes, words(batch.max_wait))
         },
     )
 }
