@@ -11,17 +11,52 @@ use crate::support::site::{HOSTILE, MARKED, Site};
 
 /// Kinds of pages that there must be; whatever else is linked is looked at too.
 const PAGES: &[&str] = &[
+    "/console/",
+    "/console/agents/{id}?source",
+    "/console/audit",
+    "/console/audit/verifications",
+    "/console/audit/{id}",
     "/console/board",
+    "/console/configuration",
+    "/console/connections",
+    "/console/connections/{id}",
+    "/console/connections/{id}/terminate",
+    "/console/deliveries",
+    "/console/deliveries/retry",
+    "/console/deliveries/{id}",
     "/console/events",
     "/console/events/{id}",
-    "/console/deliveries",
-    "/console/deliveries/{id}",
     "/console/explain",
     "/console/explain?event&webhook",
     "/console/gaps",
+    "/console/keys",
+    "/console/keys/new",
+    "/console/keys/{id}",
+    "/console/keys/{id}/revoke",
+    "/console/quarantine",
+    "/console/quarantine/{id}",
+    "/console/recoveries",
+    "/console/rejected-topics",
+    "/console/sources",
+    "/console/sources/new",
+    "/console/sources/{id}",
+    "/console/sources/{id}/delete",
+    "/console/sources/{id}/edit",
+    "/console/tenants",
+    "/console/webhooks",
+    "/console/webhooks/new",
+    "/console/webhooks/{id}",
+    "/console/webhooks/{id}/access",
+    "/console/webhooks/{id}/delete",
+    "/console/webhooks/{id}/edit",
+    "/console/webhooks/{id}/recover",
+    "/console/webhooks/{id}/rotate",
 ];
-/// Pages of a kind that are looked at.
+/// Pages about one thing that are looked at of each kind; the second one in one appearance.
 const OF_A_KIND: usize = 2;
+/// Rules that a page which keeps all of them can break in other colours, or where it is narrow.
+const OF_COLOURS: &[&str] = &["color-contrast", "link-in-text-block"];
+const OF_WIDTH: &[&str] = &["scrollable-region-focusable", "target-size"];
 
 /// What was found on the way through all pages.
 #[derive(Default)]
@@ -79,16 +114,23 @@ impl Walk {
     /// Whether this address, or enough of its kind, was looked at.
     fn knows(&self, url: &Url) -> bool {
         let known = self.pages.get(&kind(url));
-        known.is_some_and(|known| known.len() >= OF_A_KIND || known.contains(&address_of(url)))
+        let enough = if kind(url).contains("{id}") { OF_A_KIND } else { 1 };
+        known.is_some_and(|known| known.len() >= enough || known.contains(&address_of(url)))
     }
 
     /// Looks at the page that is shown.
     async fn look(&mut self, browser: &Browser, address: &str) {
+        let is_first = self.pages[&kind(&browser.url().await)].len() == 1;
         let mut wrong = |what: String| self.wrong.push(format!("{address}: {what}"));
-        for appearance in Appearance::ALL {
+        for appearance in Appearance::ALL.into_iter().take(if is_first { 3 } else { 1 }) {
             browser.appear(appearance).await;
+            let rules = match appearance {
+                Appearance::Light => &[],
+                Appearance::Dark => OF_COLOURS,
+                Appearance::Narrow => OF_WIDTH,
+            };
             browser
-                .breaches()
+                .breaches_of(rules)
                 .await
                 .into_iter()
                 .for_each(|breach| wrong(format!("{appearance:?}: {breach}")));
@@ -99,7 +141,9 @@ impl Walk {
             let name = address.trim_start_matches('/').replace(['/', '?', '&', '='], "_");
             browser.screenshot(&format!("{name}-{appearance:?}").to_lowercase()).await;
         }
-        browser.appear(Appearance::Light).await;
+        if is_first {
+            browser.appear(Appearance::Light).await;
+        }
         browser.faults().await.into_iter().for_each(&mut wrong);
         if browser.count(MARKED).await > 0 {
             wrong("a text of somebody else has become an element".to_owned());
@@ -142,8 +186,36 @@ async fn every_page_is_sound_for_everybody_and_shows_what_others_wrote_as_text()
     let missing: Vec<_> = PAGES.iter().filter(|page| !walk.pages.contains_key(**page)).collect();
     assert!(missing.is_empty(), "not linked: {missing:?} in {:#?}", walk.pages.keys());
     assert!(walk.showing.contains("/console/board"), "{:#?}", walk.showing);
+    what_cannot_be_shown_is_said_on_a_sound_page(&browser).await;
     a_reader_has_no_buttons(&site, &browser, &walk).await;
     another_tenant_sees_nothing(&site, &browser, &walk).await;
+}
+
+/// Chromium itself notes in the console that a page was answered with an error; there is nothing else there.
+async fn what_cannot_be_shown_is_said_on_a_sound_page(browser: &Browser) {
+    let wrong = urlencoded(HOSTILE);
+    for (address, status) in [
+        (format!("/console/deliveries?state={wrong}&since={wrong}"), 400),
+        (format!("/console/board?connected={wrong}"), 400),
+        (format!("/console/webhooks/{wrong}"), 404),
+        ("/console/nowhere".to_owned(), 404),
+    ] {
+        browser.goto(&address).await;
+        assert_eq!(browser.breaches().await, BTreeSet::new(), "{address}");
+        assert_eq!(browser.count(MARKED).await, 0, "{address}");
+        let faults = browser.faults().await;
+        assert!(
+            faults.len() == 1 && faults[0].contains(&format!("a status of {status}")),
+            "{address}: {faults:#?}"
+        );
+        browser.appear(Appearance::Narrow).await;
+        assert_eq!(browser.overflow().await, 0, "{address}");
+        browser.appear(Appearance::Light).await;
+    }
+}
+
+fn urlencoded(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
 }
 
 /// A key that may only read is offered nothing that it may not do, and is refused it when it asks all the
@@ -151,12 +223,15 @@ async fn every_page_is_sound_for_everybody_and_shows_what_others_wrote_as_text()
 async fn a_reader_has_no_buttons(site: &Site, browser: &Browser, walk: &Walk) {
     browser.log_in(&site.reader).await;
     let forms = r#"form[method="post"]:not([action="/console/logout"])"#;
-    for (_, address) in walk.addresses() {
-        browser.goto(address).await;
-        assert_eq!(browser.count(forms).await, 0, "{address}");
-        assert_eq!(browser.count(MARKED).await, 0, "{address}");
-    }
     let cookies = browser.cookies().await;
+    for (_, address) in walk.addresses() {
+        let page = site.ask(&cookies, "GET", address).await.text();
+        let forms =
+            page.matches(r#"method="post""#).count() - page.matches(r#"action="/console/logout""#).count();
+        assert_eq!(forms, 0, "{address}");
+    }
+    browser.goto("/console/webhooks").await;
+    assert_eq!((browser.count(forms).await, browser.count(MARKED).await), (0, 0));
     for action in walk.actions.iter().filter(|action| *action != "/console/logout") {
         assert_eq!(site.ask(&cookies, "POST", action).await.status, 403, "{action}");
     }
