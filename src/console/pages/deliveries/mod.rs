@@ -84,7 +84,7 @@ async fn list(view: View) -> Result<Content> {
 fn try_all(view: &View) -> Markup {
     let address = view.with("cursor", None).replacen("/deliveries", "/deliveries/retry", 1);
     html! {
-        @if view.may(Scope::Webhooks) && view.given("event").is_empty() && retry_all::is_possible(&view.given("state")) {
+        @if view.may(Scope::Webhooks) && retry_all::is_possible(view) {
             p.row {
                 a.button href=(address) { "Try all that match again" }
                 a href={ (ROOT) "/recoveries" } { "Recoveries" }

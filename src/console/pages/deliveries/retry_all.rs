@@ -22,9 +22,11 @@ use crate::services::deliveries::{Retried, RetryInput, check_retry, retry_matchi
 /// Ends that can be undone for many at once, as the search names them.
 const STATES: [&str; 4] = ["dead", "expired", "webhook_disabled", "superseded"];
 
-/// Whether a search for this state finds what can be tried again.
-pub fn is_possible(state: &str) -> bool {
-    ["", "ended"].contains(&state) || STATES.contains(&state)
+/// Whether what a search finds can be tried again all at once: not the deliveries of one event, nor open ones.
+pub fn is_possible(view: &View) -> bool {
+    let state = view.given("state");
+    let is_ended = ["", "ended"].contains(&state.as_str()) || STATES.contains(&state.as_str());
+    is_ended && view.given("event").is_empty()
 }
 
 /// What would be tried again, and a button that does it.
