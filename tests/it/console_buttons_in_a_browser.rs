@@ -214,12 +214,12 @@ async fn an_agent_gets_its_id_in_the_crm(visit: &Visit) {
 async fn a_key_is_made_and_revoked(visit: &Visit) {
     let browser = &visit.browser;
     browser.goto("/console/keys").await;
-    browser.follow("Make a key").await;
+    browser.follow("Create a key").await;
     browser.fill("[name=name]", "crm").await;
-    visit.press("Make it", "Copy it now").await;
+    visit.press("Create", "Copy it now").await;
     browser.follow("See the key").await;
-    browser.follow("Revoke it").await;
-    visit.press("Revoke it", "Key crm is revoked.").await;
+    browser.follow("Revoke").await;
+    visit.press("Revoke", "Key crm is revoked.").await;
     let keys = look::all(&visit.world.bridge, "/v1/api-keys").await;
     let made = keys.iter().find(|key| key["name"] == "crm").unwrap();
     assert_eq!(made["state"], "revoked");
@@ -235,10 +235,10 @@ async fn a_connection_is_restarted_and_terminated_and_its_source_removed(visit: 
     let Visit { world, browser, .. } = visit;
     let id = async |path: &str| visit.first(path).await["id"].as_str().unwrap().to_owned();
     browser.goto(&format!("/console/connections/{}", id("/v1/connections").await)).await;
-    visit.press("Restart", "It is being restarted.").await;
+    visit.press("Restart", "is being restarted.").await;
     world.sees(1).await;
     browser.follow("Terminate").await;
-    visit.press("Terminate it", "It is being closed.").await;
+    visit.press("Terminate", "is being closed.").await;
     visit.comes_to_say("terminated").await;
     browser.goto(&format!("/console/sources/{}", id("/v1/sources").await)).await;
     visit.press("Read the rosters now", "The rosters are read now").await;
@@ -250,7 +250,7 @@ async fn a_connection_is_restarted_and_terminated_and_its_source_removed(visit: 
     });
     let added = world.bridge.post("/v1/sources", &added).await.json()["id"].as_str().unwrap().to_owned();
     browser.goto(&format!("/console/sources/{added}")).await;
-    browser.follow("Remove").await;
-    visit.press("Remove it", "The source is removed.").await;
+    browser.follow("Delete").await;
+    visit.press("Delete", "The source is deleted.").await;
     assert_eq!(world.bridge.get(&format!("/v1/sources/{added}")).await.status, 404);
 }
