@@ -1,7 +1,7 @@
 //! Floor 3: the console, pages for people at `/console/`. Like `api/` it asks the same functions of
 //! `services/` and `store/` with the same caller, and shares the HTTP parts of `api/http/`.
 //!
-//! A page is a function from a [`View`] to a [`Content`]; a row in a table of `pages/` gives it an address and
+//! A page is a function from a `View` to a `Content`; a row in a table of `pages/` gives it an address and
 //! the right it takes. An action is what a form does, with a row of the same kind. `frame.rs` draws what
 //! is around a page, `live.rs` sends its live sections again when they have changed, `session.rs` lets browsers
 //! in.

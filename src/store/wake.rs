@@ -43,7 +43,7 @@ impl Wake {
         self.events.send_replace(());
     }
 
-    /// Sees each [`events_stored`](Self::events_stored) from now on.
+    /// Sees each `events_stored` from now on.
     #[must_use]
     pub fn watch_events(&self) -> watch::Receiver<()> {
         self.events.subscribe()
