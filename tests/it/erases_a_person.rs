@@ -358,11 +358,12 @@ async fn grow(pool: &PgPool) {
     .await
     .unwrap();
     assert_eq!(grown, 3000);
+    // All of yesterday, whatever the hour is: that day can be dropped, today goes on.
     run(
         pool,
         &format!(
             "insert into audit_log (at, kind, source_id, agent_id, data)
-             select now() - n * interval '1 minute', 'STATE_STALE', a.source_id, a.agent_id,
+             select date_trunc('day', now(), 'UTC') - n * interval '1 minute', 'STATE_STALE', a.source_id, a.agent_id,
                     jsonb_build_object('state', '{RAW}')
              from agent a
              cross join generate_series(1, 1200) n
