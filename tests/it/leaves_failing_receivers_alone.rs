@@ -275,7 +275,9 @@ async fn failing_and_recovered_are_told_once_each_however_the_failures_come() {
     world.drained(&pool).await;
     let told = notices_are(&world, 2).await;
     assert_eq!(told[1].0, "webhook.recovered");
-    let well = json!({"failures": 0, "failing_since": null, "hold_until": null, "last_outcome": null, "last_reason": null});
+    let well = json!({
+        "failures": 0, "failing_since": null, "hold_until": null, "probe_at": null, "last_outcome": null, "last_reason": null,
+    });
     eventually("of its failures nothing is left", || async {
         (webhook(&world, &hook).await["health"] == well).then_some(())
     })
