@@ -39,7 +39,8 @@ async fn what_is_not_said_has_the_documented_default() {
         ("version", json!(1)),
         (
             "health",
-            json!({"failures": 0, "failing_since": null, "hold_until": null, "last_outcome": null, "last_reason": null}),
+            json!({"failures": 0, "failing_since": null, "hold_until": null, "probe_at": null, "last_outcome": null,
+                "last_reason": null}),
         ),
     ] {
         assert_eq!(made[field], value, "{field}");
@@ -267,7 +268,8 @@ async fn a_disabled_webhook_is_enabled_as_if_it_had_never_failed() {
     assert_eq!((&enabled["state"], &enabled["state_reason"]), (&json!("active"), &json!(null)));
     assert_eq!(
         enabled["health"],
-        json!({"failures": 0, "failing_since": null, "hold_until": null, "last_outcome": null, "last_reason": null})
+        json!({"failures": 0, "failing_since": null, "hold_until": null, "probe_at": null, "last_outcome": null,
+                "last_reason": null})
     );
     let told = world.audit_of("WEBHOOK_ENABLED", 1).await;
     assert_eq!((&told[0]["principal"], told.len()), (&json!("api-key:bootstrap"), 1));
