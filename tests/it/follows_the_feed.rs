@@ -126,7 +126,7 @@ async fn a_stream_begins_where_it_is_told_to_and_shows_what_its_filter_lets_pass
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_has_its_share_of_streams_and_a_reader_that_leaves_makes_place() {
-    const SHARE: usize = 16;
+    const SHARE: usize = 48;
     let world = World::watching(&["ann"]).await;
     let mut held = Vec::new();
     for _ in 0..SHARE {
