@@ -5,8 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use actix_web::{HttpRequest, HttpResponse};
-use futures_util::{Stream, stream};
+use actix_web::{HttpRequest, HttpResponse, web};
+use futures_util::{Stream, StreamExt as _, stream};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant, sleep};
@@ -94,9 +94,16 @@ async fn draw(page: &'static Page, view: View, sender: Arc<watch::Sender<Drawing
 ///
 /// # Errors
 /// If too many streams are open.
-pub fn stream(page: &'static Page, view: View, request: &HttpRequest, hub: &Hub) -> Result<HttpResponse> {
+pub fn stream(
+    page: &'static Page,
+    view: View,
+    request: &HttpRequest,
+    hub: &web::Data<Hub>,
+) -> Result<HttpResponse> {
     let (caller, session) = (view.caller.clone(), view.session);
-    let sections = changes(hub.follow(page, view));
+    // Drawn once the stream has its place.
+    let hub = hub.clone();
+    let sections = stream::once(async move { changes(hub.follow(page, view)) }).flatten();
     let key = caller.principal.key_id();
     event_stream::answer_while(request, key, sections, async move || {
         sessions::is_open(&caller, session).await

@@ -146,6 +146,16 @@ pub fn button(action: &str, label: &str) -> Markup {
     html! { form.inline method="post" action=(action) { button type="submit" { (label) } } }
 }
 
+/// The answers to a question: what cannot be taken back, and the way back.
+pub fn answers(action: &str, label: &str, back: &str) -> Markup {
+    html! {
+        div.row {
+            form.inline method="post" action=(action) { button.danger type="submit" { (label) } }
+            a href=(back) { "Keep it" }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,13 +8,12 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use actix_web::http::{Method, header};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt as _};
 use tokio::time::{Instant, timeout};
 
-use crate::api::ApiState;
-use crate::api::http::event_stream::{Place, VERIFY_EVERY, ended};
+use crate::api::http::event_stream::{Place, VERIFY_EVERY, begin, ended};
 use crate::api::http::problem::ApiError;
 use crate::domain::ids::ApiKeyId;
 use crate::services::ServiceError;
@@ -65,18 +64,8 @@ fn answer_while<V>(
 where
     V: AsyncFn() -> Result<bool, ServiceError> + 'static,
 {
-    let Some(state) = request.app_data::<web::Data<ApiState>>() else {
-        return Err(ApiError::internal("the API was built without its state"));
-    };
-    let place = state.streams.one_more(key)?;
-    let mut response = HttpResponse::Ok();
-    response
-        .insert_header((header::CONTENT_TYPE, "application/x-ndjson"))
-        .insert_header((header::CONTENT_DISPOSITION, format!("attachment; filename=\"{file_name}\"")))
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        .insert_header(("x-accel-buffering", "no"))
-        // Nothing is left of the connection when the answer ends: a stop need not wait for it.
-        .force_close();
+    let (place, mut response) = begin(request, key, "application/x-ndjson")?;
+    response.insert_header((header::CONTENT_DISPOSITION, format!("attachment; filename=\"{file_name}\"")));
     if request.method() == Method::HEAD {
         return Ok(response.finish());
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix_web::http::{Method, header};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt as _};
 use tokio::sync::watch;
@@ -166,17 +166,7 @@ pub fn answer_while<V>(
 where
     V: AsyncFn() -> Result<bool, ServiceError> + 'static,
 {
-    let Some(state) = request.app_data::<web::Data<ApiState>>() else {
-        return Err(ApiError::internal("the API was built without its state"));
-    };
-    let place = state.streams.one_more(key)?;
-    let mut response = HttpResponse::Ok();
-    response
-        .insert_header((header::CONTENT_TYPE, "text/event-stream"))
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        .insert_header(("x-accel-buffering", "no"))
-        // Nothing is left of the connection when the stream ends: a stop need not wait for it.
-        .force_close();
+    let (place, mut response) = begin(request, key, "text/event-stream")?;
     if request.method() == Method::HEAD {
         return Ok(response.finish());
     }
@@ -188,6 +178,29 @@ where
     let rest = stream::unfold(open, |mut open| async move { Some((open.next().await?, open)) });
     let opening = stream::once(async { Bytes::from_static(OPENING) });
     Ok(response.streaming(Box::pin(opening.chain(rest).map(Ok::<_, Infallible>))))
+}
+
+/// The place of an answer that goes on, and its head.
+///
+/// # Errors
+/// As [`answer`].
+pub(super) fn begin(
+    request: &HttpRequest,
+    key: ApiKeyId,
+    media_type: &str,
+) -> Result<(Place, HttpResponseBuilder), ApiError> {
+    let Some(state) = request.app_data::<web::Data<ApiState>>() else {
+        return Err(ApiError::internal("the API was built without its state"));
+    };
+    let place = state.streams.one_more(key)?;
+    let mut response = HttpResponse::Ok();
+    response
+        .insert_header((header::CONTENT_TYPE, media_type))
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .insert_header(("x-accel-buffering", "no"))
+        // Nothing is left of the connection when the answer ends: a stop need not wait for it.
+        .force_close();
+    Ok((place, response))
 }
 
 /// Waits until a stream has to end whatever its events are.

@@ -73,7 +73,7 @@ fn form(fields: Fields<'_>, sources: &[SourceName]) -> Markup {
     fields.form(
         "Search",
         &html! {
-            (fields.text("agent", "Agent", "Name, Genesys id or id in the CRM"))
+            (who::agent_field(fields))
             (who::source_field(fields, sources))
             (fields.text("since", "Since", A_TIME))
             (fields.text("until", "Until", ""))

@@ -82,7 +82,7 @@ async fn form(view: &View, fields: Fields<'_>) -> Result<Markup> {
         "Explain",
         &html! {
             (fields.text("event", "Event", "Its id; or an agent and a time"))
-            (fields.text("agent", "Agent", "Name, Genesys id or id in the CRM"))
+            (who::agent_field(fields))
             (fields.text("at", "Changes up to", A_TIME))
             (webhook)
         },

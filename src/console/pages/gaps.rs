@@ -35,7 +35,7 @@ async fn list(view: View) -> Result<Content> {
     let form = fields.form(
         "Search",
         &html! {
-            (fields.text("agent", "Agent", "Name, Genesys id or id in the CRM"))
+            (who::agent_field(fields))
             (who::source_field(fields, &sources))
             (fields.choice("open", "State", "any", &states))
             (fields.text("since", "Since", A_TIME))

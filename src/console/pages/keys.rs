@@ -11,7 +11,7 @@ use crate::console::content::Content;
 use crate::console::form::Form;
 use crate::console::pages::inputs::Inputs;
 use crate::console::parts::{
-    Tone, badge, empty, facts, maybe, or_none, pager, since, source_text, table, time,
+    Tone, answers, badge, empty, facts, maybe, or_none, pager, since, source_text, table, time,
 };
 use crate::console::search::{self, Fields, read_time};
 use crate::console::view::View;
@@ -280,18 +280,14 @@ async fn ask(view: View) -> Result<Content> {
     view.query()?.finish()?;
     let key = api_keys::get(&view.caller, ApiKeyId(view.id()?)).await?;
     let is_own = key.api_key_id == view.caller.principal.key_id();
+    let address = links::api_key(key.api_key_id);
     let mut page = Content::titled(format!("Revoke key {}?", key.name));
     page.body = html! {
         p { "Whoever calls with it is refused from then on, at every process, and browsers that are logged in with it are logged out. "
             "It cannot be taken back; another key can be created." }
         @if is_own { p.alert role="alert" { "It is the key that you are logged in with." } }
         p { "Last used: " (maybe(key.last_used_at, since)) ". May: " (or_none(Some(&key.scopes.join(", ")))) "." }
-        div.row {
-            form.inline method="post" action={ (links::api_key(key.api_key_id)) "/revoke" } {
-                button.danger type="submit" { "Revoke" }
-            }
-            a href=(links::api_key(key.api_key_id)) { "Keep it" }
-        }
+        (answers(&format!("{address}/revoke"), "Revoke", &address))
     };
     Ok(page)
 }

@@ -59,6 +59,11 @@ pub async fn take_webhook(view: &View, query: &mut Query) -> Result<Option<Webho
     }
 }
 
+/// The field for `agent`.
+pub fn agent_field(fields: Fields<'_>) -> Markup {
+    fields.text("agent", "Agent", "Name, Genesys id or id in the CRM")
+}
+
 /// The field for `webhook`: a choice where there are few, otherwise a text.
 ///
 /// # Errors

@@ -139,7 +139,7 @@ impl Store {
                  and (a.agent_id = $1
                       or a.agent_id = lower($1)
                       or x.external_id = $1
-                      or strpos(lower(a.name), lower($1)) > 0)
+                      or strpos(a.name_lower, lower($1)) > 0)
                order by a.name, a.agent_key
                limit $2"#,
             text,

@@ -22,6 +22,7 @@ use url::Url;
 
 use super::SOON;
 use super::neighbour::install;
+use super::sweeper::afterwards;
 
 /// As root it runs without its sandbox; without the others it asks its makers' hosts at every start.
 const FLAGS: [&str; 9] = [
@@ -114,18 +115,8 @@ impl Driver {
 
 /// Has a process group ended and a folder removed once this process has ended, however it does.
 fn end_with_us(group: u32, folder: &Path) -> Child {
-    let wait_and_end =
-        r#"cat; kill -9 -- "-$1"; for _ in 1 2 3 4 5; do rm -rf "$2" && exit; sleep 0.2; done"#;
-    Command::new("sh")
-        .args(["-c", wait_and_end, "sh"])
-        .arg(group.to_string())
-        .arg(folder)
-        .stdin(Stdio::piped()) // it ends with us, its other end
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
-        .expect("sh is there")
+    let end = r#"kill -9 -- "-$1"; for _ in 1 2 3 4 5; do rm -rf "$2" && exit; sleep 0.2; done"#;
+    afterwards(end, &[group.to_string().as_ref(), folder.as_ref()])
 }
 
 /// A browser that looks at one origin; dropping it ends it.

@@ -1,8 +1,7 @@
 //! One Postgres for the whole test run, one database of its own for each test.
 
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::mpsc;
 use std::sync::{LazyLock, OnceLock};
 use std::thread;
@@ -14,6 +13,8 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tokio::sync::OnceCell;
 use url::Url;
 use uuid::Uuid;
+
+use super::sweeper::afterwards;
 
 struct Server {
     options: PgConnectOptions,
@@ -44,16 +45,8 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
 /// run leaves gigabytes.
 fn remove_when_we_are_gone(dir: &Path) -> Child {
     // The server may still be writing its last.
-    let wait_and_remove = r#"cat; for _ in 1 2 3 4 5 6 7 8 9; do rm -rf "$1" && exit; sleep 0.5; done"#;
-    Command::new("sh")
-        .args(["-c", wait_and_remove, "sh"])
-        .arg(dir)
-        .stdin(Stdio::piped()) // it ends with us, its other end
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
-        .expect("sh is there")
+    let remove = r#"for _ in 1 2 3 4 5 6 7 8 9; do rm -rf "$1" && exit; sleep 0.5; done"#;
+    afterwards(remove, &[dir.as_ref()])
 }
 
 /// A migrated database that others are copied from.

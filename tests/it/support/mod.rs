@@ -18,6 +18,7 @@ pub mod script;
 pub mod shown;
 pub mod siem;
 pub mod site;
+pub mod sweeper;
 pub mod terminal;
 pub mod verdict;
 

@@ -108,7 +108,7 @@ async fn form(view: &View, fields: Fields<'_>, sources: &[SourceName]) -> Result
     Ok(fields.form(
         "Search",
         &html! {
-            (fields.text("agent", "Agent", "Name, Genesys id or id in the CRM"))
+            (who::agent_field(fields))
             (webhook)
             (who::source_field(fields, sources))
             (fields.choice("kind", "Kind", "any", &kinds))

@@ -56,7 +56,7 @@ pub async fn form(view: &View, fields: Fields<'_>, sources: &[SourceName]) -> Re
     Ok(fields.form(
         "Search",
         &html! {
-            (fields.text("agent", "Agent", "Name, Genesys id or id in the CRM"))
+            (who::agent_field(fields))
             (webhook)
             (who::source_field(fields, sources))
             (fields.choice("state", "State", "any", &states))

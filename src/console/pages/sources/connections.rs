@@ -7,7 +7,9 @@ use time::OffsetDateTime;
 use crate::api::http::page::{List, Paging, Place};
 use crate::console::action::Done;
 use crate::console::content::Content;
-use crate::console::parts::{Tone, badge, button, empty, facts, maybe, or_none, pager, since, table, time};
+use crate::console::parts::{
+    Tone, answers, badge, button, empty, facts, maybe, or_none, pager, since, table, time,
+};
 use crate::console::search::names::Names;
 use crate::console::search::{self, Fields, who};
 use crate::console::view::View;
@@ -198,10 +200,7 @@ async fn ask(view: View) -> Result<Content> {
     page.body = html! {
         p { "Its socket is closed, and " (plural(row.agents, "agent is", "agents are")) " not seen any more until somebody restarts it: that is a gap, "
             "which webhooks are told of." }
-        div.row {
-            form.inline method="post" action={ (address) "/terminate" } { button.danger type="submit" { "Terminate" } }
-            a href=(address) { "Keep it" }
-        }
+        (answers(&format!("{address}/terminate"), "Terminate", &address))
     };
     Ok(page)
 }

@@ -7,7 +7,9 @@ use maud::{Markup, html};
 use crate::api::http::page::{List, Place};
 use crate::console::action::Done;
 use crate::console::content::Content;
-use crate::console::parts::{Tone, badge, button, empty, facts, maybe, or_none, pager, since, table, time};
+use crate::console::parts::{
+    Tone, answers, badge, button, empty, facts, maybe, or_none, pager, since, table, time,
+};
 use crate::console::view::View;
 use crate::console::{Action, Page, ROOT, Result, links};
 use crate::domain::access::scope::Scope;
@@ -240,10 +242,7 @@ async fn ask(view: View) -> Result<Content> {
     page.body = html! {
         p { "Its connections end, and its agents are not watched any more. Its events and audit entries stay, and what is open is "
             "still delivered. It cannot be taken back; it can be added again, as another source." }
-        div.row {
-            form.inline method="post" action={ (address) "/delete" } { button.danger type="submit" { "Delete" } }
-            a href=(address) { "Keep it" }
-        }
+        (answers(&format!("{address}/delete"), "Delete", &address))
     };
     Ok(page)
 }
