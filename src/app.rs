@@ -29,7 +29,6 @@ use crate::clock;
 use crate::config::{Config, ConfigError, Effective};
 use crate::console;
 use crate::domain::access::caller::TrustedProxies;
-use crate::domain::audit::{Entry, Kind};
 use crate::domain::secret::{MasterKey, Secret};
 use crate::domain::webhook::target::TargetPolicy;
 use crate::embedded_postgres::{Embedded, EmbeddedError, Options};
@@ -181,8 +180,6 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
     let streams = state.streams();
     let (server, address) = serve(&config, listener, state)?;
     tokio::spawn(own_address_watcher.listening(vec![address]).keep_looking());
-    let started = Entry::new(clock::now(), Kind::BridgeStarted).data("version", crate::VERSION);
-    store.write_audit(&[started]).await?;
     Ok(Running { supervisor, dispatcher, recorder, recorder_died, server, streams, store, metrics, embedded })
 }
 

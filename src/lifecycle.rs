@@ -64,6 +64,9 @@ pub async fn run(config: Config) -> anyhow::Result<Ending> {
         () = either(&mut interrupt, &mut terminate) => return Ok(Ending::Graceful),
     };
     let mut running = app::start(config, opened).await?;
+    // It listens: a database that fails just now is no reason to end any more.
+    let started = Entry::new(clock::now(), Kind::BridgeStarted).data("version", crate::VERSION);
+    tokio::spawn(write_down(running.store.clone(), started));
     let crashed = tokio::select! {
         () = either(&mut interrupt, &mut terminate) => false,
         _ = &mut running.recorder_died => {
@@ -126,7 +129,13 @@ async fn keep_alive(embedded: Option<&mut Embedded>, metrics: &Metrics, store: &
 
 /// Writes an entry as soon as the database takes it.
 async fn write_down(store: Store, entry: Entry) {
-    while store.write_audit(std::slice::from_ref(&entry)).await.is_err_and(|error| error.is_transient()) {
+    let entry = [entry];
+    while let Err(error) = store.write_audit(&entry).await {
+        if !error.is_transient() {
+            let kind = entry[0].kind;
+            tracing::error!(%error, ?kind, "the database refuses an audit entry");
+            break;
+        }
         sleep(LOOK_AT_POSTGRES_EVERY).await;
     }
 }

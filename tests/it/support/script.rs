@@ -89,7 +89,8 @@ impl Script {
             }
             failed_starts += 1;
         };
-        genesys.wait_until(|seen| seen.connected() == AGENTS.len(), PATIENCE).await.unwrap();
+        let connected = genesys.wait_until(|seen| seen.connected() == AGENTS.len(), PATIENCE).await;
+        connected.unwrap_or_else(|waiting| panic!("{waiting:?}\n{}", bridge.log()));
         let pool = database::pool(&direct).await;
         Self { world: World { genesys, crm, bridge }, pool, relay, failed_starts }
     }
