@@ -10,8 +10,8 @@ use crate::client::api::{Api, ApiError, Query};
 use crate::client::transport::reason;
 
 const PATH: [&str; 1] = ["events"];
-/// Longest line of a stream: no event is near that long.
-const LINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Longest message of a stream: no event is near that long.
+const MESSAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Waits before the stream is opened again; they double.
 const WAIT_MIN: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_secs(10);
@@ -169,9 +169,10 @@ fn read_message(stream: &mut impl BufRead) -> io::Result<Option<Message>> {
     let mut message = Message::default();
     let mut has_data = false;
     let mut line = Vec::new();
+    let mut left = MESSAGE_BYTES_MAX;
     loop {
         line.clear();
-        stream.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
+        left = left.saturating_sub(stream.by_ref().take(left).read_until(b'\n', &mut line)? as u64);
         if line.pop() != Some(b'\n') {
             return Ok(None);
         }
@@ -182,6 +183,7 @@ fn read_message(stream: &mut impl BufRead) -> io::Result<Option<Message>> {
             if has_data || message.id.is_some() || message.retry.is_some() {
                 return Ok(Some(message));
             }
+            left = MESSAGE_BYTES_MAX;
             continue;
         }
         let text = String::from_utf8_lossy(&line);
@@ -224,5 +226,28 @@ mod tests {
             (id("9"), String::new(), None),
         ];
         assert_eq!(messages(text), expected, "the last one is cut off and does not count");
+    }
+
+    #[test]
+    fn a_message_without_an_end_is_given_up() {
+        let mut endless = io::BufReader::new(EndlessLines { given: 0 });
+        assert_eq!(read_message(&mut endless).unwrap(), None);
+        let given = endless.get_ref().given as u64;
+        assert!(given < MESSAGE_BYTES_MAX + 65_536, "{given} bytes were read");
+    }
+
+    /// Lines of data for ever, and never the empty one that ends a message.
+    struct EndlessLines {
+        given: usize,
+    }
+
+    impl Read for EndlessLines {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let line = b"data: x\n";
+            let whole = buffer.len() / line.len() * line.len();
+            buffer[..whole].chunks_mut(line.len()).for_each(|chunk| chunk.copy_from_slice(line));
+            self.given += whole;
+            Ok(whole)
+        }
     }
 }

@@ -67,13 +67,22 @@ pub fn failed(view: &View, error: &ApiError) -> HttpResponse {
     log(error);
     let mut content = Content::titled(error.title());
     content.body = explained(error);
-    whole(view, content, error.status())
+    asked_again(whole(view, content, error.status()), error)
 }
 
 /// What went wrong, without the frame.
 pub fn refused(error: &ApiError) -> HttpResponse {
     log(error);
-    bare(error.title(), error.status(), &html! { h1 { (error.title()) } (explained(error)) })
+    let body = html! { h1 { (error.title()) } (explained(error)) };
+    asked_again(bare(error.title(), error.status(), &body), error)
+}
+
+/// The answer with when to ask again.
+fn asked_again(mut response: HttpResponse, error: &ApiError) -> HttpResponse {
+    if let Some(wait) = error.retry_after() {
+        response.headers_mut().insert(header::RETRY_AFTER, wait.clone());
+    }
+    response
 }
 
 fn log(error: &ApiError) {

@@ -85,6 +85,10 @@ async fn a_source_is_tried_out_added_changed_and_removed() {
     fields.push(("examination", &id));
     let (examination, _) = console.done(new, &fields).await;
     console.says(&examination, "Every step has worked.").await;
+    let mut elsewhere = form("http://127.0.0.1:9", "desk", "", "examine");
+    elsewhere.push(("examination", &id));
+    let refused = console.post(new, &elsewhere).await;
+    assert!(refused.status == 422 && refused.text().contains("It must be given again"), "{}", refused.text());
     let (source, page) = console.done(&format!("{examination}/save"), &[]).await;
     assert!(page.contains("Source desk is added"), "{page}");
     console.says(&source, "1 of 1 open").await;
@@ -95,6 +99,10 @@ async fn a_source_is_tried_out_added_changed_and_removed() {
     fields.push(("version", "1"));
     let (_, page) = console.done(&format!("{source}/edit"), &fields).await;
     assert!(page.contains("help desk"), "{page}");
+    elsewhere.retain(|(name, _)| *name != "examination");
+    elsewhere.push(("version", "2"));
+    let refused = console.post(&format!("{source}/edit"), &elsewhere).await;
+    assert!(refused.status == 422 && refused.text().contains("It must be given again"), "{}", refused.text());
     let late = console.post(&format!("{source}/edit"), &fields).await;
     assert_eq!(late.status, 422);
     assert!(late.text().contains("changed by somebody else"), "{}", late.text());

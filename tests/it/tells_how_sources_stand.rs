@@ -215,6 +215,41 @@ async fn a_source_of_notifications_needs_little_and_is_shown_with_what_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_secret_goes_nowhere_else_than_where_it_was_given_for() {
+    let world = World::watching(&["ann"]).await;
+    let source = notifications(&world, &json!({"agents": ["bob"]}));
+    let made = world.bridge.post("/v1/sources", &source).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let id = made.json()["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/sources/{id}");
+    // Whoever may change a source need not have been told its secret.
+    for elsewhere in [
+        json!({"api_url": world.crm.url("/api")}),
+        json!({"login_url": world.crm.url("/login")}),
+        json!({"region": "mypurecloud.ie"}),
+    ] {
+        let changed = world.bridge.patch(&path, &elsewhere).await;
+        let mut examined = elsewhere.clone();
+        examined["source_id"] = json!(id);
+        let examined = world.bridge.post("/v1/sources/examinations", &examined).await;
+        for refused in [changed, examined] {
+            let wrong = refused.json();
+            assert_eq!(
+                (refused.status, wrong_fields(&wrong)),
+                (422, BTreeSet::from(["/client_secret"])),
+                "{wrong}"
+            );
+        }
+    }
+    // The same address, said again, is no other one.
+    let same = json!({"api_url": made.json()["api_url"], "language": "de_DE"});
+    assert_eq!(world.bridge.patch(&path, &same).await.status, 200);
+    let with_secret = json!({"region": "mypurecloud.ie", "client_secret": "sim-secret"});
+    let moved = world.bridge.patch(&path, &with_secret).await;
+    assert_eq!((moved.status, &moved.json()["region"]), (200, &json!("mypurecloud.ie")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn as_many_agents_as_the_rules_allow_fit_into_a_request() {
     let world = World::watching(&["ann"]).await;
     let agents: Vec<String> = (0..18_001_u128).map(|n| Uuid::from_u128(n << 64).to_string()).collect();

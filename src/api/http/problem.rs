@@ -137,6 +137,12 @@ impl ApiError {
         &self.errors
     }
 
+    /// When it may be asked again, if that can be said.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<&HeaderValue> {
+        self.headers.iter().find(|(name, _)| *name == header::RETRY_AFTER).map(|(_, value)| value)
+    }
+
     /// Nothing at this path; also for ids that are no ids.
     #[must_use]
     pub fn not_found() -> Self {

@@ -150,6 +150,13 @@ impl SourceSettings {
         if found.is_empty() { Ok(self) } else { Err(found) }
     }
 
+    /// Whether what is sent to Genesys, the client secret among it, goes to the same addresses as that of
+    /// `other`; both are checked.
+    #[must_use]
+    pub fn goes_where(&self, other: &Self) -> bool {
+        (&self.region, &self.api_url, &self.login_url) == (&other.region, &other.api_url, &other.login_url)
+    }
+
     fn check_addresses(&mut self, found: &mut Vec<Violation>) {
         let known = self.region.as_deref().and_then(regions::domain);
         match &self.region {

@@ -47,11 +47,17 @@ fn settings_of(caller: &Caller, source: &Source, client_secret: Option<Secret>) 
     Ok(source.settings(client_secret))
 }
 
-/// Holds the settings that a source shall have against the rules.
+/// Holds the settings that a source shall have against the rules. `carried`: whose client secret they took
+/// over, if none was given with them; it goes only where it went, since who changes an address may be
+/// somebody who was never told it.
 ///
 /// # Errors
 /// Everything that is wrong.
-pub fn check(caller: &Caller, settings: SourceSettings) -> Result<SourceSettings, Vec<Violation>> {
+pub fn check(
+    caller: &Caller,
+    settings: SourceSettings,
+    carried: Option<&SourceSettings>,
+) -> Result<SourceSettings, Vec<Violation>> {
     let mut wrong = Vec::new();
     if settings.name.trim() == ENVIRONMENT_SOURCE_NAME {
         wrong.push(Violation::new("name", "is kept for the source from the environment"));
@@ -59,6 +65,10 @@ pub fn check(caller: &Caller, settings: SourceSettings) -> Result<SourceSettings
     match settings.check() {
         Ok(settings) => {
             wrong.extend(refused_addresses(caller, &settings));
+            if carried.is_some_and(|carried| !settings.goes_where(carried)) {
+                let what = "must be given again, since it would go to another address";
+                wrong.push(Violation::new("client_secret", what));
+            }
             if wrong.is_empty() { Ok(settings) } else { Err(wrong) }
         }
         Err(violations) => {

@@ -10,7 +10,6 @@ use crate::api::http::page::{at, maybe_at, path_id};
 use crate::api::http::problem::ApiError;
 use crate::domain::ids::{ExaminationId, SourceId};
 use crate::domain::presence::examination::{Finding, Step};
-use crate::domain::presence::source::SourceSettings;
 use crate::domain::secret::Secret;
 use crate::examinations::Examination;
 use crate::services;
@@ -42,19 +41,19 @@ fn step(step: &Step) -> Value {
 
 pub(in crate::api) async fn create(caller: Caller, mut body: JsonBody) -> Reply {
     let source = body.id("source_id").map(SourceId);
+    if source.is_none() {
+        body.must_be_given(&["name", "client_id", "client_secret"]);
+    }
+    let client_secret = body.text("client_secret").map(Secret::new);
     let (source, present) = match source {
-        None => {
-            body.must_be_given(&["name", "client_id", "client_secret"]);
-            (None, SourceSettings::default())
-        }
+        None => (None, None),
         Some(id) => {
-            let client_secret = body.text("client_secret").map(Secret::new);
             let (source, present) =
-                services::sources::examinations::begin_of(&caller, id, client_secret).await?;
-            (Some(source), present)
+                services::sources::examinations::begin_of(&caller, id, client_secret.clone()).await?;
+            (Some(source), Some(present))
         }
     };
-    let settings = take_settings(&caller, body, present)?;
+    let settings = take_settings(&caller, body, client_secret, present)?;
     let begun = services::sources::examinations::begin(&caller, settings, source.as_ref()).await?;
     Ok(HttpResponse::Accepted()
         .insert_header((header::LOCATION, format!("/v1/sources/examinations/{}", begun.id)))

@@ -73,7 +73,8 @@ pub(in crate::api) async fn get(caller: Caller, request: HttpRequest) -> Reply {
 
 pub(in crate::api) async fn create(caller: Caller, mut body: JsonBody) -> Reply {
     body.must_be_given(&["name", "client_id", "client_secret"]);
-    let settings = take_settings(&caller, body, SourceSettings::default())?;
+    let client_secret = body.text("client_secret").map(Secret::new);
+    let settings = take_settings(&caller, body, client_secret, None)?;
     let source = services::sources::create(&caller, &settings).await?;
     Ok(HttpResponse::Created()
         .insert_header((header::LOCATION, format!("/v1/sources/{}", source.source_id)))
@@ -83,8 +84,8 @@ pub(in crate::api) async fn create(caller: Caller, mut body: JsonBody) -> Reply 
 pub(in crate::api) async fn update(caller: Caller, request: HttpRequest, mut body: JsonBody) -> Reply {
     let id = SourceId(path_id(&request)?);
     let client_secret = body.text("client_secret").map(Secret::new);
-    let (before, present) = services::sources::begin_update(&caller, id, client_secret).await?;
-    let settings = take_settings(&caller, body, present)?;
+    let (before, present) = services::sources::begin_update(&caller, id, client_secret.clone()).await?;
+    let settings = take_settings(&caller, body, client_secret, Some(present))?;
     let source = services::sources::update(&caller, &before, &settings).await?;
     Ok(HttpResponse::Ok().json(view(&source)))
 }
@@ -99,12 +100,16 @@ pub(in crate::api) async fn refresh(caller: Caller, request: HttpRequest) -> Rep
     Ok(HttpResponse::Accepted().json(view(&source)))
 }
 
-/// Reads the given fields over the present settings and checks the whole.
+/// Reads the given fields over the present settings, or over the defaults, and checks the whole. The client
+/// secret was taken from the body before.
 fn take_settings(
     caller: &Caller,
     mut body: JsonBody,
-    present: SourceSettings,
+    client_secret: Option<Secret>,
+    present: Option<SourceSettings>,
 ) -> Result<SourceSettings, ApiError> {
+    let carried = present.clone().filter(|_| client_secret.is_none());
+    let present = present.unwrap_or_default();
     let settings = SourceSettings {
         name: body.text("name").unwrap_or(present.name),
         protocol: body.text("protocol").unwrap_or(present.protocol),
@@ -112,7 +117,7 @@ fn take_settings(
         api_url: body.text_or_null("api_url").unwrap_or(present.api_url),
         login_url: body.text_or_null("login_url").unwrap_or(present.login_url),
         client_id: body.text("client_id").unwrap_or(present.client_id),
-        client_secret: body.text("client_secret").map_or(present.client_secret, Secret::new),
+        client_secret: client_secret.unwrap_or(present.client_secret),
         agents: body.texts("agents").unwrap_or(present.agents),
         topic_matrix: body
             .in_order("topic_matrix", "is not an object of topic lists")
@@ -127,5 +132,5 @@ fn take_settings(
             .integer("roster_interval_seconds")
             .unwrap_or(present.roster_interval_seconds),
     };
-    body.finish_with(services::sources::check(caller, settings))
+    body.finish_with(services::sources::check(caller, settings, carried.as_ref()))
 }

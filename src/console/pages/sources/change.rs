@@ -146,14 +146,16 @@ impl Given {
         (settings, wrong)
     }
 
-    /// The client secret that is meant, if the form says one.
-    fn client_secret(&self, view: &View) -> Option<Secret> {
-        if !self.client_secret.is_empty() {
-            return Some(Secret::new(self.client_secret.trim()));
-        }
-        let id = uuid::Uuid::try_parse(&self.examination).ok()?;
+    /// The client secret, if the form says one.
+    fn client_secret(&self) -> Option<Secret> {
+        Some(self.client_secret.trim()).filter(|text| !text.is_empty()).map(Secret::new)
+    }
+
+    /// The settings of the examination whose client secret is meant.
+    fn carried(&self, view: &View) -> Option<SourceSettings> {
+        let id = uuid::Uuid::try_parse(&self.examination).ok().filter(|_| self.client_secret().is_none())?;
         let examination = examinations::find(&view.caller, ExaminationId(id)).ok()?;
-        Some(examination.draft.settings.client_secret.clone())
+        Some(examination.draft.settings.clone())
     }
 
     fn is_to_be_examined(&self) -> bool {
@@ -234,7 +236,7 @@ fn first(inputs: &Inputs, given: &Given, is_secret_kept: bool) -> Markup {
         regions.push((&given.region, &given.region));
     }
     let about_secret = if is_secret_kept {
-        "Left empty, the one that is known stays."
+        "Left empty, the one that is known stays; another address needs it again."
     } else {
         "Kept sealed, and never shown again."
     };
@@ -288,15 +290,18 @@ fn rest(inputs: &Inputs, given: &Given) -> Markup {
     }
 }
 
-/// The settings of a form, found to be good, or the form again with what is wrong.
+/// The settings of a form, found to be good, or the form again with what is wrong. `carried`: whose client
+/// secret is meant if the form says none.
 fn checked(
     view: &View,
     source: Option<&Source>,
     given: &Given,
-    client_secret: Secret,
+    carried: Option<&SourceSettings>,
 ) -> Result<SourceSettings, Box<Done>> {
-    let (settings, mut wrong) = given.settings(client_secret);
-    match sources::check(&view.caller, settings) {
+    let carried = carried.filter(|_| given.client_secret().is_none());
+    let client_secret = given.client_secret().or(carried.map(|carried| carried.client_secret.clone()));
+    let (settings, mut wrong) = given.settings(client_secret.unwrap_or_else(|| Secret::new("")));
+    match sources::check(&view.caller, settings, carried) {
         Ok(settings) if wrong.is_empty() => Ok(settings),
         checked => {
             wrong.extend(checked.err().unwrap_or_default());
@@ -307,8 +312,7 @@ fn checked(
 
 async fn create(view: View, form: Form) -> Result<Done> {
     let given: Given = form.read()?;
-    let client_secret = given.client_secret(&view).unwrap_or_else(|| Secret::new(""));
-    let settings = match checked(&view, None, &given, client_secret) {
+    let settings = match checked(&view, None, &given, given.carried(&view).as_ref()) {
         Ok(settings) => settings,
         Err(again) => return Ok(*again),
     };
@@ -323,8 +327,10 @@ async fn create(view: View, form: Form) -> Result<Done> {
 async fn update(view: View, form: Form) -> Result<Done> {
     let given: Given = form.read()?;
     let id = SourceId(view.id()?);
-    let (before, present) = sources::begin_update(&view.caller, id, given.client_secret(&view)).await?;
-    let settings = match checked(&view, Some(&before), &given, present.client_secret) {
+    let examined = given.carried(&view);
+    let known = given.client_secret().or(examined.as_ref().map(|examined| examined.client_secret.clone()));
+    let (before, present) = sources::begin_update(&view.caller, id, known).await?;
+    let settings = match checked(&view, Some(&before), &given, Some(examined.as_ref().unwrap_or(&present))) {
         Ok(settings) => settings,
         Err(again) => return Ok(*again),
     };
