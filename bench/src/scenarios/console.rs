@@ -11,6 +11,7 @@ use anyhow::{Context as _, ensure};
 use clap::Args;
 use genesys_simulator::cloud::CloudOptions;
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
 use crate::harness::bridge::{API_KEY, Bridge, Launch};
@@ -83,6 +84,9 @@ pub struct Options {
     /// Measurements without and with open consoles.
     #[arg(long, default_value_t = 5)]
     pairs: u32,
+    /// Measures nothing: prints a link that opens the console, and lets changes flow until it is interrupted.
+    #[arg(long)]
+    look: bool,
 }
 
 pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
@@ -100,8 +104,12 @@ pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
     }
     let mut part = Part { watch, options, keys, n: 0 };
     part.watch.flow(options.changes, WARM_UP, &mut part.n).await?;
-    part.pages().await?;
-    part.pairs().await?;
+    if options.look {
+        part.look().await?;
+    } else {
+        part.pages().await?;
+        part.pairs().await?;
+    }
     part.watch.bridge.stop().await
 }
 
@@ -192,6 +200,22 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
+    /// Lets a person look at it.
+    async fn look(&mut self) -> anyhow::Result<()> {
+        let bridge = &self.watch.bridge;
+        let made = bridge.post("/v1/console/login-links", &json!({})).await?;
+        let link = made.get("url").and_then(Value::as_str).context("no url in the answer")?;
+        println!("http://{}{link}   (Ctrl-C ends it)", bridge.listen);
+        let mut interrupted = signal(SignalKind::interrupt())?;
+        loop {
+            let flow = self.watch.flow(self.options.changes, Duration::from_secs(1), &mut self.n);
+            tokio::select! {
+                flowed = flow => drop(flowed?),
+                _ = interrupted.recv() => return Ok(()),
+            }
+        }
+    }
+
     /// Reads each page again and again while changes flow.
     async fn pages(&mut self) -> anyhow::Result<()> {
         let paths = self.paths().await?;
