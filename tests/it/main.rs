@@ -30,6 +30,7 @@ mod erases_a_person;
 mod examines_a_source;
 mod explains;
 mod finds_its_database;
+mod finds_the_primary;
 mod finds_what_is_past;
 mod fits_its_receivers;
 mod follows_the_feed;

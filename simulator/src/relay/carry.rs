@@ -75,7 +75,7 @@ pub async fn carry(shared: Arc<Shared>, client: TcpStream) {
         tally.connections += 1;
         (tally.connections, tally.generation)
     };
-    let Ok((mut from_server, to_server)) = connect(&shared.server).await else { return };
+    let Ok((mut from_server, to_server)) = connect(&shared.server()).await else { return };
     let (mut from_client, to_client) = client.into_split();
     let (mut up, mut down) = (BytesMut::with_capacity(65_536), BytesMut::with_capacity(65_536));
     let (gather, waiting) = (Gather::default(), VecDeque::new());

@@ -15,7 +15,7 @@ mod plan;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -90,6 +90,11 @@ impl Relay {
         self.shared.set(mode);
     }
 
+    /// Leads new connections to another server; those that exist stay where they are.
+    pub fn lead_to(&self, server: Server) {
+        *self.shared.server.lock().unwrap_or_else(PoisonError::into_inner) = server;
+    }
+
     /// Connections refused so far.
     #[must_use]
     pub fn refused(&self) -> u64 {
@@ -152,6 +157,11 @@ impl Relay {
 }
 
 impl Shared {
+    /// Where a new connection leads.
+    fn server(&self) -> Server {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn set(&self, mode: Mode) {
         if mode == Mode::PassNew {
             self.tally().generation += 1;
@@ -160,6 +170,6 @@ impl Shared {
     }
 
     fn new(server: Server) -> Self {
-        Self { server, mode: watch::Sender::new(Mode::Pass), tally: std::sync::Mutex::default() }
+        Self { server: Mutex::new(server), mode: watch::Sender::new(Mode::Pass), tally: Mutex::default() }
     }
 }

@@ -58,7 +58,7 @@ pub struct Request {
 
 #[derive(Debug)]
 pub struct Shared {
-    pub server: Server,
+    pub server: Mutex<Server>,
     pub mode: watch::Sender<Mode>,
     pub tally: Mutex<Tally>,
 }

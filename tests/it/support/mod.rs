@@ -14,6 +14,7 @@ pub mod follower;
 pub mod late;
 pub mod look;
 pub mod neighbour;
+pub mod pair;
 pub mod script;
 pub mod shown;
 pub mod siem;
