@@ -1,9 +1,13 @@
 # shellcheck shell=bash
 # Sourced by other scripts: finds Postgres' server programs, and starts a throw-away server on a Unix socket.
 
-# Prints the folder that holds initdb, the newest version first; fails if there is none.
+# Prints the folder that holds initdb: POSTGRES_BIN if it is set, else of the newest version; fails if there is none.
 postgres_bin() {
   local folder brew
+  if [ -n "${POSTGRES_BIN:-}" ]; then
+    echo "$POSTGRES_BIN"
+    return
+  fi
   brew=$(command -v brew >/dev/null && brew --prefix || true)
   for folder in $(ls -d /usr/lib/postgresql/*/bin /usr/pgsql-*/bin "${brew:-/nonexistent}"/opt/postgresql@*/bin 2>/dev/null |
     sed -E 's,.*[^0-9]([0-9]+)/bin$,\1 &,' | sort -rn | cut -d' ' -f2-); do

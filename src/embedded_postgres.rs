@@ -67,11 +67,15 @@ pub enum EmbeddedError {
     NotReady(String, String),
 }
 
-/// How to run the server.
+/// How to run the server. All for tests.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Gives up durability for speed: for tests only.
+    /// Gives up durability for speed.
     pub fsync_off: bool,
+    /// Folder of the server's programs, instead of looking for it.
+    pub bin: Option<&'static Path>,
+    /// Further settings, as `name=value`.
+    pub settings: &'static [&'static str],
 }
 
 /// A running server; dropping it stops it.
@@ -104,7 +108,7 @@ impl Embedded {
     /// # Errors
     /// [`EmbeddedError`]; nothing is left running.
     pub fn start(dir: &Path, options: Options) -> Result<Self, EmbeddedError> {
-        let bin = find_binaries()?;
+        let bin = options.bin.map_or_else(find_binaries, |bin| Ok(bin.to_owned()))?;
         let dir = make_dir(dir)?;
         let owner = server_user();
         let (data, socket_dir, log) = (dir.join("postgres"), dir.join("run"), dir.join("postgres.log"));
@@ -231,14 +235,12 @@ impl Embedded {
     /// Ready is what postmaster.pid says, and only if its first line is our child: another server on the same
     /// directory writes the same file.
     fn wait_until_ready(&mut self, data: &Path) -> Result<(), EmbeddedError> {
+        let not_ready = |what: String| EmbeddedError::NotReady(what, self.log.display().to_string());
         let own_pid = self.child.id().to_string();
         let by = Instant::now() + START_WITHIN;
         loop {
             if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(EmbeddedError::NotReady(
-                    format!("it ended with {status}"),
-                    self.log.display().to_string(),
-                ));
+                return Err(not_ready(format!("it ended with {status}")));
             }
             let text = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
             let mut lines = text.lines().map(str::trim);
@@ -246,10 +248,7 @@ impl Embedded {
                 return Ok(());
             }
             if Instant::now() > by {
-                return Err(EmbeddedError::NotReady(
-                    "not ready in time".to_owned(),
-                    self.log.display().to_string(),
-                ));
+                return Err(not_ready("not ready in time".to_owned()));
             }
             std::thread::sleep(LOOK_EVERY);
         }
@@ -396,6 +395,9 @@ fn spawn(
     }
     if options.fsync_off {
         command.args(["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]);
+    }
+    for setting in options.settings {
+        command.args(["-c", setting]);
     }
     command.stdin(Stdio::null()).stdout(log.try_clone().map_err(failed)?).stderr(log);
     // A group of its own: Ctrl-C in the terminal is for the bridge, which stops the server last.

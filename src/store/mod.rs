@@ -15,6 +15,7 @@
 
 use std::time::{Duration, Instant};
 
+use sqlx::migrate::Migrate as _;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgPool, Postgres, Transaction};
 use time::OffsetDateTime;
@@ -184,16 +185,22 @@ impl Store {
         .await
     }
 
-    /// Brings the schema to what this version needs; safe to call by several processes at once.
+    /// Brings the schema to what this version needs, and what tenants may do in it; safe to call by several
+    /// processes at once.
     ///
     /// # Errors
-    /// If a migration fails or a newer version has been here.
+    /// If a migration fails, a newer version has been here, or this user may not create or become
+    /// `presence_bridge_tenant`.
     pub async fn migrate(&self) -> Result<()> {
         // A migration may take longer than any statement of daily work.
         let mut connection = self.pool.acquire().await?.detach();
         sqlx::query("set statement_timeout = 0").execute(&mut connection).await?;
         sqlx::query("set lock_timeout = 0").execute(&mut connection).await?;
+        // One process at a time. A session may take the lock twice, and the migrator does.
+        connection.lock().await?;
         MIGRATOR.run(&mut connection).await?;
+        sqlx::raw_sql(include_str!("sql/tenant_access.sql")).execute(&mut connection).await?;
+        connection.unlock().await?;
         connection.close().await?;
         Ok(())
     }

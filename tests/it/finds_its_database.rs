@@ -2,45 +2,19 @@
 
 use std::sync::{Arc, Mutex};
 
-use presence_bridge::embedded_postgres::{Embedded, Options};
-use sqlx::postgres::PgPoolOptions;
-use sqlx::{AssertSqlSafe, PgPool};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, UnixStream};
 
 use crate::support::bridge::{self, complaint};
+use crate::support::cluster::Cluster;
 use crate::support::shown::{ELSEWHERE, KNOWN, OUTSIDER, P521, Shown, authorities};
 use crate::support::{Bridge, database};
 
-/// A cluster that has never seen a bridge: roles are a whole cluster's, and the other tests' one has ours.
-struct Cluster {
-    server: Embedded,
-    admin: PgPool,
-    _dir: tempfile::TempDir,
-}
-
-async fn cluster() -> Cluster {
-    let dir = tempfile::Builder::new().prefix("pb-roles-").tempdir().unwrap();
-    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let server =
-        tokio::task::block_in_place(|| Embedded::start(dir.path(), Options { fsync_off: true }).unwrap());
-    let admin = PgPoolOptions::new().max_connections(1).connect_with(server.connect_options()).await.unwrap();
-    Cluster { server, admin, _dir: dir }
-}
-
+/// Users have a database of their own name.
 impl Cluster {
-    async fn say(&self, statement: &str) {
-        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&self.admin).await.unwrap();
-    }
-
-    /// `DATABASE_URL` of a user for a database that it owns; their names are the same.
-    fn url_of(&self, user: &str) -> String {
-        self.server.url(user).replace("postgres://postgres@", &format!("postgres://{user}@"))
-    }
-
     /// What `migrate` says as this user.
     fn migrate(&self, user: &str) -> Result<(), String> {
-        let (code, said) = bridge::migrate(&self.url_of(user));
+        let (code, said) = bridge::migrate(&self.url_of(user, user));
         let ended = said.lines().find(|line| line.starts_with("presence-bridge: ")).map(str::to_owned);
         if code == Some(0) { Ok(()) } else { Err(ended.unwrap_or(said)) }
     }
@@ -48,7 +22,7 @@ impl Cluster {
     /// The API, as this user, shows an empty list again and again: none of the pool's connections is in a
     /// state that another call left it in.
     async fn serves(&self, user: &str) {
-        let bridge = Bridge::start_on(&self.url_of(user), &[]).await;
+        let bridge = Bridge::start_on(&self.url_of(user, user), &[]).await;
         for _ in 0..30 {
             let answer = bridge.get("/v1/webhooks").await;
             assert_eq!((answer.status, &answer.json()["items"]), (200, &serde_json::json!([])), "{user}");
@@ -58,7 +32,7 @@ impl Cluster {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_that_may_create_roles_is_enough_and_another_is_told_what_is_missing() {
-    let cluster = cluster().await;
+    let cluster = Cluster::start().await;
     for user in ["plain", "maker", "second"] {
         let rights = if user == "plain" { "" } else { "createrole" };
         cluster.say(&format!("create role {user} login {rights}")).await;
@@ -81,15 +55,15 @@ async fn a_user_that_may_create_roles_is_enough_and_another_is_told_what_is_miss
 
     cluster.say("revoke presence_bridge_tenant from plain").await;
     let refused = cluster.migrate("plain").unwrap_err();
-    assert!(refused.contains("grant presence_bridge_tenant to that user"), "{refused}");
+    assert!(refused.contains("must say: grant presence_bridge_tenant to plain"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_the_database_refuses_leaves_its_connection_as_it_was() {
-    let cluster = cluster().await;
+    let cluster = Cluster::start().await;
     cluster.say("create role bridge login createrole").await;
     cluster.say("create database bridge owner bridge").await;
-    let bridge = Bridge::start_on(&cluster.url_of("bridge"), &[]).await;
+    let bridge = Bridge::start_on(&cluster.url_of("bridge", "bridge"), &[]).await;
     assert_eq!(bridge.get("/v1/webhooks").await.status, 200);
     cluster.say("revoke presence_bridge_tenant from bridge granted by bridge").await;
     for _ in 0..30 {

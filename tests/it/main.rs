@@ -65,6 +65,8 @@ mod refuses_inner_targets;
 mod refuses_wrong_configuration;
 mod registers_webhooks;
 mod repeats_safely;
+mod replicates_logically;
+mod restores_from_dumps;
 mod retries_all_that_match;
 mod retries_then_gives_up;
 mod revives_its_postgres;

@@ -5,7 +5,7 @@ use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
 use futures_util::future::join_all;
-use presence_bridge::embedded_postgres::{Embedded, Options};
+use presence_bridge::embedded_postgres::Embedded;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Acquire as _, AssertSqlSafe, PgPool};
 use tempfile::TempDir;
@@ -59,7 +59,7 @@ impl Cluster {
         let dir = tempfile::Builder::new().prefix("pb-test-").tempdir().unwrap();
         set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
         let server =
-            tokio::task::block_in_place(|| Embedded::start(dir.path(), Options { fsync_off: true }).unwrap());
+            tokio::task::block_in_place(|| Embedded::start(dir.path(), database::options()).unwrap());
         let options = server.connect_options();
         let pool = PgPoolOptions::new().max_connections(3).connect_with(options).await.unwrap();
         let cluster = Self { server, pool, _dir: dir };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use genesys_simulator::crm::Behaviour;
 use genesys_simulator::crm::check::{Findings, repeats};
 use genesys_simulator::genesys::GenesysOptions;
-use presence_bridge::embedded_postgres::{Embedded, Options};
+use presence_bridge::embedded_postgres::Embedded;
 
 use crate::support::bridge::API_KEY;
 use crate::support::chaos::{Chaos, Mode};
@@ -259,7 +259,7 @@ async fn a_restart_of_postgres_is_survived() {
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let start = || {
         let path = dir.path().to_owned();
-        tokio::task::block_in_place(|| Embedded::start(&path, Options { fsync_off: true }).unwrap())
+        tokio::task::block_in_place(|| Embedded::start(&path, database::options()).unwrap())
     };
     let server = start();
     let world = on_database(&server.url("postgres")).await;

@@ -1,9 +1,9 @@
 //! Secrets that are told apart by their text, and every form in which one may come to light.
 
-use std::process::Command;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+
+use super::cluster::client_does;
 
 /// Every form of a secret's bytes that is looked for: as it is, base64 and base64url at whatever place of a
 /// longer text, hex, percent-encoded, and as a list of numbers, as `Debug` writes bytes.
@@ -29,12 +29,5 @@ pub fn forms(canary: &[u8]) -> Vec<String> {
 
 /// All that is in a database, as text.
 pub fn dump(url: &str) -> String {
-    let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let mut found: Vec<_> =
-        installed.map(|dir| dir.path().join("bin/pg_dump")).filter(|p| p.exists()).collect();
-    found.sort();
-    let program = found.pop().unwrap_or_else(|| "pg_dump".into());
-    let output = Command::new(program).arg(url).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    client_does("pg_dump", &[url])
 }

@@ -31,7 +31,7 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let mut sweeper = remove_when_we_are_gone(dir.path());
         let _held = sweeper.stdin.take();
-        let server = Embedded::start(dir.path(), Options { fsync_off: true }).unwrap();
+        let server = Embedded::start(dir.path(), options()).unwrap();
         let template = server.url("{}");
         started.send((server.connect_options(), template)).unwrap();
         // It waits for our end, so this is for ever.
@@ -40,6 +40,13 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
     let (options, template) = wait.recv().expect("the test database starts");
     Server { options, url_of: Box::new(move |name| template.replace("{}", name)) }
 });
+
+/// How tests run a server: fast, and from the folder of programs that `POSTGRES_BIN` names, if it is set.
+pub fn options() -> Options {
+    static BIN: LazyLock<Option<PathBuf>> =
+        LazyLock::new(|| std::env::var_os("POSTGRES_BIN").map(PathBuf::from));
+    Options { fsync_off: true, bin: BIN.as_deref(), settings: &[] }
+}
 
 /// Has a folder removed once this process has ended, however it does: nothing is dropped then, and a whole
 /// run leaves gigabytes.

@@ -6,6 +6,7 @@ pub mod canaries;
 pub mod chaos;
 pub mod client;
 pub mod cloud;
+pub mod cluster;
 pub mod console;
 pub mod contract;
 pub mod crowd;
