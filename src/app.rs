@@ -138,7 +138,7 @@ pub async fn open_for_cli(config: &Config) -> anyhow::Result<(Store, Option<Embe
 }
 
 /// The database that is configured, if one is.
-fn server(config: &Config) -> anyhow::Result<Option<Server>> {
+pub(crate) fn server(config: &Config) -> anyhow::Result<Option<Server>> {
     let url = config.database_url.as_ref().map(Secret::expose);
     url.map(str::parse).transpose().map_err(|_| config_error("DATABASE_URL", "is not a Postgres URL"))
 }
@@ -212,7 +212,7 @@ async fn prepare_database(config: &Config, store: &Store, master_key: &MasterKey
 fn own_address_watcher(config: &Config, shared: &Shared) -> anyhow::Result<OwnAddressWatcher> {
     let proxies = [&config.egress_proxy, &config.genesys_proxy].into_iter().flatten();
     let proxies = proxies.map(|proxy| (proxy.host.clone(), proxy.port));
-    let database = server(config)?.and_then(|server| server.endpoint());
+    let database = server(config)?.map(|server| server.endpoints()).unwrap_or_default();
     let others = database.into_iter().chain(proxies);
     Ok(OwnAddressWatcher::new(shared.targets.clone(), others).listening(vec![config.listen]))
 }
@@ -258,6 +258,11 @@ fn start_actors(
 /// database.
 fn spawn_loops(config: &Config, shared: &Shared) {
     let Shared { store, status, metrics, master_key, .. } = shared.clone();
+    let followed = store.clone();
+    spawn_supervised("primary", &metrics, move || {
+        let store = followed.clone();
+        async move { store.follow_primary().await }
+    });
     let (told, counted) = (status.clone(), metrics.clone());
     spawn_supervised("throughput", &metrics, move || throughput::run(told.clone(), counted.clone()));
     let (sealed, key, told, counted) = (store.clone(), master_key.clone(), status.clone(), metrics.clone());
@@ -313,6 +318,7 @@ fn api_state(
         render: envelope::shown,
         feeds: Feeds::default(),
         has_console: config.console.is_some(),
+        require_sync: config.require_sync,
     };
     let proxies = TrustedProxies::new(config.trusted_proxies.clone());
     ApiState::new(Arc::new(services), metrics, ClientLimits { proxies, call_rate: config.api_rate })

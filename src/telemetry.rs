@@ -31,6 +31,10 @@ pub fn parse_filter(filter: &str) -> Result<EnvFilter, String> {
     if filter.split(',').any(|directive| directive.trim().starts_with("sqlx")) {
         return Err("sqlx's own log shows values and stays closed".to_owned());
     }
-    let quiet = "sqlx=error".parse().map_err(|_| "built-in directive".to_owned())?;
-    Ok(EnvFilter::builder().parse(filter).map_err(|error| error.to_string())?.add_directive(quiet))
+    let mut read = EnvFilter::builder().parse(filter).map_err(|error| error.to_string())?;
+    // A pool would tell of each connection that is refused because its server is not the primary.
+    for quiet in ["sqlx=error", "sqlx_core::pool=off"] {
+        read = read.add_directive(quiet.parse().map_err(|_| "built-in directive".to_owned())?);
+    }
+    Ok(read)
 }

@@ -168,7 +168,10 @@ impl Worker {
                             %error, why, changes = self.batch.len(), ?delay,
                             "failed to store presence changes; retrying after the delay"
                         );
-                        sleep(delay).await;
+                        tokio::select! {
+                            () = sleep(delay) => {}
+                            () = self.store.primary_is_back() => {}
+                        }
                     }
                 }
             }

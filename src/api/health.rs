@@ -13,7 +13,7 @@ use super::ApiState;
 use crate::api::http::page::path_text;
 use crate::api::http::problem::ApiError;
 use crate::metrics::TextFormat;
-use crate::services::readiness;
+use crate::services::readiness::{self, Readiness};
 
 /// The contract, as this binary was built with it.
 const OPENAPI: &str = include_str!("../../openapi.yaml");
@@ -31,10 +31,15 @@ pub(super) async fn health() -> HttpResponse {
 }
 
 pub(super) async fn ready(state: web::Data<ApiState>) -> HttpResponse {
-    let reasons = readiness::obstacles(&state.services).await;
+    let Readiness { reasons, database } = readiness::readiness(&state.services).await;
     let mut response =
         if reasons.is_empty() { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
-    response.json(json!({"ready": reasons.is_empty(), "reasons": reasons}))
+    let database = database.map(|standing| {
+        json!({
+            "server": standing.server, "timeline": standing.timeline, "commits": standing.commits.as_str()
+        })
+    });
+    response.json(json!({"ready": reasons.is_empty(), "reasons": reasons, "database": database}))
 }
 
 pub(super) async fn metrics(request: HttpRequest, state: web::Data<ApiState>) -> HttpResponse {

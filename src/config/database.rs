@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use url::Url;
 
 use super::Variables;
+use super::servers::database_servers;
 
 /// Fewest connections that a bridge can work with.
 pub const DATABASE_CONNECTIONS_MIN: u32 = 8;
@@ -18,7 +19,7 @@ const PROTECTED: [&str; 3] = ["require", "verify-ca", "verify-full"];
 /// Modes of TLS that sqlx knows.
 const MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
 /// Parameters of the address that are obeyed; the connection would be made without any other one.
-const PARAMETERS: [&str; 15] = [
+const PARAMETERS: [&str; 16] = [
     "dbname",
     "host",
     "hostaddr",
@@ -33,6 +34,7 @@ const PARAMETERS: [&str; 15] = [
     "sslkey",
     "sslmode",
     "sslrootcert",
+    "target_session_attrs",
     "user",
 ];
 
@@ -55,29 +57,25 @@ pub(super) fn check(text: &str) -> Result<(), String> {
             "user or password has a character that must be percent-encoded (/ as %2F, ? as %3F, # as %23)";
         Err(rule.to_owned())
     };
-    let (authority, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let (_, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let (path, query) = behind.split_once('?').unwrap_or((behind, ""));
     let names_hold_at = query.split('&').any(|pair| pair.split('=').next().unwrap_or_default().contains('@'));
     if behind.contains('#') || path.contains('@') || names_hold_at {
         return unescaped();
     }
-    let hosts = authority.rsplit('@').next().unwrap_or_default();
-    let Ok(url) = Url::parse(text) else {
-        let many = hosts.contains(',');
-        return Err(if many { SEVERAL_HOSTS } else { "is not a URL: check host and port" }.to_owned());
-    };
-    if hosts.contains(',') {
-        return Err(SEVERAL_HOSTS.to_owned());
-    }
-    for (name, value) in url.query_pairs() {
-        // What looks like a parameter may be a part of a password with a ? in it.
-        check_parameter(&name, &value)
-            .or_else(|rule| if query.contains('@') { unescaped() } else { Err(rule) })?;
+    let servers = database_servers(text)?;
+    for server in &servers {
+        let Ok(url) = Url::parse(server) else {
+            return Err("is not a URL: check host and port".to_owned());
+        };
+        for (name, value) in url.query_pairs() {
+            // What looks like a parameter may be a part of a password with a ? in it.
+            check_parameter(&name, &value)
+                .or_else(|rule| if query.contains('@') { unescaped() } else { Err(rule) })?;
+        }
     }
     Ok(())
 }
-
-const SEVERAL_HOSTS: &str = "names several hosts; only one is supported";
 
 fn check_parameter(name: &str, value: &str) -> Result<(), String> {
     let known = PARAMETERS.contains(&name) || (name.starts_with("options[") && name.ends_with(']'));
@@ -86,7 +84,6 @@ fn check_parameter(name: &str, value: &str) -> Result<(), String> {
         return Err(format!("parameter {shown} is not supported; these are: {}", PARAMETERS.join(", ")));
     }
     match name {
-        "host" if value.contains(',') => Err(SEVERAL_HOSTS.to_owned()),
         "sslmode" | "ssl-mode" if !MODES.iter().any(|mode| value.eq_ignore_ascii_case(mode)) => {
             Err(format!("{name} must be one of {}", MODES.join(", ")))
         }
@@ -96,10 +93,16 @@ fn check_parameter(name: &str, value: &str) -> Result<(), String> {
     }
 }
 
-/// Whether the way that a `DATABASE_URL` describes stays on this machine, or is TLS. Reads the address as
-/// sqlx does: parameters win over what stands before them, and variables of Postgres' own fill in what is not
-/// said.
+/// Whether the way to each server that a `DATABASE_URL` names stays on this machine, or is TLS.
 pub(super) fn is_protected(text: &str, variables: &Variables) -> bool {
+    // Another rule has its say of a list that cannot be read.
+    database_servers(text)
+        .map_or(true, |servers| servers.iter().all(|url| is_protected_alone(url, variables)))
+}
+
+/// The same of one server. Reads the address as sqlx does: parameters win over what stands before them, and
+/// variables of Postgres' own fill in what is not said.
+fn is_protected_alone(text: &str, variables: &Variables) -> bool {
     let Ok(url) = Url::parse(text) else {
         return true; // another rule has its say
     };
@@ -147,6 +150,8 @@ mod tests {
             "postgres://db/b?sslmode=require",
             "postgres://db/b?ssl-mode=VERIFY-FULL",
             "postgres://db/b?sslmode=disable&sslmode=verify-ca",
+            "postgres://one,two/b?sslmode=verify-full",
+            "postgres://localhost,127.0.0.1:5433/b",
         ] {
             assert!(is_protected(text, &nothing), "{text}");
         }
@@ -159,6 +164,7 @@ mod tests {
             "postgres://db/b?sslmode=prefer",
             "postgres://db/b?sslmode=require&sslmode=disable",
             "postgres://localhost.example/b",
+            "postgres://localhost,db/b",
         ] {
             assert!(!is_protected(text, &nothing), "{text}");
         }
@@ -175,6 +181,8 @@ mod tests {
             "postgres://u:p%2Fs%23s@localhost/b",
             "postgres://localhost/b?user=u&password=p@ss",
             "postgres://localhost/b?options=-csearch_path%3Dbridge&options[jit]=on",
+            "postgres://u:p@one:5432,two:5433/b?target_session_attrs=read-write",
+            "postgres:///b?host=one,two&port=5432,5433&target_session_attrs=primary",
         ] {
             assert_eq!(check(text), Ok(()), "{text}");
         }
@@ -188,11 +196,10 @@ mod tests {
             ("postgres://u:1?CANARY=s@localhost/b", escape),
             ("postgres://u:p@ss?CANARY=s@localhost/b", escape),
             ("postgres://u:CANARY#s@localhost/b", escape),
-            ("postgres://u:p@one,two/b", "several hosts"),
-            ("postgres://u:p@one:5432,two:5432/b", "several hosts"),
-            ("postgres:///b?host=one,two", "several hosts"),
+            ("postgres://u:CANARY@one,two:x/b", "is not a URL"),
+            ("postgres:///b?host=one,two&port=1,2,3", "port must have an item"),
             ("postgres://db/b?schema=bridge", "parameter schema is not supported"),
-            ("postgres://db/b?target_session_attrs=read-write", "parameter target_session_attrs"),
+            ("postgres://db/b?target_session_attrs=prefer-standby", "one of any, read-write, primary"),
             ("postgres://db/b?application_name=me", "parameter application_name"),
             ("postgres://db/b?sslmode=verify_full", "sslmode must be one of"),
             ("postgres://db/b?hostaddr=db", "hostaddr must be"),

@@ -25,11 +25,13 @@ use crate::telemetry;
 mod client;
 mod database;
 mod egress;
+mod servers;
 mod variables;
 
 pub use client::{ClientSettings, LocalBridge};
 pub use database::DATABASE_CONNECTIONS_MIN;
 pub use egress::EgressProxy;
+pub use servers::database_servers;
 pub use variables::{Effective, VARIABLES, Variable, Variables};
 
 /// Length that a chosen API key must have: 32 characters of a random key cannot be guessed.
@@ -63,6 +65,8 @@ pub struct Config {
     pub database_url: Option<Secret>,
     /// Connections to the database that one bridge has at most.
     pub database_connections: u32,
+    /// The bridge is not ready unless commits wait for a standby.
+    pub require_sync: bool,
     /// Where the embedded Postgres and generated keys are kept.
     pub data_dir: PathBuf,
     /// Address of the REST API.
@@ -118,6 +122,7 @@ impl Config {
             database_url: read
                 .parse("DATABASE_URL", None, |text| database::check(text).map(|()| Some(Secret::new(text)))),
             database_connections: read.parse("BRIDGE_DATABASE_CONNECTIONS", 12, database::connections),
+            require_sync: read.boolean("BRIDGE_REQUIRE_SYNC"),
             data_dir: PathBuf::from(variables.get("BRIDGE_DATA_DIR").unwrap_or("./data")),
             listen: listen(&mut read),
             api_key: read.parse("BRIDGE_API_KEY", None, |text| {

@@ -40,6 +40,11 @@ pub const VARIABLES: &[Variable] = &[
         "12",
         "connections to the database at most, from 8; fewer are used where the server allows fewer",
     ),
+    plain(
+        "BRIDGE_REQUIRE_SYNC",
+        "false",
+        "true: not ready unless commits in DATABASE_URL wait for a synchronous standby",
+    ),
     plain("BRIDGE_DATA_DIR", "./data", "where the embedded Postgres and generated keys are kept"),
     plain("BRIDGE_LISTEN", "127.0.0.1:8080", "address of the REST API and the console"),
     plain("BRIDGE_CONSOLE", "on", "off: there is no console at /console/"),

@@ -33,6 +33,7 @@ const PARTS: &[&str] = &[
     "connection",
     "token",
     "dispatcher",
+    "primary",
     "sealer",
     "audit_push",
     "erasures",

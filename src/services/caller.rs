@@ -41,6 +41,8 @@ pub struct Services {
     pub configuration: Configuration,
     /// Where work goes on that outlives its call.
     pub background: Handle,
+    /// It is not ready unless commits wait for a standby.
+    pub require_sync: bool,
 }
 
 /// A variable and its effective value.

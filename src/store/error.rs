@@ -3,6 +3,7 @@
 /// SQLSTATE of Postgres.
 const DISK_FULL: &str = "53100";
 const RAN_TOO_LONG: &str = "57014";
+const READ_ONLY: &str = "25006";
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -25,6 +26,9 @@ pub enum StoreError {
         /// Description of the fault; never the value of a secret.
         what: String,
     },
+    /// None of the servers that are configured is the primary and takes writes; the text says why not.
+    #[error("no primary: {0}")]
+    NoPrimary(String),
     /// The database could not be asked or refused.
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
@@ -45,12 +49,13 @@ impl StoreError {
 }
 
 impl StoreError {
-    /// Whether asking again may help: no connection, a connection that broke, a server that stops or starts,
-    /// a statement that ran out of time, or a lock that was not to be had.
+    /// Whether asking again may help: no connection, a connection that broke, a server that stops or starts or
+    /// is not the primary any more, a statement that ran out of time, or a lock that was not to be had.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         use sqlx::Error;
         match self {
+            Self::NoPrimary(_) => true,
             Self::Database(
                 Error::Io(_)
                 | Error::Tls(_)
@@ -60,10 +65,10 @@ impl StoreError {
                 | Error::WorkerCrashed,
             ) => true,
             // 08: connection; 28, 3D: not let in; 53: resources; 57: operator intervention; then
-            // serialization, deadlock, lock.
+            // serialization, deadlock, lock, a server that only reads.
             Self::Database(Error::Database(refusal)) => refusal.code().is_some_and(|code| {
                 ["08", "28", "3D", "53", "57"].iter().any(|class| code.starts_with(class))
-                    || ["40001", "40P01", "55P03"].contains(&code.as_ref())
+                    || ["40001", "40P01", "55P03", READ_ONLY].contains(&code.as_ref())
             }),
             _ => false,
         }

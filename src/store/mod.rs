@@ -10,8 +10,8 @@
 //!
 //! Files: `transaction` (one for each step, or for a whole call), `pool` (connections and timeouts),
 //! `session` (settings of one transaction), `locks` (advisory locks), `wake` (wake-ups inside the process),
-//! `types` and `event_rows` (column values), `error`, `server` (address of the database), `rotation` (change
-//! of the master key).
+//! `types` and `event_rows` (column values), `error`, `primary` (how a connection is assessed), `server` (where the
+//! database is, and the way there after a failover), `rotation` (change of the master key).
 
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use sqlx::migrate::Migrate as _;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgPool, Postgres, Transaction};
 use time::OffsetDateTime;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::clock;
@@ -35,6 +36,7 @@ pub mod ingest;
 mod locks;
 mod pool;
 pub mod preflight;
+mod primary;
 pub mod recovery;
 pub mod rotation;
 pub mod server;
@@ -48,7 +50,10 @@ pub mod webhooks;
 
 pub use error::{Result, StoreError};
 pub(crate) use pool::LONG_STEP_WITHIN;
-use pool::{PING_WITHIN, Purpose, pool_options, quiet, with_long_timeout, with_timeout};
+use pool::{Purpose, pool_options, with_long_timeout, with_timeout};
+pub use primary::Incarnation;
+use primary::{PING_WITHIN, Primary};
+use server::{Found, Server};
 
 /// Difference between the database's clock and this machine's that an operator should know of.
 const WARN_FROM: Duration = Duration::from_secs(1);
@@ -68,6 +73,10 @@ const PUSH_CONNECTIONS: u32 = 1;
 pub struct Store {
     /// For API calls and actors' state.
     pool: PgPool,
+    /// Servers that the database may be on.
+    server: Server,
+    /// The one that the pools lead to.
+    primary: Primary,
     /// This process; its sessions have its id in their name.
     process: ProcessId,
     /// Start of the process, by the clock of the database.
@@ -94,17 +103,25 @@ impl Store {
     /// Does not touch the schema.
     ///
     /// # Errors
-    /// If no connection can be made within 5 s.
+    /// If no connection can be made within 5 s, or the server is not the primary.
     pub async fn connect(options: PgConnectOptions, connections: u32) -> Result<Self> {
-        let process = ProcessId::generate();
-        let name = format!("presence-bridge {process}"); // as `process_lives` expects it
-        let options = quiet(options).application_name(&name);
-        let pool = pool_options(connections, Purpose::General).connect_with(options.clone()).await?;
+        Server::from(options).connect(connections).await
+    }
+
+    /// The same on the primary that was found among the servers.
+    async fn open_pools(server: Server, found: Found, connections: u32) -> Result<Self> {
+        let (process, primary) = (ProcessId::generate(), Primary::new(found.server));
+        let options = found.options.application_name(&session_name(process));
+        let general = |connections| pool_options(connections, Purpose::General, &primary);
+        let pool = general(connections).connect_with(options.clone()).await?;
         // What these two have is kept: another user of a small server could take it meanwhile.
-        let readiness = pool_options(READINESS_CONNECTIONS, Purpose::General).idle_timeout(None);
-        let pipeline_pool = pool_options(PIPELINE_CONNECTIONS, Purpose::Pipeline).idle_timeout(None);
+        let readiness = general(READINESS_CONNECTIONS).idle_timeout(None);
+        let pipeline_pool =
+            pool_options(PIPELINE_CONNECTIONS, Purpose::Pipeline, &primary).idle_timeout(None);
         let mut store = Self {
             pool,
+            server,
+            primary,
             process,
             began_at: clock::now(),
             tenant: None,
@@ -118,6 +135,39 @@ impl Store {
         store.sync_clock().await?;
         store.began_at = clock::now();
         Ok(store)
+    }
+
+    /// The incarnation that the last connection found the database in; `None` while there has been none.
+    #[must_use]
+    pub fn incarnation(&self) -> Option<Incarnation> {
+        self.primary.incarnation()
+    }
+
+    /// Waits until there is a primary again; for ever if there is one.
+    pub async fn primary_is_back(&self) {
+        match self.primary.trouble() {
+            Some(_) => self.primary.is_back().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Pool for recording and dispatching.
+    ///
+    /// # Errors
+    /// If there is no primary for a while.
+    async fn pipeline(&self) -> Result<&PgPool> {
+        self.primary.wait_a_while().await.map_err(StoreError::NoPrimary)?;
+        Ok(&self.pipeline_pool)
+    }
+
+    /// Sees each change of it. A connection to a new incarnation is handed out only after the change is seen here.
+    #[must_use]
+    pub fn watch_incarnation(&self) -> watch::Receiver<Option<Incarnation>> {
+        self.primary.watch_incarnation()
+    }
+
+    fn named(&self, options: PgConnectOptions) -> PgConnectOptions {
+        options.application_name(&session_name(self.process))
     }
 
     /// Opens the connections that the bridge cannot do without, those of the two hot paths first, and `others`
@@ -158,6 +208,7 @@ impl Store {
     pub async fn why_nothing_is_stored(&self, error: &StoreError) -> String {
         let refusal = if error.is_no_connection() { self.refusal().await } else { None };
         match refusal {
+            _ if matches!(error, StoreError::NoPrimary(_)) => error.to_string(),
             Some(refusal) => format!("no connection: {refusal}"),
             None if error.is_disk_full() => "its disk is full".to_owned(),
             None => "changes cannot be stored".to_owned(),
@@ -238,4 +289,9 @@ impl Store {
         locks::lock_start(&mut tx).await?;
         Ok(tx)
     }
+}
+
+/// As `process_lives` expects it.
+fn session_name(process: ProcessId) -> String {
+    format!("presence-bridge {process}")
 }

@@ -3,10 +3,11 @@
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
-use sqlx::{ConnectOptions as _, Row as _};
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::time::timeout;
 
+use super::primary::{PING_WITHIN, Primary};
 use super::{Result, StoreError};
 
 /// Settings of every session. Statements set them, for a pooler refuses or drops what a start message asks
@@ -55,63 +56,50 @@ pub(super) const STEP_WITHIN: Duration = Duration::from_secs(5);
 /// The same for a step that may have to touch very many rows: a little more than its longest statement may
 /// take.
 pub const LONG_STEP_WITHIN: Duration = Duration::from_secs(65);
-/// Time that a connection has for a sign of life before it counts as dead.
-pub(super) const PING_WITHIN: Duration = Duration::from_secs(2);
-
 /// Options without what poolers refuse in a start message, the digits of floats, which nothing reads as text;
 /// and without statements in the log, whatever BRIDGE_LOG says: sqlx would show them with what they hold.
 pub(super) fn quiet(options: PgConnectOptions) -> PgConnectOptions {
     options.disable_statement_logging().extra_float_digits(None)
 }
 
-/// A pool that never waits on a dead connection. sqlx asks for a sign of life itself, before and after use,
-/// but would wait for it for ever; a connection that is given up in the middle of a step would keep its place
-/// in the pool.
-pub(super) fn pool_options(connections: u32, purpose: Purpose) -> PgPoolOptions {
+/// A pool that never waits on a dead connection, nor has one to a server that is not the primary. sqlx asks for
+/// a sign of life itself, before and after use, but would wait for it for ever; a connection that is given up in
+/// the middle of a step would keep its place in the pool.
+pub(super) fn pool_options(connections: u32, purpose: Purpose, primary: &Primary) -> PgPoolOptions {
+    let (admitting, acquiring, releasing) = (primary.clone(), primary.clone(), primary.clone());
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .after_connect(move |connection, _| {
+            let primary = admitting.clone();
             Box::pin(async move {
                 for statement in purpose.settings() {
                     let set = timeout(PING_WITHIN, sqlx::raw_sql(*statement).execute(&mut *connection));
-                    set.await.unwrap_or_else(|_| Err(sqlx::Error::Io(ErrorKind::TimedOut.into())))?;
+                    set.await.unwrap_or_else(|_| Err(sqlx::Error::Io(ErrorKind::TimedOut.into()))).inspect_err(
+                        |error| tracing::warn!(%error, "failed to set up a new connection to the database"),
+                    )?;
                 }
-                Ok(())
+                primary.admit(connection).await
             })
         })
         .test_before_acquire(false)
         .before_acquire(move |connection, meta| {
+            let primary = acquiring.clone();
             Box::pin(async move {
-                if meta.idle_for >= purpose.fresh() {
-                    alive(connection).await?;
+                match meta.idle_for >= purpose.fresh() {
+                    true => primary.check(connection, meta.age).await?,
+                    false => primary.check_age(meta.age)?,
                 }
                 Ok(true)
             })
         })
-        .after_release(|connection, _| {
+        .after_release(move |connection, meta| {
+            let primary = releasing.clone();
             Box::pin(async move {
-                alive(connection).await?;
+                primary.check(connection, meta.age).await?;
                 Ok(true)
             })
         })
-}
-
-/// Asks a connection for a sign of life, and whether it is outside of any transaction; after an error the
-/// pool drops it without a farewell. A step that was given up in the middle of a statement may leave a
-/// transaction open or aborted that sqlx knows nothing of: handed out again and again, it would fail every
-/// step that gets it. A plain query, for only there both times are the same outside of a transaction.
-pub(super) async fn alive(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let asked = async {
-        let row = sqlx::raw_sql("select now() = statement_timestamp()").fetch_one(&mut *connection).await?;
-        row.try_get::<bool, _>(0)
-    };
-    match timeout(PING_WITHIN, asked).await {
-        Ok(Ok(true)) => Ok(()),
-        Ok(Ok(false)) => Err(sqlx::Error::Protocol("a transaction was left open".to_owned())),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(sqlx::Error::Io(ErrorKind::TimedOut.into())),
-    }
 }
 
 /// Gives a step up that the database leaves unanswered; its connection goes back to the pool, which drops it.

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::{Result, StoreError};
 
 /// Time that a server has to let a connection in.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// Time that one that was let in has to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
@@ -34,9 +34,12 @@ pub(super) struct Limit {
 }
 
 /// Opens a connection that belongs to no pool, so that a refusal comes at once and in the server's words.
-pub(super) async fn dial(options: &PgConnectOptions) -> Result<PgConnection> {
-    let silent = || sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "no connection within 5 s"));
-    let dialled = timeout(CONNECT_WITHIN, options.connect()).await.unwrap_or_else(|_| Err(silent()));
+pub(super) async fn dial(options: &PgConnectOptions, within: Duration) -> Result<PgConnection> {
+    let silent = || {
+        let what = format!("no connection within {} s", within.as_secs());
+        sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, what))
+    };
+    let dialled = timeout(within, options.connect()).await.unwrap_or_else(|_| Err(silent()));
     Ok(dialled?)
 }
 
@@ -46,8 +49,8 @@ pub(super) async fn dial(options: &PgConnectOptions) -> Result<PgConnection> {
 /// # Errors
 /// [`Unusable::Refused`] if trying again does not help.
 pub(super) async fn examine(options: &PgConnectOptions) -> Result<Option<Limit>, Unusable> {
-    let mut first = dial(options).await.map_err(final_or_not)?;
-    let mut second = dial(options).await.map_err(final_or_not)?;
+    let mut first = dial(options, CONNECT_WITHIN).await.map_err(final_or_not)?;
+    let mut second = dial(options, CONNECT_WITHIN).await.map_err(final_or_not)?;
     let answers = async {
         let sessions = match is_session_each(&mut first, &mut second).await {
             Err(sqlx::Error::Database(said)) if said.message().contains("statement pooling") => false,
@@ -79,7 +82,7 @@ fn silent() -> sqlx::Error {
 
 /// Why no further connection can be had at present; `None` if one can.
 pub(super) async fn refusal(options: &PgConnectOptions) -> Option<StoreError> {
-    let mut connection = match dial(options).await {
+    let mut connection = match dial(options, CONNECT_WITHIN).await {
         Ok(connection) => connection,
         Err(refusal) => return Some(refusal),
     };
@@ -87,28 +90,35 @@ pub(super) async fn refusal(options: &PgConnectOptions) -> Option<StoreError> {
     answered.unwrap_or_else(|_| Err(silent())).err().map(StoreError::from)
 }
 
-/// A refusal that only a change of the configuration, of the server's or of ours, ends.
-fn final_or_not(error: StoreError) -> Unusable {
+/// Why the way to the database cannot be used: for good, or for now.
+pub(super) fn final_or_not(error: StoreError) -> Unusable {
     match &error {
-        // 28: not let in; 3D: no such database; 42501: no right to connect. PgBouncer 1.18 gives everything
-        // the same code.
-        StoreError::Database(sqlx::Error::Database(refusal)) => {
-            let (code, said) = (refusal.code().unwrap_or_default(), refusal.message());
-            let is_final = code.starts_with("28")
-                || code.starts_with("3D")
-                || code == "42501"
-                || said.contains("unsupported startup parameter")
-                || said == "password authentication failed"
-                || said.starts_with("no such database");
-            if is_final {
-                return Unusable::Refused(format!("the database refuses: {said}"));
-            }
-            error.into()
+        StoreError::Database(sqlx::Error::Database(refusal)) if is_final(&error) => {
+            Unusable::Refused(format!("the database refuses: {}", refusal.message()))
         }
         StoreError::Database(sqlx::Error::Tls(cause)) => {
             Unusable::Refused(format!("TLS with the database cannot be had: {cause}"))
         }
         _ => error.into(),
+    }
+}
+
+/// Whether only a change of the configuration, of the server's or of ours, ends a refusal.
+pub(super) fn is_final(error: &StoreError) -> bool {
+    match error {
+        // 28: not let in; 3D: no such database; 42501: no right to connect. PgBouncer 1.18 gives everything
+        // the same code.
+        StoreError::Database(sqlx::Error::Database(refusal)) => {
+            let (code, said) = (refusal.code().unwrap_or_default(), refusal.message());
+            code.starts_with("28")
+                || code.starts_with("3D")
+                || code == "42501"
+                || said.contains("unsupported startup parameter")
+                || said == "password authentication failed"
+                || said.starts_with("no such database")
+        }
+        StoreError::Database(sqlx::Error::Tls(_)) => true,
+        _ => false,
     }
 }
 

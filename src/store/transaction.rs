@@ -9,7 +9,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Postgres, Transaction};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMappedMutexGuard, OwnedMutexGuard};
 
-use super::{Result, Store};
+use super::{Result, Store, StoreError};
 use crate::domain::ids::TenantId;
 
 type Act = Box<dyn FnOnce() + Send>;
@@ -55,6 +55,7 @@ impl Store {
             sqlx::raw_sql(statement).execute(&mut **tx).await?;
             return Ok(Tx(TxScope::OfCall { call, tx }));
         }
+        self.primary.wait_a_while().await.map_err(StoreError::NoPrimary)?;
         let mut tx = self.pool.begin().await?;
         if let Some(tenant) = self.tenant {
             // Not in one text with `begin`: if the half of that fails, sqlx takes the transaction for none

@@ -4,9 +4,11 @@
 //! meanwhile. It ends with the session, at once when its process is killed. A process that hangs, or whose
 //! machine is gone, loses it when the server has heard nothing for `SILENT_MAX`.
 
+use std::time::Instant;
+
 use sqlx::postgres::PgConnection;
 
-use crate::store::pool::alive;
+use crate::store::primary::Primary;
 use crate::store::{Result, Store, with_timeout};
 
 /// Longer than any batch takes: a connection to open, a batch to write, and a moment to wait.
@@ -15,6 +17,8 @@ const SILENT_MAX: &str = "60s";
 /// Lock of one receiver, acquired or wanted. Dropping it gives the lock to another process.
 pub struct PushLock {
     connection: PgConnection,
+    opened: Instant,
+    primary: Primary,
     receiver: String,
     acquired: bool,
 }
@@ -28,6 +32,7 @@ impl Store {
         with_timeout(async {
             // Out of the pool at once: there, a lock would outlive a step that was given up.
             let mut connection = self.pool.acquire().await?.detach();
+            let opened = Instant::now();
             // Servers before 14 do not know it.
             sqlx::query(
                 "select set_config(name, $1, false) from pg_settings where name = 'idle_session_timeout'",
@@ -35,7 +40,8 @@ impl Store {
             .bind(SILENT_MAX)
             .execute(&mut connection)
             .await?;
-            Ok(PushLock { connection, receiver: receiver.to_owned(), acquired: false })
+            let (primary, receiver) = (self.primary.clone(), receiver.to_owned());
+            Ok(PushLock { connection, opened, primary, receiver, acquired: false })
         })
         .await
     }
@@ -48,9 +54,8 @@ impl PushLock {
     /// If the database does not answer.
     pub async fn try_acquire(&mut self) -> Result<bool> {
         with_timeout(async {
-            if self.acquired {
-                alive(&mut self.connection).await?;
-            } else {
+            self.primary.check(&mut self.connection, self.opened.elapsed()).await?;
+            if !self.acquired {
                 self.acquired = sqlx::query_scalar(
                     "select pg_try_advisory_lock(hashtextextended('audit_push ' || $1, 0))",
                 )

@@ -45,7 +45,7 @@ impl Store {
         work: &Work,
     ) -> Result<Cycle> {
         with_timeout(async {
-            let mut tx = self.pipeline_pool.begin_with(BEGIN_CYCLE).await?;
+            let mut tx = self.pipeline().await?.begin_with(BEGIN_CYCLE).await?;
             // Health before deliveries, the order in which every transaction locks them.
             let health_left = receiver_health::write(&mut tx, &work.health, now).await?;
             let mut cycle = Cycle { health_left, ..Cycle::default() };
@@ -106,7 +106,7 @@ impl Store {
     ) -> Result<HashSet<(DeliveryId, OffsetDateTime)>> {
         let told: Vec<_> = entries.iter().filter_map(|e| Some((e.delivery_id?, e.at))).collect();
         with_timeout(async {
-            let mut tx = self.pipeline_pool.begin_with(BEGIN_CYCLE).await?;
+            let mut tx = self.pipeline().await?.begin_with(BEGIN_CYCLE).await?;
             sqlx::query!(
                 "update delivery
                  set due_at = $3,

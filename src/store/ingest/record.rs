@@ -70,7 +70,7 @@ impl Store {
         changes: &[PresenceChange],
         insist: bool,
     ) -> Result<Option<(Recorded, WriteResult)>> {
-        let mut tx = self.pipeline_pool.begin_with(BEGIN_RECORDING).await?;
+        let mut tx = self.pipeline().await?.begin_with(BEGIN_RECORDING).await?;
         let read = agents_of(&mut tx, changes).await?;
         if let Some(generation) = read.generation
             && !self.filters.are_current(&mut tx, generation, insist).await?
@@ -111,7 +111,7 @@ impl Store {
     /// If the database is unavailable, or that commit does not end in time: ask again.
     pub async fn stored_events(&self, changes: &[PresenceChange]) -> Result<Vec<EventId>> {
         with_timeout(async {
-            let mut tx = self.pipeline_pool.begin_with(BEGIN_WRITING).await?;
+            let mut tx = self.pipeline().await?.begin_with(BEGIN_WRITING).await?;
             let ids: Vec<_> = changes.iter().map(|change| change.event_id).collect();
             let times: Vec<_> = changes.iter().map(|change| change.received_at).collect();
             let stored = sqlx::query_scalar!(

@@ -1,8 +1,6 @@
 //! Two real Postgres servers on the loopback, the second a streaming standby of the first, and what can happen
 //! to them: promotion, a stop, a crash, a freeze, a lost link, a disk that only reads.
 
-#![allow(dead_code, reason = "tests of a failover are being written")]
-
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::chown;
@@ -23,7 +21,7 @@ const SETTINGS: &str = "listen_addresses = '127.0.0.1'\nfsync = off\nfull_page_w
     wal_level = logical\nmax_connections = 60\nshared_buffers = '32MB'\nhot_standby = on\n\
     wal_retrieve_retry_interval = '100ms'\nwal_receiver_status_interval = '1s'\n";
 /// Ends whatever runs on the folders below `$1`, and removes them.
-const SWEEP: &str = r#"for pid in "$1"/*/postmaster.pid; do kill -QUIT "$(head -1 "$pid")"; done
+const CLEAN_UP: &str = r#"for pid in "$1"/*/postmaster.pid; do kill -QUIT "$(head -1 "$pid")"; done
     for _ in 1 2 3 4 5 6 7 8 9; do rm -rf "$1" && exit; sleep 0.5; done"#;
 
 /// A server that belongs to a [`Pair`].
@@ -83,12 +81,7 @@ impl Pair {
 
     /// Waits until the second has applied everything that the first has written so far.
     pub async fn caught_up(&self) {
-        let written: String = self.first.ask("select pg_current_wal_lsn()::text").await;
-        let applied = format!("select coalesce(pg_last_wal_replay_lsn() >= '{written}', false)");
-        eventually("the standby has caught up", || async {
-            self.second.ask::<bool>(&applied).await.then_some(())
-        })
-        .await;
+        self.second.caught_up_with(&self.first).await;
     }
 }
 
@@ -107,7 +100,7 @@ impl Node {
     /// A node whose data will lie in a new folder, and what removes that folder.
     fn prepare(prefix: &str) -> (Self, Child) {
         let dir = tempfile::Builder::new().prefix(prefix).tempdir().unwrap().keep();
-        let sweeper = afterwards(SWEEP, &[dir.as_os_str()]);
+        let sweeper = afterwards(CLEAN_UP, &[dir.as_os_str()]);
         if let Some(owner) = owner() {
             chown(&dir, Some(owner.uid.as_raw()), Some(owner.gid.as_raw())).unwrap();
         }
@@ -200,6 +193,7 @@ impl Node {
 
     /// Starts a stopped or former primary as a standby of another on its own data: only after an orderly stop,
     /// for its history must not have gone on.
+    #[allow(dead_code, reason = "for tests of switchovers and of lost commits")]
     pub fn start_as_standby_of(&self, primary: &Self) {
         let file = self.data.join("postgresql.auto.conf");
         let text = fs::read_to_string(&file).unwrap();
@@ -210,7 +204,16 @@ impl Node {
         self.start();
     }
 
+    /// Waits until a standby has applied everything that its primary has written so far.
+    pub async fn caught_up_with(&self, primary: &Self) {
+        let written: String = primary.ask("select pg_current_wal_lsn()::text").await;
+        let applied = format!("select coalesce(pg_last_wal_replay_lsn() >= '{written}', false)");
+        eventually("the standby has caught up", || async { self.ask::<bool>(&applied).await.then_some(()) })
+            .await;
+    }
+
     /// A standby gets nothing from its primary from now on: what is committed there meanwhile is lost with it.
+    #[allow(dead_code, reason = "as above")]
     pub async fn is_cut_off(&self) {
         self.set("primary_conninfo", "").await;
         eventually("nothing is received", || async {
