@@ -96,7 +96,7 @@ pub(super) fn pool_options(connections: u32, purpose: Purpose, primary: &Primary
         .after_release(move |connection, meta| {
             let primary = releasing.clone();
             Box::pin(async move {
-                primary.check(connection, meta.age).await?;
+                primary.check_clean(connection, meta.age).await?;
                 Ok(true)
             })
         })

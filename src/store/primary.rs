@@ -21,6 +21,8 @@ const WAIT_WITHIN: Duration = Duration::from_secs(3);
 /// same outside of a transaction. On a standby every transaction is read-only.
 const ALIVE: &str =
     "select now() = statement_timestamp(), current_setting('transaction_read_only') = 'on', false";
+/// The same without the server's state: what is asked after each use must cost as little as can be.
+const CLEAN: &str = "select now() = statement_timestamp(), false, false";
 const ROLE: &str = "select true, current_setting('transaction_read_only') = 'on', pg_is_in_recovery()";
 /// `pg_control_checkpoint` would name the timeline of the last checkpoint: the former one, for a while after a
 /// promotion.
@@ -142,6 +144,16 @@ impl Primary {
             }
             Err(Unfit::Failed(error)) => Err(error),
         }
+    }
+
+    /// The same without asking whether the server takes writes.
+    pub(super) async fn check_clean(
+        &self,
+        connection: &mut PgConnection,
+        age: Duration,
+    ) -> Result<(), sqlx::Error> {
+        self.check_age(age)?;
+        Ok(ask(connection, CLEAN).await?)
     }
 
     /// Refuses a connection that leads to a former primary; asks nobody.
