@@ -2,12 +2,34 @@
 //! A field has the name of the setting that it sets, as the REST API points to it: `batch/max_items`.
 
 use maud::{Markup, html};
+use serde_json::Value;
 
+use super::Result;
+use crate::api::http::problem::ApiError;
 use crate::domain::violation::Violation;
 
 /// What was wrong with a form that was sent; nothing at first.
-#[derive(Clone, Copy, Debug)]
-pub struct Fields<'a>(pub &'a [Violation]);
+#[derive(Debug, Default)]
+pub struct Fields {
+    wrong: Vec<Violation>,
+    /// What is wrong with the form as a whole.
+    refused: Option<String>,
+}
+
+/// What the rules have made of a form, or its fields with all that is wrong: what could not be read, and what
+/// the rules say of the rest.
+pub fn checked<T>(mut unread: Vec<Violation>, checked: Result<T, Vec<Violation>>) -> Result<T, Fields> {
+    match checked {
+        Ok(checked) if unread.is_empty() => Ok(checked),
+        checked => {
+            let mut rules = checked.err().unwrap_or_default();
+            // What could not be read was told already; the rules would only repeat it.
+            rules.retain(|rule| !unread.iter().any(|told| told.field == rule.field));
+            unread.append(&mut rules);
+            Err(Fields { wrong: unread, refused: None })
+        }
+    }
+}
 
 /// What stands at a field.
 #[derive(Clone, Copy, Debug)]
@@ -30,128 +52,164 @@ fn id(name: &str) -> String {
     format!("field-{}", name.replace('/', "-"))
 }
 
-impl Fields<'_> {
-    /// What is wrong with a setting, or with items of it.
-    fn wrong_with(&self, name: &str) -> Vec<String> {
-        let of = |violation: &Violation| {
-            let rest = violation.field.strip_prefix(name)?;
-            let item = rest.strip_prefix('/');
-            match (rest, item.map(str::parse::<usize>)) {
-                ("", _) => Some(violation.what.clone()),
-                (_, Some(Ok(item))) => Some(format!("line {} {}", item + 1, violation.what)),
-                (_, Some(Err(_))) => Some(format!("{} {}", item.unwrap_or_default(), violation.what)),
-                _ => None,
-            }
+impl Fields {
+    /// Fields of a form with one fault.
+    pub fn wrong(fault: Violation) -> Self {
+        Self { wrong: vec![fault], refused: None }
+    }
+
+    /// What an error says of the fields, or of the form as a whole.
+    pub fn of(error: &ApiError) -> Self {
+        let fault = |each: &Value| {
+            let field = each["pointer"].as_str().or(each["parameter"].as_str())?;
+            Some(Violation::new(field.trim_start_matches('/'), each["detail"].as_str()?))
         };
-        self.0.iter().filter_map(of).collect()
+        let wrong: Vec<_> = error.errors().iter().filter_map(fault).collect();
+        Self { refused: wrong.is_empty().then(|| error.detail().to_owned()), wrong }
+    }
+
+    /// Fields of a form that was refused for what whoever sent it can mend: a name that is taken, a state that
+    /// does not allow it, a limit.
+    ///
+    /// # Errors
+    /// Anything else that went wrong.
+    pub fn refused(error: ApiError) -> Result<Self> {
+        if matches!(error.status().as_u16(), 409 | 422) { Ok(Self::of(&error)) } else { Err(error) }
+    }
+
+    /// What is wrong with a setting, or with items of it, a sentence each.
+    fn faults(&self, name: &str) -> Vec<String> {
+        let fault = |violation: &Violation| {
+            let rest = violation.field.strip_prefix(name)?;
+            let about = match rest.strip_prefix('/') {
+                Some(item) => match item.parse::<usize>() {
+                    Ok(at) => format!("Item {}", at.saturating_add(1)),
+                    Err(_) => item.to_owned(),
+                },
+                None => rest.is_empty().then(|| "It".to_owned())?,
+            };
+            Some(format!("{about} {}.", violation.what))
+        };
+        self.wrong.iter().filter_map(fault).collect()
     }
 
     /// Whether something is wrong with one of these settings: what is folded must be opened then.
     pub fn is_wrong(&self, names: &[&str]) -> bool {
-        names.iter().any(|name| !self.wrong_with(name).is_empty())
+        names.iter().any(|name| !self.faults(name).is_empty())
     }
 
-    /// The line over a form that was not taken; every fault stands at its field too.
+    /// What is wrong with the form as a whole.
+    pub fn refusal(&self) -> Markup {
+        html! { @if let Some(refused) = &self.refused { p.alert role="alert" { (refused) } } }
+    }
+
+    /// Everything that is wrong with a form that was not taken; each fault stands at its field too.
     pub fn summary(&self) -> Markup {
         html! {
-            @if !self.0.is_empty() {
+            (self.refusal())
+            @if !self.wrong.is_empty() {
                 div.alert role="alert" {
-                    p { "Nothing was changed. " @match self.0.len() { 1 => "One field needs another look:", _ => "Some fields need another look:" } }
-                    ul { @for violation in self.0 { li { code { (violation.field) } " " (violation.what) } } }
+                    p { "Nothing was changed. " @match self.wrong.len() { 1 => "One field needs another look:", _ => "Some fields need another look:" } }
+                    ul { @for fault in &self.wrong { li { code { (fault.field) } " " (fault.what) "." } } }
                 }
             }
         }
     }
 
-    /// Label, hint and faults around a control, which is given its id and what describes it.
-    fn around(&self, field: Field<'_>, control: impl FnOnce(&str, Option<&str>, bool) -> Markup) -> Markup {
-        let (id, wrong) = (id(field.name), self.wrong_with(field.name));
-        let (hint_id, wrong_id) = (format!("{id}-hint"), format!("{id}-wrong"));
-        let mut described = Vec::new();
-        if !field.hint.is_empty() {
-            described.push(hint_id.as_str());
-        }
-        if !wrong.is_empty() {
-            described.push(wrong_id.as_str());
-        }
-        let described = (!described.is_empty()).then(|| described.join(" "));
-        html! {
-            div.setting {
-                label for=(id) { (field.label) }
-                (control(&id, described.as_deref(), !wrong.is_empty()))
-                @if !field.hint.is_empty() { p.hint id=(hint_id) { (field.hint) } }
-                @if !wrong.is_empty() { p.wrong id=(wrong_id) { (wrong.join("; ")) } }
-            }
-        }
+    /// Faults and hint of a field, and the ids of both to describe it by.
+    fn notes(&self, field: Field<'_>) -> (Markup, Option<String>) {
+        let (id, wrong) = (id(field.name), self.faults(field.name).join(" "));
+        let notes = [("wrong", wrong.as_str()), ("hint", field.hint)]
+            .map(|(kind, text)| (kind, format!("{id}-{kind}"), text));
+        let shown: Vec<_> = notes.iter().filter(|(_, _, text)| !text.is_empty()).collect();
+        let ids: Vec<_> = shown.iter().map(|(_, id, _)| id.as_str()).collect();
+        let markup = html! { @for (kind, id, text) in &shown { p class=(kind) id=(id) { (text) } } };
+        (markup, (!ids.is_empty()).then(|| ids.join(" ")))
+    }
+
+    /// Label and notes around a control, which is given its id, what describes it and whether it is invalid.
+    fn around(
+        &self,
+        field: Field<'_>,
+        control: impl FnOnce(&str, Option<&str>, Option<&str>) -> Markup,
+    ) -> Markup {
+        let (id, (notes, described)) = (id(field.name), self.notes(field));
+        let invalid = self.is_wrong(&[field.name]).then_some("true");
+        html! { div.field { label for=(id) { (field.label) } (control(&id, described.as_deref(), invalid)) (notes) } }
     }
 
     /// One line of text.
     pub fn text(&self, field: Field<'_>, value: &str) -> Markup {
-        self.around(field, |id, described, wrong| {
+        self.around(field, |id, described, invalid| {
             html! {
-                input.wide id=(id) name=(field.name) value=(value) spellcheck="false" autocomplete="off"
-                    aria-describedby=[described] aria-invalid=[wrong.then_some("true")];
+                input id=(id) name=(field.name) value=(value) spellcheck="false" autocomplete="off"
+                    aria-describedby=[described] aria-invalid=[invalid];
             }
         })
     }
 
     /// What must not be seen over a shoulder; it is never filled in.
     pub fn secret(&self, field: Field<'_>) -> Markup {
-        self.around(field, |id, described, wrong| {
+        self.around(field, |id, described, invalid| {
             html! {
-                input.wide id=(id) name=(field.name) type="password" autocomplete="new-password"
-                    aria-describedby=[described] aria-invalid=[wrong.then_some("true")];
+                input id=(id) name=(field.name) type="password" autocomplete="new-password"
+                    aria-describedby=[described] aria-invalid=[invalid];
             }
         })
     }
 
     /// A whole number; `placeholder` says what holds if it is left empty.
     pub fn number(&self, field: Field<'_>, value: &str, placeholder: &str) -> Markup {
-        self.around(field, |id, described, wrong| {
+        self.around(field, |id, described, invalid| {
             html! {
                 input id=(id) name=(field.name) value=(value) inputmode="numeric" placeholder=(placeholder)
-                    autocomplete="off" aria-describedby=[described] aria-invalid=[wrong.then_some("true")];
+                    autocomplete="off" aria-describedby=[described] aria-invalid=[invalid];
             }
         })
     }
 
     /// Several lines.
     pub fn lines(&self, field: Field<'_>, value: &str) -> Markup {
-        self.around(field, |id, described, wrong| {
+        self.around(field, |id, described, invalid| {
             html! {
                 // The first line break behind the tag does not count as text.
-                textarea id=(id) name=(field.name) rows="3" spellcheck="false" aria-describedby=[described]
-                    aria-invalid=[wrong.then_some("true")] { "\n" (value) }
+                textarea id=(id) name=(field.name) rows="3" spellcheck="false"
+                    aria-describedby=[described] aria-invalid=[invalid] { "\n" (value) }
             }
         })
     }
 
-    /// One of several values.
+    /// One of several values; one that is none of them stays until another is chosen.
     pub fn choice(&self, field: Field<'_>, value: &str, choices: &[(&str, &str)]) -> Markup {
-        self.around(field, |id, described, wrong| {
+        let is_known = value.is_empty() || choices.iter().any(|(known, _)| *known == value);
+        self.around(field, |id, described, invalid| {
             html! {
-                select id=(id) name=(field.name) aria-describedby=[described] aria-invalid=[wrong.then_some("true")] {
+                select id=(id) name=(field.name) aria-describedby=[described] aria-invalid=[invalid] {
                     @for (known, shown) in choices { option value=(known) selected[*known == value] { (shown) } }
+                    @if !is_known { option value=(value) selected { (value) } }
                 }
             }
         })
     }
 
     /// Any of several values.
-    pub fn checks(&self, field: Field<'_>, values: &[String], choices: &[(&str, &str)]) -> Markup {
-        let wrong = self.wrong_with(field.name);
+    pub fn ticks(&self, field: Field<'_>, values: &[impl AsRef<str>], choices: &[(&str, &str)]) -> Markup {
+        let (notes, described) = self.notes(field);
         html! {
-            fieldset.checks {
+            fieldset aria-describedby=[described] {
                 legend { (field.label) }
-                @if !field.hint.is_empty() { p.hint { (field.hint) } }
+                (notes)
                 @for (known, shown) in choices {
-                    label { input type="checkbox" name=(field.name) value=(known) checked[values.iter().any(|v| v == known)];
-                            " " (shown) }
+                    (tick(field.name, known, shown, values.iter().any(|value| value.as_ref() == *known)))
                 }
-                @if !wrong.is_empty() { p.wrong { (wrong.join("; ")) } }
             }
         }
     }
+}
+
+/// Something to be ticked; `value` is what is sent if it is.
+pub fn tick(name: &str, value: &str, label: &str, is_ticked: bool) -> Markup {
+    html! { label.tick { input type="checkbox" name=(name) value=(value) checked[is_ticked]; span { (label) } } }
 }
 
 /// Fields that carry a form from one page to the next.
@@ -179,7 +237,10 @@ pub fn integer(name: &str, text: &str, wrong: &mut Vec<Violation>) -> Option<i32
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
+    use crate::api::http::problem::Code;
 
     #[test]
     fn what_is_wrong_stands_at_its_field() {
@@ -189,18 +250,39 @@ mod tests {
             Violation::new("headers/X-A", "has a name that is not free"),
             Violation::new("batch/max_items", "is not between 1 and 1000"),
         ];
-        let fields = Fields(&wrong);
-        assert_eq!(fields.wrong_with("url"), ["is not a public address"]);
-        assert_eq!(fields.wrong_with("agents"), ["line 3 is empty"]);
-        assert_eq!(fields.wrong_with("headers"), ["X-A has a name that is not free"]);
-        assert_eq!(fields.wrong_with("batch/max_items"), ["is not between 1 and 1000"]);
-        assert!(fields.wrong_with("batch/max").is_empty());
+        let fields = Fields { wrong: wrong.to_vec(), refused: None };
+        assert_eq!(fields.faults("url"), ["It is not a public address."]);
+        assert_eq!(fields.faults("agents"), ["Item 3 is empty."]);
+        assert_eq!(fields.faults("headers"), ["X-A has a name that is not free."]);
+        assert_eq!(fields.faults("batch/max_items"), ["It is not between 1 and 1000."]);
+        assert!(fields.faults("batch/max").is_empty());
         let drawn = fields.text(field("url", "Address", "Where to."), "http://10.0.0.1/").into_string();
         assert!(
-            drawn.contains(r#"aria-describedby="field-url-hint field-url-wrong" aria-invalid="true""#),
+            drawn.contains(r#"aria-describedby="field-url-wrong field-url-hint" aria-invalid="true""#),
             "{drawn}"
         );
-        assert!(!Fields(&[]).text(field("url", "Address", ""), "").into_string().contains("aria-"));
+        let summary = fields.summary().into_string();
+        assert!(wrong.iter().all(|fault| summary.contains(&fault.what)), "{summary}");
+        assert!(!Fields::default().text(field("url", "Address", ""), "").into_string().contains("aria-"));
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_told_once_and_the_rules_say_the_rest() {
+        let (unread, missing) = (Violation::new("a", "is no number"), Violation::new("a", "is missing"));
+        let rules = [Violation::new("b", "is empty"), Violation::new("b", "is no name")];
+        assert_eq!(checked(Vec::new(), Ok(1)).ok(), Some(1));
+        assert!(checked(vec![unread.clone()], Ok(1)).is_err(), "the rules do not see it");
+        let all = checked::<()>(vec![unread.clone()], Err([&[missing], &rules[..]].concat())).err();
+        assert_eq!(all.map(|all| all.wrong), Some([&[unread], &rules[..]].concat()));
+    }
+
+    #[test]
+    fn an_error_is_told_of_its_fields_or_of_the_whole() {
+        let whole = Fields::refused(ApiError::new(Code::NameTaken, "Another has it.")).unwrap();
+        assert!(whole.summary().into_string().contains("Another has it."));
+        let of_one = Fields::refused(ApiError::fields(&[Violation::new("name", "is empty")])).unwrap();
+        assert!(of_one.refused.is_none() && of_one.is_wrong(&["name"]));
+        assert!(Fields::refused(ApiError::not_found()).is_err(), "nobody can mend it");
     }
 
     #[test]

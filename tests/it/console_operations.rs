@@ -208,7 +208,8 @@ async fn the_audit_log_is_searched_checked_and_exported() {
 async fn keys_and_tenants_are_made_and_keys_revoked() {
     let bridge = Bridge::start(&[]).await;
     let console = Console::of(&bridge).await;
-    let wrong = console.post("/console/keys/new", &[("name", "bootstrap"), ("ends_at", "yesterday")]).await;
+    let wrong =
+        console.post("/console/keys/new", &[("name", "bootstrap"), ("expires_at", "yesterday")]).await;
     assert_eq!(wrong.status, 422);
     let said = wrong.text();
     for what in ["is kept for the key from the environment", "is no time such as", "It is empty."] {
@@ -219,7 +220,7 @@ async fn keys_and_tenants_are_made_and_keys_revoked() {
     let tenants = bridge.get("/v1/tenants").await.json();
     let other = tenants["items"][1]["id"].as_str().unwrap().to_owned();
     let fields =
-        [("name", "crm"), ("scopes", "read"), ("scopes", "admin"), ("ends", "7"), ("tenant", &other)];
+        [("name", "crm"), ("scopes", "read"), ("scopes", "admin"), ("ends", "7"), ("tenant_id", &other)];
     let made = console.post("/console/keys/new", &fields).await;
     assert_eq!(made.status, 200, "{}", made.text());
     let page = made.text();

@@ -214,7 +214,7 @@ async fn an_external_id_is_set_on_the_page_by_whoever_may_and_by_nobody_else() {
     let wrong = console.post(page, &[("external_id", &long)]).await;
     assert_eq!(wrong.status, 422);
     let text = wrong.text();
-    assert!(text.contains("external-id-wrong") && text.contains(&long), "what was typed stays: {text}");
+    assert!(text.contains("field-external_id-wrong") && text.contains(&long), "what was typed stays: {text}");
     assert_eq!(world.agent("ann").await["external_id"], "crm-7");
 
     let reader = Console::with_scopes(&world.bridge, &["read"]).await;

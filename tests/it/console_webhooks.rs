@@ -234,6 +234,11 @@ async fn every_button_does_what_it_says() {
         shown.contains("its receiver answered 410") && !shown.contains(&format!("{page}/pause")),
         "{shown}"
     );
+    let recover = format!("{page}/recover");
+    let refused = console.submit(&recover, &[("hours", "1"), ("agents", "ann, who was away")]).await;
+    let said = refused.text();
+    assert!(refused.status == 422 && said.contains("role=\"alert\""), "it takes no part: {said}");
+    assert!(said.contains("ann, who was away"), "what was typed stays: {said}");
     push("enable").await;
     assert_eq!(webhook(&world, &id).await["state"], "active");
 
@@ -246,7 +251,6 @@ async fn every_button_does_what_it_says() {
         secrets["items"].as_array().unwrap().iter().map(|secret| secret["expires_at"].is_null()).collect();
     assert_eq!(ends, [true, false], "the present one first: {secrets}");
 
-    let recover = format!("{page}/recover");
     let wrong = console.submit(&recover, &[("since", "yesterday"), ("agents", "ann")]).await;
     assert_eq!(wrong.status, 422);
     assert!(wrong.text().contains("id=\"field-since-wrong\""), "{}", wrong.text());

@@ -31,7 +31,7 @@ async fn show(view: View) -> Result<Content> {
     let sources = view.caller.store.sources(None, SOURCES_MAX).await?;
     let (found, wrong) = search::found_or_wrong(read(&view))?;
     let mut page = Content::titled("Presence board");
-    let form = form(&view, Fields::new(&view, wrong.as_ref()), &sources);
+    let form = form(&view, Fields::new(&view, &wrong), &sources);
     let Some((filter, paging)) = found else {
         page.status = StatusCode::BAD_REQUEST;
         page.body = form;

@@ -5,6 +5,7 @@ use maud::{Markup, html};
 
 use crate::api::http::page::{List, Paging, Place};
 use crate::console::content::Content;
+use crate::console::fields;
 use crate::console::pages::deliveries::state_badge;
 use crate::console::parts::{Tone, badge, empty, facts, maybe, or_none, pager, source_text, table, time};
 use crate::console::search::names::Names;
@@ -31,7 +32,7 @@ async fn list(view: View) -> Result<Content> {
     let sources = view.caller.store.source_names().await?;
     let (found, wrong) = search::found_or_wrong(read(&view).await)?;
     let mut page = Content::titled("Events");
-    let form = form(Fields::new(&view, wrong.as_ref()), &sources);
+    let form = form(Fields::new(&view, &wrong), &sources);
     let Some((filter, paging)) = found else {
         page.status = StatusCode::BAD_REQUEST;
         page.body = form;
@@ -147,7 +148,7 @@ async fn one(view: View) -> Result<Content> {
     let names = Names::read(&view, told.iter().filter_map(|row| row.webhook_id), std::iter::empty()).await?;
     let mut page = Content::titled("Event");
     let told = page.live("told", &who_was_told(id, &told, &names));
-    let field = who::webhook_field(&view, Fields::new(&view, None)).await?;
+    let field = who::webhook_field(&view, Fields::new(&view, &fields::Fields::default())).await?;
     page.body = html! {
         p { (agent(&event)) ": " (presence(&event)) }
         (facts_of(&event))

@@ -41,7 +41,7 @@ struct Asked {
 async fn show(view: View) -> Result<Content> {
     let (asked, wrong) = search::found_or_wrong(read(&view).await)?;
     let mut page = Content::titled("Explain");
-    let form = form(&view, Fields::new(&view, wrong.as_ref())).await?;
+    let form = form(&view, Fields::new(&view, &wrong)).await?;
     let below = match asked {
         None => {
             page.status = StatusCode::BAD_REQUEST;

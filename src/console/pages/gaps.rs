@@ -30,7 +30,7 @@ async fn list(view: View) -> Result<Content> {
     let sources = view.caller.store.source_names().await?;
     let (found, wrong) = search::found_or_wrong(read(&view).await)?;
     let mut page = Content::titled("Gaps");
-    let fields = Fields::new(&view, wrong.as_ref());
+    let fields = Fields::new(&view, &wrong);
     let states = [("true".to_owned(), "open".to_owned()), ("false".to_owned(), "ended".to_owned())];
     let form = fields.form(
         "Search",

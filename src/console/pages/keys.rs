@@ -8,12 +8,12 @@ use crate::api::http::page::{List, Paging, Place};
 use crate::clock;
 use crate::console::action::Done;
 use crate::console::content::Content;
+use crate::console::fields::{self, Fields, field};
 use crate::console::form::Form;
-use crate::console::pages::inputs::Inputs;
 use crate::console::parts::{
     Tone, answers, badge, empty, facts, maybe, or_none, pager, since, source_text, table, time,
 };
-use crate::console::search::{self, Fields, read_time};
+use crate::console::search::{self, read_time};
 use crate::console::view::View;
 use crate::console::{Action, Page, ROOT, Result, links};
 use crate::domain::access::api_key::ApiKeyState;
@@ -27,7 +27,7 @@ use crate::store::access::tenants::Tenant;
 pub(super) const PAGES: &[Page] = &[
     Page::named("Keys", Scope::Admin, "/keys", |view| Box::pin(list(view))),
     Page::inner(Scope::Admin, "/keys/new", |view| {
-        Box::pin(async move { new(&view, &Inputs::default(), &Given::default()).await })
+        Box::pin(async move { new(&view, &Fields::default(), &Given::fresh()).await })
     }),
     Page::inner(Scope::Admin, "/keys/{id}", |view| Box::pin(one(view))),
     Page::inner(Scope::Admin, "/keys/{id}/revoke", |view| Box::pin(ask(view))),
@@ -53,7 +53,7 @@ async fn list(view: View) -> Result<Content> {
     let (found, wrong) = search::found_or_wrong(read(&view))?;
     let tenants = tenants(&view).await?;
     let mut page = Content::titled("API keys");
-    let fields = Fields::new(&view, wrong.as_ref());
+    let fields = search::Fields::new(&view, &wrong);
     let choices: Vec<_> =
         tenants.iter().map(|tenant| (tenant.tenant_id.to_string(), tenant.name.clone())).collect();
     let form = html! {
@@ -150,18 +150,24 @@ struct Given {
     name: String,
     scopes: Vec<String>,
     ends: String,
-    ends_at: String,
-    tenant: String,
+    expires_at: String,
+    tenant_id: String,
 }
 
-async fn new(view: &View, inputs: &Inputs, given: &Given) -> Result<Content> {
+impl Given {
+    /// What the form says before anybody has touched it.
+    fn fresh() -> Self {
+        Self { scopes: vec![Scope::Read.as_str().to_owned()], ends: "90".to_owned(), ..Self::default() }
+    }
+}
+
+async fn new(view: &View, fields: &Fields, given: &Given) -> Result<Content> {
     let tenants = tenants(view).await?;
     let tenants: Vec<_> =
         tenants.iter().map(|tenant| (tenant.tenant_id.to_string(), tenant.name.clone())).collect();
     let own = view.caller.principal.tenant().to_string();
     let choices: Vec<(&str, &str)> = tenants.iter().map(|(id, name)| (id.as_str(), name.as_str())).collect();
-    let tenant = if given.tenant.is_empty() { own.as_str() } else { given.tenant.as_str() };
-    let ends = if given.ends.is_empty() { "90" } else { given.ends.as_str() };
+    let tenant = if given.tenant_id.is_empty() { own.as_str() } else { given.tenant_id.as_str() };
     let lifetimes = [
         ("1", "in a day"),
         ("7", "in a week"),
@@ -170,36 +176,22 @@ async fn new(view: &View, inputs: &Inputs, given: &Given) -> Result<Content> {
         ("365", "in a year"),
         ("never", "never"),
     ];
+    let may = |scope: &Scope| view.caller.principal.is_operator() || view.may(*scope);
+    let scopes: Vec<_> =
+        Scope::ALL.into_iter().filter(may).map(|scope| (scope.as_str(), about(scope))).collect();
     let mut page = Content::titled("Create an API key");
     page.body = html! {
-        (inputs.summary(&["name", "scopes", "expires_at", "tenant_id"]))
+        (fields.summary())
         form.stack method="post" action={ (ROOT) "/keys/new" } {
-            (inputs.text("name", "Name", &given.name, "What it is for; the audit log names it."))
-            fieldset {
-                legend { "It may" }
-                (inputs.complaints("scopes"))
-                @for scope in Scope::ALL {
-                    @if view.caller.principal.is_operator() || view.may(scope) {
-                        (inputs.tick("scopes", scope.as_str(), about(scope), is_ticked(given, scope)))
-                    }
-                }
-            }
-            (inputs.choice("ends", "It ends", ends, "", &lifetimes))
-            (inputs.text("ends_at", "Or at a time of its own", &given.ends_at, "UTC, such as 2027-01-31 09:30"))
-            (inputs.complaints("expires_at"))
-            @if choices.len() > 1 {
-                (inputs.choice("tenant", "Tenant", tenant, "", &choices))
-                (inputs.complaints("tenant_id"))
-            }
+            (fields.text(field("name", "Name", "What it is for; the audit log names it."), &given.name))
+            (fields.ticks(field("scopes", "It may", ""), &given.scopes, &scopes))
+            (fields.choice(field("ends", "It ends", ""), &given.ends, &lifetimes))
+            (fields.text(field("expires_at", "Or at a time of its own", "UTC, such as 2027-01-31 09:30"), &given.expires_at))
+            @if choices.len() > 1 { (fields.choice(field("tenant_id", "Tenant", ""), tenant, &choices)) }
             button.primary type="submit" { "Create" }
         }
     };
     Ok(page)
-}
-
-fn is_ticked(given: &Given, scope: Scope) -> bool {
-    let is_fresh = given.name.is_empty() && given.scopes.is_empty();
-    if is_fresh { scope == Scope::Read } else { given.scopes.iter().any(|name| name == scope.as_str()) }
 }
 
 fn about(scope: Scope) -> &'static str {
@@ -214,7 +206,7 @@ fn about(scope: Scope) -> &'static str {
 
 /// When the key ends.
 fn end_of(given: &Given) -> Result<Option<OffsetDateTime>, Violation> {
-    let text = given.ends_at.trim();
+    let text = given.expires_at.trim();
     if !text.is_empty() {
         let read = read_time(text, clock::now());
         return read
@@ -225,7 +217,7 @@ fn end_of(given: &Given) -> Result<Option<OffsetDateTime>, Violation> {
         "never" | "" => Ok(None),
         days => match days.parse::<u16>() {
             Ok(days) => Ok(Some(clock::now() + Duration::days(i64::from(days)))),
-            Err(_) => Err(Violation::new("expires_at", "is none of the times to choose from")),
+            Err(_) => Err(Violation::new("ends", "is none of the times to choose from")),
         },
     }
 }
@@ -237,7 +229,7 @@ async fn create(view: View, form: Form) -> Result<Done> {
         wrong.push(violation);
         None
     });
-    let tenant = match given.tenant.as_str() {
+    let tenant = match given.tenant_id.as_str() {
         "" => None,
         text => match uuid::Uuid::try_parse(text) {
             Ok(id) => Some(TenantId(id)),
@@ -248,18 +240,15 @@ async fn create(view: View, form: Form) -> Result<Done> {
         },
     };
     let input = ApiKeyInput { name: given.name.clone(), scopes: given.scopes.clone(), tenant, expires_at };
-    let checked = match api_keys::check(&view.caller, input) {
-        Ok(checked) if wrong.is_empty() => checked,
-        checked => {
-            wrong.extend(checked.err().unwrap_or_default());
-            return Ok(Done::Again(new(&view, &Inputs::wrong(wrong), &given).await?));
-        }
+    let checked = match fields::checked(wrong, api_keys::check(&view.caller, input)) {
+        Ok(checked) => checked,
+        Err(fields) => return Ok(Done::Again(new(&view, &fields, &given).await?)),
     };
     match api_keys::create(&view.caller, &checked).await {
         Ok((made, key)) => Ok(Done::Show(made_page(&made, &key))),
         Err(error) => {
-            let inputs = Inputs::refused(error.into())?;
-            Ok(Done::Again(new(&view, &inputs, &given).await?))
+            let fields = Fields::refused(error.into())?;
+            Ok(Done::Again(new(&view, &fields, &given).await?))
         }
     }
 }

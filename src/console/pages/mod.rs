@@ -10,7 +10,6 @@ mod deliveries;
 mod events;
 mod explain;
 mod gaps;
-mod inputs;
 mod keys;
 mod overview;
 mod presence;

@@ -31,7 +31,7 @@ async fn list(view: View) -> Result<Content> {
     let sources = view.caller.store.source_names().await?;
     let (found, wrong) = search::found_or_wrong(read(&view))?;
     let mut page = Content::titled("Quarantine");
-    let fields = Fields::new(&view, wrong.as_ref());
+    let fields = Fields::new(&view, &wrong);
     let form = fields.form("Search", &who::source_field(fields, &sources));
     let Some((source, paging)) = found else {
         page.status = StatusCode::BAD_REQUEST;

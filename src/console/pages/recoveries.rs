@@ -32,7 +32,7 @@ const AGENTS_SHOWN: usize = 10;
 async fn list(view: View) -> Result<Content> {
     let (found, wrong) = search::found_or_wrong(read(&view).await)?;
     let mut page = Content::titled("Recoveries");
-    let fields = Fields::new(&view, wrong.as_ref());
+    let fields = Fields::new(&view, &wrong);
     let states = RecoveryState::WORDS.iter().map(|word| ((*word).to_owned(), (*word).to_owned()));
     let states: Vec<_> = states.collect();
     let webhook = who::webhook_field(&view, fields).await?;

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use crate::api::http::page::{List, Place};
 use crate::console::action::Done;
 use crate::console::content::Content;
+use crate::console::fields::{Fields, field};
 use crate::console::form::Form;
-use crate::console::pages::inputs::Inputs;
 use crate::console::parts::{pager, table, time};
 use crate::console::view::View;
 use crate::console::{Action, Page, ROOT, Result, links};
@@ -16,13 +16,13 @@ use crate::domain::access::scope::Scope;
 use crate::domain::ids::TenantId;
 
 pub(super) const PAGES: &[Page] = &[Page::operators("Tenants", "/tenants", |view| {
-    Box::pin(async move { list(&view, &Inputs::default(), "").await })
+    Box::pin(async move { list(&view, &Fields::default(), "").await })
 })];
 
 pub(super) const ACTIONS: &[Action] =
     &[Action::new(Scope::Admin, "/tenants", |view, form| Box::pin(create(view, form)))];
 
-async fn list(view: &View, inputs: &Inputs, given: &str) -> Result<Content> {
+async fn list(view: &View, fields: &Fields, given: &str) -> Result<Content> {
     let paging = view.query()?.paging(List::Tenants)?;
     let rows = view.caller.operator()?.tenants(paging.after_id().map(TenantId), paging.rows()).await?;
     let (rows, next) = paging.page(rows, None, |row| Place::Id(row.tenant_id.0));
@@ -43,9 +43,9 @@ async fn list(view: &View, inputs: &Inputs, given: &str) -> Result<Content> {
         (table("Tenants", &["Name", "Id", "Created", "Keys"], &shown))
         (pager(view, next.as_deref()))
         h2 { "Create a tenant" }
-        (inputs.summary(&["name"]))
+        (fields.summary())
         form.stack method="post" action={ (ROOT) "/tenants" } {
-            (inputs.text("name", "Name", given, "A tenant cannot be removed. Create a key for it next."))
+            (fields.text(field("name", "Name", "A tenant cannot be removed. Create a key for it next."), given))
             button.primary type="submit" { "Create" }
         }
     };
@@ -62,7 +62,7 @@ async fn create(view: View, form: Form) -> Result<Done> {
     let operator = view.caller.operator()?;
     let given: Given = form.read()?;
     if let Err(violation) = check_plain_name(&given.name) {
-        return Ok(Done::Again(list(&view, &Inputs::wrong(vec![violation]), &given.name).await?));
+        return Ok(Done::Again(list(&view, &Fields::wrong(violation), &given.name).await?));
     }
     match operator.create_tenant(&given.name).await {
         Ok(made) => Ok(Done::Go {
@@ -70,8 +70,8 @@ async fn create(view: View, form: Form) -> Result<Done> {
             notice: format!("Tenant {} is created. Create a key for it next.", made.name),
         }),
         Err(error) => {
-            let inputs = Inputs::refused(error.into())?;
-            Ok(Done::Again(list(&view, &inputs, &given.name).await?))
+            let fields = Fields::refused(error.into())?;
+            Ok(Done::Again(list(&view, &fields, &given.name).await?))
         }
     }
 }

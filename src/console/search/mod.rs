@@ -2,10 +2,10 @@
 
 use actix_web::http::StatusCode;
 use maud::{Markup, html};
-use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 
 use super::Result;
+use super::fields::{self, field};
 use super::view::View;
 use crate::api::http::page::Query;
 use crate::api::http::problem::ApiError;
@@ -21,13 +21,13 @@ pub const A_TIME: &str = "UTC, such as 2026-01-31 09:30, or how long ago: 15m, 2
 ///
 /// # Errors
 /// Anything else that went wrong.
-pub fn found_or_wrong<T>(found: Result<T>) -> Result<(Option<T>, Option<ApiError>)> {
+pub fn found_or_wrong<T>(found: Result<T>) -> Result<(Option<T>, fields::Fields)> {
     match found {
-        Ok(found) => Ok((Some(found), None)),
+        Ok(found) => Ok((Some(found), fields::Fields::default())),
         Err(wrong)
             if [StatusCode::BAD_REQUEST, StatusCode::UNPROCESSABLE_ENTITY].contains(&wrong.status()) =>
         {
-            Ok((None, Some(wrong)))
+            Ok((None, fields::Fields::of(&wrong)))
         }
         Err(error) => Err(error),
     }
@@ -37,75 +37,31 @@ pub fn found_or_wrong<T>(found: Result<T>) -> Result<(Option<T>, Option<ApiError
 #[derive(Clone, Copy, Debug)]
 pub struct Fields<'a> {
     view: &'a View,
-    wrong: Option<&'a ApiError>,
+    fields: &'a fields::Fields,
 }
 
 impl<'a> Fields<'a> {
     /// Fields with the values of the address, and what was wrong with them.
-    pub fn new(view: &'a View, wrong: Option<&'a ApiError>) -> Self {
-        Self { view, wrong }
+    pub fn new(view: &'a View, fields: &'a fields::Fields) -> Self {
+        Self { view, fields }
     }
 
     /// A text.
     pub fn text(&self, name: &str, label: &str, hint: &str) -> Markup {
-        self.field(name, label, hint, &|described| {
-            html! {
-                input id=(name) name=(name) value=(self.view.given(name)) spellcheck="false"
-                    autocomplete="off" aria-describedby=[described] aria-invalid=[self.is_wrong(name)];
-            }
-        })
+        self.fields.text(field(name, label, hint), &self.view.given(name))
     }
 
     /// One of several values, or any.
     pub fn choice(&self, name: &str, label: &str, any: &str, choices: &[(String, String)]) -> Markup {
-        let given = self.view.given(name);
-        let is_known = given.is_empty() || choices.iter().any(|(value, _)| *value == given);
-        self.field(name, label, "", &|described| {
-            html! {
-                select id=(name) name=(name) aria-describedby=[described] aria-invalid=[self.is_wrong(name)] {
-                    option value="" { (any) }
-                    @if !is_known { option value=(given) selected { (given) } }
-                    @for (value, shown) in choices {
-                        option value=(value) selected[*value == given] { (shown) }
-                    }
-                }
-            }
-        })
-    }
-
-    fn field(&self, name: &str, label: &str, hint: &str, input: &dyn Fn(Option<String>) -> Markup) -> Markup {
-        let wrong = self.complaint(name);
-        let id = format!("{name}-about");
-        let is_described = wrong.is_some() || !hint.is_empty();
-        html! {
-            div.field {
-                label for=(name) { (label) }
-                (input(is_described.then(|| id.clone())))
-                @if let Some(wrong) = wrong {
-                    span.wrong id=(id) { (label) " " (wrong) "." }
-                } @else if !hint.is_empty() {
-                    span.hint id=(id) { (hint) }
-                }
-            }
-        }
-    }
-
-    fn is_wrong(&self, name: &str) -> Option<&'static str> {
-        self.complaint(name).map(|_| "true")
-    }
-
-    fn complaint(&self, name: &str) -> Option<&'a str> {
-        let pointer = format!("/{name}");
-        let is_its = |each: &&Value| each["parameter"] == name || each["pointer"] == pointer.as_str();
-        let wrong = self.wrong?.errors().iter().find(is_its)?;
-        wrong["detail"].as_str()
+        let mut all = vec![("", any)];
+        all.extend(choices.iter().map(|(value, shown)| (value.as_str(), shown.as_str())));
+        self.fields.choice(field(name, label, ""), &self.view.given(name), &all)
     }
 
     /// The form; a complaint that belongs to no field stands above it.
     pub fn form(&self, send: &str, fields: &Markup) -> Markup {
-        let unplaced = self.wrong.filter(|wrong| wrong.errors().is_empty());
         html! {
-            @if let Some(wrong) = unplaced { p.alert role="alert" { (wrong.detail()) } }
+            (self.fields.refusal())
             form.filters method="get" action=(self.view.path) role="search" {
                 (fields)
                 button type="submit" { (send) }

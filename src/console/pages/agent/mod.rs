@@ -11,6 +11,7 @@ use super::deliveries::state_badge;
 use super::{board, presence};
 use crate::console::action::Done;
 use crate::console::content::Content;
+use crate::console::fields::{Fields, field};
 use crate::console::form::Form;
 use crate::console::parts::{Tone, badge, empty, facts, maybe, or_none, since, source_text, table, time};
 use crate::console::search::names::Names;
@@ -27,20 +28,15 @@ use crate::store::views::agents::AgentRow;
 use crate::store::views::deliveries::{DeliveryFilter, DeliveryRow};
 
 pub(super) const PAGES: &[Page] =
-    &[Page::inner(Scope::Read, "/agents/{id}", |view| Box::pin(show(view, None)))];
+    &[Page::inner(Scope::Read, "/agents/{id}", |view| Box::pin(show(view, Fields::default(), None)))];
 pub(super) const ACTIONS: &[Action] =
     &[Action::new(Scope::Webhooks, "/agents/{id}", |view, form| Box::pin(set_external_id(view, form)))];
 
 /// Deliveries in which the last one of each webhook is looked for.
 const DELIVERIES_READ: i64 = 200;
 
-/// What was typed into the field of the external id, and what is wrong with it.
-struct RefusedId {
-    typed: String,
-    what: String,
-}
-
-async fn show(view: View, refused: Option<RefusedId>) -> Result<Content> {
+/// `typed`: an external id that was not taken.
+async fn show(view: View, fields: Fields, typed: Option<&str>) -> Result<Content> {
     let mut query = view.query()?;
     let source = query.id("source")?.map(SourceId);
     let span = day::Span::take(&mut query)?;
@@ -61,7 +57,7 @@ async fn show(view: View, refused: Option<RefusedId>) -> Result<Content> {
     let told = page.live("told", &told);
     page.body = html! {
         (now)
-        (external_id(&view, &agent, refused.as_ref()))
+        (external_id(&view, &agent, &fields, typed))
         h2 { "Day" }
         (span.chooser(&view, &agent))
         (day_shown)
@@ -129,26 +125,21 @@ fn now(agent: &AgentRow, erasure: Option<&Erasure>) -> Markup {
 }
 
 /// The id in the CRM, with a form for whoever may set it.
-fn external_id(view: &View, agent: &AgentRow, refused: Option<&RefusedId>) -> Markup {
+fn external_id(view: &View, agent: &AgentRow, fields: &Fields, typed: Option<&str>) -> Markup {
     if !view.may(Scope::Webhooks) {
         return facts(&[("External id", or_none(agent.external_id.as_deref()))]);
     }
-    let value = refused.map_or(agent.external_id.as_deref().unwrap_or_default(), |refused| &refused.typed);
+    let value = typed.or(agent.external_id.as_deref()).unwrap_or_default();
     html! {
         form.filters method="post" action=(links::agent(&agent.agent_id, Some(agent.source_id))) {
-            label for="external-id" {
-                span { "External id (the agent's id in the CRM; empty: none)" }
-                input #external-id name="external_id" value=(value) maxlength="200" spellcheck="false"
-                    aria-invalid=[refused.map(|_| "true")] aria-describedby=[refused.map(|_| "external-id-wrong")];
-            }
+            (fields.text(field("external_id", "External id", "The agent's id in the CRM; empty: none."), value))
             button type="submit" { "Save" }
-            @if let Some(refused) = refused { p.wrong #external-id-wrong role="alert" { (refused.what) } }
         }
     }
 }
 
 #[derive(Deserialize)]
-struct Fields {
+struct Given {
     #[serde(default)]
     external_id: String,
 }
@@ -159,13 +150,12 @@ async fn set_external_id(view: View, form: Form) -> Result<Done> {
     query.finish()?;
     let id = canonical_guid(view.text()?.to_owned());
     let agent = agents::get(&view.caller, &id, source).await?;
-    let typed = form.read::<Fields>()?.external_id;
+    let typed = form.read::<Given>()?.external_id;
     let given = Some(typed.trim()).filter(|given| !given.is_empty());
     if let Some(given) = given
         && let Err(wrong) = check_id("external_id", given)
     {
-        let what = format!("The external id {}.", wrong.what);
-        return Ok(Done::Again(show(view, Some(RefusedId { typed, what })).await?));
+        return Ok(Done::Again(show(view, Fields::wrong(wrong), Some(&typed)).await?));
     }
     agents::set_external_id(&view.caller, Some(agent.source_id), &agent.agent_id, given).await?;
     let notice = match given {

@@ -45,7 +45,7 @@ async fn list(view: View) -> Result<Content> {
     let sources = view.caller.store.source_names().await?;
     let (found, wrong) = search::found_or_wrong(read(&view).await)?;
     let mut page = Content::titled("Audit log");
-    let form = form(&view, Fields::new(&view, wrong.as_ref()), &sources).await?;
+    let form = form(&view, Fields::new(&view, &wrong), &sources).await?;
     let Some((filter, paging)) = found else {
         page.status = StatusCode::BAD_REQUEST;
         page.body = html! { (form) (who::webhook_choice(&view, &who::webhooks_meant(&view).await?)) };

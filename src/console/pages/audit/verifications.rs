@@ -6,8 +6,8 @@ use serde::Deserialize;
 use crate::api::http::page::{List, Place};
 use crate::console::action::Done;
 use crate::console::content::Content;
+use crate::console::fields::{Fields, field};
 use crate::console::form::Form;
-use crate::console::pages::inputs::Inputs;
 use crate::console::parts::{Tone, badge, button, empty, facts, maybe, or_none, pager, span, table, time};
 use crate::console::view::View;
 use crate::console::{Action, Page, ROOT, Result, links};
@@ -20,7 +20,7 @@ use crate::services::audit;
 use crate::store::audit::verifications::Verification;
 
 pub(super) const LIST: Page = Page::inner(Scope::Audit, "/audit/verifications", |view| {
-    Box::pin(async move { list(&view, &Inputs::default(), "").await })
+    Box::pin(async move { list(&view, &Fields::default(), "").await })
 });
 pub(super) const ONE: Page =
     Page::inner(Scope::Audit, "/audit/verifications/{id}", |view| Box::pin(one(view)));
@@ -30,7 +30,7 @@ pub(super) const ACTIONS: &[Action] = &[
     Action::new(Scope::Audit, "/audit/verifications/{id}/cancel", |view, _| Box::pin(cancel(view))),
 ];
 
-async fn list(view: &View, inputs: &Inputs, given: &str) -> Result<Content> {
+async fn list(view: &View, fields: &Fields, given: &str) -> Result<Content> {
     let paging = view.query()?.paging(List::Verifications)?;
     let before = paging.after_id().map(VerificationId);
     let rows = audit::verifications(&view.caller, before, paging.rows()).await?;
@@ -50,10 +50,10 @@ async fn list(view: &View, inputs: &Inputs, given: &str) -> Result<Content> {
             ("Last seal", html! { @match &last { Some(last) => (time(last.sealed_at)), None => "nothing is sealed yet" } }),
             ("Head, to be kept elsewhere", html! { @match &last { Some(last) => code { (last.head) }, None => span.none { "–" } } }),
         ]))
-        (inputs.summary(&["head"]))
+        (fields.summary())
         form.stack method="post" action={ (ROOT) "/audit/verifications" } {
-            (inputs.text("head", "A head that was kept elsewhere", given,
-                "May be left empty. With it, a log whose end was cut off or that was made again is found too."))
+            (fields.text(field("head", "A head that was kept elsewhere",
+                "May be left empty. With it, a log whose end was cut off or that was made again is found too."), given))
             button.primary type="submit" { "Check the whole log" }
         }
         h2 { "Checks" }
@@ -161,8 +161,8 @@ async fn start(view: View, form: Form) -> Result<Done> {
         text => match text.parse::<Head>() {
             Ok(head) => Some(head),
             Err(what) => {
-                let inputs = Inputs::wrong(vec![Violation::new("head", what)]);
-                return Ok(Done::Again(list(&view, &inputs, &given).await?));
+                let fields = Fields::wrong(Violation::new("head", what));
+                return Ok(Done::Again(list(&view, &fields, &given).await?));
             }
         },
     };
@@ -172,8 +172,8 @@ async fn start(view: View, form: Form) -> Result<Done> {
             notice: "The check has begun.".to_owned(),
         }),
         Err(error) => {
-            let inputs = Inputs::refused(error.into())?;
-            Ok(Done::Again(list(&view, &inputs, &given).await?))
+            let fields = Fields::refused(error.into())?;
+            Ok(Done::Again(list(&view, &fields, &given).await?))
         }
     }
 }

@@ -37,7 +37,7 @@ pub async fn ask(view: View) -> Result<Content> {
     let mut page = Content::titled("Try all that match again");
     let (found, wrong) = search::found_or_wrong(look(&view).await)?;
     let sources = view.caller.store.source_names().await?;
-    let form = filter::form(&view, Fields::new(&view, wrong.as_ref()), &sources).await?;
+    let form = filter::form(&view, Fields::new(&view, &wrong), &sources).await?;
     let Some((wanted, found)) = found else {
         page.status = StatusCode::BAD_REQUEST;
         let meant = who::webhook_choice(&view, &who::webhooks_meant(&view).await?);

@@ -5,8 +5,8 @@ use serde::Deserialize;
 
 use crate::console::action::Done;
 use crate::console::content::Content;
+use crate::console::fields::{self, Fields, field, integer, tick};
 use crate::console::form::Form;
-use crate::console::pages::inputs::{Inputs, list};
 use crate::console::view::View;
 use crate::console::{Action, Page, ROOT, Result, links};
 use crate::domain::access::scope::Scope;
@@ -28,18 +28,11 @@ pub(super) const CREATE: Action =
 pub(super) const UPDATE: Action =
     Action::new(Scope::Sources, "/sources/{id}/edit", |view, form| Box::pin(update(view, form)));
 
-/// Fields that have a place of their own for what is wrong with them.
-const KNOWN: &[&str] = &[
-    "name",
+/// Settings that are folded.
+const FOLDED: [&str; 8] = [
     "protocol",
-    "region",
     "api_url",
     "login_url",
-    "client_id",
-    "client_secret",
-    "agents",
-    "queues",
-    "groups",
     "topic_matrix",
     "language",
     "stale_after_seconds",
@@ -108,19 +101,10 @@ impl Given {
         let mut wrong = Vec::new();
         let optional = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
         let default = SourceSettings::default();
-        let mut number = |field: &str, text: &str, default: i32| match text.trim() {
-            "" => default,
-            text => text.parse().unwrap_or_else(|_| {
-                wrong.push(Violation::new(field, "is no whole number of the allowed size"));
-                default
-            }),
-        };
-        let heartbeat_interval_ms =
-            number("heartbeat_interval_ms", &self.heartbeat_interval_ms, default.heartbeat_interval_ms);
-        let stale_after_seconds =
-            number("stale_after_seconds", &self.stale_after_seconds, default.stale_after_seconds);
-        let roster_interval_seconds =
-            number("roster_interval_seconds", &self.roster_interval_seconds, default.roster_interval_seconds);
+        let mut number = |name: &str, text: &str| integer(name, text, &mut wrong);
+        let heartbeat_interval_ms = number("heartbeat_interval_ms", &self.heartbeat_interval_ms);
+        let stale_after_seconds = number("stale_after_seconds", &self.stale_after_seconds);
+        let roster_interval_seconds = number("roster_interval_seconds", &self.roster_interval_seconds);
         let topic_matrix = topics(&self.topic_matrix).unwrap_or_else(|violation| {
             wrong.push(violation);
             TopicMatrix::default()
@@ -135,13 +119,13 @@ impl Given {
             client_secret,
             agents: list(&self.agents),
             topic_matrix,
-            heartbeat_interval_ms,
+            heartbeat_interval_ms: heartbeat_interval_ms.unwrap_or(default.heartbeat_interval_ms),
             all_users: !self.all_users.is_empty(),
             queues: list(&self.queues),
             groups: list(&self.groups),
             language: optional(&self.language).unwrap_or(default.language),
-            stale_after_seconds,
-            roster_interval_seconds,
+            stale_after_seconds: stale_after_seconds.unwrap_or(default.stale_after_seconds),
+            roster_interval_seconds: roster_interval_seconds.unwrap_or(default.roster_interval_seconds),
         };
         (settings, wrong)
     }
@@ -161,6 +145,11 @@ impl Given {
     fn is_to_be_examined(&self) -> bool {
         self.then == "examine"
     }
+}
+
+/// A list as people write it: by lines or commas.
+fn list(text: &str) -> Vec<String> {
+    text.split(['\n', ',', ';']).map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }
 
 /// Topics as a list, or as a JSON object of lists.
@@ -187,17 +176,17 @@ fn examined(view: &View) -> Result<Option<Given>> {
 
 async fn new(view: View) -> Result<Content> {
     let given = examined(&view)?.unwrap_or_else(|| Given::of(&SourceSettings::default()));
-    Ok(page(&view, None, &Inputs::default(), &given))
+    Ok(page(&view, None, &Fields::default(), &given))
 }
 
 async fn edit(view: View) -> Result<Content> {
     let source = view.caller.store.source(SourceId(view.id()?)).await?;
     let given = examined(&view)?.unwrap_or_else(|| Given::of(&source.settings(Secret::new(""))));
     let given = Given { version: source.version.to_string(), ..given };
-    Ok(page(&view, Some(&source), &Inputs::default(), &given))
+    Ok(page(&view, Some(&source), &Fields::default(), &given))
 }
 
-fn page(view: &View, source: Option<&Source>, inputs: &Inputs, given: &Given) -> Content {
+fn page(view: &View, source: Option<&Source>, fields: &Fields, given: &Given) -> Content {
     let mut page = Content::titled(match source {
         Some(source) => format!("Edit: {}", source.name),
         None => "Add a source".to_owned(),
@@ -210,11 +199,11 @@ fn page(view: &View, source: Option<&Source>, inputs: &Inputs, given: &Given) ->
             p { "A source is a Genesys Cloud organisation. In its administration, create an OAuth client for this bridge alone: Admin > Integrations "
                 "> OAuth, grant type Client Credentials, a role with " code { "directory:user:view" } " and, for queues, " code { "routing:queue:view" } "." }
         }
-        (inputs.summary(KNOWN))
+        (fields.summary())
         form.stack method="post" action=(view.path) {
-            (first(inputs, given, is_secret_kept))
-            (whom(inputs, given))
-            (rest(inputs, given))
+            (first(fields, given, is_secret_kept))
+            (whom(fields, given))
+            (rest(fields, given))
             input type="hidden" name="examination" value=(given.examination);
             input type="hidden" name="version" value=(given.version);
             div.row {
@@ -227,40 +216,36 @@ fn page(view: &View, source: Option<&Source>, inputs: &Inputs, given: &Given) ->
     page
 }
 
-fn first(inputs: &Inputs, given: &Given, is_secret_kept: bool) -> Markup {
+fn first(fields: &Fields, given: &Given, is_secret_kept: bool) -> Markup {
     let names: Vec<String> = REGIONS.iter().map(|(domain, aws, _)| format!("{domain} ({aws})")).collect();
     let mut regions = vec![("", "choose one, or give an address below")];
     regions.extend(REGIONS.iter().zip(&names).map(|((domain, ..), name)| (*domain, name.as_str())));
-    let is_known = regions.iter().any(|(domain, _)| *domain == given.region);
-    if !is_known {
-        regions.push((&given.region, &given.region));
-    }
     let about_secret = if is_secret_kept {
         "Left empty, the one that is known stays; another address needs it again."
     } else {
         "Kept sealed, and never shown again."
     };
     html! {
-        (inputs.text("name", "Name", &given.name, "What people call the organisation; events carry it."))
-        (inputs.choice("region", "Region", &given.region, "", &regions))
-        (inputs.text("client_id", "OAuth client id", &given.client_id, ""))
-        (inputs.secret("client_secret", "OAuth client secret", about_secret))
+        (fields.text(field("name", "Name", "What people call the organisation; events carry it."), &given.name))
+        (fields.choice(field("region", "Region", ""), &given.region, &regions))
+        (fields.text(field("client_id", "OAuth client id", ""), &given.client_id))
+        (fields.secret(field("client_secret", "OAuth client secret", about_secret)))
     }
 }
 
-fn whom(inputs: &Inputs, given: &Given) -> Markup {
+fn whom(fields: &Fields, given: &Given) -> Markup {
     html! {
         fieldset {
             legend { "Whom to watch" }
-            (inputs.tick("all_users", "true", "Every active user", !given.all_users.is_empty()))
-            (inputs.lines("queues", "Members of queues", &given.queues, "Ids, by lines or commas."))
-            (inputs.lines("groups", "Members of groups", &given.groups, "Ids, by lines or commas."))
-            (inputs.lines("agents", "Agents one by one", &given.agents, "Ids of users, by lines or commas."))
+            (tick("all_users", "true", "Every active user", !given.all_users.is_empty()))
+            (fields.lines(field("queues", "Members of queues", "Ids, by lines or commas."), &given.queues))
+            (fields.lines(field("groups", "Members of groups", "Ids, by lines or commas."), &given.groups))
+            (fields.lines(field("agents", "Agents one by one", "Ids of users, by lines or commas."), &given.agents))
         }
     }
 }
 
-fn rest(inputs: &Inputs, given: &Given) -> Markup {
+fn rest(fields: &Fields, given: &Given) -> Markup {
     let protocols = [
         (PROTOCOL_NOTIFICATIONS, "notifications: Genesys Cloud's public API, many agents on a channel"),
         (PROTOCOL_REALTIME, "realtime: one connection for each agent, ten at most"),
@@ -275,17 +260,16 @@ fn rest(inputs: &Inputs, given: &Given) -> Markup {
         && given.heartbeat_interval_ms == default.heartbeat_interval_ms;
     let protocol = if given.protocol.is_empty() { PROTOCOL_NOTIFICATIONS } else { given.protocol.as_str() };
     html! {
-        details.more open[!is_default] {
+        details.more open[!is_default || fields.is_wrong(&FOLDED)] {
             summary { "What seldom needs to be set" }
-            (inputs.choice("protocol", "Protocol", protocol, "", &protocols))
-            (inputs.text("api_url", "Address of the API", &given.api_url, "Only where it does not follow from the region, such as https://api.example.com"))
-            (inputs.text("login_url", "Address of tokens", &given.login_url, "Only where it does not follow from the region."))
-            (inputs.text("topic_matrix", "Topics", &given.topic_matrix,
-                "Empty: everything. Otherwise some of presence, routingStatus, outofoffice; protocol realtime: routing:agent:state."))
-            (inputs.text("language", "Language of presence labels", &given.language, "Such as en_US or de_DE."))
-            (inputs.text("stale_after_seconds", "Stale after, in seconds", &given.stale_after_seconds, "Without a live connection, from 5 to 86400."))
-            (inputs.text("roster_interval_seconds", "Rosters are read every, in seconds", &given.roster_interval_seconds, "From 5 to 86400."))
-            (inputs.text("heartbeat_interval_ms", "Pings of Genesys, in milliseconds", &given.heartbeat_interval_ms, "Protocol realtime, from 1000 to 300000."))
+            (fields.choice(field("protocol", "Protocol", ""), protocol, &protocols))
+            (fields.text(field("api_url", "Address of the API", "Only where it does not follow from the region, such as https://api.example.com"), &given.api_url))
+            (fields.text(field("login_url", "Address of tokens", "Only where it does not follow from the region."), &given.login_url))
+            (fields.text(field("topic_matrix", "Topics", "Empty: everything. Otherwise some of presence, routingStatus, outofoffice; protocol realtime: routing:agent:state."), &given.topic_matrix))
+            (fields.text(field("language", "Language of presence labels", "Such as en_US or de_DE."), &given.language))
+            (fields.number(field("stale_after_seconds", "Stale after, in seconds", "Without a live connection, from 5 to 86400."), &given.stale_after_seconds, &default.stale_after_seconds))
+            (fields.number(field("roster_interval_seconds", "Rosters are read every, in seconds", "From 5 to 86400."), &given.roster_interval_seconds, &default.roster_interval_seconds))
+            (fields.number(field("heartbeat_interval_ms", "Pings of Genesys, in milliseconds", "Protocol realtime, from 1000 to 300000."), &given.heartbeat_interval_ms, &default.heartbeat_interval_ms))
         }
     }
 }
@@ -300,14 +284,9 @@ fn checked(
 ) -> Result<SourceSettings, Box<Done>> {
     let carried = carried.filter(|_| given.client_secret().is_none());
     let client_secret = given.client_secret().or(carried.map(|carried| carried.client_secret.clone()));
-    let (settings, mut wrong) = given.settings(client_secret.unwrap_or_else(|| Secret::new("")));
-    match sources::check(&view.caller, settings, carried) {
-        Ok(settings) if wrong.is_empty() => Ok(settings),
-        checked => {
-            wrong.extend(checked.err().unwrap_or_default());
-            Err(Box::new(Done::Again(page(view, source, &Inputs::wrong(wrong), given))))
-        }
-    }
+    let (settings, wrong) = given.settings(client_secret.unwrap_or_else(|| Secret::new("")));
+    fields::checked(wrong, sources::check(&view.caller, settings, carried))
+        .map_err(|fields| Box::new(Done::Again(page(view, source, &fields, given))))
 }
 
 async fn create(view: View, form: Form) -> Result<Done> {
@@ -321,7 +300,7 @@ async fn create(view: View, form: Form) -> Result<Done> {
     } else {
         sources::create(&view.caller, &settings).await.map(|source| added(&source))
     };
-    done.or_else(|error| Ok(Done::Again(page(&view, None, &Inputs::refused(error.into())?, &given))))
+    done.or_else(|error| Ok(Done::Again(page(&view, None, &Fields::refused(error.into())?, &given))))
 }
 
 async fn update(view: View, form: Form) -> Result<Done> {
@@ -342,7 +321,7 @@ async fn update(view: View, form: Form) -> Result<Done> {
     } else {
         sources::update(&view.caller, &before, &settings).await.map(|source| changed(&source))
     };
-    done.or_else(|error| Ok(Done::Again(page(&view, Some(&before), &Inputs::refused(error.into())?, &given))))
+    done.or_else(|error| Ok(Done::Again(page(&view, Some(&before), &Fields::refused(error.into())?, &given))))
 }
 
 fn examining(id: ExaminationId) -> Done {

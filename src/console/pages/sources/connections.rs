@@ -35,7 +35,7 @@ async fn list(view: View) -> Result<Content> {
     let sources = view.caller.store.source_names().await?;
     let (found, wrong) = search::found_or_wrong(read(&view))?;
     let mut page = Content::titled("Connections");
-    let fields = Fields::new(&view, wrong.as_ref());
+    let fields = Fields::new(&view, &wrong);
     let states: Vec<_> =
         ConnectionState::WORDS.iter().map(|word| ((*word).to_owned(), word.replace('_', " "))).collect();
     let form = fields.form(

@@ -20,7 +20,7 @@ async fn list(view: View) -> Result<Content> {
     let sources = view.caller.store.source_names().await?;
     let (found, wrong) = search::found_or_wrong(read(&view))?;
     let mut page = Content::titled("What Genesys does not let us watch");
-    let fields = Fields::new(&view, wrong.as_ref());
+    let fields = Fields::new(&view, &wrong);
     let form = fields.form(
         "Search",
         &html! { (who::source_field(fields, &sources)) (fields.text("connection", "Connection", "Id")) },

@@ -77,7 +77,7 @@ impl AccessForm {
     fn read_headers(&self, wrong: &mut Vec<Violation>) -> Vec<(String, Secret)> {
         let text = self.headers.as_ref().map_or("", Secret::expose);
         let mut headers = Vec::new();
-        for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        for (at, line) in text.lines().filter(|line| !line.trim().is_empty()).enumerate() {
             match line.split_once(':') {
                 Some((name, value)) => headers.push((name.trim().to_owned(), Secret::new(value.trim()))),
                 None => wrong.push(Violation::new(format!("headers/{at}"), "has no colon behind a name")),
@@ -111,7 +111,7 @@ impl AccessForm {
     }
 
     /// The fields. Secrets are not filled in again: whoever sends a form twice types them twice.
-    pub fn draw(&self, fields: Fields<'_>, is_new: bool) -> Markup {
+    pub fn draw(&self, fields: &Fields, is_new: bool) -> Markup {
         let (keep_headers, keep_auth) = if is_new { ("none", "none") } else { ("as they are", "as it is") };
         html! {
             (fields.choice(field("headers_do", "Headers of its own", ""), &self.headers_do,
@@ -140,7 +140,7 @@ impl AccessForm {
         }
     }
 
-    fn draw_oauth2(&self, fields: Fields<'_>) -> Markup {
+    fn draw_oauth2(&self, fields: &Fields) -> Markup {
         html! {
             (fields.text(field("auth/token_url", "Address of the token endpoint", ""), &self.token_url))
             (fields.text(field("auth/client_id", "Client id", ""), &self.client_id))
@@ -198,6 +198,6 @@ mod tests {
         let headers = input.headers.unwrap_or_default();
         assert_eq!(headers.len(), 1);
         assert!(headers.iter().all(|(name, value)| name == "X-Team" && value.expose() == "desk: 7"));
-        assert_eq!(wrong, [Violation::new("headers/2", "has no colon behind a name")]);
+        assert_eq!(wrong, [Violation::new("headers/1", "has no colon behind a name")]);
     }
 }

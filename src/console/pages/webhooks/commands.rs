@@ -7,7 +7,7 @@ use super::registration::read_secret;
 use super::{health, samples};
 use crate::console::action::Done;
 use crate::console::content::Content;
-use crate::console::fields::{Fields, field};
+use crate::console::fields::{self, Fields, field};
 use crate::console::form::Form;
 use crate::console::view::View;
 use crate::console::{ROOT, Result, links};
@@ -74,11 +74,10 @@ pub async fn snapshot(view: View, _: Form) -> Result<Done> {
 
 pub async fn show_rotation(view: View) -> Result<Content> {
     let webhook = view.caller.store.webhook(id(&view)?).await?;
-    Ok(draw_rotation(&webhook, &RotateForm::default(), &[]))
+    Ok(draw_rotation(&webhook, &RotateForm::default(), &Fields::default()))
 }
 
-fn draw_rotation(webhook: &Webhook, form: &RotateForm, wrong: &[Violation]) -> Content {
-    let fields = Fields(wrong);
+fn draw_rotation(webhook: &Webhook, form: &RotateForm, fields: &Fields) -> Content {
     let address = links::webhook(webhook.webhook_id);
     let mut page = Content::titled(format!("Rotate the secret: {}", health::name(webhook)));
     page.body = html! {
@@ -98,13 +97,12 @@ pub async fn rotate(view: View, sent: Form) -> Result<Done> {
     let (id, form): (_, RotateForm) = (id(&view)?, sent.read()?);
     let mut wrong = Vec::new();
     let secret = read_secret(form.secret.as_ref(), &mut wrong);
-    let seconds = crate::console::fields::integer("overlap_seconds", &form.overlap_seconds, &mut wrong);
-    let overlap = match services::webhooks::check_overlap(seconds) {
-        Ok(overlap) if wrong.is_empty() => overlap,
-        checked => {
-            let wrong = super::settings_form::all_wrong(wrong, checked.err().unwrap_or_default());
+    let seconds = fields::integer("overlap_seconds", &form.overlap_seconds, &mut wrong);
+    let overlap = match fields::checked(wrong, services::webhooks::check_overlap(seconds)) {
+        Ok(overlap) => overlap,
+        Err(fields) => {
             let webhook = view.caller.store.webhook(id).await?;
-            return Ok(Done::Again(draw_rotation(&webhook, &form, &wrong)));
+            return Ok(Done::Again(draw_rotation(&webhook, &form, &fields)));
         }
     };
     let (webhook, secret) = services::webhooks::rotate_secret(&view.caller, id, secret, overlap).await?;
@@ -119,11 +117,11 @@ pub async fn rotate(view: View, sent: Form) -> Result<Done> {
 
 pub async fn show_deletion(view: View) -> Result<Content> {
     let webhook = view.caller.store.webhook(id(&view)?).await?;
-    Ok(draw_deletion(&webhook, "", &[]))
+    Ok(draw_deletion(&webhook, "", &Fields::default()))
 }
 
-fn draw_deletion(webhook: &Webhook, typed: &str, wrong: &[Violation]) -> Content {
-    let (fields, name) = (Fields(wrong), health::name(webhook));
+fn draw_deletion(webhook: &Webhook, typed: &str, fields: &Fields) -> Content {
+    let name = health::name(webhook);
     let address = links::webhook(webhook.webhook_id);
     let mut page = Content::titled(format!("Delete webhook {name}?"));
     page.body = html! {
@@ -147,8 +145,8 @@ pub async fn delete(view: View, sent: Form) -> Result<Done> {
     let (id, form): (_, DeleteForm) = (id(&view)?, sent.read()?);
     let webhook = view.caller.store.webhook(id).await?;
     if form.name.trim() != health::name(&webhook).trim() {
-        let wrong = [Violation::new("name", "is not its name")];
-        return Ok(Done::Again(draw_deletion(&webhook, &form.name, &wrong)));
+        let fields = Fields::wrong(Violation::new("name", "is not its name"));
+        return Ok(Done::Again(draw_deletion(&webhook, &form.name, &fields)));
     }
     view.caller.store.delete_webhook(id, view.caller.principal.as_str()).await?;
     let notice = format!("{} is deleted.", health::name(&webhook));

@@ -7,19 +7,18 @@ use url::form_urlencoded;
 
 use super::access_form::AccessForm;
 use super::registration::{choices, warnings};
-use super::settings_form::{SettingsForm, all_wrong};
+use super::settings_form::SettingsForm;
 use super::{health, settings_fields, settings_words};
 use crate::api::http::problem::ApiError;
 use crate::console::action::Done;
 use crate::console::content::Content;
-use crate::console::fields::{Fields, hidden};
+use crate::console::fields::{self, Fields, hidden};
 use crate::console::form::Form;
 use crate::console::parts::time;
 use crate::console::view::View;
 use crate::console::{Result, links};
 use crate::domain::delivery::settings::Verification;
 use crate::domain::ids::WebhookId;
-use crate::domain::violation::Violation;
 use crate::domain::webhook::{WebhookChanges, WebhookInput, WebhookSettings};
 use crate::services;
 use crate::store::webhooks::Webhook;
@@ -56,7 +55,7 @@ fn address(webhook: &Webhook) -> String {
 
 pub async fn show(view: View) -> Result<Content> {
     let webhook = webhook(&view).await?;
-    draw(&view, &webhook, &SettingsForm::of(&webhook.settings), &Markup::default(), &[]).await
+    draw(&view, &webhook, &SettingsForm::of(&webhook.settings), &Markup::default(), &Fields::default()).await
 }
 
 async fn draw(
@@ -64,9 +63,9 @@ async fn draw(
     webhook: &Webhook,
     form: &SettingsForm,
     said: &Markup,
-    wrong: &[Violation],
+    fields: &Fields,
 ) -> Result<Content> {
-    let (fields, choices) = (Fields(wrong), choices(view).await?);
+    let choices = choices(view).await?;
     let mut page = Content::titled(format!("Edit: {}", health::name(webhook)));
     page.body = html! {
         p { a href=(address(webhook)) { "Back to the webhook" } }
@@ -97,16 +96,16 @@ fn meanwhile(webhook: &Webhook, began_at: i64) -> Markup {
 async fn read(view: &View, webhook: &Webhook, form: &SettingsForm, begun: &Begun) -> Result<Checked> {
     if begun.version != webhook.version {
         let said = meanwhile(webhook, begun.version);
-        return Ok(Checked::Shown(Done::Conflict(draw(view, webhook, form, &said, &[]).await?)));
+        return Ok(Checked::Shown(Done::Conflict(
+            draw(view, webhook, form, &said, &Fields::default()).await?,
+        )));
     }
     let (input, wrong) = form.read(&view.caller).await?;
     let checked = services::webhooks::check(&view.caller, input, &webhook.settings);
-    let rules = checked.as_ref().err().cloned().unwrap_or_default();
-    let wrong = all_wrong(wrong, rules);
-    match checked {
-        Ok(changes) if wrong.is_empty() => Ok(Checked::Good(Box::new(changes))),
-        _ => {
-            let again = draw(view, webhook, form, &Markup::default(), &wrong).await?;
+    match fields::checked(wrong, checked) {
+        Ok(changes) => Ok(Checked::Good(Box::new(changes))),
+        Err(fields) => {
+            let again = draw(view, webhook, form, &Markup::default(), &fields).await?;
             Ok(Checked::Shown(Done::Again(again)))
         }
     }
@@ -117,7 +116,7 @@ pub async fn compare(view: View, sent: Form) -> Result<Done> {
     let (webhook, form, begun): (_, SettingsForm, Begun) =
         (webhook(&view).await?, sent.read()?, sent.read()?);
     if !begun.again.is_empty() {
-        return Ok(Done::Show(draw(&view, &webhook, &form, &Markup::default(), &[]).await?));
+        return Ok(Done::Show(draw(&view, &webhook, &form, &Markup::default(), &Fields::default()).await?));
     }
     let changes = match read(&view, &webhook, &form, &begun).await? {
         Checked::Good(changes) => changes,
@@ -126,7 +125,7 @@ pub async fn compare(view: View, sent: Form) -> Result<Done> {
     let after = changes.over(&webhook.settings);
     if after == webhook.settings {
         let said = html! { p.warning role="status" { "Nothing differs from the present settings." } };
-        return Ok(Done::Show(draw(&view, &webhook, &form, &said, &[]).await?));
+        return Ok(Done::Show(draw(&view, &webhook, &form, &said, &Fields::default()).await?));
     }
     let warnings = warnings(&view, &changes, &webhook.settings).await?;
     let mut page = Content::titled(format!("Save? {}", health::name(&webhook)));
@@ -185,11 +184,10 @@ pub async fn save(view: View, sent: Form) -> Result<Done> {
 
 pub async fn show_access(view: View) -> Result<Content> {
     let webhook = webhook(&view).await?;
-    Ok(draw_access(&webhook, &AccessForm::default(), &Markup::default(), &[]))
+    Ok(draw_access(&webhook, &AccessForm::default(), &Markup::default(), &Fields::default()))
 }
 
-fn draw_access(webhook: &Webhook, form: &AccessForm, said: &Markup, wrong: &[Violation]) -> Content {
-    let fields = Fields(wrong);
+fn draw_access(webhook: &Webhook, form: &AccessForm, said: &Markup, fields: &Fields) -> Content {
     let headers = &webhook.header_names;
     let mut page = Content::titled(format!("Headers and credentials: {}", health::name(webhook)));
     page.body = html! {
@@ -212,16 +210,14 @@ pub async fn save_access(view: View, sent: Form) -> Result<Done> {
     let (webhook, form, begun): (_, AccessForm, Begun) = (webhook(&view).await?, sent.read()?, sent.read()?);
     if begun.version != webhook.version {
         let said = meanwhile(&webhook, begun.version);
-        return Ok(Done::Conflict(draw_access(&webhook, &form, &said, &[])));
+        return Ok(Done::Conflict(draw_access(&webhook, &form, &said, &Fields::default())));
     }
     let (access, wrong) = form.read();
     let input = WebhookInput { access, ..WebhookInput::default() };
     let checked = services::webhooks::check(&view.caller, input, &webhook.settings);
-    let rules = checked.as_ref().err().cloned().unwrap_or_default();
-    let wrong = all_wrong(wrong, rules);
-    let changes = match checked {
-        Ok(changes) if wrong.is_empty() => changes,
-        _ => return Ok(Done::Again(draw_access(&webhook, &form, &Markup::default(), &wrong))),
+    let changes = match fields::checked(wrong, checked) {
+        Ok(changes) => changes,
+        Err(fields) => return Ok(Done::Again(draw_access(&webhook, &form, &Markup::default(), &fields))),
     };
     services::webhooks::update(&view.caller, webhook.webhook_id, Some(begun.version), &changes).await?;
     Ok(Done::Go { to: address(&webhook), notice: "Headers and credentials are saved.".to_owned() })

@@ -22,7 +22,7 @@ const FAILING: [(&str, &str); 2] = [("true", "failed"), ("false", "did not fail"
 pub async fn show(view: View) -> Result<Content> {
     let (found, wrong) = search::found_or_wrong(read(&view))?;
     let mut page = Content::titled("Webhooks");
-    let form = form(Fields::new(&view, wrong.as_ref()));
+    let form = form(Fields::new(&view, &wrong));
     let Some((filter, paging)) = found else {
         page.status = StatusCode::BAD_REQUEST;
         page.body = form;

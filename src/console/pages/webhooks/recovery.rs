@@ -8,7 +8,7 @@ use super::health;
 use crate::clock;
 use crate::console::action::Done;
 use crate::console::content::Content;
-use crate::console::fields::{Field, Fields, field, items};
+use crate::console::fields::{self, Field, Fields, field, items};
 use crate::console::form::Form;
 use crate::console::parts::{Tone, badge, empty, maybe, since, table, time};
 use crate::console::search::{A_TIME, read_time};
@@ -124,10 +124,10 @@ pub async fn show(view: View) -> Result<Content> {
         Some(at) => RecoverForm { since: crate::api::http::page::at(at), ..RecoverForm::default() },
         None => RecoverForm { hours: "1".to_owned(), ..RecoverForm::default() },
     };
-    draw(&view, &form, Fields(&[])).await
+    draw(&view, &form, &Fields::default()).await
 }
 
-async fn draw(view: &View, form: &RecoverForm, fields: Fields<'_>) -> Result<Content> {
+async fn draw(view: &View, form: &RecoverForm, fields: &Fields) -> Result<Content> {
     let webhook = view.caller.store.webhook(WebhookId(view.id()?)).await?;
     let recoveries = of_webhook(view, webhook.webhook_id).await?;
     let mut page = Content::titled(format!("Recover: {}", health::name(&webhook)));
@@ -174,14 +174,13 @@ pub async fn recover(view: View, sent: Form) -> Result<Done> {
         only_failed: Some(form.what != "all"),
         agents: Some(items(&form.agents)),
     };
-    let checked = services::recoveries::check(id, input);
-    let rules = checked.as_ref().err().cloned().unwrap_or_default();
-    let wrong = super::settings_form::all_wrong(wrong, rules);
-    let wanted = match checked {
-        Ok(wanted) if wrong.is_empty() => wanted,
-        _ => return Ok(Done::Again(draw(&view, &form, Fields(&wrong)).await?)),
+    let wanted = match fields::checked(wrong, services::recoveries::check(id, input)) {
+        Ok(wanted) => wanted,
+        Err(fields) => return Ok(Done::Again(draw(&view, &form, &fields).await?)),
     };
-    view.caller.store.request_recovery(&wanted, view.caller.principal.as_str()).await?;
+    if let Err(error) = view.caller.store.request_recovery(&wanted, view.caller.principal.as_str()).await {
+        return Ok(Done::Again(draw(&view, &form, &Fields::refused(error.into())?).await?));
+    }
     let to = format!("{ROOT}/webhooks/{id}/recover");
     Ok(Done::Go { to, notice: "The recovery has begun.".to_owned() })
 }

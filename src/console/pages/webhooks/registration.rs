@@ -5,11 +5,11 @@ use serde::Deserialize;
 
 use super::access_form::{self, AccessForm};
 use super::settings_fields::{self, Choices};
-use super::settings_form::{SettingsForm, all_wrong};
+use super::settings_form::SettingsForm;
 use super::{health, ping, samples};
 use crate::console::action::Done;
 use crate::console::content::Content;
-use crate::console::fields::{Fields, field};
+use crate::console::fields::{self, Fields, field};
 use crate::console::form::Form;
 use crate::console::view::View;
 use crate::console::{ROOT, Result, links};
@@ -33,7 +33,7 @@ struct OnlyNew {
 
 pub async fn show(view: View) -> Result<Content> {
     let settings = SettingsForm::of(&WebhookSettings::default());
-    draw(&view, &settings, &AccessForm::default(), &OnlyNew::default(), &[]).await
+    draw(&view, &settings, &AccessForm::default(), &OnlyNew::default(), &Fields::default()).await
 }
 
 /// The sources that a webhook can be confined to.
@@ -48,10 +48,9 @@ async fn draw(
     settings: &SettingsForm,
     access: &AccessForm,
     new: &OnlyNew,
-    wrong: &[Violation],
+    fields: &Fields,
 ) -> Result<Content> {
-    let (fields, choices) = (Fields(wrong), choices(view).await?);
-    let snapshot = if new.snapshot.is_empty() { Vec::new() } else { vec!["yes".to_owned()] };
+    let choices = choices(view).await?;
     let mut page = Content::titled("Register a webhook");
     page.body = html! {
         p { "The address is all that is needed. You get a secret, code that verifies, and a test ping next." }
@@ -61,7 +60,7 @@ async fn draw(
             details open[fields.is_wrong(&access_form::NAMES)] { summary { "How the receiver lets us in" } (access.draw(fields, true)) }
             details open[fields.is_wrong(&["secret"])] { summary { "A secret of your own" }
                 (fields.secret(field("secret", "Secret", "whsec_ and the base64 of 24 to 64 bytes. Empty: one is made."))) }
-            (fields.checks(field("snapshot", "At the start", ""), &snapshot,
+            (fields.ticks(field("snapshot", "At the start", ""), &[&new.snapshot],
                 &[("yes", "send the present state of every agent that matches")]))
             button.primary type="submit" { "Register" }
         }
@@ -79,16 +78,18 @@ pub async fn register(view: View, sent: Form) -> Result<Done> {
     wrong.extend(access_wrong);
     let secret = read_secret(new.secret.as_ref(), &mut wrong);
     let checked = services::webhooks::check(&view.caller, input, &WebhookSettings::default());
-    let rules = checked.as_ref().err().cloned().unwrap_or_default();
-    let wrong = all_wrong(wrong, rules);
-    let changes = match checked {
-        Ok(changes) if wrong.is_empty() => changes,
-        _ => return Ok(Done::Again(draw(&view, &settings, &access, &new, &wrong).await?)),
+    let changes = match fields::checked(wrong, checked) {
+        Ok(changes) => changes,
+        Err(fields) => return Ok(Done::Again(draw(&view, &settings, &access, &new, &fields).await?)),
     };
     let warnings = warnings(&view, &changes, &WebhookSettings::default()).await?;
-    let (webhook, secret) =
-        services::webhooks::create(&view.caller, &changes, secret, !new.snapshot.is_empty()).await?;
-    Ok(Done::Show(registered(&view, &webhook, &secret, &warnings)?))
+    match services::webhooks::create(&view.caller, &changes, secret, !new.snapshot.is_empty()).await {
+        Ok((webhook, secret)) => Ok(Done::Show(registered(&view, &webhook, &secret, &warnings)?)),
+        Err(error) => {
+            let fields = Fields::refused(error.into())?;
+            Ok(Done::Again(draw(&view, &settings, &access, &new, &fields).await?))
+        }
+    }
 }
 
 /// A secret that was given. The text itself is never told back.

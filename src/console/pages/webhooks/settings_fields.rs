@@ -68,7 +68,7 @@ fn what_it_tells(event: &str) -> &'static str {
 }
 
 /// Every field, filled with what was typed.
-pub fn draw(form: &SettingsForm, fields: Fields<'_>, choices: &Choices) -> Markup {
+pub fn draw(form: &SettingsForm, fields: &Fields, choices: &Choices) -> Markup {
     html! {
         (fields.text(field("url", "Address", "Where POSTs go. It must be public unless the operator allowed its network."), &form.url))
         (fields.lines(field("description", "Description", "What people call it; free text."), &form.description))
@@ -95,18 +95,18 @@ fn is_filtered(form: &SettingsForm) -> bool {
     texts.iter().any(|text| !text.is_empty()) || !form.sources.is_empty()
 }
 
-fn events(form: &SettingsForm, fields: Fields<'_>) -> Markup {
+fn events(form: &SettingsForm, fields: &Fields) -> Markup {
     let known: Vec<(&str, &str)> = EVENTS.iter().map(|event| (*event, what_it_tells(event))).collect();
-    fields.checks(field("events", "Events", "What it is told of."), &form.events, &known)
+    fields.ticks(field("events", "Events", "What it is told of."), &form.events, &known)
 }
 
-fn filters(form: &SettingsForm, fields: Fields<'_>, choices: &Choices) -> Markup {
+fn filters(form: &SettingsForm, fields: &Fields, choices: &Choices) -> Markup {
     let sources: Vec<(&str, &str)> =
         choices.sources.iter().map(|(id, name)| (id.as_str(), name.as_str())).collect();
     html! {
         p.hint { "An empty filter lets everything pass. Of several filters all must let a change pass. One item on each line." }
         (fields.lines(field("agents", "Agents", "Genesys user ids, or ids of your CRM."), &form.agents))
-        @if !sources.is_empty() { (fields.checks(field("sources", "Sources", ""), &form.sources, &sources)) }
+        @if !sources.is_empty() { (fields.ticks(field("sources", "Sources", ""), &form.sources, &sources)) }
         (fields.lines(field("presences", "Presences", "Only changes to these, such as AVAILABLE or ON_QUEUE."), &form.presences))
         (fields.lines(field("queues", "Queues", "Ids: only agents who work in one of them, or have just left one."), &form.queues))
         (fields.lines(field("routing_statuses", "Routing statuses", "Such as IDLE or INTERACTING."), &form.routing_statuses))
@@ -115,10 +115,10 @@ fn filters(form: &SettingsForm, fields: Fields<'_>, choices: &Choices) -> Markup
     }
 }
 
-fn shape(form: &SettingsForm, fields: Fields<'_>) -> Markup {
+fn shape(form: &SettingsForm, fields: &Fields) -> Markup {
     html! {
         (fields.choice(field("format", "Format", ""), &form.format, &FORMATS))
-        (fields.checks(field("signatures", "Signatures", ""), &form.signatures, &SIGNATURES))
+        (fields.ticks(field("signatures", "Signatures", ""), &form.signatures, &SIGNATURES))
         (fields.choice(field("verification", "Verification", "Whether the receiver must agree before it gets anything."), &form.verification, &VERIFICATIONS))
         p.label { "Batches" }
         p.hint { "Several changes in one POST. Leave these empty for one change in each." }
@@ -128,7 +128,7 @@ fn shape(form: &SettingsForm, fields: Fields<'_>) -> Markup {
     }
 }
 
-fn order(form: &SettingsForm, fields: Fields<'_>) -> Markup {
+fn order(form: &SettingsForm, fields: &Fields) -> Markup {
     html! {
         (fields.choice(field("mode", "Mode", "Changes of one agent always come in order, one at a time."), &form.mode, &MODES))
         (fields.number(field("max_age_seconds", "Too old after (seconds)", "What waits longer ends unsent. 1 to 2592000."), &form.max_age_seconds, "never"))
@@ -136,7 +136,7 @@ fn order(form: &SettingsForm, fields: Fields<'_>) -> Markup {
     }
 }
 
-fn pace(form: &SettingsForm, fields: Fields<'_>) -> Markup {
+fn pace(form: &SettingsForm, fields: &Fields) -> Markup {
     html! {
         (fields.text(field("retry_schedule_seconds", "Waits between attempts (seconds)", "Such as 5 30 300; none for no retries. Empty: ten retries over a little more than a day."), &form.retry_schedule_seconds))
         (fields.number(field("timeout_ms", "An answer must come within (milliseconds)", "1000 to 30000."), &form.timeout_ms, "15000"))

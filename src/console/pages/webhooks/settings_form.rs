@@ -180,17 +180,6 @@ fn both(
     first.zip(second)
 }
 
-/// What is wrong: what could not be read, and what the rules say of the rest.
-pub fn all_wrong(mut unread: Vec<Violation>, rules: Vec<Violation>) -> Vec<Violation> {
-    for violation in rules {
-        // What could not be read was told already; the rules would only repeat it.
-        if !unread.iter().any(|known| known.field == violation.field) {
-            unread.push(violation);
-        }
-    }
-    unread
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
