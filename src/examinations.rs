@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use time::OffsetDateTime;
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 
 use crate::clock;
 use crate::domain::ids::{ExaminationId, SourceId, TenantId};
@@ -55,6 +55,8 @@ pub struct Examination {
     pub id: ExaminationId,
     pub started_at: OffsetDateTime,
     pub draft: Draft,
+    /// The source that has its settings, once somebody has kept them.
+    pub kept_as: OnceCell<SourceId>,
     progress: Mutex<Progress>,
 }
 
@@ -137,6 +139,7 @@ impl Examinations {
             id: ExaminationId::generate(),
             started_at: clock::now(),
             draft,
+            kept_as: OnceCell::new(),
             progress: Mutex::default(),
         });
         self.orders.try_send(Order(begun.clone())).map_err(|error| match error {

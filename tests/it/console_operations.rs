@@ -89,8 +89,13 @@ async fn a_source_is_tried_out_added_changed_and_removed() {
     elsewhere.push(("examination", &id));
     let refused = console.post(new, &elsewhere).await;
     assert!(refused.status == 422 && refused.text().contains("It must be given again"), "{}", refused.text());
-    let (source, page) = console.done(&format!("{examination}/save"), &[]).await;
+    let save = format!("{examination}/save");
+    let (source, page) = console.done(&save, &[]).await;
     assert!(page.contains("Source desk is added"), "{page}");
+    let (again, page) = console.done(&save, &[]).await;
+    assert!(again == source && page.contains("were kept already"), "pressed twice: {again}: {page}");
+    let page = console.page(&examination).await;
+    assert!(page.contains(&source) && !page.contains(&save), "there is nothing to keep any more: {page}");
     console.says(&source, "1 of 1 open").await;
 
     let page = console.page(&format!("{source}/edit")).await;

@@ -11,7 +11,7 @@ use crate::console::{Action, Page, ROOT, Result, links};
 use crate::domain::access::scope::Scope;
 use crate::domain::ids::{ExaminationId, SourceId};
 use crate::domain::presence::examination::{Finding, Step};
-use crate::examinations::Examination;
+use crate::examinations::{Draft, Examination};
 use crate::services;
 use crate::services::ServiceError;
 use crate::store::StoreError;
@@ -82,6 +82,8 @@ fn shown(step: &Step) -> Markup {
 
 fn what_next(examination: &Examination) -> Markup {
     let Some(works) = examination.works() else { return html! {} };
+    let of = examination.draft.source.filter(|_| examination.draft.is_kept).map(|(source, _)| source);
+    let kept_as = examination.kept_as.get().copied().or(of);
     let address = links::examination(examination.id);
     let again = match examination.draft.source {
         Some((source, _)) => format!("{}/edit?examination={}", links::source(source), examination.id),
@@ -96,8 +98,8 @@ fn what_next(examination: &Examination) -> Markup {
     html! {
         p.verdict { @if works { (badge(Tone::Good, "works")) " Every step has worked." }
             @else { (badge(Tone::Bad, "does not work")) " See what is to be done about the step that failed." } }
-        @if examination.draft.is_kept {
-            p { a href=(examination.draft.source.map_or_else(|| format!("{ROOT}/sources"), |(source, _)| links::source(source))) { "Back to the source" } }
+        @if let Some(source) = kept_as {
+            p { a href=(links::source(source)) { "Back to the source" } }
         } @else {
             div.row {
                 form.inline method="post" action={ (address) "/save" } {
@@ -109,13 +111,23 @@ fn what_next(examination: &Examination) -> Markup {
     }
 }
 
-/// Keeps the settings that were examined.
+/// Keeps the settings that were examined. Whoever presses twice is led to the source twice.
 async fn save(view: View) -> Result<Done> {
     let examination = services::sources::examinations::find(&view.caller, ExaminationId(view.id()?))?;
-    let settings = &examination.draft.settings;
-    let Some((id, version)) = examination.draft.source else {
+    let mut done = None;
+    let source = examination.kept_as.get_or_try_init(|| keep(&view, &examination.draft, &mut done)).await?;
+    Ok(done.unwrap_or_else(|| Done::Go {
+        to: links::source(*source),
+        notice: "The settings of this examination were kept already.".to_owned(),
+    }))
+}
+
+async fn keep(view: &View, draft: &Draft, done: &mut Option<Done>) -> Result<SourceId> {
+    let settings = &draft.settings;
+    let Some((id, version)) = draft.source else {
         let source = services::sources::create(&view.caller, settings).await?;
-        return Ok(change::added(&source));
+        *done = Some(change::added(&source));
+        return Ok(source.source_id);
     };
     let secret = settings.client_secret.clone();
     let (before, _) = services::sources::begin_update(&view.caller, id, Some(secret)).await?;
@@ -124,5 +136,6 @@ async fn save(view: View) -> Result<Done> {
         return Err(ServiceError::Store(StoreError::Conflict(what.to_owned())).into());
     }
     let source = services::sources::update(&view.caller, &before, settings).await?;
-    Ok(change::changed(&source))
+    *done = Some(change::changed(&source));
+    Ok(id)
 }
