@@ -22,7 +22,7 @@ pub fn whole(view: &View, content: Content, status: StatusCode) -> HttpResponse 
             a.brand href=(ROOT) { img src=(assets::address("icon.svg")) alt="" width="20" height="20"; " presence-bridge" }
             nav aria-label="Pages" { ul { @for page in pages().filter(|page| page.is_for(view)) {
                 @if let Some(name) = page.name {
-                    li { a href={ (ROOT) (page.path) } aria-current=[is_at(view, page.path).then_some("page")] { (name) } }
+                    li { a href={ (ROOT) (page.path) } aria-current=[marked(view, page.path)] { (name) } }
                 }
             } } }
             form.account method="post" action={ (ROOT) "/logout" } {
@@ -127,7 +127,35 @@ fn document(title: &str, status: StatusCode, body: &Markup) -> HttpResponse {
         .body(document.into_string())
 }
 
-fn is_at(view: &View, path: &str) -> bool {
+/// How the navigation marks its entry of this path: that the page is it, or that the page belongs to it.
+fn marked(view: &View, path: &str) -> Option<&'static str> {
     let at = view.path.strip_prefix(ROOT).unwrap_or_default();
-    if path == "/" { at == "/" || at.is_empty() } else { at == path || at.starts_with(&format!("{path}/")) }
+    let is_it = at == path || at.is_empty() && path == "/";
+    (entry_of(at) == path.trim_start_matches('/')).then_some(if is_it { "page" } else { "true" })
+}
+
+/// The entry of the navigation that a page belongs to.
+fn entry_of(path: &str) -> &str {
+    match path.split('/').nth(1).unwrap_or_default() {
+        "agents" => "board",
+        "connections" | "rejected-topics" => "sources",
+        "recoveries" => "deliveries",
+        own => own,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_page_belongs_to_one_entry_of_the_navigation() {
+        let entries: Vec<_> =
+            pages().filter(|page| page.name.is_some()).map(|page| &page.path[1..]).collect();
+        for page in pages() {
+            let of = entry_of(page.path);
+            assert_eq!(entries.iter().filter(|entry| **entry == of).count(), 1, "{}: {of}", page.path);
+        }
+        assert_eq!(entry_of("/connections/{id}"), "sources");
+    }
 }
