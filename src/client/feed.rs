@@ -172,7 +172,8 @@ fn read_message(stream: &mut impl BufRead) -> io::Result<Option<Message>> {
     let mut left = MESSAGE_BYTES_MAX;
     loop {
         line.clear();
-        left = left.saturating_sub(stream.by_ref().take(left).read_until(b'\n', &mut line)? as u64);
+        let read = stream.by_ref().take(left).read_until(b'\n', &mut line)?;
+        left = left.saturating_sub(u64::try_from(read).unwrap_or(u64::MAX));
         if line.pop() != Some(b'\n') {
             return Ok(None);
         }
@@ -232,8 +233,8 @@ mod tests {
     fn a_message_without_an_end_is_given_up() {
         let mut endless = io::BufReader::new(EndlessLines { given: 0 });
         assert_eq!(read_message(&mut endless).unwrap(), None);
-        let given = endless.get_ref().given as u64;
-        assert!(given < MESSAGE_BYTES_MAX + 65_536, "{given} bytes were read");
+        let given = endless.get_ref().given;
+        assert!(u64::try_from(given).unwrap() < MESSAGE_BYTES_MAX + 65_536, "{given} bytes were read");
     }
 
     /// Lines of data for ever, and never the empty one that ends a message.

@@ -14,9 +14,9 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use super::{Result, Store, StoreError, with_timeout};
-use crate::domain::audit::Entry;
+use crate::domain::audit::{Entry, FREQUENT, Level};
 use crate::domain::ids::{AgentId, ConnectionId, DeliveryId, EventId, SourceId, WebhookId};
-use crate::store::session::choose_plan_by_values;
+use crate::store::session::{choose_plan_by_values, read_by_index};
 
 pub(super) mod erased_rows;
 pub mod export;
@@ -166,7 +166,16 @@ pub struct AuditPage {
 impl AuditFilter {
     /// Whether an index leads to the entries that pass.
     fn is_indexed(&self) -> bool {
-        self.agents.is_some() || self.webhook.is_some() || self.event.is_some() || self.delivery.is_some()
+        self.agents.is_some()
+            || self.webhook.is_some()
+            || self.event.is_some()
+            || self.delivery.is_some()
+            || self.principal.is_some()
+            || self.level.as_deref().is_some_and(|level| level != Level::Info.as_str())
+            || self
+                .kind
+                .as_deref()
+                .is_some_and(|kind| FREQUENT.iter().all(|frequent| frequent.as_str() != kind))
     }
 }
 
@@ -185,7 +194,7 @@ impl Store {
     ) -> Result<AuditPage> {
         if filter.is_indexed() {
             let mut tx = self.begin().await?;
-            choose_plan_by_values(&mut tx).await?;
+            read_by_index(&mut tx).await?;
             let rows = entries_between(&mut tx, filter, (i64::MIN, before), limit).await?;
             tx.commit().await?;
             return Ok(AuditPage { rows, stopped_at: None });

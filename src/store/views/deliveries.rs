@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use crate::clock;
 use crate::domain::ids::{AgentId, DeliveryId, EventId, SourceId, WebhookId};
 use crate::store::pool::STEP_WITHIN;
-use crate::store::session::choose_plan_by_values;
+use crate::store::session::read_by_index;
 use crate::store::{Result, Store, StoreError};
 
 /// Attempts shown of one delivery.
@@ -173,7 +173,7 @@ impl Store {
         within: Duration,
     ) -> Result<Vec<DeliveryRow>> {
         let mut tx = self.begin().await?;
-        choose_plan_by_values(&mut tx).await?;
+        read_by_index(&mut tx).await?;
         let within = within.as_millis().to_string();
         sqlx::query_scalar!("select set_config('statement_timeout', $1, true)", within)
             .fetch_one(&mut *tx)

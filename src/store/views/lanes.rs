@@ -5,6 +5,7 @@ use time::OffsetDateTime;
 
 use crate::domain::explain::{OpenFacts, WebhookFacts};
 use crate::domain::ids::{AgentId, DeliveryId, EventId, WebhookId};
+use crate::store::session::read_by_index;
 use crate::store::views::explain::webhook_facts;
 use crate::store::{Result, Store};
 
@@ -95,6 +96,7 @@ impl Store {
     pub async fn lanes(&self, webhook: WebhookId, limit: i64) -> Result<Lanes> {
         let mut tx = self.begin().await?;
         let facts = webhook_facts(&mut tx, webhook).await?;
+        read_by_index(&mut tx).await?;
         let open = sqlx::query_scalar!(
             r#"select count(*) as "open!"
                from (select from delivery where webhook_id = $1 limit $2) counted"#,
@@ -135,6 +137,8 @@ impl Store {
     /// # Errors
     /// If the database does not answer.
     pub async fn last_attempts(&self, webhook: WebhookId, limit: i64) -> Result<Vec<LastAttempt>> {
+        let mut tx = self.begin().await?;
+        read_by_index(&mut tx).await?;
         Ok(sqlx::query_as!(
             LastAttempt,
             r#"select delivery_id as "delivery_id: DeliveryId", agent_id as "agent_id: AgentId", attempt, at, status,
@@ -152,7 +156,7 @@ impl Store {
             limit,
             ENTRIES_LOOKED_AT,
         )
-        .fetch_all(&mut *self.begin().await?)
+        .fetch_all(&mut *tx)
         .await?)
     }
 
@@ -161,6 +165,8 @@ impl Store {
     /// # Errors
     /// If the database does not answer.
     pub async fn traffic(&self, webhooks: &[WebhookId], since: OffsetDateTime) -> Result<Vec<Traffic>> {
+        let mut tx = self.begin().await?;
+        read_by_index(&mut tx).await?;
         Ok(sqlx::query_as!(
             Traffic,
             r#"select w.webhook_id as "webhook!: WebhookId", b.open as "open!", b.oldest,
@@ -184,7 +190,7 @@ impl Store {
             OPEN_COUNTED_IN_LIST,
             since,
         )
-        .fetch_all(&mut *self.begin().await?)
+        .fetch_all(&mut *tx)
         .await?)
     }
 }
