@@ -60,7 +60,7 @@ impl Store {
             "select hour, outcome, attempts, duration_ms
              from webhook_outcome
              where webhook_id = $1
-               and hour >= $2
+               and (webhook_id, hour) >= ($1, $2)
              order by hour, outcome",
             webhook as _,
             since,

@@ -185,7 +185,8 @@ impl Store {
                           coalesce(sum(attempts) filter (where outcome = 'ok'), 0)::bigint as taken
                    from webhook_outcome c
                    where c.webhook_id = w.webhook_id
-                     and c.hour >= $3) o"#,
+                     -- As a pair, which the index of hours alone, of all webhooks, cannot answer.
+                     and (c.webhook_id, c.hour) >= (w.webhook_id, $3)) o"#,
             webhooks as _,
             OPEN_COUNTED_IN_LIST,
             since,
