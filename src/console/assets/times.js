@@ -1,12 +1,19 @@
-// Times in the reader's zone, with UTC on hover; and times that say how long ago they were.
+// Times in the reader's zone, with UTC on hover, and without the date while it is today's; and times that say
+// how long ago they were.
 const local = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const ofToday = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const relative = new Intl.RelativeTimeFormat(undefined, { numeric: "auto", style: "short" });
+let today = new Date().toDateString();
 const units = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
 
 function ago(at) {
   const seconds = (at - Date.now()) / 1000;
   const [unit, length] = units.find(([, length]) => Math.abs(seconds) >= length) ?? units.at(-1);
   return relative.format(Math.trunc(seconds / length), unit);
+}
+
+function shown(at) {
+  return (at.toDateString() === today ? ofToday : local).format(at);
 }
 
 export function showTimes(root) {
@@ -18,13 +25,17 @@ export function showTimes(root) {
       time.textContent = ago(at);
     } else {
       time.title = time.dateTime;
-      time.textContent = local.format(at);
+      time.textContent = shown(at);
     }
   }
 }
 
 setInterval(() => {
   if (document.hidden) return;
+  if (today !== new Date().toDateString()) {
+    today = new Date().toDateString();
+    showTimes(document);
+  }
   for (const time of document.querySelectorAll("time[data-since]")) {
     const text = ago(new Date(time.dateTime));
     if (time.textContent !== text) time.textContent = text;
