@@ -64,6 +64,7 @@ const SECOND: &[(&str, &str)] = &[
     ("store/preflight",       "mod"),
     ("store/transaction",     "mod"),
     ("store/event_rows",      "mod types"),
+    ("store/standby",         "mod pool primary"),
     ("store/session",         "mod"),
     ("store/wake",            "transaction"),
     ("store/locks",           "mod"),

@@ -1,9 +1,12 @@
 //! Errors of steps on the database, and what they mean to the caller.
 
+use sqlx::error::DatabaseError;
+
 /// SQLSTATE of Postgres.
 const DISK_FULL: &str = "53100";
 const RAN_TOO_LONG: &str = "57014";
 const READ_ONLY: &str = "25006";
+const KEY_IS_TAKEN: &str = "23505";
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -87,6 +90,7 @@ impl StoreError {
     #[must_use]
     pub fn is_about_content(&self) -> bool {
         match self {
+            Self::Database(sqlx::Error::Database(error)) if is_stored_event(&**error) => false,
             Self::Database(sqlx::Error::Database(error)) => {
                 error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
             }
@@ -104,6 +108,12 @@ impl StoreError {
         let Self::Database(error) = self else { return false };
         error.as_database_error().and_then(|error| error.code()).as_deref() == Some(DISK_FULL)
     }
+}
+
+/// Whether an event is refused because it is stored already, in whatever partition: ids are drawn once.
+fn is_stored_event(error: &dyn DatabaseError) -> bool {
+    error.code().as_deref() == Some(KEY_IS_TAKEN)
+        && error.table().is_some_and(|table| table == "event" || table.starts_with("event_"))
 }
 
 /// Result of a step.

@@ -10,8 +10,9 @@
 //!
 //! Files: `transaction` (one for each step, or for a whole call), `pool` (connections and timeouts),
 //! `session` (settings of one transaction), `locks` (advisory locks), `wake` (wake-ups inside the process),
-//! `types` and `event_rows` (column values), `error`, `primary` (how a connection is assessed), `server` (where the
-//! database is, and the way there after a failover), `rotation` (change of the master key).
+//! `standby` (commits that wait for one), `types` and `event_rows` (column values), `error`, `primary` (how a
+//! connection is assessed), `server` (where the database is, and the way there after a failover), `rotation`
+//! (change of the master key).
 
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,7 @@ pub mod rotation;
 pub mod server;
 mod session;
 pub mod sources;
+pub mod standby;
 pub mod transaction;
 mod types;
 pub mod views;

@@ -114,8 +114,11 @@ pub(super) async fn with_long_timeout<T>(step: impl Future<Output = Result<T>>) 
 }
 
 pub(super) async fn with_timeout_of<T>(within: Duration, step: impl Future<Output = Result<T>>) -> Result<T> {
-    timeout(within, step).await.unwrap_or_else(|_| {
-        let silent = io::Error::new(ErrorKind::TimedOut, "no answer in time");
-        Err(StoreError::Database(sqlx::Error::Io(silent)))
-    })
+    timeout(within, step).await.unwrap_or_else(|_| Err(no_answer()))
+}
+
+/// Error of a step that was given up.
+pub(super) fn no_answer() -> StoreError {
+    let silent = io::Error::new(ErrorKind::TimedOut, "no answer in time");
+    StoreError::Database(sqlx::Error::Io(silent))
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use super::{Result, Store, StoreError, with_timeout};
+use super::{Result, Store, StoreError};
 use crate::domain::audit::{Entry, FREQUENT, Level};
 use crate::domain::ids::{AgentId, ConnectionId, DeliveryId, EventId, SourceId, WebhookId};
 use crate::store::session::{choose_plan_by_values, read_by_index};
@@ -44,7 +44,7 @@ impl Store {
     /// # Errors
     /// If the database refuses.
     pub async fn write_audit(&self, entries: &[Entry]) -> Result<()> {
-        with_timeout(async {
+        self.with_patience(async {
             let mut tx = self.begin().await?;
             write(&mut tx, entries).await?;
             tx.commit().await?;

@@ -8,7 +8,7 @@ use crate::domain::delivery::settings::Format;
 use crate::domain::ids::{BatchId, DeliveryId, DispatcherId, EventId, WebhookId};
 use crate::store::delivery::types::{Claimed, format};
 use crate::store::locks::BEGIN_CYCLE;
-use crate::store::{Result, Store, with_timeout};
+use crate::store::{Result, Store};
 
 /// Events that are read at once while a batch is filled: it may be full long before it has all the items that
 /// it may have.
@@ -50,7 +50,7 @@ impl Store {
         now: OffsetDateTime,
         len_of: impl Fn(&Claimed) -> usize + Send,
     ) -> Result<FormedBatch> {
-        with_timeout(async {
+        self.with_patience(async {
             let mut tx = self.pipeline_pool.begin_with(BEGIN_CYCLE).await?;
             let formed = match unfinished(&mut tx, webhook, now).await? {
                 Unfinished::Due { batch, is_last } => {

@@ -26,7 +26,7 @@ use crate::store::delivery::types::{Claimed, Cycle, Work};
 use crate::store::delivery::{claim, receiver_health, settle};
 use crate::store::event_rows::read_events;
 use crate::store::locks::BEGIN_CYCLE;
-use crate::store::{Result, Store, audit, with_timeout};
+use crate::store::{Result, Store, audit};
 
 /// How long after its last sign of life a dispatcher counts as alive; then its leases end.
 pub const LEASE: Duration = Duration::seconds(6);
@@ -44,7 +44,7 @@ impl Store {
         now: OffsetDateTime,
         work: &Work,
     ) -> Result<Cycle> {
-        with_timeout(async {
+        self.with_patience(async {
             let mut tx = self.pipeline().await?.begin_with(BEGIN_CYCLE).await?;
             // Health before deliveries, the order in which every transaction locks them.
             let health_left = receiver_health::write(&mut tx, &work.health, now).await?;
@@ -105,7 +105,7 @@ impl Store {
         entries: &[Entry],
     ) -> Result<HashSet<(DeliveryId, OffsetDateTime)>> {
         let told: Vec<_> = entries.iter().filter_map(|e| Some((e.delivery_id?, e.at))).collect();
-        with_timeout(async {
+        self.with_patience(async {
             let mut tx = self.pipeline().await?.begin_with(BEGIN_CYCLE).await?;
             sqlx::query!(
                 "update delivery

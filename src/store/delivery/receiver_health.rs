@@ -122,7 +122,7 @@ impl Store {
         reason: Option<&Reason>,
         now: OffsetDateTime,
     ) -> Result<()> {
-        with_timeout(async {
+        self.with_patience(async {
             let mut tx = self.begin().await?;
             let noticed =
                 sqlx::query_scalar!("select noticed from webhook_health where webhook_id = $1", id as _);
@@ -174,7 +174,7 @@ impl Store {
     /// # Errors
     /// If the database is unavailable.
     pub async fn webhook_succeeds(&self, id: WebhookId, now: OffsetDateTime) -> Result<()> {
-        with_timeout(async {
+        self.with_patience(async {
             let mut tx = self.begin().await?;
             let told = receiver_notices::lock(&mut tx, EventKind::WebhookRecovered, id).await?;
             recovered(&mut tx, id, now, &told).await?;
@@ -195,7 +195,7 @@ impl Store {
         reason: DisableReason,
         now: OffsetDateTime,
     ) -> Result<bool> {
-        with_timeout(async {
+        self.with_patience(async {
             let mut tx = self.begin().await?;
             let told = receiver_notices::lock(&mut tx, EventKind::WebhookDisabled, id).await?;
             let changed = sqlx::query!(
@@ -284,7 +284,7 @@ impl Store {
         is_well: bool,
         now: OffsetDateTime,
     ) -> Result<()> {
-        with_timeout(async {
+        self.with_patience(async {
             let mut tx = self.begin().await?;
             let outcome = entry.outcome;
             let reason = entry.data.get("reason").and_then(|reason| reason.as_str()).map(str::to_owned);

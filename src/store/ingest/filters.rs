@@ -107,7 +107,7 @@ impl Store {
     {
         let mut tries = 0;
         loop {
-            if let Some(done) = with_timeout(step(tries >= TRIES_WITHOUT_LOCK)).await? {
+            if let Some(done) = self.with_patience(step(tries >= TRIES_WITHOUT_LOCK)).await? {
                 return Ok(done);
             }
             self.read_filters().await?;

@@ -128,7 +128,7 @@ impl Store {
         job: &Job,
         states: &[String],
     ) -> Result<Option<(i64, Vec<MissedEvent>)>> {
-        with_timeout(async {
+        self.with_patience(async {
             let mut tx = self.begin().await?;
             choose_plan_by_values(&mut tx).await?;
             let read_through = u64::try_from(job.read_through).unwrap_or_default();

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use crate::domain::ids::{AgentId, EventId, RecoveryId, SourceId, TenantId, WebhookId, with_canonical_guids};
 use crate::store::session::choose_plan_by_values;
 use crate::store::webhooks::rows::Webhook;
-use crate::store::{Result, Store, session, with_long_timeout, with_timeout};
+use crate::store::{Result, Store, session, with_long_timeout};
 
 /// Events looked at in one go, wanted or not; if only the newest of each agent counts, agents.
 const CHUNK: i64 = 2000;
@@ -129,7 +129,7 @@ impl Store {
         webhook: &Webhook,
         through: i64,
     ) -> Result<Vec<MissedEvent>> {
-        with_timeout(async {
+        self.with_patience(async {
             let mut tx = self.begin().await?;
             choose_plan_by_values(&mut tx).await?;
             let missed = if job.newest_only {

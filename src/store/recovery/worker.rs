@@ -172,7 +172,7 @@ impl Store {
     /// Opens missed deliveries of one lane, all or none, and counts them.
     async fn open_piece(&self, job: &Job, lane: i64, missed: &[MissedEvent]) -> Result<()> {
         let now = clock::now();
-        with_timeout(async {
+        self.with_patience(async {
             let mut tx = self.begin().await?;
             // Always in this order: agent, webhook, delivery.
             sqlx::query!("select agent_key from agent where agent_key = $1 for update", lane)

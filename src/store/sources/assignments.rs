@@ -100,7 +100,7 @@ impl Store {
         now: OffsetDateTime,
         entries: &[Entry],
     ) -> Result<()> {
-        with_timeout(async {
+        self.with_patience(async {
             let mut tx = self.begin().await?;
             let changed: Vec<_> = plan.changed.iter().map(|assigned| assigned.connection_id).collect();
             sqlx::query!(
@@ -136,7 +136,7 @@ impl Store {
     /// # Errors
     /// If the database is unavailable.
     pub async fn roster_failed(&self, source: SourceId, why: &str, entry: &Entry) -> Result<()> {
-        with_timeout(async {
+        self.with_patience(async {
             let mut tx = self.begin().await?;
             sqlx::query!(
                 "insert into source_health (source_id, roster_error)
@@ -166,7 +166,7 @@ impl Store {
         now: OffsetDateTime,
         entries: &[Entry],
     ) -> Result<()> {
-        with_timeout(async {
+        self.with_patience(async {
             let mut tx = self.begin().await?;
             sqlx::query!(
                 "update connection_agent

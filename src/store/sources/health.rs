@@ -11,7 +11,7 @@ use crate::domain::ids::{ConnectionId, EventId, GapId, SourceId, WebhookId};
 use crate::domain::presence::EventKind;
 use crate::domain::presence::notices::{GAPS_MAX, NoticedGap, SourceNotice};
 use crate::store::delivery::receiver_notices;
-use crate::store::{Result, Store, audit, with_timeout};
+use crate::store::{Result, Store, audit};
 
 /// Coverage of a source, and the last reading of its rosters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -48,7 +48,7 @@ impl Store {
         since: OffsetDateTime,
         now: OffsetDateTime,
     ) -> Result<()> {
-        with_timeout(async {
+        self.with_patience(async {
             let mut tx = self.begin().await?;
             let changed = sqlx::query!(
                 "insert into source_health (source_id, stale_since)
@@ -80,7 +80,7 @@ impl Store {
     /// # Errors
     /// If the database is unavailable.
     pub async fn source_recovered(&self, source: SourceId, now: OffsetDateTime) -> Result<()> {
-        with_timeout(async {
+        self.with_patience(async {
             let mut tx = self.begin().await?;
             let since = sqlx::query_scalar!(
                 r#"update source_health h

@@ -165,7 +165,7 @@ impl Store {
 
     /// Does one piece; false if there is none to do.
     async fn run_piece(&self, done: &mut WorkDone) -> Result<bool> {
-        with_timeout(async {
+        self.with_patience(async {
             let mut tx = self.pipeline_pool.begin().await?;
             let Some(work) = sqlx::query!(
                 r#"select k.webhook_id as "webhook: WebhookId", k.kind as "kind: WorkKind", k.end_state, k.asked_at,
