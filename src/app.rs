@@ -26,7 +26,7 @@ use crate::actors::{RESTART_AFTER, audit_push, erasures, examiner, throughput};
 use crate::api::http::event_stream::Streams;
 use crate::api::{self, ApiState, ClientLimits};
 use crate::clock;
-use crate::config::{Config, ConfigError, Effective};
+use crate::config::{Buffer, Config, ConfigError, Effective};
 use crate::console;
 use crate::domain::access::caller::TrustedProxies;
 use crate::domain::secret::{MasterKey, Secret};
@@ -171,7 +171,7 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
     };
     let mut own_address_watcher = own_address_watcher(&config, &shared)?;
     own_address_watcher.look().await;
-    let (recorder, recorder_died) = start_recorder(&shared);
+    let (recorder, recorder_died) = start_recorder(&shared, config.buffer);
     let (supervisor, dispatcher) = start_actors(&config, &shared, &recorder)?;
     spawn_loops(&config, &shared);
     let metrics = shared.metrics.clone();
@@ -219,9 +219,9 @@ fn own_address_watcher(config: &Config, shared: &Shared) -> anyhow::Result<OwnAd
 
 /// The recorder, and a receiver that resolves when the process must end because the recorder or the master
 /// key is lost.
-fn start_recorder(shared: &Shared) -> (Recorder, oneshot::Receiver<()>) {
+fn start_recorder(shared: &Shared, buffer: Buffer) -> (Recorder, oneshot::Receiver<()>) {
     let Shared { store, status, metrics, master_key, .. } = shared.clone();
-    let (recorder, worker) = Recorder::new(store.clone(), status, metrics);
+    let (recorder, worker) = Recorder::new(store.clone(), status, metrics, buffer);
     let (alive, died) = oneshot::channel::<()>();
     tokio::spawn(async move {
         let _alive = alive; // dropped with the task, however it ends

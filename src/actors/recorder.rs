@@ -5,6 +5,7 @@
 //! fills and connections drop their sockets on purpose.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::clock;
+use crate::config::Buffer;
 use crate::domain::audit::quarantine::Room;
 use crate::domain::audit::{Entry, Level};
 use crate::domain::delivery::outcome::EndState;
@@ -22,13 +24,9 @@ use crate::metrics::{Metrics, NOT_STORABLE};
 use crate::random;
 use crate::status::{Part, Status};
 use crate::store::ingest::record::Recorded;
+use crate::store::standby::WAITS_FOR_STANDBY;
 use crate::store::{Store, StoreError};
 
-/// Changes that may wait in the queue: at 1 KiB each some 8 MiB, and 40 s of 200 changes a second.
-const QUEUE_LENGTH: usize = 8192;
-/// KiB that frames may take together until they are committed, each rounded up: a platform that pads its
-/// frames would fill our memory long before the queue is full.
-const FRAMES_KIB_MAX: usize = 32 * 1024;
 /// Changes in one transaction: enough that the commit costs little per change, few enough that it stays
 /// short.
 const BATCH_MAX: usize = 512;
@@ -39,6 +37,8 @@ const BATCH_KIB_MAX: usize = 4 * 1024;
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 /// Interval of signs of life while nothing arrives.
 const IDLE_TICK: Duration = Duration::from_secs(1);
+/// How often a commit that lasts is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// First and longest wait between tries while the database is unavailable.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(2);
@@ -63,27 +63,29 @@ pub struct Recorder {
     /// Number of changes taken so far, and how many of them are committed.
     recorded: Arc<AtomicU64>,
     committed: watch::Receiver<u64>,
+    metrics: Metrics,
 }
 
 impl Recorder {
-    /// A recorder, and the worker that must be run to empty its queue.
+    /// A recorder, and the worker that must be run to empty its queue. Frames count in KiB, each rounded up:
+    /// a platform that pads its frames would fill our memory long before the queue is full.
     #[must_use]
-    pub fn new(store: Store, status: Arc<Status>, metrics: Metrics) -> (Self, Worker) {
-        let (queue, items) = mpsc::channel(QUEUE_LENGTH);
+    pub fn new(store: Store, status: Arc<Status>, metrics: Metrics, buffer: Buffer) -> (Self, Worker) {
+        let (queue, items) = mpsc::channel(buffer.changes);
         let (committed, see_committed) = watch::channel(0);
         let worker = Worker {
             items,
             store,
             status,
-            metrics,
+            metrics: metrics.clone(),
             batch: Vec::new(),
             room: None,
             retried: false,
             taken: 0,
             committed,
         };
-        let room = Arc::new(Semaphore::new(FRAMES_KIB_MAX));
-        let recorder = Self { queue, room, recorded: Arc::default(), committed: see_committed };
+        let room = Arc::new(Semaphore::new(buffer.frames_mib * 1024));
+        let recorder = Self { queue, room, recorded: Arc::default(), committed: see_committed, metrics };
         (recorder, worker)
     }
 
@@ -94,7 +96,9 @@ impl Recorder {
     pub fn try_record(&self, change: PresenceChange) -> Result<(), QueueFull> {
         let kib = u32::try_from(change.raw.len() / 1024 + 1).map_err(|_| QueueFull)?;
         let room = self.room.clone().try_acquire_many_owned(kib).map_err(|_| QueueFull)?;
-        self.queue.try_send(Item::Change(Box::new(change), room)).map_err(|_| QueueFull)?;
+        let place = self.queue.try_reserve().map_err(|_| QueueFull)?;
+        self.metrics.changes_waiting.inc();
+        place.send(Item::Change(Box::new(change), room));
         self.recorded.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -154,7 +158,14 @@ impl Worker {
                 None // a batch that failed before
             };
             while !self.batch.is_empty() {
-                match self.commit().await {
+                let before = self.batch.len();
+                let (store, status) = (self.store.clone(), self.status.clone());
+                let done = tokio::select! {
+                    done = self.commit() => done,
+                    never = attend(&store, &status) => match never {},
+                };
+                self.metrics.changes_waiting.dec_by(signed(before - self.batch.len()));
+                match done {
                     Ok(()) => {
                         backoff.reset();
                         self.status.set_not_storing(None);
@@ -272,6 +283,22 @@ impl Worker {
 async fn refresh_filters(store: &Store) {
     sleep(IDLE_TICK).await;
     let _ = store.read_filters().await;
+}
+
+/// Says while a commit lasts that the recorder lives, and whether the commit waits for a standby: it may for
+/// as long as that is away.
+async fn attend(store: &Store, status: &Status) -> Infallible {
+    loop {
+        sleep(LOOK_EVERY).await;
+        status.alive(Part::Recorder);
+        if store.commits_wait_for_standby().await {
+            status.set_not_storing(Some(WAITS_FOR_STANDBY.to_owned()));
+        }
+    }
+}
+
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn quarantine(change: &PresenceChange) -> Entry {

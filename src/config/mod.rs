@@ -58,6 +58,22 @@ impl fmt::Display for ConfigError {
     }
 }
 
+/// How much may wait for the database in memory before sockets are dropped on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// Presence changes.
+    pub changes: usize,
+    /// MiB that their frames take together.
+    pub frames_mib: usize,
+}
+
+impl Default for Buffer {
+    /// Two minutes of 500 changes a second.
+    fn default() -> Self {
+        Self { changes: 65_536, frames_mib: 128 }
+    }
+}
+
 /// The configuration as the program uses it.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -67,6 +83,8 @@ pub struct Config {
     pub database_connections: u32,
     /// The bridge is not ready unless commits wait for a standby.
     pub require_sync: bool,
+    /// Presence changes that wait for the database at most.
+    pub buffer: Buffer,
     /// Where the embedded Postgres and generated keys are kept.
     pub data_dir: PathBuf,
     /// Address of the REST API.
@@ -123,6 +141,7 @@ impl Config {
                 .parse("DATABASE_URL", None, |text| database::check(text).map(|()| Some(Secret::new(text)))),
             database_connections: read.parse("BRIDGE_DATABASE_CONNECTIONS", 12, database::connections),
             require_sync: read.boolean("BRIDGE_REQUIRE_SYNC"),
+            buffer: buffer(&mut read),
             data_dir: PathBuf::from(variables.get("BRIDGE_DATA_DIR").unwrap_or("./data")),
             listen: listen(&mut read),
             api_key: read.parse("BRIDGE_API_KEY", None, |text| {
@@ -194,6 +213,19 @@ fn listen(read: &mut Reader<'_>) -> SocketAddr {
     read.parse("BRIDGE_LISTEN", SocketAddr::from(([127, 0, 0, 1], 8080)), |text| {
         text.parse().map_err(|_| "must be an address and a port, such as 127.0.0.1:8080".to_owned())
     })
+}
+
+fn buffer(read: &mut Reader<'_>) -> Buffer {
+    let default = Buffer::default();
+    let mut number = |name, default, range| {
+        read.parse(name, default, |text| {
+            within(text, range)?.try_into().map_err(|_| "is too large".to_owned())
+        })
+    };
+    Buffer {
+        changes: number("BRIDGE_BUFFER_CHANGES", default.changes, 1000..=1_000_000),
+        frames_mib: number("BRIDGE_BUFFER_MIB", default.frames_mib, 16..=4096),
+    }
 }
 
 /// How long a browser stays logged in to the console, if there is one.
@@ -400,6 +432,8 @@ mod tests {
             ("BRIDGE_ALLOW_TARGETS", "10.0.0.0/8,ten"),
             ("BRIDGE_TRUSTED_PROXIES", "proxy.example"),
             ("BRIDGE_API_RATE", "fast"),
+            ("BRIDGE_BUFFER_CHANGES", "999"),
+            ("BRIDGE_BUFFER_MIB", "0.5"),
             ("BRIDGE_METRICS_WEBHOOKS", "1001"),
             ("BRIDGE_WEBHOOKS_MAX", "0"),
             ("BRIDGE_FILTER_ITEMS_MAX", "many"),

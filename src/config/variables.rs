@@ -45,6 +45,12 @@ pub const VARIABLES: &[Variable] = &[
         "false",
         "true: not ready unless commits in DATABASE_URL wait for a synchronous standby",
     ),
+    plain(
+        "BRIDGE_BUFFER_CHANGES",
+        "65536",
+        "presence changes that wait in memory while the database is unavailable, 1000 to 1000000",
+    ),
+    plain("BRIDGE_BUFFER_MIB", "128", "MiB that their frames may take, each rounded up to a KiB, 16 to 4096"),
     plain("BRIDGE_DATA_DIR", "./data", "where the embedded Postgres and generated keys are kept"),
     plain("BRIDGE_LISTEN", "127.0.0.1:8080", "address of the REST API and the console"),
     plain("BRIDGE_CONSOLE", "on", "off: there is no console at /console/"),

@@ -51,6 +51,8 @@ pub struct Metrics {
     registry: Arc<Registry>,
     /// Presence updates stored.
     pub events: Counter,
+    /// Presence updates that wait to be stored.
+    pub changes_waiting: Gauge<i64, AtomicI64>,
     /// Frames that were no presence update, by reason.
     pub frames_rejected: CounterBy,
     /// Pushed states that told nothing new, by reason.
@@ -154,6 +156,7 @@ impl Metrics {
             upstream_calls: by("outcome", UPSTREAM_CALLS),
             topics_rejected: Gauge::default(),
             agents_over_limit: Gauge::default(),
+            changes_waiting: Gauge::default(),
             sources_stale: Gauge::default(),
             deliveries: Counter::default(),
             attempts: by("outcome", Outcome::CLASSES),
@@ -206,6 +209,11 @@ impl Metrics {
     /// Presence as it comes in.
     fn register_events(&self, registry: &mut Registry) {
         registry.register("events_received", "Presence updates stored", self.events.clone());
+        registry.register(
+            "changes_waiting",
+            "Presence updates that wait to be stored",
+            self.changes_waiting.clone(),
+        );
         registry.register(
             "frames_rejected",
             "Frames that were no presence update",

@@ -1,165 +1,184 @@
-//! A synchronous standby is away for longer than the bridge waits for anything: every commit of that time is
-//! given up, and happens. Nothing is stranded, lost or told twice.
+//! A synchronous standby is away for longer than the bridge waits for anything else: commits of that time are
+//! waited for, and nothing is given up, stranded, lost, told twice or put into quarantine.
 
-use std::io::{BufRead as _, BufReader};
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use genesys_simulator::crm::Post;
 use genesys_simulator::crm::check::repeats;
 use genesys_simulator::genesys::{GenesysOptions, Target};
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, PgPool};
 
+use crate::support::bridge::{API_KEY, Bridge};
 use crate::support::cloud::{self, CloudWorld};
 use crate::support::look::{assert_sequences_have_no_holes, feed};
-use crate::support::{SOON, World, database, eventually};
+use crate::support::pair::Pair;
+use crate::support::{SOON, World, eventually};
 
-/// A server of its own whose commits wait, when it is told so, for a standby that never comes: each is in the
-/// log already, and is seen by nobody.
-struct Standby {
-    pool: PgPool,
-    url: String,
-    /// Stops the server when its input ends.
-    server: Child,
+/// Longer than any step of the bridge waits, and than a dispatcher may go without a sign of life. Sixty
+/// seconds, for whoever has them: AWAY_SECONDS=60 cargo test --test it standby_is_absent
+fn away_for() -> Duration {
+    let longer = std::env::var("AWAY_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    Duration::from_secs(longer.unwrap_or(8))
 }
 
-impl Standby {
-    async fn prepare() -> Self {
-        // The embedded server of the bridge has no place for a standby.
-        let script =
-            "source scripts/postgres.sh && throwaway_start && echo \"$throwaway_url\" && cat; throwaway_stop";
-        let mut server = Command::new("bash")
-            .args(["-c", script])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .unwrap();
-        let mut url = String::new();
-        tokio::task::block_in_place(|| {
-            BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut url).unwrap()
-        });
-        let url = url.trim().to_owned();
-        let pool = database::pool(&url).await;
-        Self { pool, url, server }
-    }
-
-    async fn wait_for(&self, standby: &str) {
-        for statement in [
-            format!("alter system set synchronous_standby_names = '{standby}'"),
-            "select pg_reload_conf()".into(),
-        ] {
-            sqlx::query(AssertSqlSafe(statement)).execute(&self.pool).await.unwrap();
-        }
-    }
-
-    /// Longer than any step of the bridge waits, and than a dispatcher may go without a sign of life.
-    async fn is_unreachable_for_long(&self, meanwhile: impl AsyncFnOnce()) {
-        self.wait_for("ghost").await;
-        eventually("commits wait", || async {
-            let waiting: i64 =
-                sqlx::query_scalar("select count(*) from pg_stat_activity where wait_event = 'SyncRep'")
-                    .fetch_one(&self.pool)
-                    .await
-                    .unwrap();
-            (waiting > 0).then_some(())
-        })
-        .await;
-        meanwhile().await;
-        tokio::time::sleep(Duration::from_millis(7500)).await;
-        self.wait_for("").await;
-    }
-
-    async fn nothing_is_pending(&self) {
-        eventually("nothing is pending any more", || async {
-            let open: i64 =
-                sqlx::query_scalar("select count(*) from delivery").fetch_one(&self.pool).await.unwrap();
-            (open == 0).then_some(())
-        })
-        .await;
-    }
+/// A primary each of whose commits waits for its standby.
+async fn synchronous() -> Pair {
+    let pair = Pair::start().await;
+    pair.commits_wait_for_standby(true).await;
+    pair
 }
 
-impl Drop for Standby {
-    fn drop(&mut self) {
-        drop(self.server.stdin.take());
-        let _ = self.server.wait();
-    }
+async fn commits_wait(pair: &Pair) {
+    eventually("commits wait", || async {
+        let asked = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
+        (pair.first.ask::<i64>(asked).await > 0).then_some(())
+    })
+    .await;
 }
+
+/// Some twenty changes a second while the standby is away; gives how many.
+async fn changes_meanwhile(pair: &Pair, bridge: &Bridge, push: impl Fn(usize)) -> usize {
+    pair.second.freeze();
+    push(0);
+    commits_wait(pair).await;
+    let (mut pushed, back) = (1, Instant::now() + away_for());
+    while Instant::now() < back {
+        push(pushed);
+        pushed += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let answer = bridge.get("/readyz").await;
+    let why = "commits wait for its synchronous standby";
+    assert!(answer.status == 503 && answer.text().contains(why), "{}", answer.text());
+    pair.second.thaw();
+    pushed
+}
+
+async fn nothing_is_pending(pair: &Pair) {
+    eventually("nothing is pending any more", || async {
+        (pair.first.ask::<i64>("select count(*) from delivery").await == 0).then_some(())
+    })
+    .await;
+}
+
+fn of_kind(posts: &[Arc<Post>], kind: &str) -> usize {
+    posts.iter().filter(|post| post.kind().as_deref() == Some(kind)).count()
+}
+
+const STATES: [&str; 3] = ["AWAY", "MEAL", "BUSY"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_a_standby_is_unreachable_nothing_is_stranded_in_protocol_realtime() {
-    let standby = Standby::prepare().await;
+async fn while_a_standby_is_absent_every_change_is_stored_once_in_protocol_realtime() {
+    let pair = synchronous().await;
+    let url = pair.first.url();
     let world =
-        World::with_options(&["ann", "bob"], GenesysOptions::default(), &[("DATABASE_URL", &standby.url)])
-            .await;
+        World::with_options(&["ann", "bob"], GenesysOptions::default(), &[("DATABASE_URL", &url)]).await;
     world.register_with("/hooks/a", json!({"events": ["presence.updated", "presence.gap"]})).await;
     world.genesys.set_presence("ann", "BUSY").await;
     world.genesys.set_presence("bob", "BUSY").await;
     world.crm.wait_for(2, SOON).await.unwrap();
-    standby.nothing_is_pending().await;
+    nothing_is_pending(&pair).await;
 
-    // A gap opens before; its end, a change, and a snapshot are written in the stall.
-    standby
-        .is_unreachable_for_long(async || {
-            world.genesys.push_presence("ann", "AWAY");
+    // A gap opens before; its end, changes, and a snapshot are written meanwhile.
+    let pushing = changes_meanwhile(&pair, &world.bridge, |n| {
+        world.genesys.push_presence("ann", STATES[n % 3]);
+        if n == 1 {
             world.genesys.drop_sockets(Target::Agent("bob".to_owned()));
-            let mut asks = standby.pool.acquire().await.unwrap();
-            for ask in [
-                "set synchronous_commit = local",
-                "update webhook set snapshot_next = 0",
-                "reset synchronous_commit",
-            ] {
-                sqlx::query(ask).execute(&mut *asks).await.unwrap();
-            }
-        })
-        .await;
+        }
+    });
+    let asking = async {
+        commits_wait(&pair).await;
+        pair.first.say(&["set synchronous_commit = local", "update webhook set snapshot_next = 0"]).await;
+    };
+    let (pushed, ()) = tokio::join!(pushing, asking);
     world.sockets_open(2).await;
     for status in ["MEAL", "BUSY"] {
         world.genesys.push_presence("ann", status);
         world.genesys.push_presence("bob", status);
     }
 
-    let kinds = |posts: &[Arc<Post>], kind: &str| {
-        posts.iter().filter(|post| post.kind().as_deref() == Some(kind)).count()
-    };
-    world.crm.wait_until(|posts| kinds(posts, "presence.updated") == 7, SOON).await.unwrap();
-    standby.nothing_is_pending().await;
+    let told = 2 + pushed + 4;
+    world.crm.wait_until(|posts| of_kind(posts, "presence.updated") == told, SOON).await.unwrap();
+    world.crm.wait_until(|posts| of_kind(posts, "presence.snapshot") >= 2, SOON).await.unwrap();
+    nothing_is_pending(&pair).await;
     let posts = world.crm.posts();
-    assert_eq!((kinds(&posts, "presence.updated"), repeats(&posts)), (7, 0), "each once");
-    assert!(kinds(&posts, "presence.gap") >= 1 && kinds(&posts, "presence.snapshot") >= 2, "{posts:#?}");
-    assert_sequences_have_no_holes(
-        &feed(&world.bridge)
-            .await
-            .into_iter()
-            .filter(|e| e["type"] == "presence.updated")
-            .collect::<Vec<_>>(),
-    );
+    assert_eq!((of_kind(&posts, "presence.updated"), repeats(&posts)), (told, 0), "each once");
+    assert!(of_kind(&posts, "presence.gap") >= 1, "{posts:#?}");
+    let events = feed(&world.bridge).await;
+    assert_eq!(events.len(), told);
+    assert_sequences_have_no_holes(&events);
     assert_eq!(world.audit("FRAME_REJECTED").await, Vec::<Value>::new(), "all of it is stored");
+    assert!(!world.bridge.log().contains("failed to store presence changes"), "its commit was waited for");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_a_standby_is_unreachable_nothing_is_stranded_in_protocol_notifications() {
-    let standby = Standby::prepare().await;
-    let variables = [("GENESYS_AGENTS", "ann,bob"), ("DATABASE_URL", standby.url.as_str())];
+async fn while_a_standby_is_absent_every_change_is_stored_once_in_protocol_notifications() {
+    let pair = synchronous().await;
+    let url = pair.first.url();
+    let variables = [("GENESYS_AGENTS", "ann,bob"), ("DATABASE_URL", url.as_str())];
     let world = CloudWorld::starting(cloud::options(&["ann", "bob"]), &variables).await;
     world.sees(2).await;
     world.register("/hooks/a", json!({})).await;
-    standby
-        .is_unreachable_for_long(async || {
-            world.cloud.push_presence("ann", "AWAY");
-        })
-        .await;
-    for status in ["MEAL", "BUSY"] {
+    let pushed = changes_meanwhile(&pair, &world.bridge, |n| {
+        world.cloud.push_presence("ann", STATES[n % 3]);
+    })
+    .await;
+    for status in ["MEETING", "TRAINING"] {
         world.cloud.push_presence("ann", status);
         world.cloud.push_presence("bob", status);
     }
-    world.crm.wait_for(5, SOON).await.unwrap();
-    standby.nothing_is_pending().await;
+    world.crm.wait_until(|posts| posts.len() == pushed + 4, SOON).await.unwrap();
+    nothing_is_pending(&pair).await;
     let posts = world.crm.posts();
-    assert_eq!((posts.len(), repeats(&posts)), (5, 0));
+    assert_eq!((posts.len(), repeats(&posts)), (pushed + 4, 0));
+    assert_sequences_have_no_holes(&feed(&world.bridge).await);
     assert_eq!(world.audit("FRAME_REJECTED").await, Vec::<Value>::new(), "all of it is stored");
+    assert!(!world.bridge.log().contains("failed to store presence changes"), "its commit was waited for");
+}
+
+/// The caller is told to come again, and with the same key it finds what its first call made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_commit_waits_for_the_standby_is_answered_503_and_found_by_its_key() {
+    let pair = synchronous().await;
+    let bridge = Bridge::start_on(&pair.first.url(), &[]).await;
+    let bearer = format!("Bearer {API_KEY}");
+    let register = async |key: &str, name: &str| {
+        let body = json!({"url": format!("https://crm.example.com/{name}")}).to_string().into_bytes();
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("content-type", "application/json"),
+            ("idempotency-key", key),
+        ];
+        bridge.send_raw("POST", "/v1/webhooks", &headers, Some(body)).await
+    };
+    let pause = json!({});
+    let hook = register("made-before", "before").await.json()["id"].as_str().unwrap().to_owned();
+    pair.second.freeze();
+    let calls = futures_util::future::join_all(["a", "b"].map(|key| register(key, key)));
+    let paused = format!("/v1/webhooks/{hook}/pause");
+    let (registered, paused) = tokio::join!(calls, bridge.post(&paused, &pause));
+    for answer in registered.into_iter().chain([paused]) {
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert!(answer.headers.contains_key("retry-after"));
+    }
+    let again = register("a", "a").await;
+    assert!(
+        [409, 503].contains(&again.status) && again.headers.contains_key("retry-after"),
+        "{}",
+        again.text()
+    );
+    pair.second.thaw();
+    for key in ["a", "b"] {
+        let found = eventually("the first call's answer", || async {
+            let answer = register(key, key).await;
+            (answer.status == 201).then_some(answer)
+        })
+        .await;
+        assert_eq!(found.json()["url"], format!("https://crm.example.com/{key}"));
+    }
+    let hooks: i64 = pair.first.ask("select count(*) from webhook").await;
+    assert_eq!(hooks, 3, "each call made one webhook");
+    let read = bridge.get(&format!("/v1/webhooks/{hook}")).await.json();
+    assert_eq!(read["state"], "paused", "what was answered 503 is carried out");
 }

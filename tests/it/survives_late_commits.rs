@@ -1,11 +1,17 @@
 //! A commit may answer long after everybody has given it up: a standby is away, a disk stalls. What it stored
 //! is stored, and leaves like everything else, once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use genesys_simulator::crm::check::{Findings, altered_repeats, repeats};
 use genesys_simulator::crm::{Behaviour, Post};
-use presence_bridge::domain::ids::{DeliveryId, DispatcherId, EventId};
+use genesys_simulator::genesys::GenesysOptions;
+use presence_bridge::actors::recorder::Recorder;
+use presence_bridge::config::Buffer;
+use presence_bridge::domain::ids::{AgentId, ConnectionId, DeliveryId, DispatcherId, EventId, SourceId};
+use presence_bridge::domain::presence::{Origin, PresenceChange};
+use presence_bridge::metrics::Metrics;
 use presence_bridge::store::Store;
 use sqlx::types::Uuid;
 use time::OffsetDateTime;
@@ -56,6 +62,48 @@ async fn a_change_whose_commit_answers_late_leaves_and_so_does_what_follows() {
     assert_sequences_have_no_holes(&events);
     assert_eq!(events.len(), 8);
     assert_eq!(world.audit("FRAME_REJECTED").await, Vec::<serde_json::Value>::new(), "all of it is stored");
+}
+
+/// However it comes that a change is handed in again, be it without a doubt about the first time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_is_stored_already_is_not_put_into_quarantine() {
+    let world = World::with_options(&["ann"], GenesysOptions::default(), &[]).await;
+    world.genesys.set_presence("ann", "BUSY").await;
+    let pool = database::pool(&world.bridge.database_url).await;
+    let (source_id, connection_id): (Uuid, Uuid) = eventually("it is stored", || async {
+        let stored = sqlx::query_as("select source_id, connection_id from event");
+        stored.fetch_optional(&pool).await.unwrap()
+    })
+    .await;
+    let change = PresenceChange {
+        event_id: EventId::generate(),
+        source_id: SourceId(source_id),
+        source_name: "environment".to_owned(),
+        connection_id: ConnectionId(connection_id),
+        agent_id: AgentId("ann".to_owned()),
+        topic: "topic".to_owned(),
+        presence: Some("AWAY".to_owned()),
+        state: None,
+        occurred_at: None,
+        received_at: OffsetDateTime::now_utc(),
+        origin: Origin::Live,
+        raw: "{}".into(),
+    };
+    let store = Store::connect(world.bridge.database_url.parse().unwrap(), 2).await.unwrap();
+    store.record(std::slice::from_ref(&change)).await.unwrap();
+    let (recorder, worker) = Recorder::new(store.clone(), Arc::default(), Metrics::new(), Buffer::default());
+    let working = tokio::spawn(worker.run());
+    let newer = PresenceChange { event_id: EventId::generate(), ..change.clone() };
+    for change in [change, newer] {
+        recorder.try_record(change).unwrap();
+    }
+    assert!(recorder.flushed().await);
+    drop(recorder);
+    working.await.unwrap();
+    store.close().await;
+    let events: i64 = sqlx::query_scalar("select count(*) from event").fetch_one(&pool).await.unwrap();
+    assert_eq!(events, 3, "one more is new");
+    assert_eq!(world.audit("FRAME_REJECTED").await, Vec::<serde_json::Value>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use presence_bridge::actors::recorder::Recorder;
+use presence_bridge::config::Buffer;
 use presence_bridge::domain::ids::{AgentId, ConnectionId, EventId, SourceId};
 use presence_bridge::domain::presence::{Origin, PresenceChange};
 use presence_bridge::metrics::Metrics;
@@ -564,7 +565,8 @@ async fn frames_that_wait_for_the_database_are_weighed() {
     // As many as are taken while nobody stores them, and their bytes.
     for (bytes, at_least, at_most) in [(353, 8192, 8192), (60 * 1024, 500, 540), (256 * 1024, 100, 128)] {
         // The worker is kept and does nothing: the database is unavailable.
-        let (recorder, _worker) = Recorder::new(store.clone(), Arc::default(), Metrics::new());
+        let buffer = Buffer { changes: 8192, frames_mib: 32 };
+        let (recorder, _worker) = Recorder::new(store.clone(), Arc::default(), Metrics::new(), buffer);
         let taken = (0..10_000).take_while(|_| recorder.try_record(change(bytes)).is_ok()).count();
         assert!((at_least..=at_most).contains(&taken), "{taken} frames of {bytes} bytes");
     }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use time::OffsetDateTime;
 
 use crate::domain::ids::{AgentId, ConnectionId, EventId, SourceId};
@@ -124,7 +125,8 @@ impl Assignment {
             origin,
             occurred_at: update.occurred_at.filter(|at| is_believable(*at, received_at)),
             received_at,
-            raw: raw.into(),
+            // It may wait for long, so without the room that its buffer had to spare.
+            raw: Bytes::from(raw.into_boxed_str().into_boxed_bytes()),
         })
     }
 }
