@@ -37,7 +37,8 @@ enum Part {
     /// A million deliveries to receivers that fail and dawdle, the bridge killed and stopped over and over,
     /// commits that answer late: whether order holds, nothing is lost, and a stop repeats nothing.
     Order(order::Options),
-    /// A receiver that is away while agents change: what it is told when it comes back, in either mode.
+    /// A receiver that is away while agents change: what it is told when it comes back, in either mode. Or a
+    /// database that is away: what is lost, what it costs to wait for it, and how soon all is stored.
     Outage(outage::Options),
     /// One receiver of ten hangs: what the other nine notice.
     Isolation(isolation::Options),

@@ -20,7 +20,7 @@ pub const API_KEY: &str = "bench-key-of-sufficient-length-0123456789";
 const MASTER_KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
 
 /// How bridges are started.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub struct Launch {
     /// The program to measure; build it with --release.
     #[arg(long, global = true, default_value = "target/release/presence-bridge")]
@@ -35,6 +35,13 @@ pub struct Launch {
     /// Registers webhooks with url and filters alone, for a bridge that knows no other settings.
     #[arg(long, global = true)]
     pub plain: bool,
+}
+
+impl Launch {
+    /// The same on another database.
+    pub fn on(&self, database_url: String) -> Self {
+        Self { database_url: Some(database_url), ..self.clone() }
+    }
 }
 
 /// A running bridge; killed if dropped.

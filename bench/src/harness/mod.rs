@@ -5,6 +5,7 @@ pub mod console;
 pub mod feed;
 pub mod hostile;
 pub mod machine;
+pub mod postgres;
 pub mod statements;
 pub mod watch;
 pub mod world;

@@ -1,6 +1,7 @@
 //! Each file is one part that the command line names, and what it must show: docs/benchmarks.md.
 
 pub mod console;
+pub mod database_away;
 pub mod deliver;
 pub mod ends;
 pub mod filters;

@@ -1,5 +1,5 @@
 //! A receiver that is away while agents change: with mode `latest` it is told one state an agent when it
-//! comes back, with mode `every` all that it missed.
+//! comes back, with mode `every` all that it missed. With `--database` the database is unavailable instead.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use crate::harness::bridge::Launch;
 use crate::harness::machine;
 use crate::harness::world::{World, state_of};
 use crate::measuring::figures::{count, float};
+use crate::scenarios::database_away::{self, Away};
 
 const PATH: &str = "/crm";
 /// So that the end of the outage is noticed soon, however long it was.
@@ -48,9 +49,19 @@ pub struct Options {
     /// How the receiver is away.
     #[arg(long, value_enum, default_value = "refused")]
     down: Down,
+    /// The receiver is there, and the database is unavailable: no connection to it stands or comes about.
+    #[arg(long)]
+    database: bool,
+    /// Seconds that the database is unavailable.
+    #[arg(long, default_value_t = 120)]
+    seconds: u64,
 }
 
 pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
+    if options.database {
+        let away = Away { agents: options.agents, seconds: options.seconds, rate: options.rate };
+        return database_away::run(launch, &away).await;
+    }
     let mut broken = Vec::new();
     for mode in ["latest", "every"] {
         let mut world = World::start(launch, options.agents, CrmOptions::default()).await?;
