@@ -9,8 +9,9 @@ use crate::support::bridge::{Bridge, MASTER_KEY};
 use crate::support::look::{all, waiting_for_locks};
 use crate::support::{database, eventually};
 
-/// Enough that a check takes more than one step.
-const ROWS: i64 = 25_000;
+/// Enough that a check takes more than one step, which goes on behind a seal of less than 10,000 entries, and
+/// may then cover one of 20,000.
+const ROWS: i64 = 31_000;
 
 async fn run(pool: &PgPool, statement: &'static str) {
     sqlx::raw_sql(statement).execute(pool).await.unwrap();
@@ -45,9 +46,8 @@ async fn sealed(pool: &PgPool, rows: i64) {
 async fn one_check_runs_at_a_time_tells_how_far_it_is_and_can_be_ended() {
     let bridge = Bridge::start(&[]).await;
     let pool = database::pool(&bridge.database_url).await;
-    let fill =
-        "insert into audit_log (at, kind) select now(), 'EVENT_RECEIVED' from generate_series(1, 25000)";
-    run(&pool, fill).await;
+    let fill = "insert into audit_log (at, kind) select now(), 'EVENT_RECEIVED' from generate_series(1, $1)";
+    sqlx::query(fill).bind(ROWS).execute(&pool).await.unwrap();
     sealed(&pool, ROWS).await;
 
     let mut held = pool.begin().await.unwrap();

@@ -115,7 +115,7 @@ impl Driver {
 
 /// Has a process group ended and a folder removed once this process has ended, however it does.
 fn end_with_us(group: u32, folder: &Path) -> Child {
-    let end = r#"kill -9 -- "-$1"; for _ in 1 2 3 4 5; do rm -rf "$2" && exit; sleep 0.2; done"#;
+    let end = r#"kill -s KILL -- "-$1"; for _ in 1 2 3 4 5; do rm -rf "$2" && exit; sleep 0.2; done"#;
     afterwards(end, &[group.to_string().as_ref(), folder.as_ref()])
 }
 
