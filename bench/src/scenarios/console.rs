@@ -108,7 +108,9 @@ pub async fn run(launch: &Launch, options: &Options) -> anyhow::Result<()> {
         part.look().await?;
     } else {
         part.pages().await?;
-        part.pairs().await?;
+        if options.pairs > 0 {
+            part.pairs().await?;
+        }
     }
     part.watch.bridge.stop().await
 }
