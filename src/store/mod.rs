@@ -17,10 +17,9 @@
 use std::time::{Duration, Instant};
 
 use sqlx::migrate::Migrate as _;
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{Connection, PgPool, Postgres, Transaction};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgPool, Postgres, Transaction};
 use time::OffsetDateTime;
-use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::clock;
@@ -53,7 +52,6 @@ pub mod webhooks;
 pub use error::{Result, StoreError};
 pub(crate) use pool::LONG_STEP_WITHIN;
 use pool::{Purpose, pool_options, with_long_timeout, with_timeout};
-pub use primary::Incarnation;
 use primary::{PING_WITHIN, Primary};
 use server::{Found, Server};
 
@@ -139,12 +137,6 @@ impl Store {
         Ok(store)
     }
 
-    /// The incarnation that the last connection found the database in; `None` while there has been none.
-    #[must_use]
-    pub fn incarnation(&self) -> Option<Incarnation> {
-        self.primary.incarnation()
-    }
-
     /// Waits until there is a primary again; for ever if there is one.
     pub async fn primary_is_back(&self) {
         match self.primary.trouble() {
@@ -160,12 +152,6 @@ impl Store {
     async fn pipeline(&self) -> Result<&PgPool> {
         self.primary.wait_a_while().await.map_err(StoreError::NoPrimary)?;
         Ok(&self.pipeline_pool)
-    }
-
-    /// Sees each change of it. A connection to a new incarnation is handed out only after the change is seen here.
-    #[must_use]
-    pub fn watch_incarnation(&self) -> watch::Receiver<Option<Incarnation>> {
-        self.primary.watch_incarnation()
     }
 
     fn named(&self, options: PgConnectOptions) -> PgConnectOptions {
@@ -291,6 +277,15 @@ impl Store {
         locks::lock_start(&mut tx).await?;
         Ok(tx)
     }
+}
+
+/// Has the rest of a transaction see the rows of one tenant alone. Not in one text with `begin`: if the half of
+/// that fails, sqlx takes the transaction for none and the connection goes back to the pool with it.
+async fn become_tenant(conn: &mut PgConnection, tenant: TenantId) -> Result<()> {
+    // The id is a uuid: nothing in it needs to be quoted.
+    let statement = format!("set local role presence_bridge_tenant; set local bridge.tenant = '{tenant}'");
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(conn).await?;
+    Ok(())
 }
 
 /// As `process_lives` expects it.

@@ -56,6 +56,7 @@ pub(super) const STEP_WITHIN: Duration = Duration::from_secs(5);
 /// The same for a step that may have to touch very many rows: a little more than its longest statement may
 /// take.
 pub const LONG_STEP_WITHIN: Duration = Duration::from_secs(65);
+
 /// Options without what poolers refuse in a start message, the digits of floats, which nothing reads as text;
 /// and without statements in the log, whatever BRIDGE_LOG says: sqlx would show them with what they hold.
 pub(super) fn quiet(options: PgConnectOptions) -> PgConnectOptions {

@@ -33,17 +33,17 @@ const IDENTIFIER: &str = "select system_identifier::text from pg_control_system(
 /// Which history of which cluster the database is in. It changes with a failover (a new timeline) and with a
 /// restored backup (a new timeline, or another cluster); a copy of the files of a stopped server keeps both.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Incarnation {
+pub(super) struct Incarnation {
     /// Identifier that initdb gave the cluster; `None`: this user, or this kind of server, may not be asked.
-    pub system_identifier: Option<String>,
+    pub(super) system_identifier: Option<String>,
     /// Goes up by one with each promotion; `None` as above.
-    pub timeline: Option<u32>,
+    pub(super) timeline: Option<u32>,
 }
 
 impl Incarnation {
     /// Whether this is a history that `known` has left: that of a primary from before a failover.
     #[must_use]
-    pub fn is_before(&self, known: &Self) -> bool {
+    pub(super) fn is_before(&self, known: &Self) -> bool {
         self.system_identifier == known.system_identifier
             && self.timeline.zip(known.timeline).is_some_and(|(own, known)| own < known)
     }
@@ -60,7 +60,7 @@ pub(super) enum NotPrimary {
     Former { own: u32, known: u32 },
 }
 
-/// Verdict on a connection.
+/// Why a connection is of no use.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unfit {
     #[error("{0}")]
@@ -85,7 +85,7 @@ pub(super) struct Primary(Arc<State>);
 
 #[derive(Debug)]
 struct State {
-    incarnation: watch::Sender<Option<Incarnation>>,
+    incarnation: Mutex<Option<Incarnation>>,
     /// Its number in the list of servers.
     server: AtomicUsize,
     /// Connections from before are to a server that is not the primary any more.
@@ -100,7 +100,7 @@ struct State {
 impl Primary {
     pub(super) fn new(server: usize) -> Self {
         Self(Arc::new(State {
-            incarnation: watch::Sender::new(None),
+            incarnation: Mutex::default(),
             server: AtomicUsize::new(server),
             since: Mutex::new(Instant::now()),
             demoted: AtomicBool::new(false),
@@ -179,21 +179,17 @@ impl Primary {
     }
 
     pub(super) fn found(&self, found: Incarnation) {
-        self.0.incarnation.send_if_modified(|known| {
-            let differs = known.as_ref() != Some(&found);
-            if differs {
-                *known = Some(found);
-            }
-            differs
-        });
+        *self.known() = Some(found);
     }
 
+    /// What the last connection found; `None` while there has been none.
     pub(super) fn incarnation(&self) -> Option<Incarnation> {
-        self.0.incarnation.borrow().clone()
+        self.known().clone()
     }
 
-    pub(super) fn watch_incarnation(&self) -> watch::Receiver<Option<Incarnation>> {
-        self.0.incarnation.subscribe()
+    /// Timeline of that.
+    pub(super) fn timeline(&self) -> Option<u32> {
+        self.known().as_ref().and_then(|known| known.timeline)
     }
 
     fn suspect(&self) {
@@ -244,12 +240,16 @@ impl Primary {
         let _ = self.0.trouble.subscribe().wait_for(Option::is_none).await;
     }
 
+    fn known(&self) -> MutexGuard<'_, Option<Incarnation>> {
+        self.0.incarnation.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn since(&self) -> MutexGuard<'_, Instant> {
         self.0.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Judges a connection; gives the incarnation that it has found.
+/// Assesses a connection; gives the incarnation that it has found.
 pub(super) async fn assess(
     connection: &mut PgConnection,
     known: Option<&Incarnation>,

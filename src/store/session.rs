@@ -1,6 +1,6 @@
 //! Settings of one transaction, for statements that are not like the rest.
 
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::Result;
 
@@ -13,14 +13,24 @@ pub(super) async fn choose_plan_by_values(conn: &mut PgConnection) -> Result<()>
     Ok(())
 }
 
-/// The same, and has each table read by an index, in the order of an index where there is one that fits.
+/// The same, and has each table read by an index, in the order of an index where one has the wanted order.
 /// Statistics are older than what a page asks for: a webhook that became busy a minute ago looks as if it had
 /// a handful of rows, which are soon sorted, and a table of pending deliveries full of dead rows as if it were
 /// soon read as a whole.
 pub(super) async fn read_by_index(conn: &mut PgConnection) -> Result<()> {
-    let settings = "set local plan_cache_mode = force_custom_plan; set local enable_seqscan = off; \
-                    set local enable_bitmapscan = off";
-    sqlx::raw_sql(settings).execute(conn).await?;
+    by_index(conn, "plan_cache_mode = force_custom_plan").await
+}
+
+/// Has each table read by an index in the order of that index, and nothing sorted: day partitions are many, and
+/// the planner's statistics of the newest one are old.
+pub(super) async fn read_in_order(conn: &mut PgConnection) -> Result<()> {
+    by_index(conn, "enable_sort = off").await
+}
+
+async fn by_index(conn: &mut PgConnection, besides: &'static str) -> Result<()> {
+    let settings =
+        format!("set local enable_seqscan = off; set local enable_bitmapscan = off; set local {besides}");
+    sqlx::raw_sql(AssertSqlSafe(settings)).execute(conn).await?;
     Ok(())
 }
 

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Postgres, Transaction};
+use sqlx::{Postgres, Transaction};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMappedMutexGuard, OwnedMutexGuard};
 
-use super::{Result, Store, StoreError};
+use super::{Result, Store, StoreError, become_tenant};
 use crate::domain::ids::TenantId;
 
 type Act = Box<dyn FnOnce() + Send>;
@@ -58,12 +58,7 @@ impl Store {
         self.primary.wait_a_while().await.map_err(StoreError::NoPrimary)?;
         let mut tx = self.pool.begin().await?;
         if let Some(tenant) = self.tenant {
-            // Not in one text with `begin`: if the half of that fails, sqlx takes the transaction for none
-            // and the connection goes back to the pool with it. The id is a uuid: nothing in it needs to be
-            // quoted.
-            let become_tenant =
-                format!("set local role presence_bridge_tenant; set local bridge.tenant = '{tenant}'");
-            sqlx::raw_sql(AssertSqlSafe(become_tenant)).execute(&mut *tx).await?;
+            become_tenant(&mut tx, tenant).await?;
         }
         Ok(Tx(TxScope::Own { tx, tenant: self.tenant }))
     }

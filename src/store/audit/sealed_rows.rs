@@ -183,15 +183,3 @@ pub(in crate::store) fn day_of(date: Date) -> i32 {
 pub(in crate::store) fn microseconds(at: OffsetDateTime) -> i64 {
     i64::try_from(at.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
 }
-
-/// Makes statements of this transaction use the primary keys of the day partitions: there are many, and the
-/// planner's statistics of the newest one are old.
-pub(in crate::store) async fn by_index(conn: &mut PgConnection) -> Result<()> {
-    sqlx::query(
-        "select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
-                set_config('enable_sort', 'off', true)",
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}

@@ -19,8 +19,9 @@ use crate::domain::audit::{Entry, Kind};
 use crate::domain::secret::{MasterKey, OpenError};
 use crate::random;
 use crate::store::audit::outcomes;
-use crate::store::audit::sealed_rows::{FORMAT, by_index, date_of, day_of, microseconds, read};
+use crate::store::audit::sealed_rows::{FORMAT, date_of, day_of, microseconds, read};
 use crate::store::locks::AUDIT_SEALER;
+use crate::store::session::read_in_order;
 use crate::store::{Result, Store, StoreError, audit, with_timeout};
 
 /// Most rows of one seal, so that the transaction stays short and `verify` needs little memory.
@@ -221,7 +222,7 @@ impl Store {
             if through <= sealed {
                 return Ok(None);
             }
-            by_index(&mut tx).await?;
+            read_in_order(&mut tx).await?;
             let limit = i64::try_from(SEAL_ROWS_MAX).unwrap_or(i64::MAX);
             let behind = (sealed, OffsetDateTime::new_utc(time::Date::MAX, time::Time::MIDNIGHT));
             let (rows, (end, _)) = read(&mut tx, behind, through, limit).await?;

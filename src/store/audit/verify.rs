@@ -14,10 +14,11 @@ use crate::domain::audit::seal::{
     listing_digest,
 };
 use crate::store::audit::sealed_rows::{
-    BEFORE_ALL, Behind, FORMAT, SignedErasure, by_index, date_of, day_of, microseconds, read_with_erasures,
+    BEFORE_ALL, Behind, FORMAT, SignedErasure, date_of, day_of, microseconds, read_with_erasures,
 };
 use crate::store::audit::seals::AuditKeys;
 use crate::store::audit::stored_seals::{StoredSeal, seals};
+use crate::store::session::read_in_order;
 use crate::store::{Result, Store};
 
 pub use crate::store::audit::verdict::{ChainVerdict, Fault, FaultKind};
@@ -140,7 +141,7 @@ impl<'a> ChainCheck<'a> {
     /// If the database does not answer.
     pub async fn step(&mut self, store: &Store) -> Result<bool> {
         let mut tx = store.begin().await?;
-        by_index(&mut tx).await?;
+        read_in_order(&mut tx).await?;
         let more = self.step_in(&mut tx).await?;
         tx.commit().await?;
         Ok(more)

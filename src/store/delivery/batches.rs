@@ -51,7 +51,7 @@ impl Store {
         len_of: impl Fn(&Claimed) -> usize + Send,
     ) -> Result<FormedBatch> {
         self.with_patience(async {
-            let mut tx = self.pipeline_pool.begin_with(BEGIN_CYCLE).await?;
+            let mut tx = self.pipeline().await?.begin_with(BEGIN_CYCLE).await?;
             let formed = match unfinished(&mut tx, webhook, now).await? {
                 Unfinished::Due { batch, is_last } => {
                     let members = members_of(&mut tx, webhook, batch).await?;

@@ -106,14 +106,14 @@ impl Store {
         now: OffsetDateTime,
     ) -> Result<(Option<LaneCursor>, u64)> {
         with_timeout(async {
-            let lanes = lane_heads(&self.pipeline_pool, from).await?;
+            let lanes = lane_heads(self.pipeline().await?, from).await?;
             let last = lanes.last().map(|lane| LaneCursor(lane.webhook_id.0, lane.lane));
             let (webhooks, stranded): (Vec<_>, Vec<_>) =
                 lanes.iter().filter(|lane| lane.is_stranded).map(|lane| (lane.webhook_id, lane.lane)).unzip();
             if stranded.is_empty() {
                 return Ok((last, 0));
             }
-            let mut tx = self.pipeline_pool.begin_with(BEGIN_CYCLE).await?;
+            let mut tx = self.pipeline().await?.begin_with(BEGIN_CYCLE).await?;
             let woken = make_heads_due(&mut tx, &webhooks, &stranded, Some(now)).await?;
             tx.commit().await?;
             Ok((last, woken))

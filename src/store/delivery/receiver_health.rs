@@ -104,7 +104,7 @@ impl Store {
             let ids = sqlx::query_scalar!(
                 r#"select webhook_id as "id: WebhookId" from webhook_health where succeeded_at is not null"#,
             );
-            Ok(ids.fetch_all(&self.pipeline_pool).await?.into_iter().collect())
+            Ok(ids.fetch_all(self.pipeline().await?).await?.into_iter().collect())
         })
         .await
     }

@@ -61,7 +61,7 @@ impl Store {
         master_key: &MasterKey,
     ) -> Result<WebhookTarget> {
         with_timeout(async {
-            let mut conn = self.pipeline_pool.acquire().await?;
+            let mut conn = self.pipeline().await?.acquire().await?;
             // The row first: after a rotation in between the keys are newer than the version, and the target
             // is read again.
             let webhook = read(&mut conn, webhook_id).await?;

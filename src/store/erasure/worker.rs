@@ -9,12 +9,12 @@ use crate::domain::audit::seal::AuditKey;
 use crate::domain::erasure::ErasureState;
 use crate::domain::ids::{AgentId, ErasureId, SourceId, TenantId};
 use crate::store::audit::erased_rows::{EntriesOfAgent, erase_piece};
-use crate::store::audit::sealed_rows::by_index;
 use crate::store::erasure::pieces::{
     Job, PIECE, end_deliveries, erase_events, has_open_deliveries, note_last_entry, remove_quarantined,
 };
 use crate::store::erasure::requests::entry;
 use crate::store::locks::BEGIN_CYCLE;
+use crate::store::session::read_in_order;
 use crate::store::{Result, Store, audit, with_timeout};
 
 /// Result of a piece.
@@ -68,7 +68,7 @@ impl Store {
     }
 
     async fn erase_deliveries(&self, id: ErasureId, state: ErasureState) -> Result<Option<ErasedPiece>> {
-        let mut tx = self.pipeline_pool.begin_with(BEGIN_CYCLE).await?;
+        let mut tx = self.pipeline().await?.begin_with(BEGIN_CYCLE).await?;
         let Some(job) = lock_job(&mut tx, id, state).await? else { return Ok(None) };
         let ended = end_deliveries(&mut tx, &job).await?;
         let outcome = if ended >= PIECE {
@@ -97,7 +97,7 @@ impl Store {
     async fn erase_events(&self, id: ErasureId) -> Result<Option<ErasedPiece>> {
         let mut tx = self.pool.begin().await?;
         let Some(job) = lock_job(&mut tx, id, ErasureState::Events).await? else { return Ok(None) };
-        by_index(&mut tx).await?;
+        read_in_order(&mut tx).await?;
         let erased = erase_events(&mut tx, &job, clock::now()).await?;
         let more = erased >= PIECE || remove_quarantined(&mut tx, &job).await? >= PIECE;
         let outcome = if more { PieceOutcome::More } else { PieceOutcome::Advance(ErasureState::Answers) };
@@ -111,7 +111,7 @@ impl Store {
         let now = clock::now();
         let mut tx = self.pool.begin().await?;
         let Some(job) = lock_job(&mut tx, id, ErasureState::Audit).await? else { return Ok(None) };
-        by_index(&mut tx).await?;
+        read_in_order(&mut tx).await?;
         let until = job.audit_until.unwrap_or(0);
         let of = EntriesOfAgent {
             erasure_id: job.erasure_id,

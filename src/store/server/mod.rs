@@ -237,7 +237,7 @@ impl Server {
             return Err(error.into());
         }
         let server = self.name(store.primary.server());
-        let timeline = store.incarnation().and_then(|incarnation| incarnation.timeline);
+        let timeline = store.primary.timeline();
         tracing::info!(connections = whole, least, server, timeline, "opened the database");
         Ok(store)
     }

@@ -7,7 +7,7 @@ use super::Server;
 use crate::domain::ids::TenantId;
 use crate::store::preflight::{self, CONNECT_WITHIN};
 use crate::store::primary::assess;
-use crate::store::{Result, Store, StoreError};
+use crate::store::{Result, Store, StoreError, become_tenant};
 
 /// Tables that every process works with, and those among them that calls of the API work with.
 const TABLES: &str =
@@ -65,7 +65,7 @@ impl Store {
         let commits = commits(&mut tx).await?;
         for (question, ours) in [(TABLES, true), (TENANT_TABLES, false)] {
             if !ours {
-                become_tenant(&mut tx).await?;
+                become_tenant(&mut tx, TenantId::DEFAULT).await?;
             }
             if let Some(lacking) = lacking(&mut tx, question, ours).await? {
                 return Err(StoreError::Conflict(lacking));
@@ -76,8 +76,8 @@ impl Store {
              values (tenant_asking(), 'readiness', decode(md5(random()::text), 'hex'), '')";
         sqlx::raw_sql(read_and_write).execute(&mut *tx).await?;
         tx.rollback().await?;
-        let timeline = self.incarnation().and_then(|incarnation| incarnation.timeline);
-        Ok(Standing { server: self.server.name(self.primary.server()), timeline, commits })
+        let (server, timeline) = (self.server.name(self.primary.server()), self.primary.timeline());
+        Ok(Standing { server, timeline, commits })
     }
 }
 
@@ -97,13 +97,6 @@ impl Server {
         let assessed = assess(&mut connection, None).await.map_err(sqlx::Error::from)?;
         Ok(Standing { server, timeline: assessed.timeline, commits: commits(&mut connection).await? })
     }
-}
-
-async fn become_tenant(connection: &mut PgConnection) -> Result<()> {
-    let tenant = TenantId::DEFAULT;
-    let statement = format!("set local role presence_bridge_tenant; set local bridge.tenant = '{tenant}'");
-    sqlx::raw_sql(AssertSqlSafe(statement)).execute(connection).await?;
-    Ok(())
 }
 
 /// Whose connections there are is seen by every user, but not what they are: a standby or something else.

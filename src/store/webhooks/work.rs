@@ -116,7 +116,7 @@ impl Store {
                  on conflict do nothing",
                 now,
             )
-            .execute(&self.pipeline_pool)
+            .execute(self.pipeline().await?)
             .await?;
             Ok(())
         })
@@ -166,7 +166,7 @@ impl Store {
     /// Does one piece; false if there is none to do.
     async fn run_piece(&self, done: &mut WorkDone) -> Result<bool> {
         self.with_patience(async {
-            let mut tx = self.pipeline_pool.begin().await?;
+            let mut tx = self.pipeline().await?.begin().await?;
             let Some(work) = sqlx::query!(
                 r#"select k.webhook_id as "webhook: WebhookId", k.kind as "kind: WorkKind", k.end_state, k.asked_at,
                           coalesce(w.state = 'active' and w.deleted_at is null, false) as "active!"
