@@ -113,6 +113,8 @@ async fn a_stream_begins_where_it_is_told_to_and_shows_what_its_filter_lets_pass
     let mut again = follow(&world, &format!("&cursor={cursor}"), bobs.last_id.as_deref()).await;
     world.genesys.set_presence("bob", "MEAL").await;
     assert_eq!(again.event().await, all.event().await);
+    let mut empty = follow(&world, &format!("&cursor={cursor}"), Some("")).await;
+    assert_eq!(empty.event().await, stored[1], "an empty id is none");
 
     assert_eq!(all.headers["content-type"], "text/event-stream");
     assert_eq!(all.headers["cache-control"], "no-store");
