@@ -22,7 +22,7 @@ use crate::actors::dispatch::actor::{DispatcherActor, DispatcherDeps};
 use crate::actors::maintenance::{self, Figures, Retention};
 use crate::actors::recorder::Recorder;
 use crate::actors::supervisor::{Deps, Supervisor};
-use crate::actors::{RESTART_AFTER, audit_push, erasures, examiner, throughput};
+use crate::actors::{RESTART_AFTER, audit_push, erasures, examiner, incarnations, throughput};
 use crate::api::http::event_stream::Streams;
 use crate::api::{self, ApiState, ClientLimits};
 use crate::clock;
@@ -174,6 +174,8 @@ pub async fn start(config: Config, (store, embedded): (Store, Option<Embedded>))
     let (recorder, recorder_died) = start_recorder(&shared, config.buffer);
     let (supervisor, dispatcher) = start_actors(&config, &shared, &recorder)?;
     spawn_loops(&config, &shared);
+    let parts = (shared.store.clone(), supervisor.clone(), shared.metrics.clone());
+    spawn_supervised("incarnations", &shared.metrics, move || incarnations::run(parts.clone()));
     let metrics = shared.metrics.clone();
     let examinations = examiner::start(shared.targets.clone(), config.genesys_proxy.clone());
     let state = api_state(&config, shared, examinations, embedded.is_some());

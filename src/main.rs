@@ -43,7 +43,11 @@ enum Here {
     /// Hold the sockets, deliver the webhooks, serve the REST API (the default).
     Serve,
     /// Bring the database schema up to date and end.
-    Migrate,
+    Migrate {
+        /// The data directory is a copy that was restored: no number that was given out since is given out again.
+        #[arg(long)]
+        restored: bool,
+    },
     /// Check the configuration and show what it comes to.
     CheckConfig,
     /// Go the way of the configured source step by step and say what is wrong and what to do about it.
@@ -124,7 +128,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
 fn run_here(command: Here, variables: &Variables) -> Result<ExitCode, Failure> {
     match command {
         Here::Serve => in_runtime(serve::run(configure(variables)?)),
-        Here::Migrate => in_runtime(migrate::run(configure(variables)?)),
+        Here::Migrate { restored } => in_runtime(migrate::run(configure(variables)?, restored)),
         Here::CheckConfig => Ok(check_config::run(variables)?),
         Here::Doctor => in_runtime(doctor::run(configure(variables)?)),
         Here::RotateMasterKey => in_runtime(rotate_master_key::run(configure(variables)?)),

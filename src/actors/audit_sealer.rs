@@ -11,7 +11,7 @@ use crate::domain::secret::MasterKey;
 use crate::metrics::Metrics;
 use crate::status::Status;
 use crate::store::audit::seals::{AuditKeys, SEAL_ROWS_MAX};
-use crate::store::{Result, Store};
+use crate::store::{Incarnation, Result, Store};
 
 /// Interval between rounds.
 const SEAL_EVERY: Duration = Duration::from_secs(5);
@@ -27,13 +27,15 @@ pub struct Sealer {
     keys: AuditKeys,
     /// Last seal that this process saw, which must stay in the chain; `None` before the first.
     known: Option<Head>,
+    /// Incarnation of the database that it was seen in.
+    incarnation: Option<Incarnation>,
 }
 
 impl Sealer {
     /// A sealer that has not seen a seal yet.
     #[must_use]
     pub fn new(store: Store, master_key: MasterKey, status: Arc<Status>, metrics: Metrics) -> Self {
-        Self { store, master_key, status, metrics, keys: AuditKeys::new(), known: None }
+        Self { store, master_key, status, metrics, keys: AuditKeys::new(), known: None, incarnation: None }
     }
 
     /// Runs a round every 5 s, for ever.
@@ -81,10 +83,24 @@ impl Sealer {
     /// # Errors
     /// If the database does not answer, or the chain was tampered with.
     pub async fn round(&mut self) -> Result<()> {
+        let incarnation = self.store.incarnation();
+        let is_elsewhere = incarnation != self.incarnation;
+        if is_elsewhere {
+            self.keys.clear();
+        }
         if self.keys.is_empty() {
             self.keys.extend([self.store.audit_key(&self.master_key).await?]);
         }
         let Some((key_id, key)) = self.keys.iter().max_by_key(|(id, _)| **id) else { return Ok(()) };
+        if is_elsewhere && let Some(known) = self.known {
+            let found = self.store.find_head_again(known, (*key_id, key)).await?;
+            if found.is_none_or(|found| found.seal_id <= known.seal_id && found != known) {
+                let continues_from = found.map_or(0, |found| found.seal_id);
+                tracing::error!(head = %known, continues_from, "a failover of the database lost the head of the audit log");
+            }
+            self.known = found;
+        }
+        self.incarnation = incarnation;
         let Some(through) = self.store.settled_through().await? else {
             tracing::debug!("a long transaction delays the seal of the audit log; waiting for its end");
             return self.count_unsealed().await;

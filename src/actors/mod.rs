@@ -7,6 +7,7 @@
 //! - [`recorder`] stores the presence changes of all connections.
 //! - [`dispatch`] sends pending deliveries.
 //! - [`erasures`] erases persons, piece by piece.
+//! - [`incarnations`] stores again what a failover of the database lost.
 //! - [`examiner`] tries settings of sources out.
 //!
 //! Mailboxes are bounded: a sender waits for the answer, or gives up; data never goes by `do_send`.
@@ -17,6 +18,7 @@ pub mod connection;
 pub mod dispatch;
 pub mod erasures;
 pub mod examiner;
+pub mod incarnations;
 pub mod maintenance;
 pub mod receiver_log;
 pub mod recorder;

@@ -134,6 +134,8 @@ fn as_json_of(verdict: &ChainVerdict) -> serde_json::Value {
         "rows": verdict.rows,
         "rows_erased": verdict.rows_erased,
         "rows_dropped": verdict.rows_dropped,
+        "heads_lost": verdict.heads_lost,
+        "lost_head": verdict.lost_head.map(|lost| lost.head.to_string()),
         "unsealed": verdict.unsealed,
         "head": verdict.head.map(|head| head.to_string()),
         "fault": verdict.fault.map(|fault| json!({
@@ -148,12 +150,16 @@ fn as_json_of(verdict: &ChainVerdict) -> serde_json::Value {
 fn in_words(verdict: &ChainVerdict) -> String {
     let ChainVerdict { seals, rows, rows_erased, rows_dropped, unsealed, .. } = verdict;
     let head = verdict.head.map_or("none".to_owned(), |head| head.to_string());
+    let lost = verdict.lost_head.map_or(String::new(), |lost| {
+        let (seal, head) = (lost.continues_from, lost.head);
+        format!("a failover of the database lost the head {head}; the chain goes on from seal {seal}\n")
+    });
     match &verdict.fault {
         None => format!(
             "OK: {rows} rows in {seals} seals are as they were sealed\n\
              of {rows_erased} of them the particulars were erased by this bridge\n\
              {unsealed} newest rows are not sealed yet, {rows_dropped} were dropped with their day by retention\n\
-             head {head}\n"
+             {lost}head {head}\n"
         ),
         Some(fault) => format!(
             "BAD: {fault}\nup to there {rows} rows in {seals} seals are as they were sealed; last good head {head}\n"

@@ -39,6 +39,7 @@ const PARTS: &[&str] = &[
     "erasures",
     "sweep",
     "throughput",
+    "incarnations",
     "embedded_postgres",
 ];
 /// Outcomes of a call upstream; `genesys/protocol.rs` says which of them an error is.
@@ -105,6 +106,12 @@ pub struct Metrics {
     pub webhook_backlogs: WebhookBacklogs,
     /// Steps of the last maintenance (day partitions, retention) that must be tried again.
     pub maintenance_left: Gauge<i64, AtomicI64>,
+    /// Times that the database was found in a new incarnation.
+    pub database_failovers: Counter,
+    /// Events that a failover had lost, and that were stored again.
+    pub events_restored: Counter,
+    /// Events that could not be.
+    pub events_not_restorable: Counter,
     /// Seals made over the audit log.
     pub audit_seals: Counter,
     /// Rows of the audit log in them.
@@ -177,6 +184,9 @@ impl Metrics {
             maintenance_left: Gauge::default(),
             audit_seals: Counter::default(),
             audit_rows_sealed: Counter::default(),
+            database_failovers: Counter::default(),
+            events_restored: Counter::default(),
+            events_not_restorable: Counter::default(),
             audit_seal_failures: Counter::default(),
             audit_unsealed: Gauge::default(),
             audit_pushed: Counter::default(),
@@ -330,6 +340,21 @@ impl Metrics {
 
     /// The process itself.
     fn register_process(&self, registry: &mut Registry) {
+        registry.register(
+            "database_failovers",
+            "Times that the database was found to have failed over, or to be restored",
+            self.database_failovers.clone(),
+        );
+        registry.register(
+            "events_restored",
+            "Events that a failover of the database had lost, stored again",
+            self.events_restored.clone(),
+        );
+        registry.register(
+            "events_not_restorable",
+            "Events that a failover of the database had lost, and that could not be stored again",
+            self.events_not_restorable.clone(),
+        );
         registry.register(
             "actors_restarted",
             "Actors that died and were replaced",

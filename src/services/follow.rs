@@ -106,6 +106,11 @@ impl Follower {
             Ok(page) => {
                 let is_full = i64::try_from(page.events.len()).is_ok_and(|events| events >= PAGE);
                 let last = page.events.last().filter(|_| is_full).map(|event| event.position);
+                if page.events.is_empty() && page.reached <= self.after {
+                    // A failover of the database lost what the batch is about; it comes back where it was, or
+                    // newer events come behind it.
+                    sleep(AGAIN_AFTER).await;
+                }
                 self.after = self.after.max(last.unwrap_or(page.reached));
                 self.waiting.extend(page.events.into_iter().map(Arc::new));
             }

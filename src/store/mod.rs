@@ -20,6 +20,7 @@ use sqlx::migrate::Migrate as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection, PgPool, Postgres, Transaction};
 use time::OffsetDateTime;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::clock;
@@ -52,6 +53,7 @@ pub mod webhooks;
 pub use error::{Result, StoreError};
 pub(crate) use pool::LONG_STEP_WITHIN;
 use pool::{Purpose, pool_options, with_long_timeout, with_timeout};
+pub use primary::Incarnation;
 use primary::{PING_WITHIN, Primary};
 use server::{Found, Server};
 
@@ -96,6 +98,10 @@ pub struct Store {
     quarantined: audit::quarantine::Budgets,
     /// Webhooks' filters.
     filters: ingest::filters::FilterCache,
+    /// What this process has committed in the last minute.
+    recent: ingest::recent::RecentWrites,
+    /// In which incarnation of the database it writes.
+    history: ingest::incarnation::History,
 }
 
 impl Store {
@@ -131,6 +137,8 @@ impl Store {
             handoff: delivery::direct_dispatch::Handoff::default(),
             quarantined: audit::quarantine::Budgets::default(),
             filters: ingest::filters::FilterCache::default(),
+            recent: ingest::recent::RecentWrites::default(),
+            history: ingest::incarnation::History::default(),
         };
         store.sync_clock().await?;
         store.began_at = clock::now();
@@ -152,6 +160,18 @@ impl Store {
     async fn pipeline(&self) -> Result<&PgPool> {
         self.primary.wait_a_while().await.map_err(StoreError::NoPrimary)?;
         Ok(&self.pipeline_pool)
+    }
+
+    /// The incarnation that the last connection found the database in; `None` while there has been none.
+    #[must_use]
+    pub fn incarnation(&self) -> Option<Incarnation> {
+        self.primary.incarnation()
+    }
+
+    /// Sees each change of it. A connection to a new incarnation is handed out only after the change is seen here.
+    #[must_use]
+    pub fn watch_incarnation(&self) -> watch::Receiver<Option<Incarnation>> {
+        self.primary.watch_incarnation()
     }
 
     fn named(&self, options: PgConnectOptions) -> PgConnectOptions {

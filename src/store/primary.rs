@@ -33,7 +33,7 @@ const IDENTIFIER: &str = "select system_identifier::text from pg_control_system(
 /// Which history of which cluster the database is in. It changes with a failover (a new timeline) and with a
 /// restored backup (a new timeline, or another cluster); a copy of the files of a stopped server keeps both.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Incarnation {
+pub struct Incarnation {
     /// Identifier that initdb gave the cluster; `None`: this user, or this kind of server, may not be asked.
     pub(super) system_identifier: Option<String>,
     /// Goes up by one with each promotion; `None` as above.
@@ -85,7 +85,7 @@ pub(super) struct Primary(Arc<State>);
 
 #[derive(Debug)]
 struct State {
-    incarnation: Mutex<Option<Incarnation>>,
+    incarnation: watch::Sender<Option<Incarnation>>,
     /// Its number in the list of servers.
     server: AtomicUsize,
     /// Connections from before are to a server that is not the primary any more.
@@ -100,7 +100,7 @@ struct State {
 impl Primary {
     pub(super) fn new(server: usize) -> Self {
         Self(Arc::new(State {
-            incarnation: Mutex::default(),
+            incarnation: watch::Sender::new(None),
             server: AtomicUsize::new(server),
             since: Mutex::new(Instant::now()),
             demoted: AtomicBool::new(false),
@@ -179,17 +179,32 @@ impl Primary {
     }
 
     pub(super) fn found(&self, found: Incarnation) {
-        *self.known() = Some(found);
+        self.0.incarnation.send_if_modified(|known| {
+            let differs = known.as_ref() != Some(&found);
+            if differs {
+                *known = Some(found);
+            }
+            differs
+        });
     }
 
     /// What the last connection found; `None` while there has been none.
     pub(super) fn incarnation(&self) -> Option<Incarnation> {
-        self.known().clone()
+        self.0.incarnation.borrow().clone()
     }
 
     /// Timeline of that.
     pub(super) fn timeline(&self) -> Option<u32> {
-        self.known().as_ref().and_then(|known| known.timeline)
+        self.0.incarnation.borrow().as_ref().and_then(|known| known.timeline)
+    }
+
+    /// Whether this is the incarnation that is known.
+    pub(super) fn is_in(&self, incarnation: &Incarnation) -> bool {
+        self.0.incarnation.borrow().as_ref() == Some(incarnation)
+    }
+
+    pub(super) fn watch_incarnation(&self) -> watch::Receiver<Option<Incarnation>> {
+        self.0.incarnation.subscribe()
     }
 
     fn suspect(&self) {
@@ -238,10 +253,6 @@ impl Primary {
     /// Waits until there is a primary.
     pub(super) async fn is_back(&self) {
         let _ = self.0.trouble.subscribe().wait_for(Option::is_none).await;
-    }
-
-    fn known(&self) -> MutexGuard<'_, Option<Incarnation>> {
-        self.0.incarnation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn since(&self) -> MutexGuard<'_, Instant> {

@@ -87,6 +87,7 @@ mod survives_clock_jumps;
 mod survives_database_loss;
 mod survives_each_answer;
 mod survives_late_commits;
+mod survives_lost_commits;
 mod takes_settings;
 mod takes_the_certificates_of_companies;
 mod takes_what_people_paste;

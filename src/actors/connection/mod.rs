@@ -71,6 +71,14 @@ pub struct Terminate(pub CloseCause);
 #[rtype(result = "()")]
 pub struct Reassign(pub Agents);
 
+/// Has the connection write again what a failover of the database may have lost of its row, and read its agents'
+/// states if events may be lost since a time.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct WriteAgain {
+    pub lost_since: Option<OffsetDateTime>,
+}
+
 /// One thing that arrived on a socket.
 pub(super) struct Arrival(pub(super) AttemptRef, pub(super) Incoming);
 
@@ -363,6 +371,25 @@ impl StreamHandler<Arrival> for ConnectionActor {
 
     /// The end of a socket is an arrival of its own; the actor lives on.
     fn finished(&mut self, _ctx: &mut Self::Context) {}
+}
+
+impl Handler<WriteAgain> for ConnectionActor {
+    type Result = ();
+
+    fn handle(&mut self, WriteAgain { lost_since }: WriteAgain, ctx: &mut Self::Context) {
+        self.journal.save();
+        if let Some(from) = lost_since {
+            self.journal.gap(GapStep::Opened { from, cause: GapCause::Database });
+        }
+        if let Some(attempt) = self.links.open_active().map(Link::attempt) {
+            if lost_since.is_some() {
+                self.start_resync(attempt, self.assignment.agents.ids(), ctx);
+            }
+            // The row of a gap that is over may have gone back to where it was not.
+            self.journal.gap(GapStep::Closed { to: clock::now() });
+        }
+        self.write(ctx);
+    }
 }
 
 impl Handler<Terminate> for ConnectionActor {

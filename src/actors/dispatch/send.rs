@@ -179,6 +179,7 @@ impl Dispatch {
         let places = if batch_id.is_some() { slots::of_batch(items.len()) } else { 1 };
         let number = queue.begin_post(places, Instant::now());
         self.deps.metrics.in_flight.inc();
+        self.deps.store.keep_sent(&items);
         let rendered: Vec<_> = items.iter().map(|claimed| self.rendered.of(claimed.event_id)).collect();
         let poster = self.deps.poster.clone();
         start(&self.report, async move {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use time::OffsetDateTime;
 
 use super::connection::{self, ConnectionActor, Reassign, Terminate};
 use crate::actors::connection::assignment::{Agents, Assignment};
@@ -36,6 +35,8 @@ use source_health::SourcesHealth;
 
 mod cleanups;
 mod desired;
+pub mod failover;
+mod proofs;
 mod rosters;
 mod source_clients;
 mod source_health;
@@ -43,8 +44,6 @@ mod source_log;
 
 /// How often the actors are compared with the desired connections.
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
-/// How often proofs of coverage are written: a kill makes a gap begin at most this much too early.
-const PROOFS_EVERY: Duration = Duration::from_secs(5);
 /// Distance between two replacements of one dead actor, so that a cause that stays does not spin.
 const REPLACE_APART: Duration = Duration::from_secs(5);
 /// All sockets are closed and deleted upstream within this when the bridge stops.
@@ -350,25 +349,6 @@ impl Supervisor {
         let store = self.deps.store.clone();
         ctx.spawn(async move { drop(store.write_audit(&[entry]).await) }.into_actor(self));
     }
-
-    fn write_proofs(&self, ctx: &mut Context<Self>) {
-        let proofs: Vec<(ConnectionId, OffsetDateTime)> = self.deps.status.proofs();
-        if proofs.is_empty() || self.stopping {
-            return;
-        }
-        let (store, recorder) = (self.deps.store.clone(), self.deps.recorder.clone());
-        let write = async move {
-            // A proof says that everything before is stored: a gap that begins after a lost frame would hide
-            // the loss.
-            if !recorder.flushed().await {
-                return;
-            }
-            if let Err(error) = store.write_proofs(&proofs).await {
-                tracing::debug!(%error, "failed to write proofs of coverage; retrying in 5 s");
-            }
-        };
-        ctx.spawn(write.into_actor(self));
-    }
 }
 
 impl Managed {
@@ -387,7 +367,7 @@ impl Actor for Supervisor {
         self.compare(ctx);
         self.listen(ctx);
         ctx.run_interval(COMPARE_EVERY, |actor, ctx| actor.compare(ctx));
-        ctx.run_interval(PROOFS_EVERY, |actor, ctx| actor.write_proofs(ctx));
+        ctx.run_interval(proofs::WRITE_EVERY, |actor, ctx| actor.write_proofs(ctx));
     }
 }
 

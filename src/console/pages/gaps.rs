@@ -146,6 +146,7 @@ fn cause(word: &str) -> Markup {
         Some(GapCause::Terminated) => "An operator closed the connection",
         Some(GapCause::Replaced) => "The connection was replaced, or was not wanted any more",
         Some(GapCause::BridgeStopped) => "The bridge was stopped",
+        Some(GapCause::Database) => "The database lost changes in a failover, or was restored",
         None => word,
     };
     html! { span title=(word) { (told) } }

@@ -201,6 +201,8 @@ kinds! {
     TenantCreated = "TENANT_CREATED",
     /// Retention took a day of the audit log away; its seals stay.
     AuditDayDropped = "AUDIT_DAY_DROPPED",
+    /// A failover of the database, or a restored copy, lost the end of the chain of seals; it goes on before it.
+    AuditHeadLost = "AUDIT_HEAD_LOST",
     /// An operator asked to check the audit log against its seals.
     AuditVerificationStarted = "AUDIT_VERIFICATION_STARTED",
     /// An operator asked to end such a check early.
@@ -209,6 +211,8 @@ kinds! {
     AuditVerificationEnded = "AUDIT_VERIFICATION_ENDED",
     /// The embedded Postgres died and was started again.
     DatabaseRestarted = "DATABASE_RESTARTED",
+    /// The database is in a new incarnation: another server has taken over, or a copy was restored.
+    DatabaseFailedOver = "DATABASE_FAILED_OVER",
     /// The bridge started.
     BridgeStarted = "BRIDGE_STARTED",
     /// The bridge was asked to stop.

@@ -163,6 +163,28 @@ pub struct ErasedRow {
     pub erased_at: i64,
 }
 
+/// A head of the chain that a failover of the database, or a restored copy, has lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostHead {
+    /// The last seal that was made and is gone.
+    pub head: Head,
+    /// The seal that the chain continues from; 0: from the start.
+    pub continues_from: i64,
+    /// When that was found, in microseconds since 1970.
+    pub found_at: i64,
+}
+
+impl LostHead {
+    /// Whether a head that was kept elsewhere went with it. Of one before it only the number is known.
+    #[must_use]
+    pub fn explains(&self, kept: &Head) -> bool {
+        if kept.seal_id == self.head.seal_id {
+            return kept.digest == self.head.digest;
+        }
+        (self.continues_from + 1..self.head.seal_id).contains(&kept.seal_id)
+    }
+}
+
 /// What signs seals.
 #[derive(Clone)]
 pub struct AuditKey(Hmac<Sha256>);
@@ -207,6 +229,28 @@ impl AuditKey {
         mac.update(&row.erased);
         mac.update(&row.erasure_id);
         mac
+    }
+
+    fn over_lost(&self, lost: &LostHead) -> Hmac<Sha256> {
+        let mut mac = self.0.clone();
+        mac.update(b"lost head");
+        for number in [lost.head.seal_id, lost.continues_from, lost.found_at] {
+            mac.update(&i64::to_be_bytes(number));
+        }
+        mac.update(&lost.head.digest);
+        mac
+    }
+
+    /// Signs that a head was lost.
+    #[must_use]
+    pub fn sign_lost(&self, lost: &LostHead) -> Hash {
+        self.over_lost(lost).finalize().into_bytes().into()
+    }
+
+    /// Whether it was said with this key that a head was lost.
+    #[must_use]
+    pub fn signed_lost(&self, lost: &LostHead, mac: &[u8]) -> bool {
+        self.over_lost(lost).verify_slice(mac).is_ok()
     }
 
     /// Signs a seal's digest.
@@ -384,6 +428,26 @@ mod tests {
         let long = format!("12:{}", "0".repeat(63));
         for junk in ["", "12", "0:00", long.as_str(), "x:y", &format!("1:{}", "é".repeat(32))] {
             assert!(junk.parse::<Head>().is_err(), "{junk}");
+        }
+    }
+
+    #[test]
+    fn a_lost_head_explains_itself_and_those_that_went_with_it() {
+        let head = |seal_id, text: &str| Head { seal_id, digest: row_hash([Some(text.as_bytes())]) };
+        let lost = LostHead { head: head(9, "lost"), continues_from: 5, found_at: 1 };
+        assert!(lost.explains(&head(9, "lost")) && lost.explains(&head(6, "whatever it was")));
+        assert!(!lost.explains(&head(9, "another")), "the chain was made again");
+        assert!(!lost.explains(&head(5, "kept")) && !lost.explains(&head(10, "cut off")));
+        let (key, other) = (AuditKey::new(&[1; 32]).unwrap(), AuditKey::new(&[2; 32]).unwrap());
+        let mac = key.sign_lost(&lost);
+        assert!(key.signed_lost(&lost, &mac) && !other.signed_lost(&lost, &mac));
+        for changed in [
+            LostHead { head: head(9, "other"), ..lost },
+            LostHead { head: Head { seal_id: 8, ..lost.head }, ..lost },
+            LostHead { continues_from: 0, ..lost },
+            LostHead { found_at: 2, ..lost },
+        ] {
+            assert!(!key.signed_lost(&changed, &mac), "{changed:?}");
         }
     }
 

@@ -70,6 +70,8 @@ pub enum GapCause {
     Replaced,
     /// The bridge stopped.
     BridgeStopped,
+    /// A failover of the database, or a restored copy, lost events.
+    Database,
 }
 
 closed_set!(GapCause {
@@ -85,6 +87,7 @@ closed_set!(GapCause {
     Terminated = "terminated",
     Replaced = "replaced",
     BridgeStopped = "bridge_stopped",
+    Database = "database",
 });
 
 /// Why we close a connection, as the audit entry of its end names it.
@@ -210,6 +213,7 @@ mod tests {
                 "terminated",
                 "replaced",
                 "bridge_stopped",
+                "database",
             ]
         );
         assert_eq!(CloseCause::WORDS, ["terminated", "replaced", "rotated", "bridge_stopped"]);

@@ -17,6 +17,7 @@ use crate::domain::presence::{Origin, PresenceChange};
 pub type Agents = HashMap<(SourceId, AgentId), Agent>;
 
 /// An agent as the batch leaves it.
+#[derive(Clone)]
 pub struct Agent {
     pub tenant: TenantId,
     pub agent_key: i64,

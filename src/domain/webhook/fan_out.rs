@@ -19,6 +19,7 @@ use crate::domain::webhook::matching::{Facts, Subscription};
 use crate::domain::webhook::transition::transitions_of;
 
 /// An event about to be written.
+#[derive(Clone)]
 pub struct NewEvent {
     pub event: Arc<Event>,
     pub tenant: TenantId,

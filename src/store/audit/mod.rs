@@ -3,9 +3,9 @@
 //! Read `request_origin` (address of a caller in its entries) and `quarantine` (malformed content of an
 //! entry), then `seals`, `sealed_rows`, `stored_seals`, `verify` and `verdict` (the chain of seals, the bytes
 //! it covers, what it reads back, its check and what that comes to), `verifications` (checks that somebody
-//! asked for), `erased_rows` (particulars of a person that go while the chain holds), `outcomes` (attempts by
-//! webhook and hour, counted as they are sealed), `retention` (day partitions), `export` and `push_lock` (the
-//! way out, one pushing process at a time).
+//! asked for), `lost_heads` (ends of the chain that a failover lost), `erased_rows` (particulars of a person
+//! that go while the chain holds), `outcomes` (attempts by webhook and hour, counted as they are sealed),
+//! `retention` (day partitions), `export` and `push_lock` (the way out, one pushing process at a time).
 
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use crate::store::session::{choose_plan_by_values, read_by_index};
 
 pub(super) mod erased_rows;
 pub mod export;
+pub(super) mod lost_heads;
 pub mod outcomes;
 pub mod push_lock;
 pub mod quarantine;

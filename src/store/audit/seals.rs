@@ -321,7 +321,7 @@ impl Store {
     }
 }
 
-async fn last_seal(conn: &mut PgConnection) -> Result<Option<LastSeal>> {
+pub(super) async fn last_seal(conn: &mut PgConnection) -> Result<Option<LastSeal>> {
     let row = sqlx::query!(
         "select seal_id, last_audit_id, digest, sealed_at from audit_seal order by seal_id desc limit 1"
     )

@@ -5,7 +5,7 @@ use std::fmt;
 
 use time::Date;
 
-use crate::domain::audit::seal::{Head, RowFault};
+use crate::domain::audit::seal::{Head, LostHead, RowFault};
 
 /// Kind of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub enum FaultKind {
     DropForged,
     /// What is kept of a row that was erased was not signed with the audit key, or was altered.
     ErasureForged,
+    /// That a head was lost was not signed with the audit key, or was altered.
+    LossForged,
     /// A row that was erased is not as it was then.
     ErasedRowEdited,
     /// The log ends before the given head.
@@ -46,6 +48,7 @@ impl FaultKind {
             Self::SealForged => "seal_forged",
             Self::DropForged => "drop_forged",
             Self::ErasureForged => "erasure_forged",
+            Self::LossForged => "loss_forged",
             Self::ErasedRowEdited => "erased_row_edited",
             Self::Truncated => "truncated",
             Self::Rewritten => "rewritten",
@@ -75,6 +78,10 @@ pub struct ChainVerdict {
     pub rows_erased: i64,
     /// Rows in them that were dropped with their day.
     pub rows_dropped: i64,
+    /// Heads of the chain that failovers of the database have lost, under a signature.
+    pub heads_lost: i64,
+    /// The last of them.
+    pub lost_head: Option<LostHead>,
     /// Rows that no seal covers yet.
     pub unsealed: i64,
     /// End of the chain, as far as it holds.
@@ -112,6 +119,9 @@ impl fmt::Display for Fault {
                 f,
                 "it was not this bridge that erased {row}, or what is kept of that was altered (seal {seal}{day})"
             ),
+            FaultKind::LossForged => {
+                write!(f, "it was not this bridge that found seal {seal} lost, or its note was altered")
+            }
             FaultKind::ErasedRowEdited => {
                 write!(f, "{row} was edited after it was erased (seal {seal}{day})")
             }

@@ -47,6 +47,8 @@ pub struct Verification {
     pub unsealed: i64,
     /// End of the chain, as far as it holds.
     pub head: Option<String>,
+    /// The last head that a failover of the database lost, if one did.
+    pub lost_head: Option<String>,
     /// First difference: `what`, `seal`, `id`, `day`, and `text` for people.
     pub fault: Option<Value>,
     /// Why it failed.
@@ -203,7 +205,8 @@ impl Store {
                  rows_erased = $8,
                  rows_dropped = $9,
                  unsealed = $10,
-                 head = $11
+                 head = $11,
+                 lost_head = $12
              where verification_id = $1
                and state = 'running'
              returning principal",
@@ -218,6 +221,7 @@ impl Store {
             verdict.rows_dropped,
             verdict.unsealed,
             verdict.head.map(|head| head.to_string()),
+            verdict.lost_head.map(|lost| lost.head.to_string()),
         )
         .fetch_optional(&mut *tx)
         .await?;
@@ -310,8 +314,8 @@ async fn select(
         r#"select verification_id as "verification_id: VerificationId", started_at, principal,
                   case when l.lost then 'failed' else state end as "state!: VerificationState",
                   case when l.lost then heard_at else ended_at end as ended_at,
-                  expected_head, seals_total, rows_total, seals, rows, rows_erased, rows_dropped, unsealed, head, fault,
-                  case when l.lost then $4 else failure end as failure
+                  expected_head, seals_total, rows_total, seals, rows, rows_erased, rows_dropped, unsealed, head,
+                  lost_head, fault, case when l.lost then $4 else failure end as failure
            from audit_verification
            cross join lateral (select state = 'running' and heard_at < $3 as lost) l
            where ($1::uuid is null or verification_id = $1)

@@ -10,9 +10,10 @@ use sqlx::PgConnection;
 use time::{Date, OffsetDateTime};
 
 use crate::domain::audit::seal::{
-    DroppedDay, Hash, Head, NOTHING_BEFORE, Seal, SealedDay, SealedRow, days_of, first_difference,
+    DroppedDay, Hash, Head, LostHead, NOTHING_BEFORE, Seal, SealedDay, SealedRow, days_of, first_difference,
     listing_digest,
 };
+use crate::store::audit::lost_heads::lost_heads;
 use crate::store::audit::sealed_rows::{
     BEFORE_ALL, Behind, FORMAT, SignedErasure, date_of, day_of, microseconds, read_with_erasures,
 };
@@ -94,6 +95,7 @@ pub struct ChainCheck<'a> {
     last: i64,
     begun: bool,
     dropped: BTreeMap<i32, DroppedDay>,
+    lost: Vec<LostHead>,
     /// Last seal that holds, its last `audit_id`, its digest.
     seal_id: i64,
     sealed: i64,
@@ -118,6 +120,7 @@ impl<'a> ChainCheck<'a> {
             last: i64::MAX,
             begun: false,
             dropped: BTreeMap::new(),
+            lost: Vec::new(),
             seal_id: 0,
             sealed: 0,
             digest: NOTHING_BEFORE,
@@ -178,6 +181,12 @@ impl<'a> ChainCheck<'a> {
     async fn begin(&mut self, conn: &mut PgConnection) -> Result<()> {
         self.begun = true;
         self.verdict.fault = self.read_dropped(conn).await?;
+        match lost_heads(conn, self.keys).await? {
+            Ok(lost) => self.lost = lost,
+            Err(fault) => self.verdict.fault = Some(fault),
+        }
+        self.verdict.heads_lost = i64::try_from(self.lost.len()).unwrap_or(i64::MAX);
+        self.verdict.lost_head = self.lost.last().copied();
         let former = match self.after {
             0 => Vec::new(),
             after => seals(conn, after - 1, 1).await?,
@@ -210,7 +219,7 @@ impl<'a> ChainCheck<'a> {
             return Ok(());
         }
         self.verdict.unsealed = unsealed(conn, self.sealed).await?;
-        if let Some(head) = self.expected.filter(|head| head.seal_id > self.seal_id) {
+        if let Some(head) = self.expected.filter(|head| head.seal_id > self.seal_id && !self.was_lost(head)) {
             self.verdict.fault = Some(fault(FaultKind::Truncated, head.seal_id));
         }
         Ok(())
@@ -287,8 +296,15 @@ impl<'a> ChainCheck<'a> {
             return Some(FaultKind::SealForged);
         }
         self.expected
-            .is_some_and(|head| head.seal_id == seal.seal_id && head.digest != stored.digest)
+            .is_some_and(|head| {
+                head.seal_id == seal.seal_id && head.digest != stored.digest && !self.was_lost(&head)
+            })
             .then_some(FaultKind::Rewritten)
+    }
+
+    /// Whether a head that was kept elsewhere is one that a failover of the database has lost.
+    fn was_lost(&self, head: &Head) -> bool {
+        self.lost.iter().any(|lost| lost.explains(head))
     }
 
     fn was_dropped(&self, seal: &Seal, day: i32) -> bool {

@@ -44,8 +44,10 @@ impl Store {
         now: OffsetDateTime,
         work: &Work,
     ) -> Result<Cycle> {
+        // What was sent before a failover must have its bytes again before it is claimed.
+        self.settle().await?;
         self.with_patience(async {
-            let mut tx = self.pipeline().await?.begin_with(BEGIN_CYCLE).await?;
+            let mut tx = self.begin_settled(BEGIN_CYCLE).await?;
             // Health before deliveries, the order in which every transaction locks them.
             let health_left = receiver_health::write(&mut tx, &work.health, now).await?;
             let mut cycle = Cycle { health_left, ..Cycle::default() };

@@ -78,6 +78,7 @@ impl Store {
         }
         // What a writer of events has read of the agent it would write back.
         lock_writers(&mut tx).await?;
+        self.check_settled()?;
         let now = clock::now();
         let locked = lock_agent(&mut tx, source, agent).await?;
         refuse_second(&mut tx, locked.agent_key).await?;

@@ -13,7 +13,7 @@ use crate::domain::ids::{SourceId, TenantId, WebhookId, with_canonical_guids};
 use crate::domain::presence::EventKind;
 use crate::domain::webhook::filter_index::Filters;
 use crate::domain::webhook::matching::Subscription;
-use crate::store::{Result, Store, with_timeout};
+use crate::store::{Result, Store, StoreError, with_timeout};
 
 /// Webhooks that one statement reads at most, and about how many items of their filters.
 const WEBHOOKS_AT_ONCE: i64 = 200;
@@ -28,7 +28,17 @@ struct CachedFilters {
     generation: i64,
     /// Webhooks that were removed up to this number have never been in them.
     begun_at: i64,
+    /// First number of this incarnation of the database.
+    oldest: i64,
+    /// How often everything was forgotten.
+    forgotten: u64,
     filters: Filters,
+}
+
+impl CachedFilters {
+    fn forget(&mut self) {
+        *self = Self { oldest: self.oldest, forgotten: self.forgotten + 1, ..Self::default() };
+    }
 }
 
 /// Filters read so far, and the number of the last change in them. Clones share it.
@@ -55,18 +65,31 @@ impl FilterCache {
         Ok(self.lock().generation == generation)
     }
 
+    /// Forgets everything, as in a database that may have gone back. One whose generation is below this one is
+    /// the former one.
+    pub(super) fn forget(&self, oldest: i64) {
+        let mut cached = self.lock();
+        cached.oldest = oldest;
+        cached.forget();
+    }
+
     /// Reads the next changes; true if none are left.
     async fn read_piece(&self, conn: &mut PgConnection) -> Result<bool> {
-        let from = self.lock().generation;
+        let as_of = |cached: &CachedFilters| (cached.forgotten, cached.generation);
+        let read = as_of(&self.lock());
+        let (_, from) = read;
         let there = generation(conn).await?;
         let begun_at = {
             let mut cached = self.lock();
-            if cached.generation != from {
+            if as_of(&cached) != read {
                 return Ok(false); // somebody else was faster
             }
-            // The database has gone back: a server that was behind has taken over, or a copy was restored.
+            if there < cached.oldest {
+                return Err(StoreError::NoPrimary("a connection to a former primary is left".to_owned()));
+            }
+            // The database has gone back and nobody has noticed: the server does not say its incarnation.
             if there < from {
-                *cached = CachedFilters::default();
+                cached.forget();
                 return Ok(false);
             }
             if from == 0 {
@@ -79,7 +102,7 @@ impl FilterCache {
         }
         let changed = changed(conn, from, begun_at).await?;
         let mut cached = self.lock();
-        if cached.generation != from {
+        if as_of(&cached) != read {
             return Ok(false);
         }
         cached.generation = changed.last().map_or(there, |last| last.generation);
@@ -90,6 +113,10 @@ impl FilterCache {
             }
         }
         Ok(cached.generation >= there)
+    }
+
+    fn oldest(&self) -> i64 {
+        self.lock().oldest
     }
 
     fn lock(&self) -> MutexGuard<'_, CachedFilters> {
@@ -127,7 +154,7 @@ impl Store {
             if there == since {
                 return Ok((there, Some(Vec::new())));
             }
-            if since == 0 || there < since {
+            if since < self.filters.oldest() || since == 0 || there < since {
                 return Ok((there, None));
             }
             let changed = sqlx::query_scalar!(

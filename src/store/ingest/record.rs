@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use sqlx::types::Json;
-use sqlx::{Postgres, Transaction};
+use sqlx::{PgConnection, Postgres, Transaction};
 use time::OffsetDateTime;
 
 use crate::clock;
@@ -56,6 +56,7 @@ impl Store {
         if changes.is_empty() {
             return Ok(Recorded::default());
         }
+        self.settle().await?;
         let (recorded, written) = self.by_filters(|insist| self.try_to_record(changes, insist)).await?;
         if recorded.events > 0 {
             self.wake.events_stored();
@@ -70,8 +71,8 @@ impl Store {
         changes: &[PresenceChange],
         insist: bool,
     ) -> Result<Option<(Recorded, WriteResult)>> {
-        let mut tx = self.pipeline().await?.begin_with(BEGIN_RECORDING).await?;
-        let read = agents_of(&mut tx, changes).await?;
+        let mut tx = self.begin_settled(BEGIN_RECORDING).await?;
+        let read = agents_of(&mut tx, changes, self.history.sequence_base()).await?;
         if let Some(generation) = read.generation
             && !self.filters.are_current(&mut tx, generation, insist).await?
         {
@@ -88,7 +89,9 @@ impl Store {
             .map(|(position, numbered)| new_event(numbered, position, now))
             .collect();
         let planned = self.filters.ask(|filters| self.plan_write(&events, filters, Subscription::wants, now));
-        let written = self.write_events(&mut tx, &events, planned).await?;
+        let mut written = self.write_events(&mut tx, &events, planned).await?;
+        agents.retain(|_, agent| agent.last.is_some());
+        written.kept.agents = Arc::new(agents.into_iter().collect());
         let noted = dropped.iter().map(Dropped::entry).chain(times_ahead.iter().map(TimeAhead::entry));
         audit::write(&mut tx, &noted.collect::<Vec<_>>()).await?;
         tx.commit().await?;
@@ -110,19 +113,11 @@ impl Store {
     /// # Errors
     /// If the database is unavailable, or that commit does not end in time: ask again.
     pub async fn stored_events(&self, changes: &[PresenceChange]) -> Result<Vec<EventId>> {
+        self.settle().await?;
         with_timeout(async {
-            let mut tx = self.pipeline().await?.begin_with(BEGIN_WRITING).await?;
-            let ids: Vec<_> = changes.iter().map(|change| change.event_id).collect();
-            let times: Vec<_> = changes.iter().map(|change| change.received_at).collect();
-            let stored = sqlx::query_scalar!(
-                r#"select e.event_id as "event_id: EventId"
-               from unnest($1::uuid[], $2::timestamptz[]) as wanted (event_id, received_at)
-               join event e on e.event_id = wanted.event_id and e.received_at = wanted.received_at"#,
-                &ids as _,
-                &times,
-            )
-            .fetch_all(&mut *tx)
-            .await?;
+            let mut tx = self.begin_settled(BEGIN_WRITING).await?;
+            let keys = changes.iter().map(|change| (change.event_id, change.received_at));
+            let stored = stored(&mut tx, keys).await?;
             tx.commit().await?;
             Ok(stored)
         })
@@ -130,8 +125,25 @@ impl Store {
     }
 }
 
+/// Those of these events, each by id and time of arrival, that are stored.
+pub(super) async fn stored(
+    conn: &mut PgConnection,
+    keys: impl Iterator<Item = (EventId, OffsetDateTime)>,
+) -> Result<Vec<EventId>> {
+    let (ids, times): (Vec<_>, Vec<_>) = keys.unzip();
+    Ok(sqlx::query_scalar!(
+        r#"select e.event_id as "event_id: EventId"
+           from unnest($1::uuid[], $2::timestamptz[]) as wanted (event_id, received_at)
+           join event e on e.event_id = wanted.event_id and e.received_at = wanted.received_at"#,
+        &ids as _,
+        &times,
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
 /// Deliveries of one transaction at most, unless one change makes more.
-const DELIVERIES_MAX: usize = 20_000;
+pub(super) const DELIVERIES_MAX: usize = 20_000;
 
 /// Agents of a batch, position of its first event, and generation of the filters that count for it; `None` if
 /// it has no agents.
@@ -175,14 +187,19 @@ fn not_too_much<'a>(
     changes.get(..fit.count().max(1)).unwrap_or(changes)
 }
 
-/// Reads the agents of a batch, making those that are new.
-async fn agents_of(tx: &mut Transaction<'static, Postgres>, changes: &[PresenceChange]) -> Result<Read> {
+/// Reads the agents of a batch, making those that are new. The numbers of one without an event begin behind
+/// `base`.
+async fn agents_of(
+    tx: &mut Transaction<'static, Postgres>,
+    changes: &[PresenceChange],
+    base: i64,
+) -> Result<Read> {
     let mut wanted: Vec<(SourceId, &AgentId)> = changes.iter().map(|c| (c.source_id, &c.agent_id)).collect();
     wanted.sort_unstable();
     wanted.dedup();
     let sources: Vec<_> = wanted.iter().map(|(source, _)| *source).collect();
     let ids: Vec<_> = wanted.iter().map(|(_, agent)| *agent).collect();
-    let mut read = read_agents(tx, &sources, &ids).await?;
+    let mut read = read_agents(tx, &sources, &ids, base).await?;
     if read.agents.len() < wanted.len() {
         sqlx::query!(
             "insert into agent (source_id, agent_id)
@@ -193,7 +210,7 @@ async fn agents_of(tx: &mut Transaction<'static, Postgres>, changes: &[PresenceC
         )
         .execute(&mut **tx)
         .await?;
-        read = read_agents(tx, &sources, &ids).await?;
+        read = read_agents(tx, &sources, &ids, base).await?;
     }
     Ok(read)
 }
@@ -202,6 +219,7 @@ async fn read_agents(
     tx: &mut Transaction<'static, Postgres>,
     sources: &[SourceId],
     ids: &[&AgentId],
+    base: i64,
 ) -> Result<Read> {
     let rows = sqlx::query!(
         r#"select a.agent_key, a.source_id as "source_id: SourceId", a.agent_id as "agent_id: AgentId",
@@ -227,7 +245,7 @@ async fn read_agents(
             let agent = Agent {
                 tenant: row.tenant_id,
                 agent_key: row.agent_key,
-                sequence: row.sequence,
+                sequence: if row.sequence == 0 { base } else { row.sequence },
                 presence: row.presence,
                 since: row.since,
                 state: row.state.0,

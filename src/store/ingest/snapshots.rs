@@ -50,6 +50,7 @@ impl Store {
             if Instant::now() >= by {
                 return Ok(true);
             }
+            self.settle().await?;
             // A chunk holds up writers, so it should seldom begin in vain.
             self.read_filters().await?;
             if let Some(written) = self.by_filters(|insist| self.write_chunk(webhook, insist)).await? {
@@ -61,7 +62,7 @@ impl Store {
     /// Writes the next chunk. `None` if the cached filters are out of date; `Some(None)` if there is no chunk
     /// to write.
     async fn write_chunk(&self, webhook: WebhookId, insist: bool) -> Result<Option<Option<WriteResult>>> {
-        let mut tx = self.pipeline().await?.begin_with(BEGIN_WRITING).await?;
+        let mut tx = self.begin_settled(BEGIN_WRITING).await?;
         // The webhook's row comes first: it keeps out an owner who asks again meanwhile.
         let asked = sqlx::query!(
             r#"select snapshot_next as "from!", tenant_id as "tenant_id: TenantId"

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::value::RawValue;
 use sqlx::PgConnection;
@@ -14,9 +15,11 @@ use crate::domain::ids::{DeliveryId, WebhookId};
 use crate::domain::presence::{Detail, Event};
 use crate::domain::webhook::fan_out::{NewEvent, Plan, PlannedDelivery, Wants, plan};
 use crate::domain::webhook::filter_index::Filters;
+use crate::domain::webhook::matching::Subscription;
 use crate::store::delivery::direct_dispatch::{
     DirectDispatch, Handoff, Placement, Uncertain, direct_dispatches,
 };
+use crate::store::ingest::recent::{RecentWrites, Write};
 use crate::store::types::column;
 use crate::store::{Result, Store, audit};
 
@@ -30,8 +33,10 @@ pub(in crate::store) struct WriteResult {
     capacity: DispatchCapacity,
     messages: Vec<DirectDispatch>,
     events: Vec<Arc<Event>>,
-    /// Gets the uncertain writes if this is dropped before it was announced; `None` once it was.
-    unannounced: Option<Handoff>,
+    /// What is kept of it for a while.
+    pub(super) kept: Write,
+    /// Get the uncertain write if this is dropped before it was announced; `None` once it was.
+    unannounced: Option<(Handoff, RecentWrites)>,
 }
 
 /// A plan to be written, and the dispatcher that may get leases by it.
@@ -42,10 +47,12 @@ pub(in crate::store) struct PlannedWrite {
 }
 
 /// If this is dropped unannounced, its commit outcome is unknown: the dispatcher looks at the rows once it is
-/// certain.
+/// certain. It is kept: if it was committed, a failover may lose it, and if it was not, it is tried again and
+/// found then.
 impl Drop for WriteResult {
     fn drop(&mut self) {
-        let Some(handoff) = self.unannounced.take() else { return };
+        let Some((handoff, recent)) = self.unannounced.take() else { return };
+        recent.keep(std::mem::take(&mut self.kept), Instant::now());
         let mut uncertain = Uncertain::default();
         for message in self.messages.drain(..) {
             match message {
@@ -73,6 +80,17 @@ impl Store {
         PlannedWrite { plan: plan(events, filters, wants, &capacity, now), capacity, now }
     }
 
+    /// The same for events that are stored again: the dispatcher claims their deliveries, none is leased.
+    pub(super) fn plan_write_again(
+        &self,
+        events: &[NewEvent],
+        filters: &Filters,
+        now: OffsetDateTime,
+    ) -> PlannedWrite {
+        let capacity = DispatchCapacity { room: 0, ..self.handoff.capacity() };
+        PlannedWrite { plan: plan(events, filters, Subscription::wants, &capacity, now), capacity, now }
+    }
+
     /// Writes events, their deliveries, and the audit entries of both. The caller holds the writers' lock,
     /// commits, and then calls [`announce`](Self::announce).
     pub(in crate::store) async fn write_events(
@@ -97,6 +115,7 @@ impl Store {
         }
         let placements = insert(conn, events, &plan, &capacity, now).await?;
         audit::write(conn, &plan.entries).await?;
+        let kept = Write::of(events);
         let (more, events) = direct_dispatches(&plan, events, &placements, now);
         messages.extend(more);
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
@@ -115,13 +134,15 @@ impl Store {
             capacity,
             messages,
             events,
-            unannounced: Some(self.handoff.clone()),
+            kept,
+            unannounced: Some((self.handoff.clone(), self.recent.clone())),
         })
     }
 
     /// Tells the dispatcher of the write, which is committed now.
     pub(in crate::store) async fn announce(&self, mut written: WriteResult) {
         written.unannounced = None;
+        self.recent.keep(std::mem::take(&mut written.kept), Instant::now());
         let messages = std::mem::take(&mut written.messages);
         let leased = messages.iter().filter_map(|message| match message {
             DirectDispatch::Leased(claimed) => Some((claimed.delivery_id, claimed.attempt)),
@@ -230,6 +251,7 @@ async fn insert(
         &column(deliveries, |planned| planned.format.as_str()) as _,
         now,
         capacity.dispatcher as _,
+        &column(events, |new| new.event.committed_at) as _,
     )
     .fetch_all(conn)
     .await?;

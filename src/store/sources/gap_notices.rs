@@ -39,6 +39,7 @@ impl Store {
         let locks = insist || asked();
         if locks {
             lock_writers(conn).await?;
+            self.check_settled()?;
         }
         let generation = shared_generation(conn).await?;
         if !self.filters.are_current(conn, generation, insist).await? || (asked() && !locks) {

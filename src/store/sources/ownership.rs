@@ -37,11 +37,13 @@ pub struct LostConnection {
 impl Store {
     /// Checks that this database is the one that its rows were written in. A restored copy owns nothing
     /// upstream: connections that its rows name belong to the original, whose bridge may be at work. Gives
-    /// the number of connections that the copy was made to forget; `None` for an original.
+    /// the number of connections that the copy was made to forget; `None` for an original. Numbers that the
+    /// original has given out since are not given out again ([`settle`](Self::settle)).
     ///
     /// # Errors
     /// If the database is unavailable.
     pub async fn recognise_database(&self) -> Result<Option<u64>> {
+        self.settle().await?;
         let system_identifier = with_timeout(self.system_identifier()).await?;
         with_timeout(async {
             let mut tx = self.begin_in_turn().await?;

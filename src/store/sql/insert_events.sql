@@ -2,7 +2,7 @@
 -- statement, since the writers' lock keeps every other writer out while an answer travels. Called by
 -- store/ingest/write.rs.
 --
--- Parameters: $1 to $19 are columns of the events, $20 to $33 of the deliveries, one element for each.
+-- Parameters: $1 to $19 and $36 are columns of the events, $20 to $33 of the deliveries, one element for each.
 --   $1  uuid[]         event
 --   $2  timestamptz[]  received at
 --   $3  bigint[]       position
@@ -38,6 +38,7 @@
 --   $33 text[]         format of its POST
 --   $34 timestamptz    now
 --   $35 uuid           dispatcher; null: none leases
+--   $36 timestamptz[]  committed at: now, or what it was if the event is stored again
 --
 -- Steps:
 --   new_event  events
@@ -52,10 +53,11 @@ with new_event as (
     insert into event (
         event_id, received_at, position, kind, source_id, source_name, connection_id, agent_key, agent_id,
         external_id, sequence, topic, presence, previous, occurred_at, raw, origin, state, committed_at)
-    select n.*, $34
+    select n.*
     from unnest($1::uuid[], $2::timestamptz[], $3::bigint[], $4::text[], $5::uuid[], $6::text[],
                 $7::uuid[], $8::bigint[], $9::text[], $10::text[], $11::bigint[], $12::text[],
-                $13::text[], $14::text[], $15::timestamptz[], $16::bytea[], $17::text[], $18::jsonb[]) as n
+                $13::text[], $14::text[], $15::timestamptz[], $16::bytea[], $17::text[], $18::jsonb[],
+                $36::timestamptz[]) as n
 ),
 entries as (
     insert into audit_log (at, kind, source_id, connection_id, agent_id, event_id, data)

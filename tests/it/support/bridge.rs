@@ -281,7 +281,12 @@ async fn try_spawn(
 
 /// `migrate` on this database: its exit code, and what it said to stderr.
 pub fn migrate(url: &str) -> (Option<i32>, String) {
-    let output = command_on(url).output().unwrap();
+    migrate_with(url, &[])
+}
+
+/// The same with more arguments.
+pub fn migrate_with(url: &str, args: &[&str]) -> (Option<i32>, String) {
+    let output = command_on(url).args(args).output().unwrap();
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 

@@ -191,12 +191,34 @@ impl Node {
         self.start();
     }
 
+    /// Starts a stopped or former primary as a standby of another on its own data: only after an orderly stop,
+    /// for its history must not have gone on.
+    #[allow(dead_code, reason = "for tests of switchovers")]
+    pub fn start_as_standby_of(&self, primary: &Self) {
+        let file = self.data.join("postgresql.auto.conf");
+        let text = fs::read_to_string(&file).unwrap();
+        let link =
+            format!("primary_conninfo = '{}'\nrecovery_target_timeline = 'latest'\n", primary.conninfo());
+        fs::write(&file, text + &link).unwrap();
+        fs::write(self.data.join("standby.signal"), "").unwrap();
+        self.start();
+    }
+
     /// Waits until a standby has applied everything that its primary has written so far.
     pub async fn caught_up_with(&self, primary: &Self) {
         let written: String = primary.ask("select pg_current_wal_lsn()::text").await;
         let applied = format!("select coalesce(pg_last_wal_replay_lsn() >= '{written}', false)");
         eventually("the standby has caught up", || async { self.ask::<bool>(&applied).await.then_some(()) })
             .await;
+    }
+
+    /// A standby gets nothing from its primary from now on: what is committed there meanwhile is lost with it.
+    pub async fn is_cut_off(&self) {
+        self.set("primary_conninfo", "").await;
+        eventually("nothing is received", || async {
+            (self.ask::<i64>("select count(*) from pg_stat_wal_receiver").await == 0).then_some(())
+        })
+        .await;
     }
 
     /// Starts the server, and waits until it accepts connections.

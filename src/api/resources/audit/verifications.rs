@@ -32,6 +32,7 @@ fn view(row: &Verification) -> Value {
         "rows_dropped": row.rows_dropped,
         "unsealed": row.unsealed,
         "head": row.head,
+        "lost_head": row.lost_head,
         "fault": row.fault,
         "failure": row.failure,
     })

@@ -108,6 +108,7 @@ async fn one(view: View) -> Result<Content> {
             ("Of those, particulars erased", html! { (row.rows_erased) }),
             ("Dropped by retention", html! { (row.rows_dropped) }),
             ("Not sealed yet at the end", html! { (row.unsealed) }),
+            ("Head that a failover lost", html! { @match &row.lost_head { Some(head) => code { (head) }, None => span.none { "–" } } }),
             ("Head, as far as it holds", html! { @match &row.head { Some(head) => code { (head) }, None => span.none { "–" } } }),
         ]))
         @if row.state == VerificationState::Running {
