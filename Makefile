@@ -24,7 +24,7 @@ help:
 	@echo 'make sqlx-prepare    writes .sqlx after a query or migration changed'
 	@echo 'make sqlx-check      fails if .sqlx is out of date'
 	@echo 'make bench           measures latency and throughput (release build); docs/benchmarks.md explains the parts:'
-	@echo '                     ARGS=order, outage, isolation, hanging, many, removal, filters, console, ends, scale, hardship'
+	@echo '                     ARGS=order, outage, failover, isolation, hanging, many, removal, filters, console, ends, scale, hardship'
 	@echo 'make compose-check   runs the demo of docker-compose.yml, if a Docker engine answers'
 	@echo 'make nginx-check     tests docs/nginx.conf in front of a bridge, if nginx is installed'
 	@echo 'make generators-check  makes clients of openapi.yaml with three generators, and has them use a bridge'

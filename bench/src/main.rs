@@ -13,7 +13,8 @@ use clap::Parser;
 
 use harness::bridge::Launch;
 use scenarios::{
-    console, deliver, ends, filters, hanging, hardship, isolation, many, order, outage, removal, scale,
+    console, deliver, ends, failover, filters, hanging, hardship, isolation, many, order, outage, removal,
+    scale,
 };
 
 /// Prints latency at a steady rate and throughput when flooded; or what a part measures.
@@ -40,6 +41,9 @@ enum Part {
     /// A receiver that is away while agents change: what it is told when it comes back, in either mode. Or a
     /// database that is away: what is lost, what it costs to wait for it, and how soon all is stored.
     Outage(outage::Options),
+    /// The primary of a pair of Postgres servers is killed over and over, and its standby promoted: how long the
+    /// bridge is blind, what is lost, which numbers are given twice, and how soon it writes again.
+    Failover(failover::Options),
     /// One receiver of ten hangs: what the other nine notice.
     Isolation(isolation::Options),
     /// Half of a thousand receivers hang: what those in good health notice.
@@ -67,6 +71,7 @@ async fn main() -> anyhow::Result<()> {
         Some(Part::Hardship(options)) => hardship::run(&launch, options).await,
         Some(Part::Order(options)) => order::run(&launch, options).await,
         Some(Part::Outage(options)) => outage::run(&launch, options).await,
+        Some(Part::Failover(options)) => failover::run(&launch, options).await,
         Some(Part::Isolation(options)) => isolation::run(&launch, options).await,
         Some(Part::Hanging(options)) => hanging::run(&launch, options).await,
         Some(Part::Many(options)) => many::run(&launch, options).await,

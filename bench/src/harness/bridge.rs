@@ -12,6 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
+use super::sql;
 use crate::measuring::growth::rss_mib;
 use crate::measuring::metrics::Metrics;
 
@@ -107,19 +108,26 @@ impl Bridge {
 
     /// Reads all items of a list.
     pub async fn all(&self, path: &str) -> anyhow::Result<Vec<Value>> {
+        let mut items = Vec::new();
+        self.each(path, |item| items.push(item.clone())).await?;
+        Ok(items)
+    }
+
+    /// Reads all items of a list, and keeps none.
+    pub async fn each(&self, path: &str, mut sees: impl FnMut(&Value)) -> anyhow::Result<()> {
         let glue = if path.contains('?') { '&' } else { '?' };
         let first = format!("{path}{glue}limit=200");
-        let (mut items, mut next) = (Vec::new(), Some(first.clone()));
+        let mut next = Some(first.clone());
         while let Some(path) = next {
             let reply = self.api.get(&path).await?;
             ensure!(reply.status == 200, "{path} answered {}: {}", reply.status, reply.excerpt());
             let page = reply.json();
             let found = page.get("items").and_then(Value::as_array).context("no items")?;
             let cursor = page.get("next_cursor").and_then(Value::as_str).filter(|_| !found.is_empty());
-            items.extend(found.iter().cloned());
+            found.iter().for_each(&mut sees);
             next = cursor.map(|cursor| format!("{first}&cursor={cursor}"));
         }
-        Ok(items)
+        Ok(())
     }
 
     /// Its figures at this moment.
@@ -131,21 +139,18 @@ impl Bridge {
 
     /// Asks its database through `psql`: rows of columns as text.
     pub async fn sql(&self, query: &str) -> anyhow::Result<Vec<Vec<String>>> {
-        let mut command = Command::new("psql");
-        command.args(["--no-psqlrc", "--tuples-only", "--no-align", "--field-separator", "\t"]);
-        match &self.database_url {
-            Some(url) => command.arg("--dbname").arg(url),
-            None => {
-                let socket = self.dir.path().join("run");
-                command.arg("--host").arg(socket).args(["--username", "postgres", "--dbname", "postgres"])
-            }
-        };
-        let output = command.args(["--command", query]).kill_on_drop(true).output().await;
-        let output = output.context("psql is needed for this")?;
-        ensure!(output.status.success(), "psql: {}", String::from_utf8_lossy(&output.stderr).trim());
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let lines = text.lines().filter(|line| !line.is_empty());
-        Ok(lines.map(|line| line.split('\t').map(str::to_owned).collect()).collect())
+        let database = self.database_url.clone().unwrap_or_else(|| {
+            format!("host='{}' user=postgres dbname=postgres", self.dir.path().join("run").display())
+        });
+        sql::rows(&database, query).await
+    }
+
+    /// What `presence-bridge audit verify` says of its audit log.
+    pub async fn verify_audit(&self) -> anyhow::Result<Value> {
+        let mut command = command(&self.program, &self.database_url, &self.listen, &self.dir);
+        let output = command.args(["audit", "verify", "--json"]).stderr(Stdio::piped()).output().await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        serde_json::from_slice(&output.stdout).with_context(|| format!("audit verify: {}", said.trim()))
     }
 
     /// Open deliveries, counted by the database if we can ask it.
@@ -217,6 +222,13 @@ fn spawn(
     dir: &TempDir,
 ) -> anyhow::Result<Child> {
     let log = fs::OpenOptions::new().create(true).append(true).open(dir.path().join("bridge.log"))?;
+    let mut command = command(program, database_url, listen, dir);
+    command.stdout(Stdio::null()).stderr(log);
+    command.spawn().with_context(|| format!("{} cannot be run", program.display()))
+}
+
+/// The program with its settings.
+fn command(program: &PathBuf, database_url: &Option<String>, listen: &str, dir: &TempDir) -> Command {
     let mut command = Command::new(program);
     command.env_clear();
     if let Some(url) = database_url {
@@ -231,8 +243,6 @@ fn spawn(
         .env("BRIDGE_API_RATE", "off")
         .current_dir(dir.path())
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
         .kill_on_drop(true);
-    command.spawn().with_context(|| format!("{} cannot be run", program.display()))
+    command
 }

@@ -13,6 +13,8 @@ pub struct Feed {
     /// Last sequence of each agent.
     pub last: Vec<u64>,
     pub events: u64,
+    /// Events whose sequence is not one more than that of the agent's event before. Within one incarnation of
+    /// the database there are none.
     pub holes: u64,
 }
 

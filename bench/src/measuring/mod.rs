@@ -2,6 +2,8 @@
 
 pub mod cpu;
 pub mod figures;
+pub mod gaps;
 pub mod growth;
 pub mod ledger;
 pub mod metrics;
+pub mod numbering;

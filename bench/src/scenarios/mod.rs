@@ -4,6 +4,7 @@ pub mod console;
 pub mod database_away;
 pub mod deliver;
 pub mod ends;
+pub mod failover;
 pub mod filters;
 pub mod hanging;
 pub mod hardship;

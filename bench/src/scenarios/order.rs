@@ -5,6 +5,9 @@
 //! Expected deliveries are read from the bridge's own feed: a change that came from upstream while the bridge
 //! was dead is not there, and no delivery. Changes come over protocol `realtime`, because there a restart
 //! costs no reading of present states.
+//!
+//! An agent's sequence rises, without holes within one incarnation of the database. A Postgres that was killed
+//! and comes back with its own data is the same incarnation, so here no hole is allowed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -277,7 +280,8 @@ impl<'a> Play<'a> {
         println!("    answered before a stop, sent again    {repeated_by_stops}");
         println!("    sent again by one and the same life   {repeated_within}");
         println!("  inversions                              {inversions}");
-        println!("  lost / surplus / holes in the feed      {lost} / {surplus} / {}", self.feed.holes);
+        println!("  lost / surplus                          {lost} / {surplus}");
+        println!("  holes in an agent's sequence            {}", self.feed.holes);
         println!("  altered repeats / doubled changes       {altered} / {doubled}");
         println!("  distrusted of {checked} checked / unreadable  {distrusted} / {unreadable}");
         println!(
