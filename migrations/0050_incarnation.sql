@@ -64,3 +64,16 @@ comment on column audit_lost_head.key_id is 'The audit key.';
 
 alter table audit_verification add column lost_head text;
 comment on column audit_verification.lost_head is 'The last head that a failover lost, if one did.';
+
+-- `database.failed_over`.
+alter table event
+    drop constraint event_kind_known,
+    add constraint event_kind_known check (
+        kind in ('presence.updated', 'presence.snapshot', 'presence.gap', 'webhook.test', 'source.stale', 'source.recovered',
+                 'webhook.failing', 'webhook.disabled', 'webhook.recovered', 'database.failed_over'));
+alter table webhook
+    drop constraint webhook_events_known,
+    add constraint webhook_events_known check (
+        events <@ array['presence.updated', 'presence.gap', 'source.stale', 'source.recovered', 'webhook.failing',
+                        'webhook.disabled', 'webhook.recovered', 'database.failed_over']
+        and events <> '{}');

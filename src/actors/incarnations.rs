@@ -8,9 +8,9 @@ use tokio::time::{sleep, timeout};
 
 use crate::actors::supervisor::Supervisor;
 use crate::actors::supervisor::failover::DatabaseFailedOver;
+use crate::domain::presence::notices::FailoverNotice;
 use crate::metrics::Metrics;
 use crate::store::Store;
-use crate::store::ingest::incarnation::Settled;
 
 /// How often it is looked whether somebody else has settled, and what was kept for a minute is given back.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -26,18 +26,18 @@ pub async fn run((store, supervisor, metrics): (Store, Addr<Supervisor>, Metrics
             sleep(AGAIN_AFTER).await;
             continue;
         }
-        for settled in store.take_settled() {
-            tell(&settled, &metrics);
+        for notice in store.take_settled() {
+            tell(&notice, &metrics);
             // The supervisor is gone only if the process ends.
-            let _ = supervisor.send(DatabaseFailedOver { lost_since: settled.lost_since }).await;
+            let _ = supervisor.send(DatabaseFailedOver { lost_since: notice.lost_since }).await;
         }
         store.forget_old_writes();
         let _ = timeout(LOOK_EVERY, changes.changed()).await;
     }
 }
 
-fn tell(settled: &Settled, metrics: &Metrics) {
-    let Settled { timeline, restored, not_restorable, lost_since } = settled;
+fn tell(notice: &FailoverNotice, metrics: &Metrics) {
+    let FailoverNotice { timeline, restored, not_restorable, lost_since } = notice;
     metrics.database_failovers.inc();
     metrics.events_restored.inc_by(*restored);
     metrics.events_not_restorable.inc_by(*not_restorable);

@@ -103,6 +103,7 @@ pub(super) fn detail(kind: EventKind, state: Value) -> Option<Detail> {
         EventKind::WebhookFailing | EventKind::WebhookDisabled | EventKind::WebhookRecovered => {
             Detail::Webhook(serde_json::from_value(state).ok()?)
         }
+        EventKind::DatabaseFailedOver => Detail::Failover(serde_json::from_value(state).ok()?),
         EventKind::WebhookTest => return None,
     })
 }

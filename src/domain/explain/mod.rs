@@ -83,9 +83,11 @@ pub fn matches(event: &EventFacts, webhook: &WebhookFacts) -> Vec<Match> {
         K::PresenceUpdated | K::PresenceSnapshot => (true, true, true),
         K::PresenceGap => (false, true, true),
         K::SourceStale | K::SourceRecovered => (false, false, true),
-        K::WebhookTest | K::WebhookFailing | K::WebhookDisabled | K::WebhookRecovered => {
-            (false, false, false)
-        }
+        K::WebhookTest
+        | K::WebhookFailing
+        | K::WebhookDisabled
+        | K::WebhookRecovered
+        | K::DatabaseFailedOver => (false, false, false),
     };
     let of = |filter, counts: bool, asked: Vec<String>, has: Vec<Option<String>>| {
         let has: Vec<String> = has.into_iter().flatten().collect();

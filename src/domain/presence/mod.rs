@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 
 use super::ids::{AgentId, ConnectionId, EventId, SourceId};
 use agent_state::{AgentState, EventState};
-use notices::{GapNotice, SourceNotice, WebhookNotice};
+use notices::{FailoverNotice, GapNotice, SourceNotice, WebhookNotice};
 
 pub mod agent_state;
 pub mod connection;
@@ -119,10 +119,12 @@ pub enum EventKind {
     WebhookDisabled,
     /// A webhook that was failing or disabled takes deliveries again.
     WebhookRecovered,
+    /// Another server has taken over the database, or it was restored.
+    DatabaseFailedOver,
 }
 
 impl EventKind {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::PresenceUpdated,
         Self::PresenceSnapshot,
         Self::PresenceGap,
@@ -132,6 +134,7 @@ impl EventKind {
         Self::WebhookFailing,
         Self::WebhookDisabled,
         Self::WebhookRecovered,
+        Self::DatabaseFailedOver,
     ];
 
     /// As it is stored, and sent as the body's `type`.
@@ -147,6 +150,7 @@ impl EventKind {
             Self::WebhookFailing => "webhook.failing",
             Self::WebhookDisabled => "webhook.disabled",
             Self::WebhookRecovered => "webhook.recovered",
+            Self::DatabaseFailedOver => "database.failed_over",
         }
     }
 
@@ -198,6 +202,7 @@ pub enum Detail {
     Source(Box<SourceNotice>),
     Gap(Box<GapNotice>),
     Webhook(Box<WebhookNotice>),
+    Failover(FailoverNotice),
 }
 
 #[cfg(test)]

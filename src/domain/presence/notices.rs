@@ -1,4 +1,4 @@
-//! Content of the events about gaps, sources and webhooks, as it is stored with the event.
+//! Content of the events about gaps, sources, webhooks and the database, as it is stored with the event.
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -75,4 +75,21 @@ pub struct WebhookNotice {
     /// Failed attempts in a row.
     #[serde(default)]
     pub failures: u32,
+}
+
+/// `database.failed_over`: what became of the last events of the time before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailoverNotice {
+    /// Of the new primary; `None`: the server does not say.
+    #[serde(default)]
+    pub timeline: Option<u32>,
+    /// Events that were lost and are stored again.
+    #[serde(default)]
+    pub restored: u64,
+    /// Events that were lost, and that no process could store again.
+    #[serde(default)]
+    pub not_restorable: u64,
+    /// Events of the time since then may be lost; `None`: none is.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    pub lost_since: Option<OffsetDateTime>,
 }

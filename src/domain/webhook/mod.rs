@@ -33,7 +33,7 @@ pub const OVERLAP_SECONDS_MAX: i32 = 7 * 24 * 3600;
 pub const SIGNING_SECRETS_MAX: i64 = 5;
 
 /// Kinds of event that a webhook may ask for.
-pub const EVENTS: [&str; 7] = [
+pub const EVENTS: [&str; 8] = [
     "presence.updated",
     "presence.gap",
     "source.stale",
@@ -41,6 +41,7 @@ pub const EVENTS: [&str; 7] = [
     "webhook.failing",
     "webhook.disabled",
     "webhook.recovered",
+    "database.failed_over",
 ];
 
 /// Fields of a registration or of a change to one, as given; `None` is what was not mentioned.

@@ -79,6 +79,17 @@ struct Webhook<'a> {
     description: &'a str,
 }
 
+#[derive(Serialize)]
+struct FailoverData {
+    event_id: EventId,
+    timeline: Option<u32>,
+    restored: u64,
+    not_restorable: u64,
+    lost_since: Option<String>,
+    received_at: String,
+    committed_at: Option<String>,
+}
+
 /// The event's part of `data`, as JSON without its closing brace.
 pub fn open_data(event: &Event) -> Vec<u8> {
     let mut written = Vec::with_capacity(event.raw.len() + ROOM);
@@ -99,6 +110,7 @@ pub fn open_data(event: &Event) -> Vec<u8> {
         EventKind::WebhookFailing | EventKind::WebhookDisabled | EventKind::WebhookRecovered => {
             serde_json::to_writer(&mut written, &webhook_data(event))
         }
+        EventKind::DatabaseFailedOver => serde_json::to_writer(&mut written, &failover_data(event)),
     };
     // Writing strings, numbers and checked JSON into memory cannot fail.
     debug_assert!(result.is_ok());
@@ -175,6 +187,22 @@ fn webhook_data(event: &Event) -> WebhookData<'_> {
         detail: notice.and_then(|notice| notice.detail.as_deref()),
         failing_since: notice.and_then(|notice| notice.failing_since).map(rfc3339),
         failures: notice.map_or(0, |notice| notice.failures),
+        received_at: rfc3339(event.received_at),
+        committed_at: event.committed_at.map(rfc3339),
+    }
+}
+
+fn failover_data(event: &Event) -> FailoverData {
+    let notice = match &event.detail {
+        Some(Detail::Failover(notice)) => Some(notice),
+        _ => None,
+    };
+    FailoverData {
+        event_id: event.event_id,
+        timeline: notice.and_then(|notice| notice.timeline),
+        restored: notice.map_or(0, |notice| notice.restored),
+        not_restorable: notice.map_or(0, |notice| notice.not_restorable),
+        lost_since: notice.and_then(|notice| notice.lost_since).map(rfc3339),
         received_at: rfc3339(event.received_at),
         committed_at: event.committed_at.map(rfc3339),
     }

@@ -14,7 +14,9 @@ use tokio::sync::Mutex as AsyncMutex;
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
 use crate::domain::ids::EventId;
+use crate::domain::presence::notices::FailoverNotice;
 use crate::store::delivery::types::Claimed;
+use crate::store::ingest::failover_notice;
 use crate::store::ingest::filters::shared_generation;
 use crate::store::ingest::recent::EventKey;
 use crate::store::ingest::record::stored;
@@ -39,7 +41,7 @@ struct State {
     /// Numbers of an agent without an event begin behind this.
     sequence_base: AtomicI64,
     /// What settling came to, and nobody has taken yet.
-    outcomes: Mutex<Vec<Settled>>,
+    outcomes: Mutex<Vec<FailoverNotice>>,
 }
 
 /// What settling has come to so far; it may be cut off and begin again.
@@ -68,19 +70,6 @@ struct LastEvent {
     committed_at: OffsetDateTime,
 }
 
-/// What became of the last commits of a former incarnation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settled {
-    /// Of the new one; `None`: the server does not say.
-    pub timeline: Option<u32>,
-    /// Events that were lost and are stored again.
-    pub restored: u64,
-    /// Events that were lost, and that this process could not store again.
-    pub not_restorable: u64,
-    /// Events of the time since then may be lost; `None`: none is.
-    pub lost_since: Option<OffsetDateTime>,
-}
-
 /// The incarnation that the rows were written in last.
 struct Known {
     is_same: bool,
@@ -98,7 +87,7 @@ impl History {
         self.0.settled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn outcomes(&self) -> MutexGuard<'_, Vec<Settled>> {
+    fn outcomes(&self) -> MutexGuard<'_, Vec<FailoverNotice>> {
         self.0.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -147,10 +136,10 @@ impl Store {
         if self.is_settled() {
             return Ok(());
         }
-        let (incarnation, settled) = with_long_timeout(self.settle_by(&mut progress)).await?;
+        let (incarnation, notice) = with_long_timeout(self.settle_by(&mut progress)).await?;
         *progress = Progress::default();
         self.history.settled().replace(incarnation);
-        self.history.outcomes().extend(settled);
+        self.history.outcomes().extend(notice);
         self.wake.events_stored();
         self.wake.deliveries_due();
         Ok(())
@@ -158,7 +147,7 @@ impl Store {
 
     /// What settling has come to since the last call, in an incarnation that was new.
     #[must_use]
-    pub fn take_settled(&self) -> Vec<Settled> {
+    pub fn take_settled(&self) -> Vec<FailoverNotice> {
         std::mem::take(&mut *self.history.outcomes())
     }
 
@@ -182,7 +171,7 @@ impl Store {
         self.recent.forget_old(Instant::now());
     }
 
-    async fn settle_by(&self, progress: &mut Progress) -> Result<(Incarnation, Option<Settled>)> {
+    async fn settle_by(&self, progress: &mut Progress) -> Result<(Incarnation, Option<FailoverNotice>)> {
         let is_start = self.history.settled().is_none();
         let found = match progress.found {
             Some(found) => found,
@@ -199,12 +188,14 @@ impl Store {
         let is_new = known.as_ref().is_some_and(|known| !known.is_same);
         let is_whole = found.is_complete && progress.not_restorable == 0;
         let since = found.last.map(|last| last.committed_at);
-        let settled = Settled {
+        let notice = FailoverNotice {
             timeline: incarnation.timeline,
             restored: progress.restored,
             not_restorable: progress.not_restorable,
             lost_since: since.filter(|_| if is_start { is_new } else { !is_whole }),
         };
+        let is_told = is_new || notice.restored > 0 || notice.lost_since.is_some();
+        let told = if is_told { failover_notice::lock(&mut tx).await? } else { Vec::new() };
         let now = clock::now();
         let mut base = known.as_ref().map_or(0, |known| known.sequence_base);
         let oldest = match known.filter(|_| is_new) {
@@ -219,9 +210,9 @@ impl Store {
         };
         set_known(&mut tx, &incarnation, base).await?;
         let last = last_event(&mut tx).await?;
-        let is_told = is_new || settled.restored > 0 || settled.lost_since.is_some();
         if is_told {
-            audit::write(&mut tx, &[entry(&settled, now)]).await?;
+            audit::write(&mut tx, &[entry(&notice, now)]).await?;
+            failover_notice::tell(&mut tx, &notice, now, &told).await?;
         }
         tx.commit().await?;
         // What could not be stored again need not be tried in the next failover.
@@ -230,7 +221,7 @@ impl Store {
         }
         self.history.0.sequence_base.store(base, Ordering::Release);
         self.filters.forget(oldest);
-        Ok((incarnation, is_told.then_some(settled)))
+        Ok((incarnation, is_told.then_some(notice)))
     }
 
     /// A connection, and the incarnation that it leads to, which is the one that is known.
@@ -281,14 +272,14 @@ impl Store {
     }
 }
 
-fn entry(settled: &Settled, now: OffsetDateTime) -> Entry {
-    let level = if settled.lost_since.is_some() { Level::Error } else { Level::Warn };
+fn entry(notice: &FailoverNotice, now: OffsetDateTime) -> Entry {
+    let level = if notice.lost_since.is_some() { Level::Error } else { Level::Warn };
     Entry::new(now, Kind::DatabaseFailedOver)
         .level(level)
-        .data("timeline", settled.timeline)
-        .data("restored", settled.restored)
-        .data("not_restorable", settled.not_restorable)
-        .data("lost_since", settled.lost_since.map(clock::rfc3339))
+        .data("timeline", notice.timeline)
+        .data("restored", notice.restored)
+        .data("not_restorable", notice.not_restorable)
+        .data("lost_since", notice.lost_since.map(clock::rfc3339))
 }
 
 /// Reads in which incarnation the rows were written last; `None`: they never were.

@@ -7,6 +7,7 @@
 //! after a failover that lost it `incarnation` has `again` store it.
 
 mod again;
+mod failover_notice;
 pub mod filters;
 pub mod incarnation;
 pub mod recent;

@@ -270,6 +270,7 @@ fn state_column(detail: &Detail) -> Option<Json<Box<RawValue>>> {
         Detail::Source(notice) => serde_json::value::to_raw_value(notice),
         Detail::Gap(notice) => serde_json::value::to_raw_value(notice),
         Detail::Webhook(notice) => serde_json::value::to_raw_value(notice),
+        Detail::Failover(notice) => serde_json::value::to_raw_value(notice),
     };
     text.ok().map(Json)
 }

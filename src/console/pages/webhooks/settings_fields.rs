@@ -63,6 +63,9 @@ fn what_it_tells(event: &str) -> &'static str {
         "webhook.failing" => "webhook.failing: another webhook's receiver fails",
         "webhook.disabled" => "webhook.disabled: another webhook was disabled",
         "webhook.recovered" => "webhook.recovered: another webhook's receiver is back",
+        "database.failed_over" => {
+            "database.failed_over: another server took over the database, or it was restored"
+        }
         _ => "",
     }
 }
