@@ -20,7 +20,7 @@ async fn on(url: &str) -> World {
 }
 
 /// Waits for what the operator's webhook is told of a failover.
-async fn told(world: &World) -> Value {
+async fn operators_notice(world: &World) -> Value {
     world.crm.wait_until(|posts| of_path(posts, "/hooks/operator") > 0, SOON).await.unwrap();
     let posts = world.crm.received("/hooks/operator");
     let body: Value = serde_json::from_slice(&posts[0].body).unwrap();
@@ -102,7 +102,7 @@ async fn what_an_asynchronous_failover_lost_is_stored_again_as_it_was() {
         told[0]["data"],
         json!({"timeline": 2, "restored": 5, "not_restorable": 0, "lost_since": null})
     );
-    let notice = self::told(&world).await;
+    let notice = operators_notice(&world).await;
     assert_eq!(
         (&notice["timeline"], &notice["restored"], &notice["lost_since"]),
         (&json!(2), &json!(5), &Value::Null)
@@ -179,7 +179,7 @@ async fn if_the_bridge_dies_too_no_number_is_given_out_twice_and_the_loss_is_tol
     let told = world.audit_of("DATABASE_FAILED_OVER", 1).await;
     assert_eq!(told[0]["data"]["restored"], 0);
     assert!(told[0]["data"]["lost_since"].is_string(), "{}", told[0]);
-    assert_eq!(self::told(&world).await["lost_since"], told[0]["data"]["lost_since"]);
+    assert_eq!(operators_notice(&world).await["lost_since"], told[0]["data"]["lost_since"]);
     push(&world, 3);
     let came = |posts: &[_]| Findings::of(posts, 1..=13).missing.is_empty();
     world.crm.wait_until(came, SOON).await.unwrap();
