@@ -233,6 +233,9 @@ struct Outcome {
     never_stored: usize,
     doubled: usize,
     repeats: usize,
+    /// Events that the bridge says it has stored again, and those that it could not.
+    restored: f64,
+    not_restorable: f64,
     audit: Value,
 }
 
@@ -269,6 +272,7 @@ impl Outcome {
         };
         world.bridge.each("/v1/events", sees).await?;
         let gaps = world.bridge.all("/v1/gaps").await?;
+        let metrics = world.bridge.metrics().await?;
         Ok(Self {
             gaps: gaps.len(),
             blind: gaps::total(&gaps),
@@ -279,6 +283,8 @@ impl Outcome {
             never_stored: never_stored.len(),
             doubled: numbering.doubled(),
             repeats: repeated,
+            restored: metrics.sum("presence_bridge_events_restored_total"),
+            not_restorable: metrics.sum("presence_bridge_events_not_restorable_total"),
             audit: audit(world).await?,
         })
     }
@@ -297,12 +303,15 @@ impl Outcome {
         row("inversions; altered repeats; wrong signatures or bodies", {
             format!("{}; {}; {}", inversions.len(), altered_repeats.len(), distrusted.len())
         });
+        row("the bridge says: stored again; not restorable", {
+            format!("{}; {}", self.restored, self.not_restorable)
+        });
         row("repeats with the same id; holes in an agent's sequence", {
             format!("{}; {}", self.repeats, self.findings.holes.len())
         });
         let audit = |name: &str| self.audit.get(name).map(Value::to_string).unwrap_or_default();
-        row("audit log: verifies; fault; seals; entries that are not sealed", {
-            format!("{}; {}; {}; {}", audit("ok"), audit("fault"), audit("seals"), audit("unsealed"))
+        row("audit log: verifies; fault; not sealed; heads lost", {
+            format!("{}; {}; {}; {}", audit("ok"), audit("fault"), audit("unsealed"), audit("heads_lost"))
         });
         for example in
             [inversions, altered_repeats, doubled_events, distrusted].iter().filter_map(|of| of.first())
