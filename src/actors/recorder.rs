@@ -170,6 +170,11 @@ impl Worker {
                         backoff.reset();
                         self.status.set_not_storing(None);
                     }
+                    Err(StoreError::GoneOn) => {
+                        tracing::info!(
+                            "the database has gone on at another primary; storing there what is not"
+                        );
+                    }
                     Err(error) => {
                         let why = self.store.why_nothing_is_stored(&error).await;
                         self.status.set_not_storing(Some(why.clone()));

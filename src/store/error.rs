@@ -32,6 +32,10 @@ pub enum StoreError {
     /// None of the servers that are configured is the primary and takes writes; the text says why not.
     #[error("no primary: {0}")]
     NoPrimary(String),
+    /// Another server has become the primary while a step waited for the former one. Whether that had committed
+    /// is not known; the new one can be asked at once.
+    #[error("the database has gone on at another primary")]
+    GoneOn,
     /// The database could not be asked or refused.
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
@@ -58,7 +62,7 @@ impl StoreError {
     pub fn is_transient(&self) -> bool {
         use sqlx::Error;
         match self {
-            Self::NoPrimary(_) => true,
+            Self::NoPrimary(_) | Self::GoneOn => true,
             Self::Database(
                 Error::Io(_)
                 | Error::Tls(_)

@@ -16,7 +16,9 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use sqlx::migrate::Migrate as _;
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection, PgPool, Postgres, Transaction};
 use time::OffsetDateTime;
@@ -65,6 +67,8 @@ pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// Connections kept for the two hot paths, recording and dispatching, so that API calls cannot hold them up.
 const PIPELINE_CONNECTIONS: u32 = 3;
+/// How soon another dial is begun while the first one after a failover lasts.
+const DIAL_AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// The one that readiness asks by.
 const READINESS_CONNECTIONS: u32 = 1;
 /// The one that the lock of an audit receiver lives on.
@@ -160,6 +164,20 @@ impl Store {
     async fn pipeline(&self) -> Result<&PgPool> {
         self.primary.wait_a_while().await.map_err(StoreError::NoPrimary)?;
         Ok(&self.pipeline_pool)
+    }
+
+    /// The first connection of that pool to a new primary. A dial by a proxy that leads it to the former one fails
+    /// only after seconds: another one is begun soon.
+    async fn first_in_pipeline(&self) -> Result<PoolConnection<Postgres>> {
+        let pool = self.pipeline().await?;
+        let mut dialled: FuturesUnordered<_> = (0..PIPELINE_CONNECTIONS)
+            .map(async |dial| {
+                sleep(DIAL_AGAIN_AFTER * dial).await;
+                pool.acquire().await
+            })
+            .collect();
+        let first = dialled.next().await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        Ok(first?)
     }
 
     /// The incarnation that the last connection found the database in; `None` while there has been none.

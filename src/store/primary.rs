@@ -90,6 +90,10 @@ struct State {
     server: AtomicUsize,
     /// Connections from before are to a server that is not the primary any more.
     since: Mutex<Instant>,
+    /// The database has gone on in another history then.
+    gone_on: watch::Sender<Option<Instant>>,
+    /// A step waits for an answer.
+    slow: Notify,
     /// A connection has found that its server is not the primary any more.
     demoted: AtomicBool,
     suspected: Notify,
@@ -103,6 +107,8 @@ impl Primary {
             incarnation: watch::Sender::new(None),
             server: AtomicUsize::new(server),
             since: Mutex::new(Instant::now()),
+            gone_on: watch::Sender::new(None),
+            slow: Notify::new(),
             demoted: AtomicBool::new(false),
             suspected: Notify::new(),
             trouble: watch::Sender::new(None),
@@ -179,13 +185,32 @@ impl Primary {
     }
 
     pub(super) fn found(&self, found: Incarnation) {
-        self.0.incarnation.send_if_modified(|known| {
+        let changed = |known: &mut Option<Incarnation>| {
             let differs = known.as_ref() != Some(&found);
-            if differs {
-                *known = Some(found);
+            let former = if differs { known.replace(found) } else { None };
+            if former.is_some() {
+                self.0.gone_on.send_replace(Some(Instant::now()));
             }
             differs
-        });
+        };
+        self.0.incarnation.send_if_modified(changed);
+    }
+
+    /// Waits until the database has gone on in another history after this time: what was begun before, and is
+    /// not answered, is not answered any more.
+    pub(super) async fn has_gone_on(&self, after: Instant) {
+        let mut gone_on = self.0.gone_on.subscribe();
+        let _ = gone_on.wait_for(|at| at.is_some_and(|at| at > after)).await;
+    }
+
+    /// A step waits for an answer: another server may be the primary.
+    pub(super) fn answers_slowly(&self) {
+        self.0.slow.notify_one();
+    }
+
+    /// Waits until a step waits for an answer.
+    pub(super) async fn slow(&self) {
+        self.0.slow.notified().await;
     }
 
     /// What the last connection found; `None` while there has been none.

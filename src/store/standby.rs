@@ -1,15 +1,17 @@
-//! Commits that wait for a synchronous standby. No `statement_timeout` of the server ends them. A step that
-//! was given up would leave its transaction on the server, with its locks and its connection, until the
-//! standby is back; so it is not given up while the server says that it waits (docs/adr/0055).
+//! Steps that the database leaves unanswered: commits that wait for a synchronous standby, and servers that hang.
+//!
+//! No `statement_timeout` of the server ends a commit that waits. A step that was given up would leave its
+//! transaction on the server, with its locks and its connection, until the standby is back; so it is not given up
+//! while the server says that it waits (docs/adr/0055). It is, at once, when another server is the primary.
 
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{sleep, timeout};
 
 use super::pool::{STEP_WITHIN, no_answer};
 use super::primary::PING_WITHIN;
-use super::{Result, Store};
+use super::{Result, Store, StoreError};
 
 /// Why nothing is stored meanwhile, in words for an operator.
 pub const WAITS_FOR_STANDBY: &str = "commits wait for its synchronous standby";
@@ -18,6 +20,10 @@ pub const WAITS_FOR_STANDBY: &str = "commits wait for its synchronous standby";
 const ASK_AHEAD: Duration = PING_WITHIN.saturating_add(Duration::from_millis(500));
 /// How often the server is asked whether a commit waits still.
 const ASK_EVERY: Duration = Duration::from_secs(1);
+/// An answer that takes longer makes the primary doubtful: the servers are asked, and again after as long.
+const PROMPT: Duration = Duration::from_millis(250);
+/// Time that a step has to end once another server is the primary: it may run there.
+const END_WITHIN: Duration = Duration::from_millis(100);
 /// Sessions of this process have its id in their name. A commit of daily life waits for milliseconds.
 const ANY_WAITS: &str = "select exists (
          select from pg_stat_activity
@@ -29,19 +35,54 @@ impl Store {
     /// Gives a step up that the database leaves unanswered, but not while a commit of ours waits for a
     /// standby.
     pub(super) async fn with_patience<T>(&self, step: impl Future<Output = Result<T>>) -> Result<T> {
-        let (mut step, mut until) = (pin!(step), Instant::now() + STEP_WITHIN);
+        let (began, mut step) = (Instant::now(), pin!(step));
+        match timeout(PROMPT, &mut step).await {
+            Ok(done) => done,
+            Err(_) => self.unless_gone_on(began, self.patiently(step)).await,
+        }
+    }
+
+    async fn patiently<T>(&self, mut step: impl Future<Output = Result<T>> + Unpin) -> Result<T> {
+        let mut left = STEP_WITHIN - PROMPT;
         loop {
-            if let Ok(done) = timeout_at(until - ASK_AHEAD, &mut step).await {
+            if let Ok(done) = timeout(left - ASK_AHEAD, &mut step).await {
                 return done;
             }
+            let asked = Instant::now();
             let waits = tokio::select! {
                 done = &mut step => return done,
                 waits = self.commits_wait_for_standby() => waits,
             };
             if !waits {
-                return timeout_at(until, step).await.unwrap_or_else(|_| Err(no_answer()));
+                let left = ASK_AHEAD.saturating_sub(asked.elapsed());
+                return timeout(left, step).await.unwrap_or_else(|_| Err(no_answer()));
             }
-            until = Instant::now() + ASK_EVERY + ASK_AHEAD;
+            left = ASK_EVERY + ASK_AHEAD;
+        }
+    }
+
+    /// Gives a step up, however patient its caller is, once the database has gone on at another server. As long
+    /// as the step waits, the servers are asked whether it has.
+    pub(super) async fn unless_gone_on<T>(
+        &self,
+        began: Instant,
+        step: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let asking = async {
+            loop {
+                self.primary.answers_slowly();
+                sleep(PROMPT).await;
+            }
+        };
+        let gone_on = async {
+            self.primary.has_gone_on(began).await;
+            sleep(END_WITHIN).await;
+        };
+        tokio::select! {
+            biased;
+            done = step => done,
+            () = gone_on => Err(StoreError::GoneOn),
+            never = asking => never,
         }
     }
 

@@ -48,6 +48,9 @@ impl Dispatch {
             Ok(cycle) => cycle,
             Err(error) => {
                 let settlements = work.settlements.len();
+                if matches!(error, StoreError::GoneOn) {
+                    self.cycle.backoff.reset();
+                }
                 let delay = self.cycle.fail(work, Instant::now(), random::unit());
                 tracing::warn!(
                     %error, settlements, ?delay,

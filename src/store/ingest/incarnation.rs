@@ -115,8 +115,7 @@ impl Store {
         if self.is_settled() {
             return Ok(());
         }
-        let why = "another server has taken over, and what it does not have is not stored again yet";
-        Err(StoreError::NoPrimary(why.to_owned()))
+        Err(StoreError::GoneOn)
     }
 
     fn is_settled(&self) -> bool {
@@ -136,7 +135,8 @@ impl Store {
         if self.is_settled() {
             return Ok(());
         }
-        let (incarnation, notice) = with_long_timeout(self.settle_by(&mut progress)).await?;
+        let settling = with_long_timeout(self.settle_by(&mut progress));
+        let (incarnation, notice) = self.unless_gone_on(Instant::now(), settling).await?;
         *progress = Progress::default();
         self.history.settled().replace(incarnation);
         self.history.outcomes().extend(notice);
@@ -226,7 +226,7 @@ impl Store {
 
     /// A connection, and the incarnation that it leads to, which is the one that is known.
     pub(super) async fn assessed(&self) -> Result<(PoolConnection<Postgres>, Incarnation)> {
-        let mut connection = self.pipeline().await?.acquire().await?;
+        let mut connection = self.first_in_pipeline().await?;
         let known = self.incarnation();
         let found = assess(&mut connection, known.as_ref()).await.map_err(sqlx::Error::from)?;
         if known.as_ref() == Some(&found) {

@@ -22,7 +22,7 @@ use crate::domain::webhook::filter_key::Key;
 use crate::domain::webhook::matching::{Facts, Subscription};
 use crate::store::ingest::write::WriteResult;
 use crate::store::locks::{BEGIN_RECORDING, BEGIN_WRITING};
-use crate::store::{Result, Store, audit, with_timeout};
+use crate::store::{Result, Store, audit};
 
 /// Result of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,7 +114,7 @@ impl Store {
     /// If the database is unavailable, or that commit does not end in time: ask again.
     pub async fn stored_events(&self, changes: &[PresenceChange]) -> Result<Vec<EventId>> {
         self.settle().await?;
-        with_timeout(async {
+        self.with_patience(async {
             let mut tx = self.begin_settled(BEGIN_WRITING).await?;
             let keys = changes.iter().map(|change| (change.event_id, change.received_at));
             let stored = stored(&mut tx, keys).await?;

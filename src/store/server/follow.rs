@@ -2,21 +2,30 @@
 //! server at once when it may not be.
 
 use std::collections::BTreeMap;
+use std::future::ready;
 use std::iter;
+use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 
 use super::{Found, Server, latest};
-use crate::store::Store;
-use crate::store::primary::Primary;
+use crate::store::primary::{Incarnation, PING_WITHIN, Primary};
+use crate::store::{Store, StoreError};
 
 /// How often the server is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Once it has not answered for that long, every server is asked as well.
+const PROMPT: Duration = Duration::from_millis(250);
+/// How often the others are asked while all is well: one of them may have been promoted behind its back.
+const ASK_OTHERS_EVERY: Duration = Duration::from_secs(3);
+/// Pause between two such questions, however often steps wait for an answer, and time that one takes at most.
+const ASK_PAUSE: Duration = Duration::from_millis(500);
+const ASK_WITHIN: Duration = Duration::from_secs(3);
 /// While the primary is being looked for: time that each server has, and how soon it is asked again.
 const DIAL_WITHIN: Duration = Duration::from_secs(1);
 const DIAL_EVERY: Duration = Duration::from_millis(250);
@@ -34,15 +43,41 @@ enum Look {
 impl Store {
     /// Keeps every connection on the primary, for as long as the pools are open.
     pub async fn follow_primary(&self) {
+        tokio::join!(self.stay_on_primary(), self.ask_around());
+    }
+
+    async fn stay_on_primary(&self) {
         while !self.pool.is_closed() {
             tokio::select! {
                 () = sleep(LOOK_EVERY) => {}
                 () = self.primary.suspected() => {}
             }
-            match self.look().await {
-                Look::Leads => self.refresh_options(),
-                look => self.regain(look).await,
+            let (began, mut look) = (Instant::now(), pin!(self.look()));
+            match timeout(PROMPT, &mut look).await {
+                Ok(Look::Leads) => self.refresh_options(),
+                Ok(seen) => self.regain(seen, Instant::now(), ready(seen)).await,
+                Err(_) => self.regain(Look::Silent, began + PING_WITHIN, look).await,
             }
+        }
+    }
+
+    /// Looks for a primary of a later history while the present one seems well: among the other servers now and
+    /// then, and wherever a new connection leads while a step waits for an answer.
+    async fn ask_around(&self) {
+        let others = self.server.numbers().len() > 1;
+        while !self.pool.is_closed() {
+            let all = tokio::select! {
+                () = sleep(ASK_OTHERS_EVERY) => false,
+                () = self.primary.slow() => true,
+            };
+            if let Some(known) = self.primary.incarnation().filter(|_| all || others) {
+                let present = self.primary.server();
+                let asked = self.server.numbers().filter(|server| all || *server != present);
+                if let Ok(Some(found)) = timeout(ASK_WITHIN, self.server.find_later(asked, &known)).await {
+                    self.go_on_at(found, false);
+                }
+            }
+            sleep(ASK_PAUSE).await;
         }
     }
 
@@ -85,8 +120,9 @@ impl Store {
     }
 
     /// Waits until there is a primary, and leads the pools there. A server that was only slow keeps its
-    /// connections.
-    async fn regain(&self, look: Look) {
+    /// connections: there is no trouble before `trouble_from`, unless it has said so, nor once `next_look` or one
+    /// after it shows that it leads.
+    async fn regain(&self, look: Look, trouble_from: Instant, next_look: impl Future<Output = Look>) {
         let former = self.primary.server();
         if look == Look::Demoted {
             let server = self.server.name(former);
@@ -97,35 +133,41 @@ impl Store {
             self.primary.set_trouble(Some(format!("{server} is not the primary any more")));
             self.leave();
         }
-        let known = self.primary.incarnation();
         tokio::select! {
-            found = self.server.wait_for_primary(&self.primary) => {
-                let moved = look == Look::Demoted || found.server != former || known.as_ref() != Some(&found.incarnation);
-                // First, or the first connection there would find that it has changed.
-                self.primary.found(found.incarnation.clone());
-                self.primary.leads_to(found.server);
-                self.set_options(&found.options);
-                if moved {
-                    self.leave();
-                    let (server, timeline) = (self.server.name(found.server), found.incarnation.timeline);
-                    tracing::info!(server, timeline, "found the primary of the database");
-                }
+            found = self.server.wait_for_primary(&self.primary, trouble_from) => {
+                self.go_on_at(found, look == Look::Demoted);
             }
-            () = self.leads_again() => {}
+            () = self.leads_again(next_look) => {}
         }
         self.primary.set_trouble(None);
         self.wake.deliveries_due();
         self.wake.connections_changed();
     }
 
-    async fn leads_again(&self) {
-        loop {
-            sleep(DIAL_EVERY).await;
-            match self.look().await {
-                Look::Leads => return,
-                Look::Demoted => self.leave(),
-                Look::Silent => {}
+    /// Leads the pools to the primary that was found. Those that are there keep their connections, unless it `was_left`.
+    fn go_on_at(&self, found: Found, was_left: bool) {
+        let known = self.primary.incarnation();
+        let moved =
+            was_left || found.server != self.primary.server() || known.as_ref() != Some(&found.incarnation);
+        // First, or the first connection there would find that it has changed.
+        self.primary.found(found.incarnation.clone());
+        self.primary.leads_to(found.server);
+        self.set_options(&found.options);
+        if moved {
+            self.leave();
+            let (server, timeline) = (self.server.name(found.server), found.incarnation.timeline);
+            tracing::info!(server, timeline, "found the primary of the database");
+        }
+    }
+
+    async fn leads_again(&self, next_look: impl Future<Output = Look>) {
+        let mut look = next_look.await;
+        while look != Look::Leads {
+            if look == Look::Demoted {
+                self.leave();
             }
+            sleep(DIAL_EVERY).await;
+            look = self.look().await;
         }
     }
 
@@ -141,37 +183,56 @@ impl Store {
 
 impl Server {
     /// Asks every server again and again, by a name that is resolved each time, until one is the primary.
-    async fn wait_for_primary(&self, primary: &Primary) -> Found {
+    async fn wait_for_primary(&self, primary: &Primary, trouble_from: Instant) -> Found {
         let said = Mutex::new(BTreeMap::new());
+        let no_primary = |server, why: &StoreError| {
+            let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+            said.insert(server, self.said(server, why));
+            // Until each of them has answered, it may only be slow.
+            if said.len() == self.numbers().len() && Instant::now() >= trouble_from {
+                let all: Vec<_> = said.values().map(String::as_str).collect();
+                primary.set_trouble(Some(all.join("; ")));
+            }
+        };
         loop {
             let asked: FuturesUnordered<_> =
-                self.numbers().map(|server| self.ask_until_primary(server, primary, &said)).collect();
+                self.numbers().map(|server| self.ask_until_primary(server, primary, &no_primary)).collect();
             if let Some(found) = latest(asked).await {
                 return found;
             }
         }
     }
 
+    /// One question does not wait for the answer to another: a dial to a server that hangs, or by a proxy that has
+    /// none to lead it to, would hold up the one that succeeds.
     async fn ask_until_primary(
         &self,
         server: usize,
         primary: &Primary,
-        said: &Mutex<BTreeMap<usize, String>>,
+        no_primary: &impl Fn(usize, &StoreError),
     ) -> Found {
+        let (mut asked, mut next) = (FuturesUnordered::new(), Instant::now());
         loop {
-            match self.ask(server, DIAL_WITHIN, primary.incarnation()).await {
-                Ok(found) => return found,
-                Err((server, why)) => {
-                    let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
-                    said.insert(server, self.said(server, &why));
-                    // Until each of them has answered, it may only be slow.
-                    if said.len() == self.numbers().len() {
-                        let all: Vec<_> = said.values().map(String::as_str).collect();
-                        primary.set_trouble(Some(all.join("; ")));
-                    }
+            tokio::select! {
+                () = sleep_until(next.into()) => {
+                    asked.push(self.ask(server, DIAL_WITHIN, primary.incarnation()));
+                    next = Instant::now() + DIAL_EVERY;
                 }
+                Some(answer) = asked.next() => match answer {
+                    Ok(found) => return found,
+                    Err((server, why)) => no_primary(server, &why),
+                },
             }
-            sleep(DIAL_EVERY).await;
         }
+    }
+
+    /// The primary of a later history than the known one, if one of these is it.
+    async fn find_later(&self, servers: impl Iterator<Item = usize>, known: &Incarnation) -> Option<Found> {
+        let asked: FuturesUnordered<_> =
+            servers.map(|server| self.ask(server, DIAL_WITHIN, Some(known.clone()))).collect();
+        latest(
+            asked.filter_map(|answer| ready(answer.ok().filter(|found| known.is_before(&found.incarnation)))),
+        )
+        .await
     }
 }
