@@ -3,8 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::time::Duration;
 
-use genesys_simulator::crm::check::{Findings, inversions};
+use genesys_simulator::crm::check::{Findings, altered_repeats, inversions, repeats};
+use genesys_simulator::crm::{Behaviour, Post};
 use serde_json::{Value, json};
 
 use crate::support::bridge::{self, MASTER_KEY};
@@ -133,10 +135,31 @@ async fn what_an_asynchronous_failover_lost_is_stored_again_as_it_was() {
     );
 }
 
-fn of_path(posts: &[std::sync::Arc<genesys_simulator::crm::Post>], path: &str) -> usize {
+fn of_path(posts: &[std::sync::Arc<Post>], path: &str) -> usize {
     let ids: BTreeSet<_> =
         posts.iter().filter(|post| post.path() == path).map(|post| post.webhook_id()).collect();
     ids.len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_that_only_the_lost_commits_called_delivered_comes_again_with_its_bytes() {
+    let pair = Pair::start().await;
+    let world = on(&pair.url()).await;
+    world.crm.next("/hooks/a", [Behaviour::status(204).after(Duration::from_secs(5))]);
+    push(&world, 1);
+    world.crm.wait_until(|posts| of_path(posts, "/hooks/a") == 1, SOON).await.unwrap();
+    pair.caught_up().await;
+    pair.second.is_cut_off().await;
+    assert_eq!(pair.second.ask::<i64>("select count(*) from delivery").await, 1, "it is under way there");
+    eventually("it is delivered", || async {
+        (pair.first.ask::<i64>("select count(*) from delivery").await == 0).then_some(())
+    })
+    .await;
+
+    fails_over(&pair).await;
+    let came_again = |posts: &[std::sync::Arc<Post>]| repeats(posts) == 1;
+    let posts = world.crm.wait_until(came_again, SOON * 2).await.unwrap();
+    assert_eq!(altered_repeats(&posts), [] as [String; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

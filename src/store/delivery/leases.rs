@@ -220,11 +220,14 @@ impl Store {
     }
 
     /// Returns deliveries that are leased to a dispatcher which was not told of them, as if these attempts
-    /// had never begun. Says how many were still leased.
+    /// had never begun. One that it has sent all the same, whose settlement a failover lost, keeps its bytes.
+    /// Says how many were still leased.
     ///
     /// # Errors
     /// If the database is unavailable.
     pub async fn return_leases(&self, dispatcher: DispatcherId, leased: &[(DeliveryId, i32)]) -> Result<u64> {
+        let ids: Vec<_> = leased.iter().map(|(delivery, _)| *delivery).collect();
+        let sent = self.recent.have_been_sent(&ids);
         with_timeout(async {
             let mut tx = self.pool.begin_with(BEGIN_CYCLE).await?;
             let returned = sqlx::query!(
@@ -232,15 +235,15 @@ impl Store {
                  set due_at = now(),
                      leased_by = null,
                      attempt = d.attempt - 1,
-                     -- No POST was made.
-                     sent_at = case when d.attempt > 1 then d.sent_at end
-                 from unnest($2::uuid[], $3::int[]) as n (delivery_id, attempt)
+                     sent_at = case when d.attempt > 1 or n.sent then d.sent_at end
+                 from unnest($2::uuid[], $3::int[], $4::bool[]) as n (delivery_id, attempt, sent)
                  where d.delivery_id = n.delivery_id
                    and d.attempt = n.attempt
                    and d.leased_by = $1",
                 dispatcher as _,
-                &leased.iter().map(|(delivery, _)| *delivery).collect::<Vec<_>>() as _,
+                &ids as _,
                 &leased.iter().map(|(_, attempt)| *attempt).collect::<Vec<_>>(),
+                &sent,
             )
             .execute(&mut *tx)
             .await?;

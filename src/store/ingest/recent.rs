@@ -146,6 +146,13 @@ impl RecentWrites {
         self.lock().sent.iter().copied().collect()
     }
 
+    /// For each of these deliveries, whether this process has sent it in the last minute.
+    pub(in crate::store) fn have_been_sent(&self, deliveries: &[DeliveryId]) -> Vec<bool> {
+        let kept = self.lock();
+        let sent: HashSet<_> = kept.sent.iter().map(|sent| sent.delivery_id).collect();
+        deliveries.iter().map(|delivery| sent.contains(delivery)).collect()
+    }
+
     /// Gives back what is not kept any more.
     pub(in crate::store) fn forget_old(&self, now: Instant) {
         self.lock().forget_old(now);
