@@ -43,7 +43,14 @@ impl Store {
     /// # Errors
     /// If the database is unavailable.
     pub async fn recognise_database(&self) -> Result<Option<u64>> {
-        self.settle().await?;
+        match self.settle().await {
+            // Nothing is written before it has settled. A commit of its predecessor may wait for a standby, with
+            // the lock that this waits for.
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, "failed to compare the database with its past; trying again while running");
+            }
+            settled => settled?,
+        }
         let system_identifier = with_timeout(self.system_identifier()).await?;
         with_timeout(async {
             let mut tx = self.begin_in_turn().await?;
