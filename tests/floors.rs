@@ -118,7 +118,7 @@ const SECOND: &[(&str, &str)] = &[
     ("domain/mod",            ""),
     ("domain/plural",         ""),
     ("domain/external_ids",   "ids violation"),
-    ("domain/erasure",        "closed_set"),
+    ("domain/erasure",        "closed_set ids"),
     ("domain/secret",         ""),
     ("domain/violation",      ""),
     ("domain/ids",            ""),

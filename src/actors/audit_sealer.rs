@@ -105,7 +105,14 @@ impl Sealer {
             tracing::debug!("a long transaction delays the seal of the audit log; waiting for its end");
             return self.count_unsealed().await;
         };
-        while let Some(made) = self.store.make_seal((*key_id, key), through, self.known).await? {
+        loop {
+            let made = self.store.make_seal((*key_id, key), through, self.known).await;
+            if self.store.incarnation() != self.incarnation {
+                // Another server's chain may lack the known head: the next round looks.
+                self.known = made.ok().flatten().map(|made| made.head).or(self.known);
+                return Ok(());
+            }
+            let Some(made) = made? else { break };
             self.known = Some(made.head);
             self.metrics.audit_seals.inc();
             self.metrics.audit_rows_sealed.inc_by(u64::try_from(made.rows).unwrap_or(u64::MAX));
@@ -123,8 +130,9 @@ impl Sealer {
         let sealed = last.map_or(0, |last| last.last_audit_id);
         self.metrics.audit_unsealed.set(self.store.drawn_through().await? - sealed);
         // Another process may have sealed. If the chain has become shorter, the next seal finds that.
-        if let Some(last) =
-            last.filter(|last| self.known.is_none_or(|known| known.seal_id < last.head.seal_id))
+        if self.store.incarnation() == self.incarnation
+            && let Some(last) =
+                last.filter(|last| self.known.is_none_or(|known| known.seal_id < last.head.seal_id))
         {
             self.known = Some(last.head);
         }

@@ -20,6 +20,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// Settles in every incarnation, for ever.
 pub async fn run((store, supervisor, metrics): (Store, Addr<Supervisor>, Metrics)) {
     let mut changes = store.watch_incarnation();
+    let mut may_lack_erasures = false;
     loop {
         if let Err(error) = store.settle().await {
             tracing::warn!(%error, retry_in = ?AGAIN_AFTER, "failed to store again what a failover lost; retrying");
@@ -27,9 +28,18 @@ pub async fn run((store, supervisor, metrics): (Store, Addr<Supervisor>, Metrics
             continue;
         }
         for notice in store.take_settled() {
+            may_lack_erasures = true;
             tell(&notice, &metrics);
             // The supervisor is gone only if the process ends.
             let _ = supervisor.send(DatabaseFailedOver { lost_since: notice.lost_since }).await;
+        }
+        if may_lack_erasures {
+            match store.repeat_lost_erasures().await {
+                Ok(()) => may_lack_erasures = false,
+                Err(error) => {
+                    tracing::warn!(%error, "failed to ask again for lost erasures; retrying in 1 s")
+                }
+            }
         }
         store.forget_old_writes();
         let _ = timeout(LOOK_EVERY, changes.changed()).await;

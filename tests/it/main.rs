@@ -86,6 +86,7 @@ mod survives_an_absent_standby;
 mod survives_clock_jumps;
 mod survives_database_loss;
 mod survives_each_answer;
+mod survives_hard_failovers;
 mod survives_late_commits;
 mod survives_lost_commits;
 mod takes_settings;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use genesys_simulator::crm::check::{Findings, altered_repeats, inversions, repeats};
@@ -14,7 +15,7 @@ use crate::support::look::{all, assert_sequences_have_no_holes, feed};
 use crate::support::pair::Pair;
 use crate::support::{Bridge, SOON, World, database, eventually};
 
-async fn on(url: &str) -> World {
+pub async fn on(url: &str) -> World {
     let world = World::with_options(&["ann"], Default::default(), &[("DATABASE_URL", url)]).await;
     world.register("/hooks/a").await;
     world.register_with("/hooks/operator", json!({"events": ["database.failed_over"]})).await;
@@ -31,14 +32,14 @@ async fn operators_notice(world: &World) -> Value {
 }
 
 /// Pushes the changes of these numbers.
-fn push(world: &World, count: usize) {
+pub fn push(world: &World, count: usize) {
     for n in 0..count {
         world.genesys.push_presence("ann", ["BUSY", "AWAY", "MEAL"][n % 3]);
     }
 }
 
 /// Waits until the receiver has that many changes, each with the same id and bytes whenever it came.
-async fn has_all(world: &World, count: u64) {
+pub async fn has_all(world: &World, count: u64) {
     let came = |posts: &[_]| Findings::of(posts, 1..=count).is_clean();
     if world.crm.wait_until(came, SOON).await.is_err() {
         panic!("{:?}\n{}", Findings::of(&world.crm.posts(), 1..=count), world.bridge.log());
@@ -46,12 +47,12 @@ async fn has_all(world: &World, count: u64) {
 }
 
 /// The first dies, and the second becomes the primary with what it has.
-async fn fails_over(pair: &Pair) {
+pub async fn fails_over(pair: &Pair) {
     pair.first.kill();
     pair.second.promote().await;
 }
 
-async fn is_ready(bridge: &Bridge, timeline: u64) {
+pub async fn is_ready(bridge: &Bridge, timeline: u64) {
     eventually("the new primary is found", || async {
         let said = bridge.get("/readyz").await.json();
         (said["ready"] == true && said["database"]["timeline"] == timeline).then_some(())
@@ -135,7 +136,8 @@ async fn what_an_asynchronous_failover_lost_is_stored_again_as_it_was() {
     );
 }
 
-fn of_path(posts: &[std::sync::Arc<Post>], path: &str) -> usize {
+/// How many events a path has got.
+pub fn of_path(posts: &[Arc<Post>], path: &str) -> usize {
     let ids: BTreeSet<_> =
         posts.iter().filter(|post| post.path() == path).map(|post| post.webhook_id()).collect();
     ids.len()
@@ -157,7 +159,7 @@ async fn a_delivery_that_only_the_lost_commits_called_delivered_comes_again_with
     .await;
 
     fails_over(&pair).await;
-    let came_again = |posts: &[std::sync::Arc<Post>]| repeats(posts) == 1;
+    let came_again = |posts: &[Arc<Post>]| repeats(posts) == 1;
     let posts = world.crm.wait_until(came_again, SOON * 2).await.unwrap();
     assert_eq!(altered_repeats(&posts), [] as [String; 0]);
 }

@@ -137,6 +137,18 @@ impl Handoff {
         self.removed.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&webhook)
     }
 
+    /// Webhooks that were removed a moment ago, in this process.
+    #[must_use]
+    pub fn removed(&self) -> Vec<WebhookId> {
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    /// The database does not know any more that these were removed before a time.
+    pub fn put_back(&self, webhooks: &[WebhookId], removed_before: Instant) {
+        let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
+        removed.retain(|webhook, at| *at >= removed_before || !webhooks.contains(webhook));
+    }
+
     /// The person behind an agent was erased: no POST of an event before this position begins from now on.
     pub fn erase(&self, lane: i64, before_position: i64) {
         let mut erased = self.erased.lock().unwrap_or_else(PoisonError::into_inner);

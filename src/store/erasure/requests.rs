@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use crate::clock;
 use crate::domain::audit::{Entry, Kind};
-use crate::domain::erasure::ErasureState;
+use crate::domain::erasure::{ErasureAsked, ErasureState};
 use crate::domain::ids::{AgentId, ErasureId, SourceId};
 use crate::store::locks::lock_writers;
 use crate::store::session::choose_plan_by_values;
@@ -107,8 +107,18 @@ impl Store {
             .data("watch", watch);
         audit::write(&mut tx, &[entry]).await?;
         tx.commit().await?;
-        let (handoff, lane) = (self.handoff.clone(), locked.agent_key);
-        once_committed(move || handoff.erase(lane, row.before_position));
+        let (handoff, recent, lane) = (self.handoff.clone(), self.recent.clone(), locked.agent_key);
+        let asked = ErasureAsked {
+            erasure_id: id,
+            source_id: source,
+            agent_id: agent.clone(),
+            watch,
+            principal: principal.to_owned(),
+        };
+        once_committed(move || {
+            handoff.erase(lane, row.before_position);
+            recent.keep_erasure(asked);
+        });
         self.wake.connections_changed();
         Ok(Erasure {
             erasure_id: id,
@@ -123,6 +133,34 @@ impl Store {
             requested_at: now,
             ended_at: None,
         })
+    }
+
+    /// Asks again for what was asked for in the last minute and a failover has lost: the person is back with
+    /// it. Such a request gets another id.
+    ///
+    /// # Errors
+    /// If the database is unavailable; the next call does the rest.
+    pub async fn repeat_lost_erasures(&self) -> Result<()> {
+        for asked in self.recent.erasures() {
+            let ErasureAsked { erasure_id, source_id, agent_id, watch, principal } = &asked;
+            match self.erasure(*erasure_id).await {
+                Ok(_) => continue,
+                Err(StoreError::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+            match self.request_erasure(*source_id, agent_id, *watch, principal).await {
+                Ok(again) => tracing::warn!(
+                    lost = %erasure_id, again = %again.erasure_id,
+                    "the database has failed over and lost a request to erase a person; asked for it again"
+                ),
+                Err(error) if error.is_transient() => return Err(error),
+                // Nothing of the person is there, or another request runs.
+                Err(error) => {
+                    tracing::info!(%error, lost = %erasure_id, "a lost request to erase a person is void")
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A page of requests, newest first.

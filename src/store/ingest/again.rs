@@ -22,8 +22,8 @@ use crate::store::{Result, Store, session};
 const EVENTS_AT_ONCE: usize = 512;
 
 impl Store {
-    /// Stores again what is kept and missing, in the order of positions; adds to how many events were, and how
-    /// many could not be.
+    /// Stores again what is kept and missing, in the order of positions; adds to how many events were, and says
+    /// how many could not be.
     pub(super) async fn store_all_again(&self, (restored, lost): (&mut u64, &mut u64)) -> Result<()> {
         self.filters.forget(0);
         self.read_filters().await?;
@@ -41,20 +41,47 @@ impl Store {
         let mut missing = writes;
         missing.retain(|write| write.events.iter().any(|new| !there.contains(&new.event.event_id)));
         let mut left = missing.as_slice();
+        // Those that could not be are tried again with the rest.
+        *lost = 0;
         while !left.is_empty() {
             let (chunk, rest) = left.split_at(self.fit_one_transaction(left));
             left = rest;
-            match self.store_again(chunk).await {
+            match Box::pin(self.store_again(chunk)).await {
                 Ok((stored, not_restorable)) => {
                     *restored += stored;
                     *lost += not_restorable;
                 }
                 Err(error) if !error.is_transient() => {
-                    let events = chunk.iter().map(|write| write.events.len()).sum();
-                    tracing::error!(%error, events, "the database refuses events that a failover lost");
-                    *lost += count(events);
+                    Box::pin(self.store_again_one_by_one(chunk, (restored, lost))).await?;
                 }
                 Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for writes of which the database refuses something: event by event, so that the others are
+    /// stored.
+    async fn store_again_one_by_one(
+        &self,
+        writes: &[Arc<Write>],
+        (restored, lost): (&mut u64, &mut u64),
+    ) -> Result<()> {
+        for write in writes {
+            for new in &write.events {
+                let alone = Write { events: vec![new.clone()], agents: write.agents.clone() };
+                match Box::pin(self.store_again(&[Arc::new(alone)])).await {
+                    Ok((stored, not_restorable)) => {
+                        *restored += stored;
+                        *lost += not_restorable;
+                    }
+                    Err(error) if !error.is_transient() => {
+                        let event = new.event.event_id;
+                        tracing::error!(%error, %event, "the database refuses an event that a failover lost");
+                        *lost += 1;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(())

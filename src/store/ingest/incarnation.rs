@@ -13,7 +13,7 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use crate::clock;
 use crate::domain::audit::{Entry, Kind, Level};
-use crate::domain::ids::EventId;
+use crate::domain::ids::{EventId, WebhookId};
 use crate::domain::presence::notices::FailoverNotice;
 use crate::store::delivery::types::Claimed;
 use crate::store::ingest::failover_notice;
@@ -28,6 +28,8 @@ use crate::store::{Result, Store, StoreError, audit, session, with_long_timeout}
 const SEQUENCES: i64 = 1000;
 /// Transactions of writers in a second, at most.
 const STEPS_PER_SECOND: i64 = 1000;
+/// Seconds that the clock of a new server may be behind that of the former one.
+const CLOCK_BEHIND: i64 = 60;
 /// How this process stands to the incarnations of its database. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct History(Arc<State>);
@@ -47,8 +49,8 @@ struct State {
 /// What settling has come to so far; it may be cut off and begin again.
 #[derive(Debug, Default)]
 struct Progress {
-    /// What was found before anything was stored again.
-    found: Option<Found>,
+    /// What was found before anything was stored again, and in which incarnation.
+    found: Option<(Incarnation, Found)>,
     restored: u64,
     not_restorable: u64,
 }
@@ -62,6 +64,18 @@ struct Found {
     is_alone: bool,
     /// The last event.
     last: Option<LastEvent>,
+}
+
+impl Found {
+    /// The same after another failover before all was stored again: what is there may have been stored again in
+    /// the incarnation between, so only both together say what was lost.
+    fn after(self, former: Self) -> Self {
+        Self {
+            is_complete: self.is_complete && former.is_complete,
+            is_alone: self.is_alone && former.is_alone,
+            last: [self.last, former.last].into_iter().flatten().min_by_key(|last| last.committed_at),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -135,7 +149,7 @@ impl Store {
         if self.is_settled() {
             return Ok(());
         }
-        let settling = with_long_timeout(self.settle_by(&mut progress));
+        let settling = with_long_timeout(Box::pin(self.settle_by(&mut progress)));
         let (incarnation, notice) = self.unless_gone_on(Instant::now(), settling).await?;
         *progress = Progress::default();
         self.history.settled().replace(incarnation);
@@ -173,15 +187,15 @@ impl Store {
 
     async fn settle_by(&self, progress: &mut Progress) -> Result<(Incarnation, Option<FailoverNotice>)> {
         let is_start = self.history.settled().is_none();
-        let found = match progress.found {
-            Some(found) => found,
-            None => *progress.found.insert(self.find_out(is_start).await?),
-        };
+        let (settled_in, found) = self.find_out_once(&mut progress.found, is_start).await?;
         if !is_start {
-            self.store_all_again((&mut progress.restored, &mut progress.not_restorable)).await?;
+            Box::pin(self.store_all_again((&mut progress.restored, &mut progress.not_restorable))).await?;
             self.restore_bodies().await?;
         }
         let (mut connection, incarnation) = self.assessed().await?;
+        if incarnation != settled_in {
+            return Err(StoreError::GoneOn);
+        }
         let mut tx = connection.begin_with(BEGIN_WRITING).await?;
         session::allow_a_minute(&mut tx).await?;
         let known = known(&mut tx, &incarnation).await?;
@@ -209,6 +223,7 @@ impl Store {
             None => shared_generation(&mut tx).await?,
         };
         set_known(&mut tx, &incarnation, base).await?;
+        self.forget_lost_removals(&mut tx).await?;
         let last = last_event(&mut tx).await?;
         if is_told {
             audit::write(&mut tx, &[entry(&notice, now)]).await?;
@@ -236,8 +251,25 @@ impl Store {
         Err(StoreError::NoPrimary("a connection to a former primary is left".to_owned()))
     }
 
-    async fn find_out(&self, is_start: bool) -> Result<Found> {
-        let (mut connection, _) = self.assessed().await?;
+    /// What was found in the incarnation that is known, from before anything was stored again there.
+    async fn find_out_once(
+        &self,
+        found: &mut Option<(Incarnation, Found)>,
+        is_start: bool,
+    ) -> Result<(Incarnation, Found)> {
+        let present = self.incarnation();
+        if let Some(found) = found.as_ref().filter(|(incarnation, _)| present.as_ref() == Some(incarnation)) {
+            return Ok(found.clone());
+        }
+        let (incarnation, mut now) = self.find_out(is_start).await?;
+        if let Some((_, former)) = found {
+            now = now.after(*former);
+        }
+        Ok(found.insert((incarnation, now)).clone())
+    }
+
+    async fn find_out(&self, is_start: bool) -> Result<(Incarnation, Found)> {
+        let (mut connection, incarnation) = self.assessed().await?;
         let mut tx = connection.begin_with(BEGIN_WRITING).await?;
         let last = last_event(&mut tx).await?;
         let recent = self.recent.get();
@@ -255,7 +287,20 @@ impl Store {
         .await?;
         tx.commit().await?;
         let is_complete = !is_start && (recent.before.is_none() || is_proven);
-        Ok(Found { is_complete, is_alone, last })
+        Ok((incarnation, Found { is_complete, is_alone, last }))
+    }
+
+    /// A webhook whose removal was lost gets its deliveries as before.
+    async fn forget_lost_removals(&self, conn: &mut PgConnection) -> Result<()> {
+        let asked = Instant::now();
+        let back = sqlx::query_scalar::<_, WebhookId>(
+            "select webhook_id from webhook where webhook_id = any ($1) and deleted_at is null",
+        )
+        .bind(self.handoff.removed())
+        .fetch_all(conn)
+        .await?;
+        self.handoff.put_back(&back, asked);
+        Ok(())
     }
 
     /// Lets the numbers that all share jump ahead; gives the new generation of the webhooks.
@@ -264,7 +309,7 @@ impl Store {
         let position = events.filter_map(|write| write.events.last().map(|new| new.event.position)).max();
         Ok(sqlx::query_scalar!(
             r#"select begin_numbers($1, $2) as "generation!""#,
-            STEPS_PER_SECOND * (seconds + 1),
+            STEPS_PER_SECOND * (seconds + CLOCK_BEHIND),
             position.unwrap_or(0),
         )
         .fetch_one(conn)

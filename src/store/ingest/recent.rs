@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
 use crate::clock;
+use crate::domain::erasure::ErasureAsked;
 use crate::domain::ids::{AgentId, DeliveryId, EventId, SourceId};
 use crate::domain::presence::EventKind;
 use crate::domain::presence::numbering::Agent;
@@ -75,6 +76,7 @@ struct Kept {
     writes: VecDeque<(Instant, usize, Arc<Write>)>,
     bytes: usize,
     sent: VecDeque<Sent>,
+    erasures: VecDeque<(Instant, ErasureAsked)>,
     /// The last event that is not kept any more, or was stored before this process began; `None`: there is
     /// none.
     before: Option<EventKey>,
@@ -93,6 +95,7 @@ impl Kept {
         {
             self.forget_oldest();
         }
+        self.erasures.retain(|(at, _)| now.saturating_duration_since(*at) <= KEPT_FOR);
         let is_old = |sent: &Sent| clock::now() - sent.sent_at > KEPT_FOR;
         while self.sent.len() > SENT_MAX || self.sent.front().is_some_and(is_old) {
             self.sent.pop_front();
@@ -139,6 +142,16 @@ impl RecentWrites {
             sent_at: claimed.sent_at,
             superseded: claimed.superseded,
         }));
+    }
+
+    /// Keeps a request that is committed.
+    pub(in crate::store) fn keep_erasure(&self, asked: ErasureAsked) {
+        self.lock().erasures.push_back((Instant::now(), asked));
+    }
+
+    /// The requests of the last minute.
+    pub(in crate::store) fn erasures(&self) -> Vec<ErasureAsked> {
+        self.lock().erasures.iter().map(|(_, asked)| asked.clone()).collect()
     }
 
     /// The first POSTs of the last minute.

@@ -22,7 +22,7 @@ use crate::domain::webhook::filter_key::Key;
 use crate::domain::webhook::matching::{Facts, Subscription};
 use crate::store::ingest::write::WriteResult;
 use crate::store::locks::{BEGIN_RECORDING, BEGIN_WRITING};
-use crate::store::{Result, Store, audit};
+use crate::store::{Result, Store, StoreError, audit};
 
 /// Result of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,6 +72,7 @@ impl Store {
         insist: bool,
     ) -> Result<Option<(Recorded, WriteResult)>> {
         let mut tx = self.begin_settled(BEGIN_RECORDING).await?;
+        let begun_in = self.incarnation();
         let read = agents_of(&mut tx, changes, self.history.sequence_base()).await?;
         if let Some(generation) = read.generation
             && !self.filters.are_current(&mut tx, generation, insist).await?
@@ -95,6 +96,10 @@ impl Store {
         let noted = dropped.iter().map(Dropped::entry).chain(times_ahead.iter().map(TimeAhead::entry));
         audit::write(&mut tx, &noted.collect::<Vec<_>>()).await?;
         tx.commit().await?;
+        if self.incarnation() != begun_in {
+            // A former primary may answer after another one has taken over and was settled without this write.
+            return Err(StoreError::GoneOn);
+        }
         let recorded = Recorded {
             changes: changes.len(),
             events: count(numbered.len()),
