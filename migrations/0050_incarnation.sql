@@ -4,6 +4,7 @@ create table incarnation (
     system_identifier text,
     timeline          bigint,
     table_oid         bigint      not null,
+    database_oid      bigint      not null,
     sequence_base     bigint      not null default 0,
     begun_at          timestamptz not null default now(),
     constraint incarnation_pkey primary key (single),
@@ -14,6 +15,7 @@ comment on column incarnation.single is 'Its key: there is one row.';
 comment on column incarnation.system_identifier is 'What pg_control_system() says of the cluster; null if the user may not ask.';
 comment on column incarnation.timeline is 'Goes up by one with each promotion; null if the user may not ask.';
 comment on column incarnation.table_oid is 'Of this table, which is another one once a dump is restored; 0: it is to count as restored.';
+comment on column incarnation.database_oid is 'Of this database, which is another one once it is copied as a template.';
 comment on column incarnation.sequence_base is 'Behind which the sequence of a new agent begins: one of the same id may have had numbers that were lost.';
 comment on column incarnation.begun_at is 'When the bridge began to write in it.';
 
@@ -35,6 +37,11 @@ begin
     exception
         -- A user with least privilege may draw numbers and not set them: as many as can be drawn in a second or two.
         when insufficient_privilege then
+            if steps > 1000000 then
+                raise insufficient_privilege using
+                    message = 'this user may not set the numbers that a database restored after so long needs',
+                    hint = 'alter function begin_numbers(bigint, bigint) security definer set search_path = public, pg_temp';
+            end if;
             perform nextval('event_position_seq') from generate_series(1, least(steps, 1000000));
             perform nextval('audit_log_id_seq') from generate_series(1, least(100 * steps, 1000000));
     end;

@@ -4,7 +4,6 @@
 //! transaction on the server, with its locks and its connection, until the standby is back; so it is not given up
 //! while the server says that it waits (docs/adr/0055). It is, at once, when another server is the primary.
 
-use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
@@ -35,10 +34,11 @@ impl Store {
     /// Gives a step up that the database leaves unanswered, but not while a commit of ours waits for a
     /// standby.
     pub(super) async fn with_patience<T>(&self, step: impl Future<Output = Result<T>>) -> Result<T> {
-        let (began, mut step) = (Instant::now(), pin!(step));
+        // A step takes kilobytes, and what is waiting for one holds it: each connection, for example.
+        let (began, mut step) = (Instant::now(), Box::pin(step));
         match timeout(PROMPT, &mut step).await {
             Ok(done) => done,
-            Err(_) => self.unless_gone_on(began, self.patiently(step)).await,
+            Err(_) => Box::pin(self.unless_gone_on(began, self.patiently(step))).await,
         }
     }
 

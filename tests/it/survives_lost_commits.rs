@@ -147,7 +147,7 @@ pub fn of_path(posts: &[Arc<Post>], path: &str) -> usize {
 async fn a_delivery_that_only_the_lost_commits_called_delivered_comes_again_with_its_bytes() {
     let pair = Pair::start().await;
     let world = on(&pair.url()).await;
-    world.crm.next("/hooks/a", [Behaviour::status(204).after(Duration::from_secs(5))]);
+    world.crm.next("/hooks/a", [Behaviour::status(204).after(Duration::from_secs(8))]);
     push(&world, 1);
     world.crm.wait_until(|posts| of_path(posts, "/hooks/a") == 1, SOON).await.unwrap();
     pair.caught_up().await;

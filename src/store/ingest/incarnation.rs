@@ -142,9 +142,10 @@ impl Store {
     /// # Errors
     /// If the database is unavailable; what is stored again stays, and the next call goes on from there.
     pub async fn settle(&self) -> Result<()> {
-        if self.is_settled() {
-            return Ok(());
-        }
+        if self.is_settled() { Ok(()) } else { Box::pin(self.settle_in_turn()).await }
+    }
+
+    async fn settle_in_turn(&self) -> Result<()> {
         let mut progress = self.history.0.progress.lock().await;
         if self.is_settled() {
             return Ok(());
@@ -330,7 +331,9 @@ fn entry(notice: &FailoverNotice, now: OffsetDateTime) -> Entry {
 /// Reads in which incarnation the rows were written last; `None`: they never were.
 async fn known(conn: &mut PgConnection, incarnation: &Incarnation) -> Result<Option<Known>> {
     let row = sqlx::query!(
-        r#"select system_identifier, timeline, table_oid = 'incarnation'::regclass::oid::bigint as "is_same_table!",
+        r#"select system_identifier, timeline, table_oid = 'incarnation'::regclass::oid::bigint
+                  and database_oid = (select oid::bigint from pg_database where datname = current_database())
+                      as "is_same_place!",
                   sequence_base, begun_at
            from incarnation"#
     )
@@ -340,7 +343,7 @@ async fn known(conn: &mut PgConnection, incarnation: &Incarnation) -> Result<Opt
         let cluster = row.system_identifier.zip(incarnation.system_identifier.clone());
         let timeline = row.timeline.zip(incarnation.timeline.map(i64::from));
         Known {
-            is_same: row.is_same_table
+            is_same: row.is_same_place
                 && cluster.is_none_or(|(known, present)| known == present)
                 && timeline.is_none_or(|(known, present)| known == present),
             sequence_base: row.sequence_base,
@@ -352,16 +355,21 @@ async fn known(conn: &mut PgConnection, incarnation: &Incarnation) -> Result<Opt
 /// Writes down in which incarnation the rows are written from now on.
 async fn set_known(conn: &mut PgConnection, incarnation: &Incarnation, sequence_base: i64) -> Result<()> {
     sqlx::query!(
-        "insert into incarnation (system_identifier, timeline, table_oid, sequence_base)
-         values ($1, $2, 'incarnation'::regclass::oid::bigint, $3)
+        "insert into incarnation (system_identifier, timeline, table_oid, database_oid, sequence_base)
+         select $1, $2, 'incarnation'::regclass::oid::bigint, oid::bigint, $3
+         from pg_database
+         where datname = current_database()
          on conflict (single) do update
          set system_identifier = coalesce(excluded.system_identifier, incarnation.system_identifier),
              timeline = coalesce(excluded.timeline, incarnation.timeline),
              table_oid = excluded.table_oid,
+             database_oid = excluded.database_oid,
              sequence_base = excluded.sequence_base,
              begun_at = now()
-         where (incarnation.system_identifier, incarnation.timeline, incarnation.table_oid)
-               is distinct from (excluded.system_identifier, excluded.timeline, excluded.table_oid)",
+         where (incarnation.system_identifier, incarnation.timeline, incarnation.table_oid,
+                incarnation.database_oid)
+               is distinct from (excluded.system_identifier, excluded.timeline, excluded.table_oid,
+                                 excluded.database_oid)",
         incarnation.system_identifier,
         incarnation.timeline.map(i64::from),
         sequence_base,
