@@ -1,26 +1,16 @@
 //! A failover that lost commits, and a backup that is restored: what the bridge had stored is stored again as it
 //! was, and no number is given out twice.
 
-use std::collections::BTreeSet;
 use std::process::Command;
-use std::sync::Arc;
-use std::time::Duration;
 
-use genesys_simulator::crm::check::{Findings, altered_repeats, inversions, repeats};
-use genesys_simulator::crm::{Behaviour, Post};
+use genesys_simulator::crm::check::{Findings, inversions};
 use serde_json::{Value, json};
 
 use crate::support::bridge::{self, MASTER_KEY};
+use crate::support::failover::{fails_over, has_all, is_ready, of_path, on, push};
 use crate::support::look::{all, assert_sequences_have_no_holes, feed};
 use crate::support::pair::Pair;
-use crate::support::{Bridge, SOON, World, database, eventually};
-
-pub async fn on(url: &str) -> World {
-    let world = World::with_options(&["ann"], Default::default(), &[("DATABASE_URL", url)]).await;
-    world.register("/hooks/a").await;
-    world.register_with("/hooks/operator", json!({"events": ["database.failed_over"]})).await;
-    world
-}
+use crate::support::{SOON, World, database, eventually};
 
 /// Waits for what the operator's webhook is told of a failover.
 async fn operators_notice(world: &World) -> Value {
@@ -29,35 +19,6 @@ async fn operators_notice(world: &World) -> Value {
     let body: Value = serde_json::from_slice(&posts[0].body).unwrap();
     assert_eq!(body["type"], "database.failed_over");
     body["data"].clone()
-}
-
-/// Pushes the changes of these numbers.
-pub fn push(world: &World, count: usize) {
-    for n in 0..count {
-        world.genesys.push_presence("ann", ["BUSY", "AWAY", "MEAL"][n % 3]);
-    }
-}
-
-/// Waits until the receiver has that many changes, each with the same id and bytes whenever it came.
-pub async fn has_all(world: &World, count: u64) {
-    let came = |posts: &[_]| Findings::of(posts, 1..=count).is_clean();
-    if world.crm.wait_until(came, SOON).await.is_err() {
-        panic!("{:?}\n{}", Findings::of(&world.crm.posts(), 1..=count), world.bridge.log());
-    }
-}
-
-/// The first dies, and the second becomes the primary with what it has.
-pub async fn fails_over(pair: &Pair) {
-    pair.first.kill();
-    pair.second.promote().await;
-}
-
-pub async fn is_ready(bridge: &Bridge, timeline: u64) {
-    eventually("the new primary is found", || async {
-        let said = bridge.get("/readyz").await.json();
-        (said["ready"] == true && said["database"]["timeline"] == timeline).then_some(())
-    })
-    .await;
 }
 
 /// `audit verify` against a head that was kept elsewhere.
@@ -134,34 +95,6 @@ async fn what_an_asynchronous_failover_lost_is_stored_again_as_it_was() {
         (&json!(true), &json!(1), &json!(head)),
         "{verdict}"
     );
-}
-
-/// How many events a path has got.
-pub fn of_path(posts: &[Arc<Post>], path: &str) -> usize {
-    let ids: BTreeSet<_> =
-        posts.iter().filter(|post| post.path() == path).map(|post| post.webhook_id()).collect();
-    ids.len()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_delivery_that_only_the_lost_commits_called_delivered_comes_again_with_its_bytes() {
-    let pair = Pair::start().await;
-    let world = on(&pair.url()).await;
-    world.crm.next("/hooks/a", [Behaviour::status(204).after(Duration::from_secs(8))]);
-    push(&world, 1);
-    world.crm.wait_until(|posts| of_path(posts, "/hooks/a") == 1, SOON).await.unwrap();
-    pair.caught_up().await;
-    pair.second.is_cut_off().await;
-    assert_eq!(pair.second.ask::<i64>("select count(*) from delivery").await, 1, "it is under way there");
-    eventually("it is delivered", || async {
-        (pair.first.ask::<i64>("select count(*) from delivery").await == 0).then_some(())
-    })
-    .await;
-
-    fails_over(&pair).await;
-    let came_again = |posts: &[Arc<Post>]| repeats(posts) == 1;
-    let posts = world.crm.wait_until(came_again, SOON * 2).await.unwrap();
-    assert_eq!(altered_repeats(&posts), [] as [String; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -241,4 +174,13 @@ async fn a_copy_of_the_files_counts_as_restored_once_that_is_said() {
     assert_eq!(world.audit("DATABASE_FAILED_OVER").await.len(), 1);
     world.bridge.kill_and_restart().await;
     assert_eq!(world.audit("DATABASE_FAILED_OVER").await.len(), 1, "once");
+
+    world.bridge.terminate().await;
+    world.bridge.set("DATABASE_URL", &database::copy(&url).await);
+    world.bridge.restart().await;
+    assert_eq!(
+        world.audit("DATABASE_FAILED_OVER").await.len(),
+        2,
+        "a copy by template is seen without a word"
+    );
 }

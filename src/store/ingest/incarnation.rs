@@ -294,10 +294,13 @@ impl Store {
     /// A webhook whose removal was lost gets its deliveries as before.
     async fn forget_lost_removals(&self, conn: &mut PgConnection) -> Result<()> {
         let asked = Instant::now();
-        let back = sqlx::query_scalar::<_, WebhookId>(
-            "select webhook_id from webhook where webhook_id = any ($1) and deleted_at is null",
+        let back = sqlx::query_scalar!(
+            r#"select webhook_id as "webhook_id: WebhookId"
+               from webhook
+               where webhook_id = any ($1)
+                 and deleted_at is null"#,
+            &self.handoff.removed() as _,
         )
-        .bind(self.handoff.removed())
         .fetch_all(conn)
         .await?;
         self.handoff.put_back(&back, asked);

@@ -11,6 +11,7 @@ pub mod console;
 pub mod contract;
 pub mod crowd;
 pub mod database;
+pub mod failover;
 pub mod follower;
 pub mod late;
 pub mod look;
