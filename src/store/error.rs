@@ -45,6 +45,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// A connection was found to lead to a primary from before a failover.
+    pub(super) fn former_primary() -> Self {
+        Self::NoPrimary("a connection to a former primary is left".to_owned())
+    }
+
     /// Name of the constraint that a write violated, if that is what happened.
     #[must_use]
     pub fn constraint(&self) -> Option<&str> {

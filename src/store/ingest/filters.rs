@@ -85,7 +85,7 @@ impl FilterCache {
                 return Ok(false); // somebody else was faster
             }
             if there < cached.oldest {
-                return Err(StoreError::NoPrimary("a connection to a former primary is left".to_owned()));
+                return Err(StoreError::former_primary());
             }
             // The database has gone back and nobody has noticed: the server does not say its incarnation.
             if there < from {

@@ -217,7 +217,9 @@ impl Store {
             Some(known) => {
                 let seconds = (now - since.unwrap_or(known.begun_at)).whole_seconds().max(0) + 1;
                 if !is_whole || !found.is_alone {
-                    base += raise_sequences(&mut tx, SEQUENCES + seconds).await?;
+                    let by = SEQUENCES + seconds;
+                    raise_sequences(&mut tx, by).await?;
+                    base += by;
                 }
                 self.begin_numbers(&mut tx, seconds).await?
             }
@@ -249,7 +251,7 @@ impl Store {
             return Ok((connection, found));
         }
         drop(connection.detach());
-        Err(StoreError::NoPrimary("a connection to a former primary is left".to_owned()))
+        Err(StoreError::former_primary())
     }
 
     /// What was found in the incarnation that is known, from before anything was stored again there.
@@ -399,7 +401,7 @@ async fn last_event(conn: &mut PgConnection) -> Result<Option<LastEvent>> {
 }
 
 /// Lets the numbers of all agents jump ahead.
-async fn raise_sequences(conn: &mut PgConnection, by: i64) -> Result<i64> {
+async fn raise_sequences(conn: &mut PgConnection, by: i64) -> Result<()> {
     sqlx::query!("update agent set sequence = sequence + $1 where sequence > 0", by).execute(conn).await?;
-    Ok(by)
+    Ok(())
 }
